@@ -1,0 +1,50 @@
+"""The features that are served. The one file that `feast apply` scans; what a feature is stands in its contract."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from feast import Entity, FeatureService, Field, RequestSource, ValueType
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Float64, UnixTimestamp
+
+from feature_repo.fields import feature_view
+from transforms.schemas.features import AuthorActivity, RecordQuality, SubjectActivity
+
+record = Entity(name="record", join_keys=["record_id"], value_type=ValueType.STRING, description="One text: a ticket, a review, a message.")
+author = Entity(name="author", join_keys=["author_id"], value_type=ValueType.STRING, description="Who wrote it.")
+subject = Entity(
+    name="subject", join_keys=["subject_id"], value_type=ValueType.STRING, description="What it is about: product, channel, thread or queue."
+)
+
+record_quality = feature_view(RecordQuality, record)
+author_activity = feature_view(AuthorActivity, author)
+subject_activity = feature_view(SubjectActivity, subject)
+
+instant = RequestSource(
+    name="instant",
+    schema=[Field(name="event_timestamp", dtype=UnixTimestamp)],
+    description="The instant the features are asked for: the spine's own in training, the request's in serving.",
+)
+
+
+def _days_between(firsts: list[datetime | None], instants: list[datetime]) -> list[float | None]:
+    return [None if first is None else (now - first) / timedelta(days=1) for first, now in zip(firsts, instants, strict=True)]
+
+
+@on_demand_feature_view(
+    sources=[author_activity[["first_event_timestamp"]], instant],
+    # Feast compares this field with what it infers, which has no description, so the view's own carries it
+    schema=[Field(name="days_since_first_record", dtype=Float64)],
+    mode="python",
+    description="Days from when the author's earliest record known by then was written to the instant asked for.",
+)
+def author_tenure(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Days from the author's first record to the instant."""
+    return {"days_since_first_record": _days_between(inputs["first_event_timestamp"], inputs["event_timestamp"])}
+
+
+triage_v1 = FeatureService(
+    name="triage_v1",
+    features=[record_quality, author_activity, subject_activity],
+    description="What is known of a record, its author and its subject when it arrives. Ask with full feature names.",
+)

@@ -1,0 +1,1 @@
+"""Feast plug-ins: the offline store."""

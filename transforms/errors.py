@@ -1,0 +1,21 @@
+"""Errors a person is meant to read: one line that names the place and the mend. None carries a record's text."""
+
+
+class MillraceError(Exception):
+    """Any failure with a cause that the reader can mend; the CLI prints it without a traceback."""
+
+
+class SourceError(MillraceError):
+    """A source file, or what it points to, cannot be used."""
+
+
+class FileRefusedError(MillraceError):
+    """One source file cannot be read as a whole; its neighbours can."""
+
+
+class GateError(MillraceError):
+    """Rows broke their relation's contract, so nothing of them was committed."""
+
+
+class HomeError(MillraceError):
+    """The home cannot be used: not writable, or another run holds it."""

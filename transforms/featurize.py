@@ -1,0 +1,99 @@
+"""staging -> features: score texts with Polars, count activity with SQL, publish only what is new or has changed.
+
+Each view remembers, in its own commit, the staging version it was made from; what arrived since is what it works on.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+
+from transforms.schemas.base import Contract
+from transforms.schemas.features import AuthorActivity, RecordQuality, SubjectActivity
+from transforms.schemas.staging import StagedRecord
+from transforms.sql import model
+from transforms.text.quality import score_quality
+from transforms.warehouse import AlreadyPublishedError, Warehouse
+
+VIEWS: tuple[type[Contract], ...] = (RecordQuality, AuthorActivity, SubjectActivity)
+TRANSACTION = "featurize"
+
+
+def view_name(contract: type[Contract]) -> str:
+    """Name the feature view of a contract, e.g. `author_activity`."""
+    return contract.relation().removeprefix("features.")
+
+
+def stale_views(warehouse: Warehouse) -> list[type[Contract]]:
+    """List the feature views that have not seen the newest staged records."""
+    version = warehouse.versions().get(StagedRecord.relation(), -1)
+    return [contract for contract in VIEWS if warehouse.consumed(contract.relation(), TRANSACTION) < version]
+
+
+def featurize(warehouse: Warehouse, now: datetime) -> dict[str, int]:
+    """Bring every feature view up to the newest staged records; the number of rows added to each, by its name."""
+    rows = dict.fromkeys((view_name(contract) for contract in VIEWS), 0)
+    for contract in VIEWS:
+        warehouse.create(contract)
+    for contract in stale_views(warehouse):
+        rows[view_name(contract)] = _publish_view(contract, warehouse, now)
+    return rows
+
+
+def _publish_view(contract: type[Contract], warehouse: Warehouse, now: datetime) -> int:
+    version = warehouse.versions()[StagedRecord.relation()]
+    consumed = warehouse.consumed(contract.relation(), TRANSACTION)
+    arrived = warehouse.files(StagedRecord.relation(), since=consumed)
+    with warehouse.connect() as connection:
+        warehouse.create_view(connection, "arrived", arrived, StagedRecord.arrow_schema())
+        if contract is RecordQuality:
+            batches = quality_rows(connection, warehouse.settings.batch_rows, now)
+        else:
+            batches = activity_rows(connection, contract, warehouse.settings.batch_rows, now, is_first=consumed < 0)
+        try:
+            return warehouse.publish(contract, batches, {TRANSACTION: version}).n_rows
+        except AlreadyPublishedError:
+            return 0
+
+
+def quality_rows(connection: duckdb.DuckDBPyConnection, batch_rows: int, now: datetime) -> Iterator[pa.RecordBatch]:
+    """Score the texts of the versions in `arrived`, as `RecordQuality`."""
+    versions = connection.sql(model("features/standing_versions")).to_arrow_reader(batch_rows)
+    for batch in versions:
+        frame = pl.LazyFrame(pl.DataFrame(batch)).with_columns(created_timestamp=pl.lit(now, pl.Datetime("us", "UTC")))
+        yield from _batches(RecordQuality, score_quality(frame).collect().to_arrow())
+
+
+def activity_rows(
+    connection: duckdb.DuckDBPyConnection, contract: type[Contract], batch_rows: int, now: datetime, *, is_first: bool
+) -> Iterator[pa.RecordBatch]:
+    """Compute the activity of the entities that `arrived` touches, as `contract`: the rows that are new or have changed."""
+    entity = contract.key()[0]
+    name = view_name(contract)
+    versions = "select * from staging.records" if is_first else model("features/relevant_versions")
+    connection.execute(f"create view relevant_versions as {versions}")
+    connection.execute(f"create table record_spans as {model('features/record_spans')}")
+    connection.execute(f"create view record_changes as {model('features/record_changes')}")
+    connection.execute(f"create view touched as {model('features/touched_entities')}")
+    touched = "true" if is_first else f"{entity} in (select touched.{entity} from touched)"
+    changes = f"select *, {entity} as entity_id from record_changes where {entity} is not null and {touched}"
+    connection.execute(f"create view entity_changes as {changes}")
+    connection.execute(f"create view entity_activity as {model('features/entity_activity')}")
+    columns = [column for column in contract.arrow_schema().names if column != "created_timestamp"]
+    connection.execute(f"create view computed as select {', '.join(columns)} from ({model(f'features/{name}')})")
+    published = f"""
+        select {", ".join(columns)} from features.{name} where {touched}
+        qualify row_number() over (partition by {entity}, event_timestamp order by created_timestamp desc) = 1
+    """
+    # a row counts as changed if any value differs; `except` takes nulls for equal
+    fresh = "select * from computed" if is_first else f"select * from computed except ({published})"
+    for batch in connection.sql(fresh).to_arrow_reader(batch_rows):
+        created = pa.repeat(pa.scalar(now, pa.timestamp("us", "UTC")), batch.num_rows)
+        yield from _batches(contract, pa.table(batch).append_column("created_timestamp", created))
+
+
+def _batches(contract: type[Contract], rows: pa.Table) -> list[pa.RecordBatch]:
+    schema = contract.arrow_schema()
+    return rows.select(schema.names).cast(schema).combine_chunks().to_batches()

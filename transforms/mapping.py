@@ -1,0 +1,196 @@
+"""From raw rows to canonical candidates: documents are read, a source's expressions applied, nothing is judged twice.
+
+What a candidate breaks before its contract can be asked (bytes that are no text, text that is no JSON, an object where
+a value is due, a time that is none) is carried as `rejected_column`, `rejected_rule` and `rejected_value`.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+
+from transforms.reading import BYTE_ORDER_MARK, parse_csv
+from transforms.source import KnownColumn, Source, column_references
+
+DOCUMENTS = pa.schema(
+    {
+        "load_id": pa.string(),
+        "source": pa.string(),
+        "source_uri": pa.string(),
+        "row_number": pa.int64(),
+        "document": pa.string(),
+        "rejection": pa.string(),
+        "loaded_timestamp": pa.timestamp("us", "UTC"),
+    }
+)
+
+
+def json_structure(source: Source) -> str:
+    """Name the fields to take out of a document, all as text, as DuckDB's `json_transform` wants it."""
+    return json.dumps(dict.fromkeys(source.fields(), "VARCHAR")) if source.fields() else '{"_": "VARCHAR"}'
+
+
+def candidates_sql(source: Source) -> str:
+    """Compose the query from `documents` to candidates; its parameters are `$structure` and `$positive_labels`.
+
+    Only the source's own expressions and names of fields enter the text, each checked when the source was loaded.
+    """
+    mapped = {name: _guarded(expression) for name, expression in source.expressions().items()}
+    known = {"at_load": "origin.loaded_timestamp", "at_event": "event_timestamp"}
+    known_text = f"({mapped['known_timestamp']})::varchar" if isinstance(source.known, KnownColumn) else "null::varchar"
+    known_timestamp = "try_cast(known_text as timestamptz)" if isinstance(source.known, KnownColumn) else known[source.known]
+    return f"""
+with parsed as (
+    select
+        struct_pack(load_id, source, source_uri, row_number, loaded_timestamp, document, rejection) as origin,
+        unnest(json_transform(case when rejection is null then document end, $structure))
+    from documents
+),
+
+mapped as (
+    select
+        origin,
+        ({mapped["record_id"]})::varchar as record_id_,
+        ({mapped["author_id"]})::varchar as author_id_,
+        ({mapped["subject_id"]})::varchar as subject_id_,
+        ({mapped["event_timestamp"]})::varchar as event_text,
+        {known_text} as known_text,
+        ({mapped["text"]})::varchar as text_,
+        ({mapped["label"]})::varchar as label_,
+        coalesce(try_cast({mapped["is_tombstone"]} as boolean), false) as is_tombstone_
+    from parsed
+),
+
+timed as (
+    select
+        *,
+        try_cast(event_text as timestamptz) as event_timestamp,
+        {known_timestamp} as known_timestamp,
+        {_attributes(source)} as attributes
+    from mapped
+),
+
+judged as (
+    select
+        *,
+        {_rejection(source)} as rejection
+    from timed
+)
+
+select
+    record_id_ as record_id,
+    author_id_ as author_id,
+    subject_id_ as subject_id,
+    event_timestamp,
+    known_timestamp,
+    text_ as text,
+    label_ as label,
+    coalesce(list_contains($positive_labels::varchar[], label_), false) as is_positive,
+    is_tombstone_ as is_tombstone,
+    attributes,
+    md5(concat_ws(chr(31),
+        coalesce(author_id_, chr(0)), coalesce(subject_id_, chr(0)), coalesce(epoch_us(event_timestamp)::varchar, chr(0)),
+        coalesce(text_, chr(0)), coalesce(label_, chr(0)), coalesce(attributes, chr(0)), is_tombstone_::varchar
+    )) as content_digest,
+    origin.source,
+    origin.load_id,
+    origin.source_uri,
+    origin.row_number,
+    origin.loaded_timestamp,
+    rejection."column" as rejected_column,
+    rejection.rule as rejected_rule,
+    rejection."value" as rejected_value
+from judged
+"""
+
+
+def csv_documents(batches: Iterable[pa.RecordBatch], source: Source, max_record_bytes: int) -> Iterator[pa.RecordBatch]:
+    """Read raw rows in Python where DuckDB cannot: CSV records, and text that is not UTF-8. Shaped as `DOCUMENTS`."""
+    for batch in batches:
+        headers: dict[str, list[str]] = {}
+        read = [
+            _document(payload, header, headers, source, max_record_bytes)
+            for payload, header in zip(batch.column("payload").to_pylist(), batch.column("header").to_pylist(), strict=True)
+        ]
+        columns = {name: batch.column(name) for name in DOCUMENTS.names if name in batch.schema.names}
+        columns["document"] = pa.array([document for document, _ in read], pa.string())
+        columns["rejection"] = pa.array([rejection for _, rejection in read], pa.string())
+        yield pa.record_batch([columns[name] for name in DOCUMENTS.names], schema=DOCUMENTS)
+
+
+def _document(
+    payload: bytes, header: str | None, headers: dict[str, list[str]], source: Source, max_record_bytes: int
+) -> tuple[str | None, str | None]:
+    """One row as a JSON object, or the rule it breaks."""
+    if len(payload) > max_record_bytes:
+        return None, "too_long"
+    try:
+        text = payload.removeprefix(BYTE_ORDER_MARK).decode(source.encoding)
+    except UnicodeDecodeError:
+        return None, "not_utf8" if source.encoding == "utf-8" else "not_in_the_source_encoding"
+    if not text.strip():
+        return None, "blank_line"
+    if header is None:
+        return _json_document(text)
+    names = headers.setdefault(header, parse_csv(header, source.delimiter))
+    try:
+        values = parse_csv(text.replace("\r\n", "\n"), source.delimiter)
+    except ValueError:
+        return None, "not_csv"
+    if len(values) != len(names):
+        return None, "too_many_columns" if len(values) > len(names) else "too_few_columns"
+    return json.dumps({name: value or None for name, value in zip(names, values, strict=True)}, ensure_ascii=False), None
+
+
+def _json_document(text: str) -> tuple[str | None, str | None]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None, "not_json"
+    return (text, None) if isinstance(value, dict) else (None, "not_an_object")
+
+
+def _is_column(expression: str) -> bool:
+    return column_references(expression) == {expression.strip().strip('"')}
+
+
+def _guarded(expression: str) -> str:
+    """An expression that raises gives null, for its own row only."""
+    return expression if _is_column(expression) else f"try({expression})"
+
+
+def _path(field: str) -> str:
+    return "'$.\"" + field.replace("'", "''").replace('"', '\\"') + "\"'"
+
+
+def _attributes(source: Source) -> str:
+    if not source.attributes:
+        return "null::varchar"
+    pairs = ", ".join(
+        f"'{name.replace(chr(39), chr(39) * 2)}', values_[{position}]" for position, name in enumerate(source.attributes, start=1)
+    )
+    paths = ", ".join(_path(name) for name in source.attributes)
+    return (
+        f"list_transform([json_extract(case when origin.rejection is null then origin.document end, [{paths}])], "
+        f"lambda values_: json_object({pairs})::varchar)[1]"
+    )
+
+
+def _rejection(source: Source) -> str:
+    """Compose the first reason against a candidate: its document, a nested value where text is due, a time that is none."""
+    nested = "\n        ".join(
+        f"when {name}_[1] in ('{{', '[') and json_type(origin.document, {_path(expression.strip().strip(chr(34)))}) in ('OBJECT', 'ARRAY') "
+        f"then {_reason(name, 'not_text', f'{name}_')}"
+        for name, expression in source.record.model_dump().items()
+        if name != "event_timestamp" and _is_column(expression)
+    )
+    return f"""case
+        when origin.rejection is not null then {_reason("payload", "", "origin.document", "origin.rejection")}
+        {nested}
+        when event_timestamp is null and event_text is not null then {_reason("event_timestamp", "not_a_time", "event_text")}
+        when known_timestamp is null and known_text is not null then {_reason("known_timestamp", "not_a_time", "known_text")}
+    end"""
+
+
+def _reason(column: str, rule: str, value: str, rule_sql: str | None = None) -> str:
+    return f"""struct_pack("column" := '{column}', rule := {rule_sql or f"'{rule}'"}, "value" := {value})"""

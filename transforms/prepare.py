@@ -1,0 +1,184 @@
+"""raw -> staging and quarantine: parse, map, validate, split, drop repeats, account for every row."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from transforms.mapping import DOCUMENTS, candidates_sql, csv_documents, json_structure
+from transforms.schemas.base import digest_of
+from transforms.schemas.raw import RawRecord
+from transforms.schemas.staging import AccountedFile, QuarantinedRecord, StagedRecord
+from transforms.source import Source
+from transforms.sql import model
+from transforms.warehouse import AlreadyPublishedError, Warehouse
+
+PLACE = ["load_id", "source_uri", "row_number"]
+REJECTED = pa.schema(
+    {
+        "load_id": pa.string(),
+        "source_uri": pa.string(),
+        "row_number": pa.int64(),
+        "column": pa.string(),
+        "rule": pa.string(),
+        "digest": pa.string(),
+    }
+)
+ACCEPTED = pa.schema(
+    {
+        "accepted_id": pa.int64(),
+        "load_id": pa.string(),
+        "record_id": pa.string(),
+        "source_uri": pa.string(),
+        "row_number": pa.int64(),
+        "content_digest": pa.string(),
+        "event_timestamp": pa.timestamp("us", "UTC"),
+        "known_timestamp": pa.timestamp("us", "UTC"),
+    }
+)
+
+
+class Account(NamedTuple):
+    """What became of rows; `read` is the sum of the others."""
+
+    read: int = 0
+    staged: int = 0
+    duplicates: int = 0
+    quarantined: int = 0
+
+
+def prepare(source: Source, warehouse: Warehouse) -> Account:
+    """Stage all raw rows of a source that arrived since the last time; a killed run is finished by the next."""
+    for contract in (RawRecord, StagedRecord, QuarantinedRecord, AccountedFile):
+        warehouse.create(contract)
+    transaction = f"prepare:{source.name}"
+    version = warehouse.versions()[RawRecord.relation()]
+    consumed = warehouse.consumed(StagedRecord.relation(), transaction)
+    if consumed == version:
+        return Account()
+    with warehouse.scratch() as scratch, warehouse.connect() as connection:
+        files = warehouse.files(RawRecord.relation(), since=consumed)
+        warehouse.create_view(connection, "arrived", files, RawRecord.arrow_schema())
+        connection.execute("set variable source = $name", {"name": source.name})
+        connection.execute("create view incoming as select * from arrived where source = getvariable('source')")
+        spool = scratch / "accepted.arrow"
+        split(connection, source, warehouse, spool)
+        transactions = {transaction: version}
+        accounts = account(connection, source)
+        _publish_once(warehouse, QuarantinedRecord, _quarantine(connection, warehouse), transactions)
+        _publish_once(warehouse, AccountedFile, iter(accounts.to_arrow().to_batches()), transactions)
+        _publish_once(warehouse, StagedRecord, kept_versions(connection, spool), transactions)
+    return total(accounts)
+
+
+def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, spool: Path) -> None:
+    """Split the view `incoming`: good rows to `spool`, their keys to table `accepted`, the others to table `rejected`.
+
+    Table `kept` then names the accepted rows that are new versions. The texts wait on disk, as Arrow: sorting for
+    versions needs only keys, and inserting a million texts into DuckDB took as long as parsing them.
+    """
+    _create_documents(connection, source, warehouse)
+    parameters = {"structure": json_structure(source), "positive_labels": list(source.positive_labels)}
+    candidates = connection.sql(candidates_sql(source), params=parameters).to_arrow_reader(warehouse.settings.batch_rows)
+    writer = connection.cursor()
+    _create_table(writer, "accepted", ACCEPTED)
+    _create_table(writer, "rejected", REJECTED)
+    n_accepted = 0
+    with pa.OSFile(str(spool), "wb") as file, pa.ipc.new_stream(file, StagedRecord.arrow_schema()) as stream:
+        for batch in candidates:
+            rejected = judge(pl.DataFrame(batch))
+            good = np.ones(batch.num_rows, bool)
+            good[rejected["row"].to_numpy()] = False
+            accepted = batch.filter(pa.array(good)).select(StagedRecord.arrow_schema().names)
+            stream.write_batch(accepted.cast(StagedRecord.arrow_schema()))
+            ids = pa.array(np.arange(n_accepted, n_accepted + accepted.num_rows))
+            _insert(writer, "accepted", pa.table(accepted).append_column("accepted_id", ids).select(ACCEPTED.names))
+            _insert(writer, "rejected", rejected.select(REJECTED.names).to_arrow())
+            n_accepted += accepted.num_rows
+            warehouse.report("candidates", batch.num_rows, batch.nbytes)
+    connection.execute(f"create table kept as {model('staging/new_versions')}")
+
+
+def judge(candidates: pl.DataFrame) -> pl.DataFrame:
+    """Hold candidates against `StagedRecord`: a row for each that breaks it, with its position, the rule and the value's digest."""
+    candidates = candidates.with_row_index("row")
+    is_read = pl.col("rejected_rule").is_null()
+    unread = candidates.filter(~is_read).select(
+        "row", *PLACE, column="rejected_column", rule="rejected_rule", value="rejected_value"
+    )
+    read = candidates.filter(is_read)
+    failures = StagedRecord.failures(read.select(StagedRecord.arrow_schema().names))
+    failing = read[failures["row"].to_list()].with_columns(failures["column", "rule"])
+    values = [pl.when(pl.col("column") == name).then(pl.col(name).cast(pl.String)) for name in failures["column"].unique()]
+    failed = failing.select("row", *PLACE, "column", "rule", value=pl.coalesce(values or [pl.lit(None, pl.String)]))
+    # the value is the source's text and must not travel further
+    digest = pl.col("value").map_elements(digest_of, return_dtype=pl.String, skip_nulls=True)
+    return pl.concat([unread, failed]).with_columns(digest=digest).drop("value")
+
+
+def account(connection: duckdb.DuckDBPyConnection, source: Source) -> pl.DataFrame:
+    """Count what became of the incoming rows, a row a file; `GateError`, before anything is committed, if the counts do not add up."""
+    accounts: pl.DataFrame = connection.sql(model("staging/accounting"), params={"source": source.name}).pl()
+    return AccountedFile.gate(accounts)
+
+
+def kept_versions(connection: duckdb.DuckDBPyConnection, spool: Path) -> Iterator[pa.RecordBatch]:
+    """Stream the accepted rows that are new versions, from the spool."""
+    n_accepted = connection.sql("select count(*) from accepted").fetchall()[0][0]
+    is_kept = np.zeros(n_accepted, bool)
+    is_kept[connection.sql("select accepted_id from kept").fetchnumpy()["accepted_id"]] = True
+    first = 0
+    with pa.memory_map(str(spool)) as file, pa.ipc.open_stream(file) as stream:
+        for batch in stream:
+            yield batch.filter(pa.array(is_kept[first : first + batch.num_rows]))
+            first += batch.num_rows
+
+
+def total(accounts: pl.DataFrame) -> Account:
+    """Add up the accounts of files."""
+    return Account(*(int(accounts[f"n_{name}"].sum()) for name in Account._fields))
+
+
+def _create_documents(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> None:
+    """Make `documents` of `incoming`: in SQL for UTF-8 JSON, through Python where a row is CSV or in another encoding."""
+    limit = warehouse.settings.max_record_bytes
+    has_header = connection.execute("select count(header) from incoming").fetchone()
+    if source.encoding == "utf-8" and has_header == (0,):
+        connection.execute("set variable max_record_bytes = $limit", {"limit": limit})
+        sql = model("staging/documents").replace("$max_record_bytes", "getvariable('max_record_bytes')")
+        connection.execute(f"create view documents as {sql}")
+        return
+    raw = connection.cursor().sql("select * from incoming").to_arrow_reader(warehouse.settings.batch_rows)
+    connection.register("documents", pa.RecordBatchReader.from_batches(DOCUMENTS, csv_documents(raw, source, limit)))
+
+
+def _quarantine(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterator[pa.RecordBatch]:
+    rows = connection.sql(model("staging/quarantine"), params={"schema_version": StagedRecord.version()})
+    return iter(rows.to_arrow_reader(warehouse.settings.batch_rows))
+
+
+def _publish_once(warehouse: Warehouse, contract: type, batches: Iterator[pa.RecordBatch], transactions: dict[str, int]) -> None:
+    """Publish unless an earlier, interrupted run already did: staging comes last and says that all three are done."""
+    if any(warehouse.consumed(contract.relation(), name) >= version for name, version in transactions.items()):
+        return
+    try:
+        warehouse.publish(contract, batches, transactions)
+    except AlreadyPublishedError:
+        return
+
+
+def _create_table(connection: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema) -> None:
+    connection.register("shape", schema.empty_table())
+    connection.execute(f"create table {name} as select * from shape")
+    connection.unregister("shape")
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
+    if rows.num_rows:
+        connection.register("batch", rows)
+        connection.execute(f"insert into {table} from batch")
+        connection.unregister("batch")

@@ -1,0 +1,1 @@
+"""One contract a relation: its columns, types, ranges and meaning, from which everything else is derived."""

@@ -1,0 +1,134 @@
+"""What all contracts share: from a Pandera class to Arrow types, to a gate, to a split with reasons.
+
+A contract names its relation (`Config.name`) and its key (`Config.metadata["key"]`). A check over several columns is
+named `column:rule`, so that a failure can say which column to look at.
+"""
+
+import hashlib
+from typing import Any, ClassVar, NamedTuple
+
+import pandera.polars as pa
+import polars as pl
+import pyarrow as arrow
+from pandera.errors import SchemaErrors
+
+from transforms.errors import GateError
+
+ARROW_TYPES: dict[pl.DataType, arrow.DataType] = {
+    pl.String(): arrow.string(),
+    pl.Binary(): arrow.binary(),
+    pl.Boolean(): arrow.bool_(),
+    pl.Int64(): arrow.int64(),
+    pl.Float64(): arrow.float64(),
+    pl.Datetime("us", "UTC"): arrow.timestamp("us", "UTC"),
+}
+FAILURES = {"row": pl.UInt32, "column": pl.String, "rule": pl.String}
+
+
+class Column(NamedTuple):
+    """One column of a contract, as docs, the catalogue and Feast need it."""
+
+    name: str
+    dtype: pl.DataType
+    description: str
+    nullable: bool
+    origin: str | None
+    bounds: str
+
+
+class Contract(pa.DataFrameModel):
+    """Base of every relation's contract."""
+
+    class Config:
+        """No column may be missing, added or coerced."""
+
+        strict = True
+        metadata: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def relation(cls) -> str:
+        """Name the relation, e.g. `staging.records`."""
+        return str(cls.to_schema().name)
+
+    @classmethod
+    def key(cls) -> list[str]:
+        """Name the columns that tell one row from another."""
+        return list(cls.Config.metadata["key"])
+
+    @classmethod
+    def version(cls) -> int:
+        """Number the contract's rules; raised when a rule changes, so that a rejected row says what it was held against."""
+        return int(cls.Config.metadata["version"])
+
+    @classmethod
+    def columns(cls) -> list[Column]:
+        """Describe every column, in order."""
+        return [
+            Column(
+                name=str(name),
+                dtype=column.dtype.type,
+                description=column.description or "",
+                nullable=column.nullable,
+                origin=(column.metadata or {}).get("origin"),
+                bounds=_bounds(column.checks),
+            )
+            for name, column in cls.to_schema().columns.items()
+        ]
+
+    @classmethod
+    def arrow_schema(cls) -> arrow.Schema:
+        """Derive the Arrow schema that the relation is stored with."""
+        return arrow.schema([arrow.field(c.name, ARROW_TYPES[c.dtype], c.nullable) for c in cls.columns()])
+
+    @classmethod
+    def failures(cls, frame: pl.DataFrame) -> pl.DataFrame:
+        """List the first broken rule of every bad row, as `row` (position in the frame), `column` and `rule`.
+
+        A frame whose columns or types differ from the contract is a mistake in code, not in data: `GateError`.
+        """
+        try:
+            cls.validate(frame, lazy=True)
+        except SchemaErrors as errors:
+            cases: pl.DataFrame = errors.failure_cases
+        else:
+            return pl.DataFrame(schema=FAILURES)
+        shape = cases.filter(pl.col("index").is_null())
+        if shape.height:
+            column, check = shape.row(0, named=True)["column"], shape.row(0, named=True)["check"]
+            message = f"{cls.relation()}: column {column!r} breaks {check}; the frame does not have the contract's shape"
+            raise GateError(message)
+        named = pl.col("check").str.split_exact(":", 1).struct.rename_fields(["column", "rule"])
+        of_frame = pl.col("schema_context") == "DataFrameSchema"
+        return cases.select(
+            row=pl.col("index").cast(pl.UInt32),
+            column=pl.when(of_frame).then(named.struct.field("column")).otherwise("column"),
+            rule=pl.when(of_frame).then(named.struct.field("rule")).otherwise("check"),
+        ).unique("row", keep="first", maintain_order=True)
+
+    @classmethod
+    def gate(cls, frame: pl.DataFrame) -> pl.DataFrame:
+        """Pass the frame on if every row keeps the contract, else raise `GateError`: rule, count, five places."""
+        failures = cls.failures(frame)
+        if failures.is_empty():
+            return frame
+        worst = failures.group_by("column", "rule").len().sort("len", descending=True).row(0, named=True)
+        rows = failures.filter(column=worst["column"], rule=worst["rule"])["row"].head(5)
+        keys = frame[rows.to_list()].select(cls.key())
+        places = "; ".join(digest_of(*row)[:12] for row in keys.rows())
+        message = (
+            f"{cls.relation()}: {worst['len']} rows of a batch of {frame.height} break {worst['column']}: {worst['rule']}; "
+            f"nothing was committed. First keys (sha256 of {', '.join(cls.key())}): {places}"
+        )
+        raise GateError(message)
+
+
+def digest_of(*values: object) -> str:
+    """Digest values with SHA-256, so that they can be told apart without being shown."""
+    return hashlib.sha256("\x1f".join(str(value) for value in values).encode()).hexdigest()
+
+
+def _bounds(checks: list[Any]) -> str:
+    """Write a column's range as people do: `>= 0, <= 1`."""
+    signs = {"greater_than_or_equal_to": ">=", "less_than_or_equal_to": "<=", "greater_than": ">", "less_than": "<"}
+    known = [check for check in checks if check.name in signs]
+    return ", ".join(f"{signs[check.name]} {next(iter(check.statistics.values()))}" for check in known)

@@ -1,0 +1,32 @@
+"""Every setting and its default, in one place. Each is also an environment variable, `MILLRACE_<NAME>`."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+HOME_NAME = ".millrace"
+
+
+def default_home() -> Path:
+    """Find the nearest `.millrace` folder, here or in a parent folder; the one to be made here if there is none."""
+    here = Path.cwd()
+    homes = (folder / HOME_NAME for folder in (here, *here.parents))
+    return next((home for home in homes if home.is_dir()), here / HOME_NAME)
+
+
+class Settings(BaseSettings):
+    """Where the pipeline keeps its tables and how much of the machine it may use."""
+
+    model_config = SettingsConfigDict(env_prefix="MILLRACE_", frozen=True)
+
+    home: Path = Field(default_factory=default_home, description="Folder that holds everything the pipeline writes.")
+    memory_limit: str = Field(default="2GB", description="Memory DuckDB may use before it spills to the home's tmp folder.")
+    batch_rows: int = Field(default=50_000, ge=1, description="Rows that are validated, scored and written at a time.")
+    max_record_bytes: int = Field(default=16 << 20, ge=1, description="A longer record is quarantined, not parsed.")
+    load_bytes: int = Field(default=1 << 30, ge=1, description="Source bytes that one load (one commit to raw) takes at most.")
+
+    @property
+    def root(self) -> Path:
+        """The home as an absolute path."""
+        return self.home.expanduser().resolve()

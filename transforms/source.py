@@ -1,0 +1,232 @@
+"""A source: the YAML file that maps somebody's fields to the canonical record, and the files it points to."""
+
+import difflib
+import glob
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import duckdb
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from transforms.errors import SourceError
+
+Format = Literal["jsonl", "csv", "parquet"]
+SUFFIXES: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+Expression = Annotated[str, Field(min_length=1), BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KnownColumn(_Model):
+    """`known: {column: NAME}`: the source says itself when a row could have been known."""
+
+    column: Expression
+
+
+class RecordMapping(_Model):
+    """Each field of the canonical record: a column of the source, or an SQL expression over its row.
+
+    All columns arrive as text; cast where another type is due, e.g. `score::double`.
+    """
+
+    record_id: Expression
+    author_id: Expression
+    subject_id: Expression = "null"
+    event_timestamp: Expression
+    text: Expression
+    label: Expression = "null"
+
+
+class Source(_Model):
+    """One source of text records."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    uri: Annotated[str, Field(min_length=1)]
+    format: Format | None = None
+    encoding: str = "utf-8"
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    known: Literal["at_load", "at_event"] | KnownColumn
+    record: RecordMapping
+    tombstone: Expression = "false"
+    positive_labels: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+
+    def expressions(self) -> dict[str, str]:
+        """All mapped SQL expressions by the canonical name they give; `known_timestamp` only where a column gives it."""
+        known = {"known_timestamp": self.known.column} if isinstance(self.known, KnownColumn) else {}
+        return {**self.record.model_dump(), **known, "is_tombstone": self.tombstone}
+
+    def fields(self) -> list[str]:
+        """Columns of the source that the mapping reads, attributes aside."""
+        return sorted({column for expression in self.expressions().values() for column in column_references(expression)})
+
+
+class SourceFile(NamedTuple):
+    """A file of a source, by what tells how to read it."""
+
+    path: Path
+    format: Format
+    compression: str | None
+
+    @property
+    def uri(self) -> str:
+        """The file's URI."""
+        return self.path.as_uri()
+
+
+class Listing(NamedTuple):
+    """What a source's `uri` leads to: files to read, and one line for each that is passed over."""
+
+    files: list[SourceFile]
+    passed_over: list[str]
+
+
+def load_source(path: Path) -> Source:
+    """Read and check a source file; `SourceError` names the key and the mend. A relative `uri` starts at the file's folder."""
+    try:
+        document = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        message = f"{path}: cannot be read ({error.strerror}); give the path of a source file, e.g. sources/cve_events.yaml"
+        raise SourceError(message) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        message = f"{path}{place}: is not YAML ({getattr(error, 'problem', None) or 'not UTF-8 text'})"
+        raise SourceError(message) from None
+    if not isinstance(document, dict):
+        message = f"{path}: holds no keys; a source needs name, uri, known and record"
+        raise SourceError(message)
+    try:
+        source = Source.model_validate(document)
+    except ValidationError as error:
+        message = f"{path}: {_explain(error)}"
+        raise SourceError(message) from None
+    _check_expressions(path, source)
+    _check_encoding(path, source)
+    uri = Path(source.uri).expanduser()
+    return source.model_copy(update={"uri": str(uri if uri.is_absolute() else path.resolve().parent / uri)})
+
+
+def list_files(source: Source) -> Listing:
+    """List the files a source points to, in order of their path.
+
+    A folder is searched in depth, without what begins with `.` or `_`; there a file is taken if its suffix tells a
+    format (or the source's own `format`). A link that leaves the folder is passed over. Nothing at all: `SourceError`.
+    """
+    target = Path(source.uri)
+    pattern = str(target / "**") if target.is_dir() else source.uri
+    root = _root_of(source.uri).resolve()
+    files: list[SourceFile] = []
+    passed_over: list[str] = []
+    for path in sorted(_paths(pattern, root)):
+        file = describe(path, source.format if path == target or not target.is_dir() else None)
+        if not path.resolve().is_relative_to(root):
+            passed_over.append(f"{path}: leaves the folder of the source, passed over")
+        elif file is None or (source.format and file.format != source.format):
+            passed_over.append(f"{path}: is not a {source.format or 'JSONL, CSV or Parquet'} file by its name, passed over")
+        else:
+            files.append(file)
+    if not files:
+        message = f"{source.uri}: no file to load there; check `uri` (a file, a folder or a glob) and `format`"
+        raise SourceError(message)
+    return Listing(files, passed_over)
+
+
+def describe(path: Path, declared: Format | None) -> SourceFile | None:
+    """Tell a file's format and compression from its suffixes; `declared` wins over the name. None where neither tells."""
+    compression = COMPRESSIONS.get(path.suffix)
+    inner = path.with_suffix("") if compression else path
+    found = declared or SUFFIXES.get(inner.suffix)
+    return SourceFile(path, found, compression) if found else None
+
+
+def column_references(expression: str) -> set[str]:
+    """Find the columns that an SQL expression reads, by DuckDB's own parser; `ValueError` if it is not one plain expression."""
+    import json
+
+    row = duckdb.execute("select json_serialize_sql(?)", [f"select {expression}"]).fetchone()
+    tree = json.loads(row[0]) if row else {"error": True}
+    if tree["error"]:
+        raise ValueError(tree.get("error_message", "cannot be parsed"))
+    (statement, *more) = [s["node"] for s in tree["statements"]]
+    if more or statement.get("from_table", {}).get("type") != "EMPTY" or len(statement["select_list"]) != 1:
+        message = "is not a single SQL expression"
+        raise ValueError(message)
+    nodes = list(_walk(statement["select_list"][0]))
+    if any(node.get("class") in {"SUBQUERY", "WINDOW", "STAR"} for node in nodes):
+        message = "may not hold a subquery, a window or a star"
+        raise ValueError(message)
+    return {node["column_names"][0] for node in nodes if node.get("class") == "COLUMN_REF"}
+
+
+def _walk(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from _walk(child)
+
+
+def _paths(pattern: str, root: Path) -> Iterator[Path]:
+    for name in glob.iglob(pattern, recursive=True):
+        path = Path(name)
+        inner = path.relative_to(root).parts if path.is_relative_to(root) else path.parts[-1:]
+        if path.is_file() and not any(part.startswith(("_", ".")) for part in inner):
+            yield path
+
+
+def _root_of(uri: str) -> Path:
+    """The folder a source may not leave: the part of its `uri` before any wildcard."""
+    before_wildcard = re.split(r"[*?\[]", uri, maxsplit=1)[0]
+    root = Path(before_wildcard)
+    return root if root.is_dir() else root.parent
+
+
+def _check_expressions(path: Path, source: Source) -> None:
+    """Bind every expression to an empty row of text columns, so that a typo is found before any data is read."""
+    for name, expression in source.expressions().items():
+        key = {"known_timestamp": "known.column", "is_tombstone": "tombstone"}.get(name, f"record.{name}")
+        try:
+            columns = sorted(column_references(expression))
+            row = ", ".join(f'null::varchar as "{column}"' for column in columns) or "1"
+            # an aggregate beside the bare column of a row does not bind, so none slips in
+            duckdb.execute(f"select rowid_, {expression} from (select 1 as rowid_, {row}) limit 0")
+        except (ValueError, duckdb.Error) as error:
+            reason = str(error).splitlines()[0]
+            message = f"{path}: {key}: {expression!r} is not an SQL expression over the row ({reason})"
+            raise SourceError(message) from None
+
+
+def _check_encoding(path: Path, source: Source) -> None:
+    try:
+        "".encode(source.encoding)
+    except LookupError:
+        message = f"{path}: encoding: {source.encoding!r} is not known; e.g. utf-8, windows-1252, latin-1"
+        raise SourceError(message) from None
+
+
+def _explain(error: ValidationError) -> str:
+    """Turn pydantic's first complaint into the key and the mend."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"] if part not in {"KnownColumn", "literal['at_load','at_event']"})
+    if key == "known" or key.startswith("known."):
+        return "known: say when a row could be known: at_load, at_event or {column: NAME}"
+    if first["type"] == "missing":
+        return f"{key}: is missing; add it, e.g. `{key.rsplit('.', 1)[-1]}: ...`"
+    if first["type"] == "extra_forbidden":
+        names = [*Source.model_fields, *RecordMapping.model_fields]
+        near = difflib.get_close_matches(key.rsplit(".", 1)[-1], names, n=1)
+        return f"{key}: is not a key of a source" + (f"; did you mean {near[0]!r}?" if near else f"; keys are {', '.join(names)}")
+    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -1,0 +1,78 @@
+-- entity_activity: what counts for an author or a subject from each instant on, in each window.
+-- Sums are of whole numbers, as double: exact below 2^53, so their order cannot change a bit, and twice as fast as hugeint.
+-- grain: entity_id, event_timestamp
+-- reads: entity_changes
+with instants as (
+    select
+        entity_id,
+        instant_us,
+        min(event_us) as event_us,
+        sum((weight_1d)::double) as n_records_1d,
+        sum((weight_7d)::double) as n_records_7d,
+        sum((weight_28d)::double) as n_records_28d,
+        sum((weight_lifetime)::double) as n_records_lifetime,
+        sum((weight_1d * n_words)::double) as n_words_1d,
+        sum((weight_7d * n_words)::double) as n_words_7d,
+        sum((weight_28d * n_words)::double) as n_words_28d,
+        sum((weight_lifetime * n_words)::double) as n_words_lifetime,
+        sum((weight_1d * n_characters)::double) as n_characters_1d,
+        sum((weight_7d * n_characters)::double) as n_characters_7d,
+        sum((weight_28d * n_characters)::double) as n_characters_28d,
+        sum((weight_lifetime * n_characters)::double) as n_characters_lifetime,
+        sum((weight_1d * n_positive)::double) as n_positive_1d,
+        sum((weight_7d * n_positive)::double) as n_positive_7d,
+        sum((weight_28d * n_positive)::double) as n_positive_28d,
+        sum((weight_lifetime * n_positive)::double) as n_positive_lifetime
+    from entity_changes
+    group by entity_id, instant_us
+),
+
+running as (
+    select
+        entity_id,
+        instant_us,
+        min(event_us) over so_far as first_event_us,
+        sum(n_records_1d) over so_far as n_records_1d,
+        sum(n_records_7d) over so_far as n_records_7d,
+        sum(n_records_28d) over so_far as n_records_28d,
+        sum(n_records_lifetime) over so_far as n_records_lifetime,
+        sum(n_words_1d) over so_far as n_words_1d,
+        sum(n_words_7d) over so_far as n_words_7d,
+        sum(n_words_28d) over so_far as n_words_28d,
+        sum(n_words_lifetime) over so_far as n_words_lifetime,
+        sum(n_characters_1d) over so_far as n_characters_1d,
+        sum(n_characters_7d) over so_far as n_characters_7d,
+        sum(n_characters_28d) over so_far as n_characters_28d,
+        sum(n_characters_lifetime) over so_far as n_characters_lifetime,
+        sum(n_positive_1d) over so_far as n_positive_1d,
+        sum(n_positive_7d) over so_far as n_positive_7d,
+        sum(n_positive_28d) over so_far as n_positive_28d,
+        sum(n_positive_lifetime) over so_far as n_positive_lifetime
+    from instants
+    window so_far as (partition by entity_id order by instant_us rows between unbounded preceding and current row)
+)
+
+select
+    -- ids
+    entity_id,
+    -- numbers
+    n_records_1d::bigint as n_records_1d,
+    n_records_7d::bigint as n_records_7d,
+    n_records_28d::bigint as n_records_28d,
+    n_records_lifetime::bigint as n_records_lifetime,
+    n_words_1d::bigint as n_words_1d,
+    n_words_7d::bigint as n_words_7d,
+    n_words_28d::bigint as n_words_28d,
+    n_words_lifetime::bigint as n_words_lifetime,
+    n_characters_1d::double / nullif(n_records_1d, 0) as mean_characters_1d,
+    n_characters_7d::double / nullif(n_records_7d, 0) as mean_characters_7d,
+    n_characters_28d::double / nullif(n_records_28d, 0) as mean_characters_28d,
+    n_characters_lifetime::double / nullif(n_records_lifetime, 0) as mean_characters_lifetime,
+    n_positive_1d::double / nullif(n_records_1d, 0) as positive_ratio_1d,
+    n_positive_7d::double / nullif(n_records_7d, 0) as positive_ratio_7d,
+    n_positive_28d::double / nullif(n_records_28d, 0) as positive_ratio_28d,
+    n_positive_lifetime::double / nullif(n_records_lifetime, 0) as positive_ratio_lifetime,
+    -- timestamps
+    make_timestamptz(first_event_us) as first_event_timestamp,
+    make_timestamptz(instant_us) as event_timestamp
+from running

@@ -1,0 +1,235 @@
+"""The warehouse: Delta tables in the home, DuckDB over them, and the one way rows get in.
+
+Rows are written, audited, then published: Parquet files first, each batch held against its contract, then one Delta
+commit that makes them visible together with the transaction that says what they were made from. Whoever fails or is
+killed before that commit leaves nothing that a reader sees.
+"""
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError
+from deltalake.transaction import AddAction
+
+from transforms.errors import HomeError
+from transforms.schemas.base import Contract
+from transforms.settings import Settings
+
+RELATIONS = (
+    "raw.records",
+    "staging.records",
+    "quarantine.records",
+    "accounting.files",
+    "features.record_quality",
+    "features.author_activity",
+    "features.subject_activity",
+)
+ROWS_OF_A_FILE = 2_000_000
+Report = Callable[[str, int, int], None]
+
+
+class Published(NamedTuple):
+    """What one commit made visible."""
+
+    relation: str
+    n_rows: int
+    version: int
+
+
+class Warehouse:
+    """The tables of one home.
+
+    `report(relation, rows, bytes)` is called for every batch that is written, so that long work can be watched.
+    """
+
+    def __init__(self, settings: Settings, report: Report = lambda relation, rows, n_bytes: None) -> None:
+        """Open a home; nothing is read or made yet."""
+        self.settings = settings
+        self.report = report
+
+    def folder(self, relation: str) -> Path:
+        """The folder of a relation's Delta table."""
+        return self.settings.root.joinpath(*relation.split("."))
+
+    def table(self, relation: str) -> DeltaTable | None:
+        """Open a relation's Delta table at its newest version; None if it was never written."""
+        folder = str(self.folder(relation))
+        return DeltaTable(folder) if DeltaTable.is_deltatable(folder) else None
+
+    def versions(self) -> dict[str, int]:
+        """The newest version of every table there is."""
+        tables = {relation: self.table(relation) for relation in RELATIONS}
+        return {relation: table.version() for relation, table in tables.items() if table}
+
+    def consumed(self, relation: str, transaction: str) -> int:
+        """How far a relation's `transaction` has come: the version of its input it was last made from; -1 if never."""
+        table = self.table(relation)
+        version = table.transaction_version(transaction) if table else None
+        return -1 if version is None else version
+
+    def files(self, relation: str, since: int = -1) -> list[str]:
+        """List a relation's data files; with `since`, only those that came after that version."""
+        table = self.table(relation)
+        if table is None:
+            return []
+        before = set(DeltaTable(str(self.folder(relation)), version=since).file_uris()) if since >= 0 else set()
+        return sorted(set(table.file_uris()) - before)
+
+    def n_rows(self, relation: str) -> int:
+        """Count a relation's rows from its log, without reading them."""
+        table = self.table(relation)
+        return int(pl.DataFrame(table.get_add_actions(flatten=True))["num_records"].sum()) if table else 0
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Lend a folder in the home for what does not fit in memory, removed at the end."""
+        folder = self.settings.root / "tmp" / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def connect(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open DuckDB over a snapshot of all tables, as views by their relation's name; what it spills is removed at the end."""
+        with self.scratch() as scratch:
+            options = {
+                "memory_limit": self.settings.memory_limit,
+                "temp_directory": str(scratch),
+                "preserve_insertion_order": "false",
+                "autoinstall_known_extensions": "false",
+                "autoload_known_extensions": "false",
+            }
+            with duckdb.connect(config=options) as connection:
+                connection.execute("set timezone = 'UTC'")
+                for relation in RELATIONS:
+                    table = self.table(relation)
+                    if table:
+                        self.create_view(connection, relation, table.file_uris(), pa.schema(table.schema().to_arrow()))
+                yield connection
+
+    def create_view(self, connection: duckdb.DuckDBPyConnection, name: str, files: list[str], schema: pa.Schema) -> None:
+        """Make data files a view; with no file, an empty one of the given schema."""
+        schema_name, _, view = name.rpartition(".")
+        if schema_name:
+            connection.execute(f"create schema if not exists {schema_name}")
+            connection.execute(f"use {schema_name}")
+        rows = connection.read_parquet(files) if files else connection.from_arrow(schema.empty_table())
+        rows.create_view(view)
+        connection.execute("use main")
+
+    def create(self, contract: type[Contract]) -> DeltaTable:
+        """Open a contract's table, made empty if it is not there."""
+        folder = self.folder(contract.relation())
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            table = DeltaTable.create(str(folder), contract.arrow_schema(), mode="ignore", description=contract.__doc__)
+        except OSError as error:
+            message = f"{self.settings.root}: cannot be written ({error.strerror or error}); choose another --home"
+            raise HomeError(message) from None
+        return table
+
+    def publish(
+        self,
+        contract: type[Contract],
+        batches: Iterable[pa.RecordBatch],
+        transactions: Mapping[str, int],
+        *,
+        allow_empty: bool = True,
+    ) -> Published:
+        """Write, audit and publish batches in one commit, exactly once for the given transactions.
+
+        Raises `GateError` if a row breaks the contract, `AlreadyPublishedError` if another run was first with one of the
+        transactions. In both cases nothing is visible and the files are gone.
+        """
+        table = self.create(contract)
+        relation = contract.relation()
+        writer = _PartWriter(self.folder(relation), contract.arrow_schema())
+        try:
+            for batch in batches:
+                contract.gate(pl.DataFrame(batch))
+                writer.write(batch)
+                self.report(relation, batch.num_rows, batch.nbytes)
+            actions = writer.close()
+            if actions or allow_empty:
+                commit = CommitProperties(app_transactions=[Transaction(*item) for item in transactions.items()])
+                table.create_write_transaction(list(actions), "append", contract.arrow_schema(), commit_properties=commit)
+        except CommitFailedError as error:
+            writer.discard()
+            if "Concurrent transaction" not in str(error):
+                raise
+            message = f"{relation}: another run has just published the same input"
+            raise AlreadyPublishedError(message) from None
+        except BaseException:
+            writer.discard()
+            raise
+        return Published(relation, writer.n_rows, table.version())
+
+
+class AlreadyPublishedError(Exception):
+    """Another run committed the same transaction first; its rows are the ones that count."""
+
+
+class _PartWriter:
+    """Writes batches as zstd Parquet files of bounded size, one batch behind in a thread so that encoding overlaps computing."""
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        self.folder, self.schema = folder, schema
+        self.n_rows = 0
+        self._actions: list[AddAction] = []
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+        self._part: pq.ParquetWriter | None = None
+        self._path: Path | None = None
+        self._rows_of_part = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._wait()
+        self._pending = self._thread.submit(self._write, batch)
+        self.n_rows += batch.num_rows
+
+    def close(self) -> list[AddAction]:
+        self._wait()
+        self._finish_part()
+        self._thread.shutdown()
+        return self._actions
+
+    def discard(self) -> None:
+        self._thread.shutdown(wait=True)
+        if self._part:
+            self._part.close()
+        for name in [action.path for action in self._actions] + ([self._path.name] if self._path else []):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _wait(self) -> None:
+        if self._pending:
+            self._pending.result()
+
+    def _write(self, batch: pa.RecordBatch) -> None:
+        if self._part is None:
+            self._path = self.folder / f"part-{uuid.uuid4().hex}.parquet"
+            self._part = pq.ParquetWriter(self._path, self.schema, compression="zstd", compression_level=1)
+        self._part.write_batch(batch.cast(self.schema))
+        self._rows_of_part += batch.num_rows
+        if self._rows_of_part >= ROWS_OF_A_FILE:
+            self._finish_part()
+
+    def _finish_part(self) -> None:
+        if self._part is None or self._path is None:
+            return
+        self._part.close()
+        stat = self._path.stat()
+        stats = f'{{"numRecords": {self._rows_of_part}}}'
+        self._actions.append(AddAction(self._path.name, stat.st_size, {}, int(stat.st_mtime * 1000), data_change=True, stats=stats))
+        self._part, self._path, self._rows_of_part = None, None, 0
