@@ -48,7 +48,8 @@ def apply(warehouse: Warehouse) -> bool:
     store = FeatureStore(config=repo_config(home))
     defined = _definitions()
     names = {(type(item).__name__, item.name) for item in defined}
-    registered = [*store.list_feature_services(), *store.list_all_feature_views(), *store.list_entities(), *store.list_data_sources()]
+    views = store.registry.list_all_feature_views(store.project, skip_udf=True)  # their code may be gone since
+    registered = [*store.list_feature_services(), *views, *store.list_entities(), *store.list_data_sources()]
     gone = [item for item in registered if (type(item).__name__, item.name) not in names and item.name != "__dummy"]
     with _quiet():
         store.apply(defined, objects_to_delete=gone, partial=False)

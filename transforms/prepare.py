@@ -55,11 +55,11 @@ def prepare(source: Source, warehouse: Warehouse) -> Account:
     """Stage all raw rows of a source that arrived since the last time; a killed run is finished by the next."""
     for contract in (RawRecord, StagedRecord, QuarantinedRecord, AccountedFile):
         warehouse.create(contract)
+    if is_prepared(source, warehouse):
+        return Account()
     transaction = f"prepare:{source.name}"
     version = warehouse.versions()[RawRecord.relation()]
     consumed = warehouse.consumed(StagedRecord.relation(), transaction)
-    if consumed == version:
-        return Account()
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
         files = warehouse.files(RawRecord.relation(), since=consumed)
         warehouse.create_view(connection, "arrived", files, RawRecord.arrow_schema())
@@ -69,10 +69,16 @@ def prepare(source: Source, warehouse: Warehouse) -> Account:
         split(connection, source, warehouse, spool)
         transactions = {transaction: version}
         accounts = account(connection, source)
-        _publish_once(warehouse, QuarantinedRecord, _quarantine(connection, warehouse), transactions)
-        _publish_once(warehouse, AccountedFile, iter(accounts.to_arrow().to_batches()), transactions)
-        _publish_once(warehouse, StagedRecord, kept_versions(connection, spool), transactions)
+        publish_once(warehouse, QuarantinedRecord, quarantined(connection, warehouse), transactions)
+        publish_once(warehouse, AccountedFile, iter(accounts.to_arrow().to_batches()), transactions)
+        publish_once(warehouse, StagedRecord, kept_versions(connection, spool), transactions)
     return total(accounts)
+
+
+def is_prepared(source: Source, warehouse: Warehouse) -> bool:
+    """Whether all raw rows have been through `prepare` for this source."""
+    version = warehouse.versions().get(RawRecord.relation(), -1)
+    return warehouse.consumed(StagedRecord.relation(), f"prepare:{source.name}") == version
 
 
 def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, spool: Path) -> None:
@@ -156,12 +162,13 @@ def _create_documents(connection: duckdb.DuckDBPyConnection, source: Source, war
     connection.register("documents", pa.RecordBatchReader.from_batches(DOCUMENTS, csv_documents(raw, source, limit)))
 
 
-def _quarantine(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterator[pa.RecordBatch]:
+def quarantined(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterator[pa.RecordBatch]:
+    """Stream the rejected rows, whole, with the rule each breaks."""
     rows = connection.sql(model("staging/quarantine"), params={"schema_version": StagedRecord.version()})
     return iter(rows.to_arrow_reader(warehouse.settings.batch_rows))
 
 
-def _publish_once(warehouse: Warehouse, contract: type, batches: Iterator[pa.RecordBatch], transactions: dict[str, int]) -> None:
+def publish_once(warehouse: Warehouse, contract: type, batches: Iterator[pa.RecordBatch], transactions: dict[str, int]) -> None:
     """Publish unless an earlier, interrupted run already did: staging comes last and says that all three are done."""
     if any(warehouse.consumed(contract.relation(), name) >= version for name, version in transactions.items()):
         return

@@ -145,8 +145,6 @@ class Warehouse:
         contract: type[Contract],
         batches: Iterable[pa.RecordBatch],
         transactions: Mapping[str, int],
-        *,
-        allow_empty: bool = True,
     ) -> Published:
         """Write, audit and publish batches in one commit, exactly once for the given transactions.
 
@@ -161,10 +159,8 @@ class Warehouse:
                 contract.gate(pl.DataFrame(batch))
                 writer.write(batch)
                 self.report(relation, batch.num_rows, batch.nbytes)
-            actions = writer.close()
-            if actions or allow_empty:
-                commit = CommitProperties(app_transactions=[Transaction(*item) for item in transactions.items()])
-                table.create_write_transaction(list(actions), "append", contract.arrow_schema(), commit_properties=commit)
+            commit = CommitProperties(app_transactions=[Transaction(*item) for item in transactions.items()])
+            table.create_write_transaction([*writer.close()], "append", contract.arrow_schema(), commit_properties=commit)
         except CommitFailedError as error:
             writer.discard()
             if "Concurrent transaction" not in str(error):

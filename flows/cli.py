@@ -1,0 +1,271 @@
+"""The command line. Heavy packages are imported inside commands, so that `--help` answers at once."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from flows.stages import PipelineParameters, Summary
+    from transforms.warehouse import Warehouse
+
+HOME_HELP = "Folder that holds everything the pipeline writes. Default: MILLRACE_HOME, else the nearest .millrace, here or above."
+source_option = click.option(
+    "--source", required=True, metavar="FILE", help="YAML file that says where the records are and which field is which."
+)
+home_option = click.option("--home", metavar="DIR", help=HOME_HELP)
+
+
+class Teaching(click.Group):
+    """A group whose commands fail in one line that says what to do; `--debug` shows the traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn an expected error into one line and exit code 1 (2 for a source that cannot be used)."""
+        from transforms.errors import MillraceError, SourceError
+
+        try:
+            return super().invoke(ctx)
+        except MillraceError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"millrace: {error}", err=True)
+            ctx.exit(2 if isinstance(error, SourceError) else 1)
+
+
+@click.group(cls=Teaching, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show tracebacks and Prefect's log.")
+@click.version_option(package_name="millrace")
+def main(*, debug: bool) -> None:
+    """Turn raw text records into point-in-time-correct features.
+
+    \b
+    A first round:
+      millrace run --source sources/cve_events.yaml   load, check, compute, serve
+      millrace status                                 what the home holds, and whether it adds up
+      millrace features                               what each feature means
+      millrace train-demo                             a model from these features, scored
+      millrace quarantine list                        what was rejected, and why
+
+    A source is a small YAML file; start from a copy of sources/cve_events.yaml.
+    """
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if debug else "CRITICAL")
+
+
+@main.command()
+@source_option
+@home_option
+@click.option("--plain", is_flag=True, help="Run the same stages in this process, without Prefect.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one line of JSON, last.")
+def run(source: str, home: str | None, *, plain: bool, as_json: bool) -> None:
+    """Run the pipeline: ingest, prepare, featurize, apply, materialize.
+
+    Loads only what is new; a run with nothing new changes nothing. Safe to interrupt and to run again.
+
+    \b
+    Exit code 0: done, or nothing to do.  1: a file was refused, or a gate stopped the run.  2: the source cannot be used.
+    """
+    from flows.stages import PipelineParameters, hold, pending_work
+    from transforms.source import load_source
+    from transforms.warehouse import Warehouse
+
+    parameters = PipelineParameters(source=str(Path(source).resolve()), home=home)
+    checked = load_source(Path(source))
+    warehouse = Warehouse(parameters.settings())
+    with hold(warehouse.settings.root):
+        pending = pending_work(checked, warehouse)
+    if pending.nothing:
+        _echo_notices(pending.notices)
+        click.echo(f"{checked.name}: nothing new; {warehouse.settings.root} is up to date")
+        summary = _nothing(checked.name)
+    else:
+        summary = _run(parameters, plain=plain)
+        _echo_notices(summary.notices)
+        _echo_summary(summary, warehouse)
+    if as_json:
+        click.echo(summary.model_dump_json())
+
+
+@main.command()
+@home_option
+def status(home: str | None) -> None:
+    """Show what the home holds, and recount it: exit code 1 if a row is missing from the books."""
+    from transforms.accounting import recount
+
+    warehouse = _warehouse(home)
+    click.echo(f"{warehouse.settings.root}")
+    for relation, version in warehouse.versions().items():
+        click.echo(f"  {relation:<28}{warehouse.n_rows(relation):>12,} rows  version {version}")
+    counted = recount(warehouse)
+    click.echo("\n  source                 loads          read        staged    duplicates   quarantined")
+    for source, loads in counted.group_by("source", maintain_order=True):
+        sums = [int(loads[f"n_{name}"].sum()) for name in ("read", "staged", "duplicates", "quarantined")]
+        click.echo(f"  {source[0]:<20}{loads.height:>8}" + "".join(f"{count:>14,}" for count in sums))
+    wrong = counted.filter(~counted["adds_up"])
+    if wrong.height:
+        from transforms.errors import MillraceError
+
+        message = f"{wrong.height} load(s) do not add up, first {wrong['load_id'][0]}; run the source again: an interrupted run is finished"
+        raise MillraceError(message)
+    click.echo("\n  Everything adds up: read = staged + duplicates + quarantined, in every load.")
+
+
+@main.group()
+def quarantine() -> None:
+    """See what was rejected and why, and try it again.
+
+    \b
+    The round:
+      millrace quarantine list                             which rules keep how many rows out
+      millrace quarantine show --rule not_a_time           where they stand (--payload prints the rows themselves)
+      (mend the mapping in the source's YAML file)
+      millrace quarantine replay --source FILE             what passes now moves to staging
+      millrace run --source FILE                           and on into the features
+    """
+
+
+@quarantine.command("list")
+@home_option
+def quarantine_list(home: str | None) -> None:
+    """Count rejected rows by source, column and rule."""
+    from transforms.quarantine import list_rules
+
+    rules = list_rules(_warehouse(home))
+    if rules.is_empty():
+        click.echo("Nothing is in quarantine.")
+        return
+    click.echo(f"{'rows':>10}  {'files':>5}  {'source':<16}{'column':<18}{'rule':<28}first file")
+    for row in rules.iter_rows(named=True):
+        place = f"{row['source']:<16}{row['column']:<18}{row['rule']:<28}{row['first_file']}"
+        click.echo(f"{row['n_rows']:>10,}  {row['n_files']:>5}  {place}")
+
+
+@quarantine.command("show")
+@home_option
+@click.option("--rule", help="Only rows that broke this rule.")
+@click.option("--limit", default=10, show_default=True, help="How many rows.")
+@click.option("--payload", is_flag=True, help="Print the rows themselves too: they may hold private text.")
+def quarantine_show(home: str | None, rule: str | None, limit: int, *, payload: bool) -> None:
+    """Show where rejected rows stand: file, row, column, rule and the value's digest."""
+    from transforms.quarantine import show
+
+    for row in show(_warehouse(home), rule, limit):
+        digest = (row["digest"] or "none")[:12]
+        click.echo(f"{row['source_uri']}, row {row['row_number']}: {row['column']}: {row['rule']} (value {digest})")
+        if payload:
+            click.echo("    " + row["payload"].decode("utf-8", "backslashreplace"))
+
+
+@quarantine.command("replay")
+@source_option
+@home_option
+def quarantine_replay(source: str, home: str | None) -> None:
+    """Try a source's rejected rows again, with its mapping as it is now."""
+    from flows.stages import hold
+    from transforms.quarantine import replay
+    from transforms.source import load_source
+
+    checked, warehouse = load_source(Path(source)), _warehouse(home)
+    with hold(warehouse.settings.root):
+        tried = replay(checked, warehouse)
+    click.echo(f"{tried.read:,} tried: {tried.staged:,} staged, {tried.duplicates:,} duplicates, {tried.quarantined:,} stay in quarantine")
+    if tried.staged:
+        click.echo(f"Next: millrace run --source {source}   brings them into the features")
+
+
+@main.command()
+@click.option("--markdown", is_flag=True, help="As the page docs/features.md.")
+def features(*, markdown: bool) -> None:
+    """List every feature with its type, range and meaning."""
+    from feature_repo.catalogue import catalogue, catalogue_markdown, kind
+
+    if markdown:
+        click.echo(catalogue_markdown(), nl=False)
+        return
+    for view, columns in catalogue().items():
+        click.echo(f"\n{view}")
+        for column in columns:
+            click.echo(f"  {column.name:<28}{kind(column):<18}{column.bounds:<12}{column.description}")
+
+
+@main.command("train-demo")
+@home_option
+def train_demo(home: str | None) -> None:
+    """Train three models on what was known when each record first came, and score them on later records.
+
+    Needs scikit-learn: pip install 'millrace[demo]'.
+    """
+    from flows.demo import train
+
+    click.echo(train(_warehouse(home)))
+
+
+@main.command()
+@home_option
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=6566, show_default=True)
+def serve(home: str | None, host: str, port: int) -> None:
+    """Serve online features over HTTP: Feast's own feature server on this home."""
+    from feast.cli.cli import cli
+
+    from feature_repo.client import REPOSITORY
+
+    settings = _warehouse(home).settings.root / "feature_store.yaml"
+    cli(["-c", str(REPOSITORY), "-f", str(settings), "serve", "--host", host, "--port", str(port)])
+
+
+def _run(parameters: "PipelineParameters", *, plain: bool) -> "Summary":
+    from flows.progress import show_progress
+
+    with show_progress() as report:
+        if plain:
+            from flows.stages import run_plain
+
+            return run_plain(parameters, report)
+        from flows.pipeline import run_local
+
+        return run_local(parameters, report)
+
+
+def _warehouse(home: str | None) -> "Warehouse":
+    from transforms.errors import HomeError
+    from transforms.settings import Settings
+    from transforms.warehouse import Warehouse
+
+    settings = Settings(home=Path(home)) if home else Settings()
+    warehouse = Warehouse(settings)
+    if not warehouse.versions():
+        message = f"{settings.root}: nothing is there yet; run millrace run --source FILE first, or say --home"
+        raise HomeError(message)
+    return warehouse
+
+
+def _nothing(source: str) -> "Summary":
+    from flows.stages import Summary
+    from transforms.featurize import VIEWS, view_name
+
+    none = dict.fromkeys((view_name(view) for view in VIEWS), 0)
+    zero = {"files_loaded": 0, "read": 0, "staged": 0, "duplicates": 0, "quarantined": 0}
+    return Summary(source=source, **zero, features=none, materialized=none, seconds={})
+
+
+def _echo_notices(notices: list[str]) -> None:
+    for notice in notices:
+        click.echo(f"note: {notice}", err=True)
+
+
+def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
+    click.echo(f"{summary.source}: {summary.files_loaded:,} files, {summary.read:,} rows read")
+    click.echo(f"  staged {summary.staged:,}, duplicates {summary.duplicates:,}, quarantined {summary.quarantined:,}")
+    for view, rows in summary.features.items():
+        click.echo(f"  {view:<20}{rows:>12,} rows  {summary.materialized[view]:>12,} entities online")
+    click.echo("  " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items()))
+    if summary.quarantined:
+        click.echo(f"  why rows were rejected: millrace quarantine list --home {warehouse.settings.root}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,55 @@
+"""The Prefect flow: ingest -> prepare -> featurize -> apply -> materialize -> summary."""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.stages import PipelineParameters, Summary, fail_on_refused, ingest, materialize, run_stages, summary_path
+from transforms.warehouse import Report
+
+# what talks to files or to the online store may fail for a moment; data that breaks a rule will break it again
+RETRIED: tuple[Callable[..., Any], ...] = (ingest, materialize)
+
+
+# progress cannot be a parameter: those are shown in Prefect's UI and kept as JSON
+_report: ContextVar[Report] = ContextVar("report", default=lambda relation, rows, n_bytes: None)
+
+
+def _as_task(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a stage as a Prefect task. Only small manifests pass between tasks, and nothing is cached: truth is in the tables."""
+    retries = 2 if function in RETRIED else 0
+    stage = task(function, name=function.__name__, cache_policy=NO_CACHE, persist_result=False, retries=retries, retry_delay_seconds=5)
+    return stage(*arguments)
+
+
+@flow(name="pipeline", flow_run_name="pipeline {parameters.source}", persist_result=False)
+def pipeline(parameters: PipelineParameters) -> dict[str, Any]:
+    """Load what is new of a source, stage it, compute its features and bring the online store up to date."""
+    summary = run_stages(parameters, _report.get(), _as_task)
+    publish_artifacts(parameters, summary)
+    fail_on_refused(summary)
+    return {**summary.model_dump(), "notices": summary.notices}
+
+
+def run_local(parameters: PipelineParameters, report: Report) -> Summary:
+    """Run the flow in this process, as a Prefect run of its own; progress goes to `report`."""
+    token = _report.set(report)
+    try:
+        return Summary.model_validate(pipeline(parameters))
+    finally:
+        _report.reset(token)
+
+
+def publish_artifacts(parameters: PipelineParameters, summary: Summary) -> None:
+    """Leave the accounting table and a link to the run's summary in Prefect."""
+    name = summary.source.replace("_", "-")
+    rows = [{"outcome": key, "rows": getattr(summary, key)} for key in ("read", "staged", "duplicates", "quarantined")]
+    rows += [{"outcome": f"features.{view}", "rows": count} for view, count in summary.features.items()]
+    rows += [{"outcome": f"online {view}", "rows": count} for view, count in summary.materialized.items()]
+    create_table_artifact(key=f"accounting-{name}", table=rows, description="read = staged + duplicates + quarantined")
+    path = summary_path(parameters.settings().root)
+    create_link_artifact(key=f"summary-{name}", link=path.as_uri(), link_text="Summary of the run")

@@ -1,0 +1,206 @@
+"""The pipeline's stages in their order, once: run plainly here, or each as a Prefect task in `flows.pipeline`."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, Field
+
+from transforms.errors import FileRefusedError, HomeError
+from transforms.settings import Settings
+from transforms.source import Source, load_source
+from transforms.warehouse import Report, Warehouse
+
+Call = Callable[..., Any]
+
+
+class PipelineParameters(BaseModel):
+    """What one run of the pipeline is asked to do."""
+
+    source: str = Field(description="Path of the source's YAML file.")
+    home: str | None = Field(default=None, description="Folder that holds everything the pipeline writes; MILLRACE_HOME or .millrace if empty.")
+
+    def settings(self) -> Settings:
+        """Settings of the run."""
+        return Settings(home=Path(self.home)) if self.home else Settings()
+
+
+class Summary(BaseModel):
+    """What one run did; `read` is `staged` + `duplicates` + `quarantined`."""
+
+    source: str
+    files_loaded: int
+    read: int
+    staged: int
+    duplicates: int
+    quarantined: int
+    features: dict[str, int]
+    materialized: dict[str, int]
+    seconds: dict[str, float]
+    notices: list[str] = Field(default_factory=list, exclude=True)
+    refused: list[str] = Field(default_factory=list, exclude=True)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there was nothing to do."""
+        return not (self.read or self.files_loaded or any(self.features.values()) or any(self.materialized.values()))
+
+
+class Pending(NamedTuple):
+    """What a run would find to do."""
+
+    files: int
+    notices: list[str]
+    stale: bool
+
+    @property
+    def nothing(self) -> bool:
+        """Whether a run would change nothing."""
+        return not self.files and not self.stale
+
+
+def pending_work(source: Source, warehouse: Warehouse) -> Pending:
+    """Look for new files, rows not staged, views not up to date; cheap, so that a run with nothing to do need not start."""
+    from transforms.featurize import stale_views
+    from transforms.ingest import pending_files
+    from transforms.prepare import is_prepared
+
+    files = pending_files(source, warehouse)
+    stale = bool(files.files) or not is_prepared(source, warehouse) or bool(stale_views(warehouse)) or _is_behind(warehouse)
+    return Pending(len(files.files), files.notices, stale)
+
+
+def _is_behind(warehouse: Warehouse) -> bool:
+    from feature_repo.online import due_views, is_applied
+
+    return not is_applied(warehouse) or bool(due_views(warehouse, datetime.now(UTC)))
+
+
+def ingest(source: Source, warehouse: Warehouse) -> Any:
+    """source -> raw."""
+    from transforms.ingest import ingest
+
+    return ingest(source, warehouse)
+
+
+def prepare(source: Source, warehouse: Warehouse) -> Any:
+    """raw -> staging and quarantine."""
+    from transforms.prepare import prepare
+
+    return prepare(source, warehouse)
+
+
+def featurize(warehouse: Warehouse, now: datetime) -> dict[str, int]:
+    """staging -> features."""
+    from transforms.featurize import featurize
+
+    return featurize(warehouse, now)
+
+
+def apply(warehouse: Warehouse) -> bool:
+    """definitions -> registry."""
+    from feature_repo.online import apply
+
+    return apply(warehouse)
+
+
+def materialize(warehouse: Warehouse, now: datetime) -> dict[str, int]:
+    """features -> online store."""
+    from feature_repo.online import materialize
+
+    return materialize(warehouse, now, warehouse.report)
+
+
+def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Summary:
+    """Run all stages through `call`, which runs a function with its arguments, plainly or as a task.
+
+    A second run on the same home is turned away while the first holds it (`HomeError`). Refused files do not hold the
+    others up; they are in the summary.
+    """
+    source = load_source(Path(parameters.source))
+    warehouse = Warehouse(parameters.settings(), report)
+    clock = _Clock()
+    with hold(warehouse.settings.root):
+        now = datetime.now(UTC)
+        ingested = clock.time("ingest", call, ingest, source, warehouse)
+        account = clock.time("prepare", call, prepare, source, warehouse)
+        features = clock.time("featurize", call, featurize, warehouse, now)
+        clock.time("apply", call, apply, warehouse)
+        materialized = clock.time("materialize", call, materialize, warehouse, now)
+        summary = Summary(
+            source=source.name,
+            files_loaded=ingested.files_loaded,
+            **account._asdict(),
+            features=features,
+            materialized=materialized,
+            seconds=clock.seconds,
+            notices=ingested.notices,
+            refused=ingested.refused,
+        )
+        write_summary(warehouse.settings.root, summary)
+    return summary
+
+
+def run_plain(parameters: PipelineParameters, report: Report = lambda relation, rows, n_bytes: None) -> Summary:
+    """Run the pipeline in this process, without Prefect. Raises `FileRefusedError` at the end if a file was refused."""
+    summary = run_stages(parameters, report, lambda function, *arguments: function(*arguments))
+    fail_on_refused(summary)
+    return summary
+
+
+def fail_on_refused(summary: Summary) -> None:
+    """Turn refused files into a failure once everything else is done: a run that left a file out is not green."""
+    if summary.refused:
+        raise FileRefusedError("\n".join(summary.refused))
+
+
+def summary_path(home: Path) -> Path:
+    """Where the last run's summary is kept."""
+    return home / "last_run.json"
+
+
+def write_summary(home: Path, summary: Summary) -> None:
+    """Keep the summary of the run in the home."""
+    document = {**summary.model_dump(), "notices": summary.notices, "refused": summary.refused}
+    summary_path(home).write_text(json.dumps(document, indent=2), "utf-8")
+
+
+@contextmanager
+def hold(home: Path) -> Iterator[None]:
+    """Hold a home for one run; the operating system lets go of it if the process dies."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        file = (home / ".lock").open("a+")
+    except OSError as error:
+        message = f"{home}: cannot be written ({error.strerror}); choose another --home"
+        raise HomeError(message) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            message = f"{home}: another run (process {file.read().strip() or 'unknown'}) is at work here; try again when it is done"
+            raise HomeError(message) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+class _Clock:
+    """Times stages."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def time(self, stage: str, call: Call, function: Callable[..., Any], *arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = call(function, *arguments)
+        self.seconds[stage] = round(time.perf_counter() - start, 3)
+        return result

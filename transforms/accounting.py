@@ -1,0 +1,17 @@
+"""Every record accounted for: what the books say, held against what the tables hold."""
+
+import polars as pl
+
+from transforms.sql import model
+from transforms.warehouse import Warehouse
+
+
+def recount(warehouse: Warehouse) -> pl.DataFrame:
+    """Count every load's rows in raw, staging and quarantine; `adds_up` says whether the accounting agrees.
+
+    Columns: source, load_id, n_read, n_staged, n_duplicates, n_quarantined, adds_up. A load that is not staged yet, or of
+    which a row went missing, does not add up.
+    """
+    with warehouse.connect() as connection:
+        counted: pl.DataFrame = connection.sql(model("staging/recount")).pl()
+    return counted

@@ -1,0 +1,76 @@
+-- recount: what the accounting says of every load beside what the tables hold.
+-- grain: source, load_id
+-- reads: accounting.files, raw.records, staging.records, quarantine.records
+with accounted as (
+    select
+        source,
+        load_id,
+        sum(n_read) as n_read,
+        sum(n_staged) as n_staged,
+        sum(n_duplicates) as n_duplicates,
+        sum(n_quarantined) as n_quarantined
+    from accounting.files
+    group by source, load_id
+),
+
+found as (
+    select
+        source,
+        load_id,
+        1 as n_read,
+        0 as n_staged,
+        0 as n_quarantined
+    from raw.records
+
+    union all
+
+    select
+        source,
+        load_id,
+        0 as n_read,
+        1 as n_staged,
+        0 as n_quarantined
+    from staging.records
+
+    union all
+
+    select
+        source,
+        load_id,
+        0 as n_read,
+        0 as n_staged,
+        1 as n_quarantined
+    from quarantine.records
+),
+
+counted as (
+    select
+        source,
+        load_id,
+        sum(n_read) as n_read,
+        sum(n_staged) as n_staged,
+        sum(n_quarantined) as n_quarantined
+    from found
+    group by source, load_id
+)
+
+select
+    counted.source,
+    counted.load_id,
+    counted.n_read::bigint as n_read,
+    counted.n_staged::bigint as n_staged,
+    coalesce(accounted.n_duplicates, 0)::bigint as n_duplicates,
+    counted.n_quarantined::bigint as n_quarantined,
+    coalesce(
+        accounted.n_read = counted.n_read
+        and accounted.n_staged = counted.n_staged
+        and accounted.n_quarantined = counted.n_quarantined
+        and counted.n_read = counted.n_staged + accounted.n_duplicates + counted.n_quarantined,
+        false
+    ) as adds_up
+from counted
+left join accounted
+    on
+        counted.source = accounted.source
+        and counted.load_id = accounted.load_id
+order by counted.source, counted.load_id
