@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from feast import FeatureStore
 
-    Spine = pl.DataFrame | pl.LazyFrame | pd.DataFrame | pa.Table | str
+    Spine: TypeAlias = pl.DataFrame | pl.LazyFrame | pd.DataFrame | pa.Table | str
 
 REPOSITORY = Path(__file__).parent
 PACKAGES = ("deltalake", "duckdb", "feast", "millrace", "pandera", "polars", "pyarrow")
@@ -81,7 +81,7 @@ def training_set(spine: "Spine", features: "Sequence[str] | str", home: Path | s
     with warehouse.connect() as connection:
         table = _arrow(spine, connection)
     versions = warehouse.versions()
-    job = feature_store.get_historical_features(table, references, full_feature_names=True)  # type: ignore[arg-type]
+    job = feature_store.get_historical_features(table, references, full_feature_names=True)
     frame = pl.DataFrame(job.to_arrow())
     lock = {
         "spine": _digest(table),
@@ -93,9 +93,7 @@ def training_set(spine: "Spine", features: "Sequence[str] | str", home: Path | s
     return TrainingSet(frame, lock)
 
 
-def online_features(
-    features: "Sequence[str] | str", rows: "Sequence[Mapping[str, Any]]", home: Path | str | None = None
-) -> "pl.DataFrame":
+def online_features(features: "Sequence[str] | str", rows: "Sequence[Mapping[str, Any]]", home: Path | str | None = None) -> "pl.DataFrame":
     """Read the newest values for some entities, e.g. `online_features("triage_v1", [{"author_id": "mitre"}])`.
 
     Each row carries the keys of the views asked for; columns come back as `view__feature`.
@@ -105,13 +103,17 @@ def online_features(
     feature_store = store(home)
     references: Any = feature_store.get_feature_service(features) if isinstance(features, str) else list(features)
     asked = [{"event_timestamp": datetime.now(UTC), **row} for row in rows] if _wants_instant(feature_store, references) else list(rows)
-    response = feature_store.get_online_features(features=references, entity_rows=asked, full_feature_names=True)  # type: ignore[arg-type]
+    response = feature_store.get_online_features(features=references, entity_rows=asked, full_feature_names=True)
     return pl.DataFrame(response.to_arrow())
 
 
 def _wants_instant(feature_store: "FeatureStore", references: Any) -> bool:
     on_demand = {view.name for view in feature_store.list_on_demand_feature_views()}
-    names = {reference.split(":")[0] for reference in references} if isinstance(references, list) else {p.name for p in references.feature_view_projections}
+    names = (
+        {reference.split(":")[0] for reference in references}
+        if isinstance(references, list)
+        else {p.name for p in references.feature_view_projections}
+    )
     return bool(on_demand & names)
 
 

@@ -11,7 +11,10 @@ from transforms.schemas.features import AuthorActivity, RecordQuality, SubjectAc
 record = Entity(name="record", join_keys=["record_id"], value_type=ValueType.STRING, description="One text: a ticket, a review, a message.")
 author = Entity(name="author", join_keys=["author_id"], value_type=ValueType.STRING, description="Who wrote it.")
 subject = Entity(
-    name="subject", join_keys=["subject_id"], value_type=ValueType.STRING, description="What it is about: product, channel, thread or queue."
+    name="subject",
+    join_keys=["subject_id"],
+    value_type=ValueType.STRING,
+    description="What it is about: product, channel, thread or queue.",
 )
 
 record_quality = feature_view(RecordQuality, record)
@@ -43,5 +46,6 @@ def author_tenure(inputs: pd.DataFrame) -> pd.DataFrame:
 triage_v1 = FeatureService(
     name="triage_v1",
     features=[record_quality, author_activity, subject_activity, author_tenure],
-    description="What is known of a record, its author and its subject when it arrives. Ask with full feature names and, online, the instant as event_timestamp.",
+    description="What is known of a record, its author and its subject when it arrives. "
+    "Ask with full feature names and, online, with the instant as event_timestamp.",
 )

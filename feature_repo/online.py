@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,7 +123,7 @@ def _state_path(warehouse: Warehouse) -> Path:
     return warehouse.settings.root / "feast" / "state.json"
 
 
-def _state(warehouse: Warehouse) -> dict[str, dict[str, dict[str, str]]]:
+def _state(warehouse: Warehouse) -> dict[str, Any]:
     path = _state_path(warehouse)
     return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
 
@@ -137,7 +137,7 @@ def _remember(warehouse: Warehouse, **changes: object) -> None:
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
+def _quiet() -> Iterator[None]:
     """Keep Feast's own printing and progress bars to itself; its errors still raise."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield

@@ -1,5 +1,6 @@
 """The command line. Heavy packages are imported inside commands, so that `--help` answers at once."""
 
+import atexit
 import os
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ class Teaching(click.Group):
 @click.option("--debug", is_flag=True, help="Show tracebacks and Prefect's log.")
 @click.version_option(package_name="millrace")
 def main(*, debug: bool) -> None:
-    """Turn raw text records into point-in-time-correct features.
+    r"""Turn raw text records into point-in-time-correct features.
 
     \b
     A first round:
@@ -61,7 +62,7 @@ def main(*, debug: bool) -> None:
 @click.option("--plain", is_flag=True, help="Run the same stages in this process, without Prefect.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one line of JSON, last.")
 def run(source: str, home: str | None, *, plain: bool, as_json: bool) -> None:
-    """Run the pipeline: ingest, prepare, featurize, apply, materialize.
+    r"""Run the pipeline: ingest, prepare, featurize, apply, materialize.
 
     Loads only what is new; a run with nothing new changes nothing. Safe to interrupt and to run again.
 
@@ -115,7 +116,7 @@ def status(home: str | None) -> None:
 
 @main.group()
 def quarantine() -> None:
-    """See what was rejected and why, and try it again.
+    r"""See what was rejected and why, and try it again.
 
     \b
     The round:
@@ -225,6 +226,8 @@ def _run(parameters: "PipelineParameters", *, plain: bool) -> "Summary":
             from flows.stages import run_plain
 
             return run_plain(parameters, report)
+        # DuckDB's binding prints a page about leaked types if it is torn down while Prefect's threads still run; runs last
+        atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno()))
         from flows.pipeline import run_local
 
         return run_local(parameters, report)

@@ -24,7 +24,8 @@ def train(warehouse: Warehouse) -> str:
     online = online_features(activity, [{"subject_id": busiest}], home)
     seconds = (datetime.now(UTC) - start).total_seconds()
     values = "\n".join(f"  {name:<52}{online[name][0]}" for name in online.columns)
-    return f"{scores}\n\nThe busiest subject, as the online store knows it now ({seconds * 1000:.0f} ms, opening the store included):\n{values}"
+    read = f"The busiest subject, as the online store knows it now ({seconds * 1000:.0f} ms, opening the store included):"
+    return f"{scores}\n\n{read}\n{values}"
 
 
 def score(frame: pl.DataFrame) -> str:
@@ -43,8 +44,8 @@ def score(frame: pl.DataFrame) -> str:
     sets = {"nothing": [], "text quality": quality, "text quality, author and subject activity": quality + activity}
     lines = [
         f"Predicting a positive label from what was known at {frame.height:,} records' first instant:",
-        f"  trained on {past.height:,} until {split:%Y-%m-%d %H:%M} UTC ({past['is_positive'].mean():.1%} positive), "
-        f"scored on {future.height:,} after ({future['is_positive'].mean():.1%} positive)",
+        f"  trained on {past.height:,} until {split:%Y-%m-%d %H:%M} UTC, {_share(past):.1%} positive",
+        f"  scored on {future.height:,} after, {_share(future):.1%} positive",
         "",
         f"  {'features':<44}{'ROC AUC':>9}{'avg. precision':>16}",
     ]
@@ -56,3 +57,7 @@ def score(frame: pl.DataFrame) -> str:
         truth = future["is_positive"].to_numpy()
         lines.append(f"  {name:<44}{roc_auc_score(truth, chance):>9.3f}{average_precision_score(truth, chance):>16.3f}")
     return "\n".join(lines)
+
+
+def _share(frame: pl.DataFrame) -> float:
+    return float(frame["is_positive"].sum()) / frame.height

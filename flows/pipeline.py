@@ -9,21 +9,22 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.stages import PipelineParameters, Summary, fail_on_refused, ingest, materialize, run_stages, summary_path
-from transforms.warehouse import Report
+from transforms.warehouse import Report, silent
 
 # what talks to files or to the online store may fail for a moment; data that breaks a rule will break it again
 RETRIED: tuple[Callable[..., Any], ...] = (ingest, materialize)
 
 
 # progress cannot be a parameter: those are shown in Prefect's UI and kept as JSON
-_report: ContextVar[Report] = ContextVar("report", default=lambda relation, rows, n_bytes: None)
+_report: ContextVar[Report] = ContextVar("report", default=silent)
 
 
 def _as_task(function: Callable[..., Any], *arguments: Any) -> Any:
     """Run a stage as a Prefect task. Only small manifests pass between tasks, and nothing is cached: truth is in the tables."""
-    retries = 2 if function in RETRIED else 0
-    stage = task(function, name=function.__name__, cache_policy=NO_CACHE, persist_result=False, retries=retries, retry_delay_seconds=5)
-    return stage(*arguments)
+    stage = task(
+        name=function.__name__, cache_policy=NO_CACHE, persist_result=False, retries=2 * (function in RETRIED), retry_delay_seconds=5
+    )
+    return stage(function)(*arguments)
 
 
 @flow(name="pipeline", flow_run_name="pipeline {parameters.source}", persist_result=False)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from transforms.warehouse import Report
+from transforms.warehouse import Report, silent
 
 QUIET_SECONDS = 2.0
 
@@ -14,7 +14,7 @@ QUIET_SECONDS = 2.0
 def show_progress() -> Iterator[Report]:
     """Give the function to report to; nothing is shown where standard error is not a terminal."""
     if not sys.stderr.isatty():
-        yield lambda relation, rows, n_bytes: None
+        yield silent
         return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from transforms.errors import FileRefusedError, HomeError
 from transforms.settings import Settings
 from transforms.source import Source, load_source
-from transforms.warehouse import Report, Warehouse
+from transforms.warehouse import Report, Warehouse, silent
 
 Call = Callable[..., Any]
 
@@ -24,7 +24,9 @@ class PipelineParameters(BaseModel):
     """What one run of the pipeline is asked to do."""
 
     source: str = Field(description="Path of the source's YAML file.")
-    home: str | None = Field(default=None, description="Folder that holds everything the pipeline writes; MILLRACE_HOME or .millrace if empty.")
+    home: str | None = Field(
+        default=None, description="Folder that holds everything the pipeline writes; MILLRACE_HOME or .millrace if empty."
+    )
 
     def settings(self) -> Settings:
         """Settings of the run."""
@@ -147,7 +149,7 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
     return summary
 
 
-def run_plain(parameters: PipelineParameters, report: Report = lambda relation, rows, n_bytes: None) -> Summary:
+def run_plain(parameters: PipelineParameters, report: Report = silent) -> Summary:
     """Run the pipeline in this process, without Prefect. Raises `FileRefusedError` at the end if a file was refused."""
     summary = run_stages(parameters, report, lambda function, *arguments: function(*arguments))
     fail_on_refused(summary)

@@ -96,4 +96,5 @@ def activity_rows(
 
 def _batches(contract: type[Contract], rows: pa.Table) -> list[pa.RecordBatch]:
     schema = contract.arrow_schema()
-    return rows.select(schema.names).cast(schema).combine_chunks().to_batches()
+    batches: list[pa.RecordBatch] = rows.select(schema.names).cast(schema).combine_chunks().to_batches()
+    return batches

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from transforms.mapping import DOCUMENTS, candidates_sql, csv_documents, json_structure
-from transforms.schemas.base import digest_of
+from transforms.schemas.base import Contract, digest_of
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord, StagedRecord
 from transforms.source import Source
@@ -113,13 +113,11 @@ def judge(candidates: pl.DataFrame) -> pl.DataFrame:
     """Hold candidates against `StagedRecord`: a row for each that breaks it, with its position, the rule and the value's digest."""
     candidates = candidates.with_row_index("row")
     is_read = pl.col("rejected_rule").is_null()
-    unread = candidates.filter(~is_read).select(
-        "row", *PLACE, column="rejected_column", rule="rejected_rule", value="rejected_value"
-    )
+    unread = candidates.filter(~is_read).select("row", *PLACE, column="rejected_column", rule="rejected_rule", value="rejected_value")
     read = candidates.filter(is_read)
     failures = StagedRecord.failures(read.select(StagedRecord.arrow_schema().names))
     failing = read[failures["row"].to_list()].with_columns(failures["column", "rule"])
-    values = [pl.when(pl.col("column") == name).then(pl.col(name).cast(pl.String)) for name in failures["column"].unique()]
+    values: list[pl.Expr] = [pl.when(pl.col("column") == name).then(pl.col(name).cast(pl.String)) for name in failures["column"].unique()]
     failed = failing.select("row", *PLACE, "column", "rule", value=pl.coalesce(values or [pl.lit(None, pl.String)]))
     # the value is the source's text and must not travel further
     digest = pl.col("value").map_elements(digest_of, return_dtype=pl.String, skip_nulls=True)
@@ -168,7 +166,7 @@ def quarantined(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> 
     return iter(rows.to_arrow_reader(warehouse.settings.batch_rows))
 
 
-def publish_once(warehouse: Warehouse, contract: type, batches: Iterator[pa.RecordBatch], transactions: dict[str, int]) -> None:
+def publish_once(warehouse: Warehouse, contract: type[Contract], batches: Iterator[pa.RecordBatch], transactions: dict[str, int]) -> None:
     """Publish unless an earlier, interrupted run already did: staging comes last and says that all three are done."""
     if any(warehouse.consumed(contract.relation(), name) >= version for name, version in transactions.items()):
         return

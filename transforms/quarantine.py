@@ -29,7 +29,7 @@ def show(warehouse: Warehouse, rule: str | None, limit: int) -> list[dict[str, A
     if warehouse.table(RELATION) is None:
         return []
     with warehouse.connect() as connection:
-        rows = connection.sql(f"select * from {RELATION}").pl().filter(pl.lit(rule is None) | (pl.col("rule") == rule))
+        rows: pl.DataFrame = connection.sql(f"select * from {RELATION}").pl().filter(pl.lit(rule is None) | (pl.col("rule") == rule))
     return rows.sort("source_uri", "row_number").head(limit).to_dicts()
 
 

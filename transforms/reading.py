@@ -31,7 +31,7 @@ def read_payloads(file: SourceFile, source: Source, batch_rows: int) -> Iterator
         if file.format == "parquet":
             yield from ((None, rows) for rows in _parquet_rows(file, batch_rows))
         elif file.format == "csv":
-            yield from _csv_records(file, source)
+            yield from _csv_records(file, source, batch_rows)
         else:
             yield from ((None, rows) for rows in _lines(_chunks(file)))
 
@@ -92,7 +92,7 @@ def _cut(buffer: bytes, ends: "np.ndarray[Any, Any]") -> pa.Array:
     return pa.Array.from_buffers(pa.binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(values)])
 
 
-def _csv_records(file: SourceFile, source: Source) -> Iterator[tuple[str, pa.Array]]:
+def _csv_records(file: SourceFile, source: Source, batch_rows: int) -> Iterator[tuple[str, pa.Array]]:
     """Cut a CSV file into records by the parity of its quotes.
 
     A record over several lines counts only with as many fields as the header has; else a quote in its first line was
@@ -107,7 +107,7 @@ def _csv_records(file: SourceFile, source: Source) -> Iterator[tuple[str, pa.Arr
     records: list[bytes] = []
     for record in _joined(lines, lambda record: _n_fields(record, source) == columns):
         records.append(record)
-        if len(records) == 100_000:
+        if len(records) == batch_rows:
             yield text, pa.array(records, pa.binary())
             records = []
     if records:

@@ -156,7 +156,7 @@ def column_references(expression: str) -> set[str]:
     import json
 
     row = duckdb.execute("select json_serialize_sql(?)", [f"select {expression}"]).fetchone()
-    tree = json.loads(row[0]) if row else {"error": True}
+    tree: dict[str, Any] = json.loads(row[0]) if row else {"error": True}
     if tree["error"]:
         raise ValueError(tree.get("error_message", "cannot be parsed"))
     (statement, *more) = [s["node"] for s in tree["statements"]]
@@ -180,7 +180,7 @@ def _walk(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def _paths(pattern: str, root: Path) -> Iterator[Path]:
-    for name in glob.iglob(pattern, recursive=True):
+    for name in glob.iglob(pattern, recursive=True):  # noqa: PTH207 - the pattern may be absolute
         path = Path(name)
         inner = path.relative_to(root).parts if path.is_relative_to(root) else path.parts[-1:]
         if path.is_file() and not any(part.startswith(("_", ".")) for part in inner):

@@ -38,6 +38,10 @@ ROWS_OF_A_FILE = 2_000_000
 Report = Callable[[str, int, int], None]
 
 
+def silent(_relation: str, _rows: int, _bytes: int) -> None:
+    """Report to nobody."""
+
+
 class Published(NamedTuple):
     """What one commit made visible."""
 
@@ -52,7 +56,7 @@ class Warehouse:
     `report(relation, rows, bytes)` is called for every batch that is written, so that long work can be watched.
     """
 
-    def __init__(self, settings: Settings, report: Report = lambda relation, rows, n_bytes: None) -> None:
+    def __init__(self, settings: Settings, report: Report = silent) -> None:
         """Open a home; nothing is read or made yet."""
         self.settings = settings
         self.report = report
@@ -104,7 +108,7 @@ class Warehouse:
     def connect(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open DuckDB over a snapshot of all tables, as views by their relation's name; what it spills is removed at the end."""
         with self.scratch() as scratch:
-            options = {
+            options: dict[str, str | bool | int | float | list[str]] = {
                 "memory_limit": self.settings.memory_limit,
                 "temp_directory": str(scratch),
                 "preserve_insertion_order": "false",

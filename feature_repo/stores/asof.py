@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import duckdb
 import pandas as pd
@@ -30,7 +30,7 @@ from feast.utils import _get_requested_feature_views_to_features_dict, _get_requ
 from transforms.settings import Settings
 from transforms.warehouse import Warehouse
 
-Spine = pd.DataFrame | pl.DataFrame | pl.LazyFrame | pa.Table | str
+Spine: TypeAlias = pd.DataFrame | pl.DataFrame | pl.LazyFrame | pa.Table | str
 EVENT_TIMESTAMP = "event_timestamp"
 
 
@@ -73,10 +73,10 @@ class AsofRetrievalJob(RetrievalJob):
         """Features and keys of the retrieval."""
         return self._metadata
 
-    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002
         return self._run()
 
-    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:  # noqa: ARG002
         frame: pd.DataFrame = self._run().to_pandas()
         return frame
 
@@ -186,7 +186,7 @@ def snapshot(config: RepoConfig, source: DataSource) -> list[str]:
 
 
 def _root(config: RepoConfig) -> Path:
-    return (Path(config.repo_path or ".") / config.offline_store.warehouse).resolve()
+    return Path(config.repo_path or ".", config.offline_store.warehouse).resolve()
 
 
 @contextmanager
@@ -209,7 +209,7 @@ def _create_rows(connection: duckdb.DuckDBPyConnection, config: RepoConfig, sour
     if files:
         connection.read_parquet(files).create_view(view)
     else:  # a Delta table without a row
-        table = DeltaTable(str(_root(config) / source.path))  # type: ignore[attr-defined]
+        table = DeltaTable(str(_root(config) / source.path))
         connection.from_arrow(pa.schema(table.schema().to_arrow()).empty_table()).create_view(view)
 
 
@@ -272,8 +272,8 @@ def asof_sql(view: FeatureView, features: list[str], relation: str) -> str:
     row_keys = [_name(key) for key, _ in keys]
     lives = f"and spine.instant - feature_rows.instant <= interval '{view.ttl.total_seconds()} seconds'" if view.ttl else ""
     values = ",\n    ".join(
-        f"case when feature_rows.instant is not null {lives} then feature_rows.{_name(columns.get(feature, feature))} end as {_name(feature)}"
-        for feature in features
+        f"case when feature_rows.instant is not null {lives} then feature_rows.{_name(column)} end as {_name(feature)}"
+        for feature, column in ((feature, columns.get(feature, feature)) for feature in features)
     )
     wanted = " and ".join(f"{_name(key)} in (select spine.{_name(spine_key)} from spine)" for key, spine_key in keys) or "true"
     equal = " and ".join(f"spine.{_name(spine_key)} = feature_rows.{_name(key)}" for key, spine_key in keys) or "true"

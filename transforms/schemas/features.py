@@ -55,7 +55,9 @@ class RecordQuality(Contract):
     digit_ratio: float = _ratio("ASCII digits per character.", f"{DOC_STATS} digit_ratio")
     punctuation_ratio: float = _ratio("ASCII punctuation per character.", f"{DOC_STATS} punctuation_ratio")
     non_ascii_ratio: float = _ratio("Characters outside ASCII per character.")
-    unique_word_ratio: float = _ratio("Distinct words per word (type-token ratio); 0 if there is no word.", "RedPajama-V2 frac_unique_words")
+    unique_word_ratio: float = _ratio(
+        "Distinct words per word (type-token ratio); 0 if there is no word.", "RedPajama-V2 frac_unique_words"
+    )
     duplicate_line_ratio: float = _ratio("Lines that repeat an earlier line, per line. Gopher keeps up to 0.3.", GOPHER)
     bullet_line_ratio: float = _ratio("Lines that begin with a bullet (-, *, •), per line. Gopher keeps up to 0.9.", GOPHER)
     symbol_to_word_ratio: float = _number("Number signs and ellipses per word. Gopher keeps up to 0.1.", GOPHER)

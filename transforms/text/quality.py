@@ -1,6 +1,6 @@
-"""How usable a text is: `RecordQuality`.
+r"""How usable a text is: `RecordQuality`.
 
-Classes are ASCII (`[0-9]`, not `\\d`): a Unicode class costs several times as much. What can be had from other counts
+Classes are ASCII (`[0-9]`, not `\d`): a Unicode class costs several times as much. What can be had from other counts
 is not counted again.
 """
 
@@ -35,7 +35,9 @@ def score_quality(records: pl.LazyFrame) -> pl.LazyFrame:
         _n_unique_words=pl.col("_pieces").list.n_unique() - (pl.col("_n_blanks") + 1 > pl.col("n_words")).cast(pl.UInt32),
     )
     n_characters, n_words, n_lines = pl.col("n_characters"), pl.col("n_words"), pl.col("n_lines")
-    n_symbols = text.str.count_matches("#", literal=True) + text.str.count_matches("...", literal=True) + text.str.count_matches("…", literal=True)
+    n_symbols = (
+        text.str.count_matches("#", literal=True) + text.str.count_matches("...", literal=True) + text.str.count_matches("…", literal=True)
+    )
     return counted.select(
         "record_id",
         "event_timestamp",

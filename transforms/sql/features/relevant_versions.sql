@@ -14,7 +14,7 @@ relevant as (
     from staging.records
     where
         author_id in (select touched.author_id from touched)
-        or subject_id in (select touched.subject_id from touched where touched.subject_id is not null)
+        or subject_id in (select touched.subject_id from touched)
 )
 
 select

@@ -27,4 +27,4 @@ select
     greatest(first_versions.event_timestamp, first_versions.known_timestamp) as event_timestamp
 from first_versions
 inner join newest_labels on first_versions.record_id = newest_labels.record_id
-order by event_timestamp, record_id
+order by event_timestamp, first_versions.record_id

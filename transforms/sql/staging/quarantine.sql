@@ -11,7 +11,7 @@ select
     rejected."column",
     rejected.rule,
     rejected.digest,
-    $schema_version::bigint as schema_version,
+    $schema_version::bigint as schema_version, -- noqa: RF02
     -- text
     incoming.header,
     incoming.payload,

@@ -10,4 +10,4 @@ select
     min(source_uri) as first_file
 from quarantine.records
 group by source, "column", rule
-order by n_rows desc, source, "column", rule
+order by n_rows desc, source asc, "column" asc, rule asc

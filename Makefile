@@ -1,0 +1,44 @@
+# make demo: set up and run the whole pipeline on the shipped sample. make test: set up and pass the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help setup demo test check bench docs clean
+
+help: ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## the environment in .venv, quickly when it is there
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "millrace needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv (a few minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev]'
+	@touch $(STAMP)
+
+demo: setup ## the whole pipeline on the shipped sample, with a model at the end
+	@$(BIN)/millrace run --source sources/cve_events.yaml
+	@echo
+	@$(BIN)/millrace train-demo
+	@echo
+	@echo "Next: millrace status; millrace features; millrace serve; your own source: README.md. (millrace is in $(BIN)/)"
+
+test: setup ## all tests
+	@$(BIN)/pytest
+
+check: setup ## lint, format, types, import direction, SQL
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/sqlfluff lint transforms/sql
+
+bench: setup ## all benchmarks, small, against their floors
+	@$(BIN)/python benchmarks/pipeline.py --small --check
+
+docs: setup ## pages made from code
+	@$(BIN)/millrace features --markdown > docs/features.md
+
+clean: ## the environment and the demo's home
+	rm -rf .venv .millrace
