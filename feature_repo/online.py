@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -138,6 +139,7 @@ def _remember(warehouse: Warehouse, **changes: object) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Feast's own printing and progress bars to itself; its errors still raise."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    """Keep Feast's own printing, progress bars and words on its experimental parts to itself; its errors still raise."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore", RuntimeWarning)
         yield

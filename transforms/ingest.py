@@ -39,15 +39,24 @@ class Pending(NamedTuple):
 
     files: list[NewFile]
     notices: list[str]
+    refused: list[str]
 
 
 def pending_files(source: Source, warehouse: Warehouse) -> Pending:
     """List the files of a source that raw does not hold: by URI, size and content, so a changed file is a new one."""
     listing = list_files(source)
     table = warehouse.table(RawRecord.relation())
-    files = [_identify(file, source) for file in listing.files]
-    new = [file for file in files if not table or table.transaction_version(file.transaction) is None]
-    return Pending(new, listing.passed_over)
+    new: list[NewFile] = []
+    refused: list[str] = []
+    for file in listing.files:
+        try:
+            identified = _identify(file, source)
+        except OSError as error:
+            refused.append(f"{file.path}: refused, cannot be opened ({error.strerror})")
+            continue
+        if not table or table.transaction_version(identified.transaction) is None:
+            new.append(identified)
+    return Pending(new, listing.passed_over, refused)
 
 
 def ingest(source: Source, warehouse: Warehouse) -> Ingested:
@@ -55,7 +64,7 @@ def ingest(source: Source, warehouse: Warehouse) -> Ingested:
     pending = pending_files(source, warehouse)
     notices = pending.notices + _changed(pending.files, source, warehouse)
     n_files, n_rows = 0, 0
-    refused: list[str] = []
+    refused = list(pending.refused)
     for group in _groups(pending.files, warehouse.settings.load_bytes):
         loaded, rows = _load(group, source, warehouse, refused)
         n_files, n_rows = n_files + loaded, n_rows + rows

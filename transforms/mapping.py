@@ -12,7 +12,7 @@ import pyarrow as pa
 from transforms.reading import BYTE_ORDER_MARK, parse_csv
 from transforms.source import KnownColumn, Source, column_references
 
-DOCUMENTS = pa.schema(
+DECODED = pa.schema(
     {
         "load_id": pa.string(),
         "source": pa.string(),
@@ -38,7 +38,7 @@ def candidates_sql(source: Source) -> str:
     mapped = {name: _guarded(expression) for name, expression in source.expressions().items()}
     known = {"at_load": "origin.loaded_timestamp", "at_event": "event_timestamp"}
     known_text = f"({mapped['known_timestamp']})::varchar" if isinstance(source.known, KnownColumn) else "null::varchar"
-    known_timestamp = "try_cast(known_text as timestamptz)" if isinstance(source.known, KnownColumn) else known[source.known]
+    known_timestamp = _time("known_text") if isinstance(source.known, KnownColumn) else known[source.known]
     return f"""
 with parsed as (
     select
@@ -64,7 +64,7 @@ mapped as (
 timed as (
     select
         *,
-        try_cast(event_text as timestamptz) as event_timestamp,
+        {_time("event_text")} as event_timestamp,
         {known_timestamp} as known_timestamp,
         {_attributes(source)} as attributes
     from mapped
@@ -104,35 +104,33 @@ from judged
 """
 
 
-def csv_documents(batches: Iterable[pa.RecordBatch], source: Source, max_record_bytes: int) -> Iterator[pa.RecordBatch]:
-    """Read raw rows in Python where DuckDB cannot: CSV records, and text that is not UTF-8. Shaped as `DOCUMENTS`."""
+def decode_rows(batches: Iterable[pa.RecordBatch], source: Source, max_record_bytes: int) -> Iterator[pa.RecordBatch]:
+    """Read raw rows in Python where DuckDB cannot: CSV records, and text that is not UTF-8. Shaped as `DECODED`."""
     for batch in batches:
         headers: dict[str, list[str]] = {}
         read = [
-            _document(payload, header, headers, source, max_record_bytes)
+            _decode_row(payload, header, headers, source, max_record_bytes)
             for payload, header in zip(batch.column("payload").to_pylist(), batch.column("header").to_pylist(), strict=True)
         ]
-        columns = {name: batch.column(name) for name in DOCUMENTS.names if name in batch.schema.names}
+        columns = {name: batch.column(name) for name in DECODED.names if name in batch.schema.names}
         columns["document"] = pa.array([document for document, _ in read], pa.string())
         columns["rejection"] = pa.array([rejection for _, rejection in read], pa.string())
-        yield pa.record_batch([columns[name] for name in DOCUMENTS.names], schema=DOCUMENTS)
+        yield pa.record_batch([columns[name] for name in DECODED.names], schema=DECODED)
 
 
-def _document(
+def _decode_row(
     payload: bytes, header: str | None, headers: dict[str, list[str]], source: Source, max_record_bytes: int
 ) -> tuple[str | None, str | None]:
-    """One row as a JSON object, or the rule it breaks."""
+    """One row as text, a CSV record as a JSON object; or the rule it breaks."""
     if len(payload) > max_record_bytes:
         return None, "too_long"
     try:
         text = payload.removeprefix(BYTE_ORDER_MARK).decode(source.encoding)
     except UnicodeDecodeError:
         return None, "not_utf8" if source.encoding == "utf-8" else "not_in_the_source_encoding"
-    if not text.strip():
-        return None, "blank_line"
-    if header is None:
-        return _json_document(text)
-    names = headers.setdefault(header, parse_csv(header, source.delimiter))
+    if header is None or not text.strip():
+        return text, None
+    names = headers.get(header) or headers.setdefault(header, parse_csv(header, source.delimiter))
     try:
         values = parse_csv(text.replace("\r\n", "\n"), source.delimiter)
     except ValueError:
@@ -142,14 +140,6 @@ def _document(
     return json.dumps({name: value or None for name, value in zip(names, values, strict=True)}, ensure_ascii=False), None
 
 
-def _json_document(text: str) -> tuple[str | None, str | None]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None, "not_json"
-    return (text, None) if isinstance(value, dict) else (None, "not_an_object")
-
-
 def _is_column(expression: str) -> bool:
     return column_references(expression) == {expression.strip().strip('"')}
 
@@ -157,6 +147,12 @@ def _is_column(expression: str) -> bool:
 def _guarded(expression: str) -> str:
     """An expression that raises gives null, for its own row only."""
     return expression if _is_column(expression) else f"try({expression})"
+
+
+def _time(text: str) -> str:
+    """Read a time; null where it is none, or outside the years 1 to 9999: infinity, or what Python's and Polars' times cannot hold."""
+    time = f"try_cast({text} as timestamptz)"
+    return f"case when {time} >= '0001-01-01'::timestamptz and {time} < '9999-12-31'::timestamptz then {time} end"
 
 
 def _path(field: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from transforms.mapping import DOCUMENTS, candidates_sql, csv_documents, json_structure
+from transforms.mapping import DECODED, candidates_sql, decode_rows, json_structure
 from transforms.schemas.base import Contract, digest_of
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord, StagedRecord
@@ -148,16 +148,20 @@ def total(accounts: pl.DataFrame) -> Account:
 
 
 def _create_documents(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> None:
-    """Make `documents` of `incoming`: in SQL for UTF-8 JSON, through Python where a row is CSV or in another encoding."""
+    """Make `documents` of `incoming`: decoded in SQL if it is UTF-8 JSON, in Python where a row is CSV or in another encoding."""
     limit = warehouse.settings.max_record_bytes
-    has_header = connection.execute("select count(header) from incoming").fetchone()
-    if source.encoding == "utf-8" and has_header == (0,):
+    has_header = connection.execute("select count(header) from incoming").fetchall()
+    if source.encoding == "utf-8" and has_header == [(0,)]:
         connection.execute("set variable max_record_bytes = $limit", {"limit": limit})
-        sql = model("staging/documents").replace("$max_record_bytes", "getvariable('max_record_bytes')")
-        connection.execute(f"create view documents as {sql}")
-        return
-    raw = connection.cursor().sql("select * from incoming").to_arrow_reader(warehouse.settings.batch_rows)
-    connection.register("documents", pa.RecordBatchReader.from_batches(DOCUMENTS, csv_documents(raw, source, limit)))
+        sql = model("staging/decoded").replace("$max_record_bytes", "getvariable('max_record_bytes')")
+        connection.execute(f"create view decoded as {sql}")
+    else:
+        cursor = connection.cursor()  # reads while `connection` runs the query over what is read; has settings of its own
+        cursor.execute("set timezone = 'UTC'")
+        cursor.execute("set variable source = $name", {"name": source.name})
+        raw = cursor.sql("select * from incoming").to_arrow_reader(warehouse.settings.batch_rows)
+        connection.register("decoded", pa.RecordBatchReader.from_batches(DECODED, decode_rows(raw, source, limit)))
+    connection.execute(f"create view documents as {model('staging/documents')}")
 
 
 def quarantined(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterator[pa.RecordBatch]:

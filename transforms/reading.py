@@ -18,6 +18,8 @@ from transforms.source import Source, SourceFile
 
 CHUNK_BYTES = 16 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# Python's csv module takes 128 kB for the longest field there may be; `max_record_bytes` says what is too long here.
+csv.field_size_limit(2**31 - 1)
 # A quoted CSV field with more line feeds than this is taken for a quote that nobody closed.
 MAX_LINES_OF_A_CSV_RECORD = 1_000
 
@@ -98,11 +100,11 @@ def _csv_records(file: SourceFile, source: Source, batch_rows: int) -> Iterator[
     A record over several lines counts only with as many fields as the header has; else a quote in its first line was
     never closed: that line is taken alone and reading goes on at the next, so that one stray quote cannot swallow the file.
     """
-    lines = (line.removesuffix(b"\r") for array in _lines(_chunks(file)) for line in array.to_pylist())
+    lines = (line for array in _lines(_chunks(file)) for line in array.to_pylist())
     header = next(lines, None)
     if header is None:
         return
-    text = header.removeprefix(BYTE_ORDER_MARK).decode(source.encoding, "replace")
+    text = header.removesuffix(b"\r").removeprefix(BYTE_ORDER_MARK).decode(source.encoding, "replace")
     columns = _header_columns(file, text, source)
     records: list[bytes] = []
     for record in _joined(lines, lambda record: _n_fields(record, source) == columns):
@@ -128,9 +130,9 @@ def _joined(lines: Iterator[bytes], is_record: Any) -> Iterator[bytes]:
                 continue
         if not held:
             return
-        record = b"\n".join(held)
+        record = b"\n".join(held).removesuffix(b"\r")
         if len(held) > 1 and (n_quotes % 2 or not is_record(record)):
-            record = held[0]
+            record = held[0].removesuffix(b"\r")
             waiting.extend(reversed(held[1:]))
         held, n_quotes = [], 0
         yield record

@@ -1,9 +1,10 @@
 """A source: the YAML file that maps somebody's fields to the canonical record, and the files it points to."""
 
+import codecs
 import difflib
 import glob
-import re
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -21,6 +22,7 @@ SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet",
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+EXAMPLES = {"tuple_type": "is a list, e.g. [poc, active]", "model_type": "holds keys of its own, e.g. `record_id: id`"}
 Expression = Annotated[str, Field(min_length=1), BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)]
 
 
@@ -55,7 +57,7 @@ class Source(_Model):
     uri: Annotated[str, Field(min_length=1)]
     format: Format | None = None
     encoding: str = "utf-8"
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    delimiter: Annotated[str, Field(min_length=1, max_length=1, pattern=r'[^"\r\n]')] = ","
     known: Literal["at_load", "at_event"] | KnownColumn
     record: RecordMapping
     tombstone: Expression = "false"
@@ -113,9 +115,10 @@ def load_source(path: Path) -> Source:
         message = f"{path}: {_explain(error)}"
         raise SourceError(message) from None
     _check_expressions(path, source)
-    _check_encoding(path, source)
+    _check_columns(path, source)
+    encoding = _check_encoding(path, source)
     uri = Path(source.uri).expanduser()
-    return source.model_copy(update={"uri": str(uri if uri.is_absolute() else path.resolve().parent / uri)})
+    return source.model_copy(update={"encoding": encoding, "uri": str(uri if uri.is_absolute() else path.resolve().parent / uri)})
 
 
 def list_files(source: Source) -> Listing:
@@ -125,13 +128,14 @@ def list_files(source: Source) -> Listing:
     format (or the source's own `format`). A link that leaves the folder is passed over. Nothing at all: `SourceError`.
     """
     target = Path(source.uri)
-    pattern = str(target / "**") if target.is_dir() else source.uri
-    root = _root_of(source.uri).resolve()
+    root = _root_of(target)
+    pattern = glob.escape(source.uri) if target.exists() else source.uri
+    pattern = f"{pattern}/**" if target.is_dir() else pattern
     files: list[SourceFile] = []
     passed_over: list[str] = []
     for path in sorted(_paths(pattern, root)):
         file = describe(path, source.format if path == target or not target.is_dir() else None)
-        if not path.resolve().is_relative_to(root):
+        if not path.resolve().is_relative_to(root.resolve()):
             passed_over.append(f"{path}: leaves the folder of the source, passed over")
         elif file is None or (source.format and file.format != source.format):
             passed_over.append(f"{path}: is not a {source.format or 'JSONL, CSV or Parquet'} file by its name, passed over")
@@ -167,6 +171,11 @@ def column_references(expression: str) -> set[str]:
     if any(node.get("class") in {"SUBQUERY", "WINDOW", "STAR"} for node in nodes):
         message = "may not hold a subquery, a window or a star"
         raise ValueError(message)
+    own = {name for node in nodes if node.get("class") == "LAMBDA" for name in _columns(_walk(node["lhs"]))}
+    return _columns(nodes) - own
+
+
+def _columns(nodes: Iterable[dict[str, Any]]) -> set[str]:
     return {node["column_names"][0] for node in nodes if node.get("class") == "COLUMN_REF"}
 
 
@@ -182,16 +191,16 @@ def _walk(node: Any) -> Iterator[dict[str, Any]]:
 def _paths(pattern: str, root: Path) -> Iterator[Path]:
     for name in glob.iglob(pattern, recursive=True):  # noqa: PTH207 - the pattern may be absolute
         path = Path(name)
-        inner = path.relative_to(root).parts if path.is_relative_to(root) else path.parts[-1:]
-        if path.is_file() and not any(part.startswith(("_", ".")) for part in inner):
+        if path.is_file() and not any(part.startswith(("_", ".")) for part in path.relative_to(root).parts):
             yield path
 
 
-def _root_of(uri: str) -> Path:
-    """The folder a source may not leave: the part of its `uri` before any wildcard."""
-    before_wildcard = re.split(r"[*?\[]", uri, maxsplit=1)[0]
-    root = Path(before_wildcard)
-    return root if root.is_dir() else root.parent
+def _root_of(target: Path) -> Path:
+    """The folder a source may not leave: the part of its `uri` before any part with a wildcard."""
+    if target.exists():
+        return target if target.is_dir() else target.parent
+    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), target.parts[:-1])
+    return Path(*fixed)
 
 
 def _check_expressions(path: Path, source: Source) -> None:
@@ -201,18 +210,31 @@ def _check_expressions(path: Path, source: Source) -> None:
         try:
             columns = sorted(column_references(expression))
             row = ", ".join(f'null::varchar as "{column}"' for column in columns) or "1"
-            # an aggregate beside the bare column of a row does not bind, so none slips in
-            duckdb.execute(f"select rowid_, {expression} from (select 1 as rowid_, {row}) limit 0")
+            # as it will run; neither an aggregate beside the bare column of a row nor what makes rows of one binds so
+            duckdb.execute(f"select rowid_, try({expression})::varchar from (select 1 as rowid_, {row}) limit 0")
         except (ValueError, duckdb.Error) as error:
             reason = str(error).splitlines()[0]
             message = f"{path}: {key}: {expression!r} is not an SQL expression over the row ({reason})"
             raise SourceError(message) from None
 
 
-def _check_encoding(path: Path, source: Source) -> None:
+def _check_columns(path: Path, source: Source) -> None:
+    """Refuse names that SQL cannot tell apart or that stand for all fields."""
+    for name, other in itertools.pairwise(sorted(source.fields(), key=str.lower)):
+        if name.lower() == other.lower():
+            message = f"{path}: record: {name!r} and {other!r} differ by case only; SQL cannot tell them apart, so map one of them"
+            raise SourceError(message)
+    if {"*", ""} & set(source.attributes):
+        message = f"{path}: attributes: '*' and '' name no field; name each field, e.g. [lang]"
+        raise SourceError(message)
+
+
+def _check_encoding(path: Path, source: Source) -> str:
+    """Give the encoding its one name, e.g. `utf-8` for UTF8."""
     try:
         "".encode(source.encoding)
-    except LookupError:
+        return codecs.lookup(source.encoding).name
+    except (LookupError, ValueError):
         message = f"{path}: encoding: {source.encoding!r} is not known; e.g. utf-8, windows-1252, latin-1"
         raise SourceError(message) from None
 
@@ -229,4 +251,6 @@ def _explain(error: ValidationError) -> str:
         names = [*Source.model_fields, *RecordMapping.model_fields]
         near = difflib.get_close_matches(key.rsplit(".", 1)[-1], names, n=1)
         return f"{key}: is not a key of a source" + (f"; did you mean {near[0]!r}?" if near else f"; keys are {', '.join(names)}")
+    if first["type"] in EXAMPLES:
+        return f"{key}: {EXAMPLES[first['type']]}"
     return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -157,10 +157,9 @@ class Warehouse:
         """
         table = self.create(contract)
         relation = contract.relation()
-        writer = _PartWriter(self.folder(relation), contract.arrow_schema())
+        writer = _PartWriter(self.folder(relation), contract)
         try:
             for batch in batches:
-                contract.gate(pl.DataFrame(batch))
                 writer.write(batch)
                 self.report(relation, batch.num_rows, batch.nbytes)
             commit = CommitProperties(app_transactions=[Transaction(*item) for item in transactions.items()])
@@ -182,10 +181,10 @@ class AlreadyPublishedError(Exception):
 
 
 class _PartWriter:
-    """Writes batches as zstd Parquet files of bounded size, one batch behind in a thread so that encoding overlaps computing."""
+    """Audits batches and writes them as zstd Parquet files of bounded size, one batch behind, while the next is computed."""
 
-    def __init__(self, folder: Path, schema: pa.Schema) -> None:
-        self.folder, self.schema = folder, schema
+    def __init__(self, folder: Path, contract: type[Contract]) -> None:
+        self.folder, self.contract, self.schema = folder, contract, contract.arrow_schema()
         self.n_rows = 0
         self._actions: list[AddAction] = []
         self._thread = ThreadPoolExecutor(1)
@@ -217,6 +216,7 @@ class _PartWriter:
             self._pending.result()
 
     def _write(self, batch: pa.RecordBatch) -> None:
+        self.contract.gate(pl.DataFrame(batch))
         if self._part is None:
             self._path = self.folder / f"part-{uuid.uuid4().hex}.parquet"
             self._part = pq.ParquetWriter(self._path, self.schema, compression="zstd", compression_level=1)

@@ -110,7 +110,7 @@ def test_whole_example_by_hand() -> None:
         "whitespace_ratio": 15 / 90,  # 3 + 2 + 2 + 4 spaces, 4 line feeds
         "uppercase_ratio": 4 / 90,  # H W S M
         "digit_ratio": 3 / 90,
-        "punctuation_ratio": 18 / 90,  # , ! :// . / ? = | - | - | @ . ... #
+        "punctuation_ratio": 17 / 90,  # , ! :// . / ? = | - | - | @ . ... #
         "non_ascii_ratio": 0.0,
         "unique_word_ratio": 12 / 15,  # "- item one" twice
         "duplicate_line_ratio": 1 / 4,

@@ -31,9 +31,9 @@ select
     -- ids
     versions.author_id,
     versions.subject_id,
-    -- numbers
-    quality.n_words,
-    quality.n_characters,
+    -- numbers, null where a tombstone stands at the instant: such a version does not count, but must not make a sum null
+    coalesce(quality.n_words, 0) as n_words,
+    coalesce(quality.n_characters, 0) as n_characters,
     versions.is_positive::int as n_positive,
     -- instants
     versions.event_us,

@@ -1,0 +1,170 @@
+"""The command line, as a stranger meets it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows.stages import PipelineParameters, hold, run_plain
+from transforms.settings import Settings
+from transforms.warehouse import Warehouse
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+VIEWS = ["record_quality", "author_activity", "subject_activity"]
+
+
+@pytest.fixture(scope="module")
+def finished_home(small_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home after one run on the small source."""
+    home = tmp_path_factory.mktemp("finished") / "home"
+    run_plain(PipelineParameters(source=str(small_source), home=str(home)))
+    return home
+
+
+def the_one_line(result: subprocess.CompletedProcess[str]) -> str:
+    """The only line on standard error: no traceback, no chatter."""
+    (line,) = result.stderr.strip().splitlines()
+    return line
+
+
+def test_run_then_run_again_changes_nothing(millrace: Run, small_source: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    first = millrace("run", "--source", str(small_source), "--home", str(home), "--plain", "--json")
+    assert first.returncode == 0, first.stderr
+    assert first.stderr == ""  # progress is for terminals
+    summary = json.loads(first.stdout.splitlines()[-1])
+    assert summary["files_loaded"] == 3
+    assert summary["read"] == summary["staged"] + summary["duplicates"] + summary["quarantined"] == 434
+    assert list(summary["features"]) == list(summary["materialized"]) == VIEWS
+    assert min(summary["features"].values()) > 0
+    assert min(summary["materialized"].values()) > 0
+    assert list(summary["seconds"]) == ["ingest", "prepare", "featurize", "apply", "materialize"]
+
+    versions = Warehouse(Settings(home=home)).versions()
+    second = millrace("run", "--source", str(small_source), "--home", str(home), "--json")
+    assert second.returncode == 0, second.stderr
+    assert "nothing new" in second.stdout
+    assert json.loads(second.stdout.splitlines()[-1])["read"] == 0
+    assert Warehouse(Settings(home=home)).versions() == versions
+
+
+def test_default_home_is_where_one_stands(millrace: Run, small_source: Path, tmp_path: Path) -> None:
+    result = millrace("run", "--source", str(small_source), "--plain")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / ".millrace" / "raw" / "records").is_dir()
+
+
+def test_home_from_the_environment(millrace: Run, finished_home: Path) -> None:
+    result = millrace("status", MILLRACE_HOME=str(finished_home))
+    assert result.returncode == 0, result.stderr
+    assert "Everything adds up" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("run", "--source", "nowhere.yaml"), 2, "nowhere.yaml: cannot be read"),
+        (("run", "--source", "typo.yaml"), 2, "typo.yaml: record.txt: is not a key of a source; did you mean 'text'?"),
+        (("run", "--source", "empty.yaml"), 2, "no file to load there"),
+        (("run", "--source", "broken.yaml"), 2, "broken.yaml, line 2: is not YAML"),
+        (("status", "--home", "nothing"), 1, "run millrace run --source FILE first"),
+    ],
+)
+def test_a_mistake_costs_one_line(millrace: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
+    (tmp_path / "folder").mkdir()
+    record = "record: {record_id: a, author_id: b, event_timestamp: c, text: d"
+    (tmp_path / "typo.yaml").write_text(f"name: x\nuri: folder\nknown: at_load\n{record}, txt: e}}\n")
+    (tmp_path / "empty.yaml").write_text(f"name: x\nuri: folder\nknown: at_load\n{record}}}\n")
+    (tmp_path / "broken.yaml").write_text("name: [x\nuri: y\n")
+    result = millrace(*arguments)
+    assert result.returncode == code
+    assert words in the_one_line(result)
+
+
+def test_debug_shows_the_traceback(millrace: Run) -> None:
+    result = millrace("--debug", "run", "--source", "nowhere.yaml")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+def test_a_home_that_cannot_be_written_costs_one_line(millrace: Run, small_source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    result = millrace("run", "--source", str(small_source), "--home", str(tmp_path / "file" / "home"))
+    assert result.returncode == 1
+    assert "cannot be written" in the_one_line(result)
+
+
+def test_a_second_run_at_the_same_time_is_turned_away(millrace: Run, small_source: Path, tmp_path: Path) -> None:
+    with hold(tmp_path / "home"):
+        result = millrace("run", "--source", str(small_source), "--home", str(tmp_path / "home"))
+    assert result.returncode == 1
+    assert "another run (process" in the_one_line(result)
+
+
+def test_a_refused_file_fails_the_run_after_the_others_are_loaded(millrace: Run, tmp_path: Path) -> None:
+    row = {"id": "a", "author": "u", "written": "2026-01-01", "text": "fine"}
+    (tmp_path / "good.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "half.jsonl.gz").write_bytes(b"\x1f\x8b\x08\x00half")
+    record = "record: {record_id: id, author_id: author, event_timestamp: written, text: text}"
+    (tmp_path / "source.yaml").write_text(f"name: x\nuri: '*.jsonl*'\nknown: at_event\n{record}\n")
+    result = millrace("run", "--source", "source.yaml", "--home", "home", "--plain")
+    assert result.returncode == 1
+    assert "half.jsonl.gz: refused" in the_one_line(result)
+    assert Warehouse(Settings(home=tmp_path / "home")).n_rows("staging.records") == 1
+
+
+def test_help_is_light_and_teaches(millrace: Run) -> None:
+    script = "import sys, flows.cli; print(*[name for name in ('prefect', 'feast', 'pandera', 'polars', 'duckdb') if name in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == ""
+    for command in ("run", "status", "quarantine", "features", "train-demo", "serve"):
+        result = millrace(command, "--help")
+        assert result.returncode == 0
+        assert len(result.stdout.splitlines()) > 5
+
+
+def test_features_lists_every_feature(millrace: Run) -> None:
+    result = millrace("features")
+    assert result.returncode == 0
+    assert "positive_ratio_28d" in result.stdout
+    assert "unique_word_ratio" in result.stdout
+
+
+def test_quarantine_round(millrace: Run, tmp_path: Path) -> None:
+    rows = [
+        {"id": str(n), "author": "u", "written": written, "text": "secret words"} for n, written in enumerate(["2026-01-01", "01.02.2026"])
+    ]
+    (tmp_path / "notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = "record: {record_id: id, author_id: author, text: text, event_timestamp: "
+    source = tmp_path / "source.yaml"
+    source.write_text(f"name: notes\nuri: notes.jsonl\nknown: at_load\n{record} written}}\n")
+    run = ("run", "--source", "source.yaml", "--home", "home", "--plain")
+    assert millrace(*run).returncode == 0
+    listed = millrace("quarantine", "list", "--home", "home")
+    assert "not_a_time" in listed.stdout
+    shown = millrace("quarantine", "show", "--home", "home")
+    assert "notes.jsonl, row 2: event_timestamp: not_a_time" in shown.stdout
+    assert "secret" not in listed.stdout + shown.stdout
+    assert "secret" in millrace("quarantine", "show", "--home", "home", "--payload").stdout
+    mended = "\"coalesce(try_cast(written as timestamp), try_strptime(written, '%d.%m.%Y'))\""
+    source.write_text(f"name: notes\nuri: notes.jsonl\nknown: at_load\n{record} {mended}}}\n")
+    replayed = millrace("quarantine", "replay", "--source", "source.yaml", "--home", "home")
+    assert "1 tried: 1 staged" in replayed.stdout, replayed.stderr
+    assert "1 rows" in millrace(*run).stdout
+    assert "Everything adds up" in millrace("status", "--home", "home").stdout
+
+
+def test_help_answers_at_once() -> None:
+    """Not a timing: what `--help` costs beyond Python's own start is counted in CPU seconds of the child, with a wide margin."""
+    import resource
+
+    def cost(*arguments: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert cost("-m", "flows.cli", "--help") - cost("-c", "pass") < 0.3

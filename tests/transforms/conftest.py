@@ -1,0 +1,75 @@
+"""Fixtures of the first half of the pipeline: rows of a tiny source, load and stage them, look into the tables."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transforms.accounting import recount
+from transforms.ingest import ingest
+from transforms.prepare import Account, prepare
+from transforms.source import Source
+from transforms.warehouse import Warehouse
+
+INSTANT = "2026-01-01T10:00:00Z"
+Query = Callable[..., list[tuple[Any, ...]]]
+
+
+@pytest.fixture(scope="session")
+def note() -> Callable[..., bytes]:
+    """Make one good JSONL row, as `make_source` maps it; what matters to a test is given, the rest has defaults."""
+
+    def make(record_id: object = "r1", **changes: object) -> bytes:
+        row = {"id": record_id, "author": "ann", "subject": "tea", "written": INSTANT, "known": INSTANT, "text": "hi", "label": None}
+        return json.dumps({**row, **changes}).encode()
+
+    return make
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Write rows to a file, a line feed after each."""
+
+    def run(name: str, *rows: bytes) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(row + b"\n" for row in rows))
+        return path
+
+    return run
+
+
+@pytest.fixture
+def stage(warehouse: Warehouse) -> Callable[[Source], Account]:
+    """Load and stage a source; every load must add up."""
+
+    def run(source: Source) -> Account:
+        ingest(source, warehouse)
+        account = prepare(source, warehouse)
+        assert recount(warehouse)["adds_up"].all()
+        return account
+
+    return run
+
+
+@pytest.fixture
+def query(warehouse: Warehouse) -> Query:
+    """Ask the tables in SQL."""
+
+    def run(sql: str, **parameters: object) -> list[tuple[Any, ...]]:
+        with warehouse.connect() as connection:
+            return connection.execute(sql, parameters or None).fetchall()
+
+    return run
+
+
+@pytest.fixture
+def rejections(query: Query) -> Callable[[], dict[int, str]]:
+    """Tell what is in quarantine: `column:rule` by row number."""
+
+    def run() -> dict[int, str]:
+        return dict(query("""select row_number, "column" || ':' || rule from quarantine.records"""))
+
+    return run
