@@ -80,9 +80,10 @@ def training_set(spine: "Spine", features: "Sequence[str] | str", home: Path | s
     references: Any = feature_store.get_feature_service(features) if isinstance(features, str) else list(features)
     with warehouse.connect() as connection:
         table = _arrow(spine, connection)
-    versions = warehouse.versions()
-    job = feature_store.get_historical_features(table, references, full_feature_names=True)
-    frame = pl.DataFrame(job.to_arrow())
+    versions: dict[str, int] = {}
+    while versions != warehouse.versions():  # a commit in between would make the lock name other tables than were joined
+        versions = warehouse.versions()
+        frame = pl.DataFrame(feature_store.get_historical_features(table, references, full_feature_names=True).to_arrow())
     lock = {
         "spine": _digest(table),
         "features": features if isinstance(features, str) else list(features),

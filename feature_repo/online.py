@@ -75,6 +75,7 @@ def materialize(warehouse: Warehouse, now: datetime, report: Callable[[str, int,
 
     store = FeatureStore(config=repo_config(warehouse.settings.root))
     for view in due:
+        report(f"online {view.view}", 0, 0)
         with _quiet():
             store.materialize(start_date=view.start, end_date=now, feature_views=[view.view])
         done = _state(warehouse).get("materialized", {})

@@ -19,6 +19,9 @@ from transforms.warehouse import AlreadyPublishedError, Warehouse
 
 VIEWS: tuple[type[Contract], ...] = (RecordQuality, AuthorActivity, SubjectActivity)
 TRANSACTION = "featurize"
+ZERO_WEIGHTS = """
+    0 as n_words, 0 as n_characters, 0 as n_positive, 0 as weight_1d, 0 as weight_7d, 0 as weight_28d, 0 as weight_lifetime
+"""
 
 
 def view_name(contract: type[Contract]) -> str:
@@ -79,6 +82,12 @@ def activity_rows(
     connection.execute(f"create view touched as {model('features/touched_entities')}")
     touched = "true" if is_first else f"{entity} in (select touched.{entity} from touched)"
     changes = f"select *, {entity} as entity_id from record_changes where {entity} is not null and {touched}"
+    if not is_first:  # an instant that was published and is none any more must not keep what was true of it then
+        changes += f"""
+            union all by name
+            select distinct {entity} as entity_id, epoch_us(event_timestamp) as instant_us, {ZERO_WEIGHTS}
+            from features.{name} where {touched}
+        """
     connection.execute(f"create view entity_changes as {changes}")
     connection.execute(f"create view entity_activity as {model('features/entity_activity')}")
     columns = [column for column in contract.arrow_schema().names if column != "created_timestamp"]

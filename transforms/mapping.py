@@ -36,20 +36,20 @@ def candidates_sql(source: Source) -> str:
     Only the source's own expressions and names of fields enter the text, each checked when the source was loaded.
     """
     mapped = {name: _guarded(expression) for name, expression in source.expressions().items()}
-    known = {"at_load": "origin.loaded_timestamp", "at_event": "event_timestamp"}
+    known = {"at_load": "origin__.loaded_timestamp", "at_event": "event_timestamp"}
     known_text = f"({mapped['known_timestamp']})::varchar" if isinstance(source.known, KnownColumn) else "null::varchar"
     known_timestamp = _time("known_text") if isinstance(source.known, KnownColumn) else known[source.known]
     return f"""
 with parsed as (
     select
-        struct_pack(load_id, source, source_uri, row_number, loaded_timestamp, document, rejection) as origin,
+        struct_pack(load_id, source, source_uri, row_number, loaded_timestamp, document, rejection) as origin__,
         unnest(json_transform(case when rejection is null then document end, $structure))
     from documents
 ),
 
 mapped as (
     select
-        origin,
+        origin__,
         ({mapped["record_id"]})::varchar as record_id_,
         ({mapped["author_id"]})::varchar as author_id_,
         ({mapped["subject_id"]})::varchar as subject_id_,
@@ -92,11 +92,11 @@ select
         coalesce(author_id_, chr(0)), coalesce(subject_id_, chr(0)), coalesce(epoch_us(event_timestamp)::varchar, chr(0)),
         coalesce(text_, chr(0)), coalesce(label_, chr(0)), coalesce(attributes, chr(0)), is_tombstone_::varchar
     )) as content_digest,
-    origin.source,
-    origin.load_id,
-    origin.source_uri,
-    origin.row_number,
-    origin.loaded_timestamp,
+    origin__.source,
+    origin__.load_id,
+    origin__.source_uri,
+    origin__.row_number,
+    origin__.loaded_timestamp,
     rejection."column" as rejected_column,
     rejection.rule as rejected_rule,
     rejection."value" as rejected_value
@@ -167,21 +167,22 @@ def _attributes(source: Source) -> str:
     )
     paths = ", ".join(_path(name) for name in source.attributes)
     return (
-        f"list_transform([json_extract(case when origin.rejection is null then origin.document end, [{paths}])], "
+        f"list_transform([json_extract(case when origin__.rejection is null then origin__.document end, [{paths}])], "
         f"lambda values_: json_object({pairs})::varchar)[1]"
     )
 
 
 def _rejection(source: Source) -> str:
     """Compose the first reason against a candidate: its document, a nested value where text is due, a time that is none."""
+    columns = {name: _path(text.strip().strip('"')) for name, text in source.record.model_dump().items() if _is_column(text)}
     nested = "\n        ".join(
-        f"when {name}_[1] in ('{{', '[') and json_type(origin.document, {_path(expression.strip().strip(chr(34)))}) in ('OBJECT', 'ARRAY') "
+        f"when {name}_[1] in ('{{', '[') and json_type(origin__.document, {path}) in ('OBJECT', 'ARRAY') "
         f"then {_reason(name, 'not_text', f'{name}_')}"
-        for name, expression in source.record.model_dump().items()
-        if name != "event_timestamp" and _is_column(expression)
+        for name, path in columns.items()
+        if name != "event_timestamp"
     )
     return f"""case
-        when origin.rejection is not null then {_reason("payload", "", "origin.document", "origin.rejection")}
+        when origin__.rejection is not null then {_reason("payload", "", "origin__.document", "origin__.rejection")}
         {nested}
         when event_timestamp is null and event_text is not null then {_reason("event_timestamp", "not_a_time", "event_text")}
         when known_timestamp is null and known_text is not null then {_reason("known_timestamp", "not_a_time", "known_text")}

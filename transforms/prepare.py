@@ -57,17 +57,24 @@ def prepare(source: Source, warehouse: Warehouse) -> Account:
         warehouse.create(contract)
     if is_prepared(source, warehouse):
         return Account()
-    transaction = f"prepare:{source.name}"
-    version = warehouse.versions()[RawRecord.relation()]
-    consumed = warehouse.consumed(StagedRecord.relation(), transaction)
+    newest = warehouse.versions()[RawRecord.relation()]
+    begun = warehouse.consumed(QuarantinedRecord.relation(), _transaction(source))
+    is_interrupted = warehouse.consumed(StagedRecord.relation(), _transaction(source)) < begun < newest
+    accounts = [_prepare_until(version, source, warehouse) for version in ([begun, newest] if is_interrupted else [newest])]
+    return Account(*map(sum, zip(*accounts, strict=True)))
+
+
+def _prepare_until(version: int, source: Source, warehouse: Warehouse) -> Account:
+    """Stage what arrived up to a version of raw. A killed run is finished at its own version, for some of it is committed."""
+    consumed = warehouse.consumed(StagedRecord.relation(), _transaction(source))
+    arrived = set(warehouse.files(RawRecord.relation(), since=consumed)) - set(warehouse.files(RawRecord.relation(), since=version))
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
-        files = warehouse.files(RawRecord.relation(), since=consumed)
-        warehouse.create_view(connection, "arrived", files, RawRecord.arrow_schema())
+        warehouse.create_view(connection, "arrived", sorted(arrived), RawRecord.arrow_schema())
         connection.execute("set variable source = $name", {"name": source.name})
         connection.execute("create view incoming as select * from arrived where source = getvariable('source')")
         spool = scratch / "accepted.arrow"
         split(connection, source, warehouse, spool)
-        transactions = {transaction: version}
+        transactions = {_transaction(source): version}
         accounts = account(connection, source)
         publish_once(warehouse, QuarantinedRecord, quarantined(connection, warehouse), transactions)
         publish_once(warehouse, AccountedFile, iter(accounts.to_arrow().to_batches()), transactions)
@@ -75,10 +82,14 @@ def prepare(source: Source, warehouse: Warehouse) -> Account:
     return total(accounts)
 
 
+def _transaction(source: Source) -> str:
+    return f"prepare:{source.name}"
+
+
 def is_prepared(source: Source, warehouse: Warehouse) -> bool:
     """Whether all raw rows have been through `prepare` for this source."""
     version = warehouse.versions().get(RawRecord.relation(), -1)
-    return warehouse.consumed(StagedRecord.relation(), f"prepare:{source.name}") == version
+    return warehouse.consumed(StagedRecord.relation(), _transaction(source)) == version
 
 
 def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, spool: Path) -> None:
@@ -156,8 +167,7 @@ def _create_documents(connection: duckdb.DuckDBPyConnection, source: Source, war
         sql = model("staging/decoded").replace("$max_record_bytes", "getvariable('max_record_bytes')")
         connection.execute(f"create view decoded as {sql}")
     else:
-        cursor = connection.cursor()  # reads while `connection` runs the query over what is read; has settings of its own
-        cursor.execute("set timezone = 'UTC'")
+        cursor = connection.cursor()  # reads while `connection` runs the query over what is read; has variables of its own
         cursor.execute("set variable source = $name", {"name": source.name})
         raw = cursor.sql("select * from incoming").to_arrow_reader(warehouse.settings.batch_rows)
         connection.register("decoded", pa.RecordBatchReader.from_batches(DECODED, decode_rows(raw, source, limit)))

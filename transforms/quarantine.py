@@ -3,7 +3,7 @@
 from typing import Any
 
 import polars as pl
-from deltalake import write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from transforms.errors import MillraceError
 from transforms.prepare import Account, account, kept_versions, publish_once, quarantined, split, total
@@ -29,25 +29,35 @@ def show(warehouse: Warehouse, rule: str | None, limit: int) -> list[dict[str, A
     if warehouse.table(RELATION) is None:
         return []
     with warehouse.connect() as connection:
-        rows: pl.DataFrame = connection.sql(f"select * from {RELATION}").pl().filter(pl.lit(rule is None) | (pl.col("rule") == rule))
-    return rows.sort("source_uri", "row_number").head(limit).to_dicts()
+        rows: pl.DataFrame = connection.sql(model("staging/quarantine_rows"), params={"rule": rule, "n_rows": limit}).pl()
+    return rows.to_dicts()
 
 
 def replay(source: Source, warehouse: Warehouse) -> Account:
     """Hold a source's rejected rows against its mapping and rules as they are now.
 
     What passes moves to staging (or counts as a duplicate), the rest stays with the rule it breaks now. `read` of the
-    account is how many were tried. A replay that is killed is finished by the next: staging and the accounting commit once
-    for the quarantine's version, which the last commit raises.
+    account is how many were tried. A replay that was killed is finished first, on the rows that were in quarantine then.
     """
     table = warehouse.table(RELATION)
     if table is None:
         message = f"{warehouse.settings.root}: nothing was ever quarantined here"
         raise MillraceError(message)
-    transactions = {f"replay:{source.name}": table.version()}
+    begun = warehouse.consumed(AccountedFile.relation(), _transaction(source))
+    if warehouse.consumed(RELATION, _transaction(source)) < begun < table.version():
+        _replay_until(begun, source, warehouse)
+    return _replay_until(warehouse.versions()[RELATION], source, warehouse)
+
+
+def _replay_until(version: int, source: Source, warehouse: Warehouse) -> Account:
+    """Replay what was in quarantine at one of its versions; accounting, staging and quarantine each note that they have it."""
+    transactions = {_transaction(source): version}
+    table = DeltaTable(str(warehouse.folder(RELATION)))
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
+        files = DeltaTable(str(warehouse.folder(RELATION)), version=version).file_uris()
+        warehouse.create_view(connection, "tried", files, QuarantinedRecord.arrow_schema())
         connection.execute("set variable source = $name", {"name": source.name})
-        connection.execute(f"create view incoming as select * from {RELATION} where source = getvariable('source')")
+        connection.execute("create view incoming as select * from tried where source = getvariable('source')")
         spool = scratch / "accepted.arrow"
         split(connection, source, warehouse, spool)
         tried = account(connection, source)
@@ -56,11 +66,17 @@ def replay(source: Source, warehouse: Warehouse) -> Account:
         if moves.height:
             publish_once(warehouse, AccountedFile, iter(moves.to_arrow().to_batches()), transactions)
             publish_once(warehouse, StagedRecord, kept_versions(connection, spool), transactions)
-        left = pl.concat([pl.DataFrame(batch) for batch in quarantined(connection, warehouse)] or [_none()])
+        still_rejected = [pl.DataFrame(batch) for batch in quarantined(connection, warehouse)]
+        left = pl.concat([_none(), *still_rejected, connection.sql(model("staging/untried")).pl()])
     QuarantinedRecord.gate(left)
     rows = left.to_arrow().cast(QuarantinedRecord.arrow_schema())
-    write_deltalake(table, rows, mode="overwrite", predicate=f"source = '{source.name}'")
+    done = CommitProperties(app_transactions=[Transaction(*item) for item in transactions.items()])
+    write_deltalake(table, rows, mode="overwrite", predicate=f"source = '{source.name}'", commit_properties=done)
     return total(tried)
+
+
+def _transaction(source: Source) -> str:
+    return f"replay:{source.name}"
 
 
 def _none() -> pl.DataFrame:

@@ -181,11 +181,34 @@ class AlreadyPublishedError(Exception):
 
 
 class _PartWriter:
-    """Audits batches and writes them as zstd Parquet files of bounded size, one batch behind, while the next is computed."""
+    """Audits batches and writes them as zstd Parquet files of bounded size, in two threads, while the next is computed.
+
+    Encoding is what writing costs, and one thread of it kept the other core waiting. A second file is begun only where
+    the first cannot keep up.
+    """
+
+    def __init__(self, folder: Path, contract: type[Contract]) -> None:
+        self.n_rows = 0
+        self._lanes = [_Lane(folder, contract), _Lane(folder, contract)]
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        lane = next((lane for lane in self._lanes if lane.is_idle), self._lanes[self.n_rows % 2])
+        lane.write(batch)
+        self.n_rows += batch.num_rows
+
+    def close(self) -> list[AddAction]:
+        return [action for lane in self._lanes for action in lane.close()]
+
+    def discard(self) -> None:
+        for lane in self._lanes:
+            lane.discard()
+
+
+class _Lane:
+    """One of a writer's threads, with the files it writes one after the other."""
 
     def __init__(self, folder: Path, contract: type[Contract]) -> None:
         self.folder, self.contract, self.schema = folder, contract, contract.arrow_schema()
-        self.n_rows = 0
         self._actions: list[AddAction] = []
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
@@ -193,10 +216,13 @@ class _PartWriter:
         self._path: Path | None = None
         self._rows_of_part = 0
 
+    @property
+    def is_idle(self) -> bool:
+        return self._pending is None or self._pending.done()
+
     def write(self, batch: pa.RecordBatch) -> None:
         self._wait()
         self._pending = self._thread.submit(self._write, batch)
-        self.n_rows += batch.num_rows
 
     def close(self) -> list[AddAction]:
         self._wait()

@@ -6,7 +6,7 @@ earlier row of its key; a table of change points has too many of those. Here the
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -270,7 +270,8 @@ def asof_sql(view: FeatureView, features: list[str], relation: str) -> str:
     keys = [(columns.get(key, key), spine_key) for key, spine_key in zip(view.join_keys, _spine_keys(view), strict=True)]
     created = f"order by {_name(source.created_timestamp_column)} desc" if source.created_timestamp_column else ""
     row_keys = [_name(key) for key, _ in keys]
-    lives = f"and spine.instant - feature_rows.instant <= interval '{view.ttl.total_seconds()} seconds'" if view.ttl else ""
+    ttl = f"interval '{view.ttl // timedelta(microseconds=1)} microseconds'" if view.ttl else ""
+    lives = f"and spine.instant - feature_rows.instant <= {ttl}" if ttl else ""
     values = ",\n    ".join(
         f"case when feature_rows.instant is not null {lives} then feature_rows.{_name(column)} end as {_name(feature)}"
         for feature, column in ((feature, columns.get(feature, feature)) for feature in features)

@@ -150,7 +150,8 @@ def activity(versions: Sequence[Version], level: str, entity: str, instant: int)
     """An entity's activity at an instant, by the definition."""
     mine = [v for v in counting(versions, instant) if getattr(v, level) == entity]
     have_counted = [v for v in versions if getattr(v, level) == entity and v in counting(versions, min(instant, v.effective + 1))]
-    expected: dict[str, Any] = {"first_event_timestamp": min((v.event for v in have_counted), default=None)}
+    # to the second: what Feast serves online, and so what may be trained on
+    expected: dict[str, Any] = {"first_event_timestamp": min((v.event // 1_000_000 * 1_000_000 for v in have_counted), default=None)}
     for window in (*WINDOWS, "lifetime"):
         inside = [v for v in mine if in_window(v, window, instant)]
         expected[f"n_records_{window}"] = len(inside)
@@ -231,7 +232,7 @@ def by_known(versions: Sequence[Version]) -> list[Version]:
 # --- (1) right by the definition ---
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(HISTORIES, st.lists(st.integers(-DAY, 80 * DAY), max_size=5))
 def test_activity_and_quality_are_as_defined_at_any_instant(
     new_home: Callable[[], Warehouse], versions: list[Version], more: list[int]
@@ -245,7 +246,7 @@ def test_activity_and_quality_are_as_defined_at_any_instant(
 def test_record_counts_from_the_microsecond_after_it_is_known(new_home: Callable[[], Warehouse]) -> None:
     rows = by_entity(run(new_home(), [version("r", known=5)]), "author_activity")["u"]
     assert row_at(rows, START + 5) is None
-    assert [row["event_timestamp"] - START for row in rows][0] == 6
+    assert rows[0]["event_timestamp"] == START + 6
 
 
 def test_record_leaves_a_window_at_the_next_hop_after_it(new_home: Callable[[], Warehouse]) -> None:
@@ -276,13 +277,14 @@ def test_record_that_changes_its_author_moves_with_its_words(new_home: Callable[
     versions = [version("r", known=0, author="u1"), version("r", known=HOUR, author="u2", text="now three words")]
     found = by_entity(run(new_home(), versions), "author_activity")
     at = START + HOUR + 1
-    assert [row["n_words_lifetime"] for row in (row_at(found["u1"], at - 1), row_at(found["u1"], at), row_at(found["u2"], at)) if row] == [2, 0, 3]
+    stands = [row_at(found["u1"], at - 1), row_at(found["u1"], at), row_at(found["u2"], at)]
+    assert [row["n_words_lifetime"] for row in stands if row] == [2, 0, 3]
 
 
 # --- (2) increments ---
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(HISTORIES, st.lists(st.integers(1, 8), min_size=1, max_size=2))
 # an older version, announced for later, is taken out or changes hands before it counts
 @example([version("r", known=0, event=2 * HOUR), version("r", known=HOUR, text=None)], [1])
@@ -296,7 +298,7 @@ def test_increments_in_order_of_knowledge_equal_a_rebuild(
         assert newest(grown, view).rows(named=True) == newest(rebuilt, view).rows(named=True)
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(HISTORIES, st.lists(st.integers(1, 8), min_size=1, max_size=2))
 # a version from between comes last and shifts when the older one ends; another record comes with it
 @example([version("r", 0), version("r", 3 * HOUR, text=None), version("r", HOUR, author="v"), version("q", 2 * HOUR)], [2])
@@ -312,7 +314,7 @@ def test_increments_in_any_order_have_the_values_of_a_rebuild(
 # --- (3) a live source only appends ---
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(HISTORIES, st.integers(1, 8))
 def test_increment_of_a_live_source_adds_rows_from_its_arrival_on(
     new_home: Callable[[], Warehouse], versions: list[Version], at: int
@@ -357,7 +359,8 @@ def test_failing_gate_names_the_rule_and_leaves_nothing(new_home: Callable[[], W
     monkeypatch.setattr("transforms.featurize.score_quality", too_many_digits)
     stage(warehouse, [version("r2", HOUR), version("r3", HOUR)])
     versions, files, rows = warehouse.versions(), set(folder.rglob("*.parquet")), rows_of(warehouse, "record_quality")
-    with pytest.raises(GateError, match=r"features\.record_quality: 2 rows .* break digit_ratio: less_than_or_equal_to\(1\).*nothing was committed"):
+    rule = r"features\.record_quality: 2 rows .* break digit_ratio: less_than_or_equal_to\(1\).*nothing was committed"
+    with pytest.raises(GateError, match=rule):
         featurize(warehouse, NOW + timedelta(days=1))
     assert warehouse.versions() == versions
     assert set(folder.rglob("*.parquet")) == files

@@ -85,7 +85,7 @@ class _Activity(Contract):
     event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = _instant("From when on the values hold, until the next row.")
     created_timestamp: Annotated[pl.Datetime, "us", "UTC"] = _instant("When the row was computed.")
     first_event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
-        nullable=True, description="When the earliest record known so far was written; null if none has counted yet."
+        nullable=True, description="When the earliest record known so far was written, to the second; null if none has counted yet."
     )
     n_records_1d: int = _count(_of("Records", "1d"))
     n_records_7d: int = _count(_of("Records", "7d"))

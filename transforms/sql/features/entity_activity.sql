@@ -73,6 +73,7 @@ select
     n_positive_28d::double / nullif(n_records_28d, 0) as positive_ratio_28d,
     n_positive_lifetime::double / nullif(n_records_lifetime, 0) as positive_ratio_lifetime,
     -- timestamps
-    make_timestamptz(first_event_us) as first_event_timestamp,
+    -- whole seconds: Feast's online stores keep no finer, and a value served must be the value trained on
+    make_timestamptz(first_event_us // 1000000 * 1000000) as first_event_timestamp,
     make_timestamptz(instant_us) as event_timestamp
 from running

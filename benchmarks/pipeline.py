@@ -1,0 +1,380 @@
+"""How fast the pipeline is and how much memory it takes, beside a limit measured in the same run.
+
+The limit is Polars: read the same lines, write them as zstd Parquet. Each stage runs in a fresh process, so that its
+peak memory is its own, and its clock starts after its imports. This process imports nothing heavy and takes only plain
+values back: on Linux a child's peak begins at what its parent held when it was started.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+FLOORS = Path(__file__).with_name("floors.json")
+BEGIN, END = "<!-- pipeline:begin -->", "<!-- pipeline:end -->"
+LIBRARIES = ("polars", "duckdb", "pyarrow", "deltalake", "pandera", "numpy")
+SMALL_ROWS = 100_000
+MAX_ROWS_OF_A_FILE = 200_000
+# Polars aborts at a line that is no JSON, so the data that is timed has broken values only; they are counted on data that has both
+TIMED = ("--badline", "0", "--badvalue", "0.003")
+COUNTED = ("--rows", "50000", "--chunk", "10000", "--badline", "0.002", "--badvalue", "0.003", "--rng", "7")
+PREAMBLE = """# Benchmarks
+
+How fast, and how much memory, beside what the machine could do at best. `make bench` runs all of it small and holds it against
+`benchmarks/floors.json`: exact counts, and ceilings with room for a noisy machine.
+
+"""
+ABOUT = """measure the pipeline, source to features, beside Polars writing the same lines as Parquet
+
+Needs the data tool and the commits it starts from: ../shared beside the project, or the folder in MILLRACE_SHARED.
+Data and homes lie in a temp folder (TMPDIR says where; about 1 GB for a million records) that is removed at the end.
+"""
+EXAMPLES = """examples:
+  benchmarks/pipeline.py --small                        100,000 records, under a minute
+  benchmarks/pipeline.py --small --check                as `make bench` does: counts and ceilings of floors.json
+  benchmarks/pipeline.py --write docs/benchmarks.md     a million records; on a quiet machine
+  benchmarks/pipeline.py --rows 1_000_000 4_000_000     also how the peak grows
+
+A stage's line: its seconds, records a second, peak memory of its process, and its seconds over the limit's.
+"""
+
+
+class Measured(NamedTuple):
+    """What one process took; `made` is what it has to tell, as plain values."""
+
+    seconds: float
+    peak_mb: float
+    made: Any = None
+
+
+class Goal(NamedTuple):
+    """One goal, what was reached, and whether that meets it."""
+
+    name: str
+    reached: str
+    goal: str
+    is_met: bool
+
+
+class Result(NamedTuple):
+    """A run over `rows` records."""
+
+    rows: int
+    limit: Measured
+    stages: dict[str, Measured]
+
+    @property
+    def seconds(self) -> float:
+        """Source to features."""
+        return sum(self.stages[name].seconds for name in ("ingest", "prepare", "featurize"))
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """What floors.json has a ceiling for."""
+        raw_and_staging = self.stages["ingest"].seconds + self.stages["prepare"].seconds
+        return {
+            "raw_and_staging_over_limit": raw_and_staging / self.limit.seconds,
+            "features_over_limit": self.stages["featurize"].seconds / self.limit.seconds,
+            "peak_mb": max(stage.peak_mb for stage in self.stages.values()),
+        }
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    expand = find_expand()
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
+        counts = count(expand, Path(folder)) if arguments.check else {}
+        results = [run(expand, Path(folder), rows, arguments.repeat) for rows in arguments.rows]
+    report = describe(results, load)
+    print(report)
+    if arguments.write:
+        write(arguments.write, report)
+    missed = misses(counts, results[0]) if arguments.check else []
+    for line in missed:
+        print(line, file=sys.stderr)
+    if arguments.check and not missed:
+        print(f"counts and ceilings hold: {', '.join(f'{name} {n:,}' for name, n in counts.items())}")
+    return 1 if missed else 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=ABOUT, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--rows", type=positive, nargs="+", default=[1_000_000], metavar="N", help="records (1_000_000); each N is one run")
+    size.add_argument("--small", action="store_const", dest="rows", const=[SMALL_ROWS], help=f"{SMALL_ROWS:,} records")
+    parser.add_argument(
+        "--repeat", type=positive, default=1, metavar="N", help="run all stages N times, in fresh homes; keep the fastest (1)"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="with --small: fail where counts differ from floors.json or a ceiling is broken"
+    )
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this Markdown page, e.g. docs/benchmarks.md")
+    arguments = parser.parse_args()
+    if arguments.check and arguments.rows != [SMALL_ROWS]:
+        parser.error("--check goes with --small: the ceilings in floors.json are those of a small run")
+    return arguments
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1 on; argparse makes a line of the error."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def find_expand() -> Path:
+    """Find the data tool, or end with one line."""
+    shared = Path(os.environ.get("MILLRACE_SHARED") or ROOT.parent / "shared")
+    tool = shared / "tools" / "expand.py"
+    if not tool.is_file():
+        sys.exit(f"{tool}: is not there; set MILLRACE_SHARED to the folder that holds tools/expand.py and data/commits")
+    return tool
+
+
+def count(expand: Path, folder: Path) -> dict[str, int]:
+    """Prepare the fixed data, which has broken lines too, and count what became of its rows."""
+    with lend(folder, "counted") as data, lend(folder, "home") as home:
+        rows = generate(expand, data, *COUNTED)
+        measure(stage_ingest, data, home)
+        account = measure(stage_prepare, data, home).made
+    return {"rows": rows, **account}
+
+
+def run(expand: Path, folder: Path, rows: int, repeat: int) -> Result:
+    """Measure the limit, then limit and stages by turns: the best limit, the fastest chain."""
+    with lend(folder, "timed") as data:
+        generated = generate(expand, data, "--rows", str(rows), "--chunk", str(min(MAX_ROWS_OF_A_FILE, -(-rows // 5))), *TIMED)
+        limits, chains = [run_limit(data, folder)], []
+        for _ in range(repeat):
+            chains.append(run_stages(data, folder, generated))
+            limits.append(run_limit(data, folder))
+    limit = min(limits, key=lambda measured: measured.seconds)
+    return min((Result(generated, limit, stages) for stages in chains), key=lambda result: result.seconds)
+
+
+def run_limit(data: Path, folder: Path) -> Measured:
+    """Measure the limit once; its Parquet file is removed again."""
+    with lend(folder, "limit") as out:
+        return measure(stage_limit, data, out)
+
+
+def run_stages(data: Path, folder: Path, rows: int) -> dict[str, Measured]:
+    """Run every stage in a fresh home; a run that lost a row has no speed."""
+    stages = {"ingest": stage_ingest, "prepare": stage_prepare, "featurize": stage_featurize, "nothing new": stage_nothing_new}
+    with lend(folder, "home") as home:
+        measured = {name: measure(stage, data, home) for name, stage in stages.items()}
+    if measured["prepare"].made["read"] != rows:
+        sys.exit(f"{measured['prepare'].made['read']:,} rows were read where {rows:,} were made")
+    return measured
+
+
+@contextmanager
+def lend(folder: Path, name: str) -> Iterator[Path]:
+    """Lend a new folder, removed at the end."""
+    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=folder) as lent:
+        yield Path(lent)
+
+
+def generate(expand: Path, out: Path, *options: str) -> int:
+    """Make data of real commits; the number of records made."""
+    say(f"making data: {' '.join(options)}")
+    commits = expand.parents[1] / "data" / "commits" / "*.zst"
+    seed = f"commits={commits},text=message,entity=author_id,label=repo,time=authored_at"
+    made = subprocess.run([sys.executable, expand, "--out", out, "--seed", seed, *options], capture_output=True, text=True, check=False)
+    if made.returncode:
+        sys.exit(f"{expand.name} failed: {(made.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    return int(json.loads((out / "manifest.json").read_text("utf-8"))["rows"])
+
+
+def measure(stage: Callable[[Path, Path], Measured], data: Path, folder: Path) -> Measured:
+    """Run a stage in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        measured = pool.submit(stage, data, folder).result()
+    say(f"{stage.__name__.removeprefix('stage_')}: {measured.seconds:.2f} s, {measured.peak_mb:,.0f} MB")
+    return measured
+
+
+def say(line: str) -> None:
+    """Show that something is going on, beside the output."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def clock(work: Callable[[], Any]) -> Measured:
+    """Time work in this process, with the peak memory of the process."""
+    start = time.perf_counter()
+    made = work()
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Measured(seconds, peak * (1 if sys.platform == "darwin" else 1024) / 1e6, made)
+
+
+def stage_limit(data: Path, out: Path) -> Measured:
+    """What any pipeline that parses and keeps the lines must do."""
+    import polars as pl
+
+    lines = pl.scan_ndjson(sorted(data.glob("*.jsonl")))
+    return clock(lambda: lines.sink_parquet(out / "records.parquet", compression="zstd"))
+
+
+def stage_ingest(data: Path, home: Path) -> Measured:
+    """source -> raw."""
+    from transforms.ingest import ingest
+
+    source, warehouse = open_home(data, home)
+    return clock(lambda: ingest(source, warehouse)._asdict())
+
+
+def stage_prepare(data: Path, home: Path) -> Measured:
+    """raw -> staging and quarantine."""
+    from transforms.prepare import prepare
+
+    source, warehouse = open_home(data, home)
+    return clock(lambda: prepare(source, warehouse)._asdict())
+
+
+def stage_featurize(data: Path, home: Path) -> Measured:
+    """staging -> features."""
+    from transforms.featurize import featurize
+
+    _, warehouse = open_home(data, home)
+    return clock(lambda: featurize(warehouse, datetime.now(UTC)))
+
+
+def stage_nothing_new(data: Path, home: Path) -> Measured:
+    """All stages once more, with nothing to do."""
+    from transforms.featurize import featurize
+    from transforms.ingest import ingest
+    from transforms.prepare import prepare
+
+    source, warehouse = open_home(data, home)
+
+    def work() -> int:
+        loaded, account = ingest(source, warehouse), prepare(source, warehouse)
+        return loaded.rows_loaded + account.read + sum(featurize(warehouse, datetime.now(UTC)).values())
+
+    measured = clock(work)
+    if measured.made:
+        message = f"a second run made {measured.made:,} rows of nothing new"
+        raise RuntimeError(message)
+    return measured
+
+
+def open_home(data: Path, home: Path) -> tuple[Any, Any]:
+    """Map the generated fields to the canonical record; open the home."""
+    from transforms.settings import Settings
+    from transforms.source import KnownColumn, RecordMapping, Source
+    from transforms.warehouse import Warehouse
+
+    record = RecordMapping(
+        record_id="record_id", author_id="user_id", subject_id="label", event_timestamp="event_time", text="text", label="label"
+    )
+    source = Source(name="commits", uri=str(data / "*.jsonl"), known=KnownColumn(column="ingested_at"), record=record)
+    return source, Warehouse(Settings(home=home))
+
+
+def describe(results: list[Result], load: float) -> str:
+    """Tell what was measured, on what, as Markdown."""
+    command = shlex.join([".venv/bin/python", "benchmarks/pipeline.py", *sys.argv[1:]])
+    parts = ["## Pipeline", f"`{command}`", machine(load), *(stage_table(result) for result in results), goal_table(results)]
+    return "\n\n".join(parts)
+
+
+def machine(load: float) -> str:
+    """Name what the numbers were measured on, and how busy it was before."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    day = datetime.now(UTC).date()
+    hardware = f"{platform.machine()}, {cores} cores, {memory:.0f} GB of memory, load {load:.1f} before the start"
+    return f"{day}, {hardware}; Python {platform.python_version()}, {libraries}."
+
+
+def stage_table(result: Result) -> str:
+    """Lay out the stages of one run."""
+    lines = {"limit: Polars to zstd Parquet": result.limit, **result.stages}
+    rows = [stage_row(name, measured, result) for name, measured in lines.items()]
+    whole = Measured(result.seconds, result.ratios["peak_mb"])
+    rows.insert(-1, stage_row("source to features", whole, result))
+    return table([f"{result.rows:,} records", "seconds", "records/s", "peak MB", "x the limit"], rows)
+
+
+def stage_row(name: str, measured: Measured, result: Result) -> list[str]:
+    """Lay out one stage; a run with nothing to do has no records a second."""
+    speed = "" if name == "nothing new" else f"{result.rows / measured.seconds:,.0f}"
+    return [name, f"{measured.seconds:.2f}", speed, f"{measured.peak_mb:,.0f}", f"{measured.seconds / result.limit.seconds:.2f}"]
+
+
+def goal_table(results: list[Result]) -> str:
+    """Hold the first run against the goals, which are for a million records on two quiet cores."""
+    rows = [[goal.name, goal.reached, goal.goal, "yes" if goal.is_met else "no"] for goal in goals(results)]
+    return table([f"{results[0].rows:,} records", "reached", "goal", "met"], rows)
+
+
+def goals(results: list[Result]) -> list[Goal]:
+    """Hold what was reached against what was asked for; growth of the peak where there is a second run."""
+    first = results[0]
+    speed, ratio, peak = first.rows / first.seconds, first.ratios["raw_and_staging_over_limit"], first.ratios["peak_mb"]
+    reached = [
+        Goal("source to features, records/s", f"{speed:,.0f}", ">= 80,000", speed >= 80_000),
+        Goal("raw + staging, x the limit", f"{ratio:.2f}", "<= 5", ratio <= 5),
+        Goal("peak MB", f"{peak:,.0f}", "<= 4,000", peak <= 4_000),
+    ]
+    for other in results[1:]:
+        growth = other.ratios["peak_mb"] / peak
+        reached.append(Goal(f"peak at {other.rows:,}, x the first", f"{growth:.2f}", "<= 1.25", growth <= 1.25))
+    return reached
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Lay out a Markdown table, columns aligned so that it reads well as text too."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    ruler = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [
+        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        for row in [header, ruler, *rows]
+    ]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def write(page: Path, report: str) -> None:
+    """Put the report between the page's markers; at the page's end if it has none, in a new page if there is none."""
+    text = page.read_text("utf-8") if page.exists() else PREAMBLE
+    if BEGIN not in text:
+        text = f"{text.rstrip()}\n\n{BEGIN}\n{END}\n"
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    page.write_text(f"{before}{BEGIN}\n{report}\n{END}{after}", "utf-8")
+
+
+def misses(counts: dict[str, int], result: Result) -> list[str]:
+    """Hold counts (exactly) and ratios (as ceilings) against floors.json; a line for each miss."""
+    floors = json.loads(FLOORS.read_text("utf-8"))
+    wrong = [f"{name}: {counts[name]:,} rows, {due:,} are due" for name, due in floors["counts"].items() if counts[name] != due]
+    slow = [
+        f"{name}: {result.ratios[name]:.2f}, the ceiling is {ceiling}"
+        for name, ceiling in floors["ratios"].items()
+        if result.ratios[name] > ceiling
+    ]
+    return wrong + slow
+
+
+if __name__ == "__main__":
+    sys.exit(main())

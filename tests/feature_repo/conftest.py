@@ -1,0 +1,81 @@
+"""A small home of the sample, and homes of any staged records, ready for retrieval."""
+
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from feature_repo.online import apply
+from transforms.featurize import featurize
+from transforms.ingest import ingest
+from transforms.prepare import prepare
+from transforms.schemas.staging import StagedRecord
+from transforms.settings import Settings
+from transforms.source import load_source
+from transforms.sql import model
+from transforms.warehouse import Warehouse
+
+SOURCES = Path(__file__).parent.parent.parent / "sources"
+DAYS = ("2024-05-25", "2024-05-26", "2024-06-09")
+NOW = datetime(2024, 9, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    """Three days of the sample, staged, featurized and registered. Read only; its tests share it."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "data" / "cve_events").mkdir(parents=True)
+    for day in DAYS:
+        shutil.copy(SOURCES / "data" / "cve_events" / f"{day}.jsonl.zst", folder / "data" / "cve_events")
+    source = load_source(Path(shutil.copy(SOURCES / "cve_events.yaml", folder)))
+    warehouse = Warehouse(Settings(home=folder / "home"))
+    ingest(source, warehouse)
+    prepare(source, warehouse)
+    return ready(warehouse)
+
+
+@pytest.fixture(scope="session")
+def staged(small: Warehouse) -> pl.DataFrame:
+    """The small home's staged records."""
+    return pl.read_delta(str(small.folder("staging.records")))
+
+
+@pytest.fixture(scope="session")
+def spine(small: Warehouse) -> pl.DataFrame:
+    """Every record of the small home at the instant it was first known."""
+    with small.connect() as connection:
+        frame: pl.DataFrame = connection.sql(model("staging/first_known")).pl()
+    return frame
+
+
+@pytest.fixture
+def home_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[pl.DataFrame], Warehouse]:
+    """Make a home of staged records."""
+
+    def make(records: pl.DataFrame) -> Warehouse:
+        warehouse = Warehouse(Settings(home=tmp_path_factory.mktemp("home")))
+        return ready(_stage(warehouse, records))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stage() -> Callable[[Warehouse, pl.DataFrame], Warehouse]:
+    """Publish staged records to a home."""
+    return _stage
+
+
+def _stage(warehouse: Warehouse, records: pl.DataFrame) -> Warehouse:
+    table = records.to_arrow().cast(StagedRecord.arrow_schema())
+    warehouse.publish(StagedRecord, table.to_batches(), {})
+    return warehouse
+
+
+def ready(warehouse: Warehouse) -> Warehouse:
+    """Featurize and register."""
+    featurize(warehouse, NOW)
+    apply(warehouse)
+    return warehouse

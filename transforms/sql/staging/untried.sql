@@ -1,0 +1,11 @@
+-- untried: a source's rejected rows that came to quarantine after the version that is replayed.
+-- grain: load_id, source_uri, row_number
+-- reads: quarantine.records, incoming
+select records.*
+from quarantine.records
+anti join incoming
+    on
+        records.load_id = incoming.load_id
+        and records.source_uri = incoming.source_uri
+        and records.row_number = incoming.row_number
+where records.source = getvariable('source')
