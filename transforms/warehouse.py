@@ -35,6 +35,7 @@ RELATIONS = (
     "features.subject_activity",
 )
 ROWS_OF_A_FILE = 2_000_000
+COMMIT_TRIES = 4
 Report = Callable[[str, int, int], None]
 
 
@@ -157,23 +158,40 @@ class Warehouse:
         """
         table = self.create(contract)
         relation = contract.relation()
+        _refuse_repeat(table, relation, transactions)
         writer = _PartWriter(self.folder(relation), contract)
         try:
             for batch in batches:
                 writer.write(batch)
                 self.report(relation, batch.num_rows, batch.nbytes)
-            commit = CommitProperties(app_transactions=[Transaction(*item) for item in transactions.items()])
-            table.create_write_transaction([*writer.close()], "append", contract.arrow_schema(), commit_properties=commit)
-        except CommitFailedError as error:
-            writer.discard()
-            if "Concurrent transaction" not in str(error):
-                raise
-            message = f"{relation}: another run has just published the same input"
-            raise AlreadyPublishedError(message) from None
+            table = self._commit(table, contract, writer.close(), transactions)
         except BaseException:
             writer.discard()
             raise
         return Published(relation, writer.n_rows, table.version())
+
+    def _commit(self, table: DeltaTable, contract: type[Contract], actions: list[AddAction], transactions: Mapping[str, int]) -> DeltaTable:
+        """Commit; again on the newest version where another run came between, unless it published the same."""
+        commit = CommitProperties(app_transactions=[Transaction(*item) for item in transactions.items()])
+        for tries_left in reversed(range(COMMIT_TRIES)):
+            try:
+                table.create_write_transaction([*actions], "append", contract.arrow_schema(), commit_properties=commit)
+                break
+            except CommitFailedError:
+                # also where two runs make a table at the same moment: the second making is a commit of its own
+                table = self.create(contract)
+                _refuse_repeat(table, contract.relation(), transactions)
+                if not tries_left:
+                    raise
+        return table
+
+
+def _refuse_repeat(table: DeltaTable, relation: str, transactions: Mapping[str, int]) -> None:
+    """Look for the transactions in the open version; of itself, Delta sees a conflict only with commits after it."""
+    done = {name: table.transaction_version(name) for name in transactions}
+    if any(at is not None and at >= transactions[name] for name, at in done.items()):
+        message = f"{relation}: another run has published the same input"
+        raise AlreadyPublishedError(message)
 
 
 class AlreadyPublishedError(Exception):
