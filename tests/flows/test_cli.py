@@ -37,7 +37,7 @@ def test_run_then_run_again_changes_nothing(millrace: Run, small_source: Path, t
     assert first.stderr == ""  # progress is for terminals
     summary = json.loads(first.stdout.splitlines()[-1])
     assert summary["files_loaded"] == 3
-    assert summary["read"] == summary["staged"] + summary["duplicates"] + summary["quarantined"] == 434
+    assert summary["read"] == summary["staged"] + summary["duplicates"] + summary["quarantined"] == 2859
     assert list(summary["features"]) == list(summary["materialized"]) == VIEWS
     assert min(summary["features"].values()) > 0
     assert min(summary["materialized"].values()) > 0

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import polars.selectors as cs
 import pytest
 from prefect.artifacts import Artifact
 from prefect.client.schemas.objects import StateType
@@ -31,7 +32,7 @@ def content(home: Path) -> dict[str, str]:
     with Warehouse(Settings(home=home)).connect() as connection:
         for relation in RELATIONS:
             rows = connection.sql(f"select * from {relation}").pl()
-            rows = rows.select(sorted(set(rows.columns) - OF_THE_RUN))
+            rows = rows.select(sorted(set(rows.columns) - OF_THE_RUN)).with_columns(cs.binary().bin.encode("hex"))
             digests[relation] = hashlib.sha256(rows.sort(rows.columns).write_csv().encode()).hexdigest()
     return digests
 
