@@ -19,6 +19,8 @@ from transforms.warehouse import AlreadyPublishedError, Warehouse
 
 VIEWS: tuple[type[Contract], ...] = (RecordQuality, AuthorActivity, SubjectActivity)
 TRANSACTION = "featurize"
+# DuckDB cannot spill what it adds up by instant as it should, so entities are taken in buckets
+SPANS_OF_A_BUCKET = 500_000
 ZERO_WEIGHTS = """
     0 as n_words, 0 as n_characters, 0 as n_positive, 0 as weight_1d, 0 as weight_7d, 0 as weight_28d, 0 as weight_lifetime
 """
@@ -73,8 +75,20 @@ def activity_rows(
     connection: duckdb.DuckDBPyConnection, contract: type[Contract], batch_rows: int, now: datetime, *, is_first: bool
 ) -> Iterator[pa.RecordBatch]:
     """Compute the activity of the entities that `arrived` touches, as `contract`: the rows that are new or have changed."""
-    entity = contract.key()[0]
-    name = view_name(contract)
+    fresh = _create_fresh(connection, contract, is_first=is_first)
+    (n_spans,) = connection.execute("select count(*) from record_spans").fetchall()[0]
+    n_buckets = 1 + n_spans // SPANS_OF_A_BUCKET
+    connection.execute("set variable n_buckets = $n_buckets", {"n_buckets": n_buckets})
+    for bucket in range(n_buckets):
+        connection.execute("set variable bucket = $bucket", {"bucket": bucket})
+        for batch in connection.sql(fresh).to_arrow_reader(batch_rows):
+            created = pa.repeat(pa.scalar(now, pa.timestamp("us", "UTC")), batch.num_rows)
+            yield from _batches(contract, pa.table(batch).append_column("created_timestamp", created))
+
+
+def _create_fresh(connection: duckdb.DuckDBPyConnection, contract: type[Contract], *, is_first: bool) -> str:
+    """Build the models up to the rows that are new or have changed, for one bucket of entities; give the query for them."""
+    entity, name = contract.key()[0], view_name(contract)
     versions = "select * from staging.records" if is_first else model("features/relevant_versions")
     connection.execute(f"create view relevant_versions as {versions}")
     connection.execute(f"create table record_spans as {model('features/record_spans')}")
@@ -88,19 +102,20 @@ def activity_rows(
             select distinct {entity} as entity_id, epoch_us(event_timestamp) as instant_us, {ZERO_WEIGHTS}
             from features.{name} where {touched}
         """
-    connection.execute(f"create view entity_changes as {changes}")
+    of_bucket = "hash(entity_id) % getvariable('n_buckets') = getvariable('bucket')"
+    connection.execute(f"create view entity_changes as select * from ({changes}) where {of_bucket}")
     connection.execute(f"create view entity_activity as {model('features/entity_activity')}")
-    columns = [column for column in contract.arrow_schema().names if column != "created_timestamp"]
-    connection.execute(f"create view computed as select {', '.join(columns)} from ({model(f'features/{name}')})")
-    published = f"""
-        select {", ".join(columns)} from features.{name} where {touched}
-        qualify row_number() over (partition by {entity}, event_timestamp order by created_timestamp desc) = 1
+    columns = ", ".join(column for column in contract.arrow_schema().names if column != "created_timestamp")
+    computed = f"select {columns} from ({model(f'features/{name}')})"
+    if is_first:
+        return computed
+    # a row has changed if any value differs from the newest one published; `except` takes nulls for equal
+    return f"""
+        {computed} except (
+            select {columns} from features.{name} where {touched}
+            qualify row_number() over (partition by {entity}, event_timestamp order by created_timestamp desc) = 1
+        )
     """
-    # a row counts as changed if any value differs; `except` takes nulls for equal
-    fresh = "select * from computed" if is_first else f"select * from computed except ({published})"
-    for batch in connection.sql(fresh).to_arrow_reader(batch_rows):
-        created = pa.repeat(pa.scalar(now, pa.timestamp("us", "UTC")), batch.num_rows)
-        yield from _batches(contract, pa.table(batch).append_column("created_timestamp", created))
 
 
 def _batches(contract: type[Contract], rows: pa.Table) -> list[pa.RecordBatch]:

@@ -147,7 +147,7 @@ def kept_versions(connection: duckdb.DuckDBPyConnection, spool: Path) -> Iterato
     is_kept = np.zeros(n_accepted, bool)
     is_kept[connection.sql("select accepted_id from kept").fetchnumpy()["accepted_id"]] = True
     first = 0
-    with pa.memory_map(str(spool)) as file, pa.ipc.open_stream(file) as stream:
+    with pa.OSFile(str(spool), "rb") as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:
             yield batch.filter(pa.array(is_kept[first : first + batch.num_rows]))
             first += batch.num_rows

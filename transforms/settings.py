@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MILLRACE_", frozen=True)
 
     home: Path = Field(default_factory=default_home, description="Folder that holds everything the pipeline writes.")
-    memory_limit: str = Field(default="2GB", description="Memory DuckDB may use before it spills to the home's tmp folder.")
+    memory_limit: str = Field(default="1GB", description="Memory DuckDB may use before it spills to the home's tmp folder.")
     batch_rows: int = Field(default=50_000, ge=1, description="Rows that are validated, scored and written at a time.")
     max_record_bytes: int = Field(default=16 << 20, ge=1, description="A longer record is quarantined, not parsed.")
     load_bytes: int = Field(default=1 << 30, ge=1, description="Source bytes that one load (one commit to raw) takes at most.")
