@@ -23,6 +23,33 @@ DECODED = pa.schema(
         "loaded_timestamp": pa.timestamp("us", "UTC"),
     }
 )
+# what all sources share: the candidate's columns, as the contract names them, and the first reason against it
+CANDIDATES = """
+select
+    record_id_ as record_id,
+    author_id_ as author_id,
+    subject_id_ as subject_id,
+    event_timestamp,
+    known_timestamp,
+    text_ as text,
+    label_ as label,
+    coalesce(list_contains($positive_labels::varchar[], label_), false) as is_positive,
+    is_tombstone_ as is_tombstone,
+    attributes,
+    md5(concat_ws(chr(31),
+        coalesce(author_id_, chr(0)), coalesce(subject_id_, chr(0)), coalesce(epoch_us(event_timestamp)::varchar, chr(0)),
+        coalesce(text_, chr(0)), coalesce(label_, chr(0)), coalesce(attributes, chr(0)), is_tombstone_::varchar
+    )) as content_digest,
+    origin__.source,
+    origin__.load_id,
+    origin__.source_uri,
+    origin__.row_number,
+    origin__.loaded_timestamp,
+    rejection."column" as rejected_column,
+    rejection.rule as rejected_rule,
+    rejection."value" as rejected_value
+from judged
+"""
 
 
 def json_structure(source: Source) -> str:
@@ -76,32 +103,7 @@ judged as (
         {_rejection(source)} as rejection
     from timed
 )
-
-select
-    record_id_ as record_id,
-    author_id_ as author_id,
-    subject_id_ as subject_id,
-    event_timestamp,
-    known_timestamp,
-    text_ as text,
-    label_ as label,
-    coalesce(list_contains($positive_labels::varchar[], label_), false) as is_positive,
-    is_tombstone_ as is_tombstone,
-    attributes,
-    md5(concat_ws(chr(31),
-        coalesce(author_id_, chr(0)), coalesce(subject_id_, chr(0)), coalesce(epoch_us(event_timestamp)::varchar, chr(0)),
-        coalesce(text_, chr(0)), coalesce(label_, chr(0)), coalesce(attributes, chr(0)), is_tombstone_::varchar
-    )) as content_digest,
-    origin__.source,
-    origin__.load_id,
-    origin__.source_uri,
-    origin__.row_number,
-    origin__.loaded_timestamp,
-    rejection."column" as rejected_column,
-    rejection.rule as rejected_rule,
-    rejection."value" as rejected_value
-from judged
-"""
+{CANDIDATES}"""
 
 
 def decode_rows(batches: Iterable[pa.RecordBatch], source: Source, max_record_bytes: int) -> Iterator[pa.RecordBatch]:
