@@ -1,7 +1,6 @@
 """What training and serving code calls. Feast is loaded by the first call, not by the import."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -155,8 +154,3 @@ def write_store_settings(home: Path) -> Path:
     path = home / "feature_store.yaml"
     path.write_text(yaml.safe_dump(store_settings(home), sort_keys=False), "utf-8")
     return path
-
-
-def lock_json(lock: Mapping[str, Any]) -> str:
-    """Write a lock as JSON, keys sorted."""
-    return json.dumps(lock, indent=2, sort_keys=True)

@@ -55,16 +55,10 @@ class Summary(BaseModel):
 
 
 class Pending(NamedTuple):
-    """What a run would find to do."""
+    """Whether a run would find anything to do, and what was passed over in looking."""
 
-    files: int
     notices: list[str]
-    stale: bool
-
-    @property
-    def nothing(self) -> bool:
-        """Whether a run would change nothing."""
-        return not self.files and not self.stale
+    nothing: bool
 
 
 def pending_work(source: Source, warehouse: Warehouse) -> Pending:
@@ -73,9 +67,10 @@ def pending_work(source: Source, warehouse: Warehouse) -> Pending:
     from transforms.ingest import pending_files
     from transforms.prepare import is_prepared
 
-    files = pending_files(source, warehouse)
-    stale = bool(files.files) or not is_prepared(source, warehouse) or bool(stale_views(warehouse)) or _is_behind(warehouse)
-    return Pending(len(files.files), files.notices, stale)
+    found = pending_files(source, warehouse)
+    # a file that cannot be opened is work too: the run must fail over it, not call the home up to date
+    is_current = not (found.files or found.refused) and is_prepared(source, warehouse) and not stale_views(warehouse)
+    return Pending(found.notices, nothing=is_current and not _is_behind(warehouse))
 
 
 def _is_behind(warehouse: Warehouse) -> bool:

@@ -1,0 +1,35 @@
+"""Looking for work before a run starts: what is no work, and what must not pass for none."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import transforms.ingest
+from flows.stages import PipelineParameters, pending_work, run_plain
+from transforms.settings import Settings
+from transforms.source import load_source
+from transforms.warehouse import Warehouse
+
+
+def test_a_file_that_cannot_be_opened_is_not_nothing_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"id": "a", "author": "u", "written": "2026-01-01", "text": "fine"}
+    (tmp_path / "good.jsonl").write_text(json.dumps(row) + "\n")
+    record = "record: {record_id: id, author_id: author, event_timestamp: written, text: text}"
+    (tmp_path / "source.yaml").write_text(f"name: x\nuri: '*.jsonl'\nknown: at_event\n{record}\n")
+    run_plain(PipelineParameters(source=str(tmp_path / "source.yaml"), home=str(tmp_path / "home")))
+    source, warehouse = load_source(tmp_path / "source.yaml"), Warehouse(Settings(home=tmp_path / "home"))
+    assert pending_work(source, warehouse).nothing
+
+    locked = tmp_path / "locked.jsonl"
+    locked.write_text(json.dumps(row) + "\n")
+
+    def digest(stream: Any, name: str) -> Any:
+        if stream.name == str(locked):
+            raise PermissionError(13, "Permission denied")
+        return hashlib.new(name, stream.read())
+
+    monkeypatch.setattr(transforms.ingest.hashlib, "file_digest", digest)
+    assert not pending_work(source, warehouse).nothing
