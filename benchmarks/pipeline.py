@@ -1,44 +1,29 @@
 """How fast the pipeline is and how much memory it takes, beside a limit measured in the same run.
 
-The limit is Polars: read the same lines, write them as zstd Parquet. Each stage runs in a fresh process, so that its
-peak memory is its own, and its clock starts after its imports. This process imports nothing heavy and takes only plain
-values back: on Linux a child's peak begins at what its parent held when it was started.
+The limit is Polars: read the same lines, write them as zstd Parquet. Each stage runs in a fresh process.
 """
 
 import argparse
 import json
 import os
-import platform
-import resource
 import shlex
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+from harness import ROOT, Goal, Measured, clock, goal_table, in_fresh_process, lend, machine, say, table, write
+
 FLOORS = Path(__file__).with_name("floors.json")
-BEGIN, END = "<!-- pipeline:begin -->", "<!-- pipeline:end -->"
 LIBRARIES = ("polars", "duckdb", "pyarrow", "deltalake", "pandera", "numpy")
 SMALL_ROWS = 100_000
 MAX_ROWS_OF_A_FILE = 200_000
 # Polars aborts at a line that is no JSON, so the data that is timed has broken values only; they are counted on data that has both
 TIMED = ("--badline", "0", "--badvalue", "0.003")
 COUNTED = ("--rows", "50000", "--chunk", "10000", "--badline", "0.002", "--badvalue", "0.003", "--rng", "7")
-PREAMBLE = """# Benchmarks
-
-How fast, and how much memory, beside what the machine could do at best. `make bench` runs all of it small and holds it against
-`benchmarks/floors.json`: exact counts, and ceilings with room for a noisy machine.
-
-"""
 ABOUT = """measure the pipeline, source to features, beside Polars writing the same lines as Parquet
 
 Needs the data tool and the commits it starts from: ../shared beside the project, or the folder in MILLRACE_SHARED.
@@ -52,23 +37,6 @@ EXAMPLES = """examples:
 
 A stage's line: its seconds, records a second, peak memory of its process, and its seconds over the limit's.
 """
-
-
-class Measured(NamedTuple):
-    """What one process took; `made` is what it has to tell, as plain values."""
-
-    seconds: float
-    peak_mb: float
-    made: Any = None
-
-
-class Goal(NamedTuple):
-    """One goal, what was reached, and whether that meets it."""
-
-    name: str
-    reached: str
-    goal: str
-    is_met: bool
 
 
 class Result(NamedTuple):
@@ -104,7 +72,7 @@ def main() -> int:
     report = describe(results, load)
     print(report)
     if arguments.write:
-        write(arguments.write, report)
+        write(arguments.write, "pipeline", report)
     missed = misses(counts, results[0]) if arguments.check else []
     for line in missed:
         print(line, file=sys.stderr)
@@ -186,13 +154,6 @@ def run_stages(data: Path, folder: Path, rows: int) -> dict[str, Measured]:
     return measured
 
 
-@contextmanager
-def lend(folder: Path, name: str) -> Iterator[Path]:
-    """Lend a new folder, removed at the end."""
-    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=folder) as lent:
-        yield Path(lent)
-
-
 def generate(expand: Path, out: Path, *options: str) -> int:
     """Make data of real commits; the number of records made."""
     say(f"making data: {' '.join(options)}")
@@ -206,24 +167,9 @@ def generate(expand: Path, out: Path, *options: str) -> int:
 
 def measure(stage: Callable[[Path, Path], Measured], data: Path, folder: Path) -> Measured:
     """Run a stage in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        measured = pool.submit(stage, data, folder).result()
+    measured = in_fresh_process(stage, data, folder)
     say(f"{stage.__name__.removeprefix('stage_')}: {measured.seconds:.2f} s, {measured.peak_mb:,.0f} MB")
     return measured
-
-
-def say(line: str) -> None:
-    """Show that something is going on, beside the output."""
-    print(line, file=sys.stderr, flush=True)
-
-
-def clock(work: Callable[[], Any]) -> Measured:
-    """Time work in this process, with the peak memory of the process."""
-    start = time.perf_counter()
-    made = work()
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Measured(seconds, peak * (1 if sys.platform == "darwin" else 1024) / 1e6, made)
 
 
 def stage_limit(data: Path, out: Path) -> Measured:
@@ -293,18 +239,8 @@ def open_home(data: Path, home: Path) -> tuple[Any, Any]:
 def describe(results: list[Result], load: float) -> str:
     """Tell what was measured, on what, as Markdown."""
     command = shlex.join([".venv/bin/python", "benchmarks/pipeline.py", *sys.argv[1:]])
-    parts = ["## Pipeline", f"`{command}`", machine(load), *(stage_table(result) for result in results), goal_table(results)]
+    parts = ["## Pipeline", f"`{command}`", machine(load, LIBRARIES), *map(stage_table, results), goals(results)]
     return "\n\n".join(parts)
-
-
-def machine(load: float) -> str:
-    """Name what the numbers were measured on, and how busy it was before."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    day = datetime.now(UTC).date()
-    hardware = f"{platform.machine()}, {cores} cores, {memory:.0f} GB of memory, load {load:.1f} before the start"
-    return f"{day}, {hardware}; Python {platform.python_version()}, {libraries}."
 
 
 def stage_table(result: Result) -> str:
@@ -322,14 +258,8 @@ def stage_row(name: str, measured: Measured, result: Result) -> list[str]:
     return [name, f"{measured.seconds:.2f}", speed, f"{measured.peak_mb:,.0f}", f"{measured.seconds / result.limit.seconds:.2f}"]
 
 
-def goal_table(results: list[Result]) -> str:
-    """Hold the first run against the goals, which are for a million records on two quiet cores."""
-    rows = [[goal.name, goal.reached, goal.goal, "yes" if goal.is_met else "no"] for goal in goals(results)]
-    return table([f"{results[0].rows:,} records", "reached", "goal", "met"], rows)
-
-
-def goals(results: list[Result]) -> list[Goal]:
-    """Hold what was reached against what was asked for; growth of the peak where there is a second run."""
+def goals(results: list[Result]) -> str:
+    """Hold the first run against the goals, which are for a million records on two quiet cores; then the growth of the peak."""
     first = results[0]
     speed, ratio, peak = first.rows / first.seconds, first.ratios["raw_and_staging_over_limit"], first.ratios["peak_mb"]
     reached = [
@@ -340,28 +270,7 @@ def goals(results: list[Result]) -> list[Goal]:
     for other in results[1:]:
         growth = other.ratios["peak_mb"] / peak
         reached.append(Goal(f"peak at {other.rows:,}, x the first", f"{growth:.2f}", "<= 1.25", growth <= 1.25))
-    return reached
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Lay out a Markdown table, columns aligned so that it reads well as text too."""
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    ruler = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [
-        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        for row in [header, ruler, *rows]
-    ]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def write(page: Path, report: str) -> None:
-    """Put the report between the page's markers; at the page's end if it has none, in a new page if there is none."""
-    text = page.read_text("utf-8") if page.exists() else PREAMBLE
-    if BEGIN not in text:
-        text = f"{text.rstrip()}\n\n{BEGIN}\n{END}\n"
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}\n{report}\n{END}{after}", "utf-8")
+    return goal_table(f"{results[0].rows:,} records", reached)
 
 
 def misses(counts: dict[str, int], result: Result) -> list[str]:

@@ -1,9 +1,9 @@
 """What training and serving code calls. Feast is loaded by the first call, not by the import."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from feast import FeatureStore
 
-    Spine: TypeAlias = pl.DataFrame | pl.LazyFrame | pd.DataFrame | pa.Table | str
+    Spine: TypeAlias = pl.DataFrame | pl.LazyFrame | pd.DataFrame | pa.Table | Path | str
 
 REPOSITORY = Path(__file__).parent
 PACKAGES = ("deltalake", "duckdb", "feast", "millrace", "pandera", "polars", "pyarrow")
@@ -46,7 +46,13 @@ def repo_config(home: Path) -> Any:
     """Feast's configuration for a home: `feature_store.yaml` of this folder, with the home's own paths in it."""
     from feast.repo_config import RepoConfig
 
+    logging.getLogger("feast.repo_config").addFilter(_is_news)
     return RepoConfig(**store_settings(home), repo_path=REPOSITORY)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leave out Feast's warning that this setting has no effect with a file registry: it has (a test reads meanwhile)."""
+    return "serve_features_while_materializing" not in record.getMessage()
 
 
 def store_settings(home: Path) -> dict[str, Any]:
@@ -54,74 +60,60 @@ def store_settings(home: Path) -> dict[str, Any]:
     import yaml
 
     settings = yaml.safe_load((REPOSITORY / "feature_store.yaml").read_text("utf-8"))
-    settings["registry"] = str(home / "feast" / "registry.db")
+    settings["registry"]["path"] = str(home / "feast" / "registry.db")
     settings["offline_store"]["warehouse"] = str(home)
-    if settings["online_store"]["type"] == "sqlite":
+    if "path" in settings["online_store"]:
         settings["online_store"]["path"] = str(home / "feast" / "online.db")
     return dict(settings)
 
 
-def training_set(spine: "Spine", features: "Sequence[str] | str", home: Path | str | None = None) -> TrainingSet:
+def training_set(
+    spine: "Spine", features: "Sequence[str] | str", home: Path | str | None = None, as_of_versions: Mapping[str, int] | None = None
+) -> TrainingSet:
     """Join features to a spine as they were known at each row's instant.
 
-    `spine` is a Polars, pandas or Arrow frame, or an SQL query over the warehouse (`select ... from staging.records`),
-    with `event_timestamp` (naive means UTC) and the keys of the views asked for. `features` is the name of a feature
-    service (`"triage_v1"`) or a list of `"view:feature"`; columns come back as `view__feature`.
+    `spine` is a Polars, pandas or Arrow frame, an SQL query over the warehouse (`select ... from staging.records`) or a path
+    to Parquet, with `event_timestamp` (naive means UTC) and the keys of the views asked for. `features` is the name of a
+    feature service (`"triage_v1"`) or a list of `"view:feature"`; columns come back as `view__feature`. `as_of_versions`, the
+    `tables` of an earlier lock, reads the views as they were then.
     """
-    import polars as pl
-
     from transforms.settings import Settings
     from transforms.warehouse import Warehouse
 
     root = _home(home)
-    warehouse = Warehouse(Settings(home=root))
     feature_store = store(root)
+    feature_store.config.offline_store.as_of_versions = dict(as_of_versions or {})
     references: Any = feature_store.get_feature_service(features) if isinstance(features, str) else list(features)
-    with warehouse.connect() as connection:
+    with Warehouse(Settings(home=root)).connect() as connection:
         table = _arrow(spine, connection)
-    versions: dict[str, int] = {}
-    while versions != warehouse.versions():  # a commit in between would make the lock name other tables than were joined
-        versions = warehouse.versions()
-        frame = pl.DataFrame(feature_store.get_historical_features(table, references, full_feature_names=True).to_arrow())
+    job = feature_store.get_historical_features(table, references, full_feature_names=True)
     lock = {
         "spine": _digest(table),
         "features": features if isinstance(features, str) else list(features),
         "registry": hashlib.sha256((root / "feast" / "registry.db").read_bytes()).hexdigest(),
-        "tables": versions,
+        "tables": job.metadata.versions,
         "packages": {package: version(package) for package in PACKAGES},
     }
-    return TrainingSet(frame, lock)
+    return TrainingSet(job.to_polars(), lock)
 
 
 def online_features(features: "Sequence[str] | str", rows: "Sequence[Mapping[str, Any]]", home: Path | str | None = None) -> "pl.DataFrame":
-    """Read the newest values for some entities, e.g. `online_features("triage_v1", [{"author_id": "mitre"}])`.
+    """Read the newest values for some entities, e.g. `online_features(["author_activity:n_records_7d"], [{"author_id": "mitre"}])`.
 
-    Each row carries the keys of the views asked for; columns come back as `view__feature`.
+    Each row carries the keys of the views asked for. Every row comes back, in order: its own columns, then the features as
+    `view__feature`, null for an unknown or null key and past the view's time to live. A view computed on demand gets the
+    row's `event_timestamp`, or now. The store stays open between calls; what is applied since is seen by the next one.
     """
-    import polars as pl
+    from feature_repo.stores.serving import opened
 
-    feature_store = store(home)
-    references: Any = feature_store.get_feature_service(features) if isinstance(features, str) else list(features)
-    asked = [{"event_timestamp": datetime.now(UTC), **row} for row in rows] if _wants_instant(feature_store, references) else list(rows)
-    response = feature_store.get_online_features(features=references, entity_rows=asked, full_feature_names=True)
-    return pl.DataFrame(response.to_arrow())
-
-
-def _wants_instant(feature_store: "FeatureStore", references: Any) -> bool:
-    on_demand = {view.name for view in feature_store.list_on_demand_feature_views()}
-    names = (
-        {reference.split(":")[0] for reference in references}
-        if isinstance(references, list)
-        else {p.name for p in references.feature_view_projections}
-    )
-    return bool(on_demand & names)
+    return opened(_home(home), store).read(features, rows)
 
 
 def _home(home: Path | str | None) -> Path:
     from transforms.errors import HomeError
     from transforms.settings import HOME_NAME, Settings
 
-    root = Settings(home=Path(home)).root if home else Settings().root
+    root = Path(home).expanduser().resolve() if home else Settings().root
     beside_checkout = REPOSITORY.parent / HOME_NAME
     if not home and not root.is_dir() and beside_checkout.is_dir():
         root = beside_checkout
@@ -132,7 +124,7 @@ def _home(home: Path | str | None) -> Path:
 
 
 def _arrow(spine: Any, connection: Any) -> "pa.Table":
-    from feature_repo.stores.asof import to_arrow
+    from feature_repo.stores.spine import to_arrow
 
     return to_arrow(connection, spine)
 

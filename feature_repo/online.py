@@ -1,29 +1,24 @@
 """Registering the definitions and bringing the online store up to date: Feast does the work, this says what is due."""
 
+import base64
 import contextlib
 import hashlib
 import io
-import json
+import sqlite3
 import warnings
-from collections.abc import Callable, Iterator
-from datetime import datetime
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from feature_repo.client import REPOSITORY, repo_config, write_store_settings
+from feature_repo.client import REPOSITORY, repo_config, store_settings, write_store_settings
+from feature_repo.stores.done import Done, done_path, read_done
 from transforms import schemas
 from transforms.featurize import VIEWS, view_name
 from transforms.schemas.base import Contract
-from transforms.warehouse import Warehouse
+from transforms.warehouse import Report, Warehouse
 
-
-class Due(NamedTuple):
-    """What one view's materialization would write: the newest values of the entities with a row since `start`."""
-
-    view: str
-    start: datetime
-    entities: int
-    version: int
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def definitions_digest() -> str:
@@ -34,7 +29,8 @@ def definitions_digest() -> str:
 
 def is_applied(warehouse: Warehouse) -> bool:
     """Whether the home's registry holds the definitions as they are now."""
-    return _state(warehouse).get("applied") == definitions_digest()
+    path = _applied_path(warehouse)
+    return path.is_file() and path.read_text("utf-8") == definitions_digest()
 
 
 def apply(warehouse: Warehouse) -> bool:
@@ -54,18 +50,16 @@ def apply(warehouse: Warehouse) -> bool:
     gone = [item for item in registered if (type(item).__name__, item.name) not in names and item.name != "__dummy"]
     with _quiet():
         store.apply(defined, objects_to_delete=gone, partial=False)
-    _remember(warehouse, applied=definitions_digest())
+    _applied_path(warehouse).write_text(definitions_digest(), "utf-8")  # last: a run killed before applies again
     return True
 
 
-def due_views(warehouse: Warehouse, now: datetime) -> list[Due]:
+def due_views(warehouse: Warehouse, now: datetime) -> list[str]:
     """List the views whose online values are behind: rows were added, or a window's change point has passed since."""
-    done = _state(warehouse).get("materialized", {})
-    behind = [_due(contract, warehouse, done.get(view_name(contract), {}), now) for contract in VIEWS]
-    return [due for due in behind if due]
+    return [view_name(contract) for contract in VIEWS if _is_due(contract, warehouse, now)]
 
 
-def materialize(warehouse: Warehouse, now: datetime, report: Callable[[str, int, int], None]) -> dict[str, int]:
+def materialize(warehouse: Warehouse, now: datetime, report: Report) -> dict[str, int]:
     """Write the newest values of every entity that is behind to the online store; the number of entities of each view."""
     entities = dict.fromkeys((view_name(contract) for contract in VIEWS), 0)
     due = due_views(warehouse, now)
@@ -73,15 +67,19 @@ def materialize(warehouse: Warehouse, now: datetime, report: Callable[[str, int,
         return entities
     from feast import FeatureStore
 
+    from feature_repo.stores.columnar import reporting
+
+    def count(view: str, written: int, _total: int) -> None:
+        entities[view] += written
+        report(f"online {view}", written, 0)
+
     store = FeatureStore(config=repo_config(warehouse.settings.root))
-    for view in due:
-        report(f"online {view.view}", 0, 0)
-        with _quiet():
-            store.materialize(start_date=view.start, end_date=now, feature_views=[view.view])
-        done = _state(warehouse).get("materialized", {})
-        _remember(warehouse, materialized={**done, view.view: {"version": view.version, "until": now.isoformat()}})
-        entities[view.view] = view.entities
-        report(f"online {view.view}", view.entities, 0)
+    with reporting(count), _quiet():
+        for view in due:
+            if store.get_feature_view(view).most_recent_end_time is None:
+                store.materialize(start_date=EPOCH, end_date=now, feature_views=[view])
+            else:
+                store.materialize_incremental(end_date=now, feature_views=[view])
     return entities
 
 
@@ -97,45 +95,35 @@ def _definitions() -> list[Any]:
     return found + [item.batch_source for item in found if getattr(item, "batch_source", None)]
 
 
-def _due(contract: type[Contract], warehouse: Warehouse, done: dict[str, str], now: datetime) -> Due | None:
-    relation, key = contract.relation(), contract.key()[0]
-    table = warehouse.table(relation)
-    if table is None:
-        return None
+def _is_due(contract: type[Contract], warehouse: Warehouse, now: datetime) -> bool:
+    relation = contract.relation()
+    if warehouse.table(relation) is None:
+        return False
+    project = store_settings(warehouse.settings.root)["project"]
+    done = read_done(done_path(warehouse.settings.root, project, view_name(contract)))
+    files = {file.removeprefix(str(warehouse.folder(relation))) for file in warehouse.files(relation)}
+    if done is None or done.rows is not None or not files.issubset(done.identities) or _is_lost(warehouse, view_name(contract), done):
+        return True
     with warehouse.connect() as connection:
-        added = warehouse.files(relation, since=int(done.get("version", -1)))
-        warehouse.create_view(connection, "added", added, contract.arrow_schema())
-        until = done.get("until", "-infinity")
-        sql = f"""
-            select min(event_timestamp) from (
-                select event_timestamp from added where event_timestamp <= $now
-                union all
-                select event_timestamp from {relation} where event_timestamp > $until::timestamptz and event_timestamp <= $now
-            )
-        """
-        start = connection.execute(sql, {"now": now, "until": until}).fetchall()[0][0]
-        if start is None:
-            return None
-        sql = f"select count(distinct {key}) from {relation} where event_timestamp between $start and $now"
-        entities = connection.execute(sql, {"now": now, "start": start}).fetchall()[0][0]
-    return Due(view_name(contract), start, entities, table.version())
+        sql = f"select count(*) from {relation} where event_timestamp > $until::timestamptz and event_timestamp <= $now"
+        return bool(connection.execute(sql, {"now": now, "until": done.until}).fetchall()[0][0])
 
 
-def _state_path(warehouse: Warehouse) -> Path:
-    return warehouse.settings.root / "feast" / "state.json"
+def _is_lost(warehouse: Warehouse, view: str, done: Done) -> bool:
+    """Whether an SQLite store lacks what it must hold; the engine looks at all stores, this only saves loading Feast."""
+    settings = store_settings(warehouse.settings.root)
+    if "path" not in settings["online_store"] or not done.witness:
+        return False
+    with contextlib.closing(sqlite3.connect(settings["online_store"]["path"])) as connection:
+        try:
+            sql = f'select count(*) from "{settings["project"]}_{view}" where entity_key = ?'
+            return not connection.execute(sql, [base64.b64decode(done.witness)]).fetchone()[0]
+        except sqlite3.OperationalError:  # no such table
+            return True
 
 
-def _state(warehouse: Warehouse) -> dict[str, Any]:
-    path = _state_path(warehouse)
-    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
-
-
-def _remember(warehouse: Warehouse, **changes: object) -> None:
-    """Write what is done, after it is done: a run killed before does it again, which changes nothing."""
-    path = _state_path(warehouse)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps({**_state(warehouse), **changes}, indent=2), "utf-8")
-    unfinished.replace(path)
+def _applied_path(warehouse: Warehouse) -> Path:
+    return warehouse.settings.root / "feast" / "applied"
 
 
 @contextlib.contextmanager

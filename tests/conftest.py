@@ -1,13 +1,15 @@
 """Fixtures shared by all tests: a home of one's own, the sample, and the larger data sets where they are at hand."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, settings
 
+from benchmarks.servers import Address, MissingProgram, postgres_server, redis_server, s3_server
 from transforms.settings import Settings
 from transforms.source import Source, load_source
 from transforms.warehouse import Warehouse
@@ -31,11 +33,41 @@ def shared() -> Path:
     """The folder with the larger data sets and the data generator, beside the project or where MILLRACE_SHARED says."""
     folder = Path(os.environ.get("MILLRACE_SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
-        reason = f"needs the shared data sets, not found at {folder}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        _lacks(f"needs the shared data sets, not found at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def redis_address() -> Iterator[Address]:
+    """A real Redis of this test run; a test takes a database number or a project name of its own."""
+    yield from _started(redis_server())
+
+
+@pytest.fixture(scope="session")
+def postgres_address() -> Iterator[Address]:
+    """A real PostgreSQL of this test run (database and user `postgres`); a test takes a schema or a project of its own."""
+    yield from _started(postgres_server())
+
+
+@pytest.fixture(scope="session")
+def s3_address() -> Iterator[Address]:
+    """A real S3 endpoint of this test run, without a bucket."""
+    yield from _started(s3_server())
+
+
+def _started(server: AbstractContextManager[Address]) -> Iterator[Address]:
+    try:
+        with server as address:
+            yield address
+    except MissingProgram as missing:
+        _lacks(str(missing))
+
+
+def _lacks(reason: str) -> None:
+    """Skip what this machine cannot run; in CI nothing may be missing."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture

@@ -1,59 +1,97 @@
-"""Feast's offline store over the warehouse: committed Delta snapshots, read by DuckDB, joined as of each instant.
+"""Feast's offline store over the warehouse: point-in-time joins that grow with n log n and stream, over fixed snapshots."""
 
-Feast's own DuckDB store cannot read Delta without an extension from the network, and joins every spine row with every
-earlier row of its key; a table of change points has too many of those. Here the join is DuckDB's ASOF join.
-"""
-
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import duckdb
 import pandas as pd
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
-from deltalake import DeltaTable
+import pyarrow.dataset as pads
 from feast.data_source import DataSource
 from feast.errors import SavedDatasetLocationAlreadyExists
-from feast.feature_view import FeatureView
-from feast.infra.offline_stores.file_source import FileSource, SavedDatasetFileStorage
+from feast.feature_logging import LoggingConfig, LoggingSource
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL, FeatureView
+from feast.infra.offline_stores.file_source import FileLoggingDestination, FileSource, SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
-from feast.utils import _get_requested_feature_views_to_features_dict, _get_requested_on_demand_feature_views
+from feast.utils import (
+    _get_requested_feature_views_to_features_dict,
+    _get_requested_on_demand_feature_views,
+    compute_non_entity_date_range,
+    make_tzaware,
+)
+from pydantic import ByteSize, Field, TypeAdapter
 
+from feature_repo.stores import sources
+from feature_repo.stores.sources import ViewRead, snapshot
+from feature_repo.stores.spine import EVENT_TIMESTAMP, Spine, SpineRows, read_spine
+from feature_repo.stores.sql import point_in_time_sql, quoted
+from feature_repo.stores.timeline import CREATED, INSTANT, INSTANT_UP, Partitions, Timeline, n_partitions, to_instant, ttl_units
 from transforms.settings import Settings
 from transforms.warehouse import Warehouse
 
-Spine: TypeAlias = pd.DataFrame | pl.DataFrame | pl.LazyFrame | pa.Table | str
-EVENT_TIMESTAMP = "event_timestamp"
+PULLED_ROWS = 100_000
+Batches = Callable[[], Iterator[pa.Table]]
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
-    """Where the warehouse is: a folder, relative to the feature repository or absolute."""
+    """Where the rows are and how much memory may be used.
+
+    `warehouse` is the folder that relative source paths start from, itself relative to the feature repository.
+    `memory_limit` (`"2GB"`; unset, `MILLRACE_MEMORY_LIMIT`) bounds what is held of the views; a larger view is read in
+    parts. A spine is joined and given out `batch_rows` rows at a time. `as_of_versions` names Delta versions of views to
+    read instead of the newest (`{author_activity: 12}`). `storage_options` go to object storage.
+    """
 
     type: Literal["feature_repo.stores.asof.AsofOfflineStore"] = "feature_repo.stores.asof.AsofOfflineStore"
-    warehouse: str = "../.millrace"
+    warehouse: str = "."
+    memory_limit: str | None = None
+    batch_rows: int = 1_000_000
+    as_of_versions: dict[str, int] = Field(default_factory=dict)
+    storage_options: dict[str, str] = Field(default_factory=dict)
 
 
-class AsofRetrievalJob(RetrievalJob):
-    """A retrieval that runs when its result is asked for."""
+class AsofRetrievalMetadata(RetrievalMetadata):
+    """What a retrieval asks for, and `versions`: the Delta version of each view it reads, None for plain Parquet."""
 
     def __init__(
         self,
-        run: Callable[[], pa.Table],
+        features: list[str],
+        keys: list[str],
+        versions: Mapping[str, int | None],
+        span: tuple[datetime | None, datetime | None] = (None, None),
+    ) -> None:
+        """Keep the versions beside what Feast keeps."""
+        super().__init__(features, keys, *span)
+        self.versions = dict(versions)
+
+
+class AsofRetrievalJob(RetrievalJob):
+    """A retrieval that runs when its result is asked for; asked again, it gives the same."""
+
+    def __init__(
+        self,
+        batches: Batches,
+        sql: str,
+        config: RepoConfig,
         metadata: RetrievalMetadata | None = None,
         on_demand_feature_views: list[OnDemandFeatureView] | None = None,
         *,
         full_feature_names: bool = False,
     ) -> None:
-        """Keep what to run, and what Feast asks a job about."""
-        self._run = run
+        """Keep what gives the batches (at least one, maybe without rows), and what Feast asks a job about."""
+        self._batches = batches
+        self._sql = sql
+        self._config = config
         self._metadata = metadata
         self._on_demand_feature_views = on_demand_feature_views or []
         self._full_feature_names = full_feature_names
@@ -70,29 +108,72 @@ class AsofRetrievalJob(RetrievalJob):
 
     @property
     def metadata(self) -> RetrievalMetadata | None:
-        """Features and keys of the retrieval."""
+        """Features, keys and table versions of the retrieval."""
         return self._metadata
 
-    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002
-        return self._run()
+    def to_sql(self) -> str:
+        """Give DuckDB SQL with the same result; a spine that is no file and no query is the relation `spine` in it."""
+        return self._sql
 
-    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:  # noqa: ARG002
-        frame: pd.DataFrame = self._run().to_pandas()
-        return frame
+    def to_df(self, validation_reference: Any = None, timeout: int | None = None) -> pd.DataFrame:
+        """Run, as a pandas frame. Feast's own copies the whole frame once more to number the rows."""
+        frame: pd.DataFrame = self.to_arrow(validation_reference, timeout).to_pandas()
+        return frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index(drop=True)
 
-    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:  # noqa: FBT001, FBT002
-        """Write the result to one Parquet file."""
+    def to_polars(self) -> pl.DataFrame:
+        """Run, as a Polars frame."""
+        return pl.DataFrame(self.to_arrow())
+
+    def to_arrow_reader(self) -> pa.RecordBatchReader:
+        """Run as the result is read, one batch of the spine at a time, so that memory holds one batch."""
+        tables = self._finished_batches()
+        first = next(tables)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            yield from first.to_batches()
+            for table in tables:
+                yield from table.cast(first.schema).to_batches()
+
+        return pa.RecordBatchReader.from_batches(first.schema, batches())
+
+    def to_parquet(self, path: str | Path) -> int:
+        """Run into one Parquet file, a local path or a URI, which appears when it is whole; the number of its rows."""
+        return sources.write_parquet(self.to_arrow_reader(), str(path), self._config.offline_store.storage_options)
+
+    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:  # noqa: ARG002, FBT001, FBT002
+        """Write the result where a saved dataset is to be: one Parquet file."""
         if not isinstance(storage, SavedDatasetFileStorage):
             message = f"{type(storage).__name__}: this store persists to SavedDatasetFileStorage only"
             raise TypeError(message)
-        path = Path(storage.file_options.uri)
-        if path.exists() and not allow_overwrite:
-            raise SavedDatasetLocationAlreadyExists(str(path))
-        pq.write_table(self.to_arrow(timeout=timeout), path)
+        uri, options = sources.location(self._config, storage.file_options.uri), sources.storage_options(self._config, storage.file_options)
+        if sources.exists(uri, options) and not allow_overwrite:
+            raise SavedDatasetLocationAlreadyExists(uri)
+        sources.write_parquet(self.to_arrow_reader(), uri, options)
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002
+        return pa.concat_tables(self._batches(), promote_options="permissive")
+
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:  # noqa: ARG002
+        frame: pd.DataFrame = self._to_arrow_internal().to_pandas()
+        return frame
+
+    def _finished_batches(self) -> Iterator[pa.Table]:
+        for batch in self._batches():
+            job = AsofRetrievalJob(
+                lambda batch=batch: iter([batch]),  # type: ignore[misc]
+                self._sql,
+                self._config,
+                self._metadata,
+                self._on_demand_feature_views,
+                full_feature_names=self._full_feature_names,
+            )
+            yield job.to_arrow()  # Feast's own, which puts the on-demand views on top
 
 
 class AsofOfflineStore(OfflineStore):
     """Point-in-time joins over Delta tables and Parquet files."""
+
+    supports_filter_by_created_timestamp = True
 
     @staticmethod
     def get_historical_features(
@@ -103,29 +184,36 @@ class AsofOfflineStore(OfflineStore):
         registry: BaseRegistry,
         project: str,
         full_feature_names: bool = False,  # noqa: FBT001, FBT002
-        **options: Any,
-    ) -> RetrievalJob:
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+        filter_by_created_timestamp: bool = False,  # noqa: FBT001, FBT002
+    ) -> AsofRetrievalJob:
         """Join the newest feature row at or before each spine row's instant; every spine row comes back, in order.
 
-        The spine is a pandas, Polars or Arrow frame or an SQL query over the warehouse, with an `event_timestamp` (naive
-        means UTC) and the views' keys.
+        The spine is a pandas, Polars or Arrow frame, an SQL query over the warehouse, or a path to Parquet (a file, folder
+        or glob), with an `event_timestamp` (naive means UTC) and the views' keys. Without one the keys are those with
+        a row from `start_date` to `end_date`, both included, as of `end_date`.
+        With `filter_by_created_timestamp` only rows created by the spine's instant count.
+
+        Raises `ValueError` naming view and column where a column is missing or of a type that cannot match.
         """
-        if entity_df is None or options:
-            message = "give an entity frame: this store does not retrieve by start and end date, or by created timestamp, yet"
-            raise ValueError(message)
+        span = None
         on_demand = _get_requested_on_demand_feature_views(feature_refs, project, registry)
         requested, _ = _get_requested_feature_views_to_features_dict(feature_refs, feature_views, on_demand)
-        views = {view: list(dict.fromkeys(features)) for view, features in requested.items()}
-        with _connect(config) as connection:
-            spine = to_arrow(connection, entity_df)
-        _check_spine(spine, list(views))
-
-        def run() -> pa.Table:
-            with _connect(config) as connection:
-                return _join(connection, config, spine, views, full_names=full_feature_names)
-
-        keys = [name for name in spine.column_names if name != EVENT_TIMESTAMP]
-        return AsofRetrievalJob(run, RetrievalMetadata(feature_refs, keys), on_demand, full_feature_names=full_feature_names)
+        reads = [_read(config, view, features) for view, features in requested.items()]
+        if entity_df is None:
+            span = compute_non_entity_date_range(feature_views, start_date, end_date)
+            entity_df = _entities_between(reads, *span)
+        with connect(config) as connection:
+            spine = read_spine(entity_df, connection, config.offline_store.storage_options)
+        spine.check({read.name: read.spine_keys.values() for read in reads}, _names(reads, full_feature_names=full_feature_names))
+        join = Join(config, reads, full_feature_names, filter_by_created_timestamp)
+        join.check(spine)
+        keys = [name for name in spine.schema.names if name != spine.event_timestamp]
+        metadata = AsofRetrievalMetadata(feature_refs, keys, {read.name: read.rows.version for read in reads}, span or spine.span())
+        sql = point_in_time_sql(spine, reads, full_names=full_feature_names, as_known=filter_by_created_timestamp)
+        batches = partial(join.batches, spine)
+        return AsofRetrievalJob(batches, sql, config, metadata, on_demand, full_feature_names=full_feature_names)
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -139,15 +227,11 @@ class AsofOfflineStore(OfflineStore):
         end_date: datetime,
     ) -> RetrievalJob:
         """Take each entity's newest row of a span of time, both ends included."""
-        columns = [*join_key_columns, *feature_name_columns, timestamp_field, *_present(created_timestamp_column)]
-        newest = ", ".join(f"{_name(column)} desc" for column in (timestamp_field, *_present(created_timestamp_column)))
-        keys = ", ".join(map(_name, join_key_columns)) or "1"
-        sql = f"""
-            select {", ".join(map(_name, columns))} from feature_rows
-            where {_name(timestamp_field)} between $start and $end
-            qualify row_number() over (partition by {keys} order by {newest}) = 1
-        """
-        return _pull(config, data_source, sql, {"start": start_date, "end": end_date})
+        times = [timestamp_field, *_present(created_timestamp_column)]
+        newest = ", ".join(f"{quoted(column)} desc nulls last" for column in times)
+        keys = ", ".join(map(quoted, join_key_columns)) or "1"
+        latest = f"qualify row_number() over (partition by {keys} order by {newest}) = 1"
+        return _pull(config, data_source, join_key_columns, feature_name_columns, times, (start_date, end_date), latest)
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -161,139 +245,213 @@ class AsofOfflineStore(OfflineStore):
         end_date: datetime | None = None,
     ) -> RetrievalJob:
         """Take all rows of a span of time, both ends included."""
-        columns = [*join_key_columns, *feature_name_columns, timestamp_field, *_present(created_timestamp_column)]
-        sql = f"""
-            select {", ".join(map(_name, columns))} from feature_rows
-            where {_name(timestamp_field)} >= coalesce($start, '-infinity'::timestamptz)
-            and {_name(timestamp_field)} <= coalesce($end, 'infinity'::timestamptz)
+        times = [timestamp_field, *_present(created_timestamp_column)]
+        return _pull(config, data_source, join_key_columns, feature_name_columns, times, (start_date, end_date))
+
+    @staticmethod
+    def offline_write_batch(config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None) -> None:
+        """Add rows to a view's source as one more file or commit.
+
+        Raises `ValueError` where the table lacks a column of the source, or the source is one single Parquet file.
         """
-        return _pull(config, data_source, sql, {"start": start_date, "end": end_date})
+        source = feature_view.batch_source
+        schema = snapshot(config, source).schema
+        mapped = {name: column for column, name in source.field_mapping.items()}
+        table = table.rename_columns([mapped.get(name, name) for name in table.column_names])  # Feast has mapped it by now
+        missing = [name for name in schema.names if name not in table.column_names]
+        if missing:
+            message = f"view {feature_view.name}: the rows to write lack {', '.join(missing)}, which its source {source.name!r} has"
+            raise ValueError(message)
+        sources.append(config, source, table.select(schema.names).cast(schema))
+        if progress:
+            progress(table.num_rows)
+
+    @staticmethod
+    def write_logged_features(
+        config: RepoConfig,
+        data: pa.Table | Path,
+        source: LoggingSource,  # noqa: ARG004
+        logging_config: LoggingConfig,
+        registry: BaseRegistry,  # noqa: ARG004
+    ) -> None:
+        """Add served features to the folder of Parquet that the logging destination names."""
+        destination = logging_config.destination
+        if not isinstance(destination, FileLoggingDestination):
+            message = f"{type(destination).__name__}: this store logs to FileLoggingDestination only"
+            raise TypeError(message)
+        rows = data if isinstance(data, pa.Table) else pads.dataset(data).to_table()
+        uri = sources.location(config, destination.path)
+        sources.add_file(rows, uri, sources.storage_options(config, destination), destination.partition_by or [])
+
+    def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
+        """Accept a source that is not there yet (the pipeline makes it later); refuse one of another kind."""
+        if not isinstance(data_source, FileSource):
+            snapshot(config, data_source)
+
+    def get_table_column_names_and_types_from_data_source(self, config: RepoConfig, data_source: DataSource) -> Iterable[tuple[str, str]]:
+        """Look the columns of a source up, for views that leave their schema to it."""
+        schema = snapshot(config, data_source).schema
+        return zip(schema.names, map(str, schema.types), strict=True)
 
 
-def snapshot(config: RepoConfig, source: DataSource) -> list[str]:
-    """List the committed Parquet files of a source: a Delta table's newest version, or plain Parquet."""
-    if not isinstance(source, FileSource):
-        message = f"source {source.name!r} is a {type(source).__name__}; this store reads FileSource only"
-        raise TypeError(message)
-    path = _root(config) / source.path
-    if DeltaTable.is_deltatable(str(path)):
-        return DeltaTable(str(path)).file_uris()
-    files = sorted(map(str, path.glob("**/*.parquet"))) if path.is_dir() else [str(path)] if path.is_file() else []
-    if not files:
-        message = f"source {source.name!r}: nothing at {path}; run the pipeline first: millrace run --source ..."
-        raise FileNotFoundError(message)
-    return files
+@dataclass(frozen=True)
+class Join:
+    """The join of views to a spine, one batch after the other."""
+
+    config: RepoConfig
+    reads: list[ViewRead]
+    full_names: bool
+    as_known: bool
+
+    def check(self, spine: SpineRows) -> None:
+        """Raise `ValueError` where a key of the spine cannot match a view's."""
+        for read in self.reads:
+            self._asked(read, spine, spine.schema.empty_table())
+
+    def batches(self, spine: SpineRows) -> Iterator[pa.Table]:
+        """Add each view's features to the spine's batches, whose own columns are passed on untouched."""
+        with ExitStack() as stack:
+            views = {read.name: self._open(read, stack) for read in self.reads}
+            for batch in spine.batches(self.config.offline_store.batch_rows):
+                result = batch
+                for read in self.reads:
+                    values = views[read.name].values(self._asked(read, spine, batch))
+                    for feature, column in zip(read.features, values.to_arrow(compat_level=pl.CompatLevel.oldest()).columns, strict=True):
+                        result = result.append_column(_name(read, feature, full_names=self.full_names), column)
+                yield result
+
+    def _open(self, read: ViewRead, stack: ExitStack) -> Timeline | Partitions:
+        keys, schema = list(read.spine_keys), read.rows.scan().collect_schema()
+        times = {name: to_instant(column, schema[column], _unit(read)) for name, column in read.timestamps.items()}
+        named = [pl.col(column).alias(name) for name, column in read.columns.items()]
+        rows = read.rows.scan().select(*named, **{CREATED: pl.lit(None, pl.Int64), **times})
+        make = partial(
+            Timeline,
+            keys=keys,
+            features=read.features,
+            ttl_units=ttl_units(read.view.ttl, _unit(read)),
+            as_known=self.as_known and CREATED in read.timestamps,
+        )
+        number = n_partitions(rows, _memory_limit(self.config) // 2 // len(self.reads)) if keys else 1
+        if number == 1:
+            return make(rows.collect())
+        folder = stack.enter_context(_warehouse(self.config).scratch())
+        return Partitions.write(rows, keys, folder, number, make)
+
+    def _asked(self, read: ViewRead, spine: SpineRows, batch: pa.Table) -> pl.DataFrame:
+        schema = read.rows.scan().collect_schema()
+        columns = list(dict.fromkeys([spine.event_timestamp, *read.spine_keys.values()]))
+        frame = pl.DataFrame(pl.from_arrow(batch.select(columns)))
+        keys = [
+            matching(spine_key, frame.schema[spine_key], schema[read.columns[key]], read.view.name).alias(key)
+            for key, spine_key in read.spine_keys.items()
+        ]
+        at = partial(to_instant, spine.event_timestamp, frame.schema[spine.event_timestamp], _unit(read))
+        return frame.select(*keys, at().alias(INSTANT), at(up=True).alias(INSTANT_UP))
 
 
-def _root(config: RepoConfig) -> Path:
-    return Path(config.repo_path or ".", config.offline_store.warehouse).resolve()
+def matching(spine_key: str, kind: pl.DataType, wanted: pl.DataType, view: str) -> pl.Expr:
+    """Make a spine's key column of the view's type; a value that type cannot hold becomes null, which matches nothing.
+
+    Raises `ValueError` where the types have nothing in common, as text and numbers.
+    """
+    column = pl.col(spine_key)
+    if kind == wanted:
+        return column
+    if kind == pl.Null or (_is_text(kind) and _is_text(wanted)) or (kind.is_integer() and wanted.is_numeric()):
+        return column.cast(wanted, strict=False)
+    if kind.is_numeric() and wanted.is_numeric():  # pandas makes integers with gaps floats
+        cast = column.cast(wanted, strict=False)
+        return pl.when(cast.cast(kind, strict=False) == column).then(cast)
+    message = f"view {view}: its key {spine_key!r} is {wanted}, the spine's is {kind}; convert the spine's column"
+    raise ValueError(message)
+
+
+def _is_text(kind: pl.DataType) -> bool:
+    return isinstance(kind, pl.String | pl.Categorical | pl.Enum)
+
+
+def _name(read: ViewRead, feature: str, *, full_names: bool) -> str:
+    return f"{read.name}__{feature}" if full_names else feature
+
+
+def _names(reads: list[ViewRead], *, full_feature_names: bool) -> dict[str, str]:
+    return {_name(read, feature, full_names=full_feature_names): read.name for read in reads for feature in read.features}
+
+
+def _unit(read: ViewRead) -> Literal["us", "ns"]:
+    """Compare in nanoseconds only where the view has them, since those end in the year 2262."""
+    kinds = [read.rows.schema.field(column).type for column in read.timestamps.values()]
+    return "ns" if any(pa.types.is_timestamp(kind) and kind.unit == "ns" for kind in kinds) else "us"
+
+
+def _read(config: RepoConfig, view: FeatureView, features: list[str]) -> ViewRead:
+    version = config.offline_store.as_of_versions.get(view.name)
+    read = ViewRead(view, list(dict.fromkeys(features)), snapshot(config, view.batch_source, version))
+    read.check()
+    return read
+
+
+def _entities_between(reads: list[ViewRead], start: datetime, end: datetime) -> pl.DataFrame:
+    """List the keys with a row in a span of time, as a spine at its end; a view's keys are null in another view's rows."""
+    found = []
+    for read in reads:
+        schema, column = read.rows.scan().collect_schema(), read.timestamps[INSTANT]
+        instant = to_instant(column, schema[column], _unit(read))
+        first, last = (pl.lit(make_tzaware(time)).cast(pl.Datetime(_unit(read), "UTC")).to_physical() for time in (start, end))
+        keys = [pl.col(read.columns[key]).alias(spine_key) for key, spine_key in read.spine_keys.items()]
+        if keys:
+            found.append(read.rows.scan().filter(instant.is_between(first, last)).select(keys).unique())
+    keys_of_all = pl.concat(found, how="diagonal_relaxed").unique().collect() if found else pl.DataFrame([{}])
+    sorted_keys = keys_of_all.sort(pl.all()) if keys_of_all.width else keys_of_all
+    return sorted_keys.with_columns(pl.lit(make_tzaware(end)).cast(pl.Datetime("us", "UTC")).alias(EVENT_TIMESTAMP))
+
+
+def _warehouse(config: RepoConfig) -> Warehouse:
+    limit = {"memory_limit": config.offline_store.memory_limit} if config.offline_store.memory_limit else {}
+    return Warehouse(Settings(home=sources.warehouse_folder(config), **limit))
+
+
+def _memory_limit(config: RepoConfig) -> int:
+    return int(TypeAdapter(ByteSize).validate_python(_warehouse(config).settings.memory_limit))
 
 
 @contextmanager
-def _connect(config: RepoConfig) -> Iterator[duckdb.DuckDBPyConnection]:
-    with Warehouse(Settings(home=_root(config))).connect() as connection:
+def connect(config: RepoConfig) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open DuckDB over the warehouse, within the store's memory limit."""
+    with _warehouse(config).connect() as connection:
         yield connection
 
 
-def _pull(config: RepoConfig, source: DataSource, sql: str, parameters: dict[str, datetime | None]) -> RetrievalJob:
-    def run() -> pa.Table:
-        with _connect(config) as connection:
-            _create_rows(connection, config, source, "feature_rows")
-            return connection.sql(sql, params=parameters).to_arrow_table()
-
-    return AsofRetrievalJob(run)
-
-
-def _create_rows(connection: duckdb.DuckDBPyConnection, config: RepoConfig, source: DataSource, view: str) -> None:
-    files = snapshot(config, source)
-    if files:
-        connection.read_parquet(files).create_view(view)
-    else:  # a Delta table without a row
-        table = DeltaTable(str(_root(config) / source.path))
-        connection.from_arrow(pa.schema(table.schema().to_arrow()).empty_table()).create_view(view)
-
-
-def to_arrow(connection: duckdb.DuckDBPyConnection, spine: Spine) -> pa.Table:
-    """Make a spine an Arrow table, whatever it came as; SQL runs over the warehouse."""
-    if isinstance(spine, str):
-        return connection.sql(spine).to_arrow_table()
-    if isinstance(spine, pd.DataFrame):
-        return pa.Table.from_pandas(spine, preserve_index=False)
-    if isinstance(spine, pl.LazyFrame):
-        spine = spine.collect()
-    return spine.to_arrow() if isinstance(spine, pl.DataFrame) else spine
-
-
-def _check_spine(spine: pa.Table, views: list[FeatureView]) -> None:
-    wanted = {EVENT_TIMESTAMP: "every view"}
-    for view in views:
-        wanted |= dict.fromkeys(_spine_keys(view), f"view {view.name}")
-    for column, reader in wanted.items():
-        if column not in spine.column_names:
-            message = f"the spine has no column {column!r}, which {reader} needs; it has {', '.join(spine.column_names)}"
-            raise ValueError(message)
-    kind = spine.schema.field(EVENT_TIMESTAMP).type
-    if not pa.types.is_timestamp(kind):
-        message = f"the spine's {EVENT_TIMESTAMP} is {kind}, not a timestamp; convert it, naive times count as UTC"
-        raise ValueError(message)
-
-
-def _spine_keys(view: FeatureView) -> list[str]:
-    return [view.projection.join_key_map.get(key, key) for key in view.join_keys]
-
-
-def _join(
-    connection: duckdb.DuckDBPyConnection, config: RepoConfig, spine: pa.Table, views: dict[FeatureView, list[str]], *, full_names: bool
-) -> pa.Table:
-    """Add each view's features to the spine, whose own columns are passed on untouched."""
-    rows = pa.array(range(spine.num_rows), pa.int64())
-    keys = list(dict.fromkeys([EVENT_TIMESTAMP, *(key for view in views for key in _spine_keys(view))]))
-    connection.register("spine", spine.select(keys).append_column("spine_row", rows))
-    result = spine
-    for number, (view, features) in enumerate(views.items()):
-        _create_rows(connection, config, view.batch_source, f"view_{number}")
-        joined = connection.sql(asof_sql(view, features, f"view_{number}")).to_arrow_table()
-        prefix = f"{view.projection.name_to_use()}__" if full_names else ""
-        for feature in features:
-            result = result.append_column(prefix + feature, joined.column(feature))
-    return result
-
-
-def asof_sql(view: FeatureView, features: list[str], relation: str) -> str:
-    """Compose the point-in-time join of the table `spine` with one view's rows.
-
-    Of several rows with one key and instant the last created counts. A row older than the view's TTL gives nulls; a TTL
-    of zero never ends. A null key matches nothing.
+def _pull(
+    config: RepoConfig,
+    source: DataSource,
+    keys: list[str],
+    features: list[str],
+    times: list[str],
+    span: tuple[datetime | None, datetime | None],
+    latest: str = "",
+) -> RetrievalJob:
+    rows = snapshot(config, source)
+    dummy = [] if keys else [f"'{DUMMY_ENTITY_VAL}' as {DUMMY_ENTITY_ID}"]
+    given = [*map(quoted, [*keys, *features, *times])] if features else ["*"]  # Feast names none where it transforms the rows itself
+    instant = f"{quoted(times[0])}::timestamptz"
+    sql = f"""
+        select {", ".join([*given, *dummy])} from feature_rows
+        where {instant} >= coalesce($start, '-infinity'::timestamptz) and {instant} <= coalesce($end, 'infinity'::timestamptz)
+        {latest}
     """
-    source = view.batch_source
-    columns = {mapped: column for column, mapped in source.field_mapping.items()}
-    keys = [(columns.get(key, key), spine_key) for key, spine_key in zip(view.join_keys, _spine_keys(view), strict=True)]
-    created = f"order by {_name(source.created_timestamp_column)} desc" if source.created_timestamp_column else ""
-    row_keys = [_name(key) for key, _ in keys]
-    ttl = f"interval '{view.ttl // timedelta(microseconds=1)} microseconds'" if view.ttl else ""
-    lives = f"and spine.instant - feature_rows.instant <= {ttl}" if ttl else ""
-    values = ",\n    ".join(
-        f"case when feature_rows.instant is not null {lives} then feature_rows.{_name(column)} end as {_name(feature)}"
-        for feature, column in ((feature, columns.get(feature, feature)) for feature in features)
-    )
-    wanted = " and ".join(f"{_name(key)} in (select spine.{_name(spine_key)} from spine)" for key, spine_key in keys) or "true"
-    equal = " and ".join(f"spine.{_name(spine_key)} = feature_rows.{_name(key)}" for key, spine_key in keys) or "true"
-    return f"""
-with feature_rows as (
-    select *, {_name(source.timestamp_field)}::timestamptz as instant from {relation}
-    where {wanted}
-    qualify row_number() over (partition by {", ".join([*row_keys, "instant"])} {created}) = 1
-)
-select
-    {values}
-from (select *, {EVENT_TIMESTAMP}::timestamptz as instant from spine) as spine
-asof left join feature_rows on {equal} and spine.instant >= feature_rows.instant
-order by spine.spine_row
-"""
+    parameters = dict(zip(("start", "end"), (time and make_tzaware(time) for time in span), strict=True))
 
+    def batches() -> Iterator[pa.Table]:
+        with connect(config) as connection:
+            rows.create_view(connection, "feature_rows")
+            reader = connection.sql(sql, params=parameters).to_arrow_reader(PULLED_ROWS)
+            yield reader.schema.empty_table()
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
 
-def _name(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
+    return AsofRetrievalJob(batches, sql, config)
 
 
 def _present(column: str | None) -> list[str]:

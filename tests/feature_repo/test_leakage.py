@@ -1,21 +1,16 @@
 """Training sets: nothing of the future, nothing of the row itself; every spine row back, whatever form the spine has."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
-import duckdb
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from feast import Entity, FeatureView, Field, FileSource, ValueType
-from feast.types import Int64, String
 from polars.testing import assert_frame_equal
 
 from feature_repo import training_set
-from feature_repo.stores.asof import asof_sql
 from transforms.featurize import featurize
 from transforms.warehouse import Warehouse
 
@@ -214,28 +209,6 @@ def test_naive_times_count_as_utc_and_zones_as_what_they_say(small: Warehouse, s
 # --- time to live ---
 
 
-@pytest.mark.parametrize("ttl", [timedelta(microseconds=1), timedelta(hours=1), timedelta(days=45, microseconds=3), timedelta(0), None])
-def test_ttl_is_kept_to_the_microsecond(tmp_path: Path, ttl: timedelta | None) -> None:
-    born = datetime(2024, 1, 31, 12, tzinfo=UTC)
-    pl.DataFrame({"k": ["a"], "value": [7], "event_timestamp": [born]}).write_parquet(tmp_path / "rows.parquet")
-    last = born + (ttl or timedelta(days=9999))
-    instants = [born - timedelta(microseconds=1), born, last, last + timedelta(microseconds=1)]
-    with duckdb.connect() as connection:
-        connection.execute("set timezone = 'UTC'")
-        connection.read_parquet(str(tmp_path / "rows.parquet")).create_view("rows")
-        connection.register("spine", pl.DataFrame({"k": "a", "event_timestamp": instants}).with_row_index("spine_row").to_arrow())
-        found = connection.sql(asof_sql(view_with(ttl), ["value"], "rows")).fetchall()
-    assert [row[0] for row in found] == [None, 7, 7, None if ttl else 7]
-
-
-def view_with(ttl: timedelta | None) -> FeatureView:
-    entity = Entity(name="k", join_keys=["k"], value_type=ValueType.STRING)
-    fields = [Field(name="k", dtype=String), Field(name="value", dtype=Int64)]
-    return FeatureView(
-        name="rows", entities=[entity], ttl=ttl, schema=fields, source=FileSource(path="rows", timestamp_field="event_timestamp")
-    )
-
-
 # --- the lock ---
 
 
@@ -259,12 +232,16 @@ def test_lock_changes_with_the_features_and_with_table_versions(
     staged: pl.DataFrame, spine: pl.DataFrame, home_of: Callable[..., Warehouse], stage: Callable[..., Warehouse]
 ) -> None:
     warehouse = home_of(staged.head(5))
-    first = training_set(spine, ACTIVITY, warehouse.settings.root).lock
-    fewer = training_set(spine, ACTIVITY[:1], warehouse.settings.root).lock
+    made = training_set(spine, ACTIVITY, warehouse.settings.root)
+    first = made.lock
+    fewer = training_set(spine, ACTIVITY[::2], warehouse.settings.root).lock
     assert {name for name in first if first[name] != fewer[name]} == {"features"}
     featurize(stage(warehouse, staged[5:10]), LATER)
     second = training_set(spine, ACTIVITY, warehouse.settings.root).lock
     assert {name for name in first if first[name] != second[name]} == {"tables"}
+    again = training_set(spine, ACTIVITY, warehouse.settings.root, as_of_versions=first["tables"])
+    assert again.lock == first
+    assert_frame_equal(again.frame, made.frame, check_exact=True)
 
 
 def test_pandas_and_polars_frames_do_not_change_under_the_join(small: Warehouse, spine: pl.DataFrame) -> None:

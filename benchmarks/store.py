@@ -1,0 +1,578 @@
+"""How fast the store engine is, side by side in one run with stock Feast and with the engines underneath.
+
+Every contender runs in a fresh process on the same files; what a contender returns is compared by checksum, so that nobody is
+quick by being wrong. Feast's own parts are the contender `stock`; its DuckDB store needs `pip install 'feast[duckdb]'`.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness import CaseFailedError, Goal, Measured, clock, goal_table, in_fresh_process, lend, machine, say, table, write
+from servers import postgres_server, redis_server
+
+FLOORS = Path(__file__).with_name("floors.json")
+LIBRARIES = ("feast", "polars", "duckdb", "pyarrow", "deltalake", "redis", "psycopg")
+START, DAY = datetime(2026, 1, 1, tzinfo=UTC), timedelta(days=1)
+DAYS, ZONES, N_FEATURES = 90, 263, 20
+FEATURES = [f"f{number}" for number in range(N_FEATURES)]
+OURS = "feature_repo.stores"
+ASOF = {"type": f"{OURS}.asof.AsofOfflineStore"}
+ENGINE = {"type": f"{OURS}.columnar.ColumnarComputeEngine"}
+ABOUT = """measure the store engine beside stock Feast, DuckDB and Polars
+
+Data lies in a temp folder (TMPDIR says where; 5 GB for the case of 100 million rows) that is removed at the end.
+"""
+EXAMPLES = """examples:
+  benchmarks/store.py --small                      all cases but the largest, in a minute or two
+  benchmarks/store.py --small --check              as `make bench` does: against the ceilings in floors.json
+  benchmarks/store.py --write docs/benchmarks.md   all cases, about half an hour on a quiet machine
+  benchmarks/store.py --case read materialize      some cases
+"""
+
+
+class Sizes(NamedTuple):
+    """How much of everything."""
+
+    feature_rows: int = 2_000_000
+    spine_rows: int = 200_000
+    entities: int = 100_000
+    trips: int = 10_000_000
+    many_trips: int = 100_000_000
+    online_entities: int = 100_000
+    many_online_entities: int = 1_000_000
+    calls: int = 300
+    repeat: int = 3
+    stock_limit_seconds: float = 120
+
+
+SMALL = Sizes(100_000, 20_000, 5_000, 200_000, 0, 3_000, 0, 30, 3, 10)
+
+
+class Report(NamedTuple):
+    """One case: its table, and what of it has a goal."""
+
+    text: str
+    ratios: dict[str, float]
+    goals: list[Goal]
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    sizes, load = SMALL if arguments.small else Sizes(), os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
+        reports = [CASES[name](Path(folder), sizes) for name in arguments.case]
+    command = shlex.join([".venv/bin/python", "benchmarks/store.py", *sys.argv[1:]])
+    goals = [goal for report in reports for goal in report.goals]
+    text = "\n\n".join(
+        ["## Store", f"`{command}`", machine(load, LIBRARIES), *(report.text for report in reports), goal_table("goals", goals)]
+    )
+    print(text)
+    if arguments.write:
+        write(arguments.write, "store", text)
+    missed = misses({name: ratio for report in reports for name, ratio in report.ratios.items()}) if arguments.check else []
+    for line in missed:
+        say(line)
+    return 1 if missed else 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=ABOUT, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES), help="which cases (all)")
+    parser.add_argument("--small", action="store_true", help="small data: does it work, and how far from the ceilings")
+    parser.add_argument("--check", action="store_true", help="with --small: fail where a ceiling of floors.json is broken")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this Markdown page, e.g. docs/benchmarks.md")
+    arguments = parser.parse_args()
+    if arguments.check and not arguments.small:
+        parser.error("--check goes with --small: the ceilings in floors.json are those of a small run")
+    return arguments
+
+
+def misses(ratios: dict[str, float]) -> list[str]:
+    """Hold ratios against the ceilings; a line for each miss."""
+    ceilings = json.loads(FLOORS.read_text("utf-8"))["store"]
+    return [
+        f"{name}: {ratios[name]:.2f}, the ceiling is {ceilings[name]}"
+        for name in ceilings
+        if name in ratios and ratios[name] > ceilings[name]
+    ]
+
+
+# --- point-in-time joins ---
+
+
+def join_case(folder: Path, sizes: Sizes) -> Report:
+    """20 features of one view, keys drawn uniformly and by Zipf's law."""
+    rows, ratios, goals = [], {}, []
+    for keys in ("uniform", "zipf"):
+        with lend(folder, keys) as data:
+            in_fresh_process(make_join, data, keys, sizes)
+            runs = {
+                "DuckDB ASOF": (raw_duckdb, data, sizes.repeat),
+                "Polars join_asof": (raw_polars, data, sizes.repeat),
+                "millrace": (feast_join, data, {**ASOF, "warehouse": str(data)}, sizes.repeat),
+                "stock Feast, DuckDB store": (feast_join, data, {"type": "duckdb"}, 1),
+            }
+            found = contest(f"join, {keys} keys", runs, sizes.stock_limit_seconds)
+        raw = min(found[name].seconds for name in ("DuckDB ASOF", "Polars join_asof"))
+        rows += [row(f"{keys} keys", name, result, sizes.spine_rows, raw) for name, result in found.items()]
+        ratio = ratios[f"join_{keys}_over_raw"] = found["millrace"].seconds / raw
+        goals.append(Goal(f"join, {keys} keys, x the quicker raw engine", f"{ratio:.2f}", "<= 1.5", ratio <= 1.5))
+        stock = found["stock Feast, DuckDB store"]
+        if not isinstance(stock, str):
+            faster = stock.seconds / found["millrace"].seconds
+            goals.append(Goal(f"join, {keys} keys, stock's time over ours", f"{faster:.1f}", ">= 1.5", faster >= 1.5))
+    title = f"{sizes.feature_rows:,} feature rows, {sizes.entities:,} keys, {sizes.spine_rows:,} spine rows to pandas"
+    return Report(table([title, "contender", "seconds", "rows/s", "peak MB", "x raw"], rows), ratios, goals)
+
+
+def zones_case(folder: Path, sizes: Sizes) -> Report:
+    """Trips joined with 15- and 30-minute aggregates of their zone: two views of four features."""
+    rows, ratios, goals = [], {}, []
+    with lend(folder, "zones") as data:
+        in_fresh_process(make_zones, data, sizes.trips)
+        store = {**ASOF, "warehouse": str(data)}
+        runs = {
+            "DuckDB ASOF": (raw_zones_duckdb, data),
+            "Polars join_asof": (raw_zones_polars, data),
+            "millrace": (feast_zones, data, store, None),
+        }
+        found = contest("zones", runs, None)
+        raw = min(found[name].seconds for name in ("DuckDB ASOF", "Polars join_asof"))
+        rows += [row(f"{sizes.trips:,} to pandas", name, result, sizes.trips, raw) for name, result in found.items()]
+        speed = sizes.trips / found["millrace"].seconds
+        goals.append(Goal("zones to pandas, rows/s", f"{speed:,.0f}", ">= 1,000,000", speed >= 1_000_000))
+        ratios["zones_over_raw"] = found["millrace"].seconds / raw
+        to_parquet = in_fresh_process(feast_zones, data, store, data / "out.parquet")
+        rows.append(row(f"{sizes.trips:,} to Parquet", "millrace", to_parquet, sizes.trips, raw))
+    if sizes.many_trips:
+        with lend(folder, "zones") as data:
+            in_fresh_process(make_zones, data, sizes.many_trips)
+            many = in_fresh_process(feast_zones, data, {**ASOF, "warehouse": str(data), "memory_limit": "2GB"}, data / "out.parquet")
+        rows.append(row(f"{sizes.many_trips:,} to Parquet", "millrace", many, sizes.many_trips, raw * sizes.many_trips / sizes.trips))
+        relative = (sizes.many_trips / many.seconds) / (sizes.trips / to_parquet.seconds)
+        goals.append(Goal("100M to Parquet, throughput over that of 10M", f"{relative:.2f}", ">= 0.75", relative >= 0.75))
+        goals.append(Goal("100M to Parquet, peak MB of the process", f"{many.peak_mb:,.0f}", "<= 4,000", many.peak_mb <= 4_000))
+    title = f"trips with aggregates of {ZONES} zones, 2 views"
+    return Report(table([title, "contender", "seconds", "rows/s", "peak MB", "x raw"], rows), ratios, goals)
+
+
+def contest(what: str, runs: dict[str, tuple[Any, ...]], stock_limit_seconds: float | None) -> dict[str, Any]:
+    """Run contenders one after the other; a failure of stock Feast is told as text. All that finish must agree."""
+    found: dict[str, Any] = {}
+    for name, (case, *arguments) in runs.items():
+        limit = stock_limit_seconds if name.startswith("stock") else None
+        try:
+            found[name] = in_fresh_process(case, *arguments, limit_seconds=limit)
+            say(f"{what}: {name}: {found[name].seconds:.2f} s, {found[name].peak_mb:,.0f} MB")
+        except CaseFailedError as failure:
+            if limit is None:
+                raise
+            found[name] = str(failure)
+            say(f"{what}: {name}: {failure}")
+    answers = {result.made for result in found.values() if not isinstance(result, str)}
+    if len(answers) != 1:
+        sys.exit(f"{what}: the contenders disagree: {answers}")
+    return found
+
+
+def row(what: str, name: str, result: Any, n_rows: int, raw: float) -> list[str]:
+    """Lay out one contender."""
+    if isinstance(result, str):
+        return [what, name, result[:60], "", "", ""]
+    speed = f"{n_rows / result.seconds:,.0f}"
+    return [what, name, f"{result.seconds:.2f}", speed, f"{result.peak_mb:,.0f}", f"{result.seconds / raw:.2f}"]
+
+
+def make_join(data: Path, keys: str, sizes: Sizes) -> Measured:
+    """Write a feature table and a spine; every instant and key is drawn, so a tenth of the rows has a twin or none before it."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    generator = np.random.default_rng(7)
+
+    def draw(n_rows: int) -> dict[str, Any]:
+        drawn = generator.integers(0, sizes.entities, n_rows) if keys == "uniform" else generator.zipf(1.3, n_rows) % sizes.entities
+        return {"user_id": drawn.astype("int64"), "event_timestamp": instants(generator.integers(0, DAYS * 86_400_000_000, n_rows))}
+
+    values = {
+        name: generator.integers(0, 1000, sizes.feature_rows) if name in FEATURES[:8] else generator.random(sizes.feature_rows)
+        for name in FEATURES
+    }
+    pq.write_table(pa.table({**draw(sizes.feature_rows), **values}), data / "features.parquet")
+    pq.write_table(pa.table({**draw(sizes.spine_rows), "label": generator.integers(0, 2, sizes.spine_rows)}), data / "spine.parquet")
+    return Measured(0, 0)
+
+
+def make_zones(data: Path, trips: int) -> Measured:
+    """Write aggregates of 30 days and the trips, in row groups of a million."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    generator = np.random.default_rng(7)
+    for minutes in (15, 30):
+        steps = 30 * 24 * 60 // minutes
+        at = np.tile(np.arange(steps) * minutes * 60_000_000, ZONES)
+        values = {
+            f"{name}_{minutes}": generator.integers(0, 100, len(at)) if name == "n_trips" else generator.random(len(at))
+            for name in ZONE_FEATURES
+        }
+        pq.write_table(
+            pa.table({"zone_id": np.repeat(np.arange(ZONES), steps), "event_timestamp": instants(at), **values}),
+            data / f"zone_{minutes}.parquet",
+        )
+    writer = None
+    for first in range(0, trips, 1_000_000):
+        number = min(1_000_000, trips - first)
+        at = instants(generator.integers(0, 30 * 86_400_000_000, number))
+        part = pa.table(
+            {"trip_id": np.arange(first, first + number), "zone_id": generator.integers(0, ZONES, number), "event_timestamp": at}
+        )
+        writer = writer or pq.ParquetWriter(data / "trips.parquet", part.schema)
+        writer.write_table(part)
+    if writer:
+        writer.close()
+    return Measured(0, 0)
+
+
+def instants(microseconds: Any) -> Any:
+    """Count microseconds from START."""
+    import pyarrow as pa
+
+    return pa.array(microseconds + int(START.timestamp()) * 1_000_000, pa.int64()).cast(pa.timestamp("us", "UTC"))
+
+
+ZONE_FEATURES = ("n_trips", "fare_mean", "tip_mean", "distance_mean")
+
+
+def raw_duckdb(data: Path, repeat: int) -> Measured:
+    """DuckDB alone, in the spine's order, as a pandas frame."""
+    columns = ", ".join(f"feature.{name}" for name in FEATURES)
+    return duckdb_to_pandas(
+        f"""select spine.* exclude (n), {columns}
+        from (select *, row_number() over () as n from '{data}/spine.parquet') as spine
+        asof left join '{data}/features.parquet' as feature
+        on spine.user_id = feature.user_id and spine.event_timestamp >= feature.event_timestamp order by n""",
+        repeat,
+        "f0",
+    )
+
+
+def raw_zones_duckdb(data: Path) -> Measured:
+    """DuckDB alone, in the trips' order, as a pandas frame."""
+    joins = "".join(
+        f" asof left join '{data}/zone_{minutes}.parquet' as zone_{minutes}"
+        f" on trip.zone_id = zone_{minutes}.zone_id and trip.event_timestamp >= zone_{minutes}.event_timestamp"
+        for minutes in (15, 30)
+    )
+    columns = ", ".join(f"{name}_{minutes}" for minutes in (15, 30) for name in ZONE_FEATURES)
+    return duckdb_to_pandas(f"select trip.*, {columns} from '{data}/trips.parquet' as trip{joins} order by trip_id", 1, "n_trips_15")
+
+
+def duckdb_to_pandas(sql: str, repeat: int, summed: str) -> Measured:
+    import duckdb
+
+    with tempfile.TemporaryDirectory() as spill, duckdb.connect(config={"temp_directory": spill}) as connection:
+        connection.execute("set timezone = 'UTC'")
+        connection.sql("select 1").to_arrow_table().to_pandas()  # loads what Feast loads before its clock starts
+        measured = clock(lambda: connection.sql(sql).to_arrow_table().to_pandas(), repeat)
+    return measured._replace(made=checksum(measured.made, summed))
+
+
+def raw_polars(data: Path, repeat: int) -> Measured:
+    """Polars alone, in the spine's order, as a pandas frame."""
+    import polars as pl
+
+    def work() -> Any:
+        spine = pl.read_parquet(data / "spine.parquet").with_row_index("n").sort("event_timestamp")
+        features = pl.read_parquet(data / "features.parquet").sort("event_timestamp")
+        joined = spine.join_asof(features, on="event_timestamp", by="user_id", check_sortedness=False)
+        return joined.sort("n").drop("n").to_arrow().to_pandas()
+
+    pl.DataFrame({"loaded": [1]}).to_arrow().to_pandas()
+    measured = clock(work, repeat)
+    return measured._replace(made=checksum(measured.made, "f0"))
+
+
+def raw_zones_polars(data: Path) -> Measured:
+    """Polars alone, in the trips' order, as a pandas frame."""
+    import polars as pl
+
+    def work() -> Any:
+        trips = pl.read_parquet(data / "trips.parquet").sort("event_timestamp")
+        for minutes in (15, 30):
+            zones = pl.read_parquet(data / f"zone_{minutes}.parquet").sort("event_timestamp")
+            trips = trips.join_asof(zones, on="event_timestamp", by="zone_id", check_sortedness=False)
+        return trips.sort("trip_id").to_arrow().to_pandas()
+
+    pl.DataFrame({"loaded": [1]}).to_arrow().to_pandas()
+    measured = clock(work)
+    return measured._replace(made=checksum(measured.made, "n_trips_15"))
+
+
+def feast_join(data: Path, offline_store: dict[str, Any], repeat: int) -> Measured:
+    """Feast, with one of the offline stores."""
+    import pandas as pd
+
+    os.chdir(data)  # where DuckDB spills, if Feast opens it
+    names = [("user", "user_id", "features", FEATURES)]
+    with feast_store(data, names, offline_store) as store:
+        spine = pd.read_parquet(data / "spine.parquet")
+        measured = clock(lambda: store.get_historical_features(spine, [f"features:{name}" for name in FEATURES]).to_df(), repeat)
+    return measured._replace(made=checksum(measured.made, "f0"))
+
+
+def feast_zones(data: Path, offline_store: dict[str, Any], out: Path | None) -> Measured:
+    """Feast with our offline store, from a path."""
+    views = [("zone", "zone_id", f"zone_{minutes}", [f"{name}_{minutes}" for name in ZONE_FEATURES]) for minutes in (15, 30)]
+    features = [f"{view}:{name}" for _, _, view, names in views for name in names]
+    with feast_store(data, views, offline_store) as store:
+        job = store.get_historical_features(str(data / "trips.parquet"), features)
+        if out:
+            return clock(lambda: job.to_parquet(out))
+        measured = clock(job.to_df)
+    return measured._replace(made=checksum(measured.made, "n_trips_15"))
+
+
+def checksum(frame: Any, summed: str) -> tuple[int, int, int]:
+    """Tell rows, matched rows and the sum of a column of integers, which no order or rounding can change."""
+    return len(frame), int(frame[summed].notna().sum()), int(frame[summed].sum())
+
+
+@contextmanager
+def feast_store(
+    data: Path,
+    views: list[tuple[str, str, str, list[str]]],
+    offline_store: dict[str, Any],
+    online_store: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Iterator[Any]:
+    """Open a Feast store over Parquet files of a folder: (entity, key, view, features), each with its own registry."""
+    import contextlib
+    import io
+
+    from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+    from feast.types import Float64, Int64, String
+
+    def kind(name: str) -> Any:
+        return Int64 if name in FEATURES[:8] or name.startswith("n_") else String if name in FEATURES[16:] and online_store else Float64
+
+    with tempfile.TemporaryDirectory(dir=data) as place:
+        entities = {key: Entity(name=entity, join_keys=[key], value_type=ValueType.INT64) for entity, key, _, _ in views}
+        objects = [
+            FeatureView(
+                name=view,
+                entities=[entities[key]],
+                ttl=timedelta(0),
+                schema=[Field(name=key, dtype=Int64), *(Field(name=name, dtype=kind(name)) for name in names)],
+                source=FileSource(name=view, path=str(data / f"{view}.parquet"), timestamp_field="event_timestamp"),
+            )
+            for _, key, view, names in views
+        ]
+        config = RepoConfig(
+            project="bench",
+            provider="local",
+            registry=f"{place}/registry.db",
+            repo_path=Path(place),
+            offline_store=offline_store,
+            online_store=online_store or {"type": "sqlite", "path": f"{place}/online.db"},
+            entity_key_serialization_version=3,
+            **settings,
+        )
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            store = FeatureStore(config=config)
+            store.apply([*entities.values(), *objects])
+            yield store
+
+
+# --- materialization ---
+
+
+def materialize_case(folder: Path, sizes: Sizes) -> Report:
+    """All entities of one view into an empty online store: stock Feast's engine and ours."""
+    rows, ratios, goals = [], {}, []
+    with lend(folder, "online") as data, redis_server() as redis, postgres_server() as postgres:
+        in_fresh_process(make_online, data, sizes.online_entities)
+        for name, wanted, store in online_stores(data, redis, postgres):
+            found = contest(f"materialize to {name}", {who: (materialize, data, store, who) for who in ("stock", "millrace")}, None)
+            ratio = found["stock"].seconds / found["millrace"].seconds
+            for who, result in found.items():
+                speed = f"{sizes.online_entities / result.seconds:,.0f}"
+                rows.append([name, who, f"{sizes.online_entities:,}", f"{result.seconds:.2f}", speed, f"{result.peak_mb:,.0f}"])
+            ratios[f"materialize_{name}_over_stock"] = 1 / ratio
+            goals.append(Goal(f"materialize to {name}, stock's time over ours", f"{ratio:.1f}", f">= {wanted}", ratio >= wanted))
+            few = found["millrace"] if name == "redis" else None
+            if few and sizes.many_online_entities:
+                report_many(folder, sizes, store, few, rows, goals)
+    title = f"materialize, {N_FEATURES} features"
+    return Report(table([title, "engine", "entities", "seconds", "entities/s", "peak MB"], rows), ratios, goals)
+
+
+def report_many(folder: Path, sizes: Sizes, store: dict[str, Any], few: Measured, rows: list[list[str]], goals: list[Goal]) -> None:
+    """Ten times as many entities into Redis."""
+    with lend(folder, "many") as data:
+        in_fresh_process(make_online, data, sizes.many_online_entities)
+        many = in_fresh_process(materialize, data, store, "millrace")
+    say(f"materialize: redis: {sizes.many_online_entities:,}: {many.seconds:.2f} s, {many.peak_mb:,.0f} MB")
+    speed = f"{sizes.many_online_entities / many.seconds:,.0f}"
+    rows.append(["redis", "millrace", f"{sizes.many_online_entities:,}", f"{many.seconds:.2f}", speed, f"{many.peak_mb:,.0f}"])
+    growth = (many.seconds / sizes.many_online_entities) / (few.seconds / sizes.online_entities)
+    goals.append(Goal("1M to redis, time per entity over that of 100k", f"{growth:.2f}", "<= 1.1 (linear)", growth <= 1.1))
+    goals.append(Goal("1M to redis, peak MB", f"{many.peak_mb:,.0f}", "<= 2,000", many.peak_mb <= 2_000))
+
+
+def online_stores(data: Path, redis: Any, postgres: Any) -> list[tuple[str, float, dict[str, Any]]]:
+    """Name, goal and settings of each online store."""
+    return [
+        ("sqlite", 5, {"type": "sqlite", "path": str(data / "online.db")}),
+        ("redis", 6, {"type": "redis", "connection_string": f"{redis.host}:{redis.port}"}),
+        (
+            "postgres",
+            5,
+            {
+                "type": "postgres",
+                "host": postgres.host,
+                "port": postgres.port,
+                "database": "postgres",
+                "user": "postgres",
+                "password": "",
+                "sslmode": "disable",
+            },
+        ),
+    ]
+
+
+def make_online(data: Path, entities: int) -> Measured:
+    """Write one row for each entity: 8 integers, 8 floats, 4 texts."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    generator = np.random.default_rng(7)
+    values: dict[str, Any] = {name: generator.integers(0, 1000, entities) for name in FEATURES[:8]}
+    values |= {name: generator.random(entities) for name in FEATURES[8:16]}
+    values |= {name: [f"label {number}" for number in generator.integers(0, 1000, entities)] for name in FEATURES[16:]}
+    at = instants(generator.integers(0, DAYS * 86_400_000_000, entities))
+    pq.write_table(pa.table({"user_id": np.arange(entities), "event_timestamp": at, **values}), data / "features.parquet")
+    return Measured(0, 0)
+
+
+ASKED = [{"user_id": number} for number in range(100)]
+
+
+@contextmanager
+def served(data: Path, online_store: dict[str, Any], who: str) -> Iterator[Any]:
+    """Open the store of one contender."""
+    views = [("user", "user_id", "features", FEATURES)]
+    ours = {"batch_engine": ENGINE} if who == "millrace" else {}
+    with feast_store(data, views, {**ASOF, "warehouse": str(data)} if ours else {"type": "file"}, online_store, **ours) as store:
+        yield store
+
+
+def materialize(data: Path, online_store: dict[str, Any], who: str) -> Measured:
+    """Empty the online store, then fill it."""
+    with served(data, online_store, who) as store:
+        objects = [*store.list_entities(), *store.list_feature_views()]
+        store.teardown()
+        store.apply(objects)
+        measured = clock(lambda: store.materialize(START - DAY, START + (DAYS + 1) * DAY))
+        return measured._replace(made=sum(store.get_online_features(["features:f0"], ASKED).to_dict()["f0"]))
+
+
+# --- online reads ---
+
+
+def read_case(folder: Path, sizes: Sizes) -> Report:
+    """Some random entities, all features: p50 and p99 of many calls."""
+    rows, ratios, goals = [], {}, []
+    with lend(folder, "online") as data, redis_server() as redis, postgres_server() as postgres:
+        in_fresh_process(make_online, data, sizes.online_entities)
+        for name, _, stock in online_stores(data, redis, postgres)[:2]:
+            in_fresh_process(materialize, data, stock, "millrace")
+            lean = {**stock, "type": LEAN[name]}
+            contenders: dict[str, tuple[Any, ...]] = {
+                "stock Feast": (read_through_feast, data, stock, sizes, False),
+                "Feast on our store": (read_through_feast, data, lean, sizes, False),
+                "stock Feast, to_dict": (read_through_feast, data, stock, sizes, True),
+                "online_features": (read_through_client, data, lean, sizes),
+            }
+            found = {who: in_fresh_process(*contender).made for who, contender in contenders.items()}
+            for count in COUNTS:
+                rows += [[f"{count} x {N_FEATURES}, {name}", who, *(f"{ms:.2f}" for ms in times[count])] for who, times in found.items()]
+            p50 = {who: times[100][0] for who, times in found.items()}
+            for who, peer, wanted in (("Feast on our store", "stock Feast", 0.6), ("online_features", "stock Feast, to_dict", 0.25)):
+                ratio = ratios[f"read_{name}_{who}"] = p50[who] / p50[peer]
+                goals.append(Goal(f"{who}, {name}, 100 rows, x {peer}", f"{ratio:.2f}", f"<= {wanted}", ratio <= wanted))
+            say(f"read: {name}: " + ", ".join(f"{who} {ms:.2f} ms" for who, ms in p50.items()))
+    return Report(table(["online read, rows x features", "contender", "p50 ms", "p99 ms"], rows), ratios, goals)
+
+
+LEAN = {"sqlite": f"{OURS}.online.SqliteOnlineStore", "redis": f"{OURS}.online_redis.RedisOnlineStore"}
+COUNTS = (1, 100, 500)
+
+
+def read_through_feast(data: Path, online_store: dict[str, Any], sizes: Sizes, to_dict: bool) -> Measured:  # noqa: FBT001
+    """`get_online_features(...)`: a protobuf message, or the values in it."""
+    with served(data, online_store, "millrace") as store:
+        features = [f"features:{name}" for name in FEATURES]
+        if None in store.get_online_features(features, ASKED).to_dict()["f0"]:
+            sys.exit("read: nothing is there")
+        if to_dict:
+            return Measured(0, 0, latencies(lambda rows: store.get_online_features(features, rows).to_dict(), sizes))
+        return Measured(0, 0, latencies(lambda rows: store.get_online_features(features, rows), sizes))
+
+
+def read_through_client(data: Path, online_store: dict[str, Any], sizes: Sizes) -> Measured:
+    """`feature_repo.online_features(...)`, on a home made for it."""
+    from unittest.mock import patch
+
+    from feature_repo import client
+
+    with served(data, online_store, "millrace") as store:
+        home = Path(store.config.repo_path)
+        (home / "feast").mkdir()
+        (home / "feast" / "registry.db").write_bytes((home / "registry.db").read_bytes())
+        features = [f"features:{name}" for name in FEATURES]
+        with patch.object(client, "repo_config", return_value=store.config):
+            if client.online_features(features, ASKED, home)["features__f0"].null_count():
+                sys.exit("read: nothing is there")
+            return Measured(0, 0, latencies(lambda rows: client.online_features(features, rows, home), sizes))
+
+
+def latencies(read: Callable[[list[dict[str, int]]], Any], sizes: Sizes) -> dict[int, tuple[float, float]]:
+    """Read random entities many times; p50 and p99 in milliseconds for each number of rows."""
+    import numpy as np
+
+    generator, found = np.random.default_rng(7), {}
+    for count in COUNTS:
+        taken = []
+        for _ in range(sizes.calls):
+            rows = [{"user_id": int(number)} for number in generator.integers(0, sizes.online_entities, count)]
+            start = time.perf_counter()
+            read(rows)
+            taken.append(1000 * (time.perf_counter() - start))
+        found[count] = (float(np.percentile(taken, 50)), float(np.percentile(taken, 99)))
+    return found
+
+
+CASES: dict[str, Callable[[Path, Sizes], Report]] = {
+    "join": join_case,
+    "zones": zones_case,
+    "materialize": materialize_case,
+    "read": read_case,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

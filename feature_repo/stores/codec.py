@@ -1,0 +1,249 @@
+"""Feast's values and entity keys as bytes and back, a column at a time; what is done with the bytes does not belong here.
+
+A stored value is a `Value` proto: the tag of its type's field, then the value as protobuf writes it. Scalars and embeddings
+are written with Arrow and numpy; every other type goes through Feast's own conversion, a column at a time.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast.infra.key_encoding_utils import _serialize_val, serialize_entity_key_prefix
+from feast.protos.feast.types.Value_pb2 import BoolList, BytesList, DoubleList, FloatList, Int64List, StringList, Value
+from feast.type_map import NULL_TIMESTAMP_INT_VALUE, feast_value_type_to_python_type, python_values_to_proto_values
+from feast.value_type import ValueType
+
+Column: TypeAlias = pa.Array | pa.ChunkedArray
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+Flags: TypeAlias = npt.NDArray[np.bool_]
+
+VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # protobuf's wire types
+NULL_TIMESTAMP = int(NULL_TIMESTAMP_INT_VALUE)
+NOT_CONVERTED = (TypeError, ValueError, AssertionError, AttributeError, KeyError)  # how Feast refuses a value
+
+
+class Scalar(NamedTuple):
+    """How values of a type are written: the field of `Value`, its wire type, and a list proto with the same in field 1."""
+
+    field: int
+    wire: int
+    batch: Any
+
+
+_BYTES = Scalar(1, LENGTH, BytesList)
+SCALARS: Mapping[ValueType, Scalar] = {
+    ValueType.BYTES: _BYTES,
+    ValueType.PDF_BYTES: _BYTES,
+    ValueType.IMAGE_BYTES: _BYTES,
+    ValueType.STRING: Scalar(2, LENGTH, StringList),
+    ValueType.INT32: Scalar(3, VARINT, Int64List),
+    ValueType.INT64: Scalar(4, VARINT, Int64List),
+    ValueType.DOUBLE: Scalar(5, FIXED64, DoubleList),
+    ValueType.FLOAT: Scalar(6, FIXED32, FloatList),
+    ValueType.BOOL: Scalar(7, VARINT, BoolList),
+    ValueType.UNIX_TIMESTAMP: Scalar(8, VARINT, Int64List),
+}
+EMBEDDINGS: Mapping[ValueType, tuple[int, pa.DataType]] = {
+    ValueType.DOUBLE_LIST: (15, pa.float64()),
+    ValueType.FLOAT_LIST: (16, pa.float32()),
+}
+KEY_FORMATS: Mapping[ValueType, str] = {ValueType.INT32: "<i4", ValueType.INT64: "<i8", ValueType.UNIX_TIMESTAMP: "<i8"}
+
+
+def encode_values(column: Column, value_type: ValueType) -> pa.LargeBinaryArray:
+    """Serialize each row's value as a `Value` proto, b"" for null (a null timestamp is Feast's own mark for it).
+
+    Equal to Feast's conversion of the column, except where that one loses or refuses values: integers beside nulls stay
+    exact, and lists beside nulls, Arrow maps, UUIDs and zoned timestamps are taken. Raises what Feast raises for a
+    column that does not fit the type.
+    """
+    column = _whole(column)
+    if value_type in SCALARS and (scalars := _scalars(column, value_type)) is not None:
+        return _encode_scalars(scalars, SCALARS[value_type])
+    if value_type in EMBEDDINGS and _is_embedding(column.type):
+        return _encode_embeddings(column, *EMBEDDINGS[value_type])
+    return pa.array([value.SerializeToString() for value in _feast_values(column, value_type)], pa.large_binary())
+
+
+def encode_entity_keys(rows: pa.RecordBatch | pa.Table, join_keys: Mapping[str, ValueType]) -> pa.LargeBinaryArray:
+    """Serialize each row's entity key as Feast's `serialize_entity_key` does, version 3.
+
+    Raises ValueError, naming the column, where a key is null or of a type that Feast does not take for a key.
+    """
+    names = sorted(join_keys)
+    prefix = pa.scalar(serialize_entity_key_prefix(names), pa.large_binary())
+    parts = [part for name in names for part in _key_parts(name, _whole(rows.column(name)), join_keys[name])]
+    if not parts:
+        return pa.array([prefix.as_py()] * rows.num_rows, pa.large_binary())
+    return joined(prefix, *parts)
+
+
+def encode_instants(microseconds: npt.NDArray[np.int64]) -> pa.LargeBinaryArray:
+    """Serialize instants (microseconds since 1970, UTC) as `Timestamp` protos."""
+    seconds, rest = np.divmod(microseconds, 1_000_000)
+    return joined(varints(_tag(1, VARINT), seconds, seconds != 0), varints(_tag(2, VARINT), rest * 1000, rest != 0))
+
+
+def decode_values(serialized: Sequence[bytes | None], value_type: ValueType) -> list[Any]:
+    """Read values as `OnlineResponse.to_dict` gives them: None for null or absent; the bytes' own type counts.
+
+    The values of a feature are read as one list proto: in field 1 of a list stand the same bytes as in a `Value`.
+    """
+    present = [value for value in serialized if value]
+    scalar = SCALARS.get(value_type)
+    if scalar is None or {value[0] for value in present} != {_tag(scalar.field, scalar.wire)[0]}:
+        return [feast_value_type_to_python_type(Value.FromString(value), value_type) if value else None for value in serialized]
+    tag = _tag(1, scalar.wire)
+    values = list(scalar.batch.FromString(tag + tag.join([value[1:] for value in present])).val)
+    if value_type == ValueType.UNIX_TIMESTAMP:
+        values = [None if value == NULL_TIMESTAMP else datetime.fromtimestamp(value, UTC) for value in values]
+    if len(present) == len(serialized):
+        return values
+    left = iter(values)
+    return [next(left) if value else None for value in serialized]
+
+
+def _whole(column: Column) -> pa.Array:
+    """One array, without a dictionary."""
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def _scalars(column: pa.Array, value_type: ValueType) -> pa.Array | None:
+    """Bring a column to the Arrow type that its Feast type is written from; None where Feast's conversion has to do it."""
+    kind, types = column.type, pa.types
+    match value_type:
+        case ValueType.DOUBLE | ValueType.FLOAT if types.is_floating(kind) or types.is_integer(kind):
+            return _without_nan(column.cast(pa.float64(), safe=False), pa.float32() if value_type == ValueType.FLOAT else pa.float64())
+        case ValueType.INT32 | ValueType.INT64 if types.is_integer(kind):
+            return column.cast(pa.int32() if value_type == ValueType.INT32 else pa.int64()).cast(pa.int64())
+        case ValueType.BOOL if types.is_boolean(kind):
+            return column.cast(pa.int64())
+        case ValueType.UNIX_TIMESTAMP if types.is_timestamp(kind) or types.is_date(kind):
+            return pa.array(column.to_numpy(zero_copy_only=False).astype("datetime64[s]").astype(np.int64))
+        case ValueType.UNIX_TIMESTAMP if types.is_integer(kind):
+            return column.cast(pa.int64()).fill_null(NULL_TIMESTAMP)
+        case ValueType.STRING if (
+            types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_integer(kind)
+        ):
+            return column.cast(pa.large_string()).cast(pa.large_binary())
+        case ValueType.BYTES | ValueType.PDF_BYTES | ValueType.IMAGE_BYTES if types.is_binary(kind) or types.is_large_binary(kind):
+            return column.cast(pa.large_binary())
+        case _:
+            return None
+
+
+def _without_nan(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Make NaN null, as Feast does, then round; what is too large for a float is infinite."""
+    return pc.if_else(pc.is_nan(column), None, column).cast(kind, safe=False)
+
+
+def _encode_scalars(column: pa.Array, scalar: Scalar) -> pa.LargeBinaryArray:
+    tag = _tag(scalar.field, scalar.wire)
+    valid = column.is_valid().to_numpy(zero_copy_only=False)
+    if scalar.wire == LENGTH:
+        lengths = pc.binary_length(column).fill_null(0).to_numpy()
+        return joined(varints(tag, lengths, valid), column.fill_null(b""))
+    numbers = column.fill_null(0).to_numpy(zero_copy_only=False)
+    return varints(tag, numbers, valid) if scalar.wire == VARINT else fixed(tag, numbers, valid)
+
+
+def _is_embedding(kind: pa.DataType) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(is_list and pa.types.is_floating(kind.value_type))
+
+
+def _encode_embeddings(column: pa.Array, field: int, kind: pa.DataType) -> pa.LargeBinaryArray:
+    """Pack lists of numbers; a null in a list is NaN, as Arrow hands it to Feast."""
+    valid = column.is_valid().to_numpy(zero_copy_only=False)
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy().astype(np.int64) * (kind.bit_width // 8)
+    numbers = column.flatten().cast(pa.float64()).fill_null(np.nan).cast(kind, safe=False).to_numpy()
+    packed = _binary(lengths, np.ascontiguousarray(numbers).view(np.uint8))
+    heads = varints(_tag(1, LENGTH), lengths, lengths > 0)  # protobuf leaves an empty list out
+    inner = lengths + pc.binary_length(heads).to_numpy()
+    return joined(varints(_tag(field, LENGTH), inner, valid), heads, packed)
+
+
+def _feast_values(column: pa.Array, value_type: ValueType) -> list[Value]:
+    """Convert as Feast does, from what Arrow hands it; what it refuses there (lists beside nulls, maps) as plain Python."""
+    try:
+        return list(python_values_to_proto_values(column.to_numpy(zero_copy_only=False), value_type))
+    except NOT_CONVERTED:
+        return list(python_values_to_proto_values(column.to_pylist(maps_as_pydicts="strict"), value_type))
+
+
+def _key_parts(name: str, column: pa.Array, value_type: ValueType) -> list[pa.Array | pa.Scalar]:
+    """Give a key's type, length and bytes: numbers have a fixed width, text has its own."""
+    scalars = _scalars(column, value_type)
+    if column.null_count:
+        message = f"column {name!r}: {column.null_count} of {len(column)} entity keys are null"
+        raise ValueError(message)
+    if scalars is None or not (value_type in KEY_FORMATS or SCALARS[value_type].wire == LENGTH):
+        return _feast_key_parts(name, column, value_type)
+    if value_type in KEY_FORMATS:
+        numbers = scalars.to_numpy().astype(KEY_FORMATS[value_type])
+        head = np.array([value_type.value, numbers.itemsize], "<u4").tobytes()
+        return [fixed(head, numbers, np.ones(len(numbers), np.bool_))]
+    kind = ValueType.STRING if value_type == ValueType.STRING else ValueType.BYTES
+    lengths = pc.binary_length(scalars).to_numpy().astype("<u4")
+    return [fixed(np.array([kind.value], "<u4").tobytes(), lengths, np.ones(len(lengths), np.bool_)), scalars]
+
+
+def _feast_key_parts(name: str, column: pa.Array, value_type: ValueType) -> list[pa.Array]:
+    try:
+        values = [_serialize_val(value.WhichOneof("val"), value) for value in _feast_values(column, value_type)]
+    except NOT_CONVERTED as error:
+        message = f"column {name!r} ({column.type}) cannot be an entity key of type {value_type.name}: {error}"
+        raise ValueError(message) from error
+    heads = [np.array([kind, len(value)], "<u4").tobytes() for value, kind in values]
+    return [pa.array(heads, pa.large_binary()), pa.array([value for value, _ in values], pa.large_binary())]
+
+
+def _tag(field: int, wire: int) -> bytes:
+    number = field << 3 | wire
+    return bytes([number]) if number < 0x80 else bytes([number & 0x7F | 0x80, number >> 7])  # noqa: PLR2004 - seven bits a byte
+
+
+def fixed(head: bytes, numbers: npt.NDArray[Any], valid: Flags) -> pa.LargeBinaryArray:
+    """Write a head and a number of fixed width (little endian) in each valid row, nothing in the others."""
+    cells = np.empty((len(numbers), len(head) + numbers.itemsize), np.uint8)
+    cells[:, : len(head)] = np.frombuffer(head, np.uint8)
+    cells[:, len(head) :] = np.ascontiguousarray(numbers).view(np.uint8).reshape(len(numbers), numbers.itemsize)
+    return _binary(valid * np.int64(cells.shape[1]), cells[valid])
+
+
+def varints(head: bytes, numbers: npt.NDArray[Any], valid: Flags) -> pa.LargeBinaryArray:
+    """Write a head and a number as a varint (seven bits a byte, the lowest first) in each valid row, nothing in the others."""
+    numbers = numbers.astype(np.int64).view(np.uint64)
+    longest = max(1, -(-int(numbers.max(initial=0)).bit_length() // 7))
+    groups = numbers[:, np.newaxis] >> np.arange(0, 7 * longest, 7, dtype=np.uint64)
+    follows = groups[:, 1:] != 0
+    cells = np.empty((len(numbers), len(head) + longest), np.uint8)
+    cells[:, : len(head)] = np.frombuffer(head, np.uint8)
+    cells[:, len(head) :] = groups & np.uint64(0x7F)
+    cells[:, len(head) : -1] |= follows.astype(np.uint8) << 7
+    kept = np.ones(cells.shape, np.bool_)
+    kept[:, len(head) + 1 :] = follows
+    kept &= valid[:, np.newaxis]
+    return _binary(kept.sum(axis=1), cells[kept])
+
+
+def _binary(lengths: npt.NDArray[np.int64], content: Bytes) -> pa.LargeBinaryArray:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(content)])
+
+
+def joined(*parts: pa.Array | pa.Scalar) -> pa.LargeBinaryArray:
+    """Put each row's pieces one behind the other; a scalar stands in every row."""
+    return pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.large_binary()))
+
+
+def row_bytes(rows: pa.LargeBinaryArray) -> memoryview:
+    """All rows' bytes, one behind the other, without a copy."""
+    _, ends, content = rows.buffers()
+    offsets = np.frombuffer(ends, np.int64)[rows.offset : rows.offset + len(rows) + 1]
+    return memoryview(content)[offsets[0] : offsets[-1]]

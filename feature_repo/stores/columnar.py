@@ -1,0 +1,327 @@
+"""Feast's materialization by column: what changed since the last time, in chunks, in bulk.
+
+`materialize(start, end)` writes the newest row of every entity with a row in that span, as Feast's own engine does.
+`materialize-incremental` goes by arrival: it writes the entities whose newest row came with a file that was not there the
+last time, or stands at an instant passed since (a window that expired). So late rows get online, and nothing unchanged is
+written. What was done is remembered in the warehouse's folder; a run that was killed goes on after its last whole chunk.
+"""
+
+import base64
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast.entity import Entity
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL, FeatureView
+from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus, MaterializationTask
+from feast.infra.compute_engines.base import ComputeEngine
+from feast.infra.compute_engines.local.compute import LocalComputeEngine
+from feast.infra.compute_engines.local.job import LocalMaterializationJob
+from feast.infra.key_encoding_utils import deserialize_entity_key
+from feast.infra.online_stores.online_store import OnlineStore
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.repo_config import RepoConfig
+from feast.utils import make_tzaware
+from tqdm import tqdm
+
+from feature_repo.stores import sources
+from feature_repo.stores.asof import AsofOfflineStore, connect
+from feature_repo.stores.bulk import bulk_writer
+from feature_repo.stores.codec import encode_entity_keys
+from feature_repo.stores.done import Done, done_path, read_done, write_done
+from feature_repo.stores.sources import Snapshot, snapshot
+from feature_repo.stores.sql import quoted
+
+CHUNK_ROWS = 50_000
+FIRST, EPOCH = datetime(1, 1, 1, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)
+Progress = Callable[[str, int, int], None]
+_log = logging.getLogger(__name__)
+_progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
+
+
+@contextmanager
+def reporting(progress: Progress) -> Iterator[None]:
+    """Have `progress(view, entities of this chunk, entities in all)` called after every chunk that is written meanwhile."""
+    token = _progress.set(progress)
+    try:
+        yield
+    finally:
+        _progress.reset(token)
+
+
+@dataclass(frozen=True)
+class Span:
+    """The rows that a run looks at: from `start` to `end`, of these the ones that arrived `since` something was done."""
+
+    start: datetime
+    end: datetime
+    since: Done | None
+
+
+class ColumnarComputeEngine(ComputeEngine):
+    """A Feast batch engine: `batch_engine: {type: feature_repo.stores.columnar.ColumnarComputeEngine}`.
+
+    `chunk_rows` (50,000) is how many entities are held, encoded and written at a time. It reads `AsofOfflineStore`; views that Feast
+    itself transforms, and other offline stores, are left to Feast's local engine. Errors raise.
+    """
+
+    def __init__(
+        self, *, repo_config: RepoConfig, offline_store: Any, online_store: OnlineStore, chunk_rows: int = CHUNK_ROWS, **options: Any
+    ) -> None:
+        """Keep the stores that Feast opened."""
+        super().__init__(repo_config=repo_config, offline_store=offline_store, online_store=online_store, **options)
+        self.chunk_rows = chunk_rows
+
+    def update(
+        self,
+        project: str,
+        views_to_delete: Sequence[FeatureView],
+        views_to_keep: Sequence[FeatureView],  # noqa: ARG002
+        entities_to_delete: Sequence[Entity],  # noqa: ARG002
+        entities_to_keep: Sequence[Entity],  # noqa: ARG002
+    ) -> None:
+        """Forget what was done for views that are no more."""
+        self._forget(project, views_to_delete)
+
+    def teardown_infra(self, project: str, fvs: Sequence[FeatureView], entities: Sequence[Entity]) -> None:  # noqa: ARG002
+        """Forget what was done: the online store is emptied."""
+        self._forget(project, fvs)
+
+    def _forget(self, project: str, views: Sequence[FeatureView]) -> None:
+        if isinstance(self.offline_store, AsofOfflineStore):
+            for view in views:
+                done_path(sources.warehouse_folder(self.repo_config), project, view.name).unlink(missing_ok=True)
+
+    def _materialize_one(self, registry: BaseRegistry, task: MaterializationTask, **options: Any) -> MaterializationJob:
+        view = task.feature_view
+        if not isinstance(self.offline_store, AsofOfflineStore) or _is_transformed(view):
+            return self._leave_to_feast(registry, task, **options)
+        if view.online:
+            Materialization(self.repo_config, self.online_store, view, self.chunk_rows).run(task)
+        return LocalMaterializationJob(job_id=f"{view.name}-{task.start_time}-{task.end_time}", status=MaterializationJobStatus.SUCCEEDED)
+
+    def _leave_to_feast(self, registry: BaseRegistry, task: MaterializationTask, **options: Any) -> MaterializationJob:
+        _log.warning("view %s: transformed by Feast or not read by AsofOfflineStore; left to Feast's local engine", task.feature_view.name)
+        engine = LocalComputeEngine(
+            backend="pandas", repo_config=self.repo_config, offline_store=self.offline_store, online_store=self.online_store
+        )
+        (job,) = engine.materialize(registry, task, **options)
+        if job.error():
+            raise job.error()
+        return job
+
+
+@dataclass(frozen=True)
+class Materialization:
+    """One view's way into the online store."""
+
+    config: RepoConfig
+    online_store: OnlineStore
+    view: FeatureView
+    chunk_rows: int = CHUNK_ROWS
+
+    @property
+    def _path(self) -> Path:
+        return done_path(sources.warehouse_folder(self.config), self.config.project, self.view.name)
+
+    def run(self, task: MaterializationTask) -> int:
+        """Finish what a killed run left, then write what the task asks for; returns the number of entities written."""
+        done, written = self.done(), 0
+        span = self.span(done, make_tzaware(task.start_time).astimezone(UTC), make_tzaware(task.end_time).astimezone(UTC))
+        if done and done.rows is not None:
+            is_same_run = done.since is None and done.start == span.start.isoformat()  # which has only to add what came since
+            written, done = self._resume(done, task)
+            span = replace(span, since=done if span.start == FIRST or is_same_run else None)
+        return written + self._write(snapshot(self.config, self.view.batch_source), span, 0, task)
+
+    def span(self, done: Done | None, start: datetime, end: datetime) -> Span:
+        """Tell an increment, which starts where Feast's last materialization ended, from a span that was asked for.
+
+        An increment on what is not known to be done starts anew.
+        """
+        last = self.view.most_recent_end_time
+        if last is None or make_tzaware(last) != start:
+            return Span(start, end, None)
+        return Span(FIRST, end, done)
+
+    def done(self) -> Done | None:
+        """Read what was done, unless the definition or the store changed since, or the store has lost it."""
+        done = read_done(self._path)
+        if done and done.of == self._digest() and self._is_there(done.witness):
+            return done
+        self._path.unlink(missing_ok=True)  # else a run over a part of it could bring the witness back
+        return None
+
+    def _resume(self, done: Done, task: MaterializationTask) -> tuple[int, Done | None]:
+        """Go on where a run was killed, if what it read is still there; else what was done before it holds."""
+        try:
+            rows = snapshot(self.config, self.view.batch_source, done.version)
+        except ValueError:
+            return 0, done.since
+        if done.version is None or rows.identities != done.identities or not rows.is_whole():
+            return 0, done.since
+        span = Span(datetime.fromisoformat(done.start), datetime.fromisoformat(done.until), done.since)
+        return self._write(rows, span, done.rows or 0, task), self.done()
+
+    def _write(self, rows: Snapshot, span: Span, skipped: int, task: MaterializationTask) -> int:
+        written = 0
+        with self._newest(rows, span) as (newest, has_earlier):
+            finished = self._finished(rows, span, has_earlier=has_earlier)
+            total = int(newest.aggregate("count(*)").fetchall()[0][0])
+            for batch, n_written in self._written(newest, total, skipped, task):
+                written, skipped = written + n_written, skipped + batch.num_rows
+                if finished:
+                    finished = replace(finished, witness=self._witness(batch))
+                    write_done(self._path, replace(finished, rows=skipped, version=rows.version, since=span.since))
+        if finished:
+            write_done(self._path, finished)
+        return written
+
+    def _written(
+        self, newest: duckdb.DuckDBPyRelation, total: int, skipped: int, task: MaterializationTask
+    ) -> Iterator[tuple[pa.RecordBatch, int]]:
+        """Write the chunks after those skipped, and give each with the number of its entities that were not left out as older."""
+        if skipped >= total:
+            return
+        report = _progress.get() or _nobody
+        with bulk_writer(self.config, self.online_store, self.view) as write, (task.tqdm_builder or _no_bar)(total) as bar:
+            bar.update(skipped)
+            for batch in self._chunks(newest, skipped):
+                yield batch, write(batch)
+                bar.update(batch.num_rows)
+                report(self.view.name, batch.num_rows, total)
+
+    def _finished(self, rows: Snapshot, span: Span, *, has_earlier: bool) -> Done | None:
+        """Say what is done after a run; None where it leaves out what an increment has to bring."""
+        before, current = self._last(), self.done()
+        if (has_earlier and not span.since) or (before and span.end.isoformat() < before.until):
+            return None
+        start = span.since.start if span.since else span.start.isoformat()
+        return Done(self._digest(), start, span.end.isoformat(), rows.identities, current.witness if current else "")
+
+    def _last(self) -> Done | None:
+        """Read what was done by the last run that finished."""
+        done = self.done()
+        return done.since if done and done.rows is not None else done
+
+    def _chunks(self, newest: duckdb.DuckDBPyRelation, skipped: int) -> Iterator[pa.RecordBatch]:
+        keys = ", ".join(quoted(key) for key in _keys(self.view))
+        left = newest.order(keys).limit(1 << 62, offset=skipped) if skipped else newest.order(keys)
+        yield from _of_size(left.to_arrow_reader(self.chunk_rows), self.chunk_rows)
+
+    @contextmanager
+    def _newest(self, rows: Snapshot, span: Span) -> Iterator[tuple[duckdb.DuckDBPyRelation, bool]]:
+        """Give each entity's newest row of the span, for an increment if it is new; and whether there are rows before the span."""
+        parameters = {"start": span.start, "end": span.end, "until": datetime.fromisoformat(span.since.until) if span.since else FIRST}
+        with connect(self.config) as connection:
+            rows.create_view(connection, "arrived", without=span.since.identities if span.since else ())
+            known = set(rows.identities) - set(span.since.identities) if span.since else set(rows.identities)
+            rows.create_view(connection, "present", without=known)
+            connection.execute(f"create temp table newest as {self._sql(span)}", parameters)
+            earlier = f"select exists (from arrived where {self._instant} < $start)"
+            yield connection.table("newest"), connection.execute(earlier, {"start": span.start}).fetchall()[0][0]
+
+    @property
+    def _columns(self) -> dict[str, str]:
+        """For each key, feature and timestamp of the view the source's column, quoted."""
+        source = self.view.batch_source
+        mapped = {name: column for column, name in source.field_mapping.items()}
+        keys = [key for key in _keys(self.view) if key != DUMMY_ENTITY_ID]
+        times = [time for time in (source.timestamp_field, source.created_timestamp_column) if time]
+        return {name: quoted(mapped.get(name, name)) for name in (*keys, *(field.name for field in self.view.features), *times)}
+
+    @property
+    def _instant(self) -> str:
+        return f"{self._columns[self.view.batch_source.timestamp_field]}::timestamptz"
+
+    def _sql(self, span: Span) -> str:
+        columns, source = self._columns, self.view.batch_source
+        keys = [columns[key] for key in _keys(self.view) if key != DUMMY_ENTITY_ID]
+        newest = [f"{columns[time]} desc nulls last" for time in (source.timestamp_field, source.created_timestamp_column) if time]
+        given = [f"{column} as {quoted(name)}" for name, column in columns.items()]
+        dummy = [] if keys else [f"'{DUMMY_ENTITY_VAL}' as {quoted(DUMMY_ENTITY_ID)}"]
+        there = " and ".join(f"{column} is not null" for column in keys) or "true"
+        key_list = ", ".join(keys) or "1"
+        changed = f"where ({key_list}) in (select ({key_list}) from fresh)" if span.since else ""
+        return f"""
+            with seen as (
+                select *, true as __has_arrived from arrived
+                union all by name
+                select *, false as __has_arrived from present
+            ),
+            passed as (select *, {self._instant} as __instant from seen where {there} and {self._instant} between $start and $end),
+            fresh as (select * from passed where __has_arrived or __instant > $until),
+            newest as (
+                select * from passed {changed}
+                qualify row_number() over (partition by {key_list} order by {", ".join(newest)}, __has_arrived desc) = 1
+            )
+            select {", ".join([*given, *dummy])} from newest where __has_arrived or __instant > $until
+        """
+
+    def _digest(self) -> str:
+        """Digest what decides what is written and where."""
+        fields = sorted((field.name, str(field.dtype)) for field in self.view.schema)
+        store = self.config.online_store.model_dump(mode="json")
+        source = self.view.batch_source
+        said = [
+            fields,
+            _keys(self.view),
+            store,
+            sources.location(self.config, source.path),
+            source.timestamp_field,
+            source.created_timestamp_column,
+        ]
+        return hashlib.sha256(json.dumps([*said, source.field_mapping], sort_keys=True, default=str).encode()).hexdigest()
+
+    def _witness(self, rows: pa.RecordBatch) -> str:
+        """Choose the entity that is the last to expire."""
+        newest = pc.sort_indices(rows[self.view.batch_source.timestamp_field])[-1].as_py()
+        types = {field.name: field.dtype.to_value_type() for field in self.view.entity_columns}
+        return base64.b64encode(encode_entity_keys(rows.slice(newest, 1), types)[0].as_py()).decode()
+
+    def _is_there(self, witness: str) -> bool:
+        if not witness:
+            return True
+        key = deserialize_entity_key(base64.b64decode(witness), entity_key_serialization_version=3)
+        ((instant, _),) = self.online_store.online_read(self.config, self.view, [key], [self.view.features[0].name])
+        return instant not in (None, EPOCH)  # Feast's Redis store gives 1970 for what it has not
+
+
+def _nobody(_view: str, _entities: int, _total: int) -> None:
+    pass
+
+
+def _no_bar(total: int) -> Any:
+    return tqdm(total=total, disable=True)
+
+
+def _of_size(batches: pa.RecordBatchReader, rows: int) -> Iterator[pa.RecordBatch]:
+    """Cut and join batches so that each but the last has this many rows: chunks are counted when a run goes on."""
+    waiting = batches.schema.empty_table()
+    for batch in batches:
+        waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
+        while waiting.num_rows >= rows:
+            yield waiting.slice(0, rows).combine_chunks().to_batches()[0]
+            waiting = waiting.slice(rows)
+    if waiting.num_rows:
+        yield waiting.combine_chunks().to_batches()[0]
+
+
+def _keys(view: FeatureView) -> list[str]:
+    return [field.name for field in view.entity_columns]
+
+
+def _is_transformed(view: FeatureView) -> bool:
+    """Whether Feast computes or checks the view's values itself, or writes them back offline."""
+    said = ("aggregations", "udf", "feature_transformation", "source_views", "enable_validation", "offline")
+    return any(getattr(view, name, None) for name in said)

@@ -1,0 +1,45 @@
+"""What was materialized, remembered in the warehouse's folder: one small file a view. Loads nothing heavy."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from uuid import uuid4
+
+
+@dataclass(frozen=True)
+class Done:
+    """What the online store holds of a view: every entity with a row from `start` to `until` in the files of `identities`.
+
+    `of` digests what is served and where; `witness` is the key of an entity that must be there. `rows` counts those
+    written by a run that has not finished (None: it has), which reads the Delta `version` from `since` on.
+    """
+
+    of: str
+    start: str
+    until: str
+    identities: list[str]
+    witness: str = ""
+    version: int | None = None
+    rows: int | None = None
+    since: "Done | None" = None
+
+
+def done_path(warehouse: Path, project: str, view: str) -> Path:
+    """Where a view's file is."""
+    return warehouse / "feast" / "materialized" / project / f"{view}.json"
+
+
+def read_done(path: Path) -> Done | None:
+    """Read what was done; None if nothing was."""
+    if not path.is_file():
+        return None
+    saved = json.loads(path.read_text("utf-8"))
+    return Done(**{**saved, "since": Done(**saved["since"]) if saved["since"] else None})
+
+
+def write_done(path: Path, done: Done) -> None:
+    """Write what is done, after it is done: a run killed before does it again, which changes nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{uuid4().hex}")
+    unfinished.write_text(json.dumps(asdict(done)), "utf-8")
+    unfinished.replace(path)

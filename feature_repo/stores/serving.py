@@ -1,0 +1,240 @@
+"""Online features as a frame: a request is resolved once, its keys are encoded and its values decoded by column.
+
+Reading the stores belongs into `online`, and what stands in the bytes into `codec`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from itertools import compress, groupby
+from operator import attrgetter, itemgetter
+from pathlib import Path
+from threading import Lock
+from time import time_ns
+from typing import Any, NamedTuple, TypeAlias
+
+import polars as pl
+import pyarrow as pa
+from feast import FeatureStore, FeatureView, OnDemandFeatureView, utils
+from feast import types as feast_types
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+from feast.online_response import _convert_uuids_for_arrow
+from feast.types import FeastType
+from feast.value_type import ValueType
+
+from feature_repo.stores.codec import decode_values, encode_entity_keys
+from feature_repo.stores.online import LeanReads, Read, Stored
+
+Columns: TypeAlias = Mapping[str, Sequence[Any]]
+
+EVENT_TIMESTAMP = "event_timestamp"
+PLANS = 1024  # that an open store remembers
+NO_ENTITY = bytes(4)  # the serialized key of no columns, under which Feast stores nothing
+INSTANT = pa.timestamp("us", "UTC")
+# Arrow finds the types of maps, structs, decimals and nested lists, whose Feast type does not tell all
+ARROW_TYPES: Mapping[FeastType, pa.DataType] = {
+    feast_types.Bool: pa.bool_(),
+    feast_types.Bytes: pa.binary(),
+    feast_types.Float32: pa.float32(),
+    feast_types.Float64: pa.float64(),
+    feast_types.ImageBytes: pa.binary(),
+    feast_types.Int32: pa.int32(),
+    feast_types.Int64: pa.int64(),
+    feast_types.PdfBytes: pa.binary(),
+    feast_types.String: pa.string(),
+    feast_types.TimeUuid: pa.string(),
+    feast_types.UnixTimestamp: INSTANT,
+    feast_types.Uuid: pa.string(),
+}
+
+
+class Feature(NamedTuple):
+    """A feature of a view: its column in the answer, its name in the view, its type for Feast and for Arrow (None: found out)."""
+
+    column: str
+    name: str
+    value_type: ValueType
+    arrow_type: pa.DataType | None
+
+    @property
+    def kind(self) -> str:
+        """What features have in common that can be decoded at once."""
+        return f"{self.value_type.name} {self.arrow_type}" if self.arrow_type else self.column
+
+
+class ViewPlan(NamedTuple):
+    """What is read of one view, features of a kind side by side; a key may stand in any of several columns of the request."""
+
+    table: FeatureView
+    features: Sequence[Feature]
+    kinds: Sequence[str]
+    keys: Mapping[str, Sequence[str]]
+    key_types: Mapping[str, ValueType]
+
+
+class Plan(NamedTuple):
+    """What a list of features, or a service, comes to; `columns` are the answer's, in order."""
+
+    references: Any
+    views: Sequence[ViewPlan]
+    on_demand: Sequence[OnDemandFeatureView]
+    request_data: frozenset[str]
+    columns: Sequence[str]
+
+
+class OpenStore:
+    """A Feast store kept open, with the requests it has resolved. Safe to share between threads."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        """Keep the store."""
+        self._store = store
+        self._plan = lru_cache(maxsize=PLANS)(partial(resolve, store))
+
+    def read(self, features: Sequence[str] | str, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+        """Answer every row, in order: its own columns, then the features as `view__feature`.
+
+        Raises ValueError where rows differ in their columns, or lack a key or a request value that a view needs.
+        """
+        plan = self._plan(features if isinstance(features, str) else tuple(features))
+        asked = _columns(rows, plan)
+        answer = self._lean(plan, asked) if self._is_lean(plan) else self._by_feast(plan, asked)
+        found = pa.RecordBatch.from_arrays([answer[column] for column in plan.columns], plan.columns)
+        return pl.DataFrame([*pl.DataFrame(rows, infer_schema_length=None), *pl.DataFrame(found)])
+
+    def _is_lean(self, plan: Plan) -> bool:
+        return isinstance(self._store.provider.online_store, LeanReads) and not any(view.aggregations for view in plan.on_demand)
+
+    def _lean(self, plan: Plan, asked: Columns) -> dict[str, pa.Array]:
+        reads = [_read(view, asked) for view in plan.views]
+        found = self._store.provider.online_store.read_stored(self._store.config, reads)
+        now = time_ns()
+        answer = {
+            column: values
+            for view, read, stored in zip(plan.views, reads, found, strict=True)
+            for column, values in _decoded(view, read, [feature.within(view.table, now) for feature in stored])
+        }
+        for on_demand in plan.on_demand:
+            answer |= _computed(on_demand, asked, answer)
+        return answer
+
+    def _by_feast(self, plan: Plan, asked: Columns) -> dict[str, pa.Array]:
+        """Let Feast read a store that has no lean reads."""
+        request = {name: values for name, values in asked.items() if name != DUMMY_ENTITY_ID}
+        found = self._store.get_online_features(plan.references, request, full_feature_names=True).to_dict()
+        features = [feature for view in plan.views for feature in view.features]
+        features += [feature for view in plan.on_demand for feature in _features(view)]
+        return {feature.column: _array(found[feature.column], feature.arrow_type) for feature in features if feature.column in found}
+
+
+_open: dict[Path, tuple[tuple[int, int], OpenStore]] = {}
+_opening = Lock()
+
+
+def opened(home: Path, open_store: Callable[[Path], FeatureStore]) -> OpenStore:
+    """Open the store of a home, or take the one that is open if the registry's file is as it was then."""
+    file = (home / "feast" / "registry.db").stat()
+    state = (file.st_mtime_ns, file.st_size)
+    with _opening:
+        if home not in _open or _open[home][0] != state:
+            _open[home] = (state, OpenStore(open_store(home)))
+        return _open[home][1]
+
+
+def resolve(store: FeatureStore, features: Sequence[str] | str) -> Plan:
+    """Look up in the registry what is asked for."""
+    references = store.get_feature_service(features) if isinstance(features, str) else list(features)
+    names, on_demand, join_keys, _, _, grouped, _, request_data, _ = utils._get_online_request_context(  # noqa: SLF001
+        store.registry, store.project, references, full_feature_names=True
+    )
+    views = [_view_plan(table, features, join_keys) for table, features in grouped]
+    computed = [view for view in on_demand if not view.write_to_online_store]
+    parsed = [utils._parse_feature_ref(name) for name in names]  # noqa: SLF001
+    columns = [f"{view}__{feature}" if version is None else f"{view}@v{version}__{feature}" for view, version, feature in parsed]
+    return Plan(references, views, computed, frozenset(request_data), columns)
+
+
+def arrow_type(kind: FeastType) -> pa.DataType | None:
+    """Give the Arrow type of a Feast type, None where Arrow has to find it in the values."""
+    if isinstance(kind, feast_types.Array | feast_types.Set):
+        inner = arrow_type(kind.base_type)
+        return pa.list_(inner) if inner else None
+    return ARROW_TYPES.get(kind)
+
+
+def _array(values: Sequence[Any], kind: pa.DataType | None) -> pa.Array:
+    return pa.array(_convert_uuids_for_arrow({"": values})[""], kind)
+
+
+def _view_plan(table: FeatureView, features: Sequence[str], join_keys: Mapping[str, str]) -> ViewPlan:
+    asked = sorted((feature for feature in _features(table) if feature.name in features), key=attrgetter("kind"))
+    # a key stands under its alias or its own name; Feast still takes the entity's name too
+    names = {join_keys[entity]: entity for entity in table.entities}
+    keys = {key: (table.projection.join_key_map.get(key, key), entity) for key, entity in names.items()}
+    key_types = {column.name: column.dtype.to_value_type() for column in table.entity_columns}
+    return ViewPlan(table, asked, [feature.kind for feature in asked], keys, key_types)
+
+
+def _features(view: FeatureView | OnDemandFeatureView) -> list[Feature]:
+    prefix = view.projection.name_to_use()
+    return [Feature(f"{prefix}__{field.name}", field.name, field.dtype.to_value_type(), arrow_type(field.dtype)) for field in view.features]
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, list[Any]]:
+    """Turn rows into columns, with what the views need and the rows need not have: an instant, and Feast's key of views without one."""
+    if any(row.keys() != rows[0].keys() for row in rows):
+        message = "all rows must have the same columns"
+        raise ValueError(message)
+    needed = {names[0] for view in plan.views for names in view.keys.values()} | plan.request_data
+    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else needed)}
+    if EVENT_TIMESTAMP in plan.request_data:
+        columns.setdefault(EVENT_TIMESTAMP, [datetime.now(UTC)] * len(rows))
+    if missing := sorted(plan.request_data - columns.keys()):
+        message = f"the rows have no {missing[0]!r}, which a view computed on demand needs"
+        raise ValueError(message)
+    return {**columns, DUMMY_ENTITY_ID: [DUMMY_ENTITY_VAL] * len(rows)}
+
+
+def _read(view: ViewPlan, asked: Columns) -> Read:
+    """Encode the rows' keys of a view, each entity once; a row with a null in its key gets one that nothing is stored under."""
+    columns = [_key(view, names, asked) for names in view.keys.values()]
+    is_known = [None not in key for key in zip(*columns, strict=True)]
+    known = [list(compress(column, is_known)) for column in columns]
+    batch = pa.RecordBatch.from_arrays([pa.array(column) for column in known], list(view.keys))
+    encoded = iter(encode_entity_keys(batch, view.key_types).to_pylist() if any(is_known) else [])
+    serialized = [next(encoded) if is_row_known else NO_ENTITY for is_row_known in is_known]
+    entities = {key: position for position, key in enumerate(dict.fromkeys(serialized))}
+    return Read(view.table, [feature.name for feature in view.features], list(entities), [entities[key] for key in serialized])
+
+
+def _decoded(view: ViewPlan, read: Read, stored: Sequence[Stored]) -> Iterator[tuple[str, pa.Array]]:
+    """Decode a view's features, all of a kind at once, and lay them out by the rows of the request."""
+    n_keys, n_rows = len(read.keys), len(read.order)
+    for _, group in groupby(zip(view.kinds, view.features, stored, strict=True), key=itemgetter(0)):
+        _, features, columns = zip(*group, strict=True)
+        values = decode_values([value for column in columns for value in column.values], features[0].value_type)
+        rows = [values[number * n_keys + entity] for number in range(len(features)) for entity in read.order]
+        array = _array(rows, features[0].arrow_type)
+        yield from ((feature.column, array.slice(number * n_rows, n_rows)) for number, feature in enumerate(features))
+
+
+def _key(view: ViewPlan, names: Sequence[str], asked: Columns) -> Sequence[Any]:
+    for name in names:
+        if name in asked:
+            return asked[name]
+    message = f"the rows have no {names[0]!r}, which view {view.table.name} needs"
+    raise ValueError(message)
+
+
+def _computed(view: OnDemandFeatureView, asked: Columns, features: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
+    """Compute an on-demand view from the request's own columns and the features that it declares as its sources."""
+    sources = {f"{source.name}__{field.name}" for source in view.source_feature_view_projections.values() for field in source.features}
+    inputs = pa.table({**asked, **{name: column for name, column in features.items() if name in sources}})
+    if view.mode == "python":
+        found = view.transform_dict(inputs.to_pydict())
+        return {feature.column: _array(found[feature.name], feature.arrow_type) for feature in _features(view)}
+    table = view.transform_arrow(inputs, full_feature_names=True)
+    # pandas makes floats of integers beside nulls
+    return {
+        feature.column: table[feature.column].combine_chunks().cast(feature.arrow_type or table[feature.column].type)
+        for feature in _features(view)
+    }
