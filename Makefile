@@ -36,6 +36,7 @@ check: setup ## lint, format, types, import direction, SQL
 
 bench: setup ## all benchmarks, small, against their floors
 	@$(BIN)/python benchmarks/pipeline.py --small --check
+	@$(BIN)/python benchmarks/store.py --small --check
 
 docs: setup ## pages made from code
 	@$(BIN)/millrace features --markdown > docs/features.md

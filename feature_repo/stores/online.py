@@ -10,10 +10,12 @@ The bytes at rest are Feast's: writing is inherited, and any Feast client reads 
 `online_read` gives what is stored, whatever its age: Feast calls it to precompute vectors, whose age it judges itself.
 """
 
+import sqlite3
+from calendar import timegm
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
-from time import time_ns
+from time import localtime, time_ns
 from typing import Any, Literal, NamedTuple
 
 from feast import utils
@@ -30,6 +32,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 PRESENT, NOT_FOUND, OUTSIDE_MAX_AGE = FieldStatus.PRESENT, FieldStatus.NOT_FOUND, FieldStatus.OUTSIDE_MAX_AGE
 VECTOR = GetOnlineFeaturesResponse.FeatureVector
 MICROSECOND = timedelta(microseconds=1)
+CACHE_KIB, MAPPED_BYTES = 65_536, 1 << 30
+VARINT, LENGTH = 0, 2  # protobuf's wire types
 
 
 class Read(NamedTuple):
@@ -111,6 +115,15 @@ class SqliteOnlineStoreConfig(sqlite.SqliteOnlineStoreConfig):
 class SqliteOnlineStore(LeanReads, sqlite.SqliteOnlineStore):
     """Feast's SQLite store, which keeps event timestamps to the second."""
 
+    def _get_conn(self, config: RepoConfig) -> sqlite3.Connection:
+        """Open the database as Feast does, with a cache that holds the upper part of its indexes."""
+        is_open = self._conn is not None
+        connection: sqlite3.Connection = super()._get_conn(config)
+        if not is_open:
+            connection.execute(f"pragma cache_size = -{CACHE_KIB}")
+            connection.execute(f"pragma mmap_size = {MAPPED_BYTES}")
+        return connection
+
     def read_stored(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
         """Read each view by one query."""
         return [self._read_view(config, read) for read in reads]
@@ -170,7 +183,12 @@ def _placeholders(count: int) -> str:
 @lru_cache(maxsize=1 << 16)
 def _of_seconds(seconds: int | None) -> bytes | None:
     """Serialize an event timestamp of the SQLite store, which keeps the UTC wall clock as if it were the machine's own."""
-    return None if seconds is None else serialized(datetime.fromtimestamp(seconds).replace(tzinfo=UTC))  # noqa: DTZ006
+    if seconds is None:
+        return None
+    wall = timegm(localtime(seconds))
+    if wall <= 0:  # protobuf leaves 0 out, and writes what is below it otherwise
+        return serialized(datetime.fromtimestamp(wall, UTC))
+    return _header(1, wall, VARINT)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -265,11 +283,11 @@ def _fields(number: int, contents: Sequence[bytes | None]) -> bytes:
 
 
 @lru_cache(maxsize=1 << 16)
-def _header(number: int, length: int) -> bytes:
-    """The tag and the length before a field of bytes; of the lengths seven bits a byte, the lowest first."""
-    header = bytearray([number << 3 | 2])
-    while length > 0x7F:  # noqa: PLR2004
-        header.append(length & 0x7F | 0x80)
-        length >>= 7
-    header.append(length)
+def _header(number: int, value: int, wire: int = LENGTH) -> bytes:
+    """A field's tag and a number: the length of its bytes, or its value; seven bits a byte, the lowest first."""
+    header = bytearray([number << 3 | wire])
+    while value > 0x7F:  # noqa: PLR2004
+        header.append(value & 0x7F | 0x80)
+        value >>= 7
+    header.append(value)
     return bytes(header)
