@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -35,10 +35,10 @@ class Address(NamedTuple):
 def redis_server() -> Iterator[Address]:
     """Start an empty Redis that keeps nothing on disk."""
     program = _program("redis-server")
-    address = Address("127.0.0.1", _free_port())
+    address = Address("127.0.0.1", free_port())
     with tempfile.TemporaryDirectory() as folder:
         command = [program, "--port", str(address.port), "--bind", address.host, "--save", "", "--appendonly", "no", "--dir", folder]
-        with _running(command, lambda: _listens(address)):
+        with running(command, lambda: _listens(address)):
             yield address
 
 
@@ -46,7 +46,7 @@ def redis_server() -> Iterator[Address]:
 def postgres_server() -> Iterator[Address]:
     """Start an empty PostgreSQL with the database and superuser `postgres`, which needs no password."""
     initdb, postgres = _program("initdb"), _program("postgres")
-    address = Address("127.0.0.1", _free_port())
+    address = Address("127.0.0.1", free_port())
     user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
@@ -57,21 +57,22 @@ def postgres_server() -> Iterator[Address]:
         create = [initdb, "--pgdata", str(data), "--username", "postgres", "--auth", "trust", "--encoding", "UTF8", "--no-sync"]
         subprocess.run(create, check=True, stdout=subprocess.DEVNULL, user=user, cwd=folder)
         command = [postgres, "-D", str(data), "-h", address.host, "-p", str(address.port), "-k", str(data), "-c", "fsync=off"]
-        with _running(command, lambda: _listens(address) and _answers(address), user=user):
+        with running(command, lambda: _listens(address) and _answers(address), user=user):
             yield address
 
 
 @contextmanager
 def s3_server() -> Iterator[Address]:
     """Start an S3 endpoint (moto's server) with no bucket."""
-    address = Address("127.0.0.1", _free_port())
+    address = Address("127.0.0.1", free_port())
     command = [sys.executable, "-m", "moto.server", "-H", address.host, "-p", str(address.port)]
-    with _running(command, lambda: _listens(address)):
+    with running(command, lambda: _listens(address)):
         yield address
 
 
 @contextmanager
-def _running(command: list[str], is_ready: Callable[[], bool], user: str | None = None) -> Iterator[None]:
+def running(command: Sequence[str | Path], is_ready: Callable[[], bool], user: str | None = None) -> Iterator[None]:
+    """Run a program until the end of the block, once it is ready."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, user=user, cwd="/")
     try:
         deadline = time.monotonic() + START_SECONDS
@@ -94,7 +95,8 @@ def _program(name: str) -> str:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Find a port that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

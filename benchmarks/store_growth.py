@@ -1,9 +1,10 @@
-"""How time and memory grow with the spine: ours, DuckDB's ASOF and Polars' join_asof, as a plot.
+"""How time and memory grow with the spine: ours, DuckDB's ASOF and Polars' join_asof, as a plot and, beside it, CSV.
 
 The data is that of the case `zones` of benchmarks/store.py: trips to a pandas frame, with 2 views of 4 features.
 """
 
 import argparse
+import csv
 import sys
 import tempfile
 from pathlib import Path
@@ -24,7 +25,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
         found = {rows: run(Path(folder), rows) for rows in arguments.rows}
     print(describe(found))
+    arguments.plot.parent.mkdir(parents=True, exist_ok=True)
     draw(found, arguments.plot)
+    list_points(found, arguments.plot.with_suffix(".csv"))
     say(f"plotted: {arguments.plot}")
     return 0
 
@@ -38,7 +41,7 @@ def run(folder: Path, rows: int) -> dict[str, Any]:
             "Polars join_asof": (raw_zones_polars, data),
             "millrace": (feast_zones, data, {**ASOF, "warehouse": str(data)}, None),
         }
-        return contest(f"{rows:,} spine rows", runs, None)
+        return contest(f"{rows:,} spine rows", runs, rounds=2)
 
 
 def describe(found: dict[int, dict[str, Any]]) -> str:
@@ -49,6 +52,15 @@ def describe(found: dict[int, dict[str, Any]]) -> str:
         for name, result in results.items()
     ]
     return table(["spine rows", "contender", "seconds", "peak MB"], lines)
+
+
+def list_points(found: dict[int, dict[str, Any]], file: Path) -> None:
+    """Write the points that are drawn."""
+    with file.open("w", encoding="utf-8", newline="") as lines:
+        writer = csv.writer(lines)
+        writer.writerow(["spine_rows", "contender", "seconds", "peak_mb"])
+        for rows, results in found.items():
+            writer.writerows([rows, name, round(result.seconds, 3), round(result.peak_mb)] for name, result in results.items())
 
 
 def draw(found: dict[int, dict[str, Any]], plot: Path) -> None:
@@ -66,7 +78,6 @@ def draw(found: dict[int, dict[str, Any]], plot: Path) -> None:
         axis.grid(visible=True, which="major", alpha=0.3)
     axes[0].legend()
     figure.suptitle("Point-in-time join of trips with zone aggregates, 2 views, to pandas")
-    plot.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(plot, dpi=120)
 
 
