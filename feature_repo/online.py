@@ -22,8 +22,11 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def definitions_digest() -> str:
-    """Digest the files that say what is served."""
-    files = [REPOSITORY / "definitions.py", REPOSITORY / "fields.py", Path(schemas.__file__).parent / "features.py"]
+    """Digest the files that say what is served, and by what."""
+    files = [
+        *(REPOSITORY / name for name in ("definitions.py", "fields.py", "feature_store.yaml")),
+        Path(schemas.__file__).parent / "features.py",
+    ]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

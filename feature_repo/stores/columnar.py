@@ -306,7 +306,7 @@ def _no_bar(total: int) -> Any:
 
 
 def _of_size(batches: pa.RecordBatchReader, rows: int) -> Iterator[pa.RecordBatch]:
-    """Cut and join batches so that each but the last has this many rows: chunks are counted when a run goes on."""
+    """Cut and join batches so that each but the last has this many rows, whatever DuckDB gives."""
     waiting = batches.schema.empty_table()
     for batch in batches:
         waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])

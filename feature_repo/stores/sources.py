@@ -65,18 +65,19 @@ class Snapshot:
 
     def is_whole(self) -> bool:
         """Whether all files are still there: old versions of a Delta table are cleaned away at some time."""
-        filesystem, _ = file_system(self.uri, self.storage_options)
-        infos = filesystem.get_file_info([file_system(file, self.storage_options)[1] for file in self.files])
-        return all(info.type == pafs.FileType.File for info in infos)
+        return all(info.type == pafs.FileType.File for info in self._infos())
 
     @property
     def identities(self) -> list[str]:
         """Name each file so that a rewritten one has another name: Delta never writes a file again, others tell by time and size."""
         if self.version is not None:
             return [file.removeprefix(self.uri) for file in self.files]
+        return [f"{info.path} {info.mtime_ns} {info.size}" for info in self._infos()]
+
+    def _infos(self) -> list[pafs.FileInfo]:
         filesystem, _ = file_system(self.uri, self.storage_options)
-        infos = filesystem.get_file_info([file_system(file, self.storage_options)[1] for file in self.files])
-        return [f"{info.path} {info.mtime_ns} {info.size}" for info in infos]
+        infos: list[pafs.FileInfo] = filesystem.get_file_info([file.split("://", 1)[-1] for file in self.files])
+        return infos
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def read_spine(spine: Spine, connection: duckdb.DuckDBPyConnection, storage_opti
         if dataset is None:
             message = f"the spine {spine}: no Parquet there"
             raise FileNotFoundError(message)
-        files = ", ".join(f"'{file}'" for file in dataset.files)
+        files = ", ".join("'" + file.replace("'", "''") + "'" for file in dataset.files)
         return SpineRows(dataset, _event_timestamp(dataset.schema), f"from read_parquet([{files}])")
     table = to_arrow(connection, spine)
     return SpineRows(table, _event_timestamp(table.schema), f"from ({spine})" if isinstance(spine, str) else "from spine")

@@ -14,7 +14,7 @@ from typing import Literal
 
 import polars as pl
 
-INSTANT, CREATED = "__instant", "__created"
+INSTANT, INSTANT_UP, CREATED = "__instant", "__instant_up", "__created"
 _VISIBLE, _ROW, _RANK, _SPINE_ROW, _PARTITION = "__visible", "__row", "__rank", "__spine_row", "__partition"
 TimeUnit = Literal["us", "ns"]
 _PER_UNIT: dict[str, int] = {"ms": 1_000_000, "us": 1_000, "ns": 1}
@@ -52,7 +52,7 @@ class Timeline:
     as_known: bool
 
     def values(self, spine: pl.DataFrame) -> pl.DataFrame:
-        """Give the features of each row of a spine (keys and `INSTANT`, and `__instant_up` where there is a TTL), in its order."""
+        """Give the features of each row of a spine (keys, `INSTANT`, and `INSTANT_UP` where there is a TTL), in its order."""
         asked = spine.select(*self.keys, INSTANT).with_row_index(_SPINE_ROW).drop_nulls().sort(INSTANT)
         by = list(self.keys) or None
         found = asked.join_asof(self._index, left_on=INSTANT, right_on=_VISIBLE, by=by, check_sortedness=False)
@@ -79,9 +79,6 @@ class Timeline:
             .with_columns(newest.over(self.keys) if self.keys else newest)
         )
         return visible.select(*self.keys, rows[_ROW].gather(visible[_RANK]).alias(_ROW), _VISIBLE)
-
-
-INSTANT_UP = "__instant_up"
 
 
 @dataclass(frozen=True)
