@@ -75,16 +75,19 @@ def training_set(
     `spine` is a Polars, pandas or Arrow frame, an SQL query over the warehouse (`select ... from staging.records`) or a path
     to Parquet, with `event_timestamp` (naive means UTC) and the keys of the views asked for. `features` is the name of a
     feature service (`"triage_v1"`) or a list of `"view:feature"`; columns come back as `view__feature`. `as_of_versions`, the
-    `tables` of an earlier lock, reads the views as they were then.
+    `tables` of an earlier lock, reads the views as they were then; else they are read as the last run left them that
+    finished all of them, also while another is at work.
     """
+    from transforms.featurize import consistent_versions
     from transforms.settings import Settings
     from transforms.warehouse import Warehouse
 
     root = _home(home)
+    warehouse = Warehouse(Settings(home=root))
     feature_store = store(root)
-    feature_store.config.offline_store.as_of_versions = dict(as_of_versions or {})
+    feature_store.config.offline_store.as_of_versions = dict(as_of_versions or consistent_versions(warehouse))
     references: Any = feature_store.get_feature_service(features) if isinstance(features, str) else list(features)
-    with Warehouse(Settings(home=root)).connect() as connection:
+    with warehouse.connect() as connection:
         table = _arrow(spine, connection)
     job = feature_store.get_historical_features(table, references, full_feature_names=True)
     lock = {

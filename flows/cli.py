@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flows.commands import home_option, open_warehouse, source_option
+from flows.commands.plan import plan
+
 if TYPE_CHECKING:
     from flows.stages import PipelineParameters, Summary
     from transforms.warehouse import Warehouse
-
-HOME_HELP = "Folder that holds everything the pipeline writes. Default: MILLRACE_HOME, else the nearest .millrace, here or above."
-source_option = click.option(
-    "--source", required=True, metavar="FILE", help="YAML file that says where the records are and which field is which."
-)
-home_option = click.option("--home", metavar="DIR", help=HOME_HELP)
 
 
 class Teaching(click.Group):
@@ -44,6 +41,7 @@ def main(*, debug: bool) -> None:
     \b
     A first round:
       millrace run --source sources/cve_events.yaml   load, check, compute, serve
+      millrace plan --source sources/cve_events.yaml  what the next run would do
       millrace status                                 what the home holds, and whether it adds up
       millrace features                               what each feature means
       millrace train-demo                             a model from these features, scored
@@ -96,7 +94,7 @@ def status(home: str | None) -> None:
     """Show what the home holds, and recount it: exit code 1 if a row is missing from the books."""
     from transforms.accounting import recount
 
-    warehouse = _warehouse(home)
+    warehouse = open_warehouse(home)
     click.echo(f"{warehouse.settings.root}")
     for relation, version in warehouse.versions().items():
         click.echo(f"  {relation:<28}{warehouse.n_rows(relation):>12,} rows  version {version}")
@@ -134,7 +132,7 @@ def quarantine_list(home: str | None) -> None:
     """Count rejected rows by source, column and rule."""
     from transforms.quarantine import list_rules
 
-    rules = list_rules(_warehouse(home))
+    rules = list_rules(open_warehouse(home))
     if rules.is_empty():
         click.echo("Nothing is in quarantine.")
         return
@@ -153,7 +151,7 @@ def quarantine_show(home: str | None, rule: str | None, limit: int, *, payload: 
     """Show where rejected rows stand: file, row, column, rule and the value's digest."""
     from transforms.quarantine import show
 
-    for row in show(_warehouse(home), rule, limit):
+    for row in show(open_warehouse(home), rule, limit):
         digest = (row["digest"] or "none")[:12]
         click.echo(f"{row['source_uri']}, row {row['row_number']}: {row['column']}: {row['rule']} (value {digest})")
         if payload:
@@ -169,7 +167,7 @@ def quarantine_replay(source: str, home: str | None) -> None:
     from transforms.quarantine import replay
     from transforms.source import load_source
 
-    checked, warehouse = load_source(Path(source)), _warehouse(home)
+    checked, warehouse = load_source(Path(source)), open_warehouse(home)
     with hold(warehouse.settings.root):
         tried = replay(checked, warehouse)
     click.echo(f"{tried.read:,} tried: {tried.staged:,} staged, {tried.duplicates:,} duplicates, {tried.quarantined:,} stay in quarantine")
@@ -201,7 +199,7 @@ def train_demo(home: str | None) -> None:
     """
     from flows.demo import train
 
-    click.echo(train(_warehouse(home)))
+    click.echo(train(open_warehouse(home)))
 
 
 @main.command()
@@ -214,7 +212,7 @@ def serve(home: str | None, host: str, port: int) -> None:
 
     from feature_repo.client import REPOSITORY
 
-    settings = _warehouse(home).settings.root / "feature_store.yaml"
+    settings = open_warehouse(home).settings.root / "feature_store.yaml"
     cli(["-c", str(REPOSITORY), "-f", str(settings), "serve", "--host", host, "--port", str(port)])
 
 
@@ -231,19 +229,6 @@ def _run(parameters: "PipelineParameters", *, plain: bool) -> "Summary":
         from flows.pipeline import run_local
 
         return run_local(parameters, report)
-
-
-def _warehouse(home: str | None) -> "Warehouse":
-    from transforms.errors import HomeError
-    from transforms.settings import Settings
-    from transforms.warehouse import Warehouse
-
-    settings = Settings(home=Path(home)) if home else Settings()
-    warehouse = Warehouse(settings)
-    if not warehouse.versions():
-        message = f"{settings.root}: nothing is there yet; run millrace run --source FILE first, or say --home"
-        raise HomeError(message)
-    return warehouse
 
 
 def _nothing(source: str) -> "Summary":
@@ -269,6 +254,8 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
     if summary.quarantined:
         click.echo(f"  why rows were rejected: millrace quarantine list --home {warehouse.settings.root}")
 
+
+main.add_command(plan)
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from transforms.source import Source, load_source
 from transforms.warehouse import Report, Warehouse, silent
 
 Call = Callable[..., Any]
+logger = logging.getLogger(__name__)
 
 
 class PipelineParameters(BaseModel):
@@ -73,6 +75,29 @@ def pending_work(source: Source, warehouse: Warehouse) -> Pending:
     return Pending(found.notices, nothing=is_current and not _is_behind(warehouse))
 
 
+class Planned(NamedTuple):
+    """What a run would do: files to load, loaded rows to stage, and for each view staged versions to take and why."""
+
+    n_files: int
+    n_bytes: int
+    n_unstaged: int
+    views: dict[str, tuple[int, str]]
+    notices: list[str]
+    refused: list[str]
+
+
+def planned_work(source: Source, warehouse: Warehouse) -> Planned:
+    """Look at what a run would load, stage and compute; nothing is written."""
+    from transforms.featurize import VIEWS, pending_versions
+    from transforms.ingest import pending_files
+    from transforms.prepare import n_unstaged
+
+    found = pending_files(source, warehouse)
+    views = {contract.relation(): pending_versions(contract, warehouse) for contract in VIEWS}
+    n_bytes = sum(new.n_bytes for new in found.files)
+    return Planned(len(found.files), n_bytes, n_unstaged(source, warehouse), views, found.notices, found.refused)
+
+
 def _is_behind(warehouse: Warehouse) -> bool:
     from feature_repo.online import due_views, is_applied
 
@@ -100,6 +125,14 @@ def featurize(warehouse: Warehouse, now: datetime) -> dict[str, int]:
     return featurize(warehouse, now)
 
 
+def changed_code(warehouse: Warehouse) -> list[str]:
+    """Say which views other code has made: they are computed again, all of them."""
+    from transforms.featurize import VIEWS, is_made_by_other_code
+
+    changed = [contract.relation() for contract in VIEWS if is_made_by_other_code(contract, warehouse)]
+    return [f"{relation}: its model, kernel, contract or engine has changed; all of it is computed again" for relation in changed]
+
+
 def apply(warehouse: Warehouse) -> bool:
     """definitions -> registry."""
     from feature_repo.online import apply
@@ -117,7 +150,7 @@ def materialize(warehouse: Warehouse, now: datetime) -> dict[str, int]:
 def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Summary:
     """Run all stages through `call`, which runs a function with its arguments, plainly or as a task.
 
-    A second run on the same home is turned away while the first holds it (`HomeError`). Refused files do not hold the
+    A second run on the same home waits while the first holds it, then does what is left. Refused files do not hold the
     others up; they are in the summary.
     """
     source = load_source(Path(parameters.source))
@@ -127,6 +160,7 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
         now = datetime.now(UTC)
         ingested = clock.time("ingest", call, ingest, source, warehouse)
         account = clock.time("prepare", call, prepare, source, warehouse)
+        rebuilt = changed_code(warehouse)
         features = clock.time("featurize", call, featurize, warehouse, now)
         clock.time("apply", call, apply, warehouse)
         materialized = clock.time("materialize", call, materialize, warehouse, now)
@@ -137,7 +171,7 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
             features=features,
             materialized=materialized,
             seconds=clock.seconds,
-            notices=ingested.notices,
+            notices=ingested.notices + rebuilt,
             refused=ingested.refused,
         )
         write_summary(warehouse.settings.root, summary)
@@ -170,7 +204,7 @@ def write_summary(home: Path, summary: Summary) -> None:
 
 @contextmanager
 def hold(home: Path) -> Iterator[None]:
-    """Hold a home for one run; the operating system lets go of it if the process dies."""
+    """Hold a home for one run: wait, and say so, while another holds it. The operating system lets go if a process dies."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         file = (home / ".lock").open("a+")
@@ -182,8 +216,8 @@ def hold(home: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            message = f"{home}: another run (process {file.read().strip() or 'unknown'}) is at work here; try again when it is done"
-            raise HomeError(message) from None
+            logger.warning("%s: waiting for another run (process %s) to end", home, file.read().strip() or "unknown")
+            fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

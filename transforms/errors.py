@@ -18,4 +18,4 @@ class GateError(MillraceError):
 
 
 class HomeError(MillraceError):
-    """The home cannot be used: not writable, or another run holds it."""
+    """The home cannot be used: not writable, or nothing there yet."""

@@ -1,6 +1,7 @@
 """staging -> features: score texts with Polars, count activity with SQL, publish only what is new or has changed.
 
-Each view remembers, in its own commit, the staging version it was made from; what arrived since is what it works on.
+Each view remembers, in its own commit, the staging version it was made from and the digest of the code that made it. What
+arrived since is what it works on; where the code is another, that is everything.
 """
 
 from collections.abc import Iterator
@@ -9,13 +10,15 @@ from datetime import datetime
 import duckdb
 import polars as pl
 import pyarrow as pa
+from deltalake import DeltaTable
 
+from transforms.code import code_digest
 from transforms.schemas.base import Contract
 from transforms.schemas.features import AuthorActivity, RecordQuality, SubjectActivity
 from transforms.schemas.staging import StagedRecord
 from transforms.sql import model
 from transforms.text.quality import score_quality
-from transforms.warehouse import AlreadyPublishedError, Warehouse
+from transforms.warehouse import CODE, AlreadyPublishedError, Warehouse
 
 VIEWS: tuple[type[Contract], ...] = (RecordQuality, AuthorActivity, SubjectActivity)
 TRANSACTION = "featurize"
@@ -32,9 +35,46 @@ def view_name(contract: type[Contract]) -> str:
 
 
 def stale_views(warehouse: Warehouse) -> list[type[Contract]]:
-    """List the feature views that have not seen the newest staged records."""
+    """List the feature views that have not seen the newest staged records, or that other code has made."""
     version = warehouse.versions().get(StagedRecord.relation(), -1)
-    return [contract for contract in VIEWS if warehouse.consumed(contract.relation(), TRANSACTION) < version]
+    return [contract for contract in VIEWS if _consumed(contract, warehouse) < version]
+
+
+def is_made_by_other_code(contract: type[Contract], warehouse: Warehouse) -> bool:
+    """Whether a view holds rows whose model, kernel, contract or engine has changed since, so that it must be made again."""
+    made_by = warehouse.consumed(contract.relation(), CODE)
+    return warehouse.consumed(contract.relation(), TRANSACTION) >= 0 and made_by != code_digest(contract)
+
+
+def pending_versions(contract: type[Contract], warehouse: Warehouse) -> tuple[int, str]:
+    """Count the staged versions that a view's next run starts from, and say why."""
+    n_rows = warehouse.n_rows(StagedRecord.relation(), since=_consumed(contract, warehouse))
+    if is_made_by_other_code(contract, warehouse):
+        return n_rows, "its model, kernel, contract or engine has changed, so all of it again"
+    return n_rows, "they came since it was made"
+
+
+def consistent_versions(warehouse: Warehouse) -> dict[str, int]:
+    """The newest versions of the feature views that were made from one and the same staging version, by the view's name.
+
+    A run publishes one view after the other; who reads meanwhile gets what all of them agree on.
+    """
+    tables = {view_name(contract): table for contract in VIEWS if (table := warehouse.table(contract.relation()))}
+    agreed = min((_made_from(table) for table in tables.values()), default=-1)
+    for table in tables.values():
+        while _made_from(table) > agreed:
+            table.load_as_version(table.version() - 1)
+    return {name: table.version() for name, table in tables.items()}
+
+
+def _made_from(table: DeltaTable) -> int:
+    version = table.transaction_version(TRANSACTION)
+    return -1 if version is None else version
+
+
+def _consumed(contract: type[Contract], warehouse: Warehouse) -> int:
+    """The staging version a view was made from by the code as it is now; -1 if by other code, or never."""
+    return -1 if is_made_by_other_code(contract, warehouse) else warehouse.consumed(contract.relation(), TRANSACTION)
 
 
 def featurize(warehouse: Warehouse, now: datetime) -> dict[str, int]:
@@ -49,16 +89,17 @@ def featurize(warehouse: Warehouse, now: datetime) -> dict[str, int]:
 
 def _publish_view(contract: type[Contract], warehouse: Warehouse, now: datetime) -> int:
     version = warehouse.versions()[StagedRecord.relation()]
-    consumed = warehouse.consumed(contract.relation(), TRANSACTION)
+    consumed = _consumed(contract, warehouse)
+    is_first = not warehouse.files(contract.relation())
     arrived = warehouse.files(StagedRecord.relation(), since=consumed)
     with warehouse.connect() as connection:
         warehouse.create_view(connection, "arrived", arrived, StagedRecord.arrow_schema())
         if contract is RecordQuality:
             batches = quality_rows(connection, warehouse.settings.batch_rows, now)
         else:
-            batches = activity_rows(connection, contract, warehouse.settings.batch_rows, now, is_first=consumed < 0)
+            batches = activity_rows(connection, contract, warehouse.settings.batch_rows, now, is_first=is_first)
         try:
-            return warehouse.publish(contract, batches, {TRANSACTION: version}).n_rows
+            return warehouse.publish(contract, batches, {TRANSACTION: version}, code_digest(contract)).n_rows
         except AlreadyPublishedError:
             return 0
 

@@ -92,6 +92,11 @@ def is_prepared(source: Source, warehouse: Warehouse) -> bool:
     return warehouse.consumed(StagedRecord.relation(), _transaction(source)) == version
 
 
+def n_unstaged(source: Source, warehouse: Warehouse) -> int:
+    """Count the raw rows, of any source, that `prepare` would look at for this one."""
+    return warehouse.n_rows(RawRecord.relation(), since=warehouse.consumed(StagedRecord.relation(), _transaction(source)))
+
+
 def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, spool: Path) -> None:
     """Split the view `incoming`: good rows to `spool`, their keys to table `accepted`, the others to table `rejected`.
 

@@ -36,6 +36,7 @@ RELATIONS = (
 )
 ROWS_OF_A_FILE = 2_000_000
 COMMIT_TRIES = 4
+CODE = "code"
 Report = Callable[[str, int, int], None]
 
 
@@ -90,10 +91,9 @@ class Warehouse:
         before = set(DeltaTable(str(self.folder(relation)), version=since).file_uris()) if since >= 0 else set()
         return sorted(set(table.file_uris()) - before)
 
-    def n_rows(self, relation: str) -> int:
-        """Count a relation's rows from its log, without reading them."""
-        table = self.table(relation)
-        return int(pl.DataFrame(table.get_add_actions(flatten=True))["num_records"].sum()) if table else 0
+    def n_rows(self, relation: str, since: int = -1) -> int:
+        """Count a relation's rows by the footers of its files; with `since`, only of those that came after that version."""
+        return sum(pq.read_metadata(file).num_rows for file in self.files(relation, since))
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -150,29 +150,39 @@ class Warehouse:
         contract: type[Contract],
         batches: Iterable[pa.RecordBatch],
         transactions: Mapping[str, int],
+        code: int | None = None,
     ) -> Published:
-        """Write, audit and publish batches in one commit, exactly once for the given transactions.
+        """Write, audit and publish batches in one commit, exactly once for the given transactions and code.
 
-        Raises `GateError` if a row breaks the contract, `AlreadyPublishedError` if another run was first with one of the
+        `code` is the digest of what made the rows (`consumed(relation, CODE)` tells it): the same input through other code
+        is no repeat. Raises `GateError` if a row breaks the contract, `AlreadyPublishedError` if another run was first with one of the
         transactions. In both cases nothing is visible and the files are gone.
         """
         table = self.create(contract)
         relation = contract.relation()
-        _refuse_repeat(table, relation, transactions)
+        _refuse_repeat(table, relation, transactions, code)
         writer = _PartWriter(self.folder(relation), contract)
         try:
             for batch in batches:
                 writer.write(batch)
                 self.report(relation, batch.num_rows, batch.nbytes)
-            table = self._commit(table, contract, writer.close(), transactions)
+            table = self._commit(table, contract, writer.close(), transactions, code)
         except BaseException:
             writer.discard()
             raise
         return Published(relation, writer.n_rows, table.version())
 
-    def _commit(self, table: DeltaTable, contract: type[Contract], actions: list[AddAction], transactions: Mapping[str, int]) -> DeltaTable:
+    def _commit(
+        self,
+        table: DeltaTable,
+        contract: type[Contract],
+        actions: list[AddAction],
+        transactions: Mapping[str, int],
+        code: int | None,
+    ) -> DeltaTable:
         """Commit; again on the newest version where another run came between, unless it published the same."""
-        commit = CommitProperties(app_transactions=[Transaction(*item) for item in transactions.items()])
+        noted = transactions if code is None else {**transactions, CODE: code}
+        commit = CommitProperties(app_transactions=[Transaction(*item) for item in noted.items()])
         for tries_left in reversed(range(COMMIT_TRIES)):
             try:
                 table.create_write_transaction([*actions], "append", contract.arrow_schema(), commit_properties=commit)
@@ -180,14 +190,16 @@ class Warehouse:
             except CommitFailedError:
                 # also where two runs make a table at the same moment: the second making is a commit of its own
                 table = self.create(contract)
-                _refuse_repeat(table, contract.relation(), transactions)
+                _refuse_repeat(table, contract.relation(), transactions, code)
                 if not tries_left:
                     raise
         return table
 
 
-def _refuse_repeat(table: DeltaTable, relation: str, transactions: Mapping[str, int]) -> None:
+def _refuse_repeat(table: DeltaTable, relation: str, transactions: Mapping[str, int], code: int | None) -> None:
     """Look for the transactions in the open version; of itself, Delta sees a conflict only with commits after it."""
+    if code is not None and table.transaction_version(CODE) != code:
+        return
     done = {name: table.transaction_version(name) for name in transactions}
     if any(at is not None and at >= transactions[name] for name, at in done.items()):
         message = f"{relation}: another run has published the same input"

@@ -11,7 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from feature_repo import training_set
-from transforms.featurize import featurize
+from transforms.featurize import VIEWS, featurize
 from transforms.warehouse import Warehouse
 
 SERVICE = "triage_v1"
@@ -242,6 +242,26 @@ def test_lock_changes_with_the_features_and_with_table_versions(
     again = training_set(spine, ACTIVITY, warehouse.settings.root, as_of_versions=first["tables"])
     assert again.lock == first
     assert_frame_equal(again.frame, made.frame, check_exact=True)
+
+
+def test_training_set_beside_a_run_reads_views_of_one_staging_version(
+    staged: pl.DataFrame,
+    spine: pl.DataFrame,
+    home_of: Callable[..., Warehouse],
+    stage: Callable[..., Warehouse],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    warehouse = home_of(staged.head(5))
+    before = training_set(spine, SERVICE, warehouse.settings.root)
+    stage(warehouse, staged[5:10])
+    with monkeypatch.context() as patched:  # a run that has come as far as the first view
+        patched.setattr("transforms.featurize.stale_views", lambda _warehouse: [VIEWS[0]])
+        featurize(warehouse, LATER)
+    beside = training_set(spine, SERVICE, warehouse.settings.root)
+    assert beside.lock == before.lock
+    assert_frame_equal(beside.frame, before.frame, check_exact=True)
+    featurize(warehouse, LATER)
+    assert training_set(spine, SERVICE, warehouse.settings.root).lock["tables"] != before.lock["tables"]
 
 
 def test_pandas_and_polars_frames_do_not_change_under_the_join(small: Warehouse, spine: pl.DataFrame) -> None:

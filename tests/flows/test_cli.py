@@ -1,6 +1,7 @@
 """The command line, as a stranger meets it."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -97,11 +98,38 @@ def test_a_home_that_cannot_be_written_costs_one_line(millrace: Run, small_sourc
     assert "cannot be written" in the_one_line(result)
 
 
-def test_a_second_run_at_the_same_time_is_turned_away(millrace: Run, small_source: Path, tmp_path: Path) -> None:
+def test_a_second_run_at_the_same_time_waits_says_so_and_does_what_is_left(tmp_path: Path, small_source: Path) -> None:
+    command = [sys.executable, "-m", "flows.cli", "run", "--plain", "--source", str(small_source), "--home", str(tmp_path / "home")]
     with hold(tmp_path / "home"):
-        result = millrace("run", "--source", str(small_source), "--home", str(tmp_path / "home"))
-    assert result.returncode == 1
-    assert "another run (process" in the_one_line(result)
+        second = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert second.stderr is not None
+        said = second.stderr.readline()
+        assert second.poll() is None
+    out, _ = second.communicate(timeout=280)
+    assert f"waiting for another run (process {os.getpid()})" in said
+    assert second.returncode == 0
+    assert "3 files, 2,859 rows read" in out
+
+
+def test_two_runs_at_once_load_every_row_once(tmp_path: Path, small_source: Path) -> None:
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "flows.cli", "run", "--plain", "--json", "--source", str(small_source), "--home", str(home)]
+    runs = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    outs = [process.communicate(timeout=280)[0] for process in runs]
+    assert [process.returncode for process in runs] == [0, 0]
+    assert sorted(json.loads(out.splitlines()[-1])["read"] for out in outs) == [0, 2859]
+    assert Warehouse(Settings(home=home)).n_rows("raw.records") == 2859
+
+
+def test_plan_tells_what_a_run_would_do_and_writes_nothing(millrace: Run, small_source: Path, finished_home: Path, tmp_path: Path) -> None:
+    plan = ("plan", "--source", str(small_source), "--home")
+    before = millrace(*plan, "nowhere")
+    assert before.returncode == 0, before.stderr
+    assert "3 files" in before.stdout
+    assert not (tmp_path / "nowhere").exists()
+    versions = Warehouse(Settings(home=finished_home)).versions()
+    assert "nothing to load, stage or compute" in millrace(*plan, str(finished_home)).stdout
+    assert Warehouse(Settings(home=finished_home)).versions() == versions
 
 
 def test_a_refused_file_fails_the_run_after_the_others_are_loaded(millrace: Run, tmp_path: Path) -> None:
@@ -120,7 +148,7 @@ def test_help_is_light_and_teaches(millrace: Run) -> None:
     script = "import sys, flows.cli; print(*[name for name in ('prefect', 'feast', 'pandera', 'polars', 'duckdb') if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == ""
-    for command in ("run", "status", "quarantine", "features", "train-demo", "serve"):
+    for command in ("run", "plan", "status", "quarantine", "features", "train-demo", "serve"):
         result = millrace(command, "--help")
         assert result.returncode == 0
         assert len(result.stdout.splitlines()) > 5

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+import transforms.featurize
 import transforms.ingest
-from flows.stages import PipelineParameters, pending_work, run_plain
+from flows.stages import PipelineParameters, pending_work, planned_work, run_plain
 from transforms.settings import Settings
 from transforms.source import load_source
 from transforms.warehouse import Warehouse
@@ -33,3 +34,21 @@ def test_a_file_that_cannot_be_opened_is_not_nothing_to_do(tmp_path: Path, monke
 
     monkeypatch.setattr(transforms.ingest.hashlib, "file_digest", digest)
     assert not pending_work(source, warehouse).nothing
+
+
+def test_run_says_that_changed_code_computes_a_view_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "good.jsonl").write_text(json.dumps({"id": "a", "author": "u", "written": "2026-01-01", "text": "fine"}) + "\n")
+    record = "record: {record_id: id, author_id: author, event_timestamp: written, text: text}"
+    (tmp_path / "source.yaml").write_text(f"name: x\nuri: '*.jsonl'\nknown: at_event\n{record}\n")
+    parameters = PipelineParameters(source=str(tmp_path / "source.yaml"), home=str(tmp_path / "home"))
+    assert run_plain(parameters).notices == []
+    digest = transforms.featurize.code_digest
+    monkeypatch.setattr(transforms.featurize, "code_digest", lambda contract: 1 + digest(contract))
+    source, warehouse = load_source(tmp_path / "source.yaml"), Warehouse(Settings(home=tmp_path / "home"))
+    assert not pending_work(source, warehouse).nothing
+    assert [(n_rows, "has changed" in reason) for n_rows, reason in planned_work(source, warehouse).views.values()] == 3 * [(1, True)]
+    summary = run_plain(parameters)
+    views = ("record_quality", "author_activity", "subject_activity")
+    assert [notice.split(":")[0] for notice in summary.notices] == [f"features.{view}" for view in views]
+    assert pending_work(source, warehouse).nothing
+    assert run_plain(parameters).notices == []

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from transforms.code import code_digest
 from transforms.errors import GateError
-from transforms.featurize import featurize
+from transforms.featurize import VIEWS, consistent_versions, featurize, stale_views
 from transforms.schemas.features import AuthorActivity, RecordQuality, SubjectActivity
 from transforms.schemas.staging import StagedRecord
 from transforms.settings import Settings
@@ -381,3 +382,62 @@ def test_run_after_a_failed_gate_does_what_was_left(new_home: Callable[[], Wareh
 
 def too_many_digits(records: pl.LazyFrame) -> pl.LazyFrame:
     return quality.score_quality(records).with_columns(digit_ratio=pl.lit(2.0))
+
+
+# --- (6) code that has changed ---
+
+
+def other_code(patched: pytest.MonkeyPatch) -> None:
+    """Make the kernel count one word more, and the code's digest tell it."""
+    patched.setattr("transforms.featurize.score_quality", one_word_more)
+    patched.setattr("transforms.featurize.code_digest", lambda contract: 1 + code_digest(contract))
+
+
+def one_word_more(records: pl.LazyFrame) -> pl.LazyFrame:
+    return quality.score_quality(records).with_columns(pl.col("n_words") + 1)
+
+
+def n_words(warehouse: Warehouse) -> tuple[int, int]:
+    last = by_entity(warehouse, "author_activity")["u"][-1]
+    return by_entity(warehouse, "record_quality")["r1"][-1]["n_words"], last["n_words_lifetime"]
+
+
+def test_changed_code_makes_every_view_that_rests_on_it_again(new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch) -> None:
+    warehouse = run(new_home(), [version("r1", 0), version("r2", HOUR)])
+    assert n_words(warehouse) == (2, 4)
+    with monkeypatch.context() as patched:
+        other_code(patched)
+        assert stale_views(warehouse) == list(VIEWS)
+        featurize(warehouse, NOW + timedelta(days=1))
+        assert n_words(warehouse) == (3, 6)
+        assert stale_views(warehouse) == []
+    featurize(warehouse, NOW + timedelta(days=2))  # and back: the code before is other code too
+    assert n_words(warehouse) == (2, 4)
+    assert stale_views(warehouse) == []
+
+
+def test_changed_code_and_new_records_come_together(new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch) -> None:
+    warehouse = run(new_home(), [version("r1", 0)])
+    other_code(monkeypatch)
+    stage(warehouse, [version("r2", HOUR), version("r1", 2 * HOUR, text=None)])
+    featurize(warehouse, NOW + timedelta(days=1))
+    whole = run(new_home(), [version("r1", 0), version("r2", HOUR), version("r1", 2 * HOUR, text=None)])
+    for view in ("record_quality", *ENTITIES):
+        assert newest(warehouse, view).equals(newest(whole, view))
+
+
+# --- (7) a reader beside a run ---
+
+
+def test_reader_between_two_views_of_a_run_sees_the_run_before(new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch) -> None:
+    warehouse = run(new_home(), [version("r1", 0)])
+    before = consistent_versions(warehouse)
+    stage(warehouse, [version("r2", HOUR)])
+    with monkeypatch.context() as patched:
+        patched.setattr("transforms.featurize.stale_views", lambda _warehouse: [RecordQuality])
+        assert featurize(warehouse, NOW + timedelta(days=1))["record_quality"] == 1
+    assert consistent_versions(warehouse) == before
+    featurize(warehouse, NOW + timedelta(days=1))
+    after = consistent_versions(warehouse)
+    assert after == {view: warehouse.versions()[f"features.{view}"] for view in after}
+    assert min(after[view] - before[view] for view in before) > 0

@@ -1,0 +1,49 @@
+"""What code a feature table was made by: a digest of its contract, its models, its kernel and the engines' versions."""
+
+import hashlib
+import re
+from importlib.metadata import version
+from importlib.resources import files
+
+from transforms import text
+from transforms.schemas import features
+from transforms.schemas.base import Contract
+from transforms.sql import model
+
+ENGINES = ("duckdb", "polars")
+KERNELS = {"features.record_quality": ("quality.py",)}
+# `featurize` lays `entity_activity` over `record_changes` of the entities touched, so no header names those two
+MODELS = {
+    "features.record_quality": ("standing_versions",),
+    "features.author_activity": ("author_activity", "record_changes", "touched_entities"),
+    "features.subject_activity": ("subject_activity", "record_changes", "touched_entities"),
+}
+
+
+def code_digest(contract: type[Contract]) -> int:
+    """Digest everything that decides a feature table's values, as a number that a commit can carry as a transaction's version."""
+    content = [*(f"{engine} {version(engine)}" for engine in ENGINES), *_sources(contract.relation())]
+    return int(hashlib.sha256("\x1f".join(content).encode()).hexdigest()[:15], 16)
+
+
+def _sources(relation: str) -> tuple[str, ...]:
+    """The relation's contract, kernels and models, and those of all it reads."""
+    contracts = [item for item in vars(features).values() if isinstance(item, type) and issubclass(item, Contract)]
+    contract = next(item for item in contracts if item.Config.metadata.get("key") and item.relation() == relation)
+    columns = [repr((column.name, str(column.dtype), column.nullable, column.bounds)) for column in contract.columns()]
+    kernels = [files(text).joinpath(name).read_text("utf-8") for name in KERNELS.get(relation, ())]
+    return (*columns, *kernels, *(sql for name in MODELS[relation] for sql in _models(name)))
+
+
+def _models(name: str) -> tuple[str, ...]:
+    """A model's text, then the texts of the feature models and relations that its header says it reads."""
+    sql = model(f"features/{name}")
+    said = next(line for line in sql.splitlines() if line.startswith("-- reads: ")).removeprefix("-- reads: ")
+    found: list[str] = [sql]
+    for read in re.sub(r"\(.*?\)", "", said).split(","):
+        relation = read.strip()
+        if relation.startswith("features."):
+            found += _sources(relation)
+        elif files("transforms.sql").joinpath(f"features/{relation}.sql").is_file():
+            found += _models(relation)
+    return tuple(found)
