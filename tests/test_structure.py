@@ -131,3 +131,14 @@ def test_record_quality_has_its_features() -> None:
 def test_page_of_features_is_not_stale() -> None:
     page = (ROOT / "docs" / "features.md").read_text("utf-8")
     assert page == catalogue_markdown(), "make it again: millrace features --markdown > docs/features.md"
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    promised = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "promises.md").read_text("utf-8"))
+    defined = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text("utf-8"), re.MULTILINE)
+    }
+    assert len(promised) > 20
+    assert sorted(set(promised) - defined) == []
