@@ -6,8 +6,9 @@ killed before that commit leaves nothing that a reader sees.
 """
 
 import shutil
+import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError
-from deltalake.transaction import AddAction
+from deltalake.transaction import AddAction, RemoveAction
 
 from transforms.errors import HomeError
 from transforms.schemas.base import Contract
@@ -50,6 +51,13 @@ class Published(NamedTuple):
     relation: str
     n_rows: int
     version: int
+
+
+class Changes(NamedTuple):
+    """Data files that came to a relation and went from it; a row that stands in both was only moved."""
+
+    added: list[str]
+    removed: list[str]
 
 
 class Warehouse:
@@ -90,6 +98,13 @@ class Warehouse:
             return []
         before = set(DeltaTable(str(self.folder(relation)), version=since).file_uris()) if since >= 0 else set()
         return sorted(set(table.file_uris()) - before)
+
+    def changes(self, relation: str, since: int) -> Changes:
+        """Compare a relation's data files with those of an earlier version; with -1, all of them came."""
+        table = self.table(relation)
+        now = set(table.file_uris()) if table else set()
+        before = set(DeltaTable(str(self.folder(relation)), version=since).file_uris()) if since >= 0 else set()
+        return Changes(sorted(now - before), sorted(before - now))
 
     def n_rows(self, relation: str, since: int = -1) -> int:
         """Count a relation's rows by the footers of its files; with `since`, only of those that came after that version."""
@@ -151,11 +166,13 @@ class Warehouse:
         batches: Iterable[pa.RecordBatch],
         transactions: Mapping[str, int],
         code: int | None = None,
+        without: Sequence[str] = (),
     ) -> Published:
         """Write, audit and publish batches in one commit, exactly once for the given transactions and code.
 
         `code` is the digest of what made the rows (`consumed(relation, CODE)` tells it): the same input through other code
-        is no repeat. Raises `GateError` if a row breaks the contract, `AlreadyPublishedError` if another run was first with one of the
+        is no repeat. The data files in `without` leave the table in the same commit, and stay on disk for its older versions.
+        Raises `GateError` if a row breaks the contract, `AlreadyPublishedError` if another run was first with one of the
         transactions. In both cases nothing is visible and the files are gone.
         """
         table = self.create(contract)
@@ -166,7 +183,7 @@ class Warehouse:
             for batch in batches:
                 writer.write(batch)
                 self.report(relation, batch.num_rows, batch.nbytes)
-            table = self._commit(table, contract, writer.close(), transactions, code)
+            table = self._commit(table, contract, [*writer.close(), *map(_remove, without)], transactions, code)
         except BaseException:
             writer.discard()
             raise
@@ -176,7 +193,7 @@ class Warehouse:
         self,
         table: DeltaTable,
         contract: type[Contract],
-        actions: list[AddAction],
+        actions: list[AddAction | RemoveAction],
         transactions: Mapping[str, int],
         code: int | None,
     ) -> DeltaTable:
@@ -185,7 +202,7 @@ class Warehouse:
         commit = CommitProperties(app_transactions=[Transaction(*item) for item in noted.items()])
         for tries_left in reversed(range(COMMIT_TRIES)):
             try:
-                table.create_write_transaction([*actions], "append", contract.arrow_schema(), commit_properties=commit)
+                table.create_write_transaction(actions, "append", contract.arrow_schema(), commit_properties=commit)
                 break
             except CommitFailedError:
                 # also where two runs make a table at the same moment: the second making is a commit of its own
@@ -194,6 +211,10 @@ class Warehouse:
                 if not tries_left:
                     raise
         return table
+
+
+def _remove(file: str) -> RemoveAction:
+    return RemoveAction(Path(file).name, data_change=True, deletion_timestamp=time.time_ns() // 1_000_000)
 
 
 def _refuse_repeat(table: DeltaTable, relation: str, transactions: Mapping[str, int], code: int | None) -> None:

@@ -1,0 +1,60 @@
+"""The warehouse: files that come and go in one commit."""
+
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from transforms.schemas.staging import AccountedFile
+from transforms.warehouse import AlreadyPublishedError, Warehouse
+
+RELATION = AccountedFile.relation()
+
+
+@pytest.fixture
+def publish(warehouse: Warehouse) -> Callable[..., None]:
+    """Publish one row a name, in one file."""
+
+    def run(*names: str, without: list[str] | None = None, **transactions: int) -> None:
+        zeros = dict.fromkeys(("n_read", "n_staged", "n_duplicates", "n_quarantined"), 0)
+        rows = [{"load_id": name, "source": "notes", "source_uri": "file", **zeros} for name in names]
+        batches = pa.Table.from_pylist(rows, AccountedFile.arrow_schema()).to_batches()
+        warehouse.publish(AccountedFile, batches, transactions, without=without or [])
+
+    return run
+
+
+def loads(warehouse: Warehouse) -> list[str]:
+    with warehouse.connect() as connection:
+        return [name for (name,) in connection.sql(f"select load_id from {RELATION} order by all").fetchall()]
+
+
+def test_files_are_replaced_in_one_commit_and_older_versions_keep_them(warehouse: Warehouse, publish: Callable[..., None]) -> None:
+    publish("a", "b")
+    version = warehouse.versions()[RELATION]
+    (old,) = warehouse.files(RELATION)
+    publish("b", without=[old])
+    assert loads(warehouse) == ["b"]
+    assert warehouse.versions()[RELATION] == version + 1
+    assert warehouse.changes(RELATION, since=version) == (warehouse.files(RELATION), [old])
+    table = warehouse.table(RELATION)
+    assert table is not None
+    table.load_as_version(version)
+    assert table.file_uris() == [old]
+    assert pq.read_table(old)["load_id"].to_pylist() == ["a", "b"]
+
+
+def test_a_file_may_go_with_nothing_in_its_place(warehouse: Warehouse, publish: Callable[..., None]) -> None:
+    publish("a")
+    publish(without=warehouse.files(RELATION))
+    assert loads(warehouse) == []
+
+
+def test_what_replaces_files_is_published_once(warehouse: Warehouse, publish: Callable[..., None]) -> None:
+    publish("a")
+    before = warehouse.files(RELATION)
+    publish("b", without=before, move=1)
+    with pytest.raises(AlreadyPublishedError):
+        publish("c", without=before, move=1)
+    assert loads(warehouse) == ["b"]
