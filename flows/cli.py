@@ -237,7 +237,7 @@ def _nothing(source: str) -> "Summary":
 
     none = dict.fromkeys((view_name(view) for view in VIEWS), 0)
     zero = {"files_loaded": 0, "read": 0, "staged": 0, "duplicates": 0, "quarantined": 0}
-    return Summary(source=source, **zero, features=none, materialized=none, seconds={})
+    return Summary(source=source, **zero, features=none, tables={}, materialized=none, seconds={})
 
 
 def _echo_notices(notices: list[str]) -> None:
@@ -248,8 +248,11 @@ def _echo_notices(notices: list[str]) -> None:
 def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
     click.echo(f"{summary.source}: {summary.files_loaded:,} files, {summary.read:,} rows read")
     click.echo(f"  staged {summary.staged:,}, duplicates {summary.duplicates:,}, quarantined {summary.quarantined:,}")
-    for view, rows in summary.features.items():
-        click.echo(f"  {view:<20}{rows:>12,} rows  {summary.materialized[view]:>12,} entities online")
+    click.echo(f"  {'rows':<28}{'new':>12}{'recomputed':>13}{'untouched':>13}{'entities online':>18}")
+    for relation, rows in summary.tables.items():
+        counts = f"{rows['new']:>12,}{rows['recomputed']:>13,}{rows['untouched']:>13,}"
+        online = summary.materialized.get(relation.removeprefix("features."))
+        click.echo(f"  {relation:<28}{counts}" + ("" if online is None else f"{online:>18,}"))
     click.echo("  " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items()))
     if summary.quarantined:
         click.echo(f"  why rows were rejected: millrace quarantine list --home {warehouse.settings.root}")

@@ -49,7 +49,7 @@ def publish_artifacts(parameters: PipelineParameters, summary: Summary) -> None:
     """Leave the accounting table and a link to the run's summary in Prefect."""
     name = summary.source.replace("_", "-")
     rows = [{"outcome": key, "rows": getattr(summary, key)} for key in ("read", "staged", "duplicates", "quarantined")]
-    rows += [{"outcome": f"features.{view}", "rows": count} for view, count in summary.features.items()]
+    rows += [{"outcome": f"{relation}, {what}", "rows": n} for relation, counts in summary.tables.items() for what, n in counts.items()]
     rows += [{"outcome": f"online {view}", "rows": count} for view, count in summary.materialized.items()]
     create_table_artifact(key=f"accounting-{name}", table=rows, description="read = staged + duplicates + quarantined")
     path = summary_path(parameters.settings().root)

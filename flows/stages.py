@@ -16,9 +16,10 @@ from pydantic import BaseModel, Field
 from transforms.errors import FileRefusedError, HomeError
 from transforms.settings import Settings
 from transforms.source import Source, load_source
-from transforms.warehouse import Report, Warehouse, silent
+from transforms.warehouse import Report, Rows, Warehouse, silent
 
 Call = Callable[..., Any]
+RAW, STAGING = "raw.records", "staging.records"
 logger = logging.getLogger(__name__)
 
 
@@ -36,7 +37,10 @@ class PipelineParameters(BaseModel):
 
 
 class Summary(BaseModel):
-    """What one run did; `read` is `staged` + `duplicates` + `quarantined`."""
+    """What one run did; `read` is `staged` + `duplicates` + `quarantined`.
+
+    `features` counts the rows added to each view; `tables` the rows of each table that are new, computed again, untouched.
+    """
 
     source: str
     files_loaded: int
@@ -45,6 +49,7 @@ class Summary(BaseModel):
     duplicates: int
     quarantined: int
     features: dict[str, int]
+    tables: dict[str, dict[str, int]]
     materialized: dict[str, int]
     seconds: dict[str, float]
     notices: list[str] = Field(default_factory=list, exclude=True)
@@ -118,7 +123,7 @@ def prepare(source: Source, warehouse: Warehouse) -> Any:
     return prepare(source, warehouse)
 
 
-def featurize(warehouse: Warehouse, now: datetime) -> dict[str, int]:
+def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
     """staging -> features."""
     from transforms.featurize import featurize
 
@@ -158,17 +163,24 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
     clock = _Clock()
     with hold(warehouse.settings.root):
         now = datetime.now(UTC)
+        before = {relation: warehouse.n_rows(relation) for relation in (RAW, STAGING)}
         ingested = clock.time("ingest", call, ingest, source, warehouse)
         account = clock.time("prepare", call, prepare, source, warehouse)
         rebuilt = changed_code(warehouse)
         features = clock.time("featurize", call, featurize, warehouse, now)
+        tables = {
+            RAW: Rows(new=ingested.rows_loaded, untouched=before[RAW]),
+            STAGING: Rows(new=account.staged, untouched=before[STAGING]),
+            **{f"features.{view}": rows for view, rows in features.items()},
+        }
         clock.time("apply", call, apply, warehouse)
         materialized = clock.time("materialize", call, materialize, warehouse, now)
         summary = Summary(
             source=source.name,
             files_loaded=ingested.files_loaded,
             **account._asdict(),
-            features=features,
+            features={view: rows.new + rows.recomputed for view, rows in features.items()},
+            tables={relation: rows._asdict() for relation, rows in tables.items()},
             materialized=materialized,
             seconds=clock.seconds,
             notices=ingested.notices + rebuilt,

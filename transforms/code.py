@@ -12,11 +12,12 @@ from transforms.sql import model
 
 ENGINES = ("duckdb", "polars")
 KERNELS = {"features.record_quality": ("quality.py",)}
-# `featurize` lays `entity_activity` over `record_changes` of the entities touched, so no header names those two
+# `featurize` lays these one over the other, so no header names them all
+ACTIVITY = ("record_changes", "entity_changes", "published_changes", "published", "relevant_versions", "lost_entities", "whole_versions")
 MODELS = {
     "features.record_quality": ("standing_versions",),
-    "features.author_activity": ("author_activity", "record_changes", "touched_entities"),
-    "features.subject_activity": ("subject_activity", "record_changes", "touched_entities"),
+    "features.author_activity": ("author_activity", *ACTIVITY),
+    "features.subject_activity": ("subject_activity", *ACTIVITY),
 }
 
 

@@ -53,6 +53,14 @@ class Published(NamedTuple):
     version: int
 
 
+class Rows(NamedTuple):
+    """What a run did to a table: rows of new keys and instants, rows that replace what was there, rows that it left alone."""
+
+    new: int = 0
+    recomputed: int = 0
+    untouched: int = 0
+
+
 class Changes(NamedTuple):
     """Data files that came to a relation and went from it; a row that stands in both was only moved."""
 
@@ -148,6 +156,23 @@ class Warehouse:
         rows = connection.read_parquet(files) if files else connection.from_arrow(schema.empty_table())
         rows.create_view(view)
         connection.execute("use main")
+
+    def create_arrivals(self, connection: duckdb.DuckDBPyConnection, contract: type[Contract], since: int) -> None:
+        """Make the views `arrived` and `gone`: the rows that came to a relation after a version, and those that went.
+
+        Rows that were only moved to another file, as compaction does, are in neither.
+        """
+        added, removed = self.changes(contract.relation(), since)
+        schema = contract.arrow_schema()
+        if not removed:
+            self.create_view(connection, "arrived", added, schema)
+            self.create_view(connection, "gone", [], schema)
+            return
+        self.create_view(connection, "added", added, schema)
+        self.create_view(connection, "removed", removed, schema)
+        same = [name for name in (*contract.key(), "content_digest") if name in schema.names]
+        connection.execute(f"create view arrived as from added anti join removed using ({', '.join(same)})")
+        connection.execute(f"create view gone as from removed anti join added using ({', '.join(same)})")
 
     def create(self, contract: type[Contract]) -> DeltaTable:
         """Open a contract's table, made empty if it is not there."""

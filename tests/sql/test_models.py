@@ -27,7 +27,10 @@ CASES = sorted(path.parent for path in HERE.rglob("given.yaml"))
 CONTRACTS = (RawRecord, StagedRecord, QuarantinedRecord, AccountedFile, RecordQuality, AuthorActivity, SubjectActivity)
 TYPES = {contract.relation(): contract.arrow_schema() for contract in CONTRACTS} | {
     "arrived": StagedRecord.arrow_schema(),
-    "relevant_versions": StagedRecord.arrow_schema(),
+    "gone": StagedRecord.arrow_schema(),
+    "relevant_versions": StagedRecord.arrow_schema().append(pa.field("sign", pa.int32())),
+    "published_instants": pa.schema([("record_id", pa.string()), ("event_timestamp", pa.timestamp("us", "UTC"))]),
+    "lost_entities": pa.schema([("author_id", pa.string()), ("subject_id", pa.string())]),
     "incoming": QuarantinedRecord.arrow_schema(),  # raw rows, or quarantined ones in a replay
     "accepted": ACCEPTED,
     "rejected": REJECTED,

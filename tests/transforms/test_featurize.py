@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from transforms.code import code_digest
 from transforms.errors import GateError
-from transforms.featurize import VIEWS, consistent_versions, featurize, stale_views
+from transforms.featurize import VIEWS, Rows, consistent_versions, featurize, stale_views
 from transforms.schemas.features import AuthorActivity, RecordQuality, SubjectActivity
 from transforms.schemas.staging import StagedRecord
 from transforms.settings import Settings
@@ -61,7 +61,8 @@ def new_home(tmp_path: Path) -> Callable[[], Warehouse]:
     return lambda: Warehouse(Settings(home=tmp_path / str(next(numbers))))
 
 
-def stage(warehouse: Warehouse, versions: Sequence[Version]) -> None:
+def stage(warehouse: Warehouse, versions: Sequence[Version], *, is_all: bool = False) -> None:
+    """Publish versions, beside those that are there; as all that is there, in new files, if `is_all`."""
     rows = [
         {
             "record_id": v.record,
@@ -84,7 +85,8 @@ def stage(warehouse: Warehouse, versions: Sequence[Version]) -> None:
         for number, v in enumerate(versions, 1)
     ]
     table = pa.Table.from_pylist(rows, pa.schema([(name, _as_integer(field)) for name, field in _fields(StagedRecord)]))
-    warehouse.publish(StagedRecord, table.cast(StagedRecord.arrow_schema()).to_batches(), {})
+    replaced = warehouse.files(StagedRecord.relation()) if is_all else []
+    warehouse.publish(StagedRecord, table.cast(StagedRecord.arrow_schema()).to_batches(), {}, without=replaced)
 
 
 def _fields(contract: type[StagedRecord]) -> list[tuple[str, pa.DataType]]:
@@ -169,11 +171,14 @@ def instants_of(versions: Sequence[Version]) -> list[int]:
     return sorted({point + step for point in points for step in (-1, 0, 1)})
 
 
-def assert_activity_is_as_defined(warehouse: Warehouse, versions: Sequence[Version], instants: Iterable[int]) -> None:
+def assert_activity_is_as_defined(
+    warehouse: Warehouse, versions: Sequence[Version], instants: Iterable[int], also: Sequence[Version] = ()
+) -> None:
+    """Hold both views against the definition; of entities that only `also` names, which were there once, nothing may count."""
     instants = list(instants)
     for view, level in ENTITIES.items():
         found = by_entity(warehouse, view)
-        entities = {getattr(v, level) for v in versions} - {None}
+        entities = {getattr(v, level) for v in (*versions, *also)} - {None}
         assert set(found) <= entities
         for entity, instant in itertools.product(sorted(entities), instants):
             expected = activity(versions, level, entity, instant)
@@ -183,9 +188,11 @@ def assert_activity_is_as_defined(warehouse: Warehouse, versions: Sequence[Versi
             assert actual == expected, (view, entity, instant - START)
 
 
-def assert_quality_is_as_defined(warehouse: Warehouse, versions: Sequence[Version], instants: Iterable[int]) -> None:
+def assert_quality_is_as_defined(
+    warehouse: Warehouse, versions: Sequence[Version], instants: Iterable[int], also: Sequence[Version] = ()
+) -> None:
     found = by_entity(warehouse, "record_quality")
-    for record, instant in itertools.product(sorted({v.record for v in versions}), instants):
+    for record, instant in itertools.product(sorted({v.record for v in (*versions, *also)}), instants):
         stands = max((v for v in versions if v.record == record and v.effective <= instant), key=lambda v: v.known, default=None)
         row = row_at(found.get(record, []), instant)
         n_characters = row["n_characters"] if row else None
@@ -312,6 +319,46 @@ def test_increments_in_any_order_have_the_values_of_a_rebuild(
     assert_quality_is_as_defined(warehouse, versions, instants)
 
 
+@settings(max_examples=15)
+@given(HISTORIES, HISTORIES)
+# the author's first record is gone; a record is gone whole; another text stands in the same place
+@example([version("r", 0), version("q", HOUR)], [version("q", HOUR)])
+@example([version("r", 0)], [version("q", HOUR)])
+@example([version("r", 0, event=2 * HOUR), version("q", 0)], [version("r", 0, text="now three words"), version("q", 0)])
+def test_versions_that_are_moved_replaced_or_gone_leave_what_the_others_say(
+    new_home: Callable[[], Warehouse], before: list[Version], after: list[Version]
+) -> None:
+    warehouse = run(new_home(), before)
+    stage(warehouse, after, is_all=True)
+    featurize(warehouse, NOW + timedelta(hours=1))
+    instants = instants_of(before + after)
+    assert_activity_is_as_defined(warehouse, after, instants, also=before)
+    assert_quality_is_as_defined(warehouse, after, instants, also=before)
+
+
+def test_rows_that_are_only_moved_to_other_files_are_no_work(new_home: Callable[[], Warehouse]) -> None:
+    versions = [version("r1", 0), version("r2", HOUR)]
+    warehouse = run(new_home(), versions)
+    stage(warehouse, versions, is_all=True)
+    before = {view: rows_of(warehouse, view) for view in ("record_quality", *ENTITIES)}
+    assert {(rows.new, rows.recomputed) for rows in featurize(warehouse, NOW + timedelta(hours=1)).values()} == {(0, 0)}
+    assert all(rows_of(warehouse, view).equals(rows) for view, rows in before.items())
+
+
+def test_late_version_is_computed_from_when_it_was_known_and_nobody_else_is(new_home: Callable[[], Warehouse]) -> None:
+    first = [version("r1", 0), version("r2", 3 * HOUR), version("q1", 0, author="v"), version("q2", 3 * HOUR, author="v")]
+    warehouse = run(new_home(), first)
+    stage(warehouse, [version("r3", 2 * HOUR)])
+    again = NOW + timedelta(hours=1)
+    rows = featurize(warehouse, again)["author_activity"]
+    added = rows_of(warehouse, "author_activity").filter(created_timestamp=again)
+    assert set(added["author_id"]) == {"u"}
+    assert added["event_timestamp"].min() == START + 2 * HOUR + 1
+    # new: it comes, and leaves two windows; from the third it goes with r2. Again: all seven rows of the author's that follow
+    assert (rows.new, rows.recomputed) == (3, 7)
+    assert rows.untouched == len(rows_of(warehouse, "author_activity")) - rows.new - 2 * rows.recomputed
+
+
 # --- (3) a live source only appends ---
 
 
@@ -334,21 +381,22 @@ def test_increment_of_a_live_source_adds_rows_from_its_arrival_on(
 def test_second_run_publishes_nothing(new_home: Callable[[], Warehouse]) -> None:
     warehouse = run(new_home(), [version("r1", 0), version("r2", HOUR)])
     before = warehouse.versions()
-    assert featurize(warehouse, NOW + timedelta(days=1)) == {"record_quality": 0, "author_activity": 0, "subject_activity": 0}
+    untouched = {view: Rows(untouched=warehouse.n_rows(f"features.{view}")) for view in ("record_quality", *ENTITIES)}
+    assert featurize(warehouse, NOW + timedelta(days=1)) == untouched
     assert warehouse.versions() == before
 
 
 def test_home_without_a_staged_record_gets_empty_views(new_home: Callable[[], Warehouse]) -> None:
     warehouse = new_home()
     warehouse.create(StagedRecord)
-    assert featurize(warehouse, NOW) == {"record_quality": 0, "author_activity": 0, "subject_activity": 0}
+    assert featurize(warehouse, NOW) == dict.fromkeys(("record_quality", *ENTITIES), Rows())
     assert [warehouse.n_rows(contract.relation()) for contract in (RecordQuality, AuthorActivity, SubjectActivity)] == [0, 0, 0]
 
 
 def test_run_reports_the_rows_it_added(new_home: Callable[[], Warehouse]) -> None:
     warehouse = new_home()
     stage(warehouse, [version("r", 0)])
-    assert featurize(warehouse, NOW) == {"record_quality": 1, "author_activity": 4, "subject_activity": 4}
+    assert featurize(warehouse, NOW) == {"record_quality": Rows(new=1), "author_activity": Rows(new=4), "subject_activity": Rows(new=4)}
 
 
 # --- (5) a gate that fails ---
@@ -435,7 +483,7 @@ def test_reader_between_two_views_of_a_run_sees_the_run_before(new_home: Callabl
     stage(warehouse, [version("r2", HOUR)])
     with monkeypatch.context() as patched:
         patched.setattr("transforms.featurize.stale_views", lambda _warehouse: [RecordQuality])
-        assert featurize(warehouse, NOW + timedelta(days=1))["record_quality"] == 1
+        assert featurize(warehouse, NOW + timedelta(days=1))["record_quality"].new == 1
     assert consistent_versions(warehouse) == before
     featurize(warehouse, NOW + timedelta(days=1))
     after = consistent_versions(warehouse)

@@ -1,29 +1,29 @@
 -- entity_activity: what counts for an author or a subject from each instant on, in each window.
 -- Sums are of whole numbers, as double: exact below 2^53, so their order cannot change a bit, and twice as fast as hugeint.
 -- grain: entity_id, event_timestamp
--- reads: entity_changes
+-- reads: all_changes (entity_changes, published_changes)
 with instants as (
     select
         entity_id,
         instant_us,
         min(event_us) as event_us,
-        sum((weight_1d)::double) as n_records_1d,
-        sum((weight_7d)::double) as n_records_7d,
-        sum((weight_28d)::double) as n_records_28d,
-        sum((weight_lifetime)::double) as n_records_lifetime,
-        sum((weight_1d * n_words)::double) as n_words_1d,
-        sum((weight_7d * n_words)::double) as n_words_7d,
-        sum((weight_28d * n_words)::double) as n_words_28d,
-        sum((weight_lifetime * n_words)::double) as n_words_lifetime,
-        sum((weight_1d * n_characters)::double) as n_characters_1d,
-        sum((weight_7d * n_characters)::double) as n_characters_7d,
-        sum((weight_28d * n_characters)::double) as n_characters_28d,
-        sum((weight_lifetime * n_characters)::double) as n_characters_lifetime,
-        sum((weight_1d * n_positive)::double) as n_positive_1d,
-        sum((weight_7d * n_positive)::double) as n_positive_7d,
-        sum((weight_28d * n_positive)::double) as n_positive_28d,
-        sum((weight_lifetime * n_positive)::double) as n_positive_lifetime
-    from entity_changes
+        sum(n_records_1d) as n_records_1d,
+        sum(n_records_7d) as n_records_7d,
+        sum(n_records_28d) as n_records_28d,
+        sum(n_records_lifetime) as n_records_lifetime,
+        sum(n_words_1d) as n_words_1d,
+        sum(n_words_7d) as n_words_7d,
+        sum(n_words_28d) as n_words_28d,
+        sum(n_words_lifetime) as n_words_lifetime,
+        sum(n_characters_1d) as n_characters_1d,
+        sum(n_characters_7d) as n_characters_7d,
+        sum(n_characters_28d) as n_characters_28d,
+        sum(n_characters_lifetime) as n_characters_lifetime,
+        sum(n_positive_1d) as n_positive_1d,
+        sum(n_positive_7d) as n_positive_7d,
+        sum(n_positive_28d) as n_positive_28d,
+        sum(n_positive_lifetime) as n_positive_lifetime
+    from all_changes
     group by entity_id, instant_us
 ),
 

@@ -1,4 +1,5 @@
 -- record_changes: the instants at which a record begins or ceases to count, with its weight (+1, 0, -1) in each window.
+-- What counted when the view was made last (sign -1) comes with the opposite weight, and so is taken out.
 -- An instant that was once announced stays, with weight 0 where a newer version came before: so a table that was
 -- computed earlier and one computed now have the same rows.
 -- grain: none
@@ -21,11 +22,11 @@ begins as (
         n_words,
         n_characters,
         n_positive,
-        (is_counted and enters_1d)::int as weight_1d,
-        (is_counted and enters_7d)::int as weight_7d,
-        (is_counted and enters_28d)::int as weight_28d,
-        is_counted::int as weight_lifetime,
-        case when is_counted then event_us end as event_us
+        sign * (is_counted and enters_1d)::int as weight_1d,
+        sign * (is_counted and enters_7d)::int as weight_7d,
+        sign * (is_counted and enters_28d)::int as weight_28d,
+        sign * is_counted::int as weight_lifetime,
+        case when is_counted and sign > 0 then event_us end as event_us
     from spans
 ),
 
@@ -37,7 +38,7 @@ leaves_1d as (
         n_words,
         n_characters,
         n_positive,
-        -(is_counted and leaves_1d_us <= superseded_us)::int as weight_1d,
+        -sign * (is_counted and leaves_1d_us <= superseded_us)::int as weight_1d,
         0 as weight_7d,
         0 as weight_28d,
         0 as weight_lifetime,
@@ -55,7 +56,7 @@ leaves_7d as (
         n_characters,
         n_positive,
         0 as weight_1d,
-        -(is_counted and leaves_7d_us <= superseded_us)::int as weight_7d,
+        -sign * (is_counted and leaves_7d_us <= superseded_us)::int as weight_7d,
         0 as weight_28d,
         0 as weight_lifetime,
         null as event_us
@@ -73,7 +74,7 @@ leaves_28d as (
         n_positive,
         0 as weight_1d,
         0 as weight_7d,
-        -(is_counted and leaves_28d_us <= superseded_us)::int as weight_28d,
+        -sign * (is_counted and leaves_28d_us <= superseded_us)::int as weight_28d,
         0 as weight_lifetime,
         null as event_us
     from spans
@@ -88,10 +89,10 @@ superseded as (
         n_words,
         n_characters,
         n_positive,
-        -(enters_1d and superseded_us < leaves_1d_us)::int as weight_1d,
-        -(enters_7d and superseded_us < leaves_7d_us)::int as weight_7d,
-        -(enters_28d and superseded_us < leaves_28d_us)::int as weight_28d,
-        -1 as weight_lifetime,
+        -sign * (enters_1d and superseded_us < leaves_1d_us)::int as weight_1d,
+        -sign * (enters_7d and superseded_us < leaves_7d_us)::int as weight_7d,
+        -sign * (enters_28d and superseded_us < leaves_28d_us)::int as weight_28d,
+        -sign as weight_lifetime,
         null as event_us
     from spans
     where is_counted and superseded_us < 9223372036854775807

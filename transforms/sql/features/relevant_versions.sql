@@ -1,32 +1,55 @@
--- relevant_versions: all versions of every record that ever counted for an author or a subject that the arrivals touch.
--- grain: record_id, known_timestamp
--- reads: arrived, staging.records
+-- relevant_versions: the versions of the records that changed, as they are now (sign 1) and as they were (sign -1) when the view
+-- was made last: without what arrived since, with what is gone since.
+-- grain: sign, record_id, known_timestamp
+-- reads: arrived, gone, staging.records
 with touched as (
-    select
-        author_id,
-        subject_id
-    from staging.records
-    where record_id in (select arrived.record_id from arrived)
+    select record_id from arrived
+    union all
+    select record_id from gone
 ),
 
-relevant as (
-    select record_id
+now_there as (
+    select
+        record_id,
+        author_id,
+        subject_id,
+        content_digest,
+        is_positive,
+        is_tombstone,
+        event_timestamp,
+        known_timestamp
     from staging.records
-    where
-        author_id in (select touched.author_id from touched)
-        or subject_id in (select touched.subject_id from touched)
+    where record_id in (select touched.record_id from touched)
+),
+
+then_there as (
+    select now_there.*
+    from now_there
+    anti join arrived
+        on
+            now_there.record_id = arrived.record_id
+            and now_there.known_timestamp = arrived.known_timestamp
+
+    union all by name
+
+    select
+        record_id,
+        author_id,
+        subject_id,
+        content_digest,
+        is_positive,
+        is_tombstone,
+        event_timestamp,
+        known_timestamp
+    from gone
 )
 
 select
-    -- ids
-    record_id,
-    author_id,
-    subject_id,
-    -- flags
-    is_positive,
-    is_tombstone,
-    -- timestamps
-    event_timestamp,
-    known_timestamp
-from staging.records
-where record_id in (select relevant.record_id from relevant)
+    1 as sign,
+    *
+from now_there
+union all by name
+select
+    -1 as sign,
+    *
+from then_there

@@ -1,15 +1,30 @@
--- standing_versions: the version of a record that stands from an instant on, for the versions that arrived.
+-- standing_versions: the version of a record that stands from an instant on, where that is one that arrived.
 -- An instant is when a version is both written and known. Where an older version was written later than a newer one was
--- known, the newer one stands there too.
+-- known, the newer one stands there too. Of a record that lost a version, what stands is told at all its instants, those
+-- that were published before included: null where nothing stands any more.
 -- grain: record_id, event_timestamp
--- reads: arrived, staging.records
-with versions as (
+-- reads: arrived, gone, staging.records, published_instants
+with touched as (
+    select record_id from arrived
+    union all
+    select record_id from gone
+),
+
+versions as (
     select
         record_id,
         known_timestamp,
         greatest(event_timestamp, known_timestamp) as effective_timestamp
     from staging.records
-    where record_id in (select arrived.record_id from arrived)
+    where record_id in (select touched.record_id from touched)
+
+    union all
+
+    select
+        record_id,
+        null as known_timestamp,
+        event_timestamp as effective_timestamp
+    from published_instants
 ),
 
 standing as (
@@ -18,22 +33,52 @@ standing as (
         effective_timestamp,
         max(known_timestamp) over (
             partition by record_id
-            order by effective_timestamp, known_timestamp
+            order by effective_timestamp asc, known_timestamp asc nulls first
             rows between unbounded preceding and current row
         ) as known_timestamp
     from versions
-    qualify row_number() over (partition by record_id, effective_timestamp order by known_timestamp desc) = 1
+    qualify row_number() over (partition by record_id, effective_timestamp order by known_timestamp desc nulls last) = 1
+),
+
+texts as (
+    select
+        record_id,
+        known_timestamp,
+        case when not is_tombstone then text end as text
+    from arrived
+
+    union all
+
+    select
+        records.record_id,
+        records.known_timestamp,
+        case when not records.is_tombstone then records.text end as text
+    from staging.records
+    anti join arrived
+        on
+            records.record_id = arrived.record_id
+            and records.known_timestamp = arrived.known_timestamp
+    where records.record_id in (select gone.record_id from gone)
 )
 
 select
     -- ids
-    arrived.record_id,
+    texts.record_id,
     -- text
-    case when not arrived.is_tombstone then arrived.text end as text,
+    texts.text,
     -- timestamps
     standing.effective_timestamp as event_timestamp
-from arrived
+from texts
 inner join standing
     on
-        arrived.record_id = standing.record_id
-        and arrived.known_timestamp = standing.known_timestamp
+        texts.record_id = standing.record_id
+        and texts.known_timestamp = standing.known_timestamp
+
+union all
+
+select
+    record_id,
+    null as text,
+    effective_timestamp as event_timestamp
+from standing
+where known_timestamp is null
