@@ -1,5 +1,6 @@
 """Fixtures of the first half of the pipeline: rows of a tiny source, load and stage them, look into the tables."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from transforms.accounting import recount
 from transforms.ingest import ingest
 from transforms.prepare import Account, prepare
+from transforms.settings import Settings
 from transforms.source import Source
 from transforms.warehouse import Warehouse
 
@@ -73,3 +75,10 @@ def rejections(query: Query) -> Callable[[], dict[int, str]]:
         return dict(query("""select row_number, "column" || ':' || rule from quarantine.records"""))
 
     return run
+
+
+@pytest.fixture
+def new_home(tmp_path: Path) -> Callable[[], Warehouse]:
+    """Open one fresh home after another."""
+    numbers = itertools.count()
+    return lambda: Warehouse(Settings(home=tmp_path / str(next(numbers))))
