@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.commands import home_option, open_warehouse, source_option
+from flows.commands.backfill import backfill
 from flows.commands.plan import plan
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Teaching(click.Group):
 @click.option("--debug", is_flag=True, help="Show tracebacks and Prefect's log.")
 @click.version_option(package_name="millrace")
 def main(*, debug: bool) -> None:
-    r"""Turn raw text records into point-in-time-correct features.
+    """Turn raw text records into point-in-time-correct features.
 
     \b
     A first round:
@@ -46,6 +47,7 @@ def main(*, debug: bool) -> None:
       millrace features                               what each feature means
       millrace train-demo                             a model from these features, scored
       millrace quarantine list                        what was rejected, and why
+      millrace backfill --dry-run                     what the features lack, and what filling it takes
 
     A source is a small YAML file; start from a copy of sources/cve_events.yaml.
     """
@@ -60,7 +62,7 @@ def main(*, debug: bool) -> None:
 @click.option("--plain", is_flag=True, help="Run the same stages in this process, without Prefect.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one line of JSON, last.")
 def run(source: str, home: str | None, *, plain: bool, as_json: bool) -> None:
-    r"""Run the pipeline: ingest, prepare, featurize, apply, materialize.
+    """Run the pipeline: ingest, prepare, featurize, apply, materialize.
 
     Loads only what is new; a run with nothing new changes nothing. Safe to interrupt and to run again.
 
@@ -114,7 +116,7 @@ def status(home: str | None) -> None:
 
 @main.group()
 def quarantine() -> None:
-    r"""See what was rejected and why, and try it again.
+    """See what was rejected and why, and try it again.
 
     \b
     The round:
@@ -258,7 +260,8 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
         click.echo(f"  why rows were rejected: millrace quarantine list --home {warehouse.settings.root}")
 
 
-main.add_command(plan)
+for command in (backfill, plan):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -9,16 +9,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, Field
 
+from flows.history import STAGES, note_run
 from transforms.errors import FileRefusedError, HomeError
 from transforms.settings import Settings
 from transforms.source import Source, load_source
 from transforms.warehouse import Report, Rows, Warehouse, silent
 
+if TYPE_CHECKING:
+    from transforms.backfill import Span
+
 Call = Callable[..., Any]
+HOME_HELP = "Folder that holds everything the pipeline writes; MILLRACE_HOME or .millrace if empty."
 RAW, STAGING = "raw.records", "staging.records"
 logger = logging.getLogger(__name__)
 
@@ -27,13 +32,29 @@ class PipelineParameters(BaseModel):
     """What one run of the pipeline is asked to do."""
 
     source: str = Field(description="Path of the source's YAML file.")
-    home: str | None = Field(
-        default=None, description="Folder that holds everything the pipeline writes; MILLRACE_HOME or .millrace if empty."
-    )
+    home: str | None = Field(default=None, description=HOME_HELP)
 
     def settings(self) -> Settings:
         """Settings of the run."""
         return Settings(home=Path(self.home)) if self.home else Settings()
+
+
+class BackfillParameters(BaseModel):
+    """Which span a backfill is to look at; UTC, the end not included."""
+
+    start: datetime | None = Field(default=None, description="First instant; from the beginning if empty.")
+    end: datetime | None = Field(default=None, description="Instant before which it ends; no end if empty.")
+    home: str | None = Field(default=None, description=HOME_HELP)
+
+    def settings(self) -> Settings:
+        """Settings of the run."""
+        return Settings(home=Path(self.home)) if self.home else Settings()
+
+    def span(self) -> "Span":
+        """The span, its bounds in UTC where they name no zone."""
+        from transforms.backfill import Span
+
+        return Span(*(bound.replace(tzinfo=UTC) if bound and not bound.tzinfo else bound for bound in (self.start, self.end)))
 
 
 class Summary(BaseModel):
@@ -187,7 +208,23 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
             refused=ingested.refused,
         )
         write_summary(warehouse.settings.root, summary)
+        n_features = sum(rows.new + rows.recomputed for rows in features.values())
+        n_rows = (ingested.rows_loaded, account.read, n_features, sum(materialized.values()))
+        note_run(warehouse.settings.root, dict(zip(STAGES, n_rows, strict=True)), clock.seconds)
     return summary
+
+
+def run_backfill(parameters: BackfillParameters, report: Report = silent) -> dict[str, dict[str, int]]:
+    """Fill what the views lack in a span and bring the online store up to date; rows new, recomputed, untouched by relation."""
+    from transforms.backfill import fill
+
+    warehouse = Warehouse(parameters.settings(), report)
+    with hold(warehouse.settings.root):
+        now = datetime.now(UTC)
+        rows = fill(warehouse, parameters.span(), now)
+        apply(warehouse)
+        materialize(warehouse, now)
+    return {relation: counts._asdict() for relation, counts in rows.items()}
 
 
 def run_plain(parameters: PipelineParameters, report: Report = silent) -> Summary:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.stages import PipelineParameters, hold, run_plain
+from transforms.schemas.features import AuthorActivity
 from transforms.settings import Settings
 from transforms.warehouse import Warehouse
 
@@ -192,6 +194,30 @@ def test_quarantine_round(millrace: Run, tmp_path: Path) -> None:
     rows = {line.split()[0]: line.split()[1:4] for line in millrace(*run).stdout.splitlines() if "." in line}
     assert rows["features.record_quality"] == ["1", "0", "1"]  # new, recomputed, untouched
     assert "Everything adds up" in millrace("status", "--home", "home").stdout
+
+
+def test_help_keeps_the_lines_of_its_examples(millrace: Run) -> None:
+    lines = [line.strip() for line in millrace("--help").stdout.splitlines()]
+    assert "millrace plan --source sources/cve_events.yaml  what the next run would do" in lines
+    assert "millrace quarantine list                        what was rejected, and why" in lines
+
+
+def test_backfill_lists_prices_and_fills_what_is_missing(millrace: Run, small_source: Path, tmp_path: Path) -> None:
+    home = str(tmp_path / "home")
+    assert millrace("run", "--source", str(small_source), "--home", home, "--plain").returncode == 0
+    assert "nothing is missing" in millrace("backfill", "--home", home).stdout
+    warehouse = Warehouse(Settings(home=Path(home)))
+    warehouse.publish(AuthorActivity, [], {}, without=warehouse.files(AuthorActivity.relation()))
+    span = ("--from", "2024-05-01", "--to", "2024-06-01", "--home", home)
+    version = warehouse.versions()
+    listed = millrace("backfill", *span, "--dry-run").stdout
+    assert re.search(r"features.author_activity +[1-9]\d+ +\d+  2024-05-.*, missing", listed), listed
+    assert re.search(r"rows: about \d+\.\d s", listed)
+    assert warehouse.versions() == version
+    filled = millrace("backfill", *span)
+    assert filled.returncode == 0, filled.stderr
+    assert "nothing is missing" in millrace("backfill", *span).stdout
+    assert "features.author_activity" in millrace("backfill", "--home", home).stdout  # July's are still missing
 
 
 def test_help_answers_at_once() -> None:

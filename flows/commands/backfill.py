@@ -1,0 +1,49 @@
+"""`millrace backfill`: fill what the feature views lack in a span of time."""
+
+import click
+
+from flows.commands import home_option, open_warehouse
+
+DATE = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
+
+
+@click.command()
+@click.option("--from", "start", type=DATE, help="First instant of the span, UTC. Default: the beginning.")
+@click.option("--to", "end", type=DATE, help="Instant before which it ends, UTC. Default: no end.")
+@click.option("--dry-run", is_flag=True, help="List what is due and what it may take; write nothing.")
+@home_option
+def backfill(start: click.DateTime | None, end: click.DateTime | None, home: str | None, *, dry_run: bool) -> None:
+    """Fill what the feature views lack in a span of time.
+
+    Lists the rows that are missing, or that other code has made, with what computing them may take; then computes them in
+    chunks that fit the memory limit, a commit each. Stopped, it goes on at the chunk it was in. Who reads meanwhile is given
+    the tables as they were before. New records are a run's work: millrace run.
+
+    \b
+      millrace backfill --from 2024-05-01 --to 2024-06-01 --dry-run
+    """
+    from flows.history import price, read_rates
+    from flows.progress import show_progress
+    from flows.stages import BackfillParameters, run_backfill
+    from transforms.backfill import find
+
+    parameters = BackfillParameters.model_validate({"start": start, "end": end, "home": home})
+    warehouse = open_warehouse(home)
+    found = find(warehouse, parameters.span())
+    rates = read_rates(warehouse.settings.root)
+    click.echo(f"  {'due':<28}{'rows':>12}{'entities':>12}  from, to")
+    for due in found:
+        why = "made by other code" if due.is_other_code else "missing"
+        bounds = f"{due.first:%Y-%m-%d %H:%M}, {due.last:%Y-%m-%d %H:%M}, {why}" if due.first and due.last else ""
+        click.echo(f"  {due.relation:<28}{due.n_rows:>12,}{due.n_entities:>12,}  {bounds}")
+    n_rows = sum(due.n_rows for due in found)
+    if not n_rows:
+        click.echo("nothing is missing, and nothing of other code is there")
+        return
+    click.echo(f"  {n_rows:,} rows: {price(rates, 'featurize', n_rows)}")
+    if dry_run:
+        return
+    with show_progress() as report:
+        rows = run_backfill(parameters, report)
+    for relation, counts in rows.items():
+        click.echo(f"  {relation:<28}{counts['new']:>12,} new{counts['recomputed']:>13,} recomputed{counts['untouched']:>13,} untouched")

@@ -1,0 +1,50 @@
+"""What past runs of a home took: a line a run, from which `plan` and `backfill` tell what the next may take."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+STAGES = ("ingest", "prepare", "featurize", "materialize")
+
+
+class Rate(NamedTuple):
+    """What a stage took, over all runs of a home that had rows for it."""
+
+    rows: int
+    seconds: float
+
+    def estimate(self, rows: int) -> float:
+        """Seconds that so many rows may take."""
+        return rows * self.seconds / self.rows
+
+
+def history_path(home: Path) -> Path:
+    """Where a home's history is kept: JSON lines."""
+    return home / "runs.jsonl"
+
+
+def note_run(home: Path, rows: dict[str, int], seconds: dict[str, float]) -> None:
+    """Add a run's rows and seconds by stage."""
+    line = json.dumps({"rows": rows, "seconds": seconds})
+    with history_path(home).open("a", encoding="utf-8") as file:
+        file.write(f"\n{line}")  # the line feed comes first: a line that a kill tore spoils no other
+
+
+def read_rates(home: Path) -> dict[str, Rate]:
+    """Read what each stage took over all past runs; a torn line is passed over."""
+    path = history_path(home)
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    rates: dict[str, Rate] = {}
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            run = json.loads(line)
+            for stage in (stage for stage, n_rows in run["rows"].items() if n_rows):
+                before = rates.get(stage, Rate(0, 0.0))
+                rates[stage] = Rate(before.rows + run["rows"][stage], before.seconds + run["seconds"][stage])
+    return rates
+
+
+def price(rates: dict[str, Rate], stage: str, rows: int) -> str:
+    """Say about how long a stage takes for so many rows."""
+    return f"about {rates[stage].estimate(rows):,.1f} s" if stage in rates else "seconds unknown: no run was measured here yet"
