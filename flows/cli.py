@@ -61,7 +61,8 @@ def main(*, debug: bool) -> None:
 @home_option
 @click.option("--plain", is_flag=True, help="Run the same stages in this process, without Prefect.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one line of JSON, last.")
-def run(source: str, home: str | None, *, plain: bool, as_json: bool) -> None:
+@click.option("--accept-breaking", is_flag=True, help="Make views again though features of theirs were removed or retyped (see plan).")
+def run(source: str, home: str | None, *, plain: bool, as_json: bool, accept_breaking: bool) -> None:
     """Run the pipeline: ingest, prepare, featurize, apply, materialize.
 
     Loads only what is new; a run with nothing new changes nothing. Safe to interrupt and to run again.
@@ -73,7 +74,7 @@ def run(source: str, home: str | None, *, plain: bool, as_json: bool) -> None:
     from transforms.source import load_source
     from transforms.warehouse import Warehouse
 
-    parameters = PipelineParameters(source=str(Path(source).resolve()), home=home)
+    parameters = PipelineParameters(source=str(Path(source).resolve()), home=home, accept_breaking=accept_breaking)
     checked = load_source(Path(source))
     warehouse = Warehouse(parameters.settings())
     with hold(warehouse.settings.root):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel, Field
 
 from flows.history import STAGES, note_run
-from transforms.errors import FileRefusedError, HomeError
+from transforms.errors import BreakingChangeError, FileRefusedError, HomeError
 from transforms.settings import Settings
 from transforms.source import Source, load_source
 from transforms.warehouse import Report, Rows, Warehouse, silent
@@ -33,6 +33,7 @@ class PipelineParameters(BaseModel):
 
     source: str = Field(description="Path of the source's YAML file.")
     home: str | None = Field(default=None, description=HOME_HELP)
+    accept_breaking: bool = Field(default=False, description="Make views again though features of theirs were removed or retyped.")
 
     def settings(self) -> Settings:
         """Settings of the run."""
@@ -101,29 +102,6 @@ def pending_work(source: Source, warehouse: Warehouse) -> Pending:
     return Pending(found.notices, nothing=is_current and not _is_behind(warehouse))
 
 
-class Planned(NamedTuple):
-    """What a run would do: files to load, loaded rows to stage, and for each view staged versions to take and why."""
-
-    n_files: int
-    n_bytes: int
-    n_unstaged: int
-    views: dict[str, tuple[int, str]]
-    notices: list[str]
-    refused: list[str]
-
-
-def planned_work(source: Source, warehouse: Warehouse) -> Planned:
-    """Look at what a run would load, stage and compute; nothing is written."""
-    from transforms.featurize import VIEWS, pending_versions
-    from transforms.ingest import pending_files
-    from transforms.prepare import n_unstaged
-
-    found = pending_files(source, warehouse)
-    views = {contract.relation(): pending_versions(contract, warehouse) for contract in VIEWS}
-    n_bytes = sum(new.n_bytes for new in found.files)
-    return Planned(len(found.files), n_bytes, n_unstaged(source, warehouse), views, found.notices, found.refused)
-
-
 def _is_behind(warehouse: Warehouse) -> bool:
     from feature_repo.online import due_views, is_applied
 
@@ -159,6 +137,17 @@ def changed_code(warehouse: Warehouse) -> list[str]:
     return [f"{relation}: its model, kernel, contract or engine has changed; all of it is computed again" for relation in changed]
 
 
+def refuse_breaking(warehouse: Warehouse, *, accepted: bool) -> None:
+    """Stop before anything is written where a published feature was removed or retyped, unless that is accepted."""
+    from transforms.featurize import breaking_changes
+
+    changes = breaking_changes(warehouse)
+    if changes and not accepted:
+        lines = "\n  ".join(changes)
+        message = f"a run would break what is published:\n  {lines}\n  --accept-breaking makes these views again, as they are defined now"
+        raise BreakingChangeError(message)
+
+
 def apply(warehouse: Warehouse) -> bool:
     """definitions -> registry."""
     from feature_repo.online import apply
@@ -183,6 +172,7 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
     warehouse = Warehouse(parameters.settings(), report)
     clock = _Clock()
     with hold(warehouse.settings.root):
+        refuse_breaking(warehouse, accepted=parameters.accept_breaking)
         now = datetime.now(UTC)
         before = {relation: warehouse.n_rows(relation) for relation in (RAW, STAGING)}
         ingested = clock.time("ingest", call, ingest, source, warehouse)

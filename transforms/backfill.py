@@ -22,6 +22,7 @@ from transforms.featurize import (
     VIEWS,
     Counted,
     Unfinished,
+    has_columns_as_defined,
     is_made_by_other_code,
     quality_rows,
     read_unfinished,
@@ -85,8 +86,9 @@ def _of_view(contract: type[Contract], span: Span) -> Span:
 
 def _refuse_pending(warehouse: Warehouse) -> None:
     version = warehouse.versions().get(StagedRecord.relation(), -1)
-    if any(warehouse.consumed(contract.relation(), TRANSACTION) != version for contract in VIEWS):
-        message = f"{warehouse.settings.root}: records are staged that no feature has seen; millrace run first"
+    is_behind = any(warehouse.consumed(contract.relation(), TRANSACTION) != version for contract in VIEWS)
+    if is_behind or not all(has_columns_as_defined(contract, warehouse) for contract in VIEWS):
+        message = f"{warehouse.settings.root}: there are records or columns that no feature view has taken up yet; millrace run first"
         raise MillraceError(message)
 
 

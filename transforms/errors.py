@@ -19,3 +19,7 @@ class GateError(MillraceError):
 
 class HomeError(MillraceError):
     """The home cannot be used: not writable, or nothing there yet."""
+
+
+class BreakingChangeError(MillraceError):
+    """Features that are published were removed or retyped, and nobody has accepted that."""

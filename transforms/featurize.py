@@ -45,6 +45,30 @@ def is_made_by_other_code(contract: type[Contract], warehouse: Warehouse) -> boo
     return warehouse.consumed(contract.relation(), TRANSACTION) >= 0 and made_by != code_digest(contract)
 
 
+def breaking_changes(warehouse: Warehouse) -> list[str]:
+    """List the published features that their contract no longer has, or has with another type: whoever reads them would fail."""
+    changes = []
+    for contract in VIEWS:
+        table = warehouse.table(contract.relation())
+        published = pa.schema(table.schema().to_arrow()) if table else pa.schema([])
+        wanted = contract.arrow_schema()
+        for field in published:
+            name = f"{contract.relation()}.{field.name}"
+            if field.name not in wanted.names:
+                changes.append(f"{name}: removed")
+            elif wanted.field(field.name).type != field.type:
+                changes.append(f"{name}: {field.type} becomes {wanted.field(field.name).type}")
+    return changes
+
+
+def has_columns_as_defined(contract: type[Contract], warehouse: Warehouse) -> bool:
+    """Whether a view's table has the columns of its contract."""
+    table = warehouse.table(contract.relation())
+    return table is None or {(field.name, field.type) for field in pa.schema(table.schema().to_arrow())} == {
+        (field.name, field.type) for field in contract.arrow_schema()
+    }
+
+
 def pending_versions(contract: type[Contract], warehouse: Warehouse) -> tuple[int, str]:
     """Count the staged versions that a view's next run starts from, and say why."""
     n_rows = warehouse.n_rows(StagedRecord.relation(), since=_consumed(contract, warehouse))
@@ -126,18 +150,20 @@ def _publish_view(contract: type[Contract], warehouse: Warehouse, now: datetime,
     version = warehouse.versions()[StagedRecord.relation()]
     consumed = _consumed(contract, warehouse)
     # what other code made is replaced in one commit; older versions of the table keep it
-    replaced = warehouse.files(contract.relation()) if consumed < 0 else []
+    is_replaced = consumed < 0
     compute = quality_rows if contract is RecordQuality else activity_rows
     with warehouse.connect() as connection:
         warehouse.create_arrivals(connection, StagedRecord, since=consumed)
-        batches = compute(connection, contract, warehouse.settings.batch_rows, now, is_whole=consumed < 0)
+        batches = compute(connection, contract, warehouse.settings.batch_rows, now, is_whole=is_replaced)
         try:
             counted = Counted(batches, contract)
-            published = warehouse.publish(contract, counted, {TRANSACTION: version}, code_digest(contract), replaced)
+            published = warehouse.publish(contract, counted, {TRANSACTION: version}, code_digest(contract), is_whole=is_replaced)
         except AlreadyPublishedError:
             return Rows(untouched=n_before)
     n_recomputed = published.n_rows - counted.n_new
-    return Rows(0, published.n_rows, 0) if replaced else Rows(counted.n_new, n_recomputed, n_before - n_recomputed)
+    if is_replaced and n_before:
+        return Rows(recomputed=published.n_rows)
+    return Rows(counted.n_new, n_recomputed, n_before - n_recomputed)
 
 
 class Counted:

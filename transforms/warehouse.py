@@ -192,11 +192,14 @@ class Warehouse:
         transactions: Mapping[str, int],
         code: int | None = None,
         without: Sequence[str] = (),
+        *,
+        is_whole: bool = False,
     ) -> Published:
         """Write, audit and publish batches in one commit, exactly once for the given transactions and code.
 
         `code` is the digest of what made the rows (`consumed(relation, CODE)` tells it): the same input through other code
-        is no repeat. The data files in `without` leave the table in the same commit, and stay on disk for its older versions.
+        is no repeat. The data files in `without` leave the table in the same commit, and stay on disk for its older versions;
+        with `is_whole` all do, and the table takes the contract's columns as they are now.
         Raises `GateError` if a row breaks the contract, `AlreadyPublishedError` if another run was first with one of the
         transactions. In both cases nothing is visible and the files are gone.
         """
@@ -208,7 +211,9 @@ class Warehouse:
             for batch in batches:
                 writer.write(batch)
                 self.report(relation, batch.num_rows, batch.nbytes)
-            table = self._commit(table, contract, [*writer.close(), *map(_remove, without)], transactions, code)
+            table = self._commit(
+                table, contract, [*writer.close(), *map(_remove, without)], transactions, code, "overwrite" if is_whole else "append"
+            )
         except BaseException:
             writer.discard()
             raise
@@ -221,13 +226,14 @@ class Warehouse:
         actions: list[AddAction | RemoveAction],
         transactions: Mapping[str, int],
         code: int | None,
+        mode: str,
     ) -> DeltaTable:
         """Commit; again on the newest version where another run came between, unless it published the same."""
         noted = transactions if code is None else {**transactions, CODE: code}
         commit = CommitProperties(app_transactions=[Transaction(*item) for item in noted.items()])
         for tries_left in reversed(range(COMMIT_TRIES)):
             try:
-                table.create_write_transaction(actions, "append", contract.arrow_schema(), commit_properties=commit)
+                table.create_write_transaction(actions, mode, contract.arrow_schema(), commit_properties=commit)
                 break
             except CommitFailedError:
                 # also where two runs make a table at the same moment: the second making is a commit of its own

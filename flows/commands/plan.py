@@ -11,29 +11,32 @@ from flows.commands import home_option, source_option
 @source_option
 @home_option
 def plan(source: str, home: str | None) -> None:
-    """Show what a run would load, stage and compute. Nothing is written.
+    """Show what a run would load, stage, compute and invalidate, table by table. Nothing is written.
 
-    A view whose model, kernel, contract or engine has changed since it was made is computed again, all of it.
+    A view whose model, kernel, contract or engine has changed since it was made is computed again, all of it. A published
+    feature that was removed or retyped is a breaking change: run refuses it without --accept-breaking. Rows that are not
+    there yet are estimated from those that are, seconds from past runs of this home.
     """
-    from flows.stages import Planned, planned_work
+    from flows.planning import plan_run
     from transforms.settings import Settings
     from transforms.source import load_source
     from transforms.warehouse import Warehouse
 
     checked = load_source(Path(source))
     warehouse = Warehouse(Settings(home=Path(home)) if home else Settings())
-    planned: Planned = planned_work(checked, warehouse)
+    planned = plan_run(checked, warehouse)
     for notice in [*planned.notices, *planned.refused]:
         click.echo(f"note: {notice}", err=True)
     click.echo(f"{checked.name}: what a run would do in {warehouse.settings.root}")
-    if planned.n_files:
-        click.echo(f"  load     {planned.n_files:>12,} files, {planned.n_bytes / 1e6:,.1f} MB")
-    if planned.n_unstaged:
-        click.echo(f"  stage    {planned.n_unstaged:>12,} raw rows that are loaded already")
-    for relation, (n_rows, reason) in planned.views.items():
-        if n_rows:
-            click.echo(f"  compute  {n_rows:>12,} staged versions into {relation}: {reason}")
-    if planned.n_files or planned.n_unstaged:
-        click.echo("  then compute what these rows bring: how much is known once they are staged")
-    elif not any(n_rows for n_rows, _ in planned.views.values()):
+    if not planned.steps:
         click.echo("  nothing to load, stage or compute")
+    else:
+        click.echo(f"  {'table':<28}{'rows, about':>14}{'seconds, about':>16}   why")
+    for step in planned.steps:
+        rows = f"{step.rows:,}" if step.rows else "unknown"
+        seconds = f"{step.seconds:,.1f}" if step.rows and step.seconds is not None else "unknown"
+        click.echo(f"  {step.relation:<28}{rows:>14}{seconds:>16}   {step.why}")
+    for change in planned.breaking:
+        click.echo(f"  breaking: {change}")
+    if planned.breaking:
+        click.echo("  run stops before it writes anything; --accept-breaking makes these views again, as they are defined now")

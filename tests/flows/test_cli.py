@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -140,6 +141,16 @@ def test_plan_tells_what_a_run_would_do_and_writes_nothing(millrace: Run, small_
     versions = Warehouse(Settings(home=finished_home)).versions()
     assert "nothing to load, stage or compute" in millrace(*plan, str(finished_home)).stdout
     assert Warehouse(Settings(home=finished_home)).versions() == versions
+
+
+def test_plan_prices_new_files_by_what_the_home_holds(millrace: Run, small_source: Path, finished_home: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_source.parent, tmp_path / "source")
+    (day, *_) = sorted((tmp_path / "source" / "data" / "cve_events").iterdir())
+    shutil.copy(day, day.with_name("2024-05-12.jsonl.zst"))
+    planned = millrace("plan", "--source", "source/cve_events.yaml", "--home", str(finished_home)).stdout
+    rows = {words[0]: words[1:3] for line in planned.splitlines() if "." in (words := line.split() or [""])[0] and len(words) > 4}
+    assert list(rows) == ["raw.records", "staging.records", *(f"features.{view}" for view in VIEWS)]
+    assert all(count.replace(",", "").isdigit() and float(seconds) >= 0 for count, seconds in rows.values()), planned
 
 
 def test_a_refused_file_fails_the_run_after_the_others_are_loaded(millrace: Run, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 import transforms.featurize
 import transforms.ingest
-from flows.stages import PipelineParameters, pending_work, planned_work, run_plain
+from flows.planning import plan_run
+from flows.stages import PipelineParameters, pending_work, run_plain
 from transforms.settings import Settings
 from transforms.source import load_source
 from transforms.warehouse import Warehouse
@@ -46,7 +47,7 @@ def test_run_says_that_changed_code_computes_a_view_again(tmp_path: Path, monkey
     monkeypatch.setattr(transforms.featurize, "code_digest", lambda contract: 1 + digest(contract))
     source, warehouse = load_source(tmp_path / "source.yaml"), Warehouse(Settings(home=tmp_path / "home"))
     assert not pending_work(source, warehouse).nothing
-    assert [(n_rows, "has changed" in reason) for n_rows, reason in planned_work(source, warehouse).views.values()] == 3 * [(1, True)]
+    assert ["has changed" in step.why for step in plan_run(source, warehouse).steps] == 3 * [True]
     summary = run_plain(parameters)
     views = ("record_quality", "author_activity", "subject_activity")
     assert [notice.split(":")[0] for notice in summary.notices] == [f"features.{view}" for view in views]

@@ -1,0 +1,99 @@
+"""What a run would load, stage, compute and invalidate; nothing is written."""
+
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from flows.history import read_rates
+from transforms.source import Source, list_files
+from transforms.warehouse import Warehouse
+
+
+class Step(NamedTuple):
+    """A table that a run would change: about how many rows (0: unknown) and seconds (None: never measured), and why."""
+
+    relation: str
+    rows: int
+    seconds: float | None
+    why: str
+
+
+class Planned(NamedTuple):
+    """What a run would do, table by table, and what stands against it."""
+
+    steps: list[Step]
+    breaking: list[str]
+    notices: list[str]
+    refused: list[str]
+
+
+def plan_run(source: Source, warehouse: Warehouse) -> Planned:
+    """Look at what a run would do. Rows that are not loaded yet are estimated from what the home holds."""
+    from transforms.featurize import breaking_changes
+    from transforms.ingest import pending_files
+
+    found = pending_files(source, warehouse)
+    n_bytes = sum(new.n_bytes for new in found.files)
+    rates = read_rates(warehouse.settings.root)
+
+    def step(relation: str, stage: str, rows: int, why: str) -> Step:
+        return Step(relation, rows, rates[stage].estimate(rows) if stage in rates else None, why)
+
+    steps = []
+    n_loaded = _rows_of_bytes(source, warehouse, n_bytes)
+    if found.files:
+        steps.append(step("raw.records", "ingest", n_loaded, f"{len(found.files):,} files, {n_bytes / 1e6:,.1f} MB"))
+    n_unstaged, n_staged = _staged(source, warehouse, n_loaded)
+    if n_unstaged or found.files:
+        why = f"{n_unstaged:,} raw rows are loaded already" if n_unstaged else "of what is loaded"
+        steps.append(step("staging.records", "prepare", n_staged, why))
+    for relation, rows, why in _views(warehouse, n_staged, is_loading=bool(found.files or n_unstaged)):
+        steps.append(step(relation, "featurize", rows, why))
+    for view, n_entities in _behind(warehouse).items():
+        steps.append(step(f"online {view}", "materialize", n_entities, "entities, at most"))
+    return Planned(steps, breaking_changes(warehouse), found.notices, found.refused)
+
+
+def _rows_of_bytes(source: Source, warehouse: Warehouse, n_bytes: int) -> int:
+    """Estimate the rows of new files from the files of the source that are loaded; 0 where none is."""
+    if not n_bytes or "accounting.files" not in warehouse.versions():
+        return 0
+    sizes = {file.uri: file.path.stat().st_size for file in list_files(source).files}
+    with warehouse.connect() as connection:
+        sql = "select source_uri, sum(n_read) from accounting.files where source = $source group by source_uri"
+        read = {uri: n for uri, n in connection.execute(sql, {"source": source.name}).fetchall() if uri in sizes}
+    n_bytes_loaded = sum(sizes[uri] for uri in read)
+    return round(n_bytes * sum(read.values()) / n_bytes_loaded) if n_bytes_loaded else 0
+
+
+def _staged(source: Source, warehouse: Warehouse, n_loaded: int) -> tuple[int, int]:
+    """Count raw rows that are not staged, and estimate how many versions they and the loaded ones make, as those before did."""
+    from transforms.prepare import n_unstaged
+
+    unstaged, n_raw = n_unstaged(source, warehouse), warehouse.n_rows("raw.records")
+    n_before = n_raw - unstaged
+    share = warehouse.n_rows("staging.records") / n_before if n_before else 0.0
+    return unstaged, round((unstaged + n_loaded) * share)
+
+
+def _views(warehouse: Warehouse, n_staged: int, *, is_loading: bool) -> list[tuple[str, int, str]]:
+    """List the views that rows would be added to: how many, as many a version as there are now, and why."""
+    from transforms.featurize import VIEWS, pending_versions
+
+    n_versions = warehouse.n_rows("staging.records")
+    views = []
+    for contract in VIEWS:
+        relation = contract.relation()
+        pending, why = pending_versions(contract, warehouse)
+        n_there = warehouse.n_rows(relation)
+        rows_per_version = n_there / n_versions if n_versions else 0.0
+        if pending or is_loading:
+            reason = f"{pending:,} staged versions: {why}" if pending else "of what is staged"
+            views.append((relation, round((pending + n_staged) * rows_per_version), reason))
+    return views
+
+
+def _behind(warehouse: Warehouse) -> dict[str, int]:
+    """Count the rows of views whose online values are behind: an upper bound for the entities that are written."""
+    from feature_repo.online import due_views
+
+    return {view: warehouse.n_rows(f"features.{view}") for view in due_views(warehouse, datetime.now(UTC))}
