@@ -143,11 +143,12 @@ def test_plan_tells_what_a_run_would_do_and_writes_nothing(millrace: Run, small_
     assert Warehouse(Settings(home=finished_home)).versions() == versions
 
 
-def test_plan_prices_new_files_by_what_the_home_holds(millrace: Run, small_source: Path, finished_home: Path, tmp_path: Path) -> None:
+def test_plan_prices_new_files_by_what_the_home_holds(millrace: Run, small_source: Path, tmp_path: Path) -> None:
     shutil.copytree(small_source.parent, tmp_path / "source")
-    (day, *_) = sorted((tmp_path / "source" / "data" / "cve_events").iterdir())
+    run_plain(PipelineParameters(source=str(tmp_path / "source" / "cve_events.yaml"), home=str(tmp_path / "home")))
+    day, *_ = sorted((tmp_path / "source" / "data" / "cve_events").iterdir())
     shutil.copy(day, day.with_name("2024-05-12.jsonl.zst"))
-    planned = millrace("plan", "--source", "source/cve_events.yaml", "--home", str(finished_home)).stdout
+    planned = millrace("plan", "--source", "source/cve_events.yaml", "--home", "home").stdout
     rows = {words[0]: words[1:3] for line in planned.splitlines() if "." in (words := line.split() or [""])[0] and len(words) > 4}
     assert list(rows) == ["raw.records", "staging.records", *(f"features.{view}" for view in VIEWS)]
     assert all(count.replace(",", "").isdigit() and float(seconds) >= 0 for count, seconds in rows.values()), planned
