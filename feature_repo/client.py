@@ -1,9 +1,10 @@
 """What training and serving code calls. Feast is loaded by the first call, not by the import."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
     from feast import FeatureStore
+
+    from transforms.warehouse import Warehouse
 
     Spine: TypeAlias = pl.DataFrame | pl.LazyFrame | pd.DataFrame | pa.Table | Path | str
 
@@ -24,12 +27,26 @@ PACKAGES = ("deltalake", "duckdb", "feast", "millrace", "pandera", "polars", "py
 class TrainingSet:
     """A training set and what it was made from.
 
-    `frame` holds every spine row, in order, with the features behind it. `lock` tells the spine's digest, the features,
-    the registry's digest, the version of every table and of every package: two equal locks make equal frames.
+    `frame` holds every spine row, in order, with the features behind it. `lock` tells the digests of the spine, of the registry
+    and of the result, the features, the version of every table, the digest of the code that made it, and package versions.
     """
 
     frame: "pl.DataFrame"
     lock: Mapping[str, Any]
+    spine: "pa.Table" = field(repr=False, compare=False)
+    home: Path
+
+    def save_lock(self, path: Path | str) -> None:
+        """Write the lock as JSON; `training_set.rebuild` takes the path."""
+        from feature_repo.locks import write_lock
+
+        write_lock(Path(path), self.lock)
+
+    def register(self, name: str) -> None:
+        """Keep lock and spine in the home: maintenance then keeps what they need, and `training_set.rebuild(name)` finds them."""
+        from feature_repo.locks import register
+
+        register(self.home, name, self.lock, self.spine)
 
 
 def store(home: Path | str | None = None) -> "FeatureStore":
@@ -67,37 +84,86 @@ def store_settings(home: Path) -> dict[str, Any]:
     return dict(settings)
 
 
-def training_set(
-    spine: "Spine", features: "Sequence[str] | str", home: Path | str | None = None, as_of_versions: Mapping[str, int] | None = None
-) -> TrainingSet:
-    """Join features to a spine as they were known at each row's instant.
+class _TrainingSets:
+    """The callable `training_set`, with its `rebuild`."""
 
-    `spine` is a Polars, pandas or Arrow frame, an SQL query over the warehouse (`select ... from staging.records`) or a path
-    to Parquet, with `event_timestamp` (naive means UTC) and the keys of the views asked for. `features` is the name of a
-    feature service (`"triage_v1"`) or a list of `"view:feature"`; columns come back as `view__feature`. `as_of_versions`, the
-    `tables` of an earlier lock, reads the views as they were then; else they are read as the last run left them that
-    finished all of them, also while another is at work.
-    """
-    from transforms.featurize import consistent_versions
-    from transforms.settings import Settings
-    from transforms.warehouse import Warehouse
+    def __call__(
+        self,
+        spine: "Spine",
+        features: "Sequence[str] | str",
+        home: Path | str | None = None,
+        as_of_versions: Mapping[str, int] | None = None,
+    ) -> TrainingSet:
+        """Join features to a spine as they were known at each row's instant.
 
-    root = _home(home)
-    warehouse = Warehouse(Settings(home=root))
-    feature_store = store(root)
-    feature_store.config.offline_store.as_of_versions = dict(as_of_versions or consistent_versions(warehouse))
-    references: Any = feature_store.get_feature_service(features) if isinstance(features, str) else list(features)
-    with warehouse.connect() as connection:
-        table = _arrow(spine, connection)
-    job = feature_store.get_historical_features(table, references, full_feature_names=True)
-    lock = {
-        "spine": _digest(table),
-        "features": features if isinstance(features, str) else list(features),
-        "registry": hashlib.sha256((root / "feast" / "registry.db").read_bytes()).hexdigest(),
-        "tables": job.metadata.versions,
-        "packages": {package: version(package) for package in PACKAGES},
-    }
-    return TrainingSet(job.to_polars(), lock)
+        `spine` is a Polars, pandas or Arrow frame, an SQL query over the warehouse (`select ... from staging.records`) or a path
+        to Parquet, with `event_timestamp` (naive means UTC) and the keys of the views asked for. `features` is the name of a
+        feature service (`"triage_v1"`) or a list of `"view:feature"`; columns come back as `view__feature`. `as_of_versions`, the
+        `tables` of an earlier lock, reads the views as they were then; else they are read as the last run left them that
+        finished all of them, also while another is at work.
+        """
+        from transforms.featurize import consistent_versions
+        from transforms.settings import Settings
+        from transforms.warehouse import Warehouse
+
+        root = _home(home)
+        warehouse = Warehouse(Settings(home=root))
+        feature_store = store(root)
+        feature_store.config.offline_store.as_of_versions = dict(as_of_versions or consistent_versions(warehouse))
+        references: Any = feature_store.get_feature_service(features) if isinstance(features, str) else list(features)
+        with warehouse.connect() as connection:
+            table = _arrow(spine, connection)
+        job = feature_store.get_historical_features(table, references, full_feature_names=True)
+        frame = job.to_polars()
+        lock = {
+            "spine": _digest(table),
+            "features": features if isinstance(features, str) else list(features),
+            "result": _digest(frame.to_arrow()),
+            "registry": _registry_digest(feature_store),
+            "tables": job.metadata.versions,
+            "code": {view: _code(warehouse, view, at) for view, at in job.metadata.versions.items()},
+            "packages": {package: version(package) for package in PACKAGES},
+        }
+        return TrainingSet(frame, lock, table, root)
+
+    def rebuild(self, lock: Mapping[str, Any] | Path | str, spine: "Spine | None" = None, home: Path | str | None = None) -> TrainingSet:
+        """Make a training set again from its lock, equal to the byte (its Arrow IPC digest).
+
+        `lock` is the lock itself, the path of a file of it, or the name of a registered one, which brings its spine. Raises
+        `LockError` where something is gone or has changed, with a line for each such thing.
+        """
+        from feature_repo.locks import LockError, changes, gone
+        from transforms.settings import Settings
+        from transforms.warehouse import Warehouse
+
+        root = _home(home)
+        content, kept = _locked(lock, root)
+        rows = kept if spine is None else spine
+        if rows is None:
+            message = "the lock does not hold its spine; say spine=..., or give the name of a registered lock (millrace locks)"
+            raise LockError(message)
+        lost = gone(content, Warehouse(Settings(home=root)))
+        if lost:
+            raise LockError("\n  ".join(["the training set cannot be made again:", *lost]))
+        made = self(rows, content["features"], root, content["tables"])
+        if made.lock["result"] != content["result"]:
+            raise LockError("\n  ".join(["made again, the training set is another:", *changes(content, made.lock)]))
+        return made
+
+
+training_set = _TrainingSets()
+
+
+def _locked(lock: Mapping[str, Any] | Path | str, home: Path) -> "tuple[Mapping[str, Any], pa.Table | None]":
+    """Find a lock's content and, where the home keeps it, its spine."""
+    from feature_repo.locks import find, registered
+
+    if isinstance(lock, str) and not Path(lock).is_file():
+        found = find(home, lock)
+        return found.content, found.spine()
+    content = lock if isinstance(lock, Mapping) else json.loads(Path(lock).read_text("utf-8"))
+    spines = (kept.spine() for kept in registered(home) if kept.content["spine"] == content["spine"])
+    return content, next(spines, None)
 
 
 def online_features(features: "Sequence[str] | str", rows: "Sequence[Mapping[str, Any]]", home: Path | str | None = None) -> "pl.DataFrame":
@@ -140,6 +206,25 @@ def _digest(table: "pa.Table") -> str:
     with pa.ipc.new_stream(sink, table.schema.remove_metadata()) as stream:
         stream.write_table(table.replace_schema_metadata(None).combine_chunks())
     return hashlib.sha256(sink.getvalue()).hexdigest()
+
+
+def _registry_digest(feature_store: "FeatureStore") -> str:
+    """Digest what is registered, without when that was and how far it is materialized."""
+    registry: Any = feature_store.registry.proto()
+    kinds = ("entities", "feature_views", "on_demand_feature_views", "feature_services")
+    specs = sorted(item.spec.SerializeToString(deterministic=True) for kind in kinds for item in getattr(registry, kind))
+    return hashlib.sha256(b"".join(specs)).hexdigest()
+
+
+def _code(warehouse: "Warehouse", view: str, at: int | None) -> str | None:
+    """The digest of the code that made a view, as its version says; None where the source keeps no versions."""
+    from transforms.warehouse import CODE
+
+    table = warehouse.table(f"features.{view}")
+    if table is None or at is None:
+        return None
+    table.load_as_version(at)
+    return f"{table.transaction_version(CODE) or 0:x}"
 
 
 def write_store_settings(home: Path) -> Path:

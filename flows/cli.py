@@ -10,6 +10,7 @@ import click
 
 from flows.commands import home_option, open_warehouse, source_option
 from flows.commands.backfill import backfill
+from flows.commands.locks import locks
 from flows.commands.plan import plan
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def main(*, debug: bool) -> None:
       millrace features                               what each feature means
       millrace train-demo                             a model from these features, scored
       millrace quarantine list                        what was rejected, and why
+      millrace locks                                  which training sets can be made again
       millrace backfill --dry-run                     what the features lack, and what filling it takes
 
     A source is a small YAML file; start from a copy of sources/cve_events.yaml.
@@ -261,7 +263,7 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
         click.echo(f"  why rows were rejected: millrace quarantine list --home {warehouse.settings.root}")
 
 
-for command in (backfill, plan):
+for command in (backfill, locks, plan):
     main.add_command(command)
 
 if __name__ == "__main__":

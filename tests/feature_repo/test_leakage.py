@@ -219,7 +219,7 @@ def test_lock_is_equal_for_equal_inputs_and_changes_with_the_spine(small: Wareho
     assert training_set(spine.rechunk().head(spine.height), SERVICE, home).lock == lock
     other = spine.with_columns(pl.col("event_timestamp") + pl.duration(microseconds=1))
     changed = {name for name, value in training_set(other, SERVICE, home).lock.items() if value != lock[name]}
-    assert changed == {"spine"}
+    assert changed == {"spine", "result"}
 
 
 def test_lock_does_not_depend_on_chunks(small: Warehouse, spine: pl.DataFrame) -> None:
@@ -235,7 +235,7 @@ def test_lock_changes_with_the_features_and_with_table_versions(
     made = training_set(spine, ACTIVITY, warehouse.settings.root)
     first = made.lock
     fewer = training_set(spine, ACTIVITY[::2], warehouse.settings.root).lock
-    assert {name for name in first if first[name] != fewer[name]} == {"features"}
+    assert {name for name in first if first[name] != fewer[name]} == {"features", "result"}
     featurize(stage(warehouse, staged[5:10]), LATER)
     second = training_set(spine, ACTIVITY, warehouse.settings.root).lock
     assert {name for name in first if first[name] != second[name]} == {"tables"}

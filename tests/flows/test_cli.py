@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 
+from feature_repo import training_set
 from flows.stages import PipelineParameters, hold, run_plain
 from transforms.schemas.features import AuthorActivity
 from transforms.settings import Settings
@@ -212,6 +214,24 @@ def test_help_keeps_the_lines_of_its_examples(millrace: Run) -> None:
     lines = [line.strip() for line in millrace("--help").stdout.splitlines()]
     assert "millrace plan --source sources/cve_events.yaml  what the next run would do" in lines
     assert "millrace quarantine list                        what was rejected, and why" in lines
+
+
+def test_locks_round(millrace: Run, small_source: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    run_plain(PipelineParameters(source=str(small_source), home=str(home)))
+    spine = "select record_id, author_id, known_timestamp as event_timestamp from staging.records order by all limit 50"
+    made = training_set(spine, ["author_activity:n_records_7d"], home)
+    made.save_lock(tmp_path / "a.lock")
+    pl.DataFrame(made.spine).write_parquet(tmp_path / "spine.parquet")
+    assert "No lock is registered" in millrace("locks", "--home", str(home)).stdout
+    added = millrace("locks", "add", "a", "--lock", "a.lock", "--spine", "spine.parquet", "--home", str(home))
+    assert "a: registered, 50 rows" in added.stdout, added.stderr
+    listed = millrace("locks", "--home", str(home)).stdout
+    assert "author_activity:n_records_7d" in listed
+    assert "all there" in listed
+    assert "a: equal, 50 rows" in millrace("locks", "check", "a", "--home", str(home)).stdout
+    assert millrace("locks", "remove", "a", "--home", str(home)).stdout == "a: removed\n"
+    assert "no lock of that name" in the_one_line(millrace("locks", "check", "a", "--home", str(home)))
 
 
 def test_backfill_lists_prices_and_fills_what_is_missing(millrace: Run, small_source: Path, tmp_path: Path) -> None:

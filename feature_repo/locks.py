@@ -1,0 +1,136 @@
+"""Locks of training sets: what one was made from, kept so that it can be made again. Loads nothing heavy."""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transforms.errors import MillraceError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from transforms.warehouse import Warehouse
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class LockError(MillraceError):
+    """A lock cannot be used, or what it was made from is gone or has changed; the message says what, a line each."""
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A lock that a home keeps, with the spine it belongs to: maintenance keeps the table versions that it names."""
+
+    name: str
+    folder: Path
+    content: Mapping[str, Any]
+
+    @property
+    def tables(self) -> dict[str, int]:
+        """The Delta version of every view it reads, by the view's name."""
+        return dict(self.content["tables"])
+
+    @property
+    def spine_path(self) -> Path:
+        """Its spine, as Arrow IPC: a spine that is read again must be the same to the byte."""
+        return self.folder / "spine.arrow"
+
+    @property
+    def registered(self) -> datetime:
+        """When it was registered."""
+        return datetime.fromtimestamp((self.folder / "lock.json").stat().st_mtime, UTC)
+
+    def spine(self) -> "pa.Table":
+        """Read the spine."""
+        import pyarrow as pa
+
+        with pa.ipc.open_stream(self.spine_path) as stream:
+            return stream.read_all()
+
+
+def registered(home: Path) -> list[Lock]:
+    """List the locks of a home, by name."""
+    contents = sorted((home / "locks").glob("*/lock.json"))
+    return [Lock(path.parent.name, path.parent, json.loads(path.read_text("utf-8"))) for path in contents]
+
+
+def register(home: Path, name: str, content: Mapping[str, Any], spine: "pa.Table") -> Lock:
+    """Keep a lock and its spine in a home. Raises `LockError` for a name that is taken or is none."""
+    import pyarrow as pa
+
+    folder = _folder(home, name)
+    if folder.exists():
+        message = f"{name}: a lock of that name is registered already; millrace locks remove {name}"
+        raise LockError(message)
+    half = home / "locks" / f".{name}"
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
+    with pa.OSFile(str(half / "spine.arrow"), "wb") as file, pa.ipc.new_stream(file, spine.schema) as stream:
+        stream.write_table(spine)
+    write_lock(half / "lock.json", content)
+    half.replace(folder)
+    return Lock(name, folder, content)
+
+
+def remove(home: Path, name: str) -> None:
+    """Forget a lock; maintenance may then drop what only it needed."""
+    find(home, name)
+    shutil.rmtree(_folder(home, name))
+
+
+def find(home: Path, name: str) -> Lock:
+    """Find a lock by its name. Raises `LockError` if there is none."""
+    path = _folder(home, name) / "lock.json"
+    if not path.is_file():
+        known = ", ".join(lock.name for lock in registered(home)) or "none"
+        message = f"{name}: no lock of that name in {home}; there are: {known}"
+        raise LockError(message)
+    return Lock(name, path.parent, json.loads(path.read_text("utf-8")))
+
+
+def write_lock(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a lock as JSON that a person can read."""
+    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def gone(content: Mapping[str, Any], warehouse: "Warehouse") -> list[str]:
+    """List the table versions of a lock that can no longer be read, a line each."""
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    lines = []
+    for view, version in content["tables"].items():
+        try:
+            files = DeltaTable(str(warehouse.folder(f"features.{view}")), version=version).file_uris()
+        except DeltaError:
+            lines.append(f"features.{view}: version {version} is gone")
+            continue
+        missing = [file for file in files if not Path(file).is_file()]
+        if missing:
+            first = Path(missing[0]).name
+            lines.append(f"features.{view}: version {version} is gone: {len(missing)} of {len(files)} data files, first {first}")
+    return lines
+
+
+def changes(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """List what differs between two locks, a line each; packages one by one."""
+    lines = []
+    for name, value in locked.items():
+        if isinstance(value, Mapping):
+            lines += [f"{name}, {key}: {item} then, {now[name].get(key)} now" for key, item in value.items() if now[name].get(key) != item]
+        elif now[name] != value:
+            lines.append(f"{name}: {value} then, {now[name]} now")
+    return lines
+
+
+def _folder(home: Path, name: str) -> Path:
+    if not NAME.fullmatch(name):
+        message = f"{name!r}: no name for a lock; letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        raise LockError(message)
+    return home / "locks" / name
