@@ -6,13 +6,14 @@ import hashlib
 import io
 import sqlite3
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from feature_repo.client import REPOSITORY, repo_config, store_settings, write_store_settings
-from feature_repo.stores.done import Done, done_path, read_done
+from feature_repo.stores.done import Done, done_path, read_done, write_done
 from transforms import schemas
 from transforms.featurize import VIEWS, view_name
 from transforms.schemas.base import Contract
@@ -86,6 +87,20 @@ def materialize(warehouse: Warehouse, now: datetime, report: Report) -> dict[str
     return entities
 
 
+def note_compacted(warehouse: Warehouse, views: Collection[str]) -> None:
+    """Note that the online store holds what stands in the data files as they are now, for views of which it held all before."""
+    project = store_settings(warehouse.settings.root)["project"]
+    for view in views:
+        path = done_path(warehouse.settings.root, project, view)
+        done = read_done(path)
+        if done:
+            write_done(path, replace(done, identities=_identities(warehouse, f"features.{view}")))
+
+
+def _identities(warehouse: Warehouse, relation: str) -> list[str]:
+    return sorted(file.removeprefix(str(warehouse.folder(relation))) for file in warehouse.files(relation))
+
+
 def _definitions() -> list[Any]:
     """Everything that `feast apply` would find in `definitions.py`, the views' sources included."""
     from feast import Entity, FeatureService
@@ -104,7 +119,7 @@ def _is_due(contract: type[Contract], warehouse: Warehouse, now: datetime) -> bo
         return False
     project = store_settings(warehouse.settings.root)["project"]
     done = read_done(done_path(warehouse.settings.root, project, view_name(contract)))
-    files = {file.removeprefix(str(warehouse.folder(relation))) for file in warehouse.files(relation)}
+    files = set(_identities(warehouse, relation))
     if done is None or done.rows is not None or not files.issubset(done.identities) or _is_lost(warehouse, view_name(contract), done):
         return True
     with warehouse.connect() as connection:

@@ -11,6 +11,7 @@ import click
 from flows.commands import home_option, open_warehouse, source_option
 from flows.commands.backfill import backfill
 from flows.commands.locks import locks
+from flows.commands.maintain import maintain
 from flows.commands.plan import plan
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def main(*, debug: bool) -> None:
       millrace features                               what each feature means
       millrace train-demo                             a model from these features, scored
       millrace quarantine list                        what was rejected, and why
+      millrace maintain                               keep the home small and quick
       millrace locks                                  which training sets can be made again
       millrace backfill --dry-run                     what the features lack, and what filling it takes
 
@@ -263,7 +265,7 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
         click.echo(f"  why rows were rejected: millrace quarantine list --home {warehouse.settings.root}")
 
 
-for command in (backfill, locks, plan):
+for command in (backfill, locks, maintain, plan):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -58,6 +58,21 @@ class BackfillParameters(BaseModel):
         return Span(*(bound.replace(tzinfo=UTC) if bound and not bound.tzinfo else bound for bound in (self.start, self.end)))
 
 
+class MaintainParameters(BaseModel):
+    """What maintenance is asked to do."""
+
+    keep_days: float | None = Field(
+        default=None, ge=0, description="Days for which replaced data files are kept; MILLRACE_KEEP_DAYS or 7 if empty."
+    )
+    dry_run: bool = Field(default=False, description="Tell what would be done; change nothing.")
+    home: str | None = Field(default=None, description=HOME_HELP)
+
+    def settings(self) -> Settings:
+        """Settings of the run."""
+        settings = Settings(home=Path(self.home)) if self.home else Settings()
+        return settings if self.keep_days is None else settings.model_copy(update={"keep_days": self.keep_days})
+
+
 class Summary(BaseModel):
     """What one run did; `read` is `staged` + `duplicates` + `quarantined`.
 
@@ -215,6 +230,26 @@ def run_backfill(parameters: BackfillParameters, report: Report = silent) -> dic
         apply(warehouse)
         materialize(warehouse, now)
     return {relation: counts._asdict() for relation, counts in rows.items()}
+
+
+def run_maintenance(parameters: MaintainParameters) -> dict[str, list[dict[str, Any]]]:
+    """Compact and vacuum the tables of a home; what was done to each, as `compacted` and `vacuumed`.
+
+    The online store is not written again: what it holds stands in the compacted files.
+    """
+    from feature_repo.locks import registered
+    from feature_repo.online import due_views, note_compacted
+    from transforms.maintain import compact, vacuum
+
+    warehouse = Warehouse(parameters.settings())
+    with hold(warehouse.settings.root):
+        due = due_views(warehouse, datetime.now(UTC))
+        compacted = compact(warehouse, is_dry=parameters.dry_run)
+        if not parameters.dry_run:
+            note_compacted(warehouse, {item.relation.removeprefix("features.") for item in compacted} - set(due))
+        locked = [lock.tables for lock in registered(warehouse.settings.root)]
+        vacuumed = vacuum(warehouse, locked, is_dry=parameters.dry_run)
+    return {"compacted": [item._asdict() for item in compacted], "vacuumed": [item._asdict() for item in vacuumed]}
 
 
 def run_plain(parameters: PipelineParameters, report: Report = silent) -> Summary:

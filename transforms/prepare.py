@@ -58,23 +58,22 @@ def prepare(source: Source, warehouse: Warehouse) -> Account:
     if is_prepared(source, warehouse):
         return Account()
     newest = warehouse.versions()[RawRecord.relation()]
-    begun = warehouse.consumed(QuarantinedRecord.relation(), _transaction(source))
-    is_interrupted = warehouse.consumed(StagedRecord.relation(), _transaction(source)) < begun < newest
+    begun = warehouse.consumed(QuarantinedRecord.relation(), transaction(source.name))
+    is_interrupted = warehouse.consumed(StagedRecord.relation(), transaction(source.name)) < begun < newest
     accounts = [_prepare_until(version, source, warehouse) for version in ([begun, newest] if is_interrupted else [newest])]
     return Account(*map(sum, zip(*accounts, strict=True)))
 
 
 def _prepare_until(version: int, source: Source, warehouse: Warehouse) -> Account:
     """Stage what arrived up to a version of raw. A killed run is finished at its own version, for some of it is committed."""
-    consumed = warehouse.consumed(StagedRecord.relation(), _transaction(source))
-    arrived = set(warehouse.files(RawRecord.relation(), since=consumed)) - set(warehouse.files(RawRecord.relation(), since=version))
+    consumed = warehouse.consumed(StagedRecord.relation(), transaction(source.name))
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
-        warehouse.create_view(connection, "arrived", sorted(arrived), RawRecord.arrow_schema())
+        warehouse.create_arrivals(connection, RawRecord, consumed, version)
         connection.execute("set variable source = $name", {"name": source.name})
         connection.execute("create view incoming as select * from arrived where source = getvariable('source')")
         spool = scratch / "accepted.arrow"
         split(connection, source, warehouse, spool)
-        transactions = {_transaction(source): version}
+        transactions = {transaction(source.name): version}
         accounts = account(connection, source)
         publish_once(warehouse, QuarantinedRecord, quarantined(connection, warehouse), transactions)
         publish_once(warehouse, AccountedFile, iter(accounts.to_arrow().to_batches()), transactions)
@@ -82,19 +81,20 @@ def _prepare_until(version: int, source: Source, warehouse: Warehouse) -> Accoun
     return total(accounts)
 
 
-def _transaction(source: Source) -> str:
-    return f"prepare:{source.name}"
+def transaction(source: str) -> str:
+    """Name the transaction that says how much of raw has been staged for a source."""
+    return f"prepare:{source}"
 
 
 def is_prepared(source: Source, warehouse: Warehouse) -> bool:
     """Whether all raw rows have been through `prepare` for this source."""
     version = warehouse.versions().get(RawRecord.relation(), -1)
-    return warehouse.consumed(StagedRecord.relation(), _transaction(source)) == version
+    return warehouse.consumed(StagedRecord.relation(), transaction(source.name)) == version
 
 
 def n_unstaged(source: Source, warehouse: Warehouse) -> int:
     """Count the raw rows, of any source, that `prepare` would look at for this one."""
-    return warehouse.n_rows(RawRecord.relation(), since=warehouse.consumed(StagedRecord.relation(), _transaction(source)))
+    return warehouse.n_rows(RawRecord.relation(), since=warehouse.consumed(StagedRecord.relation(), transaction(source.name)))
 
 
 def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, spool: Path) -> None:

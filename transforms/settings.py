@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     batch_rows: int = Field(default=50_000, ge=1, description="Rows that are validated, scored and written at a time.")
     max_record_bytes: int = Field(default=16 << 20, ge=1, description="A longer record is quarantined, not parsed.")
     load_bytes: int = Field(default=1 << 30, ge=1, description="Source bytes that one load (one commit to raw) takes at most.")
+    keep_days: float = Field(default=7, ge=0, description="Days for which maintenance keeps data files that newer ones have replaced.")
 
     @property
     def root(self) -> Path:

@@ -38,6 +38,8 @@ RELATIONS = (
 ROWS_OF_A_FILE = 2_000_000
 COMMIT_TRIES = 4
 CODE = "code"
+# an entry of the log is small, and what consumes a table or locks a version must find it after any time
+KEEP_LOG: dict[str, str | None] = {"delta.enableExpiredLogCleanup": "false"}
 Report = Callable[[str, int, int], None]
 
 
@@ -101,22 +103,26 @@ class Warehouse:
 
     def files(self, relation: str, since: int = -1) -> list[str]:
         """List a relation's data files; with `since`, only those that came after that version."""
-        table = self.table(relation)
-        if table is None:
-            return []
-        before = set(DeltaTable(str(self.folder(relation)), version=since).file_uris()) if since >= 0 else set()
-        return sorted(set(table.file_uris()) - before)
+        return self.changes(relation, since).added
 
-    def changes(self, relation: str, since: int) -> Changes:
-        """Compare a relation's data files with those of an earlier version; with -1, all of them came."""
-        table = self.table(relation)
-        now = set(table.file_uris()) if table else set()
-        before = set(DeltaTable(str(self.folder(relation)), version=since).file_uris()) if since >= 0 else set()
+    def changes(self, relation: str, since: int, until: int | None = None) -> Changes:
+        """Compare a relation's data files at one version, or the newest, with those of an earlier one; with -1, all of them came."""
+        now, before = set(self._files_at(relation, until)), set(self._files_at(relation, since))
         return Changes(sorted(now - before), sorted(before - now))
 
+    def _files_at(self, relation: str, version: int | None) -> list[str]:
+        table = self.table(relation)
+        if table is None or version == -1:
+            return []
+        if version is not None and version != table.version():
+            table.load_as_version(version)
+        files: list[str] = table.file_uris()
+        return files
+
     def n_rows(self, relation: str, since: int = -1) -> int:
-        """Count a relation's rows by the footers of its files; with `since`, only of those that came after that version."""
-        return sum(pq.read_metadata(file).num_rows for file in self.files(relation, since))
+        """Count a relation's rows by the footers of its files; with `since`, how many there are more than in that version."""
+        added, removed = self.changes(relation, since)
+        return sum(map(n_rows_of, added)) - sum(map(n_rows_of, removed))
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -157,12 +163,16 @@ class Warehouse:
         rows.create_view(view)
         connection.execute("use main")
 
-    def create_arrivals(self, connection: duckdb.DuckDBPyConnection, contract: type[Contract], since: int) -> None:
+    def create_arrivals(
+        self, connection: duckdb.DuckDBPyConnection, contract: type[Contract], since: int, until: int | None = None
+    ) -> None:
         """Make the views `arrived` and `gone`: the rows that came to a relation after a version, and those that went.
+
+        With `until`, the relation is looked at as it was then.
 
         Rows that were only moved to another file, as compaction does, are in neither.
         """
-        added, removed = self.changes(contract.relation(), since)
+        added, removed = self.changes(contract.relation(), since, until)
         schema = contract.arrow_schema()
         if not removed:
             self.create_view(connection, "arrived", added, schema)
@@ -179,7 +189,9 @@ class Warehouse:
         folder = self.folder(contract.relation())
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            table = DeltaTable.create(str(folder), contract.arrow_schema(), mode="ignore", description=contract.__doc__)
+            table = DeltaTable.create(
+                str(folder), contract.arrow_schema(), mode="ignore", description=contract.__doc__, configuration=KEEP_LOG
+            )
         except OSError as error:
             message = f"{self.settings.root}: cannot be written ({error.strerror or error}); choose another --home"
             raise HomeError(message) from None
@@ -242,6 +254,12 @@ class Warehouse:
                 if not tries_left:
                     raise
         return table
+
+
+def n_rows_of(file: str) -> int:
+    """Count a data file's rows, by its footer."""
+    n_rows: int = pq.read_metadata(file).num_rows
+    return n_rows
 
 
 def _remove(file: str) -> RemoveAction:

@@ -1,5 +1,6 @@
 """A small source of the sample's real files, and the command line as a person runs it."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -21,6 +22,18 @@ def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for day in DAYS:
         shutil.copy(ROOT / "sources" / "data" / "cve_events" / f"{day}.jsonl.zst", folder / "data" / "cve_events")
     return Path(shutil.copy(ROOT / "sources" / "cve_events.yaml", folder))
+
+
+@pytest.fixture(scope="session")
+def digest_of_tree() -> Callable[[Path], str]:
+    """Digest a folder: the names and contents of all its files, but for the lock that a command takes."""
+
+    def run(folder: Path) -> str:
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+        digests = [f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
+        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+    return run
 
 
 @pytest.fixture

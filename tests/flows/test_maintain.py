@@ -1,0 +1,149 @@
+"""Maintenance: fewer files, the same rows; nobody who consumes a table takes moved rows for new ones, and locks keep theirs."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from feature_repo import training_set
+from feature_repo.locks import LockError, remove
+from flows.stages import MaintainParameters, PipelineParameters, pending_work, run_maintenance, run_plain
+from transforms.settings import Settings
+from transforms.source import load_source
+from transforms.warehouse import RELATIONS, Warehouse
+
+SPINE = "select record_id, author_id, subject_id, known_timestamp as event_timestamp from staging.records order by all"
+FEATURES = ["record_quality:n_words", "author_activity:n_records_28d", "subject_activity:mean_characters_7d"]
+
+
+@pytest.fixture(scope="module")
+def grown_once(small_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a source of three days, `home` that grew by a run a day, and a copy of it."""
+    folder = tmp_path_factory.mktemp("maintained")
+    days = shutil.copytree(small_source.parent, folder / "source") / "data" / "cve_events"
+    parameters = PipelineParameters(source=str(folder / "source" / "cve_events.yaml"), home=str(folder / "home"))
+    later = [day.rename(folder / day.name) for day in sorted(days.iterdir())]
+    for day in later:
+        shutil.copy(day, days)
+        run_plain(parameters)
+    shutil.copytree(folder / "home", folder / "copy")
+    return folder
+
+
+@pytest.fixture
+def grown(grown_once: Path) -> Warehouse:
+    """The home that grew, as it was after its last run."""
+    shutil.rmtree(grown_once / "home")
+    shutil.copytree(grown_once / "copy", grown_once / "home")
+    return Warehouse(Settings(home=grown_once / "home"))
+
+
+@pytest.fixture
+def source(grown_once: Path) -> Path:
+    return grown_once / "source" / "cve_events.yaml"
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three files are several, and every replaced row is one too many."""
+    monkeypatch.setattr("transforms.maintain.FEW_FILES", 2)
+    monkeypatch.setattr("transforms.maintain.REPLACED_SHARE", 0.000001)
+
+
+def maintain(warehouse: Warehouse, **options: object) -> dict[str, list[dict[str, object]]]:
+    return run_maintenance(MaintainParameters.model_validate({"home": str(warehouse.settings.root), **options}))
+
+
+def newest(warehouse: Warehouse) -> dict[str, pl.DataFrame]:
+    """The rows of every table, of views the newest of every entity and instant."""
+    frames = {}
+    for relation in set(RELATIONS) & set(warehouse.versions()):
+        frame = pl.read_delta(str(warehouse.folder(relation)))
+        if relation.startswith("features."):
+            key = [frame.columns[frame.columns.index(name)] for name in frame.columns if name.endswith("_id")] + ["event_timestamp"]
+            frame = frame.sort("created_timestamp").unique(key, keep="last")
+        frames[relation] = frame.sort(pl.struct(pl.all().exclude(pl.Binary)).hash())
+    return frames
+
+
+def test_rows_stay_and_no_run_has_anything_to_do(grown: Warehouse, source: Path) -> None:
+    before, n_files = newest(grown), {relation: len(grown.files(relation)) for relation in RELATIONS}
+    done = maintain(grown)
+    compacted = {str(item["relation"]) for item in done["compacted"]}
+    assert {"raw.records", "staging.records", "features.record_quality", "features.author_activity"} <= compacted
+    assert all(len(grown.files(relation)) < n_files[relation] for relation in compacted)
+    assert sum(int(str(item["n_rows_dropped"])) for item in done["compacted"]) > 0
+    after = newest(grown)
+    assert all(after[relation].equals(frame) for relation, frame in before.items())
+    assert pending_work(load_source(source), grown).nothing
+    assert maintain(grown)["compacted"] == []
+
+
+def test_run_that_was_behind_takes_up_what_it_had_to_and_nothing_else(
+    source: Path, grown: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = newest(grown)
+    monkeypatch.setattr("transforms.maintain._note", lambda *_: None)  # as if it was killed before each note
+    assert maintain(grown)["compacted"]
+    assert not pending_work(load_source(source), grown).nothing
+    summary = run_plain(PipelineParameters(source=str(source), home=str(grown.settings.root)))
+    assert (summary.read, set(summary.features.values())) == (0, {0})
+    assert set(summary.materialized.values()) == {0}
+    after = newest(grown)
+    assert all(after[relation].equals(frame) for relation, frame in before.items())
+
+
+def test_locked_versions_are_kept_until_the_lock_is_removed(grown: Warehouse) -> None:
+    root = grown.settings.root
+    first = training_set(SPINE, FEATURES, root)
+    first.register("first")
+    assert maintain(grown, keep_days=0)["compacted"]
+    later = maintain(grown, keep_days=0)
+    assert training_set.rebuild("first", home=root).frame.equals(first.frame)
+    assert sum(int(str(item["n_files"])) for item in later["vacuumed"]) == 0
+    remove(root, "first")
+    assert sum(int(str(item["n_files"])) for item in maintain(grown, keep_days=0)["vacuumed"]) > 0
+    with pytest.raises(LockError, match=r"features\.author_activity: version \d+ is gone"):
+        training_set.rebuild(first.lock, SPINE, root)
+
+
+def test_files_that_were_just_replaced_stay_for_who_reads_them(grown: Warehouse) -> None:
+    files = [file for relation in RELATIONS for file in grown.files(relation)]
+    assert maintain(grown)["compacted"]
+    assert all(Path(file).is_file() for file in files)
+
+
+def test_stray_file_goes_with_the_replaced_ones(grown: Warehouse) -> None:
+    stray = grown.folder("staging.records") / "part-stray.parquet"
+    stray.write_bytes(b"half")
+    maintain(grown)
+    assert stray.is_file()  # it may be one that is being written
+    maintain(grown, keep_days=0)
+    assert not stray.is_file()
+
+
+def test_dry_run_changes_nothing(grown: Warehouse, digest_of_tree: Callable[[Path], str]) -> None:
+    before = digest_of_tree(grown.settings.root)
+    assert maintain(grown, dry_run=True)["compacted"]
+    assert digest_of_tree(grown.settings.root) == before
+
+
+def test_logs_are_not_cleaned_of_what_a_lock_may_name(grown: Warehouse) -> None:
+    for relation in grown.versions():
+        table = grown.table(relation)
+        assert table is not None
+        assert table.metadata().configuration["delta.enableExpiredLogCleanup"] == "false"
+
+
+def test_command_tells_what_it_did(millrace: Callable[..., object], grown: Warehouse) -> None:
+    for keep_days, expected in (("7", "0 data files deleted"), ("0", "data files deleted")):
+        result = millrace("maintain", "--home", str(grown.settings.root), "--keep-days", keep_days)
+        assert expected in result.stdout, result.stderr  # type: ignore[attr-defined]
+
+
+def test_setting_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_KEEP_DAYS", "3")
+    assert MaintainParameters().settings().keep_days == Settings().keep_days == 3
+    assert MaintainParameters(keep_days=1).settings().keep_days == 1
