@@ -81,7 +81,7 @@ def test_rows_stay_and_no_run_has_anything_to_do(grown: Warehouse, source: Path)
     assert maintain(grown)["compacted"] == []
 
 
-def test_run_that_was_behind_takes_up_what_it_had_to_and_nothing_else(
+def test_run_after_a_killed_compaction_takes_up_nothing_twice(
     source: Path, grown: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = newest(grown)
