@@ -102,16 +102,20 @@ class _TrainingSets:
         `tables` of an earlier lock, reads the views as they were then; else they are read as the last run left them that
         finished all of them, also while another is at work.
         """
-        from transforms.featurize import consistent_versions
+        from transforms.featurize import consistent_versions, staging_version
         from transforms.settings import Settings
         from transforms.warehouse import Warehouse
 
         root = _home(home)
         warehouse = Warehouse(Settings(home=root))
         feature_store = store(root)
-        feature_store.config.offline_store.as_of_versions = dict(as_of_versions or consistent_versions(warehouse))
+        versions = dict(as_of_versions or consistent_versions(warehouse))
+        feature_store.config.offline_store.as_of_versions = versions
         references: Any = feature_store.get_feature_service(features) if isinstance(features, str) else list(features)
-        with warehouse.connect() as connection:
+        # a spine in SQL must not be ahead of the views: it reads what they were made from
+        staged = staging_version(warehouse, versions) if isinstance(spine, str) else -1
+        at = {"staging.records": staged, **{f"features.{view}": version for view, version in versions.items()}} if staged >= 0 else {}
+        with warehouse.connect(at) as connection:
             table = _arrow(spine, connection)
         job = feature_store.get_historical_features(table, references, full_feature_names=True)
         frame = job.to_polars()

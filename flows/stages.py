@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel, Field
 
 from flows.history import STAGES, note_run
-from transforms.errors import BreakingChangeError, FileRefusedError, HomeError
+from transforms.errors import BreakingChangeError, FileRefusedError, HomeError, MillraceError
 from transforms.settings import Settings
 from transforms.source import Source, load_source
 from transforms.warehouse import Report, Rows, Warehouse, silent
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Call = Callable[..., Any]
 HOME_HELP = "Folder that holds everything the pipeline writes; MILLRACE_HOME or .millrace if empty."
+FULL = ("no space left", "disk is full", "disk full", "disk quota exceeded", "os error 28")
+READ_ONLY = ("read-only file system", "readonly database", "permission denied", "os error 13", "os error 30", "unable to open database")
 RAW, STAGING = "raw.records", "staging.records"
 logger = logging.getLogger(__name__)
 
@@ -187,6 +189,7 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
     warehouse = Warehouse(parameters.settings(), report)
     clock = _Clock()
     with hold(warehouse.settings.root):
+        warehouse.sweep()
         refuse_breaking(warehouse, accepted=parameters.accept_breaking)
         now = datetime.now(UTC)
         before = {relation: warehouse.n_rows(relation) for relation in (RAW, STAGING)}
@@ -243,6 +246,7 @@ def run_maintenance(parameters: MaintainParameters) -> dict[str, list[dict[str, 
 
     warehouse = Warehouse(parameters.settings())
     with hold(warehouse.settings.root):
+        warehouse.sweep()
         due = due_views(warehouse, datetime.now(UTC))
         compacted = compact(warehouse, is_dry=parameters.dry_run)
         if not parameters.dry_run:
@@ -273,7 +277,9 @@ def summary_path(home: Path) -> Path:
 def write_summary(home: Path, summary: Summary) -> None:
     """Keep the summary of the run in the home."""
     document = {**summary.model_dump(), "notices": summary.notices, "refused": summary.refused}
-    summary_path(home).write_text(json.dumps(document, indent=2), "utf-8")
+    half = home / "last_run.half"
+    half.write_text(json.dumps(document, indent=2), "utf-8")
+    half.replace(summary_path(home))
 
 
 @contextmanager
@@ -285,7 +291,7 @@ def hold(home: Path) -> Iterator[None]:
     except OSError as error:
         message = f"{home}: cannot be written ({error.strerror}); choose another --home"
         raise HomeError(message) from None
-    with file:
+    with file, _disk_trouble(home):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -296,6 +302,27 @@ def hold(home: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+@contextmanager
+def _disk_trouble(home: Path) -> Iterator[None]:
+    """Turn what each library says of a full disk, or one that may not be written, into one line.
+
+    Arrow, DuckDB, delta-rs and SQLite each have an error of their own for it, with the system's words in it at most.
+    """
+    try:
+        yield
+    except MillraceError:
+        raise
+    except Exception as error:
+        said = str(error).lower()
+        if any(words in said for words in FULL):
+            message = f"{home}: the disk is full; nothing half is visible, so make room and run again"
+        elif any(words in said for words in READ_ONLY):
+            message = f"{home}: cannot be written any more; nothing half is visible, so mend its permissions and run again"
+        else:
+            raise
+        raise HomeError(message) from error
 
 
 class _Clock:

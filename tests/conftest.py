@@ -22,6 +22,13 @@ settings.register_profile("millrace", deadline=None, suppress_health_check=[Heal
 settings.load_profile("millrace")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `make soak` do more of what a normal run does some of."""
+    parser.addoption("--kills", type=int, default=60, help="random moments at which a run is killed (60)")
+    parser.addoption("--rounds", type=int, default=20, help="rounds of two runs at once (20)")
+    parser.addoption("--orders", type=int, default=2, help="shuffled orders in which the sample's files are loaded (2)")
+
+
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Warehouse:
     """An empty home of its own."""

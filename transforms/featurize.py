@@ -5,7 +5,7 @@ arrived since is what it works on; where the code is another, that is everything
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -121,6 +121,17 @@ def consistent_versions(warehouse: Warehouse) -> dict[str, int]:
         while _made_from(table) > agreed:
             table.load_as_version(table.version() - 1)
     return {name: table.version() for name, table in tables.items()}
+
+
+def staging_version(warehouse: Warehouse, versions: Mapping[str, int]) -> int:
+    """The staging version that versions of the feature views, by the view's name, were made from: of several, the newest."""
+    made_from = []
+    for view, version in versions.items():
+        table = warehouse.table(f"features.{view}")
+        if table:
+            table.load_as_version(version)
+            made_from.append(_made_from(table))
+    return max(made_from, default=-1)
 
 
 def _made_from(table: DeltaTable) -> int:

@@ -5,6 +5,7 @@ commit that makes them visible together with the transaction that says what they
 killed before that commit leaves nothing that a reader sees.
 """
 
+import fcntl
 import shutil
 import time
 import uuid
@@ -37,6 +38,7 @@ RELATIONS = (
 )
 ROWS_OF_A_FILE = 2_000_000
 COMMIT_TRIES = 4
+PARTS = "parts"
 CODE = "code"
 # an entry of the log is small, and what consumes a table or locks a version must find it after any time
 KEEP_LOG: dict[str, str | None] = {"delta.enableExpiredLogCleanup": "false"}
@@ -126,17 +128,45 @@ class Warehouse:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Lend a folder in the home for what does not fit in memory, removed at the end."""
+        """Lend a folder in the home for what does not fit in memory, removed at the end; after a kill, by `sweep`."""
         folder = self.settings.root / "tmp" / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        alive = folder.with_suffix(".alive")
+        with alive.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # the operating system lets go when the process ends, however it ends
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                alive.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what killed processes left: their scratch folders, and data files that they wrote and did not commit."""
+        for alive in (self.settings.root / "tmp").glob("*.alive"):
+            with alive.open("a") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                folder = alive.with_suffix("")
+                self._sweep_parts(folder / PARTS)
+                shutil.rmtree(folder, ignore_errors=True)
+                alive.unlink(missing_ok=True)
+
+    def _sweep_parts(self, noted: Path) -> None:
+        for line in noted.read_text("utf-8").splitlines() if noted.is_file() else []:
+            relation, _, name = line.partition(" ")
+            path = self.folder(relation) / name
+            if str(path) not in self.files(relation):
+                path.unlink(missing_ok=True)
 
     @contextmanager
-    def connect(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open DuckDB over a snapshot of all tables, as views by their relation's name; what it spills is removed at the end."""
+    def connect(self, at: Mapping[str, int] | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open DuckDB over a snapshot of all tables, as views by their relation's name; what it spills is removed at the end.
+
+        `at` gives the versions of relations that are to be read as they were then.
+        """
         with self.scratch() as scratch:
             options: dict[str, str | bool | int | float | list[str]] = {
                 "memory_limit": self.settings.memory_limit,
@@ -150,6 +180,8 @@ class Warehouse:
                 for relation in RELATIONS:
                     table = self.table(relation)
                     if table:
+                        if at and relation in at:
+                            table.load_as_version(at[relation])
                         self.create_view(connection, relation, table.file_uris(), pa.schema(table.schema().to_arrow()))
                 yield connection
 
@@ -218,17 +250,17 @@ class Warehouse:
         table = self.create(contract)
         relation = contract.relation()
         _refuse_repeat(table, relation, transactions, code)
-        writer = _PartWriter(self.folder(relation), contract)
-        try:
-            for batch in batches:
-                writer.write(batch)
-                self.report(relation, batch.num_rows, batch.nbytes)
-            table = self._commit(
-                table, contract, [*writer.close(), *map(_remove, without)], transactions, code, "overwrite" if is_whole else "append"
-            )
-        except BaseException:
-            writer.discard()
-            raise
+        mode = "overwrite" if is_whole else "append"
+        with self.scratch() as scratch:
+            writer = _PartWriter(self.folder(relation), contract, scratch / PARTS)
+            try:
+                for batch in batches:
+                    writer.write(batch)
+                    self.report(relation, batch.num_rows, batch.nbytes)
+                table = self._commit(table, contract, [*writer.close(), *map(_remove, without)], transactions, code, mode)
+            except BaseException:
+                writer.discard()
+                raise
         return Published(relation, writer.n_rows, table.version())
 
     def _commit(
@@ -287,9 +319,9 @@ class _PartWriter:
     the first cannot keep up.
     """
 
-    def __init__(self, folder: Path, contract: type[Contract]) -> None:
+    def __init__(self, folder: Path, contract: type[Contract], noted: Path) -> None:
         self.n_rows = 0
-        self._lanes = [_Lane(folder, contract), _Lane(folder, contract)]
+        self._lanes = [_Lane(folder, contract, noted), _Lane(folder, contract, noted)]
 
     def write(self, batch: pa.RecordBatch) -> None:
         lane = next((lane for lane in self._lanes if lane.is_idle), self._lanes[self.n_rows % 2])
@@ -307,8 +339,8 @@ class _PartWriter:
 class _Lane:
     """One of a writer's threads, with the files it writes one after the other."""
 
-    def __init__(self, folder: Path, contract: type[Contract]) -> None:
-        self.folder, self.contract, self.schema = folder, contract, contract.arrow_schema()
+    def __init__(self, folder: Path, contract: type[Contract], noted: Path) -> None:
+        self.folder, self.contract, self.schema, self.noted = folder, contract, contract.arrow_schema(), noted
         self._actions: list[AddAction] = []
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
@@ -345,6 +377,8 @@ class _Lane:
         self.contract.gate(pl.DataFrame(batch))
         if self._part is None:
             self._path = self.folder / f"part-{uuid.uuid4().hex}.parquet"
+            with self.noted.open("a", encoding="utf-8") as file:
+                file.write(f"{self.contract.relation()} {self._path.name}\n")
             self._part = pq.ParquetWriter(self._path, self.schema, compression="zstd", compression_level=1)
         self._part.write_batch(batch.cast(self.schema))
         self._rows_of_part += batch.num_rows

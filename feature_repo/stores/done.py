@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from uuid import uuid4
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,6 @@ def read_done(path: Path) -> Done | None:
 def write_done(path: Path, done: Done) -> None:
     """Write what is done, after it is done: a run killed before does it again, which changes nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{uuid4().hex}")
+    unfinished = path.with_suffix(".half")
     unfinished.write_text(json.dumps(asdict(done)), "utf-8")
     unfinished.replace(path)

@@ -1,15 +1,25 @@
 """A small source of the sample's real files, and the command line as a person runs it."""
 
+import contextlib
 import hashlib
+import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
 
+from transforms.accounting import recount
+from transforms.settings import Settings
+from transforms.warehouse import RELATIONS, Warehouse
+
+VIEWS = ("record_quality", "author_activity", "subject_activity")
 ROOT = Path(__file__).parent.parent.parent
 DAYS = ("2024-05-09", "2024-05-10", "2024-05-11")
 
@@ -22,6 +32,89 @@ def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for day in DAYS:
         shutil.copy(ROOT / "sources" / "data" / "cve_events" / f"{day}.jsonl.zst", folder / "data" / "cve_events")
     return Path(shutil.copy(ROOT / "sources" / "cve_events.yaml", folder))
+
+
+class Warm:
+    """A process that forks a child for each command (see `tests.flows.warm`); what children say is in `log`."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        program = [sys.executable, "-W", "ignore", "-m", "tests.flows.warm"]
+        self._process = subprocess.Popen(program, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def start(self, name: str, *arguments: object) -> int:
+        """Begin a command; its process id."""
+        return self._ask("start", name, *arguments, self.log)
+
+    def wait(self, pid: int) -> int:
+        """Wait for a child: minus the signal that ended it, or its exit code."""
+        return self._ask("wait", pid)
+
+    def run(self, name: str, *arguments: object) -> None:
+        """Run a command to its end, which must be a good one."""
+        assert self.wait(self.start(name, *arguments)) == 0, self.log.read_text()
+
+    def close(self) -> None:
+        """End the process; its children have been waited for."""
+        self._process.communicate()
+
+    def _ask(self, *words: object) -> int:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(" ".join(map(str, words)) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """A process that runs commands without the seconds of their imports."""
+    process = Warm(tmp_path_factory.mktemp("warm") / "log.txt")
+    yield process
+    process.close()
+
+
+def note(record: int, known: str, **changes: object) -> str:
+    """A line of the source `notes`."""
+    row = {
+        "id": f"r{record}",
+        "author": f"u{record % 5}",
+        "about": f"s{record % 3}",
+        "written": known,
+        "known": known,
+        "text": f"note {record}",
+    }
+    return json.dumps({**row, "label": "bad" if record % 4 == 0 else "good", **changes})
+
+
+INCREMENTS = (
+    [note(n, f"2024-01-{1 + n % 20:02}T10:00:00Z") for n in range(40)]
+    + [note(40, "2024-01-05T10:00:00Z", written="not a time"), "{ broken"]  # two for quarantine
+    + [note(n, "2024-01-25T10:00:00Z", written=f"2024-01-{1 + n % 20:02}T10:00:00Z") for n in range(3)],  # repeats
+    [note(n, "2024-02-01T10:00:00Z", text="corrected") for n in range(0, 40, 4)]
+    + [note(n, "2024-02-02T10:00:00Z", text=None, gone=True) for n in range(1, 40, 8)]  # tombstones
+    + [note(50 + n, "2024-02-03T10:00:00Z", written="2023-06-01T00:00:00Z") for n in range(10)],  # late by months
+    [note(n, "2024-01-10T00:00:00Z", text="from between") for n in range(0, 40, 3)]  # out of the order of knowledge
+    + [note(60 + n, "2024-01-12T00:00:00Z") for n in range(10)],
+)
+
+
+class Notes:
+    """A source that grows: `add` puts the next increment into its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "data").mkdir(parents=True)
+        self.folder, self.n_added = folder, 0
+        self.source = folder / "notes.yaml"
+        record = "{record_id: id, author_id: author, subject_id: about, event_timestamp: written, text: text, label: label}"
+        options = f"known: {{column: known}}\nrecord: {record}\ntombstone: gone\npositive_labels: [bad]\n"
+        self.source.write_text(f"name: notes\nuri: data/*.jsonl\n{options}")
+
+    def add(self) -> None:
+        """Let the next increment arrive."""
+        lines = INCREMENTS[self.n_added]
+        self.n_added += 1
+        (self.folder / "data" / f"{self.n_added}.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +140,26 @@ def millrace(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=280, check=False)
 
     return run
+
+
+# what differs between two homes that were brought to the same: when runs ran, the names of loads, where the source lies
+OF_A_RUN = ("load_id", "loaded_timestamp", "created_timestamp", "source_uri")
+
+
+def contents(home: Path) -> dict[str, Any]:
+    """Everything a home says, whoever's run it was: the rows of all tables, and the online store's."""
+    warehouse = Warehouse(Settings(home=home))
+    assert recount(warehouse)["adds_up"].all()
+    found: dict[str, Any] = {}
+    for relation in RELATIONS:
+        frame = pl.read_delta(str(warehouse.folder(relation)))
+        if relation.startswith("features."):  # rows in whose place newer ones stand are there until maintenance
+            entity = next(name for name in frame.columns if name in {"record_id", "author_id", "subject_id"})
+            frame = frame.sort("created_timestamp").unique([entity, "event_timestamp"], keep="last")
+        frame = frame.drop(OF_A_RUN, strict=False)
+        found[relation] = frame.sort(frame.columns).rows()
+    with contextlib.closing(sqlite3.connect(home / "feast" / "online.db")) as connection:
+        for view in VIEWS:
+            rows = connection.execute(f"select entity_key, feature_name, value, event_ts from millrace_{view}").fetchall()
+            found[f"online {view}"] = sorted(rows)
+    return found

@@ -81,9 +81,7 @@ def test_rows_stay_and_no_run_has_anything_to_do(grown: Warehouse, source: Path)
     assert maintain(grown)["compacted"] == []
 
 
-def test_run_after_a_killed_compaction_takes_up_nothing_twice(
-    source: Path, grown: Warehouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_after_a_killed_compaction_takes_up_nothing_twice(source: Path, grown: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     before = newest(grown)
     monkeypatch.setattr("transforms.maintain._note", lambda *_: None)  # as if it was killed before each note
     assert maintain(grown)["compacted"]

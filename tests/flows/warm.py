@@ -1,0 +1,124 @@
+"""A process that has imported everything and forks a child for each command: a run without the seconds of its imports.
+
+Lines on standard input, answers on standard output: `start NAME ARGUMENTS...` gives the child's process id, `wait ID` how it
+ended (minus the signal, or the exit code). A child writes what it says to the file given last.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import sklearn  # noqa: F401
+
+import feature_repo.online
+import feature_repo.stores.columnar
+import feature_repo.stores.online
+import feature_repo.stores.serving
+import transforms.backfill
+import transforms.featurize
+import transforms.ingest
+import transforms.maintain
+import transforms.prepare  # noqa: F401
+from feature_repo import definitions, online_features, training_set  # noqa: F401
+from flows.stages import (
+    BackfillParameters,
+    MaintainParameters,
+    PipelineParameters,
+    run_backfill,
+    run_maintenance,
+    run_plain,
+)
+from transforms.errors import MillraceError
+from transforms.settings import Settings
+from transforms.warehouse import Warehouse
+
+SPINE = "select record_id, author_id, known_timestamp as event_timestamp from staging.records where not is_tombstone order by all"
+
+
+def read(home: str, done: str) -> None:
+    """Read all that a reader can, again and again, until a file is there: what it gets must fit together."""
+    rounds = 0
+    while not Path(done).exists() or not rounds:
+        made = training_set(SPINE, ["author_activity:n_records_lifetime", "record_quality:n_words"], home).frame
+        assert made.height > 0
+        # a record knows its own words from its instant on: a view behind the others would leave them null
+        assert made["record_quality__n_words"].null_count() == 0
+        online_features(["author_activity:n_records_lifetime"], made.select("author_id").head(3).to_dicts(), home)
+        with Warehouse(Settings(home=Path(home))).connect() as connection:
+            connection.sql("select count(*) from features.author_activity").fetchall()
+        rounds += 1
+    sys.stdout.write(f"{rounds} rounds\n")
+
+
+def run_until(point: str, source: str, home: str) -> None:
+    """Run, and be killed at a point: `before:` or `after:` a commit, the store's settings, or a note of what is online."""
+
+    def dying(owner: Any, attribute: str, name: Callable[[Any], str]) -> None:
+        real = getattr(owner, attribute)
+
+        def run(*arguments: Any, **options: Any) -> Any:
+            label = name(arguments)
+            if point == f"before:{label}":
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = real(*arguments, **options)
+            if point == f"after:{label}":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        setattr(owner, attribute, run)
+
+    dying(Warehouse, "_commit", lambda arguments: arguments[2].relation())
+    dying(feature_repo.online, "write_store_settings", lambda _: "apply")
+    dying(feature_repo.stores.columnar, "write_done", lambda arguments: f"online.{arguments[0].stem}")
+    run_plain(PipelineParameters(source=source, home=home))
+
+
+COMMANDS: dict[str, Callable[..., object]] = {
+    "run": lambda source, home: run_plain(PipelineParameters(source=source, home=home)),
+    "run_until": run_until,
+    "maintain": lambda home: run_maintenance(MaintainParameters(home=home, keep_days=7)),
+    "backfill": lambda home: run_backfill(BackfillParameters(home=home)),
+    "read": read,
+}
+
+
+def child(name: str, arguments: list[str], log: str) -> None:
+    """Run a command, then leave without the parent's farewells."""
+    code = 0
+    with Path(log).open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            COMMANDS[name](*arguments)
+        except MillraceError as error:
+            sys.stderr.write(f"millrace: {error}\n")
+            code = 1
+        except BaseException:  # noqa: BLE001 - whatever it is, the test reads it
+            traceback.print_exc()
+            code = 2
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def main() -> None:
+    for line in sys.stdin:
+        command, *words = line.split()
+        if command == "start":
+            name, *arguments, log = words
+            pid = os.fork()
+            if not pid:
+                child(name, arguments, log)
+            answer = pid
+        else:
+            answer = os.waitstatus_to_exitcode(os.waitpid(int(words[0]), 0)[1])
+        sys.stdout.write(f"{answer}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
