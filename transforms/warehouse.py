@@ -29,6 +29,7 @@ from transforms.settings import Settings
 RELATIONS = (
     "raw.records",
     "staging.records",
+    "staging.repeats",
     "quarantine.records",
     "accounting.files",
     "features.record_quality",

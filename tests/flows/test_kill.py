@@ -22,6 +22,7 @@ COMMITS = (
     "raw.records",
     "quarantine.records",
     "accounting.files",
+    "staging.repeats",
     "staging.records",
     "record_quality",
     "author_activity",
@@ -69,7 +70,7 @@ def contents(home: Path) -> dict[str, Any]:
         frame = pl.read_delta(str(warehouse.folder(relation))).drop(OF_A_RUN, strict=False)
         found[relation] = frame.sort(frame.columns).rows()
     with contextlib.closing(sqlite3.connect(home / "feast" / "online.db")) as connection:
-        for view in COMMITS[4:]:
+        for view in COMMITS[5:]:
             rows = connection.execute(f"select entity_key, feature_name, value, event_ts from millrace_{view}").fetchall()
             found[f"online {view}"] = sorted(rows)
     return found
