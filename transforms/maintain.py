@@ -16,12 +16,11 @@ from transforms.featurize import TRANSACTION, VIEWS, consistent_versions
 from transforms.prepare import transaction
 from transforms.schemas.base import Contract
 from transforms.schemas.raw import RawRecord
-from transforms.schemas.staging import AccountedFile, QuarantinedRecord, StagedRecord
+from transforms.schemas.staging import AccountedFile, RepeatedRecord, StagedRecord
 from transforms.warehouse import RELATIONS, ROWS_OF_A_FILE, Warehouse, n_rows_of
 
-# in the order in which `prepare` publishes; quarantine is not compacted, for a replay writes it anew
-PREPARED: tuple[type[Contract], ...] = (QuarantinedRecord, AccountedFile, StagedRecord)
-COMPACTED: tuple[type[Contract], ...] = (RawRecord, AccountedFile, StagedRecord, *VIEWS)
+# quarantine is not among them: a replay writes it anew
+COMPACTED: tuple[type[Contract], ...] = (RawRecord, AccountedFile, RepeatedRecord, StagedRecord, *VIEWS)
 FEW_FILES = 4
 REPLACED_SHARE = 0.1
 ROWS_OF_A_BUCKET = 500_000
@@ -63,7 +62,7 @@ def compact(warehouse: Warehouse, *, is_dry: bool) -> list[Compacted]:
             done.append(_compact(contract, warehouse, chosen))
         if contract is RawRecord and chosen and not is_dry:
             notes = {transaction(source): warehouse.versions()[raw] for source in sources}
-            _note(warehouse, PREPARED, notes)
+            _note(warehouse, [StagedRecord], notes)  # it alone says how much is staged
         if contract is StagedRecord and not is_dry and warehouse.versions().get(staging) != versions.get(staging):
             _note(warehouse, views, {TRANSACTION: warehouse.versions()[staging]})
     return done

@@ -1,4 +1,4 @@
-"""raw -> staging and quarantine: parse, map, validate, split, drop repeats, account for every row."""
+"""raw -> staging and quarantine: parse, map, validate, split, set repeats aside, account for every row."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,15 +9,16 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from transforms.errors import SourceError
 from transforms.mapping import DECODED, candidates_sql, decode_rows, json_structure
-from transforms.schemas.base import Contract, digest_of
+from transforms.schemas.base import digest_of
 from transforms.schemas.raw import RawRecord
-from transforms.schemas.staging import AccountedFile, QuarantinedRecord, StagedRecord
+from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.source import Source
 from transforms.sql import model
-from transforms.warehouse import AlreadyPublishedError, Warehouse
+from transforms.versions import PLACE, decide, publish_once, publish_versions
+from transforms.warehouse import Warehouse
 
-PLACE = ["load_id", "source_uri", "row_number"]
 REJECTED = pa.schema(
     {
         "load_id": pa.string(),
@@ -52,20 +53,35 @@ class Account(NamedTuple):
 
 
 def prepare(source: Source, warehouse: Warehouse) -> Account:
-    """Stage all raw rows of a source that arrived since the last time; a killed run is finished by the next."""
-    for contract in (RawRecord, StagedRecord, QuarantinedRecord, AccountedFile):
+    """Stage all raw rows of a source that arrived since the last time; a killed run or replay is finished first.
+
+    Raises `SourceError` if one is to be finished with another mapping than it began with.
+    """
+    from transforms.quarantine import finish_replay  # which stages by the functions of this module
+
+    for contract in (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, AccountedFile):
         warehouse.create(contract)
     if is_prepared(source, warehouse):
         return Account()
-    newest = warehouse.versions()[RawRecord.relation()]
+    finish_replay(source, warehouse)
+    finished = finish_prepare(source, warehouse)
+    if is_prepared(source, warehouse):
+        return finished
+    staged = _prepare_until(warehouse.versions()[RawRecord.relation()], source, warehouse)
+    return Account(*map(sum, zip(finished, staged, strict=True)))
+
+
+def finish_prepare(source: Source, warehouse: Warehouse) -> Account:
+    """Finish a killed run at its own version of raw, for some of it is committed; else do nothing."""
     begun = warehouse.consumed(QuarantinedRecord.relation(), transaction(source.name))
-    is_interrupted = warehouse.consumed(StagedRecord.relation(), transaction(source.name)) < begun < newest
-    accounts = [_prepare_until(version, source, warehouse) for version in ([begun, newest] if is_interrupted else [newest])]
-    return Account(*map(sum, zip(*accounts, strict=True)))
+    if warehouse.consumed(StagedRecord.relation(), transaction(source.name)) >= begun:
+        return Account()
+    refuse_other_mapping(warehouse, QuarantinedRecord.relation(), noted(transaction(source.name), begun, source), source)
+    return _prepare_until(begun, source, warehouse)
 
 
 def _prepare_until(version: int, source: Source, warehouse: Warehouse) -> Account:
-    """Stage what arrived up to a version of raw. A killed run is finished at its own version, for some of it is committed."""
+    """Stage what arrived up to a version of raw."""
     consumed = warehouse.consumed(StagedRecord.relation(), transaction(source.name))
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
         warehouse.create_arrivals(connection, RawRecord, consumed, version)
@@ -73,12 +89,26 @@ def _prepare_until(version: int, source: Source, warehouse: Warehouse) -> Accoun
         connection.execute("create view incoming as select * from arrived where source = getvariable('source')")
         spool = scratch / "accepted.arrow"
         split(connection, source, warehouse, spool)
-        transactions = {transaction(source.name): version}
+        transactions = noted(transaction(source.name), version, source)
         accounts = account(connection, source)
         publish_once(warehouse, QuarantinedRecord, quarantined(connection, warehouse), transactions)
-        publish_once(warehouse, AccountedFile, iter(accounts.to_arrow().to_batches()), transactions)
-        publish_once(warehouse, StagedRecord, kept_versions(connection, spool), transactions)
+        publish_versions(connection, warehouse, spool, accounts, transactions)
     return total(accounts)
+
+
+def noted(name: str, version: int, source: Source) -> dict[str, int]:
+    """Note how far a transaction has come, and once more under a name that tells the mapping it has come so far with."""
+    return {name: version, f"{name}:{digest_of(source.model_dump_json(exclude={'uri'}))}": version}
+
+
+def refuse_other_mapping(warehouse: Warehouse, relation: str, begun: dict[str, int], source: Source) -> None:
+    """Raise `SourceError` if what was begun, and is to be finished, was not begun with the source's mapping as it is now."""
+    if any(warehouse.consumed(relation, name) != version for name, version in begun.items()):
+        message = (
+            f"{source.name}: its source file was edited after a run that was killed half-way; put the old one back, "
+            "run it once so that the run is finished, then edit"
+        )
+        raise SourceError(message)
 
 
 def transaction(source: str) -> str:
@@ -100,8 +130,8 @@ def n_unstaged(source: Source, warehouse: Warehouse) -> int:
 def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, spool: Path) -> None:
     """Split the view `incoming`: good rows to `spool`, their keys to table `accepted`, the others to table `rejected`.
 
-    Table `kept` then names the accepted rows that are new versions. The texts wait on disk, as Arrow: sorting for
-    versions needs only keys, and inserting a million texts into DuckDB took as long as parsing them.
+    What is a version is decided then, see `decide`. The texts wait on disk, as Arrow: sorting for versions needs only keys,
+    and inserting a million texts into DuckDB took as long as parsing them.
     """
     _create_documents(connection, source, warehouse)
     parameters = {"structure": json_structure(source), "positive_labels": list(source.positive_labels)}
@@ -122,7 +152,7 @@ def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Ware
             _insert(writer, "rejected", rejected.select(REJECTED.names).to_arrow())
             n_accepted += accepted.num_rows
             warehouse.report("candidates", batch.num_rows, batch.nbytes)
-    connection.execute(f"create table kept as {model('staging/new_versions')}")
+    decide(connection)
 
 
 def judge(candidates: pl.DataFrame) -> pl.DataFrame:
@@ -144,18 +174,6 @@ def account(connection: duckdb.DuckDBPyConnection, source: Source) -> pl.DataFra
     """Count what became of the incoming rows, a row a file; `GateError`, before anything is committed, if the counts do not add up."""
     accounts: pl.DataFrame = connection.sql(model("staging/accounting"), params={"source": source.name}).pl()
     return AccountedFile.gate(accounts)
-
-
-def kept_versions(connection: duckdb.DuckDBPyConnection, spool: Path) -> Iterator[pa.RecordBatch]:
-    """Stream the accepted rows that are new versions, from the spool."""
-    n_accepted = connection.sql("select count(*) from accepted").fetchall()[0][0]
-    is_kept = np.zeros(n_accepted, bool)
-    is_kept[connection.sql("select accepted_id from kept").fetchnumpy()["accepted_id"]] = True
-    first = 0
-    with pa.OSFile(str(spool), "rb") as file, pa.ipc.open_stream(file) as stream:
-        for batch in stream:
-            yield batch.filter(pa.array(is_kept[first : first + batch.num_rows]))
-            first += batch.num_rows
 
 
 def total(accounts: pl.DataFrame) -> Account:
@@ -183,16 +201,6 @@ def quarantined(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> 
     """Stream the rejected rows, whole, with the rule each breaks."""
     rows = connection.sql(model("staging/quarantine"), params={"schema_version": StagedRecord.version()})
     return iter(rows.to_arrow_reader(warehouse.settings.batch_rows))
-
-
-def publish_once(warehouse: Warehouse, contract: type[Contract], batches: Iterator[pa.RecordBatch], transactions: dict[str, int]) -> None:
-    """Publish unless an earlier, interrupted run already did: staging comes last and says that all three are done."""
-    if any(warehouse.consumed(contract.relation(), name) >= version for name, version in transactions.items()):
-        return
-    try:
-        warehouse.publish(contract, batches, transactions)
-    except AlreadyPublishedError:
-        return
 
 
 def _create_table(connection: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema) -> None:

@@ -6,10 +6,11 @@ import polars as pl
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from transforms.errors import MillraceError
-from transforms.prepare import Account, account, kept_versions, publish_once, quarantined, split, total
-from transforms.schemas.staging import AccountedFile, QuarantinedRecord, StagedRecord
+from transforms.prepare import Account, account, finish_prepare, noted, quarantined, refuse_other_mapping, split, total
+from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord
 from transforms.source import Source
 from transforms.sql import model
+from transforms.versions import publish_versions
 from transforms.warehouse import Warehouse
 
 RELATION = QuarantinedRecord.relation()
@@ -37,21 +38,28 @@ def replay(source: Source, warehouse: Warehouse) -> Account:
     """Hold a source's rejected rows against its mapping and rules as they are now.
 
     What passes moves to staging (or counts as a duplicate), the rest stays with the rule it breaks now. `read` of the
-    account is how many were tried. A replay that was killed is finished first, on the rows that were in quarantine then.
+    account is how many were tried. A run or a replay that was killed is finished first.
     """
-    table = warehouse.table(RELATION)
-    if table is None:
+    if warehouse.table(RELATION) is None:
         message = f"{warehouse.settings.root}: nothing was ever quarantined here"
         raise MillraceError(message)
-    begun = warehouse.consumed(AccountedFile.relation(), _transaction(source))
-    if warehouse.consumed(RELATION, _transaction(source)) < begun < table.version():
-        _replay_until(begun, source, warehouse)
+    warehouse.create(RepeatedRecord)
+    finish_prepare(source, warehouse)
+    finish_replay(source, warehouse)
     return _replay_until(warehouse.versions()[RELATION], source, warehouse)
 
 
+def finish_replay(source: Source, warehouse: Warehouse) -> None:
+    """Finish a killed replay on the rows that were in quarantine then, for some of it is committed; else do nothing."""
+    begun = warehouse.consumed(AccountedFile.relation(), _transaction(source))
+    if warehouse.consumed(RELATION, _transaction(source)) < begun:
+        refuse_other_mapping(warehouse, AccountedFile.relation(), noted(_transaction(source), begun, source), source)
+        _replay_until(begun, source, warehouse)
+
+
 def _replay_until(version: int, source: Source, warehouse: Warehouse) -> Account:
-    """Replay what was in quarantine at one of its versions; accounting, staging and quarantine each note that they have it."""
-    transactions = {_transaction(source): version}
+    """Replay what was in quarantine at one of its versions; accounting, repeats, staging and quarantine each note that they have it."""
+    transactions = noted(_transaction(source), version, source)
     table = DeltaTable(str(warehouse.folder(RELATION)))
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
         files = DeltaTable(str(warehouse.folder(RELATION)), version=version).file_uris()
@@ -61,11 +69,10 @@ def _replay_until(version: int, source: Source, warehouse: Warehouse) -> Account
         spool = scratch / "accepted.arrow"
         split(connection, source, warehouse, spool)
         tried = account(connection, source)
-        moved = pl.col("n_staged") + pl.col("n_duplicates")
-        moves = tried.with_columns(n_read=pl.lit(0, pl.Int64), n_quarantined=-moved).filter(moved > 0)
-        if moves.height:
-            publish_once(warehouse, AccountedFile, iter(moves.to_arrow().to_batches()), transactions)
-            publish_once(warehouse, StagedRecord, kept_versions(connection, spool), transactions)
+        n_passed = pl.col("n_staged") + pl.col("n_duplicates")
+        passed = tried.with_columns(n_read=pl.lit(0, pl.Int64), n_quarantined=-n_passed).filter(n_passed > 0)
+        if passed.height:
+            publish_versions(connection, warehouse, spool, passed, transactions)
         still_rejected = [pl.DataFrame(batch) for batch in quarantined(connection, warehouse)]
         left = pl.concat([_none(), *still_rejected, connection.sql(model("staging/untried")).pl()])
     QuarantinedRecord.gate(left)

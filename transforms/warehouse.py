@@ -30,6 +30,7 @@ from transforms.settings import Settings
 RELATIONS = (
     "raw.records",
     "staging.records",
+    "staging.repeats",
     "quarantine.records",
     "accounting.files",
     "features.record_quality",
@@ -245,7 +246,8 @@ class Warehouse:
         is no repeat. The data files in `without` leave the table in the same commit, and stay on disk for its older versions;
         with `is_whole` all do, and the table takes the contract's columns as they are now.
         Raises `GateError` if a row breaks the contract, `AlreadyPublishedError` if another run was first with one of the
-        transactions. In both cases nothing is visible and the files are gone.
+        transactions, `HomeError` if another run has taken one of the files in `without` away meanwhile. In all cases nothing is
+        visible and the files written are gone.
         """
         table = self.create(contract)
         relation = contract.relation()
@@ -257,7 +259,7 @@ class Warehouse:
                 for batch in batches:
                     writer.write(batch)
                     self.report(relation, batch.num_rows, batch.nbytes)
-                table = self._commit(table, contract, [*writer.close(), *map(_remove, without)], transactions, code, mode)
+                table = self._commit(table, contract, writer.close(), without, transactions, code, mode)
             except BaseException:
                 writer.discard()
                 raise
@@ -267,7 +269,8 @@ class Warehouse:
         self,
         table: DeltaTable,
         contract: type[Contract],
-        actions: list[AddAction | RemoveAction],
+        added: list[AddAction],
+        without: Sequence[str],
         transactions: Mapping[str, int],
         code: int | None,
         mode: str,
@@ -275,7 +278,9 @@ class Warehouse:
         """Commit; again on the newest version where another run came between, unless it published the same."""
         noted = transactions if code is None else {**transactions, CODE: code}
         commit = CommitProperties(app_transactions=[Transaction(*item) for item in noted.items()])
+        actions: list[AddAction | RemoveAction] = [*added, *map(_remove, without)]
         for tries_left in reversed(range(COMMIT_TRIES)):
+            _refuse_missing(table, contract.relation(), without)
             try:
                 table.create_write_transaction(actions, mode, contract.arrow_schema(), commit_properties=commit)
                 break
@@ -296,6 +301,13 @@ def n_rows_of(file: str) -> int:
 
 def _remove(file: str) -> RemoveAction:
     return RemoveAction(Path(file).name, data_change=True, deletion_timestamp=time.time_ns() // 1_000_000)
+
+
+def _refuse_missing(table: DeltaTable, relation: str, files: Sequence[str]) -> None:
+    """Look whether the files to be replaced are still there; else what replaces them would bring back rows that went."""
+    if not set(files) <= set(table.file_uris()):
+        message = f"{relation}: another run has replaced files that this one was about to replace; run again"
+        raise HomeError(message)
 
 
 def _refuse_repeat(table: DeltaTable, relation: str, transactions: Mapping[str, int], code: int | None) -> None:

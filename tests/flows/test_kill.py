@@ -15,7 +15,8 @@ from tests.flows.conftest import INCREMENTS, VIEWS, Notes, Warm, contents
 from transforms.settings import Settings
 from transforms.warehouse import RELATIONS, Warehouse
 
-COMMITS = ("raw.records", "quarantine.records", "accounting.files", "staging.records", *(f"features.{view}" for view in VIEWS))
+PREPARED = ("quarantine.records", "accounting.files", "staging.repeats", "staging.records")
+COMMITS = ("raw.records", *PREPARED, *(f"features.{view}" for view in VIEWS))
 POINTS = [
     *(f"{side}:{commit}" for commit in COMMITS for side in ("before", "after")),
     "after:apply",

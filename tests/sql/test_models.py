@@ -16,15 +16,16 @@ import yaml
 from transforms.prepare import ACCEPTED, REJECTED
 from transforms.schemas.features import AuthorActivity, RecordQuality, SubjectActivity
 from transforms.schemas.raw import RawRecord
-from transforms.schemas.staging import AccountedFile, QuarantinedRecord, StagedRecord
+from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.sql import __file__ as sql_package
 from transforms.sql import model
 
 HERE = Path(__file__).parent
 SQL = Path(sql_package).parent
 MODELS = {path.stem: f"{path.parent.name}/{path.stem}" for path in sorted(SQL.rglob("*.sql"))}
+EARLIER = StagedRecord.arrow_schema().append(pa.field("earlier_id", pa.int64())).append(pa.field("is_staged", pa.bool_()))
 CASES = sorted(path.parent for path in HERE.rglob("given.yaml"))
-CONTRACTS = (RawRecord, StagedRecord, QuarantinedRecord, AccountedFile, RecordQuality, AuthorActivity, SubjectActivity)
+CONTRACTS = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, AccountedFile, RecordQuality, AuthorActivity, SubjectActivity)
 TYPES = {contract.relation(): contract.arrow_schema() for contract in CONTRACTS} | {
     "arrived": StagedRecord.arrow_schema(),
     "gone": StagedRecord.arrow_schema(),
@@ -33,6 +34,10 @@ TYPES = {contract.relation(): contract.arrow_schema() for contract in CONTRACTS}
     "lost_entities": pa.schema([("author_id", pa.string()), ("subject_id", pa.string())]),
     "incoming": QuarantinedRecord.arrow_schema(),  # raw rows, or quarantined ones in a replay
     "accepted": ACCEPTED,
+    "spooled": StagedRecord.arrow_schema(),
+    "earlier_rows": EARLIER,
+    "moved_rows": EARLIER,
+    "versions": pa.schema([("accepted_id", pa.int64()), ("earlier_id", pa.int64())]),
     "rejected": REJECTED,
 }
 

@@ -2,15 +2,19 @@
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from transforms import quarantine
 from transforms.accounting import recount
 from transforms.ingest import ingest
 from transforms.prepare import Account, prepare
+from transforms.schemas.base import Contract
+from transforms.schemas.staging import QuarantinedRecord
 from transforms.settings import Settings
 from transforms.source import Source
 from transforms.warehouse import Warehouse
@@ -82,3 +86,29 @@ def new_home(tmp_path: Path) -> Callable[[], Warehouse]:
     """Open one fresh home after another."""
     numbers = itertools.count()
     return lambda: Warehouse(Settings(home=tmp_path / str(next(numbers))))
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def killed_before() -> Callable[..., AbstractContextManager[None]]:
+    """End what runs inside just before it commits rows of a contract; it must come so far, unless `is_certain` is false."""
+
+    @contextmanager
+    def run(contract: type[Contract], *, is_certain: bool = True) -> Iterator[None]:
+        publish, overwrite = Warehouse.publish, quarantine.write_deltalake
+
+        def dying(call: Callable[..., Any], given: type[Contract], *arguments: Any, **keywords: Any) -> Any:
+            if given is contract:
+                raise KilledError
+            return call(*arguments, **keywords)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Warehouse, "publish", lambda home, given, *rest, **more: dying(publish, given, home, given, *rest, **more))
+            patch.setattr(quarantine, "write_deltalake", lambda *rest, **more: dying(overwrite, QuarantinedRecord, *rest, **more))
+            with pytest.raises(KilledError) if is_certain else suppress(KilledError):
+                yield
+
+    return run

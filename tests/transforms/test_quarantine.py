@@ -1,22 +1,23 @@
 """Rejected rows: counted, shown whole, and let through once what kept them out is mended; each exactly once."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from transforms import quarantine as quarantine_module
 from transforms.accounting import recount
-from transforms.errors import MillraceError
+from transforms.errors import MillraceError, SourceError
 from transforms.ingest import ingest
 from transforms.prepare import Account, prepare
 from transforms.quarantine import list_rules, replay, show
 from transforms.schemas.base import Contract
-from transforms.schemas.staging import AccountedFile, StagedRecord
+from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.source import Source
 from transforms.warehouse import Warehouse
 
+Killed = Callable[..., AbstractContextManager[None]]
 MakeSource = Callable[..., Source]
 Note = Callable[..., bytes]
 Query = Callable[..., list[tuple[Any, ...]]]
@@ -40,10 +41,6 @@ TABLES = (
 )
 
 
-class KilledError(BaseException):
-    """Stands for the end of the process."""
-
-
 @pytest.fixture
 def rejected(stage: Stage, make_source: MakeSource, write: Write, note: Note) -> Source:
     """Stage a good row, two with a date in US order (one repeats the other), and one that is no JSON."""
@@ -63,30 +60,7 @@ def tables(query: Query) -> list[list[tuple[Any, ...]]]:
     return [query(sql) for sql in TABLES]
 
 
-def kill(warehouse: Warehouse, source: Source, name: str, when: Callable[..., bool]) -> None:
-    """Run a replay that ends just before the call of `name` that `when` picks."""
-    with pytest.MonkeyPatch.context() as patch:
-        original = getattr(quarantine_module, name)
-
-        def call(*arguments: Any, **keywords: Any) -> Any:
-            if when(*arguments):
-                raise KilledError
-            return original(*arguments, **keywords)
-
-        patch.setattr(quarantine_module, name, call)
-        with pytest.raises(KilledError):
-            replay(source, warehouse)
-
-
-def before(contract: type[Contract]) -> Callable[..., bool]:
-    return lambda _warehouse, given, *_: given is contract
-
-
-KILLS = [
-    ("publish_once", before(AccountedFile)),
-    ("publish_once", before(StagedRecord)),
-    ("write_deltalake", lambda *_: True),
-]
+KILLS = [AccountedFile, RepeatedRecord, StagedRecord, QuarantinedRecord]
 
 
 @pytest.mark.usefixtures("rejected")
@@ -143,8 +117,8 @@ def test_a_replayed_row_keeps_its_place_and_load(mended: Source, warehouse: Ware
     replay(mended, warehouse)
     ((load, number),) = query("select load_id, row_number from staging.records where record_id = 'r2'")
     assert [(load,)] == query("select distinct load_id from raw.records")
-    # of two alike the last in the file counts
-    assert number == 4
+    # of two alike the first in the file counts
+    assert number == 2
 
 
 def test_replay_with_the_same_mapping_changes_nothing(rejected: Source, warehouse: Warehouse, query: Query) -> None:
@@ -189,37 +163,69 @@ def test_replay_leaves_other_sources_alone(
     assert recount(warehouse)["adds_up"].all()
 
 
-@pytest.mark.parametrize(("name", "when"), KILLS, ids=["before accounting", "before staging", "before quarantine"])
+@pytest.mark.parametrize("contract", KILLS)
 def test_a_killed_replay_is_finished_by_the_next(
-    mended: Source, warehouse: Warehouse, query: Query, rejections: Rejections, name: str, when: Callable[..., bool]
+    mended: Source, warehouse: Warehouse, query: Query, rejections: Rejections, killed_before: Killed, contract: type[Contract]
 ) -> None:
-    kill(warehouse, mended, name, when)
+    with killed_before(contract):
+        replay(mended, warehouse)
     replay(mended, warehouse)
     assert query("select record_id from staging.records order by 1") == [("r1",), ("r2",)]
     assert rejections() == {3: "payload:not_json"}
     assert recount(warehouse).select("n_read", "n_staged", "n_duplicates", "n_quarantined", "adds_up").rows() == [(4, 2, 1, 1, True)]
 
 
-@pytest.mark.parametrize(("name", "when"), KILLS, ids=["before accounting", "before staging", "before quarantine"])
-def test_a_killed_replay_is_finished_though_more_was_quarantined_since(
+@pytest.mark.parametrize("contract", KILLS)
+def test_a_killed_replay_is_finished_before_more_is_staged(
     mended: Source,
-    rejected: Source,
     warehouse: Warehouse,
+    stage: Stage,
     write: Write,
     note: Note,
     query: Query,
-    name: str,
-    when: Callable[..., bool],
+    killed_before: Killed,
+    contract: type[Contract],
 ) -> None:
-    kill(warehouse, mended, name, when)
-    write("data/b.jsonl", note("r3", written=US_DATE), b"}")
-    ingest(rejected, warehouse)
-    prepare(rejected, warehouse)
+    with killed_before(contract):
+        replay(mended, warehouse)
+    # says the same of r2, at the same instant
+    write("data/b.jsonl", note("r2", written=US_DATE), note("r3", written=US_DATE), b"}")
+    is_begun = contract is not AccountedFile
+    assert stage(mended) == Account(read=3, staged=2 - is_begun, duplicates=0 + is_begun, quarantined=1)
     replay(mended, warehouse)
-    assert query("select record_id from staging.records order by 1") == [("r1",), ("r2",), ("r3",)]
+    assert query("select record_id, parse_filename(source_uri) from staging.records order by 1") == [
+        ("r1", "a.jsonl"),
+        ("r2", "a.jsonl"),
+        ("r3", "b.jsonl"),
+    ]
     assert query("select payload from quarantine.records order by 1") == [(b"{",), (b"}",)]
     counts = recount(warehouse).select("n_read", "n_staged", "n_duplicates", "n_quarantined", "adds_up")
-    assert counts.rows() == [(4, 2, 1, 1, True), (2, 1, 0, 1, True)]
+    assert counts.rows() == [(4, 2, 1, 1, True), (3, 1, 1, 1, True)]
+
+
+@pytest.mark.parametrize("contract", [RepeatedRecord, StagedRecord, QuarantinedRecord])
+def test_a_killed_replay_is_not_finished_with_another_mapping(
+    mended: Source, rejected: Source, warehouse: Warehouse, killed_before: Killed, contract: type[Contract]
+) -> None:
+    with killed_before(contract):
+        replay(mended, warehouse)
+    with pytest.raises(SourceError, match="its source file was edited after a run that was killed half-way"):
+        replay(rejected, warehouse)
+    assert replay(mended, warehouse) == Account(read=1, quarantined=1)
+    assert recount(warehouse)["adds_up"].to_list() == [True]
+
+
+@pytest.mark.parametrize("contract", [AccountedFile, RepeatedRecord, StagedRecord])
+def test_a_killed_prepare_is_finished_before_a_replay(
+    mended: Source, warehouse: Warehouse, write: Write, note: Note, killed_before: Killed, contract: type[Contract]
+) -> None:
+    write("data/b.jsonl", note("r2", written=US_DATE, known="2026-01-02T10:00:00Z"))
+    ingest(mended, warehouse)
+    with killed_before(contract):
+        prepare(mended, warehouse)
+    assert replay(mended, warehouse) == Account(read=3, staged=1, duplicates=1, quarantined=1)
+    counts = recount(warehouse).select("n_read", "n_staged", "n_duplicates", "n_quarantined", "adds_up")
+    assert counts.rows() == [(4, 2, 1, 1, True), (1, 0, 1, 0, True)]
 
 
 def test_a_replay_of_csv_rows_reads_them_with_their_header(

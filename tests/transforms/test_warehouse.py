@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from transforms.errors import HomeError
 from transforms.schemas.staging import AccountedFile
 from transforms.warehouse import AlreadyPublishedError, Warehouse
 
@@ -58,3 +59,13 @@ def test_what_replaces_files_is_published_once(warehouse: Warehouse, publish: Ca
     with pytest.raises(AlreadyPublishedError):
         publish("c", without=before, move=1)
     assert loads(warehouse) == ["b"]
+
+
+def test_files_that_another_run_replaced_are_not_replaced_again(warehouse: Warehouse, publish: Callable[..., None]) -> None:
+    publish("a", "b")
+    before = warehouse.files(RELATION)
+    publish("b", without=before)
+    with pytest.raises(HomeError, match=r"^accounting\.files: another run has replaced files .* run again"):
+        publish("a", "b", without=before)
+    assert loads(warehouse) == ["b"]
+    assert len(list(warehouse.folder(RELATION).glob("*.parquet"))) == 2

@@ -1,4 +1,4 @@
-"""Contracts of `staging.records` and `quarantine.records`: what a row must be, and what is kept of one that is not."""
+"""Contracts of staging and quarantine: what a version must be, what is kept of a row that is none, and the books over all."""
 
 from typing import Annotated
 
@@ -56,6 +56,28 @@ class StagedRecord(Contract):
         return data.lazyframe.select(_until_tomorrow("known_timestamp"))
 
 
+class RepeatedRecord(Contract):
+    """One row that was no new version when it came, without its text. Where `staging.records` holds the row, it is one by now."""
+
+    record_id: str = pa.Field(description="Key of the record within the home.")
+    author_id: str = pa.Field(description="Who wrote it.")
+    subject_id: str = pa.Field(nullable=True, description="What it is about: product, channel, thread, queue.")
+    event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When it was written.")
+    known_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When it could have been known.")
+    content_digest: str = pa.Field(description="MD5 of the content, as in `staging.records`.")
+    source: str = pa.Field(description="Name of the source.")
+    load_id: str = pa.Field(description="The load that brought it.")
+    source_uri: str = pa.Field(description="File it came from.")
+    row_number: int = pa.Field(ge=1, description="Position in that file.")
+    loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When the load began.")
+
+    class Config(Contract.Config):
+        """Relation and key."""
+
+        name = "staging.repeats"
+        metadata = {"key": ["load_id", "source_uri", "row_number"]}  # noqa: RUF012
+
+
 class QuarantinedRecord(Contract):
     """One rejected row, with the reason, whole, so that it can be replayed."""
 
@@ -79,7 +101,7 @@ class QuarantinedRecord(Contract):
 
 
 class AccountedFile(Contract):
-    """What became of one file's rows; a replay adds a row of differences, so that sums tell the state."""
+    """What became of one file's rows; what changes later adds a row of differences, so that sums tell the state."""
 
     load_id: str = pa.Field(description="The load.")
     source: str = pa.Field(description="Name of the source.")
@@ -90,7 +112,7 @@ class AccountedFile(Contract):
     n_quarantined: int = pa.Field(description="Rows rejected.")
 
     class Config(Contract.Config):
-        """Relation and key. A file's row and those of its replays share the key, so it groups rather than tells apart."""
+        """Relation and key. A file's row and its differences share the key, so it groups rather than tells apart."""
 
         name = "accounting.files"
         metadata = {"key": ["load_id", "source_uri"]}  # noqa: RUF012

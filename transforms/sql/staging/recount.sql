@@ -1,6 +1,6 @@
 -- recount: what the accounting says of every load beside what the tables hold.
 -- grain: source, load_id
--- reads: accounting.files, raw.records, staging.records, quarantine.records
+-- reads: accounting.files, raw.records, staging.records, staging.repeats, quarantine.records
 with accounted as (
     select
         source,
@@ -13,12 +13,23 @@ with accounted as (
     group by source, load_id
 ),
 
+duplicates as (
+    -- a repeat that came back as a version is none
+    select repeats.* from staging.repeats
+    anti join staging.records
+        on
+            repeats.load_id = records.load_id
+            and repeats.source_uri = records.source_uri
+            and repeats.row_number = records.row_number
+),
+
 found as (
     select
         source,
         load_id,
         1 as n_read,
         0 as n_staged,
+        0 as n_duplicates,
         0 as n_quarantined
     from raw.records
 
@@ -29,6 +40,7 @@ found as (
         load_id,
         0 as n_read,
         1 as n_staged,
+        0 as n_duplicates,
         0 as n_quarantined
     from staging.records
 
@@ -39,6 +51,18 @@ found as (
         load_id,
         0 as n_read,
         0 as n_staged,
+        1 as n_duplicates,
+        0 as n_quarantined
+    from duplicates
+
+    union all
+
+    select
+        source,
+        load_id,
+        0 as n_read,
+        0 as n_staged,
+        0 as n_duplicates,
         1 as n_quarantined
     from quarantine.records
 ),
@@ -49,6 +73,7 @@ counted as (
         load_id,
         sum(n_read) as n_read,
         sum(n_staged) as n_staged,
+        sum(n_duplicates) as n_duplicates,
         sum(n_quarantined) as n_quarantined
     from found
     group by source, load_id
@@ -59,13 +84,14 @@ select
     counted.load_id,
     counted.n_read::bigint as n_read,
     counted.n_staged::bigint as n_staged,
-    coalesce(accounted.n_duplicates, 0)::bigint as n_duplicates,
+    counted.n_duplicates::bigint as n_duplicates,
     counted.n_quarantined::bigint as n_quarantined,
     coalesce(
         accounted.n_read = counted.n_read
         and accounted.n_staged = counted.n_staged
+        and accounted.n_duplicates = counted.n_duplicates
         and accounted.n_quarantined = counted.n_quarantined
-        and counted.n_read = counted.n_staged + accounted.n_duplicates + counted.n_quarantined,
+        and counted.n_read = counted.n_staged + counted.n_duplicates + counted.n_quarantined,
         false
     ) as adds_up
 from counted

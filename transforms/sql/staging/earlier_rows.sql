@@ -1,0 +1,59 @@
+-- earlier_rows: what is known already of the records that rows were accepted of: the rows staged, and those dropped as repeats.
+-- A repeat that came back as a version still stands among the repeats, and what a killed run has committed is accepted again:
+-- each row counts once.
+-- grain: load_id, source_uri, row_number
+-- reads: accepted, staging.records, staging.repeats
+with staged as (
+    select
+        record_id,
+        content_digest,
+        source,
+        load_id,
+        source_uri,
+        row_number,
+        event_timestamp,
+        known_timestamp,
+        loaded_timestamp,
+        true as is_staged
+    from staging.records
+    where record_id in (select accepted.record_id from accepted)
+),
+
+repeated as (
+    select
+        record_id,
+        content_digest,
+        source,
+        load_id,
+        source_uri,
+        row_number,
+        event_timestamp,
+        known_timestamp,
+        loaded_timestamp,
+        false as is_staged
+    from staging.repeats
+    where record_id in (select accepted.record_id from accepted)
+),
+
+earlier as (
+    select * from staged
+
+    union all
+
+    select repeated.* from repeated
+    anti join staged
+        on
+            repeated.load_id = staged.load_id
+            and repeated.source_uri = staged.source_uri
+            and repeated.row_number = staged.row_number
+)
+
+select
+    row_number() over () as earlier_id,
+    earlier.*
+from earlier
+anti join accepted
+    on
+        earlier.load_id = accepted.load_id
+        and earlier.source_uri = accepted.source_uri
+        and earlier.row_number = accepted.row_number

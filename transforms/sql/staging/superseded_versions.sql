@@ -1,0 +1,34 @@
+-- superseded_versions: the rows that leave staging, as repeats; without those that were a repeat before, and are remembered.
+-- grain: load_id, source_uri, row_number
+-- reads: staging.records, moved_rows, staging.repeats
+with superseded as (
+    select * from moved_rows
+    where is_staged
+)
+
+select
+    -- ids
+    records.record_id,
+    records.author_id,
+    records.subject_id,
+    -- timestamps
+    records.event_timestamp,
+    records.known_timestamp,
+    -- origin
+    records.content_digest,
+    records.source,
+    records.load_id,
+    records.source_uri,
+    records.row_number,
+    records.loaded_timestamp
+from staging.records
+semi join superseded
+    on
+        records.load_id = superseded.load_id
+        and records.source_uri = superseded.source_uri
+        and records.row_number = superseded.row_number
+anti join staging.repeats
+    on
+        records.load_id = repeats.load_id
+        and records.source_uri = repeats.source_uri
+        and records.row_number = repeats.row_number

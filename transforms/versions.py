@@ -1,0 +1,104 @@
+"""Which rows are versions of their record and which are repeats, and how a row moves from one to the other.
+
+Both are decided anew for every record that a row arrives of, over all its rows, so that the order of arrival decides nothing.
+Staging and repeats are committed one after the other, repeats first: no row is ever in neither, and a row that is in both is a
+version. So a killed run, done again, finds the same rows and decides the same.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from transforms.schemas.base import Contract
+from transforms.schemas.staging import AccountedFile, RepeatedRecord, StagedRecord
+from transforms.sql import model
+from transforms.warehouse import AlreadyPublishedError, Warehouse
+
+PLACE = ["load_id", "source_uri", "row_number"]
+
+
+def decide(connection: duckdb.DuckDBPyConnection) -> None:
+    """Decide over the rows in table `accepted`, and over those known already of the same records.
+
+    View `kept` then names the accepted rows that are versions, table `moved_rows` the earlier rows that are to change sides.
+    """
+    for name in ("earlier_rows", "versions", "moved_rows"):
+        connection.execute(f"create table {name} as {model(f'staging/{name}')}")
+    connection.execute("create view kept as select accepted_id from versions where accepted_id is not null")
+
+
+def publish_versions(
+    connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, spool: Path, accounts: pl.DataFrame, transactions: Mapping[str, int]
+) -> None:
+    """Publish what was decided: the accounts of the accepted rows and of those moved, then repeats, then versions."""
+    moved: pl.DataFrame = connection.sql(model("staging/moved_accounts")).pl()
+    publish_once(warehouse, AccountedFile, pl.concat([accounts, moved]).to_arrow().to_batches(), transactions)
+    publish_once(warehouse, RepeatedRecord, _repeats(connection, warehouse, spool), transactions)
+    files = _files_left(connection, warehouse) if moved.height else []
+    publish_once(warehouse, StagedRecord, _versions(connection, warehouse, spool, files), transactions, files)
+
+
+def publish_once(
+    warehouse: Warehouse,
+    contract: type[Contract],
+    batches: Iterator[pa.RecordBatch] | Sequence[pa.RecordBatch],
+    transactions: Mapping[str, int],
+    without: Sequence[str] = (),
+) -> None:
+    """Publish unless an earlier, interrupted run already did."""
+    if any(warehouse.consumed(contract.relation(), name) >= version for name, version in transactions.items()):
+        return
+    try:
+        warehouse.publish(contract, batches, transactions, without=without)
+    except AlreadyPublishedError:
+        return
+
+
+def _repeats(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, spool: Path) -> Iterator[pa.RecordBatch]:
+    """Stream the accepted rows that are no versions, then the versions that are none any more."""
+    yield from _spooled(spool, ~_is_kept(connection), RepeatedRecord.arrow_schema().names)
+    yield from connection.sql(model("staging/superseded_versions")).to_arrow_reader(warehouse.settings.batch_rows)
+
+
+def _versions(
+    connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, spool: Path, rewritten: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """Stream the accepted rows that are versions, then the repeats that come back as some, then what stays of rewritten files."""
+    yield from _spooled(spool, _is_kept(connection), StagedRecord.arrow_schema().names)
+    if connection.sql("select 1 from moved_rows where not is_staged limit 1").fetchall():
+        with pa.memory_map(str(spool)) as file, pa.ipc.open_stream(file) as stream:
+            connection.register("spooled", stream)
+            yield from connection.sql(model("staging/returned_versions")).to_arrow_reader(warehouse.settings.batch_rows)
+    if rewritten:
+        staying = connection.sql(f"from read_parquet($files) anti join moved_rows using ({', '.join(PLACE)})", params={"files": rewritten})
+        yield from staying.select(*StagedRecord.arrow_schema().names).to_arrow_reader(warehouse.settings.batch_rows)
+
+
+def _files_left(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> list[str]:
+    """List the files of staging that a row leaves; only these are rewritten, and where rows arrive in order there is none."""
+    files = {"files": warehouse.files(StagedRecord.relation())}
+    left = f"select distinct filename from read_parquet($files) semi join moved_rows using ({', '.join(PLACE)})"
+    return [file for (file,) in connection.sql(left, params=files).fetchall()]
+
+
+def _is_kept(connection: duckdb.DuckDBPyConnection) -> np.ndarray:
+    """Tell for each accepted row, by its id, whether it is a version."""
+    ((n_accepted,),) = connection.sql("select count(*) from accepted").fetchall()
+    is_kept = np.zeros(n_accepted, bool)
+    is_kept[connection.sql("select accepted_id from kept").fetchnumpy()["accepted_id"]] = True
+    return is_kept
+
+
+def _spooled(spool: Path, is_wanted: np.ndarray, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Stream accepted rows from the spool; of a mapped file only the columns asked for are read."""
+    first = 0
+    with pa.memory_map(str(spool)) as file, pa.ipc.open_stream(file) as stream:
+        for batch in stream:
+            wanted = batch.select(columns).filter(pa.array(is_wanted[first : first + batch.num_rows]))
+            first += batch.num_rows
+            if wanted.num_rows:
+                yield wanted
