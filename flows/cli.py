@@ -10,6 +10,7 @@ import click
 
 from flows.commands import home_option, open_warehouse, source_option
 from flows.commands.plan import plan
+from flows.commands.trace import trace
 
 if TYPE_CHECKING:
     from flows.stages import PipelineParameters, Summary
@@ -43,6 +44,7 @@ def main(*, debug: bool) -> None:
       millrace run --source sources/cve_events.yaml   load, check, compute, serve
       millrace plan --source sources/cve_events.yaml  what the next run would do
       millrace status                                 what the home holds, and whether it adds up
+      millrace trace --feature author_activity:ID     the records behind a value
       millrace features                               what each feature means
       millrace train-demo                             a model from these features, scored
       millrace quarantine list                        what was rejected, and why
@@ -256,6 +258,7 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
 
 
 main.add_command(plan)
+main.add_command(trace)
 
 if __name__ == "__main__":
     main(sys.argv[1:])

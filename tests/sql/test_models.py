@@ -31,6 +31,7 @@ TYPES = {contract.relation(): contract.arrow_schema() for contract in CONTRACTS}
     "incoming": QuarantinedRecord.arrow_schema(),  # raw rows, or quarantined ones in a replay
     "accepted": ACCEPTED,
     "rejected": REJECTED,
+    "versions": StagedRecord.arrow_schema(),
 }
 
 
