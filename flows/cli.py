@@ -13,6 +13,7 @@ from flows.commands.backfill import backfill
 from flows.commands.locks import locks
 from flows.commands.maintain import maintain
 from flows.commands.plan import plan
+from flows.commands.trace import trace
 
 if TYPE_CHECKING:
     from flows.stages import PipelineParameters, Summary
@@ -46,6 +47,7 @@ def main(*, debug: bool) -> None:
       millrace run --source sources/cve_events.yaml   load, check, compute, serve
       millrace plan --source sources/cve_events.yaml  what the next run would do
       millrace status                                 what the home holds, and whether it adds up
+      millrace trace --feature author_activity:ID     the records behind a value
       millrace features                               what each feature means
       millrace train-demo                             a model from these features, scored
       millrace quarantine list                        what was rejected, and why
@@ -265,7 +267,7 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
         click.echo(f"  why rows were rejected: millrace quarantine list --home {warehouse.settings.root}")
 
 
-for command in (backfill, locks, maintain, plan):
+for command in (backfill, locks, maintain, plan, trace):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def read_rates(home: Path) -> dict[str, Rate]:
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
     rates: dict[str, Rate] = {}
     for line in lines:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, KeyError):
             run = json.loads(line)
             for stage in (stage for stage, n_rows in run["rows"].items() if n_rows):
                 before = rates.get(stage, Rate(0, 0.0))

@@ -17,6 +17,10 @@ class GateError(MillraceError):
     """Rows broke their relation's contract, so nothing of them was committed."""
 
 
+class LineageError(MillraceError):
+    """A feature value is not what its records make it."""
+
+
 class HomeError(MillraceError):
     """The home cannot be used: not writable, or nothing there yet."""
 

@@ -172,7 +172,7 @@ def test_help_is_light_and_teaches(millrace: Run) -> None:
     script = "import sys, flows.cli; print(*[name for name in ('prefect', 'feast', 'pandera', 'polars', 'duckdb') if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == ""
-    for command in ("run", "plan", "status", "quarantine", "features", "train-demo", "serve"):
+    for command in ("run", "plan", "trace", "status", "quarantine", "features", "train-demo", "serve"):
         result = millrace(command, "--help")
         assert result.returncode == 0
         assert len(result.stdout.splitlines()) > 5

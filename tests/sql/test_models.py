@@ -39,6 +39,7 @@ TYPES = {contract.relation(): contract.arrow_schema() for contract in CONTRACTS}
     "moved_rows": EARLIER,
     "versions": pa.schema([("accepted_id", pa.int64()), ("earlier_id", pa.int64())]),
     "rejected": REJECTED,
+    "traced_versions": StagedRecord.arrow_schema(),
 }
 
 

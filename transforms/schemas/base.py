@@ -76,6 +76,17 @@ class Contract(pa.DataFrameModel):
         ]
 
     @classmethod
+    def rules(cls) -> list[str]:
+        """Name every rule that a row must keep, as a rejected row names the one it breaks: `column: rule`."""
+        schema = cls.to_schema()
+        rules = [
+            f"{name}: {rule}"
+            for name, column in schema.columns.items()
+            for rule in [*(["not_nullable"] if not column.nullable else []), *(check.error for check in column.checks)]
+        ]
+        return rules + [str(check.name).replace(":", ": ", 1) for check in schema.checks]
+
+    @classmethod
     def arrow_schema(cls) -> arrow.Schema:
         """Derive the Arrow schema that the relation is stored with."""
         return arrow.schema([arrow.field(c.name, ARROW_TYPES[c.dtype], c.nullable) for c in cls.columns()])

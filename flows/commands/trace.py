@@ -1,0 +1,197 @@
+"""`millrace trace`: from a feature value to records, files and rows, and from a file to the features it touched."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import click
+
+from flows.commands import home_option, open_warehouse
+
+if TYPE_CHECKING:
+    from transforms.trace import FeatureTrace, FileTrace, RecordTrace, Table
+
+
+def _instant(_ctx: click.Context, _param: click.Parameter, value: str | None) -> datetime:
+    """Read an instant in ISO 8601; without an offset it is UTC, without a value it is now."""
+    try:
+        instant = datetime.fromisoformat(value) if value else datetime.now(UTC)
+    except ValueError:
+        message = f"{value!r} is no instant; e.g. 2024-05-01T00:00:00Z"
+        raise click.BadParameter(message) from None
+    return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+@click.command()
+@click.option("--record", metavar="ID", help="Every version of a record: where it came from, where it counts.")
+@click.option("--feature", metavar="VIEW:ENTITY", help="A row of a view, or VIEW:FEATURE:ENTITY, and the records behind it.")
+@click.option("--source-file", metavar="PATH", help="What a file brought, and the feature rows that rest on it.")
+@home_option
+@click.option("--at", callback=_instant, metavar="INSTANT", help="With --feature: the instant asked for. Default: now.")
+@click.option("--text", is_flag=True, help="With --record: the texts too.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=0), help="How many records, instants or rows to list.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def trace(
+    record: str | None,
+    feature: str | None,
+    source_file: str | None,
+    home: str | None,
+    at: datetime,
+    *,
+    text: bool,
+    limit: int,
+    as_json: bool,
+) -> None:
+    r"""Show where a value comes from, and what a file has touched. Reads only.
+
+    \b
+      millrace trace --feature author_activity:mitre --at 2024-05-20T00:00:00Z
+      millrace trace --feature author_activity:n_records_7d:mitre
+      millrace trace --record CVE-2024-39337
+      millrace trace --source-file 2024-05-25.jsonl.zst
+
+    A feature is added up again from the records that are listed behind it; exit code 1 if that gives another value.
+    """
+    from transforms.trace import parse_reference, trace_feature, trace_file, trace_record
+
+    if sum(asked is not None for asked in (record, feature, source_file)) != 1:
+        message = "say one of --record, --feature and --source-file"
+        raise click.UsageError(message)
+    warehouse = open_warehouse(home)
+    if feature is not None:
+        view, name, entity = parse_reference(feature)
+        traced = trace_feature(warehouse, view, entity, at, feature=name, limit=limit)
+        click.echo(traced.model_dump_json(indent=2) if as_json else "\n".join(_feature_lines(traced)))
+        _fail_on_mismatch(traced)
+    elif record is not None:
+        of_record = trace_record(warehouse, record, with_text=text)
+        click.echo(of_record.model_dump_json(indent=2) if as_json else "\n".join(_record_lines(of_record, limit)))
+    elif source_file is not None:
+        of_file = trace_file(warehouse, source_file)
+        click.echo(of_file.model_dump_json(indent=2) if as_json else "\n".join(_file_lines(of_file)))
+
+
+def _fail_on_mismatch(traced: "FeatureTrace") -> None:
+    from transforms.errors import LineageError
+
+    if not traced.mismatches:
+        return
+    relation = f"features.{traced.view}"
+    first, *others = traced.mismatches
+    more = f", and {len(others)} more do not add up" if others else ""
+    is_current = all(table.is_current_code for table in traced.tables if table.relation == relation)
+    mend = f"remove the folder {relation.replace('.', '/')} of the home and run again" if is_current else "other code made it: run again"
+    message = f"{relation}: {first}{more}; {mend}"
+    raise LineageError(message)
+
+
+def _feature_lines(traced: "FeatureTrace") -> Iterable[str]:
+    yield f"{traced.view} of {traced.entity} at {_time(traced.at)}"
+    if traced.event_timestamp and traced.created_timestamp:
+        yield f"  row of {_time(traced.event_timestamp)}, computed {_time(traced.created_timestamp)}"
+    else:
+        yield "  no row yet at that instant"
+    yield ""
+    yield f"  {'feature':<28}{'in the table':>22}{'by its records':>22}"
+    for feature in traced.values:
+        differs = "" if feature.adds_up else "  differs"
+        yield f"  {feature.feature:<28}{_value(feature.value):>22}{_value(feature.by_records):>22}{differs}"
+    yield ""
+    yield f"  {_counted(traced.n_records, 'record')} behind it, newest known first{_listed(len(traced.records), traced.n_records)}"
+    if traced.records:
+        yield f"  {'known (UTC)':<28}{'written (UTC)':<28}{'words':>7}{'chars':>7}  {'label':<10}{'counts in':<20}record, file and row"
+    for record in traced.records:
+        times = f"{_value(record.known_timestamp):<28}{_value(record.event_timestamp):<28}"
+        numbers = f"{_value(record.n_words):>7}{_value(record.n_characters):>7}  {'positive' if record.is_positive else '':<10}"
+        yield f"  {times}{numbers}{' '.join(record.windows):<20}{record.record_id}, {record.source_uri}, row {record.row_number}"
+    yield from _table_lines(traced.tables)
+
+
+def _record_lines(traced: "RecordTrace", limit: int) -> Iterable[str]:
+    from transforms.trace import WINDOWS
+
+    yield f"record {traced.record_id}: {_counted(len(traced.versions), 'version')}"
+    for number, version in enumerate(traced.versions, start=1):
+        yield ""
+        yield f"  version {number}, known {_time(version.known_timestamp)}" + (", a tombstone" if version.is_tombstone else "")
+        yield f"    written     {_time(version.event_timestamp)}"
+        yield f"    author      {version.author_id}"
+        yield f"    subject     {_value(version.subject_id)}"
+        yield f"    row         {version.source_uri}, row {version.row_number}"
+        raw = "not in raw.records" if version.raw_bytes is None else f"{version.raw_bytes:,} bytes, sha256 {version.raw_digest}"
+        yield f"    raw row     {raw}"
+        yield f"    load        {version.load_id}, {_time(version.loaded_timestamp)}"
+        yield f"    content     md5 {version.content_digest}"
+        if version.text is not None:
+            yield f"    text        {version.text}"
+        if version.counts_from:
+            yield f"    counts      from {_time(version.counts_from)}, for its author and its subject"
+        else:
+            yield "    counts      never: it is a tombstone, or was superseded before it took effect"
+        for window in WINDOWS if version.counts_from else ():
+            until = version.counts_until.get(window, version.counts_from)
+            ends = "to this day" if until is None else "never" if until == version.counts_from else f"until {_time(until)}"
+            yield f"      {window:<10}{ends}"
+    if traced.versions:
+        yield ""
+        yield "  rules of staging.records, as quarantine names them; each version has passed all"
+        for column, rules in groupby(sorted(traced.rules), key=lambda rule: rule.partition(": ")[0]):
+            yield f"    {column:<20}{', '.join(rule.partition(': ')[2] for rule in rules)}"
+    yield ""
+    n_rows = len(traced.quality_rows)
+    yield f"  {_counted(n_rows, 'row')} of features.record_quality{_listed(min(limit, n_rows), n_rows)}"
+    for row in traced.quality_rows[:limit]:
+        yield f"    from {_time(row['event_timestamp'])}, computed {_time(row['created_timestamp'])}"
+    n_rejected = len(traced.quarantined)
+    if n_rejected:
+        yield ""
+        yield f"  {_counted(n_rejected, 'rejected row')} with the id in the bytes{_listed(min(limit, n_rejected), n_rejected)}"
+    for rejected in traced.quarantined[:limit]:
+        yield f"    {rejected.source_uri}, row {rejected.row_number}: {rejected.column}: {rejected.rule}"
+    yield from _table_lines(traced.tables)
+
+
+def _file_lines(traced: "FileTrace") -> Iterable[str]:
+    yield f"{traced.source_uri}"
+    yield f"  {'load':<28}{'source':<20}{'read':>12}{'staged':>12}{'duplicates':>12}{'quarantined':>13}"
+    for load in traced.loads:
+        counts = f"{load.n_read:>12,}{load.n_staged:>12,}{load.n_duplicates:>12,}{load.n_quarantined:>13,}"
+        yield f"  {load.load_id:<28}{load.source:<20}{counts}"
+    yield ""
+    yield f"  {traced.n_records:,} records of {traced.n_authors:,} authors and {traced.n_subjects:,} subjects"
+    yield ""
+    yield f"  {'feature rows that rest on them':<34}{'rows':>12}{'entities':>12}"
+    for view in traced.views:
+        yield f"  features.{view.view:<25}{view.n_rows:>12,}{view.n_entities:>12,}"
+    yield from _table_lines(traced.tables)
+
+
+def _table_lines(tables: "list[Table]") -> Iterable[str]:
+    yield ""
+    yield f"  {'read from':<28}{'version':>8}   made from"
+    for table in tables:
+        made = "" if table.made_from is None else f"staging.records version {table.made_from}"
+        code = "" if table.is_current_code is not False else ", by code that has changed since"
+        yield f"  {table.relation:<28}{table.version:>8}   {made}{code}".rstrip()
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" + "s" * (number != 1)
+
+
+def _listed(n_listed: int, n_all: int) -> str:
+    return "" if n_listed == n_all else f"; {n_listed:,} listed, see --limit"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, datetime):
+        return _time(value).removesuffix(" UTC")
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _time(instant: datetime) -> str:
+    """Write an instant in UTC, its microseconds only where it has some."""
+    return f"{instant:%Y-%m-%d %H:%M:%S}" + (f".{instant:%f}" if instant.microsecond else "") + " UTC"

@@ -1,0 +1,52 @@
+-- resting_rows: how many rows of activity rest on at least one of some records' spans, and of how many authors or subjects.
+-- grain: none
+-- reads: entity_spans, entity_rows
+with changes as (
+    select
+        entity_id,
+        counts_from as instant,
+        1 as weight,
+        0 as is_row
+    from entity_spans
+    where coalesce(counts_from < until_lifetime, true)
+
+    union all
+
+    select
+        entity_id,
+        until_lifetime as instant,
+        -1 as weight,
+        0 as is_row
+    from entity_spans
+    where counts_from < until_lifetime
+
+    union all
+
+    select
+        entity_id,
+        event_timestamp as instant,
+        0 as weight,
+        1 as is_row
+    from entity_rows
+),
+
+running as (
+    select
+        entity_id,
+        is_row,
+        -- a row at the instant of a change has it already
+        sum(weight) over (
+            partition by entity_id
+            order by instant, is_row
+            rows between unbounded preceding and current row
+        ) as n_counted
+    from changes
+)
+
+select
+    count(*) as n_rows,
+    count(distinct entity_id) as n_entities
+from running
+where
+    is_row = 1
+    and n_counted > 0

@@ -1,0 +1,35 @@
+-- standing_rows: how many instants of records' quality rest on a version that came from a file.
+-- grain: none
+-- reads: staging.records, features.record_quality
+with of_file as (
+    select distinct record_id
+    from staging.records
+    where source_uri = $source_uri
+),
+
+instants as (
+    select distinct
+        record_id,
+        event_timestamp
+    from features.record_quality
+    where record_id in (select of_file.record_id from of_file)
+),
+
+standing as (
+    select
+        instants.record_id,
+        instants.event_timestamp,
+        max_by(records.source_uri, records.known_timestamp) as source_uri
+    from instants
+    inner join staging.records as records
+        on
+            instants.record_id = records.record_id
+            and greatest(records.event_timestamp, records.known_timestamp) <= instants.event_timestamp
+    group by instants.record_id, instants.event_timestamp
+)
+
+select
+    count(*) as n_rows,
+    count(distinct record_id) as n_entities
+from standing
+where source_uri = $source_uri
