@@ -104,10 +104,12 @@ def gone(content: Mapping[str, Any], warehouse: "Warehouse") -> list[str]:
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
+    from transforms.warehouse import data_files
+
     lines = []
     for view, version in content["tables"].items():
         try:
-            files = DeltaTable(str(warehouse.folder(f"features.{view}")), version=version).file_uris()
+            files = data_files(DeltaTable(str(warehouse.folder(f"features.{view}")), version=version))
         except DeltaError:
             lines.append(f"features.{view}: version {version} is gone")
             continue

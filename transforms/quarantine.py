@@ -11,7 +11,7 @@ from transforms.schemas.staging import AccountedFile, QuarantinedRecord, Repeate
 from transforms.source import Source
 from transforms.sql import model
 from transforms.versions import publish_versions
-from transforms.warehouse import Warehouse
+from transforms.warehouse import Warehouse, data_files
 
 RELATION = QuarantinedRecord.relation()
 
@@ -62,7 +62,7 @@ def _replay_until(version: int, source: Source, warehouse: Warehouse) -> Account
     transactions = noted(_transaction(source), version, source)
     table = DeltaTable(str(warehouse.folder(RELATION)))
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
-        files = DeltaTable(str(warehouse.folder(RELATION)), version=version).file_uris()
+        files = data_files(DeltaTable(str(warehouse.folder(RELATION)), version=version))
         warehouse.create_view(connection, "tried", files, QuarantinedRecord.arrow_schema())
         connection.execute("set variable source = $name", {"name": source.name})
         connection.execute("create view incoming as select * from tried where source = getvariable('source')")

@@ -23,7 +23,7 @@ from transforms.schemas.features import RecordQuality
 from transforms.schemas.staging import StagedRecord
 from transforms.sql import model
 from transforms.text.quality import score_quality
-from transforms.warehouse import CODE, Warehouse
+from transforms.warehouse import CODE, Warehouse, data_files
 
 WINDOWS = ("1d", "7d", "28d", "lifetime")
 TIMES = {"event_timestamp", "created_timestamp"}
@@ -285,7 +285,7 @@ def _connect(warehouse: Warehouse, *, as_of_views: bool = False) -> Iterator[tup
     tables.insert(0, Table(relation=StagedRecord.relation(), version=staging))
     with warehouse.connect() as connection:
         for contract, item in zip(READ, tables, strict=True):
-            files = DeltaTable(str(warehouse.folder(item.relation)), version=item.version).file_uris()
+            files = data_files(DeltaTable(str(warehouse.folder(item.relation)), version=item.version))
             warehouse.create_view(connection, item.relation, files, contract.arrow_schema())
         yield connection, tables
 

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import duckdb
 import polars as pl
@@ -119,8 +120,7 @@ class Warehouse:
             return []
         if version is not None and version != table.version():
             table.load_as_version(version)
-        files: list[str] = table.file_uris()
-        return files
+        return data_files(table)
 
     def n_rows(self, relation: str, since: int = -1) -> int:
         """Count a relation's rows by the footers of its files; with `since`, how many there are more than in that version."""
@@ -183,7 +183,7 @@ class Warehouse:
                     if table:
                         if at and relation in at:
                             table.load_as_version(at[relation])
-                        self.create_view(connection, relation, table.file_uris(), pa.schema(table.schema().to_arrow()))
+                        self.create_view(connection, relation, data_files(table), pa.schema(table.schema().to_arrow()))
                 yield connection
 
     def create_view(self, connection: duckdb.DuckDBPyConnection, name: str, files: list[str], schema: pa.Schema) -> None:
@@ -293,6 +293,11 @@ class Warehouse:
         return table
 
 
+def data_files(table: DeltaTable) -> list[str]:
+    """List the data files of an open local table as paths; Delta gives URIs, in which a blank is `%20`."""
+    return [unquote(uri) for uri in table.file_uris()]
+
+
 def n_rows_of(file: str) -> int:
     """Count a data file's rows, by its footer."""
     n_rows: int = pq.read_metadata(file).num_rows
@@ -305,7 +310,7 @@ def _remove(file: str) -> RemoveAction:
 
 def _refuse_missing(table: DeltaTable, relation: str, files: Sequence[str]) -> None:
     """Look whether the files to be replaced are still there; else what replaces them would bring back rows that went."""
-    if not set(files) <= set(table.file_uris()):
+    if not set(files) <= set(data_files(table)):
         message = f"{relation}: another run has replaced files that this one was about to replace; run again"
         raise HomeError(message)
 

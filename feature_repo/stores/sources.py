@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 from uuid import uuid4
 
 import duckdb
@@ -46,7 +47,8 @@ class Snapshot:
         """Read the rows with Polars, lazily."""
         if not self.files:
             return pl.LazyFrame(pl.DataFrame(self.schema.empty_table()))
-        if self.version is not None:
+        # Polars takes the URI of a Delta file for its path, in which a blank is none
+        if self.version is not None and (is_remote(self.uri) or self.partitions or quote(self.uri) == self.uri):
             return pl.scan_delta(self.uri, version=self.version, storage_options=dict(self.storage_options))
         options = dict(self.storage_options) or None
         files = [pl.scan_parquet(file, hive_partitioning=bool(self.partitions), storage_options=options) for file in self.files]
@@ -139,7 +141,8 @@ def snapshot(config: RepoConfig, source: DataSource, version: int | None = None)
     if _is_delta(uri, options):
         table = _delta_table(source, uri, version, options)
         partitions = tuple(table.metadata().partition_columns)
-        return Snapshot(uri, table.version(), tuple(table.file_uris()), pa.schema(table.schema().to_arrow()), partitions, options)
+        files = tuple(table.file_uris() if is_remote(uri) else map(unquote, table.file_uris()))
+        return Snapshot(uri, table.version(), files, pa.schema(table.schema().to_arrow()), partitions, options)
     if version is not None:
         message = f"source {source.name!r}: {uri} is Parquet, which keeps no versions; take version {version} out of as_of_versions"
         raise ValueError(message)

@@ -134,6 +134,16 @@ def test_two_runs_at_once_load_every_row_once(tmp_path: Path, small_source: Path
     assert Warehouse(Settings(home=home)).n_rows("raw.records") == 2859
 
 
+def test_home_may_have_a_blank_and_other_letters_in_its_path(millrace: Run, small_source: Path, tmp_path: Path) -> None:
+    home = str(tmp_path / "my häuser home")
+    for expected in ("features.author_activity", "nothing new"):
+        result = millrace("run", "--source", str(small_source), "--home", home, "--plain")
+        assert result.returncode == 0, result.stderr
+        assert expected in result.stdout
+    spine = "select record_id, author_id, known_timestamp as event_timestamp from staging.records order by all limit 5"
+    assert training_set(spine, ["record_quality:n_words"], home).frame.height == 5
+
+
 def test_plan_tells_what_a_run_would_do_and_writes_nothing(millrace: Run, small_source: Path, finished_home: Path, tmp_path: Path) -> None:
     plan = ("plan", "--source", str(small_source), "--home")
     before = millrace(*plan, "nowhere")
