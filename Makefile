@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test check bench docs clean
+.PHONY: help setup demo test soak check bench docs clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ demo: setup ## the whole pipeline on the shipped sample, with a model at the end
 
 test: setup ## all tests
 	@$(BIN)/pytest
+
+soak: setup ## the tests that draw their moments and orders, many times over (an hour)
+	@$(BIN)/pytest --kills 1000 --rounds 200 --orders 20 tests/flows/test_kill.py tests/flows/test_concurrency.py tests/transforms/test_order.py
 
 check: setup ## lint, format, types, import direction, SQL
 	@$(BIN)/ruff check .
