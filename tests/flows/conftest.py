@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -163,3 +164,59 @@ def contents(home: Path) -> dict[str, Any]:
             rows = connection.execute(f"select entity_key, feature_name, value, event_ts from millrace_{view}").fetchall()
             found[f"online {view}"] = sorted(rows)
     return found
+
+
+class Lives:
+    """Homes of the growing source: after each increment what an undisturbed home holds, how long its run took, and a copy of it."""
+
+    def __init__(self, folder: Path, warm: Warm) -> None:
+        self.folder, self.warm, self.home = folder, warm, folder / "home"
+        self.contents: list[dict[str, Any]] = []
+        self.seconds: list[float] = []
+        notes = Notes(folder / "source")
+        self.source = notes.source
+        (folder / "copies" / "0" / "home").mkdir(parents=True)
+        shutil.copytree(notes.folder, folder / "copies" / "0" / "source")
+        for number in range(1, len(INCREMENTS) + 1):
+            notes.add()
+            start = time.monotonic()
+            warm.run("run", self.source, self.home)
+            self.seconds.append(time.monotonic() - start)
+            self.contents.append(contents(self.home))
+            for name in ("home", "source"):
+                shutil.copytree(folder / name, folder / "copies" / str(number) / name)
+
+    def go_back(self, number: int) -> None:
+        """Put home and source back to where `number` increments were in, and let the next one arrive."""
+        for name in ("home", "source"):
+            shutil.rmtree(self.folder / name)
+        shutil.copytree(self.folder / "copies" / str(number) / "home", self.home)
+        shutil.copytree(self.folder / "copies" / str(number + 1) / "source", self.folder / "source")
+
+    def assert_ends_as_undisturbed(self, number: int, told: str) -> None:
+        """Run to the end; everything must be as after that increment, and nothing left over of what was killed."""
+        self.warm.run("run", self.source, self.home)
+        found = contents(self.home)
+        assert [name for name in found if found[name] != self.contents[number][name]] == [], told
+        assert leftovers(self.home) == [], told
+
+
+def leftovers(home: Path) -> list[str]:
+    """Name the files that no table's versions name, and what lies in the folder for what passes."""
+    warehouse = Warehouse(Settings(home=home))
+    stray = [str(path.relative_to(home)) for path in (home / "tmp").iterdir()]
+    for relation in RELATIONS:
+        table = warehouse.table(relation)
+        assert table is not None
+        named = set()
+        for version in range(table.version() + 1):
+            table.load_as_version(version)
+            named |= {Path(file).name for file in table.file_uris()}
+        stray += [str(path) for path in warehouse.folder(relation).glob("*.parquet") if path.name not in named]
+    return stray
+
+
+@pytest.fixture(scope="session")
+def lives(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Lives:
+    """The growing source's homes."""
+    return Lives(tmp_path_factory.mktemp("lives"), warm)

@@ -41,6 +41,7 @@ SPINE = "select record_id, author_id, known_timestamp as event_timestamp from st
 
 def read(home: str, done: str) -> None:
     """Read all that a reader can, again and again, until a file is there: what it gets must fit together."""
+    os.nice(19)  # ten readers must not starve the runs beside which they read
     rounds = 0
     while not Path(done).exists() or not rounds:
         made = training_set(SPINE, ["author_activity:n_records_lifetime", "record_quality:n_words"], home).frame

@@ -123,7 +123,7 @@ def test_increments_in_any_order_have_the_values_of_a_rebuild(
     assert_quality_is_as_defined(warehouse, versions, instants)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(HISTORIES, HISTORIES)
 # the author's first record is gone; a record is gone whole; another text stands in the same place
 @example([version("r", 0), version("q", HOUR)], [version("q", HOUR)])
