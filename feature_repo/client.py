@@ -235,6 +235,8 @@ def write_store_settings(home: Path) -> Path:
     """Write a home's own `feature_store.yaml`, so that Feast's command line can be pointed at it."""
     import yaml
 
+    from transforms.replacing import replace_file
+
     path = home / "feature_store.yaml"
-    path.write_text(yaml.safe_dump(store_settings(home), sort_keys=False), "utf-8")
+    replace_file(path, yaml.safe_dump(store_settings(home), sort_keys=False).encode())
     return path

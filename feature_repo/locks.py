@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transforms.errors import MillraceError
+from transforms.replacing import replace_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,7 +97,7 @@ def find(home: Path, name: str) -> Lock:
 
 def write_lock(path: Path, content: Mapping[str, Any]) -> None:
     """Write a lock as JSON that a person can read."""
-    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    replace_file(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def gone(content: Mapping[str, Any], warehouse: "Warehouse") -> list[str]:

@@ -16,6 +16,7 @@ from feature_repo.client import REPOSITORY, repo_config, store_settings, write_s
 from feature_repo.stores.done import Done, done_path, read_done, write_done
 from transforms import schemas
 from transforms.featurize import VIEWS, view_name
+from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
 from transforms.warehouse import Report, Warehouse
 
@@ -54,7 +55,7 @@ def apply(warehouse: Warehouse) -> bool:
     gone = [item for item in registered if (type(item).__name__, item.name) not in names and item.name != "__dummy"]
     with _quiet():
         store.apply(defined, objects_to_delete=gone, partial=False)
-    _applied_path(warehouse).write_text(definitions_digest(), "utf-8")  # last: a run killed before applies again
+    replace_file(_applied_path(warehouse), definitions_digest().encode())  # last: a run killed before applies again
     return True
 
 

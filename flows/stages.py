@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 
 from flows.history import STAGES, note_run
 from transforms.errors import BreakingChangeError, FileRefusedError, HomeError, MillraceError
+from transforms.replacing import replace_file
 from transforms.settings import Settings
 from transforms.source import Source, load_source
 from transforms.warehouse import Report, Rows, Warehouse, silent
@@ -277,9 +278,7 @@ def summary_path(home: Path) -> Path:
 def write_summary(home: Path, summary: Summary) -> None:
     """Keep the summary of the run in the home."""
     document = {**summary.model_dump(), "notices": summary.notices, "refused": summary.refused}
-    half = home / "last_run.half"
-    half.write_text(json.dumps(document, indent=2), "utf-8")
-    half.replace(summary_path(home))
+    replace_file(summary_path(home), json.dumps(document, indent=2).encode())
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from deltalake import DeltaTable
 
 from transforms.activity import activity_rows, view_batches
 from transforms.code import code_digest
+from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
 from transforms.schemas.features import AuthorActivity, RecordQuality, SubjectActivity
 from transforms.schemas.staging import StagedRecord
@@ -98,9 +99,7 @@ def write_unfinished(warehouse: Warehouse, unfinished: Unfinished | None) -> Non
     if unfinished is None:
         path.unlink(missing_ok=True)
         return
-    half = path.with_suffix(".half")
-    half.write_text(json.dumps(unfinished._asdict()), "utf-8")
-    half.replace(path)
+    replace_file(path, json.dumps(unfinished._asdict()).encode())
 
 
 def _unfinished_path(warehouse: Warehouse) -> Path:

@@ -25,6 +25,7 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
 from transforms.errors import HomeError
+from transforms.replacing import sweep_halves
 from transforms.schemas.base import Contract
 from transforms.settings import Settings
 
@@ -144,6 +145,7 @@ class Warehouse:
 
     def sweep(self) -> None:
         """Remove what killed processes left: their scratch folders, and data files that they wrote and did not commit."""
+        sweep_halves(self.settings.root)
         for alive in (self.settings.root / "tmp").glob("*.alive"):
             with alive.open("a") as file:
                 try:

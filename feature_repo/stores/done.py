@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from transforms.replacing import replace_file
+
 
 @dataclass(frozen=True)
 class Done:
@@ -38,7 +40,4 @@ def read_done(path: Path) -> Done | None:
 
 def write_done(path: Path, done: Done) -> None:
     """Write what is done, after it is done: a run killed before does it again, which changes nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".half")
-    unfinished.write_text(json.dumps(asdict(done)), "utf-8")
-    unfinished.replace(path)
+    replace_file(path, json.dumps(asdict(done)).encode())

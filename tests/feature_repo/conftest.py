@@ -39,8 +39,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
 
 @pytest.fixture(scope="session")
 def staged(small: Warehouse) -> pl.DataFrame:
-    """The small home's staged records."""
-    return pl.read_delta(str(small.folder("staging.records")))
+    """The small home's staged records, in the order in which they were known."""
+    return pl.read_delta(str(small.folder("staging.records"))).sort("known_timestamp", "record_id", "row_number")
 
 
 @pytest.fixture(scope="session")
