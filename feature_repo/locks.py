@@ -63,8 +63,6 @@ def registered(home: Path) -> list[Lock]:
 
 def register(home: Path, name: str, content: Mapping[str, Any], spine: "pa.Table") -> Lock:
     """Keep a lock and its spine in a home. Raises `LockError` for a name that is taken or is none."""
-    import pyarrow as pa
-
     folder = _folder(home, name)
     if folder.exists():
         message = f"{name}: a lock of that name is registered already; millrace locks remove {name}"
@@ -72,8 +70,7 @@ def register(home: Path, name: str, content: Mapping[str, Any], spine: "pa.Table
     half = home / "locks" / f".{name}"
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
-    with pa.OSFile(str(half / "spine.arrow"), "wb") as file, pa.ipc.new_stream(file, spine.schema) as stream:
-        stream.write_table(spine)
+    replace_spine(Lock(name, half, content), spine)
     write_lock(half / "lock.json", content)
     half.replace(folder)
     return Lock(name, folder, content)
@@ -93,6 +90,16 @@ def find(home: Path, name: str) -> Lock:
         message = f"{name}: no lock of that name in {home}; there are: {known}"
         raise LockError(message)
     return Lock(name, path.parent, json.loads(path.read_text("utf-8")))
+
+
+def replace_spine(lock: Lock, spine: "pa.Table") -> None:
+    """Put another spine in the place of a lock's."""
+    import pyarrow as pa
+
+    content = pa.BufferOutputStream()
+    with pa.ipc.new_stream(content, spine.schema) as stream:
+        stream.write_table(spine)
+    replace_file(lock.spine_path, content.getvalue().to_pybytes())
 
 
 def write_lock(path: Path, content: Mapping[str, Any]) -> None:

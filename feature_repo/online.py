@@ -6,7 +6,7 @@ import hashlib
 import io
 import sqlite3
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,14 +92,15 @@ def note_compacted(warehouse: Warehouse, views: Collection[str]) -> None:
     """Note that the online store holds what stands in the data files as they are now, for views of which it held all before."""
     project = store_settings(warehouse.settings.root)["project"]
     for view in views:
-        path = done_path(warehouse.settings.root, project, view)
+        relation, path = f"features.{view}", done_path(warehouse.settings.root, project, view)
         done = read_done(path)
         if done:
-            write_done(path, replace(done, identities=_identities(warehouse, f"features.{view}")))
+            write_done(path, replace(done, identities=identities(warehouse, relation, warehouse.files(relation))))
 
 
-def _identities(warehouse: Warehouse, relation: str) -> list[str]:
-    return sorted(file.removeprefix(str(warehouse.folder(relation))) for file in warehouse.files(relation))
+def identities(warehouse: Warehouse, relation: str, files: Sequence[str]) -> list[str]:
+    """Name data files of a relation as the notes of what is online do."""
+    return sorted(file.removeprefix(str(warehouse.folder(relation))) for file in files)
 
 
 def _definitions() -> list[Any]:
@@ -120,7 +121,7 @@ def _is_due(contract: type[Contract], warehouse: Warehouse, now: datetime) -> bo
         return False
     project = store_settings(warehouse.settings.root)["project"]
     done = read_done(done_path(warehouse.settings.root, project, view_name(contract)))
-    files = set(_identities(warehouse, relation))
+    files = set(identities(warehouse, relation, warehouse.files(relation)))
     if done is None or done.rows is not None or not files.issubset(done.identities) or _is_lost(warehouse, view_name(contract), done):
         return True
     with warehouse.connect() as connection:

@@ -10,6 +10,7 @@ import click
 
 from flows.commands import home_option, open_warehouse, source_option
 from flows.commands.backfill import backfill
+from flows.commands.erase import erase
 from flows.commands.locks import locks
 from flows.commands.maintain import maintain
 from flows.commands.plan import plan
@@ -53,6 +54,7 @@ def main(*, debug: bool) -> None:
       millrace quarantine list                        what was rejected, and why
       millrace maintain                               keep the home small and quick
       millrace locks                                  which training sets can be made again
+      millrace erase --author ID --dry-run            what erasing a person would take away
       millrace backfill --dry-run                     what the features lack, and what filling it takes
 
     A source is a small YAML file; start from a copy of sources/cve_events.yaml.
@@ -267,7 +269,7 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
         click.echo(f"  why rows were rejected: millrace quarantine list --home {warehouse.settings.root}")
 
 
-for command in (backfill, locks, maintain, plan, trace):
+for command in (backfill, erase, locks, maintain, plan, trace):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ from transforms.source import Source, load_source
 from transforms.warehouse import Report, Rows, Warehouse, silent
 
 if TYPE_CHECKING:
+    from feature_repo.erase import TouchedLock
     from transforms.backfill import Span
+    from transforms.erase import Erased, Wanted
 
 Call = Callable[..., Any]
 HOME_HELP = "Folder that holds everything the pipeline writes; MILLRACE_HOME or .millrace if empty."
@@ -99,6 +101,13 @@ class Summary(BaseModel):
     def is_empty(self) -> bool:
         """Whether there was nothing to do."""
         return not (self.read or self.files_loaded or any(self.features.values()) or any(self.materialized.values()))
+
+
+class Erasure(NamedTuple):
+    """What an erasure took away, or would, and the locks it touched."""
+
+    erased: "Erased"
+    locks: list["TouchedLock"]
 
 
 class Pending(NamedTuple):
@@ -190,9 +199,9 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
     warehouse = Warehouse(parameters.settings(), report)
     clock = _Clock()
     with hold(warehouse.settings.root):
-        warehouse.sweep()
-        refuse_breaking(warehouse, accepted=parameters.accept_breaking)
         now = datetime.now(UTC)
+        tidy(warehouse, now)
+        refuse_breaking(warehouse, accepted=parameters.accept_breaking)
         before = {relation: warehouse.n_rows(relation) for relation in (RAW, STAGING)}
         ingested = clock.time("ingest", call, ingest, source, warehouse)
         account = clock.time("prepare", call, prepare, source, warehouse)
@@ -223,6 +232,56 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
     return summary
 
 
+def tidy(warehouse: Warehouse, now: datetime) -> None:
+    """Begin with a home as it should be: what a killed run left is swept, and an erasure that was killed is finished."""
+    warehouse.sweep()
+    finish_erasure(warehouse, now)
+
+
+def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
+    """Erase an author's, a record's or a file's data from a home, as `wanted`, or tell what would go.
+
+    Raises `ErasureError` if nothing is found, if it cannot be told whose the loaded rows are, or if something is still there afterwards.
+    """
+    from feature_repo.erase import refuse_other_stores, touched_locks
+    from transforms.erase import begin, find
+
+    warehouse = Warehouse(Settings(home=home))
+    with hold(home):
+        now = datetime.now(UTC)
+        tidy(warehouse, now)
+        if not is_dry:
+            refuse_other_stores(warehouse)
+            featurize(warehouse, now)
+            apply(warehouse)
+        with warehouse.connect() as connection:
+            erased = find(connection, warehouse, wanted)
+            locks = touched_locks(warehouse, connection)
+        if not is_dry:
+            begin(warehouse, wanted)
+            finish_erasure(warehouse, now)
+    return Erasure(erased, locks)
+
+
+def finish_erasure(warehouse: Warehouse, now: datetime) -> None:
+    """Do what is left of an erasure that has begun; else nothing."""
+    from transforms.erase import noted
+
+    note = noted(warehouse)
+    if note is None:
+        return
+    from feature_repo.erase import erase_online, erase_spines
+    from transforms.erase import delete_files, end, erase_rows, recompute_views, refuse_what_is_left
+
+    erase_rows(warehouse, note)
+    recompute_views(warehouse, note, now)
+    erase_online(warehouse, note, now)
+    erase_spines(warehouse, note)
+    delete_files(warehouse, note)
+    refuse_what_is_left(warehouse, note)
+    end(warehouse)
+
+
 def run_backfill(parameters: BackfillParameters, report: Report = silent) -> dict[str, dict[str, int]]:
     """Fill what the views lack in a span and bring the online store up to date; rows new, recomputed, untouched by relation."""
     from transforms.backfill import fill
@@ -230,6 +289,7 @@ def run_backfill(parameters: BackfillParameters, report: Report = silent) -> dic
     warehouse = Warehouse(parameters.settings(), report)
     with hold(warehouse.settings.root):
         now = datetime.now(UTC)
+        tidy(warehouse, now)
         rows = fill(warehouse, parameters.span(), now)
         apply(warehouse)
         materialize(warehouse, now)
@@ -247,8 +307,9 @@ def run_maintenance(parameters: MaintainParameters) -> dict[str, list[dict[str, 
 
     warehouse = Warehouse(parameters.settings())
     with hold(warehouse.settings.root):
-        warehouse.sweep()
-        due = due_views(warehouse, datetime.now(UTC))
+        now = datetime.now(UTC)
+        tidy(warehouse, now)
+        due = due_views(warehouse, now)
         compacted = compact(warehouse, is_dry=parameters.dry_run)
         if not parameters.dry_run:
             note_compacted(warehouse, {item.relation.removeprefix("features.") for item in compacted} - set(due))

@@ -24,7 +24,7 @@ def activity_rows(
     instants that were not published before.
     """
     entity = contract.key()[0]
-    connection.execute(f"create view activity as select * rename ({entity} as entity_id) from {contract.relation()}")
+    create_activity(connection, contract)
     changes = f"select *, {entity} as entity_id from record_changes where {entity} is not null"
     if is_whole:
         create_published(connection, "select entity_id, event_timestamp from activity limit 0")
@@ -40,12 +40,25 @@ def activity_rows(
     create_changes(connection, f"{changes} and not {is_lost}", model("features/published_changes"))
     yield from computed_rows(connection, contract, batch_rows, now)
     if connection.execute("select count(*) from lost_entities").fetchall() != [(0,)]:
-        create_record_changes(connection, model("features/whole_versions"))
-        create_published(
-            connection, f"select distinct {entity} as entity_id, '-infinity'::timestamptz as event_timestamp from lost_entities"
-        )
-        create_changes(connection, f"{changes} and {is_lost} union all by name {announced('published')}")
-        yield from computed_rows(connection, contract, batch_rows, now)
+        yield from history_rows(connection, contract, batch_rows, now)
+
+
+def create_activity(connection: duckdb.DuckDBPyConnection, contract: type[Contract]) -> None:
+    """Make `activity` of what is published of a contract."""
+    connection.execute(f"create view activity as select * rename ({contract.key()[0]} as entity_id) from {contract.relation()}")
+
+
+def history_rows(
+    connection: duckdb.DuckDBPyConnection, contract: type[Contract], batch_rows: int, now: datetime
+) -> Iterator[pa.RecordBatch]:
+    """Compute the entities in `lost_entities` again from all that is staged: the rows that differ from those in view `activity`."""
+    entity = contract.key()[0]
+    lost = f"select distinct {entity} as entity_id from lost_entities where {entity} is not null"
+    create_record_changes(connection, model("features/whole_versions"))
+    create_published(connection, f"select entity_id, '-infinity'::timestamptz as event_timestamp from ({lost})")
+    changes = f"select *, {entity} as entity_id from record_changes where {entity} in ({lost})"
+    create_changes(connection, f"{changes} union all by name {announced('published')}")
+    yield from computed_rows(connection, contract, batch_rows, now)
 
 
 def create_record_changes(connection: duckdb.DuckDBPyConnection, versions: str) -> None:

@@ -25,5 +25,9 @@ class HomeError(MillraceError):
     """The home cannot be used: not writable, or nothing there yet."""
 
 
+class ErasureError(MillraceError):
+    """What is to be erased cannot be, or was not."""
+
+
 class BreakingChangeError(MillraceError):
     """Features that are published were removed or retyped, and nobody has accepted that."""

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from transforms.activity import activity_rows, view_batches
+from transforms.activity import activity_rows, create_activity, history_rows, view_batches
 from transforms.code import code_digest
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
@@ -174,6 +174,58 @@ def _publish_view(contract: type[Contract], warehouse: Warehouse, now: datetime,
     if is_replaced and n_before:
         return Rows(recomputed=published.n_rows)
     return Rows(counted.n_new, n_recomputed, n_before - n_recomputed)
+
+
+def recompute(warehouse: Warehouse, entities: pl.DataFrame, now: datetime) -> None:
+    """Compute some records, authors and subjects again from all that is staged, in place of all that was published of them.
+
+    `entities` has the columns record_id, author_id and subject_id. The data files that hold rows of theirs are written anew; who has
+    nothing staged any more has no rows afterwards. Every view must have been up to date before staging changed.
+    """
+    version = warehouse.versions()[StagedRecord.relation()]
+    for contract in VIEWS:
+        if warehouse.consumed(contract.relation(), TRANSACTION) == version:
+            continue
+        with warehouse.connect() as connection:
+            connection.register("entities", entities.to_arrow())
+            connection.execute("create table lost_entities as from entities")
+            files = warehouse.files(contract.relation())
+            touched = files_with_entities(connection, files, contract, "lost_entities")
+            warehouse.create_view(connection, "published_files", files, contract.arrow_schema())
+            warehouse.create_view(connection, "touched_files", touched, contract.arrow_schema())
+            # rows that other code made stay other code's: the next run makes them again
+            code = warehouse.consumed(contract.relation(), CODE)
+            batches = _anew(connection, contract, warehouse.settings.batch_rows, now)
+            warehouse.publish(contract, batches, {TRANSACTION: version}, code, touched)
+
+
+def files_with_entities(connection: duckdb.DuckDBPyConnection, files: list[str], contract: type[Contract], entities: str) -> list[str]:
+    """List those of a view's data files that hold a row of one of the entities in a table."""
+    if not files:
+        return []
+    held = f"select distinct filename from read_parquet($files) where {_is_among(contract, entities)}"
+    return [file for (file,) in connection.sql(held, params={"files": files}).fetchall()]
+
+
+def _is_among(contract: type[Contract], entities: str) -> str:
+    key = contract.key()[0]
+    return f"{key} in (select {key} from {entities} where {key} is not null)"
+
+
+def _anew(connection: duckdb.DuckDBPyConnection, contract: type[Contract], batch_rows: int, now: datetime) -> Iterator[pa.RecordBatch]:
+    """Stream the other rows of the touched files, then those of `lost_entities`, computed as if nothing had been published of them."""
+    untouched = f"not {_is_among(contract, 'lost_entities')}"
+    yield from connection.sql(f"from touched_files where {untouched}").to_arrow_reader(batch_rows)
+    connection.execute(f"create or replace view {contract.relation()} as from main.published_files where {untouched}")
+    if contract is RecordQuality:
+        connection.from_arrow(StagedRecord.arrow_schema().empty_table()).create_view("arrived")
+        connection.execute("create view gone as from lost_entities")
+        computed = quality_rows(connection, contract, batch_rows, now, is_whole=False)
+    else:
+        create_activity(connection, contract)
+        computed = history_rows(connection, contract, batch_rows, now)
+    for batch in computed:
+        yield batch.select(contract.arrow_schema().names)
 
 
 class Counted:

@@ -272,6 +272,12 @@ def trace_file(warehouse: Warehouse, path: str) -> FileTrace:
     return FileTrace(source_uri=uri, loads=[Load(**row) for row in loads], **counts, views=views, tables=tables)
 
 
+def find_uri(warehouse: Warehouse, path: str) -> str:
+    """Find the URI of a staged file by its URI, its path or the end of its path; `MillraceError` if it is none, or of several."""
+    with warehouse.connect() as connection:
+        return _uri(connection, path)
+
+
 @contextmanager
 def _connect(warehouse: Warehouse, *, as_of_views: bool = False) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[Table]]]:
     """Open the views that agree on what they were made from; `as_of_views` over staging as it was then, else as it is now."""

@@ -38,7 +38,7 @@ def publish_versions(
     moved: pl.DataFrame = connection.sql(model("staging/moved_accounts")).pl()
     publish_once(warehouse, AccountedFile, pl.concat([accounts, moved]).to_arrow().to_batches(), transactions)
     publish_once(warehouse, RepeatedRecord, _repeats(connection, warehouse, spool), transactions)
-    files = _files_left(connection, warehouse) if moved.height else []
+    files = files_holding(connection, warehouse.files(StagedRecord.relation()), "moved_rows") if moved.height else []
     publish_once(warehouse, StagedRecord, _versions(connection, warehouse, spool, files), transactions, files)
 
 
@@ -73,16 +73,24 @@ def _versions(
         with pa.memory_map(str(spool)) as file, pa.ipc.open_stream(file) as stream:
             connection.register("spooled", stream)
             yield from connection.sql(model("staging/returned_versions")).to_arrow_reader(warehouse.settings.batch_rows)
-    if rewritten:
-        staying = connection.sql(f"from read_parquet($files) anti join moved_rows using ({', '.join(PLACE)})", params={"files": rewritten})
-        yield from staying.select(*StagedRecord.arrow_schema().names).to_arrow_reader(warehouse.settings.batch_rows)
+    yield from rows_staying(connection, warehouse, StagedRecord, rewritten, "moved_rows")
 
 
-def _files_left(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> list[str]:
-    """List the files of staging that a row leaves; only these are rewritten, and where rows arrive in order there is none."""
-    files = {"files": warehouse.files(StagedRecord.relation())}
-    left = f"select distinct filename from read_parquet($files) semi join moved_rows using ({', '.join(PLACE)})"
-    return [file for (file,) in connection.sql(left, params=files).fetchall()]
+def files_holding(connection: duckdb.DuckDBPyConnection, files: Sequence[str], places: str) -> list[str]:
+    """List those data files that hold a row of a relation of places; where rows are to leave, only these are written anew."""
+    if not files:
+        return []
+    held = f"select distinct filename from read_parquet($files) semi join {places} using ({', '.join(PLACE)})"
+    return [file for (file,) in connection.sql(held, params={"files": files}).fetchall()]
+
+
+def rows_staying(
+    connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, contract: type[Contract], files: Sequence[str], places: str
+) -> Iterator[pa.RecordBatch]:
+    """Stream the rows of data files that are not in a relation of places."""
+    if files:
+        staying = connection.sql(f"from read_parquet($files) anti join {places} using ({', '.join(PLACE)})", params={"files": files})
+        yield from staying.select(*contract.arrow_schema().names).to_arrow_reader(warehouse.settings.batch_rows)
 
 
 def _is_kept(connection: duckdb.DuckDBPyConnection) -> np.ndarray:

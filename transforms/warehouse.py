@@ -21,7 +21,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
 from transforms.errors import HomeError
@@ -293,6 +293,14 @@ class Warehouse:
                 if not tries_left:
                     raise
         return table
+
+
+def files_of_version(folder: Path, version: int) -> list[str]:
+    """List the data files of a version of a table; none if the version is gone."""
+    try:
+        return data_files(DeltaTable(str(folder), version=version))
+    except DeltaError:
+        return []
 
 
 def data_files(table: DeltaTable) -> list[str]:

@@ -14,24 +14,29 @@ from typing import Any
 
 import sklearn  # noqa: F401
 
+import feature_repo.erase
 import feature_repo.online
 import feature_repo.stores.columnar
+import feature_repo.stores.deletion
 import feature_repo.stores.online
 import feature_repo.stores.serving
 import transforms.backfill
+import transforms.erase
 import transforms.featurize
 import transforms.ingest
 import transforms.maintain
-import transforms.prepare  # noqa: F401
+import transforms.prepare
 from feature_repo import definitions, online_features, training_set  # noqa: F401
 from flows.stages import (
     BackfillParameters,
     MaintainParameters,
     PipelineParameters,
     run_backfill,
+    run_erasure,
     run_maintenance,
     run_plain,
 )
+from transforms.erase import Wanted
 from transforms.errors import MillraceError
 from transforms.settings import Settings
 from transforms.warehouse import Warehouse
@@ -56,7 +61,24 @@ def read(home: str, done: str) -> None:
 
 
 def run_until(point: str, source: str, home: str) -> None:
-    """Run, and be killed at a point: `before:` or `after:` a commit, the store's settings, or a note of what is online."""
+    """Run, and be killed at a point."""
+    die_at(point)
+    run_plain(PipelineParameters(source=source, home=home))
+
+
+def erase(author: str, home: str) -> None:
+    """Erase an author."""
+    run_erasure(Path(home), Wanted(author=author), is_dry=False)
+
+
+def erase_until(point: str, author: str, home: str) -> None:
+    """Erase an author, and be killed at a point."""
+    die_at(point)
+    erase(author, home)
+
+
+def die_at(point: str) -> None:
+    """Be killed `before:` or `after:` a commit, the store's settings, a note of what is online, or a step of an erasure."""
 
     def dying(owner: Any, attribute: str, name: Callable[[Any], str]) -> None:
         real = getattr(owner, attribute)
@@ -75,12 +97,23 @@ def run_until(point: str, source: str, home: str) -> None:
     dying(Warehouse, "_commit", lambda arguments: arguments[2].relation())
     dying(feature_repo.online, "write_store_settings", lambda _: "apply")
     dying(feature_repo.stores.columnar, "write_done", lambda arguments: f"online.{arguments[0].stem}")
-    run_plain(PipelineParameters(source=source, home=home))
+    for module, name in ERASING:
+        dying(module, name, lambda _, name=name: name)
 
 
+ERASING = (
+    (transforms.erase, "begin"),
+    (feature_repo.stores.deletion, "delete_entities"),
+    (feature_repo.erase, "erase_online"),
+    (feature_repo.erase, "replace_spine"),
+    (transforms.erase, "delete_files"),
+    (transforms.erase, "end"),
+)
 COMMANDS: dict[str, Callable[..., object]] = {
     "run": lambda source, home: run_plain(PipelineParameters(source=source, home=home)),
     "run_until": run_until,
+    "erase": erase,
+    "erase_until": erase_until,
     "maintain": lambda home: run_maintenance(MaintainParameters(home=home, keep_days=7)),
     "backfill": lambda home: run_backfill(BackfillParameters(home=home)),
     "read": read,

@@ -1,4 +1,4 @@
-"""Random lives of a home: rows on time, late, again, corrected, taken out, rejected and replayed; maintained and backfilled between.
+"""Random lives of a home: rows on time, late, again, corrected, taken out, rejected, replayed, erased; maintained and backfilled between.
 
 After every step staging is what the definition in plain Python says of all rows that passed, and so are the views; and a home that
 is made of the same raw rows at once says the same.
@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.transforms.histories import VERSIONS, Version, assert_activity_is_as_defined, assert_quality_is_as_defined, instants_of
+from transforms import backfill
 from transforms.accounting import recount
-from transforms.backfill import Span, fill, find
+from transforms.backfill import Span, fill
+from transforms.erase import Wanted, begin, delete_files, end, erase_rows, find, noted, recompute_views, refuse_what_is_left
 from transforms.featurize import featurize
 from transforms.ingest import ingest
 from transforms.maintain import compact, vacuum
@@ -58,8 +60,8 @@ class Home(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
-        self.passed: list[Version] = []
-        self.rejected: list[Version] = []
+        self.passed: list[tuple[int, Version]] = []  # with the number of the file
+        self.rejected: list[tuple[int, Version]] = []
         self.known: dict[tuple[str, int], Version] = {}
         self.n_files, self.minutes, self.is_mended = 0, 0, False
         (self.folder / "data").mkdir()
@@ -87,7 +89,7 @@ class Home(RuleBasedStateMachine):
         (self.folder / "data" / f"{self.n_files}.jsonl").write_text("".join(f"{text}\n" for text in lines))
         for number, version in enumerate(told):
             is_rejected = number in broken and not self.is_mended
-            (self.rejected if is_rejected else self.passed).append(version)
+            (self.rejected if is_rejected else self.passed).append((self.n_files, version))
         source = load_source(self.folder / "notes.yaml")
         ingest(source, self.warehouse)
         prepare(source, self.warehouse)
@@ -115,19 +117,45 @@ class Home(RuleBasedStateMachine):
     @rule()
     def backfill(self) -> None:
         """Nothing is missing, so nothing is filled."""
-        assert [due.n_rows for due in find(self.warehouse, Span())] == [0, 0, 0]
+        assert [due.n_rows for due in backfill.find(self.warehouse, Span())] == [0, 0, 0]
         fill(self.warehouse, Span(), self._now())
+
+    @precondition(lambda self: self.passed)
+    @rule(data=st.data(), what=st.sampled_from(["author", "record", "source_file"]))
+    def erase(self, data: st.DataObject, what: str) -> None:
+        """An author's, a record's or a file's rows go, and nothing that they were made into is left."""
+        file, version = data.draw(st.sampled_from(self.passed))
+        names = {"author": version.author, "record": version.record, "source_file": (self.folder / f"data/{file}.jsonl").as_uri()}
+        erase(self.warehouse, Wanted(**{what: names[what]}), self._now())
+
+        def stays(row: tuple[int, Version]) -> bool:
+            return (row[0] != file) if what == "source_file" else getattr(row[1], what) != names[what]
+
+        self.passed, self.rejected = list(filter(stays, self.passed)), list(filter(stays, self.rejected))
 
     @invariant()
     def says_what_the_definition_says(self) -> None:
         if not getattr(self, "n_files", 0):
             return
         assert recount(self.warehouse)["adds_up"].all()
-        versions = as_defined(self.passed)
+        versions = as_defined([version for _, version in self.passed])
         assert staged(self.warehouse) == sorted(map(row, versions))
         instants = instants_of(versions)[::7]
         assert_activity_is_as_defined(self.warehouse, versions, instants)
         assert_quality_is_as_defined(self.warehouse, versions, instants)
+
+
+def erase(warehouse: Warehouse, wanted: Wanted, now: datetime) -> None:
+    with warehouse.connect() as connection:
+        find(connection, warehouse, wanted)
+    begin(warehouse, wanted)
+    note = noted(warehouse)
+    assert note
+    erase_rows(warehouse, note)
+    recompute_views(warehouse, note, now)
+    delete_files(warehouse, note)
+    refuse_what_is_left(warehouse, note)
+    end(warehouse)
 
 
 def row(version: Version) -> tuple[Any, ...]:
@@ -141,5 +169,5 @@ def staged(warehouse: Warehouse) -> list[tuple[Any, ...]]:
     return sorted(frame.with_columns(texts, pl.col("event_timestamp", "known_timestamp").dt.timestamp("us")).rows())
 
 
-Home.TestCase.settings = settings(max_examples=5, stateful_step_count=6)
+Home.TestCase.settings = settings(max_examples=8, stateful_step_count=6)
 TestHome = Home.TestCase

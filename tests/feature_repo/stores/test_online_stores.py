@@ -17,6 +17,7 @@ import pytest
 import redis
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, RequestSource, ValueType
 from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.infra.online_stores.online_store import OnlineStore
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
@@ -29,6 +30,7 @@ from hypothesis import strategies as st
 from feature_repo import online_features, training_set
 from feature_repo.online import materialize
 from feature_repo.stores import online, serving
+from feature_repo.stores.deletion import can_delete, delete_entities
 from feature_repo.stores.serving import OpenStore, opened
 from transforms.warehouse import Warehouse
 
@@ -517,3 +519,50 @@ def test_every_record_is_served_what_it_would_be_trained_on(small: Warehouse, sp
     assert answered.columns[: asked.width] == asked.columns
     assert answered.select(trained.columns).equals(trained)
     assert answered.schema == trained.select(answered.columns).schema
+
+
+# --- deleting ---
+
+
+def test_deleted_entity_is_gone_and_nobody_else(stores: Stores) -> None:
+    for name in ("ann", "anne", "bob"):
+        stores.write(people, {"person_id": name}, {"age": 40})
+    stores.write(stats, {"driver_id": 1}, {"whole": 7})
+    delete_entities(stores.lean.config, stores.lean.provider.online_store, people, ["ann", "bob", "never there"])
+    ages = served(stores.lean, ["people:age"], [{"person_id": name} for name in ("ann", "anne", "bob")])
+    assert [bool(value) for value, _, _ in ages["people__age"]] == [False, True, False]
+    assert served(stores.lean, ["stats:whole"], [{"driver_id": 1}])["stats__whole"][0][0]
+
+
+def test_deleted_entity_leaves_no_bytes_behind(stores: Stores) -> None:
+    for number in range(300):
+        stores.write(people, {"person_id": f"quisling-{number}"}, {"age": number})
+    delete_entities(stores.lean.config, stores.lean.provider.online_store, people, [f"quisling-{number}" for number in range(300)])
+    assert not any(b"quisling" in key for key in every_key(stores))
+
+
+def every_key(stores: Stores) -> list[bytes]:
+    """All keys of a server; of SQLite the whole file, for deleted rows may stay in it."""
+    settings = stores.lean.config.online_store
+    if stores.kind == "sqlite":
+        return [path.read_bytes() for path in Path(settings.path).parent.glob("online.db*")]
+    if stores.kind == "redis":
+        host, port = settings.connection_string.split(",")[0].split(":")
+        return list(redis.Redis(host, int(port), 7).keys())
+    with stores.lean.provider.online_store._get_conn(stores.lean.config, autocommit=True) as connection:
+        return [key for (key,) in connection.execute('select entity_key from "lean"."lean_people"').fetchall()]
+
+
+class OtherStore(OnlineStore):
+    """A store of another kind."""
+
+    def online_write_batch(self, *_: Any) -> None: ...
+    def online_read(self, *_: Any) -> Any: ...
+    def update(self, *_: Any) -> None: ...
+    def teardown(self, *_: Any) -> None: ...
+
+
+def test_store_of_another_kind_is_refused_before_anything_goes() -> None:
+    assert not can_delete(OtherStore())
+    with pytest.raises(ValueError, match="OtherStore: entities cannot be deleted"):
+        delete_entities(None, OtherStore(), people, ["ann"])  # type: ignore[arg-type]

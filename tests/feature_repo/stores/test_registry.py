@@ -1,6 +1,5 @@
 """The registry's file is replaced whole."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,14 @@ def test_reader_sees_the_registry_before_until_the_new_one_is_whole(tmp_path: Pa
     store = AtomicFileRegistryStore(RegistryConfig(path=str(tmp_path / "registry.db")), tmp_path)
     store.update_registry_proto(Registry(registry_schema_version="1"))
     seen = []
-    fsync = os.fsync
+    replace = Path.replace
 
-    def look(descriptor: int) -> None:
+    def look(half: Path, target: Path) -> Path:
+        assert half.stat().st_size
         seen.append(store.get_registry_proto().registry_schema_version)
-        fsync(descriptor)
+        return replace(half, target)
 
-    monkeypatch.setattr("feast.infra.registry.file.os.fsync", look)
+    monkeypatch.setattr(Path, "replace", look)
     store.update_registry_proto(Registry(registry_schema_version="2"))
     assert seen == ["1"]
     assert store.get_registry_proto().registry_schema_version == "2"

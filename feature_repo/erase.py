@@ -1,0 +1,103 @@
+"""Erasing beside the warehouse: the online store, and the locks of training sets with their spines."""
+
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+import duckdb
+
+from feature_repo.client import repo_config, store_settings
+from feature_repo.locks import Lock, registered, replace_spine
+from feature_repo.online import identities, materialize
+from feature_repo.stores.done import done_path, read_done, write_done
+from transforms.erase import Noted, create_noted, every_file, touched
+from transforms.errors import ErasureError
+from transforms.featurize import VIEWS, files_with_entities, view_name
+from transforms.versions import PLACE
+from transforms.warehouse import Warehouse, files_of_version
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class TouchedLock(NamedTuple):
+    """A lock that an erasure touches: whether table versions it needs go, and how many rows of its spine."""
+
+    name: str
+    is_lost: bool
+    n_spine_rows: int
+
+
+def refuse_other_stores(warehouse: Warehouse) -> None:
+    """Raise `ErasureError` if the home's online store is one from which nothing can be deleted."""
+    from feast.infra.online_stores.helpers import get_online_store_from_config
+
+    from feature_repo.stores.deletion import can_delete
+
+    online_store = get_online_store_from_config(repo_config(warehouse.settings.root).online_store)
+    if not can_delete(online_store):
+        message = f"{type(online_store).__name__}: nothing can be deleted from this online store, so nothing is erased"
+        raise ErasureError(message)
+
+
+def erase_online(warehouse: Warehouse, note: Noted, now: datetime) -> None:
+    """Delete the touched entities from the online store, then write those of them that are still there; between the two none is served.
+
+    Writing alone would not do: an older row never overwrites a newer one, and the newest may be the erased one.
+    """
+    from feast import FeatureStore
+    from feast.infra.online_stores.helpers import get_online_store_from_config
+
+    from feature_repo.stores.deletion import delete_entities
+
+    home = warehouse.settings.root
+    store = FeatureStore(config=repo_config(home))
+    online_store = get_online_store_from_config(store.config.online_store)
+    for contract in VIEWS:
+        path = done_path(home, store_settings(home)["project"], view_name(contract))
+        done = read_done(path)
+        if done:  # else nothing was ever written
+            with warehouse.connect() as connection:
+                create_noted(connection, note)
+                files = files_with_entities(connection, warehouse.files(contract.relation()), contract, "touched_entities")
+            # the witness may be one of those that go, and what their files hold is not online any more
+            of_others = sorted(set(done.identities) - set(identities(warehouse, contract.relation(), files)))
+            write_done(path, replace(done, witness="", identities=of_others))
+            delete_entities(store.config, online_store, store.get_feature_view(view_name(contract)), touched(note, contract))
+    materialize(warehouse, now, warehouse.report)
+
+
+def touched_locks(warehouse: Warehouse, connection: duckdb.DuckDBPyConnection) -> list[TouchedLock]:
+    """List the locks that need data files with rows of `touched_entities`, or whose spines name what is in `erased_rows`."""
+    lost = {
+        file
+        for contract in VIEWS
+        for file in files_with_entities(connection, every_file(warehouse, contract), contract, "touched_entities")
+    }
+    found = []
+    for lock in registered(warehouse.settings.root):
+        files = {file for view, version in lock.tables.items() for file in files_of_version(warehouse.folder(f"features.{view}"), version)}
+        n_rows = lock.spine().num_rows - _spine_left(connection, lock).num_rows
+        if files & lost or n_rows:
+            found.append(TouchedLock(lock.name, bool(files & lost), n_rows))
+    return found
+
+
+def erase_spines(warehouse: Warehouse, note: Noted) -> None:
+    """Take the rows that name erased records, or the erased author, out of the spines of locks."""
+    with warehouse.connect() as connection:
+        create_noted(connection, note)
+        for lock in registered(warehouse.settings.root):
+            left = _spine_left(connection, lock)
+            if left.num_rows < lock.spine().num_rows:
+                replace_spine(lock, left)
+
+
+def _spine_left(connection: duckdb.DuckDBPyConnection, lock: Lock) -> "pa.Table":
+    spine = lock.spine()
+    stays = f"select record_id from staging.records anti join erased_rows using ({', '.join(PLACE)})"
+    vanished = f"select record_id from erased_rows where record_id not in ({stays})"
+    erased = {"record_id": vanished, "author_id": "select getvariable('erased_author')"}
+    named = [f"{column}::varchar in ({names})" for column, names in erased.items() if column in spine.column_names]
+    connection.register("spine", spine)
+    return connection.sql(f"from spine where not coalesce({' or '.join(named) or 'false'}, false)").to_arrow_table()

@@ -1,0 +1,71 @@
+"""`millrace erase`: take a person's or a record's data out of everything a home holds."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flows.commands import home_option, open_warehouse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flows.stages import Erasure
+
+
+@click.command()
+@click.option("--author", metavar="ID", help="All rows of an author.")
+@click.option("--record", metavar="ID", help="All versions of a record.")
+@click.option("--source-file", metavar="PATH", help="All rows that came in a file.")
+@home_option
+@click.option("--dry-run", is_flag=True, help="Tell what would go; change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def erase(author: str | None, record: str | None, source_file: str | None, home: str | None, *, dry_run: bool, yes: bool) -> None:
+    """Erase an author's, a record's or a file's data: it cannot be brought back.
+
+    It goes from raw, staging, quarantine, the accounts, the features, the online store, the spines of locked training sets, and
+    from all older versions of the tables; what is left is what a rebuild from the other rows gives. Rejected rows, which nobody
+    could read, go where their bytes name the id as a word. An erasure that is interrupted is finished by the next command that
+    writes.
+
+    \b
+    Not erased: the source's own files, texts of others that mention the id, training sets that were saved elsewhere, backups.
+
+    \b
+      millrace erase --author jane --dry-run
+      millrace erase --record CVE-2024-39337 --yes
+    """
+    from flows.stages import run_erasure
+    from transforms.erase import Wanted
+    from transforms.trace import find_uri
+
+    if sum(asked is not None for asked in (author, record, source_file)) != 1:
+        message = "say one of --author, --record and --source-file"
+        raise click.UsageError(message)
+    warehouse = open_warehouse(home)
+    root: Path = warehouse.settings.root
+    wanted = Wanted(author=author, record=record, source_file=find_uri(warehouse, source_file) if source_file is not None else None)
+    found = run_erasure(root, wanted, is_dry=True)
+    click.echo("\n".join(_lines(found)))
+    if dry_run:
+        click.echo("Nothing was changed.")
+        return
+    if not yes:
+        click.confirm("Erase this for ever?", abort=True)
+    run_erasure(root, wanted, is_dry=False)
+    click.echo("Erased; all data files were read back, and nothing of it is left in them.")
+
+
+def _lines(found: "Erasure") -> "Iterator[str]":
+    erased, locks = found
+    for relation, n_rows in erased.rows.items():
+        yield f"  {relation:<28}{n_rows:>11,} rows go" + (f", of {erased.n_records:,} records" if relation == "staging.records" else "")
+    for view, n_entities in erased.entities.items():
+        yield f"  {'features.' + view:<28}{erased.feature_rows[view]:>11,} rows of {n_entities:,} entities are computed again, or go"
+    for lock in locks:
+        spine = f"; {lock.n_spine_rows:,} rows of its spine go" if lock.n_spine_rows else ""
+        yield f"  lock {lock.name}: " + ("cannot be made again afterwards" if lock.is_lost else "its tables stay") + spine
+    if erased.n_mentions:
+        yield f"  {erased.n_mentions:,} rows of others mention it in their text, and stay"
+    files = erased.source_files
+    yield f"  in {len(files):,} files of the source, which are yours to mend: {', '.join(files[:3])}{' ...' if len(files) > 3 else ''}"  # noqa: PLR2004

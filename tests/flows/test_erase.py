@@ -1,0 +1,243 @@
+"""Erasing: nothing of a person is left in any file of a home, and the home is what it would be had the rows never come."""
+
+import json
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from feature_repo import online_features, training_set
+from feature_repo.locks import LockError
+from flows.stages import PipelineParameters, pending_work, run_erasure, run_plain
+from tests.flows.conftest import Notes, Warm, contents
+from transforms.erase import Wanted, noted
+from transforms.errors import ErasureError
+from transforms.settings import Settings
+from transforms.source import load_source
+from transforms.warehouse import RELATIONS, Warehouse
+
+PERSON = "quentin-4711"
+NEEDLES = (PERSON, "zanzibar", "case-q")  # the person's id, a word of every text, the beginning of every record's id
+SPINE = "select record_id, author_id, subject_id, known_timestamp as event_timestamp from staging.records order by all"
+FEATURES = ["author_activity:n_records_lifetime", "record_quality:n_words", "subject_activity:n_words_28d"]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def row(record: str, author: str, known: str, text: str | None, **changes: object) -> str:
+    given = {"id": record, "author": author, "about": "tea", "written": known, "known": known, "text": text, "label": "good"}
+    return json.dumps({**given, "gone": text is None, **changes})
+
+
+PERSONS = (
+    [
+        row("case-q1", PERSON, "2024-01-01T10:00:00Z", "zanzibar one"),
+        row("case-q1", PERSON, "2024-01-02T10:00:00Z", "zanzibar one", written="2024-01-01T10:00:00Z"),  # a repeat
+        row("case-q2", PERSON, "2024-01-03T10:00:00Z", "zanzibar two", about="zanzibar-only"),
+        row("case-q3", PERSON, "2024-01-03T10:00:00Z", "zanzibar three", written="not a time"),  # for quarantine
+    ],
+    [
+        row("case-q1", PERSON, "2024-02-01T10:00:00Z", "zanzibar corrected"),
+        row("r7", PERSON, "2024-02-02T10:00:00Z", "zanzibar, written on another's record"),
+        row("case-q2", PERSON, "2024-02-03T10:00:00Z", None),  # a tombstone
+        row("r8", PERSON, "2024-01-08T12:00:00Z", "zanzibar, between two that say the same"),
+        f'{{ "zanzibar" "{PERSON}"',  # cannot be read
+    ],
+)
+
+
+class Person(Notes):
+    """The growing source, with a person's rows among the others', or blank lines in their place."""
+
+    def __init__(self, folder: Path, *, is_there: bool) -> None:
+        super().__init__(folder)
+        self.is_there = is_there
+
+    def add(self) -> None:
+        super().add()
+        lines = PERSONS[self.n_added - 1] if self.is_there else []
+        file = self.folder / "data" / f"{self.n_added}.jsonl"
+        file.write_text(file.read_text() + "".join(f"{line}\n" for line in [*lines, *self.more()]))
+
+    def more(self) -> list[str]:
+        """Another's record that says the same before and after what the person wrote on it: a repeat only without the person."""
+        known = ("2024-01-08T11:00:00Z", "2024-01-08T13:00:00Z")[self.n_added - 1]
+        return [row("r8", "u3", known, "the same", written="2024-01-08T11:00:00Z")]
+
+
+def grow(folder: Path, warm: Warm, *, is_there: bool) -> Path:
+    notes = Person(folder / "source", is_there=is_there)
+    for _ in PERSONS:
+        notes.add()
+        warm.run("run", notes.source, folder / "home")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def grown(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source with the person's rows and its home, with a locked training set."""
+    folder = grow(tmp_path_factory.mktemp("person"), warm, is_there=True)
+    training_set(SPINE, FEATURES, folder / "home").register("march")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def without(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a home holds of the same source without the person's rows."""
+    return comparable(grow(tmp_path_factory.mktemp("without"), warm, is_there=False) / "home")
+
+
+@pytest.fixture
+def own(grown: Path, tmp_path: Path) -> Path:
+    """A copy of the home, to change. Locks and the store's settings hold its path, so the copy stands where the other did."""
+    shutil.copytree(grown, tmp_path / "kept")
+    yield grown
+    for name in ("home", "source"):
+        shutil.rmtree(grown / name)
+        shutil.copytree(tmp_path / "kept" / name, grown / name)
+
+
+def comparable(home: Path) -> dict[str, Any]:
+    """What a home says without where in its file a row stood; of entities, the values that hold, not when they were told again."""
+    found = contents(home)
+    for relation in RELATIONS:
+        frame = pl.read_delta(str(home.joinpath(*relation.split("."))))
+        if relation in {"accounting.files", "staging.repeats"}:
+            found[relation] = frame.select(name for name in frame.columns if name.startswith(("n_", "record_"))).sum().rows()
+            if relation == "staging.repeats":
+                found[relation] = frame.height
+        elif relation.startswith("features."):
+            key = next(name for name in frame.columns if name in {"record_id", "author_id", "subject_id"})
+            newest = frame.sort("created_timestamp").unique([key, "event_timestamp"], keep="last").sort(key, "event_timestamp")
+            values = pl.struct(pl.exclude(key, "event_timestamp", "created_timestamp"))
+            said = newest.filter(values.ne_missing(values.shift(1)).over(key) | (pl.int_range(pl.len()).over(key) == 0))
+            found[relation] = said.drop("created_timestamp").rows()
+        else:
+            place = {"load_id", "loaded_timestamp", "source_uri", "row_number"}
+            kept = frame.select(name for name in frame.columns if name not in place)
+            found[relation] = sorted(map(repr, kept.rows()))
+    return found
+
+
+def places_of(home: Path, needles: tuple[str, ...]) -> list[str]:
+    """Every file of a home in which a needle stands: Parquet and Arrow decoded, of all versions, SQLite and the rest as bytes."""
+    found = []
+    for path in sorted(path for path in home.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        if path.suffix == ".parquet":
+            content = repr(pl.read_parquet(path).rows()).encode()
+        elif path.suffix == ".arrow":
+            content = repr(pl.read_ipc_stream(path).rows()).encode()
+        found += [f"{path.relative_to(home)}: {needle}" for needle in needles if needle.encode() in content]
+    return found
+
+
+def test_search_finds_the_person_everywhere_before(grown: Path) -> None:
+    found = {place.split("/")[0] for place in places_of(grown / "home", NEEDLES)}
+    assert found == {"raw", "staging", "quarantine", "features", "feast", "locks"}
+
+
+def test_nothing_of_an_erased_person_is_left_and_the_others_are_as_if_alone(own: Path, without: dict[str, Any]) -> None:
+    home = own / "home"
+    erased, (lock,) = run_erasure(home, Wanted(author=PERSON), is_dry=False)
+    assert (lock.name, lock.is_lost, lock.n_spine_rows) == ("march", True, 6)
+    assert erased.rows == {"raw.records": 9, "staging.records": 6, "staging.repeats": 1, "quarantine.records": 2}
+    assert places_of(home, NEEDLES) == []
+    found = comparable(home)
+    assert {name for name in found if found[name] != without[name]} == set()
+    with pytest.raises(LockError, match="cannot be made again"):
+        training_set.rebuild("march", home=home)
+    served = online_features(["author_activity:n_records_lifetime"], [{"author_id": PERSON}, {"author_id": "u1"}], home)
+    assert served["author_activity__n_records_lifetime"].is_null().to_list() == [True, False]
+    again = training_set(SPINE, FEATURES, home).frame
+    assert again.height == pl.read_delta(str(home / "staging" / "records")).height
+
+
+def test_run_after_an_erasure_has_nothing_to_do_and_brings_nothing_back(own: Path) -> None:
+    home, source = own / "home", own / "source" / "notes.yaml"
+    run_erasure(home, Wanted(author=PERSON), is_dry=False)
+    assert pending_work(load_source(source), Warehouse(Settings(home=home))).nothing
+    summary = run_plain(PipelineParameters(source=str(source), home=str(home)))
+    assert summary.is_empty
+    assert places_of(home, NEEDLES) == []
+
+
+def test_erased_record_leaves_the_author(own: Path) -> None:
+    home = own / "home"
+    run_erasure(home, Wanted(record="case-q1"), is_dry=False)
+    assert places_of(home, ("case-q1", "zanzibar one", "zanzibar corrected")) == []
+    rows = pl.read_delta(str(home / "features" / "author_activity")).filter(pl.col("author_id") == PERSON)
+    assert rows.sort("event_timestamp", "created_timestamp")["n_records_lifetime"][0] == 1  # case-q2 is the first now
+
+
+def test_dry_run_counts_the_same_and_changes_nothing(own: Path, digest_of_tree: Callable[[Path], str]) -> None:
+    before = digest_of_tree(own / "home")
+    found = run_erasure(own / "home", Wanted(author=PERSON), is_dry=True)
+    assert digest_of_tree(own / "home") == before
+    assert found == run_erasure(own / "home", Wanted(author=PERSON), is_dry=False)
+
+
+def test_data_files_of_older_versions_go_and_other_views_versions_stay(own: Path) -> None:
+    home = own / "home"
+    run_erasure(home, Wanted(source_file=(own / "source" / "data" / "2.jsonl").as_uri()), is_dry=False)
+    for relation in ("raw.records", "staging.records", "quarantine.records"):
+        warehouse = Warehouse(Settings(home=home))
+        on_disk = {str(path) for path in warehouse.folder(relation).glob("*.parquet")}
+        assert on_disk == set(warehouse.files(relation))
+    assert not pl.read_delta(str(home / "raw" / "records"))["source_uri"].str.ends_with("/2.jsonl").any()
+
+
+def test_unknown_id_is_said_to_be_unknown(grown: Path) -> None:
+    with pytest.raises(ErasureError, match="holds nothing of that"):
+        run_erasure(grown / "home", Wanted(author="nobody"), is_dry=True)
+
+
+def test_rows_that_nobody_has_read_yet_are_refused(own: Path) -> None:
+    (own / "source" / "data" / "3.jsonl").write_text(row("r99", PERSON, "2024-03-01T10:00:00Z", "zanzibar") + "\n")
+    from transforms.ingest import ingest
+
+    ingest(load_source(own / "source" / "notes.yaml"), Warehouse(Settings(home=own / "home")))
+    with pytest.raises(ErasureError, match="loads of notes do not add up"):
+        run_erasure(own / "home", Wanted(author=PERSON), is_dry=False)
+
+
+POINTS = [
+    *(f"{side}:{relation}" for relation in RELATIONS for side in ("before", "after")),
+    *("after:begin", "before:delete_entities", "after:delete_entities", "after:erase_online"),
+    *("before:replace_spine", "after:replace_spine", "after:delete_files", "before:end", "after:end"),
+]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_erasure_that_is_killed_is_finished_by_the_next_run(warm: Warm, own: Path, without: dict[str, Any], point: str) -> None:
+    home = own / "home"
+    pid = warm.start("erase_until", point, PERSON, home)
+    assert warm.wait(pid) == -signal.SIGKILL, warm.log.read_text()
+    warm.run("run", own / "source" / "notes.yaml", home)
+    assert noted(Warehouse(Settings(home=home))) is None
+    assert places_of(home, NEEDLES) == []
+    found = comparable(home)
+    assert {name for name in found if found[name] != without[name]} == set()
+
+
+def test_erase_round_on_the_command_line(own: Path, millrace: Run) -> None:
+    home = str(own / "home")
+    told = millrace("erase", "--author", PERSON, "--home", home, "--dry-run")
+    assert told.returncode == 0, told.stderr
+    assert "raw.records                           9 rows go" in told.stdout
+    assert "lock march: cannot be made again afterwards; 6 rows of its spine go" in told.stdout
+    assert "Nothing was changed." in told.stdout
+    assert places_of(own / "home", NEEDLES)
+    refused = millrace("erase", "--author", PERSON, "--home", home)
+    assert refused.returncode == 1
+    assert "Erase this for ever?" in refused.stdout
+    done = millrace("erase", "--author", PERSON, "--home", home, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "nothing of it is left" in done.stdout
+    assert places_of(own / "home", NEEDLES) == []
+    assert millrace("status", "--home", home).returncode == 0
+    assert millrace("erase", "--author", "a", "--record", "b", "--home", home).returncode == 2

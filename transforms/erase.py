@@ -1,0 +1,288 @@
+"""Erasing: the rows of an author, a record or a file go from every table, from what was made of them, and from all older versions.
+
+What is left is what a rebuild from the rows that stay would give. What is to go is noted in the home before anything goes, so that
+an erasure which was killed is finished by whatever run comes next; the note goes last.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+from pydantic import BaseModel, model_validator
+
+from transforms.accounting import recount
+from transforms.errors import ErasureError
+from transforms.featurize import VIEWS, files_with_entities, recompute, view_name
+from transforms.prepare import ACCEPTED, transaction
+from transforms.replacing import replace_file
+from transforms.schemas.base import Contract
+from transforms.schemas.raw import RawRecord
+from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
+from transforms.sql import model
+from transforms.versions import PLACE, files_holding, publish_once, rows_staying
+from transforms.warehouse import Warehouse
+
+TRANSACTION = "erase"
+HELD: tuple[type[Contract], ...] = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord)
+
+
+class Wanted(BaseModel):
+    """Whose data is to go: an author's, a record's, or all that came in a file, by its URI. One of the three."""
+
+    author: str | None = None
+    record: str | None = None
+    source_file: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "Wanted":
+        if sum(item is not None for item in (self.author, self.record, self.source_file)) != 1:
+            message = "say one of author, record and source file"
+            raise ValueError(message)
+        return self
+
+    @property
+    def pattern(self) -> str | None:
+        """A regular expression, for RE2, that finds the author's or the record's id as a word of its own, in plain or in JSON's ASCII."""
+        name = self.author or self.record
+        if name is None:
+            return None
+        forms = {name, json.dumps(name)[1:-1]}
+        escaped = ("".join(char if char.isalnum() else f"\\x{{{ord(char):x}}}" for char in form) for form in sorted(forms))
+        return rf"(?:^|\W)(?:{'|'.join(escaped)})(?:\W|$)"
+
+
+class Erased(NamedTuple):
+    """What an erasure takes away, or would: rows of each table, records, and of each view the entities computed again and their rows."""
+
+    rows: dict[str, int]
+    n_records: int
+    entities: dict[str, int]
+    feature_rows: dict[str, int]
+    n_mentions: int
+    source_files: list[str]
+
+
+class Noted(NamedTuple):
+    """An erasure that has begun: whose data, its number, and the Parquet files of the rows to go and the entities they touch."""
+
+    wanted: Wanted
+    number: int
+    rows: Path
+    entities: Path
+
+
+def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wanted) -> Erased:
+    """Make the tables `erased_rows` and `touched_entities` of what is to go, and count what goes with it.
+
+    Raises `ErasureError` if nothing is found, or if rows are loaded of which nobody has yet read whose they are.
+    """
+    _refuse_unaccounted(warehouse)
+    _find(connection, warehouse, wanted)
+    outcomes = dict(connection.sql("select outcome, count(*) from erased_rows group by outcome").fetchall())
+    if not outcomes:
+        message = f"{warehouse.settings.root}: holds nothing of that; ids are told apart by capitals too"
+        raise ErasureError(message)
+    entities, feature_rows = {}, {}
+    for contract in VIEWS:
+        key, view = contract.key()[0], view_name(contract)
+        counts = f"from {contract.relation()} select count(distinct {key}), count(*)"
+        of_touched = f"{counts} where {key} in (select {key} from touched_entities)"
+        ((entities[view], feature_rows[view]),) = connection.sql(of_touched).fetchall()
+    ((n_records,),) = connection.sql("select count(distinct record_id) from erased_rows").fetchall()
+    mentions = f"""
+        from staging.records anti join erased_rows using ({", ".join(PLACE)})
+        select count(*) where regexp_matches(text, getvariable('erased_name'))
+    """
+    ((n_mentions,),) = connection.sql(mentions).fetchall()
+    files = [uri for (uri,) in connection.sql("select distinct source_uri from erased_rows order by all").fetchall()]
+    rows = {
+        RawRecord.relation(): sum(outcomes.values()),
+        StagedRecord.relation(): outcomes.get("staged", 0),
+        RepeatedRecord.relation(): outcomes.get("duplicate", 0),
+        QuarantinedRecord.relation(): outcomes.get("quarantined", 0),
+    }
+    return Erased(rows, n_records, entities, feature_rows, n_mentions, files)
+
+
+def begin(warehouse: Warehouse, wanted: Wanted) -> None:
+    """Note what is to go: from now on it goes, whatever happens. Every view must be up to date."""
+    with warehouse.scratch() as scratch, warehouse.connect() as connection:
+        _find(connection, warehouse, wanted)
+        half = scratch / "note"
+        half.mkdir()
+        for table in ("erased_rows", "touched_entities"):
+            connection.table(table).write_parquet(str(half / f"{table}.parquet"))
+        content = {"wanted": wanted.model_dump(), "number": warehouse.versions()[RawRecord.relation()]}
+        replace_file(half / "note.json", json.dumps(content).encode())
+        half.replace(_folder(warehouse))
+
+
+def noted(warehouse: Warehouse) -> Noted | None:
+    """Read which erasure has begun and not ended; None if none has."""
+    folder = _folder(warehouse)
+    if not folder.is_dir():
+        return None
+    content = json.loads((folder / "note.json").read_text("utf-8"))
+    return Noted(Wanted(**content["wanted"]), content["number"], folder / "erased_rows.parquet", folder / "touched_entities.parquet")
+
+
+def erase_rows(warehouse: Warehouse, note: Noted) -> None:
+    """Take the rows out of quarantine, repeats, staging and raw, and out of the accounts.
+
+    Of the records that lose a row it is decided anew which of those that stay are versions.
+    """
+    done = {TRANSACTION: note.number}
+    with warehouse.connect() as connection:
+        create_noted(connection, note)
+        _decide_again(connection)
+        accounts: pl.DataFrame = connection.sql(f"({model('erase/erased_accounts')}) union all ({model('staging/moved_accounts')})").pl()
+        publish_once(warehouse, AccountedFile, accounts.to_arrow().to_batches(), done)
+        _replace(connection, warehouse, QuarantinedRecord, done)
+        _replace(connection, warehouse, RepeatedRecord, done, arriving="staging/superseded_versions")
+        _replace(connection, warehouse, StagedRecord, done, leaving="leaving", arriving="staging/returned_versions")
+        _replace(connection, warehouse, RawRecord, done)
+        sources = connection.sql(f"select distinct source from {AccountedFile.relation()}").fetchall()
+    raw = warehouse.versions()[RawRecord.relation()]
+    publish_once(warehouse, StagedRecord, [], {transaction(source): raw for (source,) in sources})  # nothing is left to stage
+
+
+def delete_files(warehouse: Warehouse, note: Noted) -> int:
+    """Delete the data files of older versions that hold what was erased, or what was made of it; how many.
+
+    Of raw, staging, repeats and quarantine that is every older file: whoever reads them is up to date. Of a view it is those with
+    rows of a touched entity, so that other versions can still be read.
+    """
+    n_deleted = 0
+    with warehouse.connect() as connection:
+        create_noted(connection, note)
+        for contract in (*HELD, *VIEWS):
+            files = old_files(warehouse, contract)
+            if contract in VIEWS:
+                files = files_with_entities(connection, files, contract, "touched_entities")
+            for file in files:
+                Path(file).unlink()
+            n_deleted += len(files)
+    return n_deleted
+
+
+def every_file(warehouse: Warehouse, contract: type[Contract]) -> list[str]:
+    """List all data files in a table's folder, whichever version they are of."""
+    return [str(path) for path in sorted(warehouse.folder(contract.relation()).glob("*.parquet"))]
+
+
+def old_files(warehouse: Warehouse, contract: type[Contract]) -> list[str]:
+    """List the data files in a table's folder that its newest version does not have."""
+    current = set(warehouse.files(contract.relation()))
+    return [file for file in every_file(warehouse, contract) if file not in current]
+
+
+def refuse_what_is_left(warehouse: Warehouse, note: Noted) -> None:
+    """Read every data file back, of all versions; `ErasureError` if one still holds an erased row, or an entity that is no more."""
+    left: list[str] = []
+    with warehouse.connect() as connection:
+        create_noted(connection, note)
+        for contract in HELD:
+            left += files_holding(connection, every_file(warehouse, contract), "erased_rows")
+        for contract in VIEWS:
+            key = contract.key()[0]
+            vanished = f"select {key} from touched_entities where {key} not in (select {key} from staging.records where {key} is not null)"
+            connection.execute(f"create or replace temp table vanished as {vanished}")
+            left += files_with_entities(connection, every_file(warehouse, contract), contract, "vanished")
+        again = f"select distinct source_uri || ' row ' || row_number from ({model('erase/erased_rows')}) limit 5"
+        left += [row for (row,) in connection.sql(again).fetchall()]
+    if left:
+        message = "\n  ".join(["what was to be erased is still there; please report it:", *left])
+        raise ErasureError(message)
+
+
+def end(warehouse: Warehouse) -> None:
+    """Forget the note."""
+    with warehouse.scratch() as scratch:  # which is swept whole, whenever a run is killed
+        _folder(warehouse).replace(scratch / "ended")
+
+
+def recompute_views(warehouse: Warehouse, note: Noted, now: datetime) -> None:
+    """Compute the touched entities of every view again, in place of what was published of them."""
+    recompute(warehouse, pl.read_parquet(note.entities), now)
+
+
+def touched(note: Noted, contract: type[Contract]) -> list[str]:
+    """List the touched entities of a view."""
+    return pl.read_parquet(note.entities, columns=[contract.key()[0]]).to_series().drop_nulls().unique().sort().to_list()
+
+
+def create_noted(connection: duckdb.DuckDBPyConnection, note: Noted) -> None:
+    """Make the tables `erased_rows` and `touched_entities` of what was noted, and set the variables."""
+    set_wanted(connection, note.wanted)
+    for name, path in (("erased_rows", note.rows), ("touched_entities", note.entities)):
+        connection.read_parquet(str(path)).create(name)
+
+
+def set_wanted(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> None:
+    """Set the variables that the models of erasing read."""
+    values = {"author": wanted.author, "record": wanted.record, "file": wanted.source_file, "name": wanted.pattern}
+    for name, value in values.items():
+        connection.execute(f"set variable erased_{name} = $value::varchar", {"value": value})
+
+
+def _folder(warehouse: Warehouse) -> Path:
+    return warehouse.settings.root / "erasing"
+
+
+def _refuse_unaccounted(warehouse: Warehouse) -> None:
+    counted = recount(warehouse)
+    unsure = counted.filter(~pl.col("adds_up"))["source"].unique().sort().to_list()
+    if unsure:
+        message = (
+            f"{warehouse.settings.root}: loads of {', '.join(unsure)} do not add up, so nobody can say whose rows they are; "
+            "millrace run --source FILE stages what is loaded, millrace status shows which they are"
+        )
+        raise ErasureError(message)
+
+
+def _find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wanted) -> None:
+    set_wanted(connection, wanted)
+    for contract in (*HELD, *VIEWS):
+        if warehouse.table(contract.relation()) is None:
+            warehouse.create_view(connection, contract.relation(), [], contract.arrow_schema())
+    for name in ("erased_rows", "touched_entities"):
+        connection.execute(f"create table {name} as {model(f'erase/{name}')}")
+
+
+def _decide_again(connection: duckdb.DuckDBPyConnection) -> None:
+    """Decide which rows are versions without the erased ones; `moved_rows` change sides, and `leaving` is what leaves staging."""
+    places = ", ".join(PLACE)
+    connection.from_arrow(ACCEPTED.empty_table()).create("accepted")
+    # the rows accepted are not looked at as earlier ones, and it is those that are to be left out
+    connection.execute(f"insert into accepted by name select {places}, record_id from erased_rows")
+    connection.execute(f"create table earlier_rows as {model('staging/earlier_rows')}")
+    connection.execute("delete from accepted")
+    for name in ("versions", "moved_rows"):
+        connection.execute(f"create table {name} as {model(f'staging/{name}')}")
+    connection.from_arrow(StagedRecord.arrow_schema().empty_table()).create_view("spooled")
+    connection.execute(f"create view leaving as select {places} from erased_rows union all select {places} from moved_rows where is_staged")
+
+
+def _replace(
+    connection: duckdb.DuckDBPyConnection,
+    warehouse: Warehouse,
+    contract: type[Contract],
+    done: dict[str, int],
+    leaving: str = "erased_rows",
+    arriving: str | None = None,
+) -> None:
+    """Write the data files that hold rows of `leaving` anew without them, with the rows of a model beside."""
+    files = files_holding(connection, warehouse.files(contract.relation()), leaving)
+    staying = rows_staying(connection, warehouse, contract, files, leaving)
+    publish_once(warehouse, contract, chain(staying, _rows(connection, warehouse, arriving)), done, files)
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, name: str | None) -> Iterator[pa.RecordBatch]:
+    batches: Iterable[pa.RecordBatch] = connection.sql(model(name)).to_arrow_reader(warehouse.settings.batch_rows) if name else ()
+    yield from batches
