@@ -1,16 +1,19 @@
 """Rejected rows: what keeps them out, one of them whole, and another try once a rule or the mapping is mended."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import duckdb
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+import pyarrow as pa
+from deltalake import DeltaTable
 
 from transforms.errors import MillraceError
 from transforms.prepare import Account, account, finish_prepare, noted, quarantined, refuse_other_mapping, split, total
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord
 from transforms.source import Source
 from transforms.sql import model
-from transforms.versions import publish_versions
+from transforms.versions import publish_once, publish_versions
 from transforms.warehouse import Warehouse, data_files
 
 RELATION = QuarantinedRecord.relation()
@@ -60,7 +63,6 @@ def finish_replay(source: Source, warehouse: Warehouse) -> None:
 def _replay_until(version: int, source: Source, warehouse: Warehouse) -> Account:
     """Replay what was in quarantine at one of its versions; accounting, repeats, staging and quarantine each note that they have it."""
     transactions = noted(_transaction(source), version, source)
-    table = DeltaTable(str(warehouse.folder(RELATION)))
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
         files = data_files(DeltaTable(str(warehouse.folder(RELATION)), version=version))
         warehouse.create_view(connection, "tried", files, QuarantinedRecord.arrow_schema())
@@ -73,20 +75,15 @@ def _replay_until(version: int, source: Source, warehouse: Warehouse) -> Account
         passed = tried.with_columns(n_read=pl.lit(0, pl.Int64), n_quarantined=-n_passed).filter(n_passed > 0)
         if passed.height:
             publish_versions(connection, warehouse, spool, passed, transactions)
-        still_rejected = [pl.DataFrame(batch) for batch in quarantined(connection, warehouse)]
-        left = pl.concat([_none(), *still_rejected, connection.sql(model("staging/untried")).pl()])
-    QuarantinedRecord.gate(left)
-    rows = left.to_arrow().cast(QuarantinedRecord.arrow_schema())
-    done = CommitProperties(app_transactions=[Transaction(*item) for item in transactions.items()])
-    write_deltalake(table, rows, mode="overwrite", predicate=f"source = '{source.name}'", commit_properties=done)
+        publish_once(warehouse, QuarantinedRecord, _left(connection, warehouse), transactions, without=warehouse.files(RELATION))
     return total(tried)
+
+
+def _left(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterator[pa.RecordBatch]:
+    """Stream the rows that stay in quarantine: those that do not pass now either, then those that were not tried."""
+    yield from quarantined(connection, warehouse)
+    yield from connection.sql(model("staging/untried")).to_arrow_reader(warehouse.settings.batch_rows)
 
 
 def _transaction(source: Source) -> str:
     return f"replay:{source.name}"
-
-
-def _none() -> pl.DataFrame:
-    frame = pl.from_arrow(QuarantinedRecord.arrow_schema().empty_table())
-    assert isinstance(frame, pl.DataFrame)  # noqa: S101 - a table gives a frame
-    return frame

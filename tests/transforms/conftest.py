@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 
-from transforms import quarantine
 from transforms.accounting import recount
 from transforms.ingest import ingest
 from transforms.prepare import Account, prepare
 from transforms.schemas.base import Contract
-from transforms.schemas.staging import QuarantinedRecord
 from transforms.settings import Settings
 from transforms.source import Source
 from transforms.warehouse import Warehouse
@@ -98,16 +96,15 @@ def killed_before() -> Callable[..., AbstractContextManager[None]]:
 
     @contextmanager
     def run(contract: type[Contract], *, is_certain: bool = True) -> Iterator[None]:
-        publish, overwrite = Warehouse.publish, quarantine.write_deltalake
+        publish = Warehouse.publish
 
-        def dying(call: Callable[..., Any], given: type[Contract], *arguments: Any, **keywords: Any) -> Any:
+        def dying(home: Warehouse, given: type[Contract], *arguments: Any, **keywords: Any) -> Any:
             if given is contract:
                 raise KilledError
-            return call(*arguments, **keywords)
+            return publish(home, given, *arguments, **keywords)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Warehouse, "publish", lambda home, given, *rest, **more: dying(publish, given, home, given, *rest, **more))
-            patch.setattr(quarantine, "write_deltalake", lambda *rest, **more: dying(overwrite, QuarantinedRecord, *rest, **more))
+            patch.setattr(Warehouse, "publish", dying)
             with pytest.raises(KilledError) if is_certain else suppress(KilledError):
                 yield
 

@@ -1,4 +1,4 @@
--- untried: a source's rejected rows that came to quarantine after the version that is replayed.
+-- untried: the rejected rows that are not replayed: those of other sources, and those that came to quarantine since.
 -- grain: load_id, source_uri, row_number
 -- reads: quarantine.records, incoming
 select records.*
@@ -8,4 +8,3 @@ anti join incoming
         records.load_id = incoming.load_id
         and records.source_uri = incoming.source_uri
         and records.row_number = incoming.row_number
-where records.source = getvariable('source')
