@@ -187,10 +187,13 @@ def quarantine_replay(source: str, home: str | None) -> None:
 
 
 @main.command()
+@home_option
 @click.option("--markdown", is_flag=True, help="As the page docs/features.md.")
-def features(*, markdown: bool) -> None:
-    """List every feature with its type, range and meaning."""
+def features(home: str | None, *, markdown: bool) -> None:
+    """List every feature with its type, range and meaning; and of the home's sources, when their rows could be known."""
     from feature_repo.catalogue import catalogue, catalogue_markdown, kind
+    from flows.history import read_sources
+    from transforms.settings import Settings
 
     if markdown:
         click.echo(catalogue_markdown(), nl=False)
@@ -199,6 +202,11 @@ def features(*, markdown: bool) -> None:
         click.echo(f"\n{view}")
         for column in columns:
             click.echo(f"  {column.name:<28}{kind(column):<18}{column.bounds:<12}{column.description}")
+    sources = read_sources(Path(home) if home else Settings().root)
+    if sources:
+        click.echo("\nsources")
+    for name, known in sources.items():
+        click.echo(f"  {name:<28}{known}")
 
 
 @main.command("train-demo")

@@ -1,9 +1,12 @@
-"""What past runs of a home took: a line a run, from which `plan` and `backfill` tell what the next may take."""
+"""What past runs of a home took, from which `plan` and `backfill` tell what the next may take; and when its sources were known."""
 
 import contextlib
 import json
 from pathlib import Path
 from typing import NamedTuple
+
+from transforms.replacing import replace_file
+from transforms.source import Source
 
 STAGES = ("ingest", "prepare", "featurize", "materialize")
 
@@ -29,6 +32,18 @@ def note_run(home: Path, rows: dict[str, int], seconds: dict[str, float]) -> Non
     line = json.dumps({"rows": rows, "seconds": seconds})
     with history_path(home).open("a", encoding="utf-8") as file:
         file.write(f"\n{line}")  # the line feed comes first: a line that a kill tore spoils no other
+
+
+def note_source(home: Path, source: Source) -> None:
+    """Note when the rows of a source could be known, for the catalogue."""
+    path = home / "sources.json"
+    replace_file(path, json.dumps({**read_sources(home), source.name: source.known_in_words}, indent=2).encode())
+
+
+def read_sources(home: Path) -> dict[str, str]:
+    """Read when the rows of each source that was ever run could be known, in words."""
+    path = home / "sources.json"
+    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
 
 
 def read_rates(home: Path) -> dict[str, Rate]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, Field
 
-from flows.history import STAGES, note_run
+from flows.history import STAGES, note_run, note_source
 from transforms.errors import BreakingChangeError, FileRefusedError, HomeError, MillraceError
 from transforms.replacing import replace_file
 from transforms.settings import Settings
@@ -202,6 +202,7 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
         now = datetime.now(UTC)
         tidy(warehouse, now)
         refuse_breaking(warehouse, accepted=parameters.accept_breaking)
+        note_source(warehouse.settings.root, source)
         before = {relation: warehouse.n_rows(relation) for relation in (RAW, STAGING)}
         ingested = clock.time("ingest", call, ingest, source, warehouse)
         account = clock.time("prepare", call, prepare, source, warehouse)

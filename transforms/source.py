@@ -69,6 +69,17 @@ class Source(_Model):
         known = {"known_timestamp": self.known.column} if isinstance(self.known, KnownColumn) else {}
         return {**self.record.model_dump(), **known, "is_tombstone": self.tombstone}
 
+    @property
+    def known_in_words(self) -> str:
+        """When its rows could be known, for a reader of the catalogue."""
+        if isinstance(self.known, KnownColumn):
+            return f"known at {self.known.column}"
+        if self.known == "at_load":
+            return "known when loaded"
+        return (
+            "known at_event, in retrospect: a value may rest on a record that had not arrived, so training may see what serving cannot"
+        )
+
     def fields(self) -> list[str]:
         """Columns of the source that the mapping reads, attributes aside."""
         return sorted({column for expression in self.expressions().values() for column in column_references(expression)})

@@ -188,6 +188,17 @@ def test_help_is_light_and_teaches(millrace: Run) -> None:
         assert len(result.stdout.splitlines()) > 5
 
 
+def test_features_names_a_source_that_is_told_in_retrospect(millrace: Run, tmp_path: Path) -> None:
+    record = "{record_id: id, author_id: author, subject_id: about, event_timestamp: written, text: text}"
+    (tmp_path / "notes.yaml").write_text(f"name: notes\nuri: notes.jsonl\nknown: at_event\nrecord: {record}\n")
+    row = {"id": "r1", "author": "ann", "about": "tea", "written": "2024-05-01T00:00:00Z", "text": "hi"}
+    (tmp_path / "notes.jsonl").write_text(json.dumps(row) + "\n")
+    ran = millrace("run", "--source", "notes.yaml", "--home", "home", "--plain")
+    assert ran.returncode == 0, ran.stderr
+    (line,) = [line for line in millrace("features", "--home", "home").stdout.splitlines() if line.startswith("  notes ")]
+    assert "known at_event, in retrospect" in line
+
+
 def test_features_lists_every_feature(millrace: Run) -> None:
     result = millrace("features")
     assert result.returncode == 0
