@@ -13,7 +13,16 @@ from transforms.sql import model
 ENGINES = ("duckdb", "polars")
 KERNELS = {"features.record_quality": ("quality.py",)}
 # `featurize` lays these one over the other, so no header names them all
-ACTIVITY = ("record_changes", "entity_changes", "published_changes", "published", "relevant_versions", "lost_entities", "whole_versions")
+ACTIVITY = (
+    "record_changes",
+    "entity_changes",
+    "published_changes",
+    "published",
+    "relevant_versions",
+    "lost_entities",
+    "whole_versions",
+    "entity_instants",
+)
 MODELS = {
     "features.record_quality": ("standing_versions",),
     "features.author_activity": ("author_activity", *ACTIVITY),

@@ -76,9 +76,7 @@ class Source(_Model):
             return f"known at {self.known.column}"
         if self.known == "at_load":
             return "known when loaded"
-        return (
-            "known at_event, in retrospect: a value may rest on a record that had not arrived, so training may see what serving cannot"
-        )
+        return "known at_event, in retrospect: a value may rest on a record that had not arrived, so training may see what serving cannot"
 
     def fields(self) -> list[str]:
         """Columns of the source that the mapping reads, attributes aside."""

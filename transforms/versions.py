@@ -70,7 +70,7 @@ def _versions(
     """Stream the accepted rows that are versions, then the repeats that come back as some, then what stays of rewritten files."""
     yield from _spooled(spool, _is_kept(connection), StagedRecord.arrow_schema().names)
     if connection.sql("select 1 from moved_rows where not is_staged limit 1").fetchall():
-        with pa.memory_map(str(spool)) as file, pa.ipc.open_stream(file) as stream:
+        with pa.OSFile(str(spool)) as file, pa.ipc.open_stream(file) as stream:
             connection.register("spooled", stream)
             yield from connection.sql(model("staging/returned_versions")).to_arrow_reader(warehouse.settings.batch_rows)
     yield from rows_staying(connection, warehouse, StagedRecord, rewritten, "moved_rows")
@@ -102,9 +102,9 @@ def _is_kept(connection: duckdb.DuckDBPyConnection) -> np.ndarray:
 
 
 def _spooled(spool: Path, is_wanted: np.ndarray, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Stream accepted rows from the spool; of a mapped file only the columns asked for are read."""
+    """Stream accepted rows from the spool. It is read, not mapped: pages of a mapped file would count as this process's memory."""
     first = 0
-    with pa.memory_map(str(spool)) as file, pa.ipc.open_stream(file) as stream:
+    with pa.OSFile(str(spool)) as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:
             wanted = batch.select(columns).filter(pa.array(is_wanted[first : first + batch.num_rows]))
             first += batch.num_rows

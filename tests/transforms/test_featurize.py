@@ -33,6 +33,7 @@ from tests.transforms.histories import (
     stage,
     version,
 )
+from transforms.activity import add_up
 from transforms.code import code_digest
 from transforms.errors import GateError
 from transforms.featurize import VIEWS, Rows, consistent_versions, featurize, stale_views
@@ -293,3 +294,16 @@ def test_reader_between_two_views_of_a_run_sees_the_run_before(new_home: Callabl
     after = consistent_versions(warehouse)
     assert after == {view: warehouse.versions()[f"features.{view}"] for view in after}
     assert min(after[view] - before[view] for view in before) > 0
+
+
+def test_sums_run_over_each_entity_and_the_least_event_stays() -> None:
+    instants = pl.DataFrame(
+        {
+            "entity_id": ["v", "u", "u", "u"],
+            "instant_us": [5, 30, 10, 20],
+            "event_us": [None, 9, None, 4],
+            "n_words_1d": [7.0, -2.0, 1.0, 3.0],
+        }
+    )
+    expected = {"entity_id": ["u", "u", "u", "v"], "instant_us": [10, 20, 30, 5], "event_us": [None, 4, 4, None]}
+    assert add_up(instants).to_dict(as_series=False) == {**expected, "n_words_1d": [1.0, 4.0, 2.0, 7.0]}

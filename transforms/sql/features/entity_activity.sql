@@ -1,57 +1,6 @@
 -- entity_activity: what counts for an author or a subject from each instant on, in each window.
--- Sums are of whole numbers, as double: exact below 2^53, so their order cannot change a bit, and twice as fast as hugeint.
 -- grain: entity_id, event_timestamp
--- reads: all_changes (entity_changes, published_changes)
-with instants as (
-    select
-        entity_id,
-        instant_us,
-        min(event_us) as event_us,
-        sum(n_records_1d) as n_records_1d,
-        sum(n_records_7d) as n_records_7d,
-        sum(n_records_28d) as n_records_28d,
-        sum(n_records_lifetime) as n_records_lifetime,
-        sum(n_words_1d) as n_words_1d,
-        sum(n_words_7d) as n_words_7d,
-        sum(n_words_28d) as n_words_28d,
-        sum(n_words_lifetime) as n_words_lifetime,
-        sum(n_characters_1d) as n_characters_1d,
-        sum(n_characters_7d) as n_characters_7d,
-        sum(n_characters_28d) as n_characters_28d,
-        sum(n_characters_lifetime) as n_characters_lifetime,
-        sum(n_positive_1d) as n_positive_1d,
-        sum(n_positive_7d) as n_positive_7d,
-        sum(n_positive_28d) as n_positive_28d,
-        sum(n_positive_lifetime) as n_positive_lifetime
-    from all_changes
-    group by entity_id, instant_us
-),
-
-running as (
-    select
-        entity_id,
-        instant_us,
-        min(event_us) over so_far as first_event_us,
-        sum(n_records_1d) over so_far as n_records_1d,
-        sum(n_records_7d) over so_far as n_records_7d,
-        sum(n_records_28d) over so_far as n_records_28d,
-        sum(n_records_lifetime) over so_far as n_records_lifetime,
-        sum(n_words_1d) over so_far as n_words_1d,
-        sum(n_words_7d) over so_far as n_words_7d,
-        sum(n_words_28d) over so_far as n_words_28d,
-        sum(n_words_lifetime) over so_far as n_words_lifetime,
-        sum(n_characters_1d) over so_far as n_characters_1d,
-        sum(n_characters_7d) over so_far as n_characters_7d,
-        sum(n_characters_28d) over so_far as n_characters_28d,
-        sum(n_characters_lifetime) over so_far as n_characters_lifetime,
-        sum(n_positive_1d) over so_far as n_positive_1d,
-        sum(n_positive_7d) over so_far as n_positive_7d,
-        sum(n_positive_28d) over so_far as n_positive_28d,
-        sum(n_positive_lifetime) over so_far as n_positive_lifetime
-    from instants
-    window so_far as (partition by entity_id order by instant_us rows between unbounded preceding and current row)
-)
-
+-- reads: running (entity_instants, added up by `add_up`)
 select
     -- ids
     entity_id,
@@ -74,6 +23,6 @@ select
     n_positive_lifetime::double / nullif(n_records_lifetime, 0) as positive_ratio_lifetime,
     -- timestamps
     -- whole seconds: Feast's online stores keep no finer, and a value served must be the value trained on
-    make_timestamptz(first_event_us // 1000000 * 1000000) as first_event_timestamp,
+    make_timestamptz(event_us // 1000000 * 1000000) as first_event_timestamp,
     make_timestamptz(instant_us) as event_timestamp
 from running
