@@ -20,6 +20,9 @@ ARROW_TYPES: dict[pl.DataType, arrow.DataType] = {
     pl.Boolean(): arrow.bool_(),
     pl.Int64(): arrow.int64(),
     pl.Float64(): arrow.float64(),
+    pl.List(pl.String()): arrow.list_(arrow.string()),
+    pl.List(pl.Int64()): arrow.list_(arrow.int64()),
+    pl.List(pl.Float32()): arrow.list_(arrow.float32()),
     pl.Datetime("us", "UTC"): arrow.timestamp("us", "UTC"),
 }
 FAILURES = {"row": pl.UInt32, "column": pl.String, "rule": pl.String}
