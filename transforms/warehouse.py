@@ -35,7 +35,10 @@ RELATIONS = (
     "staging.repeats",
     "quarantine.records",
     "accounting.files",
+    "duplicates.contents",
+    "duplicates.documents",
     "features.record_quality",
+    "features.record_duplicates",
     "features.author_activity",
     "features.subject_activity",
 )
