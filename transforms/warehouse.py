@@ -246,8 +246,8 @@ class Warehouse:
         """Write, audit and publish batches in one commit, exactly once for the given transactions and code.
 
         `code` is the digest of what made the rows (`consumed(relation, CODE)` tells it, `FAMILY` the contract's version): the
-        same input through other code is no repeat. The data files in `without` leave the table in the same commit, and stay on disk for its older versions;
-        with `is_whole` all do, and the table takes the contract's columns as they are now.
+        same input through other code is no repeat. The data files in `without` leave the table in the same commit, and stay on
+        disk for its older versions; with `is_whole` all do, and the table takes the contract's columns as they are now.
         Raises `GateError` if a row breaks the contract, `AlreadyPublishedError` if another run was first with one of the
         transactions, `HomeError` if another run has taken one of the files in `without` away meanwhile. In all cases nothing is
         visible and the files written are gone.
