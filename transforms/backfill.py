@@ -18,14 +18,15 @@ from transforms.activity import announced, bucket_rows, create_changes, create_p
 from transforms.code import code_digest
 from transforms.errors import MillraceError
 from transforms.featurize import (
+    RECORD_KERNELS,
     TRANSACTION,
     VIEWS,
     Counted,
     Unfinished,
     has_columns_as_defined,
     is_made_by_other_code,
-    quality_rows,
     read_unfinished,
+    record_rows,
     write_unfinished,
 )
 from transforms.schemas.base import Contract
@@ -81,7 +82,7 @@ def fill(warehouse: Warehouse, span: Span, now: datetime) -> dict[str, Rows]:
 
 def _of_view(contract: type[Contract], span: Span) -> Span:
     """Windows look back: what they add up must be there from the beginning."""
-    return span._replace(start=None) if contract is RecordQuality else span
+    return span._replace(start=None) if contract in RECORD_KERNELS else span
 
 
 def _refuse_pending(warehouse: Warehouse) -> None:
@@ -154,7 +155,7 @@ def _opened(
         held = "select entity_id, epoch_us(event_timestamp) as instant_us from activity"
         connection.execute(f"create view held_instants as {held} where {not is_other_code}")
         expected = model("backfill/effective_instants")
-        if contract is not RecordQuality:
+        if contract not in RECORD_KERNELS:
             if not is_filling:  # a record whose own score is lacking has its instants all the same
                 scored = "entity_id as record_id, make_timestamptz(instant_us) as event_timestamp, 0 as n_words, 0 as n_characters"
                 scores = f"select {scored}, now() as created_timestamp from ({expected})"
@@ -171,18 +172,18 @@ def _due_rows(
 ) -> Iterator[pa.RecordBatch]:
     """Compute the entities in `due` from all that is staged; stream what lies in the span and is new or differs."""
     is_due = "in (select entity_id from due)"
-    if contract is RecordQuality:
+    if contract in RECORD_KERNELS:
         connection.execute(f"create or replace view arrived as select * from staging.records where record_id {is_due}")
         connection.execute("create or replace view gone as select * from staging.records limit 0")
-        rows = quality_rows(connection, contract, batch_rows, now, is_whole=False)
+        rows = record_rows(connection, contract, batch_rows, now, is_whole=False)
     else:
         entity = contract.key()[0]
         changes = f"select *, {entity} as entity_id from record_changes where {entity} {is_due}"
         create_published(connection, "select distinct entity_id, '-infinity'::timestamptz as event_timestamp from due")
         create_changes(connection, f"{changes} union all by name {announced('published')}")
         rows = bucket_rows(connection, contract, batch_rows, now)
-    # a score is a function of the text: one that is there stands, unless other code made it
-    is_kept = contract is not RecordQuality or is_other_code
+    # what is computed of a text alone stands once it is there, unless other code made it
+    is_kept = contract not in RECORD_KERNELS or is_other_code
     start, end = span.start or datetime.min.replace(tzinfo=UTC), span.end or datetime.max.replace(tzinfo=UTC)
     for batch in rows:
         instants = batch.column("event_timestamp")

@@ -11,7 +11,9 @@ from transforms.schemas.base import Contract
 from transforms.sql import model
 
 ENGINES = ("duckdb", "polars")
+# the files that a record view's kernel consists of, and the libraries that decide its values beside the engines
 KERNELS = {"features.record_quality": ("quality.py",)}
+LIBRARIES: dict[str, tuple[str, ...]] = {}
 # `featurize` lays these one over the other, so no header names them all
 ACTIVITY = (
     "record_changes",
@@ -24,7 +26,7 @@ ACTIVITY = (
     "entity_instants",
 )
 MODELS = {
-    "features.record_quality": ("standing_versions",),
+    **dict.fromkeys(KERNELS, ("standing_versions",)),
     "features.author_activity": ("author_activity", *ACTIVITY),
     "features.subject_activity": ("subject_activity", *ACTIVITY),
 }
@@ -32,7 +34,8 @@ MODELS = {
 
 def code_digest(contract: type[Contract]) -> int:
     """Digest everything that decides a feature table's values, as a number that a commit can carry as a transaction's version."""
-    content = [*(f"{engine} {version(engine)}" for engine in ENGINES), *_sources(contract.relation())]
+    packages = (*ENGINES, *LIBRARIES.get(contract.relation(), ()))
+    content = [*(f"{package} {version(package)}" for package in packages), *_sources(contract.relation())]
     return int(hashlib.sha256("\x1f".join(content).encode()).hexdigest()[:15], 16)
 
 
@@ -41,6 +44,7 @@ def _sources(relation: str) -> tuple[str, ...]:
     contracts = [item for item in vars(features).values() if isinstance(item, type) and issubclass(item, Contract)]
     contract = next(item for item in contracts if item.Config.metadata.get("key") and item.relation() == relation)
     columns = [repr((column.name, str(column.dtype), column.nullable, column.bounds)) for column in contract.columns()]
+    columns += [f"version {contract.version()}"]
     kernels = [files(text).joinpath(name).read_text("utf-8") for name in KERNELS.get(relation, ())]
     return (*columns, *kernels, *(sql for name in MODELS[relation] for sql in _models(name)))
 

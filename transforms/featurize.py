@@ -5,7 +5,7 @@ arrived since is what it works on; where the code is another, that is everything
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +25,9 @@ from transforms.sql import model
 from transforms.text.quality import score_quality
 from transforms.warehouse import CODE, AlreadyPublishedError, Rows, Warehouse
 
-VIEWS: tuple[type[Contract], ...] = (RecordQuality, AuthorActivity, SubjectActivity)
+# what is computed of a record's text alone: from the texts that stand at an instant to the rows of a view
+RECORD_KERNELS: dict[type[Contract], Callable[[pl.LazyFrame], pl.LazyFrame]] = {RecordQuality: score_quality}
+VIEWS: tuple[type[Contract], ...] = (*RECORD_KERNELS, AuthorActivity, SubjectActivity)
 TRANSACTION = "featurize"
 
 
@@ -161,7 +163,7 @@ def _publish_view(contract: type[Contract], warehouse: Warehouse, now: datetime,
     consumed = _consumed(contract, warehouse)
     # what other code made is replaced in one commit; older versions of the table keep it
     is_replaced = consumed < 0
-    compute = quality_rows if contract is RecordQuality else activity_rows
+    compute = record_rows if contract in RECORD_KERNELS else activity_rows
     with warehouse.connect() as connection:
         warehouse.create_arrivals(connection, StagedRecord, since=consumed)
         batches = compute(connection, contract, warehouse.settings.batch_rows, now, is_whole=is_replaced)
@@ -217,10 +219,10 @@ def _anew(connection: duckdb.DuckDBPyConnection, contract: type[Contract], batch
     untouched = f"not {_is_among(contract, 'lost_entities')}"
     yield from connection.sql(f"from touched_files where {untouched}").to_arrow_reader(batch_rows)
     connection.execute(f"create or replace view {contract.relation()} as from main.published_files where {untouched}")
-    if contract is RecordQuality:
+    if contract in RECORD_KERNELS:
         connection.from_arrow(StagedRecord.arrow_schema().empty_table()).create_view("arrived")
         connection.execute("create view gone as from lost_entities")
-        computed = quality_rows(connection, contract, batch_rows, now, is_whole=False)
+        computed = record_rows(connection, contract, batch_rows, now, is_whole=False)
     else:
         create_activity(connection, contract)
         computed = history_rows(connection, contract, batch_rows, now)
@@ -243,10 +245,10 @@ class Counted:
             yield batch.select(self._names)
 
 
-def quality_rows(
+def record_rows(
     connection: duckdb.DuckDBPyConnection, contract: type[Contract], batch_rows: int, now: datetime, *, is_whole: bool
 ) -> Iterator[pa.RecordBatch]:
-    """Score the texts of the versions in `arrived`, as `contract`; `is_new` tells the instants that were not published before."""
+    """Compute a record view from the texts of the versions in `arrived`; `is_new` tells the instants that were not published before."""
     touched = "true" if is_whole else "record_id in (select record_id from arrived union all select record_id from gone)"
     published = f"select distinct record_id, event_timestamp from {contract.relation()} where {touched}"
     connection.execute(f"create or replace table published_instants as {published}")
@@ -256,5 +258,5 @@ def quality_rows(
     """
     for batch in connection.sql(standing).to_arrow_reader(batch_rows):
         versions = pl.DataFrame(batch).with_columns(created_timestamp=pl.lit(now, pl.Datetime("us", "UTC")))
-        scored = score_quality(versions.lazy()).collect().with_columns(versions["is_new"])
+        scored = RECORD_KERNELS[contract](versions.lazy()).collect().with_columns(versions["is_new"])
         yield from view_batches(contract, scored.to_arrow())

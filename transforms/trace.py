@@ -17,9 +17,8 @@ from pydantic import BaseModel
 
 from transforms.code import code_digest
 from transforms.errors import MillraceError
-from transforms.featurize import TRANSACTION, VIEWS, consistent_versions, view_name
+from transforms.featurize import RECORD_KERNELS, TRANSACTION, VIEWS, consistent_versions, view_name
 from transforms.schemas.base import Contract
-from transforms.schemas.features import RecordQuality
 from transforms.schemas.staging import StagedRecord
 from transforms.sql import model
 from transforms.text.quality import score_quality
@@ -219,9 +218,9 @@ def trace_feature(
             f"{of_entity} and event_timestamp <= getvariable('instant') order by event_timestamp desc, created_timestamp desc limit 1"
         )
         stored = _rows(connection, f"from features.{view} {at_instant}")
-        if contract is RecordQuality:
+        if contract in RECORD_KERNELS:
             nothing = dict.fromkeys(features)
-            computed, records, n_records = _quality_by_record(connection, entity, at)
+            computed, records, n_records = _computed_by_record(connection, contract, entity, at)
         else:
             nothing = {name: 0 if name.startswith("n_") else None for name in features}
             computed, records, n_records = _activity_by_records(connection, key, entity, _window(feature), limit)
@@ -255,7 +254,8 @@ def trace_file(warehouse: Warehouse, path: str) -> FileTrace:
         _create_spans(connection, "source_uri", uri)
         views = []
         for contract in VIEWS:
-            if contract is RecordQuality:
+            if contract in RECORD_KERNELS:
+                connection.execute(f"create or replace view record_rows as from {contract.relation()}")
                 (touched,) = _rows(connection, model("lineage/standing_rows"), source_uri=uri)
             else:
                 key, view = contract.key()[0], contract.relation()
@@ -334,8 +334,10 @@ def _activity_by_records(
     return computed, records, counted["n_records"]
 
 
-def _quality_by_record(connection: duckdb.DuckDBPyConnection, record_id: str, at: datetime) -> tuple[Row, list[CountedRecord], int]:
-    """Score the text of the version that stands; nothing but nulls where none does, or a tombstone."""
+def _computed_by_record(
+    connection: duckdb.DuckDBPyConnection, contract: type[Contract], record_id: str, at: datetime
+) -> tuple[Row, list[CountedRecord], int]:
+    """Compute a record view from the text of the version that stands; nothing but nulls where none does, or a tombstone."""
     standing = _rows(connection, model("lineage/standing_version"), record_id=record_id, at=at)
     text = standing[0]["text"] if standing and not standing[0]["is_tombstone"] else None
     schema: dict[str, pl.DataType] = {
@@ -344,9 +346,10 @@ def _quality_by_record(connection: duckdb.DuckDBPyConnection, record_id: str, at
         "created_timestamp": INSTANT,
         "text": pl.String(),
     }
-    (scored,) = score_quality(pl.LazyFrame([{"record_id": record_id, "text": text}], schema)).collect().to_dicts()
-    counts = {name: scored[name] for name in ("n_words", "n_characters")}
-    return scored, [CountedRecord(**row, **counts, windows=["lifetime"]) for row in standing], len(standing)
+    texts = pl.LazyFrame([{"record_id": record_id, "text": text}], schema)
+    (computed,) = RECORD_KERNELS[contract](texts).collect().to_dicts()
+    (counts,) = score_quality(texts).select("n_words", "n_characters").collect().to_dicts()
+    return computed, [CountedRecord(**row, **counts, windows=["lifetime"]) for row in standing], len(standing)
 
 
 def _window(feature: str | None) -> str:

@@ -46,6 +46,7 @@ ROWS_OF_A_FILE = 2_000_000
 COMMIT_TRIES = 4
 PARTS = "parts"
 CODE = "code"
+FAMILY = "family"
 # an entry of the log is small, and what consumes a table or locks a version must find it after any time
 KEEP_LOG: dict[str, str | None] = {"delta.enableExpiredLogCleanup": "false"}
 Report = Callable[[str, int, int], None]
@@ -247,9 +248,9 @@ class Warehouse:
     ) -> Published:
         """Write, audit and publish batches in one commit, exactly once for the given transactions and code.
 
-        `code` is the digest of what made the rows (`consumed(relation, CODE)` tells it): the same input through other code
-        is no repeat. The data files in `without` leave the table in the same commit, and stay on disk for its older versions;
-        with `is_whole` all do, and the table takes the contract's columns as they are now.
+        `code` is the digest of what made the rows (`consumed(relation, CODE)` tells it, `FAMILY` the contract's version): the
+        same input through other code is no repeat. The data files in `without` leave the table in the same commit, and stay on
+        disk for its older versions; with `is_whole` all do, and the table takes the contract's columns as they are now.
         Raises `GateError` if a row breaks the contract, `AlreadyPublishedError` if another run was first with one of the
         transactions, `HomeError` if another run has taken one of the files in `without` away meanwhile. In all cases nothing is
         visible and the files written are gone.
@@ -281,7 +282,7 @@ class Warehouse:
         mode: str,
     ) -> DeltaTable:
         """Commit; again on the newest version where another run came between, unless it published the same."""
-        noted = transactions if code is None else {**transactions, CODE: code}
+        noted = transactions if code is None else {**transactions, CODE: code, FAMILY: contract.version()}
         commit = CommitProperties(app_transactions=[Transaction(*item) for item in noted.items()])
         actions: list[AddAction | RemoveAction] = [*added, *map(_remove, without)]
         for tries_left in reversed(range(COMMIT_TRIES)):

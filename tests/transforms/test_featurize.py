@@ -36,7 +36,7 @@ from tests.transforms.histories import (
 from transforms.activity import add_up
 from transforms.code import code_digest
 from transforms.errors import GateError
-from transforms.featurize import VIEWS, Rows, consistent_versions, featurize, stale_views
+from transforms.featurize import RECORD_KERNELS, VIEWS, Rows, consistent_versions, featurize, stale_views
 from transforms.schemas.features import AuthorActivity, RecordQuality, SubjectActivity
 from transforms.schemas.staging import StagedRecord
 from transforms.text import quality
@@ -210,7 +210,7 @@ def test_run_reports_the_rows_it_added(new_home: Callable[[], Warehouse]) -> Non
 def test_failing_gate_names_the_rule_and_leaves_nothing(new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch) -> None:
     warehouse = run(new_home(), [version("r1", 0)])
     folder = warehouse.folder("features.record_quality")
-    monkeypatch.setattr("transforms.featurize.score_quality", too_many_digits)
+    monkeypatch.setitem(RECORD_KERNELS, RecordQuality, too_many_digits)
     stage(warehouse, [version("r2", HOUR), version("r3", HOUR)])
     versions, files, rows = warehouse.versions(), set(folder.rglob("*.parquet")), rows_of(warehouse, "record_quality")
     rule = r"features\.record_quality: 2 rows .* break digit_ratio: less_than_or_equal_to\(1\).*nothing was committed"
@@ -225,7 +225,7 @@ def test_run_after_a_failed_gate_does_what_was_left(new_home: Callable[[], Wareh
     warehouse = run(new_home(), [version("r1", 0)])
     stage(warehouse, [version("r2", HOUR)])
     with monkeypatch.context() as patched:
-        patched.setattr("transforms.featurize.score_quality", too_many_digits)
+        patched.setitem(RECORD_KERNELS, RecordQuality, too_many_digits)
         with pytest.raises(GateError):
             featurize(warehouse, NOW + timedelta(days=1))
     featurize(warehouse, NOW + timedelta(days=1))
@@ -242,7 +242,7 @@ def too_many_digits(records: pl.LazyFrame) -> pl.LazyFrame:
 
 def other_code(patched: pytest.MonkeyPatch) -> None:
     """Make the kernel count one word more, and the code's digest tell it."""
-    patched.setattr("transforms.featurize.score_quality", one_word_more)
+    patched.setitem(RECORD_KERNELS, RecordQuality, one_word_more)
     patched.setattr("transforms.featurize.code_digest", lambda contract: 1 + code_digest(contract))
 
 

@@ -64,10 +64,10 @@ class RecordQuality(Contract):
     symbol_to_word_ratio: float = _number("Number signs and ellipses per word. Gopher keeps up to 0.1.", GOPHER)
 
     class Config(Contract.Config):
-        """Relation and key."""
+        """Relation, key, and the version of its family of features."""
 
         name = "features.record_quality"
-        metadata = {"key": ["record_id", "event_timestamp", "created_timestamp"]}  # noqa: RUF012
+        metadata = {"key": ["record_id", "event_timestamp", "created_timestamp"], "version": 1}  # noqa: RUF012
 
     @pa.dataframe_check(name="n_characters:null_beside_values")
     def _all_or_none(cls, data: PolarsData) -> pl.LazyFrame:  # noqa: N805
@@ -138,10 +138,10 @@ class AuthorActivity(_Activity):
     author_id: str = pa.Field(description="The author.")
 
     class Config(Contract.Config):
-        """Relation and key."""
+        """Relation, key, and the version of its family of features."""
 
         name = "features.author_activity"
-        metadata = {"key": ["author_id", "event_timestamp", "created_timestamp"]}  # noqa: RUF012
+        metadata = {"key": ["author_id", "event_timestamp", "created_timestamp"], "version": 1}  # noqa: RUF012
 
 
 class SubjectActivity(_Activity):
@@ -150,7 +150,7 @@ class SubjectActivity(_Activity):
     subject_id: str = pa.Field(description="The subject: product, channel, thread or queue.")
 
     class Config(Contract.Config):
-        """Relation and key."""
+        """Relation, key, and the version of its family of features."""
 
         name = "features.subject_activity"
-        metadata = {"key": ["subject_id", "event_timestamp", "created_timestamp"]}  # noqa: RUF012
+        metadata = {"key": ["subject_id", "event_timestamp", "created_timestamp"], "version": 1}  # noqa: RUF012

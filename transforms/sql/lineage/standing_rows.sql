@@ -1,6 +1,6 @@
--- standing_rows: how many instants of records' quality rest on a version that came from a file.
+-- standing_rows: how many instants of a record view rest on a version that came from a file.
 -- grain: none
--- reads: staging.records, features.record_quality
+-- reads: staging.records, record_rows
 with of_file as (
     select distinct record_id
     from staging.records
@@ -11,7 +11,7 @@ instants as (
     select distinct
         record_id,
         event_timestamp
-    from features.record_quality
+    from record_rows
     where record_id in (select of_file.record_id from of_file)
 ),
 
