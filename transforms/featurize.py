@@ -17,9 +17,11 @@ from deltalake import DeltaTable
 
 from transforms.activity import activity_rows, create_activity, history_rows, view_batches
 from transforms.code import code_digest
+from transforms.duplicates import bring_index_up, duplicate_rows
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
-from transforms.schemas.features import AuthorActivity, RecordQuality, SubjectActivity
+from transforms.schemas.duplicates import KnownDocument
+from transforms.schemas.features import AuthorActivity, RecordDuplicates, RecordQuality, SubjectActivity
 from transforms.schemas.staging import StagedRecord
 from transforms.sql import model
 from transforms.text.quality import score_quality
@@ -27,8 +29,10 @@ from transforms.warehouse import CODE, AlreadyPublishedError, Rows, Warehouse
 
 # what is computed of a record's text alone: from the texts that stand at an instant to the rows of a view
 RECORD_KERNELS: dict[type[Contract], Callable[[pl.LazyFrame], pl.LazyFrame]] = {RecordQuality: score_quality}
-VIEWS: tuple[type[Contract], ...] = (*RECORD_KERNELS, AuthorActivity, SubjectActivity)
+OF_RECORDS: tuple[type[Contract], ...] = (*RECORD_KERNELS, RecordDuplicates)
+VIEWS: tuple[type[Contract], ...] = (*OF_RECORDS, AuthorActivity, SubjectActivity)
 TRANSACTION = "featurize"
+RowsOfView = Callable[..., Iterator[pa.RecordBatch]]
 
 
 def view_name(contract: type[Contract]) -> str:
@@ -163,19 +167,36 @@ def _publish_view(contract: type[Contract], warehouse: Warehouse, now: datetime,
     consumed = _consumed(contract, warehouse)
     # what other code made is replaced in one commit; older versions of the table keep it
     is_replaced = consumed < 0
-    compute = record_rows if contract in RECORD_KERNELS else activity_rows
-    with warehouse.connect() as connection:
-        warehouse.create_arrivals(connection, StagedRecord, since=consumed)
-        batches = compute(connection, contract, warehouse.settings.batch_rows, now, is_whole=is_replaced)
-        try:
-            counted = Counted(batches, contract)
-            published = warehouse.publish(contract, counted, {TRANSACTION: version}, code_digest(contract), is_whole=is_replaced)
-        except AlreadyPublishedError:
-            return Rows(untouched=n_before)
+    done = {TRANSACTION: version}
+    try:
+        if contract is RecordDuplicates:
+            done |= bring_index_up(warehouse, now, done, code_digest(contract))
+        with warehouse.connect() as connection:
+            warehouse.create_arrivals(connection, StagedRecord, since=consumed)
+            compute = _kind(contract, warehouse, connection, is_whole=is_replaced)
+            counted = Counted(compute(connection, contract, warehouse.settings.batch_rows, now, is_whole=is_replaced), contract)
+            published = warehouse.publish(contract, counted, done, code_digest(contract), is_whole=is_replaced)
+    except AlreadyPublishedError:
+        return Rows(untouched=n_before)
     n_recomputed = published.n_rows - counted.n_new
     if is_replaced and n_before:
         return Rows(recomputed=published.n_rows)
     return Rows(counted.n_new, n_recomputed, n_before - n_recomputed)
+
+
+def _kind(contract: type[Contract], warehouse: Warehouse, connection: duckdb.DuckDBPyConnection, *, is_whole: bool) -> RowsOfView:
+    """How a view's rows are made; of duplicates, from the documents that came to the index since the view was made."""
+    if contract is not RecordDuplicates:
+        return record_rows if contract in RECORD_KERNELS else activity_rows
+    since = -1 if is_whole else warehouse.consumed(contract.relation(), KnownDocument.relation())
+    create_index_documents(warehouse, connection, since)
+    return duplicate_rows
+
+
+def create_index_documents(warehouse: Warehouse, connection: duckdb.DuckDBPyConnection, since: int = -1) -> None:
+    """Make `index_documents`: what the index of duplicates holds, or got after a version."""
+    files = warehouse.files(KnownDocument.relation(), since)
+    warehouse.create_view(connection, "index_documents", files, KnownDocument.arrow_schema())
 
 
 def recompute(warehouse: Warehouse, entities: pl.DataFrame, now: datetime) -> None:

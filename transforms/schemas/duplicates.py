@@ -18,10 +18,10 @@ class KnownContent(Contract):
     )
 
     class Config(Contract.Config):
-        """Relation and key."""
+        """Relation, key, and version."""
 
         name = "duplicates.contents"
-        metadata = {"key": ["content_id"]}  # noqa: RUF012
+        metadata = {"key": ["content_id"], "version": 1}  # noqa: RUF012
 
 
 class KnownDocument(Contract):
@@ -39,7 +39,7 @@ class KnownDocument(Contract):
     cluster_size: int = pa.Field(ge=1, nullable=True, description="Records of the cluster so far, this one counted.")
 
     class Config(Contract.Config):
-        """Relation and key."""
+        """Relation, key, and version."""
 
         name = "duplicates.documents"
-        metadata = {"key": ["record_id", "event_timestamp", "created_timestamp"]}  # noqa: RUF012
+        metadata = {"key": ["record_id", "event_timestamp", "created_timestamp"], "version": 1}  # noqa: RUF012

@@ -100,10 +100,10 @@ class RecordDuplicates(Contract):
     is_duplicate: int = pa.Field(ge=0, le=1, nullable=True, description="1 if it repeats an earlier-known record, else 0.")
 
     class Config(Contract.Config):
-        """Relation and key."""
+        """Relation, key, and the version of its family of features."""
 
         name = "features.record_duplicates"
-        metadata = {"key": ["record_id", "event_timestamp", "created_timestamp"]}  # noqa: RUF012
+        metadata = {"key": ["record_id", "event_timestamp", "created_timestamp"], "version": 1}  # noqa: RUF012
 
 
 class _Activity(Contract):
