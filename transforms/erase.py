@@ -17,11 +17,13 @@ import pyarrow as pa
 from pydantic import BaseModel, model_validator
 
 from transforms.accounting import recount
+from transforms.duplicates import INDEX
 from transforms.errors import ErasureError
-from transforms.featurize import VIEWS, files_with_entities, recompute, view_name
+from transforms.featurize import VIEWS, files_resting_on, files_with_entities, recompute, view_name
 from transforms.prepare import ACCEPTED, transaction
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
+from transforms.schemas.features import RecordDuplicates
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.sql import model
@@ -92,7 +94,7 @@ def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wa
     for contract in VIEWS:
         key, view = contract.key()[0], view_name(contract)
         counts = f"from {contract.relation()} select count(distinct {key}), count(*)"
-        of_touched = f"{counts} where {key} in (select {key} from touched_entities)"
+        of_touched = counts if contract is RecordDuplicates else f"{counts} where {key} in (select {key} from touched_entities)"
         ((entities[view], feature_rows[view]),) = connection.sql(of_touched).fetchall()
     ((n_records,),) = connection.sql("select count(distinct record_id) from erased_rows").fetchall()
     mentions = f"""
@@ -155,16 +157,16 @@ def erase_rows(warehouse: Warehouse, note: Noted) -> None:
 def delete_files(warehouse: Warehouse, note: Noted) -> int:
     """Delete the data files of older versions that hold what was erased, or what was made of it; how many.
 
-    Of raw, staging, repeats and quarantine that is every older file: whoever reads them is up to date. Of a view it is those with
-    rows of a touched entity, so that other versions can still be read.
+    Of raw, staging, repeats, quarantine and the index of duplicates that is every older file: whoever reads them is up to date. Of
+    a view it is those with values that rest on a touched entity, so that other versions can still be read.
     """
     n_deleted = 0
     with warehouse.connect() as connection:
         create_noted(connection, note)
-        for contract in (*HELD, *VIEWS):
+        for contract in (*HELD, *INDEX, *VIEWS):
             files = old_files(warehouse, contract)
             if contract in VIEWS:
-                files = files_with_entities(connection, files, contract, "touched_entities")
+                files = files_resting_on(connection, files, contract, "touched_entities")
             for file in files:
                 Path(file).unlink()
             n_deleted += len(files)
@@ -194,6 +196,9 @@ def refuse_what_is_left(warehouse: Warehouse, note: Noted) -> None:
             vanished = f"select {key} from touched_entities where {key} not in (select {key} from staging.records where {key} is not null)"
             connection.execute(f"create or replace temp table vanished as {vanished}")
             left += files_with_entities(connection, every_file(warehouse, contract), contract, "vanished")
+        wholes: tuple[type[Contract], ...] = (*INDEX, RecordDuplicates)
+        for whole in wholes:  # made again whole, so that no row names or counts what is gone
+            left += old_files(warehouse, whole)
         again = f"select distinct source_uri || ' row ' || row_number from ({model('erase/erased_rows')}) limit 5"
         left += [row for (row,) in connection.sql(again).fetchall()]
     if left:

@@ -209,6 +209,9 @@ def recompute(warehouse: Warehouse, entities: pl.DataFrame, now: datetime) -> No
     for contract in VIEWS:
         if warehouse.consumed(contract.relation(), TRANSACTION) == version:
             continue
+        if contract is RecordDuplicates:
+            _publish_duplicates_anew(warehouse, now, version)
+            continue
         with warehouse.connect() as connection:
             connection.register("entities", entities.to_arrow())
             connection.execute("create table lost_entities as from entities")
@@ -220,6 +223,21 @@ def recompute(warehouse: Warehouse, entities: pl.DataFrame, now: datetime) -> No
             code = warehouse.consumed(contract.relation(), CODE)
             batches = _anew(connection, contract, warehouse.settings.batch_rows, now)
             warehouse.publish(contract, batches, {TRANSACTION: version}, code, touched)
+
+
+def _publish_duplicates_anew(warehouse: Warehouse, now: datetime, version: int) -> None:
+    """Make index and view of duplicates again, whole: rows of other records name what is gone, or count it."""
+    done, code = {TRANSACTION: version}, code_digest(RecordDuplicates)
+    done |= bring_index_up(warehouse, now, done, code, is_anew=True)
+    with warehouse.connect() as connection:
+        create_index_documents(warehouse, connection)
+        rows = duplicate_rows(connection, RecordDuplicates, warehouse.settings.batch_rows, now, is_whole=True)
+        warehouse.publish(RecordDuplicates, Counted(rows, RecordDuplicates), done, code, is_whole=True)
+
+
+def files_resting_on(connection: duckdb.DuckDBPyConnection, files: list[str], contract: type[Contract], entities: str) -> list[str]:
+    """List those of a view's data files whose values rest on one of the entities in a table; of duplicates that may be any of them."""
+    return files if contract is RecordDuplicates else files_with_entities(connection, files, contract, entities)
 
 
 def files_with_entities(connection: duckdb.DuckDBPyConnection, files: list[str], contract: type[Contract], entities: str) -> list[str]:

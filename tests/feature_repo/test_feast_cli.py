@@ -67,7 +67,7 @@ def free_port() -> int:
 
 def test_definitions_are_listed(home: Path) -> None:
     listed = feast(home, "feature-views", "list")
-    for view in ("record_quality", "author_activity", "subject_activity", "author_tenure"):
+    for view in ("record_quality", "record_duplicates", "author_activity", "subject_activity", "author_tenure"):
         assert view in listed
 
 

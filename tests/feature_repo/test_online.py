@@ -61,7 +61,7 @@ def test_served_features_equal_those_of_a_training_set(served: Warehouse, spine:
 
 def test_second_materialize_writes_nothing(served: Warehouse) -> None:
     before = (served.settings.root / "feast" / "online.db").read_bytes()
-    assert fill(served, FIRST) == {"record_quality": 0, "author_activity": 0, "subject_activity": 0}
+    assert fill(served, FIRST) == {"record_quality": 0, "record_duplicates": 0, "author_activity": 0, "subject_activity": 0}
     assert (served.settings.root / "feast" / "online.db").read_bytes() == before
 
 

@@ -20,7 +20,7 @@ from transforms.accounting import recount
 from transforms.settings import Settings
 from transforms.warehouse import RELATIONS, Warehouse
 
-VIEWS = ("record_quality", "author_activity", "subject_activity")
+VIEWS = ("record_quality", "record_duplicates", "author_activity", "subject_activity")
 ROOT = Path(__file__).parent.parent.parent
 DAYS = ("2024-05-09", "2024-05-10", "2024-05-11")
 

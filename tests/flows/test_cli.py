@@ -19,7 +19,7 @@ from transforms.settings import Settings
 from transforms.warehouse import Warehouse
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-VIEWS = ["record_quality", "author_activity", "subject_activity"]
+VIEWS = ["record_quality", "record_duplicates", "author_activity", "subject_activity"]
 
 
 @pytest.fixture(scope="module")

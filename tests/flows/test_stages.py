@@ -49,7 +49,7 @@ def test_run_says_that_changed_code_computes_a_view_again(tmp_path: Path, monkey
     assert not pending_work(source, warehouse).nothing
     assert ["has changed" in step.why for step in plan_run(source, warehouse).steps] == 3 * [True]
     summary = run_plain(parameters)
-    views = ("record_quality", "author_activity", "subject_activity")
+    views = ("record_quality", "record_duplicates", "author_activity", "subject_activity")
     assert [notice.split(":")[0] for notice in summary.notices] == [f"features.{view}" for view in views]
     assert pending_work(source, warehouse).nothing
     assert run_plain(parameters).notices == []

@@ -5,12 +5,30 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.transforms.histories import DAY, HOUR, LAGS, NOW, OFFSETS, START, Version, by_entity, by_known, cut, newest, row_at, rows_of, run, stage, version
+from tests.transforms.histories import (
+    DAY,
+    HOUR,
+    LAGS,
+    NOW,
+    OFFSETS,
+    START,
+    Version,
+    by_entity,
+    by_known,
+    cut,
+    newest,
+    row_at,
+    rows_of,
+    run,
+    stage,
+    version,
+)
 from transforms.duplicates import find_roots
 from transforms.featurize import featurize
 from transforms.schemas.duplicates import KnownContent, KnownDocument
@@ -96,7 +114,7 @@ def expected_rows(versions: Sequence[Version], n_heads: int = HEADS) -> dict[str
 
 
 def likeness(left: list[int], right: list[int]) -> float:
-    return float(estimate_similarity(pl.Series([left]).list.to_array(BANDS).to_numpy(), pl.Series([right]).list.to_array(BANDS).to_numpy())[0])
+    return float(estimate_similarity(np.array([left]), np.array([right]))[0])
 
 
 def values_at(rows: Sequence[dict[str, Any]], instant: int) -> dict[str, Any]:

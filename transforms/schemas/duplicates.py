@@ -25,7 +25,7 @@ class KnownContent(Contract):
 
 
 class KnownDocument(Contract):
-    """What a record said from an instant on, and the earlier record it resembles. A newer `created_timestamp` wins; null: nothing stands."""
+    """What a record said from an instant on, and which record said it first. A newer `created_timestamp` wins; null: nothing stands."""
 
     record_id: str = pa.Field(description="Key of the record.")
     event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="From when on the version stands: written and known.")

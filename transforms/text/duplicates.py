@@ -5,6 +5,7 @@ same where the sets of runs of five letters, digits and blanks in them are alike
 signatures of 128 values of 8 bits. A signature is kept as its 16 bands of 8 values, each a whole number that is its own bucket.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
@@ -22,11 +23,13 @@ _PADDING = "\0" * (SHINGLE - 1)
 # texts whose shingles, a few numbers each, stay within a processor's cache
 _BLOCK = 2_000
 # from an empty value, the order in which the others are asked: for each value its own, fixed for ever
-_SEEKS = (np.random.Generator(np.random.PCG64(2014)).permuted(np.tile(np.arange(_VALUES), (_VALUES, 1)), axis=1) - np.arange(_VALUES)[:, None]).T
+_SEEKS = (
+    np.random.Generator(np.random.PCG64(2014)).permuted(np.tile(np.arange(_VALUES), (_VALUES, 1)), axis=1) - np.arange(_VALUES)[:, None]
+).T
 
 
 def normalise(text: pl.Expr) -> pl.Expr:
-    """Bring a text to the form that is digested. Normalising costs ten times the rest, and leaves ASCII as it is."""
+    """Bring a text to the form that is digested; NFKC, the costly step, leaves ASCII as it is."""
     is_ascii = text.str.len_bytes() == text.str.len_chars()
     composed = pl.when(is_ascii).then(text).otherwise(text.str.normalize("NFKC"))
     return composed.str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
@@ -58,7 +61,19 @@ def estimate_similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Estimate the Jaccard similarity of signatures, row by row; of values that differ, 1 in 256 agree in their 8 bits by chance."""
     agreeing = np.ascontiguousarray(left).view(np.uint8) == np.ascontiguousarray(right).view(np.uint8)
     share = agreeing.reshape(-1, _VALUES).mean(axis=1)
-    return np.clip((share - 1 / 256) / (1 - 1 / 256), 0, 1)
+    similarity: np.ndarray = np.clip((share - 1 / 256) / (1 - 1 / 256), 0, 1)
+    return similarity
+
+
+def compare_texts(text: str, others: Sequence[str]) -> list[float]:
+    """Tell how like each of some texts one is: 1 where the normal form is the same, else as their signatures say."""
+    normal = pl.select(normalise(pl.lit(pl.Series([text, *others])))).to_series()
+    signatures = sign(normal)
+    return [1.0 if normal[place] == normal[0] else _likeness(signatures[0], signatures[place]) for place in range(1, len(normal))]
+
+
+def _likeness(left: pl.Series | None, right: pl.Series | None) -> float:
+    return 0.0 if left is None or right is None else float(estimate_similarity(left.to_numpy(), right.to_numpy())[0])
 
 
 def _sign_block(words: pl.Series) -> np.ndarray:
