@@ -67,8 +67,8 @@ def duplicate_rows(
 
 
 def _new_contents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> Iterator[pa.RecordBatch]:
-    """Digest what records say anew into `incoming`; stream the texts that were never seen, signed, and keep them in `new_contents`."""
-    connection.execute("create table incoming (record_id varchar, event_timestamp timestamptz, content_id bigint)")
+    """Digest what records say anew into `arriving_documents`; stream the texts that were never seen, signed: `new_contents`."""
+    connection.execute("create table arriving_documents (record_id varchar, event_timestamp timestamptz, content_id bigint)")
     connection.from_arrow(KnownContent.arrow_schema().empty_table()).create("new_contents")
     connection.execute(f"create table held_documents as {model('duplicates/held_documents')}")
     touched = "record_id in (select record_id from arrived union all select record_id from gone)"
@@ -79,7 +79,7 @@ def _new_contents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> Ite
         documents = pl.DataFrame(batch).with_columns(normal=normalise(pl.col("text")))
         documents = documents.with_columns(content_id=digest_contents(documents["normal"]))
         writing.register("batch_documents", documents.select("record_id", "event_timestamp", "content_id").to_arrow())
-        writing.execute("insert into incoming from batch_documents")
+        writing.execute("insert into arriving_documents from batch_documents")
         writing.register("batch_contents", documents.select("content_id", "normal").drop_nulls().unique("content_id").to_arrow())
         fresh: pl.DataFrame = writing.sql("from batch_contents anti join seen_contents using (content_id)").pl()
         signed = fresh.select("content_id", sign(fresh["normal"])).to_arrow().cast(KnownContent.arrow_schema())
@@ -92,11 +92,13 @@ def _new_contents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> Ite
 def _changed_documents(connection: duckdb.DuckDBPyConnection, batch_rows: int, now: datetime) -> Iterator[pa.RecordBatch]:
     """Label what records say from the first change on; stream the documents with other values than the index holds."""
     connection.execute(f"set variable first_change = ({model('duplicates/first_change')})")
-    for name in ("told_documents", "known_contents"):
-        connection.execute(f"create table {name} as {model(f'duplicates/{name}')}")
     known = f"select * from {KnownContent.relation()} union all select * from new_contents"
-    connection.execute(f"create view signed_contents as select distinct on (content_id) * from ({known})")
-    connection.execute(f"create table members as {model('duplicates/members')}")
+    connection.execute(f"create view signed_contents as {known}")
+    is_first = not connection.execute("from held_documents limit 1").fetchall()
+    for name in ("told_documents", "fresh_contents", "neighbours", "known_contents", "members"):
+        # where nothing was said before there are no neighbours, and looking for them would cost as much as all else
+        limit = "limit 0" if is_first and name == "neighbours" else ""
+        connection.execute(f"create table {name} as {model(f'duplicates/{name}')} {limit}")
     _find_parents(connection, batch_rows)
     for name in ("labelled_contents", "labelled_documents"):
         connection.execute(f"create table {name} as {model(f'duplicates/{name}')}")

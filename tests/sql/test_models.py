@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from transforms.prepare import ACCEPTED, REJECTED
-from transforms.schemas.features import AuthorActivity, RecordQuality, SubjectActivity
+from transforms.schemas.duplicates import KnownContent, KnownDocument
+from transforms.schemas.features import AuthorActivity, RecordDuplicates, RecordQuality, SubjectActivity
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.sql import __file__ as sql_package
@@ -24,6 +25,9 @@ HERE = Path(__file__).parent
 SQL = Path(sql_package).parent
 MODELS = {path.stem: f"{path.parent.name}/{path.stem}" for path in sorted(SQL.rglob("*.sql"))}
 EARLIER = StagedRecord.arrow_schema().append(pa.field("earlier_id", pa.int64())).append(pa.field("is_staged", pa.bool_()))
+ARRIVING = {"record_id", "event_timestamp", "content_id"}
+LABELLED = pa.schema([("content_id", pa.int64()), ("root_id", pa.int64()), ("origin_id", pa.string()), ("origin_similarity", pa.float64())])
+FIRST = pa.schema([*LABELLED, ("record_id", pa.string()), ("event_timestamp", pa.timestamp("us", "UTC"))])
 CASES = sorted(path.parent for path in HERE.rglob("given.yaml"))
 CONTRACTS = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, AccountedFile, RecordQuality, AuthorActivity, SubjectActivity)
 TYPES = {contract.relation(): contract.arrow_schema() for contract in CONTRACTS} | {
@@ -40,6 +44,19 @@ TYPES = {contract.relation(): contract.arrow_schema() for contract in CONTRACTS}
     "versions": pa.schema([("accepted_id", pa.int64()), ("earlier_id", pa.int64())]),
     "rejected": REJECTED,
     "traced_versions": StagedRecord.arrow_schema(),
+    "duplicates.contents": KnownContent.arrow_schema(),
+    "duplicates.documents": KnownDocument.arrow_schema(),
+    **dict.fromkeys(("held_documents", "index_documents", "labelled_documents"), KnownDocument.arrow_schema()),
+    "arriving_documents": pa.schema([field for field in KnownDocument.arrow_schema() if field.name in ARRIVING]),
+    "told_documents": pa.schema(
+        [*KnownDocument.arrow_schema(), ("is_before", pa.bool_()), ("is_statement", pa.bool_()), ("run", pa.int64())]
+    ),
+    **dict.fromkeys(("known_contents", "fresh_contents"), FIRST),
+    "neighbours": pa.schema([("content_id", pa.int64())]),
+    "signed_contents": KnownContent.arrow_schema(),
+    "members": pa.schema([*FIRST, ("is_fresh", pa.bool_()), ("band_keys", pa.list_(pa.int64())), ("position", pa.int64())]),
+    "labelled_contents": LABELLED,
+    "published_duplicates": RecordDuplicates.arrow_schema(),
 }
 
 

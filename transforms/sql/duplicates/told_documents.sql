@@ -1,17 +1,17 @@
 -- told_documents: what records say from the first change on, each after what the record said last before it (`is_before`).
 -- A document that says what the record's last one did is no statement, and has that one's values; `run` tells which that is.
 -- grain: record_id, event_timestamp
--- reads: incoming, held_documents
+-- reads: arriving_documents, held_documents
 with staying as (
     select
         held_documents.record_id,
         held_documents.event_timestamp,
         held_documents.content_id
     from held_documents
-    anti join incoming
+    anti join arriving_documents
         on
-            held_documents.record_id = incoming.record_id
-            and held_documents.event_timestamp = incoming.event_timestamp
+            held_documents.record_id = arriving_documents.record_id
+            and held_documents.event_timestamp = arriving_documents.event_timestamp
     where held_documents.event_timestamp >= getvariable('first_change')
 ),
 
@@ -20,7 +20,7 @@ arriving as (
         record_id,
         event_timestamp,
         content_id
-    from incoming
+    from arriving_documents
     where event_timestamp >= getvariable('first_change')
 ),
 
@@ -63,5 +63,5 @@ compared as (
 
 select
     *,
-    sum((is_before or is_statement)::int) over (partition by record_id order by event_timestamp) as run
+    sum((is_before or is_statement)::int) over (partition by record_id order by event_timestamp)::bigint as run
 from compared
