@@ -86,9 +86,11 @@ EXTENSION = r"(?:[ ]?(?:x|ext\.?[ ]?)[0-9]{1,6})?"
 # an area or an exchange of the North American numbering plan
 NANP = "[2-9][0-9]{2}"
 HEX = "[0-9A-Fa-f]{1,4}"
-# neither a word nor a number goes on before, or after
-BEFORE = r"(?<![0-9A-Za-z_.])(?<![0-9]-)"
-AFTER = r"(?![0-9A-Za-z_])(?![.-][0-9])"
+# neither a word nor a number goes on before, or after; what was one when it was redacted is one still
+NOT_AFTER_ONE = "".join(f"(?<!<{kind}>)" for kind in KINDS)
+NOT_BEFORE_ONE = f"(?!<(?:{'|'.join(KINDS)})>)"
+BEFORE = rf"(?<![0-9A-Za-z_.])(?<![0-9]-){NOT_AFTER_ONE}"
+AFTER = rf"(?![0-9A-Za-z_])(?![.-][0-9]){NOT_BEFORE_ONE}"
 # an address may have its calling code and the 0 of its area
 PHONE_DIGITS = range(9, 17)
 # least entropy of a secret, bits a character: a word of eight letters that repeats some has about as much
@@ -157,12 +159,14 @@ class Rule(NamedTuple):
 def _redact(texts: pl.Series) -> pl.Series:
     """Redact the e-mail addresses, then the rest; again where that changed a text, until nothing is left to change.
 
-    Some rules look at what stands beside an identifier, which may be another one that a later rule replaces.
+    A rule looks at what stands beside an identifier, which may be one that a later rule replaces.
     """
-    redacted = texts.str.replace_all(EMAIL_ADDRESS, "<EMAIL_ADDRESS>")
-    after = _apply_rules(redacted.clone())  # a scatter changes its series in place
-    changed = (redacted != after).arg_true()
-    return after.scatter(changed, _redact(after.gather(changed))) if len(changed) else after
+    before = texts.str.replace_all(EMAIL_ADDRESS, "<EMAIL_ADDRESS>")
+    after = _apply_rules(before.clone())  # a scatter changes its series in place
+    while len(changed := (before != after).arg_true()):
+        before = after
+        after = before.clone().scatter(changed, _apply_rules(before.gather(changed)))
+    return after
 
 
 def _apply_rules(texts: pl.Series) -> pl.Series:
@@ -247,12 +251,12 @@ RULES = (
     _rule(
         "API_KEY",
         r"AKIA|ASIA|gh[pousr]_|github_pat_|glpat-|npm_|xox[abeoprs]-|[rs]k_live_|[rs]k_test_|AIza|sk-[A-Za-z0-9]",
-        rf"(?<![A-Za-z0-9_-])(?P<value>{TOKENS})",
+        rf"(?<![A-Za-z0-9_-]){NOT_AFTER_ONE}(?P<value>{TOKENS})(?![A-Za-z0-9])",
     ),
     _rule(
         "API_KEY",
         r"eyJ[A-Za-z0-9_-]{8}",
-        r"(?<![A-Za-z0-9_.-])(?P<value>eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*)",
+        rf"(?<![A-Za-z0-9_.-]){NOT_AFTER_ONE}(?P<value>eyJ[A-Za-z0-9_-]{{8,}}\.eyJ[A-Za-z0-9_-]{{8,}}\.[A-Za-z0-9_-]*)",
     ),
     _rule("API_KEY", r"[Bb]earer ", r"\b[Bb]earer (?P<value>[A-Za-z0-9._~+/-]{20,}=*)", _is_secret),
     _rule(
@@ -272,14 +276,15 @@ RULES = (
     _rule(
         "IP_ADDRESS",
         r":[0-9A-Fa-f]{1,4}::|(?::[0-9A-Fa-f]{1,4}){6}:",
-        rf"(?<![0-9A-Za-z:.])(?P<value>{HEX}(?::{HEX}){{7}}|[23][0-9A-Fa-f]{{3}}(?::{HEX}){{1,5}}::(?:{HEX}(?::{HEX}){{0,4}})?)"
-        r"(?![0-9A-Za-z:]|\.[0-9])",
+        rf"(?<![0-9A-Za-z:.]){NOT_AFTER_ONE}(?P<value>{HEX}(?::{HEX}){{7}}|[23][0-9A-Fa-f]{{3}}(?::{HEX}){{1,5}}::(?:{HEX}(?::{HEX}){{0,4}})?)"
+        rf"(?![0-9A-Za-z:]|\.[0-9]){NOT_BEFORE_ONE}",
         _is_public_v6,
     ),
     _rule(
         "IP_ADDRESS",
         r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]",
-        r"(?<![0-9A-Za-z_.])(?<![A-Za-z_]-)(?P<value>[0-9]{1,3}(?:\.[0-9]{1,3}){3})(?![0-9A-Za-z_]|\.[0-9]|-[A-Za-z])",
+        rf"(?<![0-9A-Za-z_.])(?<![A-Za-z_]-){NOT_AFTER_ONE}(?P<value>[0-9]{{1,3}}(?:\.[0-9]{{1,3}}){{3}})"
+        rf"(?![0-9A-Za-z_]|\.[0-9]|-[A-Za-z]){NOT_BEFORE_ONE}",
         _is_public_v4,
     ),
     _rule(
@@ -306,21 +311,24 @@ RULES = (
     _rule(
         "PHONE_NUMBER",
         r"\+[1-9]",
-        rf"(?<![0-9A-Za-z_+.)])(?P<value>\(?\+{CALLING_CODE}\)?(?:[ ./()-]{{0,2}}[0-9]){{6,13}}{EXTENSION}){AFTER}(?!:[0-9])",
+        rf"(?<![0-9A-Za-z_+.)]){NOT_AFTER_ONE}"
+        rf"(?P<value>\(?\+{CALLING_CODE}\)?(?:[ ./()-]{{0,2}}[0-9]){{6,13}}{EXTENSION}){AFTER}(?!:[0-9])",
         _is_phone,
     ),
     _rule(
         "PHONE_NUMBER",
         r"[0-9][). -]{1,2}[2-9][0-9]{2}[ .-][0-9]{4}",
-        rf"{BEFORE}(?<![+/-])(?<![0-9] )(?P<value>(?:(?:1|001)[ .-]?)?(?:\({NANP}\)[ -]?{NANP}[ .-][0-9]{{4}}{EXTENSION}"
-        rf"|{NANP}(?:([.-]){NANP}\2[0-9]{{4}}{EXTENSION}|[ ]{NANP}[ ][0-9]{{4}}(?![ ][0-9])))){AFTER}(?![:/][0-9])",
+        rf"{BEFORE}(?<![+/-])(?P<value>(?:(?:1|001)[ .-]?)?(?:\({NANP}\)[ -]?{NANP}[ .-]|{NANP}([.-]){NANP}\2)[0-9]{{4}}{EXTENSION}"
+        # a row of numbers is no number
+        rf"|(?<![0-9] )(?:(?:1|001)[ ])?{NANP}[ ]{NANP}[ ][0-9]{{4}}(?![ ][0-9])){AFTER}(?![:/][0-9])",
     ),
     _rule(
         "PHONE_NUMBER",
         r"(?:^|[^0-9A-Za-z_.+/:-])0[1-9][0-9]{0,4}[ )./-]{1,2}[0-9]{2}",
         # the pairs of a hexadecimal dump are no number
         rf"{BEFORE}(?<![+/:-])(?<![0-9] )(?<![ \n][0-9a-f]{{2}} )(?P<value>\(?0[1-9][0-9]{{0,4}}\)?[ /)-]{{1,2}}[0-9]{{2,8}}"
-        rf"(?:[ -][0-9]{{2,8}}){{0,3}}(?![ ][0-9]+(?![0-9/:.-]))|0[1-9]([ .])[0-9]{{2}}(?:\2[0-9]{{2}}){{3}}(?![ ][0-9a-f]{{2}}\b)){AFTER}(?![:/][0-9])",
+        rf"(?:[ -][0-9]{{2,8}}){{0,3}}(?![ ][0-9]+(?![0-9/:.-]))|0[1-9]([ .])[0-9]{{2}}(?:\2[0-9]{{2}}){{3}}(?![ ][0-9a-f]{{2}}\b))"
+        rf"{AFTER}(?![:/][0-9])",
         _is_phone,
     ),
     _rule(
