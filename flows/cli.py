@@ -212,7 +212,7 @@ def features(home: str | None, *, markdown: bool) -> None:
 @main.command("train-demo")
 @home_option
 def train_demo(home: str | None) -> None:
-    """Train three models on what was known when each record first came, and score them on later records.
+    """Train models on what was known when each record first came, and score them on later records.
 
     Needs scikit-learn: pip install 'millrace[demo]'.
     """

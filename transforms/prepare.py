@@ -16,6 +16,7 @@ from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.source import Source
 from transforms.sql import model
+from transforms.text.pii import redact
 from transforms.versions import PLACE, decide, publish_once, publish_versions
 from transforms.warehouse import Warehouse
 
@@ -141,7 +142,7 @@ def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Ware
     _create_table(writer, "rejected", REJECTED)
     n_accepted = 0
     with pa.OSFile(str(spool), "wb") as file, pa.ipc.new_stream(file, StagedRecord.arrow_schema()) as stream:
-        for batch in candidates:
+        for batch in (redact_texts(batch, source) for batch in candidates):
             rejected = judge(pl.DataFrame(batch))
             good = np.ones(batch.num_rows, bool)
             good[rejected["row"].to_numpy()] = False
@@ -153,6 +154,14 @@ def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Ware
             n_accepted += accepted.num_rows
             warehouse.report("candidates", batch.num_rows, batch.nbytes)
     decide(connection)
+
+
+def redact_texts(candidates: pa.RecordBatch, source: Source) -> pa.RecordBatch:
+    """Add `text_redacted`; where the source says `text: redact`, that is the text too, and no other is staged."""
+    redacted = pl.Series(candidates.column("text")).to_frame("text").select(redact(pl.col("text"))).to_series().to_arrow()
+    if source.text == "redact":
+        candidates = candidates.set_column(candidates.schema.get_field_index("text"), "text", redacted)
+    return candidates.append_column("text_redacted", redacted)
 
 
 def judge(candidates: pl.DataFrame) -> pl.DataFrame:

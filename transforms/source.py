@@ -60,6 +60,7 @@ class Source(_Model):
     delimiter: Annotated[str, Field(min_length=1, max_length=1, pattern=r'[^"\r\n]')] = ","
     known: Literal["at_load", "at_event"] | KnownColumn
     record: RecordMapping
+    text: Literal["keep", "redact"] = "keep"
     tombstone: Expression = "false"
     positive_labels: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()

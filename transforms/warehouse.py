@@ -36,6 +36,8 @@ RELATIONS = (
     "quarantine.records",
     "accounting.files",
     "features.record_quality",
+    "features.record_text",
+    "features.record_pii",
     "features.author_activity",
     "features.subject_activity",
 )
