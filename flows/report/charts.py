@@ -113,10 +113,11 @@ def languages_over_time(languages: pl.DataFrame, unit: str) -> Spec:
 def drift_over_loads(drift: pl.DataFrame, source: str, column: str) -> Spec:
     """How far each load of a source lay from the loads before it in one column, and from where on that is a warning or a stop."""
     values = drift.filter(source=source, column=column, statistic="psi").drop_nulls("value").sort("load_id")
-    chart = _chart(values.select("load_id", "value", "verdict", "warn", "stop"), f"PSI of {column} over the loads of {source}.")
+    description = f"PSI of {column} over the loads of {source}."
+    chart = _chart(values.select("load_id", "value", "verdict", "warn", "stop"), description)
     line = chart.mark_line(point={"size": 22}).encode(x=_by_load(), y=_psi("value"), tooltip=["load_id:N", "value:Q", "verdict:N"])
     limits = [chart.mark_rule(strokeDash=dash).encode(y=_psi(f"max({level})")) for level, dash in (("warn", [2, 3]), ("stop", [8, 3]))]
-    return _spec(alt.layer(line, *limits).properties(title=f"{column}: PSI by load"), height=110)
+    return _spec(alt.layer(line, *limits, description=description).properties(title=f"{column}: PSI by load"), height=110)
 
 
 def shape(shapes: pl.DataFrame, source: str, column: str) -> Spec:

@@ -225,9 +225,13 @@ def _few_categories(counts: pl.DataFrame) -> pl.DataFrame:
 
 
 def bucket_value(column: str) -> pl.Expr:
-    """The value in the middle of a sketch's bucket, 2 gamma^i / (gamma + 1) for index i (Masson et al. 2019, DDSketch)."""
-    index = pl.col(column).str.extract(r"(-?\d+)$").cast(pl.Float64)
-    return 2 * pl.lit(GAMMA).pow(index) / (GAMMA + 1)
+    """Tell the number that a sketch's bucket stands for: `p` or `n` for its sign, then index i, for 2 gamma^i / (gamma + 1); `0` for none.
+
+    Masson, Rim, Lee 2019, DDSketch, VLDB 12(12).
+    """
+    sign = pl.col(column).str.head(1).replace_strict({"p": 1.0, "n": -1.0}, default=0.0)
+    index = pl.col(column).str.slice(1).cast(pl.Float64, strict=False).fill_null(0)
+    return sign * 2 * pl.lit(GAMMA).pow(index) / (GAMMA + 1)
 
 
 def read_runs(warehouse: Warehouse) -> pl.DataFrame:
@@ -278,7 +282,7 @@ def _with_histogram(feature: Feature, values: pl.Series) -> Feature:
     is_time = values.dtype.is_temporal()
     numbers = (values.dt.epoch("s") if is_time else values).cast(pl.Float64).to_numpy()
     low, p5, median, p95, high = np.quantile(numbers, [0.01, 0.05, 0.5, 0.95, 0.99])
-    is_log = not is_time and low >= 0 and high > SKEWED * max(median, 1e-9)
+    is_log = bool(not is_time and low >= 0 and high > SKEWED * max(median, 1))
     clipped = np.clip(numbers, low, high)
     shown, low, high = (np.log1p(clipped), np.log1p(low), np.log1p(high)) if is_log else (clipped, low, high)
     bins, _ = np.histogram(shown, N_BINS, (low, high if high > low else low + 1))

@@ -1,5 +1,6 @@
 (() => {
   "use strict";
+  const ERRORS = 1; // a source that has nothing to draw is no reason to warn
   const { specs, themes } = JSON.parse(document.getElementById("drawn").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const views = new Map();
@@ -9,7 +10,7 @@
     document.documentElement.dataset.drawn = "";
     for (const element of document.querySelectorAll("[data-chart]")) {
       views.get(element.id)?.finalize();
-      const options = { actions: false, renderer: "svg", ast: true, config: themes[theme], tooltip: { theme } };
+      const options = { actions: false, renderer: "svg", ast: true, logLevel: ERRORS, config: themes[theme], tooltip: { theme } };
       views.set(element.id, (await vegaEmbed(element, specs[element.id], options)).view);
     }
     await choose();

@@ -14,7 +14,7 @@ THEMES: dict[str, dict[str, Any]] = {
         "link": "#0a5ca0",
         "good": "#0b6e4f",
         "bad": "#b3261e",
-        "series": ["#0072b2", "#c8500a", "#00926b", "#8a3a8f", "#7a6000", "#6b7683"],
+        "series": ["#0072b2", "#c7780c", "#08a057", "#802570", "#70560c", "#7a7681"],
     },
     "dark": {
         "ground": "#11161d",
@@ -26,7 +26,7 @@ THEMES: dict[str, dict[str, Any]] = {
         "link": "#7cc0f5",
         "good": "#57d0a4",
         "bad": "#ff9b8f",
-        "series": ["#5ab0ee", "#f08540", "#2fbf94", "#d896d8", "#efe05a", "#8e99a6"],
+        "series": ["#5ab0ee", "#e08a3c", "#3fd896", "#e6b4d2", "#f3ea6a", "#808b86"],
     },
 }
 
