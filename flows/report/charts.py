@@ -10,6 +10,7 @@ import polars as pl
 import polars.selectors as cs
 
 from flows.history import STAGES
+from flows.report.data import PERIODS
 
 Spec = dict[str, Any]
 EVERYTHING = "all"
@@ -26,13 +27,15 @@ LOAD_LABEL = (
 
 def outcomes_by_load(loads: pl.DataFrame) -> Spec:
     """What became of the rows of every load, stacked."""
-    long = loads.rename(OUTCOMES).unpivot(list(OUTCOMES.values()), index=["source", "load_id"], variable_name="outcome", value_name="rows")
-    chart = _chart(long, "Rows of each load that were staged, repeats, or quarantined.").mark_bar()
+    names = list(OUTCOMES.values())
+    long = loads.rename(OUTCOMES).unpivot(names, index=["source", "load_id"], variable_name="outcome", value_name="rows")
+    chart = _chart(long.with_columns(_place("outcome", names)), "Rows of each load that were staged, repeats, or quarantined.").mark_bar()
     return _spec(
         chart.encode(
             x=_by_load(),
             y=alt.Y("sum(rows):Q", title="rows"),
-            color=alt.Color("outcome:N", scale=alt.Scale(domain=list(OUTCOMES.values()))),
+            color=alt.Color("outcome:N", scale=alt.Scale(domain=names)),
+            order="place:Q",
             tooltip=["source:N", "load_id:N", "outcome:N", alt.Tooltip("rows:Q", format=",")],
         ),
         has_source=True,
@@ -41,10 +44,11 @@ def outcomes_by_load(loads: pl.DataFrame) -> Spec:
 
 def volume(arrivals: pl.DataFrame, unit: str) -> Spec:
     """How many versions became known, by period and source."""
-    chart = _chart(arrivals, f"Versions of records that became known, by {unit} and source.").mark_bar()
+    chart = _chart(arrivals.with_columns(_until(unit)), f"Versions of records that became known, by {unit} and source.").mark_bar()
     return _spec(
         chart.encode(
-            x=_time(unit, is_bar=True),
+            x=_time(unit),
+            x2="until:T",
             y=alt.Y("sum(n_versions):Q", title=f"versions a {unit}"),
             color=alt.Color("source:N", legend=alt.Legend() if arrivals["source"].n_unique() > 1 else None),
             tooltip=["source:N", *_when(), alt.Tooltip("n_versions:Q", format=",")],
@@ -81,7 +85,7 @@ def measure_over_time(quality: pl.DataFrame, measure: str, unit: str) -> Spec:
     values = quality.filter(measure=measure).select("period", "value")
     average = "median" if measure.startswith("n_") else "mean"
     chart = _chart(values, f"{measure}, {average} by {unit}.").mark_line(point={"size": 14})
-    scale = alt.Scale(zero=False, nice=True)
+    scale = alt.Scale(zero=values["value"].n_unique() == 1)  # of one value only, an axis would be a point
     return _spec(
         chart.encode(
             x=_time(unit),
@@ -99,10 +103,11 @@ def languages_over_time(languages: pl.DataFrame, unit: str) -> Spec:
     )
     language = pl.when(pl.col("language").is_in(common)).then("language").otherwise(pl.lit("other"))
     shown = languages.with_columns(language=language).group_by("period", "language", maintain_order=True).agg(pl.sum("n_versions"))
-    chart = _chart(shown, f"Shares of languages by {unit}.").mark_bar()
+    chart = _chart(shown.with_columns(_until(unit)), f"Shares of languages by {unit}.").mark_bar()
     return _spec(
         chart.encode(
-            x=_time(unit, is_bar=True),
+            x=_time(unit),
+            x2="until:T",
             y=alt.Y("sum(n_versions):Q", stack="normalize", title="share", axis=alt.Axis(format="%")),
             color=alt.Color("language:N", scale=alt.Scale(domain=[*common, "other"])),
             tooltip=[*_when(), "language:N", alt.Tooltip("n_versions:Q", format=",")],
@@ -137,13 +142,13 @@ def shape(shapes: pl.DataFrame, source: str, column: str) -> Spec:
     )
 
 
-def rejected_by_load(rejects: pl.DataFrame) -> Spec:
-    """What each rule keeps out, by load."""
+def rejected_by_load(rejects: pl.DataFrame, loads: pl.DataFrame) -> Spec:
+    """What each rule keeps out, by load; a load in which nothing was rejected has its place."""
     shown = rejects.select("source", "load_id", broken=pl.format("{}: {}", "column", "rule"), rows="n_rows")
     chart = _chart(shown, "Rows in quarantine by load and rule.").mark_bar()
     return _spec(
         chart.encode(
-            x=_by_load(),
+            x=_by_load(loads.filter(pl.col("source").is_in(rejects["source"].unique().to_list()))["load_id"].to_list()),
             y=alt.Y("sum(rows):Q", title="rows"),
             color=alt.Color("broken:N", legend=alt.Legend(columns=1)),
             tooltip=["source:N", "load_id:N", "broken:N", alt.Tooltip("rows:Q", format=",")],
@@ -155,12 +160,13 @@ def rejected_by_load(rejects: pl.DataFrame) -> Spec:
 def seconds_by_run(runs: pl.DataFrame) -> Spec:
     """What each stage of the last runs took."""
     stages = [*STAGES[:3], "apply", *STAGES[3:]]
-    chart = _chart(runs, "Seconds of each stage of the last runs.").mark_bar()
+    chart = _chart(runs.with_columns(_place("stage", stages)), "Seconds of each stage of the last runs.").mark_bar()
     return _spec(
         chart.encode(
             x=alt.X("run:O", title="run", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
             y=alt.Y("sum(seconds):Q", title="seconds"),
             color=alt.Color("stage:N", scale=alt.Scale(domain=stages)),
+            order="place:Q",
             tooltip=["run:O", "stage:N", alt.Tooltip("rows:Q", format=","), alt.Tooltip("seconds:Q", format=".2f")],
         )
     )
@@ -183,23 +189,29 @@ def _spec(chart: Any, *, has_source: bool = False, height: int = 200) -> Spec:
     return spec
 
 
-def _time(unit: str, *, is_bar: bool = False) -> alt.X:
-    axis = alt.Axis(labelOverlap=True, tickCount=6, format="%Y-%m-%d" if unit in {"day", "week"} else "%Y")
-    if is_bar:
-        timed = alt.X("period:T", timeUnit={"unit": _UNITS[unit], "utc": True})
-        return timed.title(None).axis(axis).bandPosition(0.5)
+def _time(unit: str) -> alt.X:
+    words = {"day": "%b %-d", "week": "%Y-%m-%d"}.get(unit, "%Y")
+    axis = alt.Axis(format=words, tickCount=5, labelOverlap="greedy", labelSeparation=10)
     return alt.X("period:T", title=None, axis=axis, scale=alt.Scale(type="utc"))
 
 
-_UNITS = {"day": "yearmonthdate", "week": "yearweek", "month": "yearmonth", "year": "year"}
+def _until(unit: str) -> pl.Expr:
+    """Where a period ends: a bar reaches from its beginning to there."""
+    return pl.col("period").dt.offset_by(PERIODS[unit]).alias("until")
+
+
+def _place(column: str, order: list[str]) -> pl.Expr:
+    """Where a value stands in an order, for bars to be stacked so."""
+    return pl.col(column).replace_strict(order, range(len(order)), default=len(order)).alias("place")
 
 
 def _when() -> list[alt.Tooltip]:
     return [alt.Tooltip("period:N", title="from")]
 
 
-def _by_load() -> alt.X:
-    return alt.X("load_id:O", title="load", axis=alt.Axis(labelExpr=LOAD_LABEL, labelOverlap=True, labelAngle=0))
+def _by_load(loads: list[str] | None = None) -> alt.X:
+    axis = alt.Axis(labelExpr=LOAD_LABEL, labelOverlap="greedy", labelSeparation=10, labelAngle=0)
+    return alt.X("load_id:O", title="load", axis=axis, scale=alt.Scale(domain=loads) if loads else alt.Undefined)
 
 
 def _psi(field: str) -> alt.Y:

@@ -31,6 +31,7 @@ QUALITY = {
     "features.record_text": ("language_confidence", "ari", "sentiment_compound", "n_tokens", "symbol_ratio", "emoji_ratio"),
 }
 LANGUAGE_RELATION, LANGUAGE = "features.record_text", "language"
+PERIODS = {"day": "1d", "week": "1w", "month": "1mo", "year": "1y"}
 SAMPLE_ROWS = 50_000
 N_BINS = 20
 N_PERIODS = 160  # at most about so many points stand side by side on a page
@@ -159,8 +160,7 @@ def _languages(warehouse: Warehouse, unit: str) -> pl.DataFrame:
 
 
 def _period(unit: str) -> pl.Expr:
-    every = {"day": "1d", "week": "1w", "month": "1mo", "year": "1y"}[unit]
-    return pl.col("event_timestamp").dt.truncate(every).alias("period")
+    return pl.col("event_timestamp").dt.truncate(PERIODS[unit]).alias("period")
 
 
 def last_drift(drift: pl.DataFrame) -> pl.DataFrame:

@@ -127,7 +127,7 @@ def _charts(shown: Shown) -> list[Chart]:
     if shown.languages.height:
         drawn.append(Chart("languages", charts.languages_over_time(shown.languages, shown.unit)))
     if shown.rejects.height:
-        drawn.append(Chart("rejected", charts.rejected_by_load(shown.rejects)))
+        drawn.append(Chart("rejected", charts.rejected_by_load(shown.rejects, shown.loads.tail(N_LOADS))))
     if shown.runs.height:
         drawn.append(Chart("speed", charts.seconds_by_run(shown.runs)))
     return drawn + list(_drift_charts(shown))
@@ -158,7 +158,7 @@ def _headline(shown: Shown) -> list[tuple[str, str, str, str]]:
         ("Rows read", f"{n_read:,}", *books),
         ("Versions staged", f"{n_staged:,}", of_what, ""),
         ("Quarantined", f"{n_quarantined:,}", f"{n_quarantined / max(n_read, 1):.2%} of what was read", ""),
-        ("Newest record known", *_age(shown, "last_known_timestamp")),
+        ("Newest record", *_age(shown, "last_known_timestamp")),
         ("Newest load", *_age(shown, "last_loaded_timestamp")),
         ("Last run took", f"{last_run['seconds'].sum():.1f} s", "see speed" if last_run.height else "no run was measured", ""),
         ("Online store", *online),
@@ -192,7 +192,8 @@ def _tables(shown: Shown) -> dict[str, Table]:
     if quality.height:
         quality = quality.pivot("measure", index="period", values="value", aggregate_function="first").sort("period")
     if fields.height:
-        fields = fields.filter(~pl.col("change").is_in(["same", "first"])).sort("loaded_timestamp", descending=True)
+        changed = fields.filter(~pl.col("change").is_in(["same", "first"])).sort("loaded_timestamp", descending=True)
+        fields = changed.select("source", "field", "change", "type", "n_rows", "loaded_timestamp")
     runs = shown.runs.with_columns(rows_a_second=(pl.col("rows") / pl.col("seconds")).round(0)).reverse()
     return {
         "arrivals": _table("Versions and lateness in seconds, by period", shown.arrivals.reverse()),
