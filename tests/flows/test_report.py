@@ -66,7 +66,12 @@ def measured(home: Path, name: str = "") -> None:
 
 def write(home: Path, relation: str, frame: pl.DataFrame) -> None:
     """Write a table as another part of the pipeline would."""
-    write_deltalake(str(home.joinpath(*relation.split("."))), frame.cast({pl.Datetime: pl.Datetime("us", "UTC")}), mode="overwrite")
+    write_deltalake(
+        str(home.joinpath(*relation.split("."))),
+        frame.cast({pl.Datetime: pl.Datetime("us", "UTC")}),
+        mode="overwrite",
+        schema_mode="overwrite",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +82,8 @@ def plain_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for _ in range(2):
         notes.add()
         run_plain(PipelineParameters(source=str(notes.source), home=str(folder / "home")))
+    for name in ("profiles", "features/record_text"):
+        shutil.rmtree(folder / "home" / name, ignore_errors=True)  # as in a home from before these were measured
     return folder / "home"
 
 
