@@ -14,6 +14,7 @@ from flows.commands.erase import erase
 from flows.commands.locks import locks
 from flows.commands.maintain import maintain
 from flows.commands.plan import plan
+from flows.commands.report import report
 from flows.commands.trace import trace
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def main(*, debug: bool) -> None:
       millrace run --source sources/cve_events.yaml   load, check, compute, serve
       millrace plan --source sources/cve_events.yaml  what the next run would do
       millrace status                                 what the home holds, and whether it adds up
+      millrace report                                 a page about all of it, to look at
       millrace trace --feature author_activity:ID     the records behind a value
       millrace features                               what each feature means
       millrace train-demo                             a model from these features, scored
@@ -277,7 +279,7 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
         click.echo(f"  why rows were rejected: millrace quarantine list --home {warehouse.settings.root}")
 
 
-for command in (backfill, erase, locks, maintain, plan, trace):
+for command in (backfill, erase, locks, maintain, plan, report, trace):
     main.add_command(command)
 
 if __name__ == "__main__":
