@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
+from transforms.fields import STRUCTURE
 from transforms.reading import BYTE_ORDER_MARK, parse_csv
 from transforms.source import KnownColumn, Source, column_references
 
@@ -23,8 +24,8 @@ DECODED = pa.schema(
         "loaded_timestamp": pa.timestamp("us", "UTC"),
     }
 )
-# what all sources share: the candidate's columns, as the contract names them, and the first reason against it
-CANDIDATES = """
+# what all sources share: the candidate's columns, as the contract names them, the first reason against it, and its document's fields
+CANDIDATES = f"""
 select
     record_id_ as record_id,
     author_id_ as author_id,
@@ -47,7 +48,8 @@ select
     origin__.loaded_timestamp,
     rejection."column" as rejected_column,
     rejection.rule as rejected_rule,
-    rejection."value" as rejected_value
+    rejection."value" as rejected_value,
+    case when origin__.rejection is null then {STRUCTURE.format(document="origin__.document")} end as structure
 from judged
 """
 
