@@ -5,8 +5,9 @@ what an earlier load let in, and what the source file names. Whole numbers and o
 """
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -14,14 +15,26 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from transforms.reading import parse_csv
 from transforms.schemas.fields import SourceField
 from transforms.source import Source
 from transforms.sql import model
 
-# nesting deeper than DuckDB's 128 has no structure there, but its names
-STRUCTURE = "coalesce(try(json_structure({document})), to_json(json_keys({document}))::varchar)"
 PLACE_OF_A_SHAPE = ("load_id", "source_uri", "structure")
-DUCKDB_TYPES = {"VARCHAR": "text", "BOOLEAN": "boolean", "NULL": "null", "DOUBLE": "number", "JSON": "object"}
+# what DuckDB says of a JSON value; to its structures an empty object is JSON
+DUCKDB_TYPES = {
+    "VARCHAR": "text",
+    "BOOLEAN": "boolean",
+    "NULL": "null",
+    "'NULL'": "null",  # in a list
+    "DOUBLE": "number",
+    "ARRAY": "array",
+    "OBJECT": "object",
+    "JSON": "object",
+}
+# names that may stand in a path as they are; a row with another has its structure taken instead
+PLAIN_NAME = re.compile(r"[\w .:/-]+")
+MAX_EXPECTED, SAMPLED_ROWS = 200, 1_000
 # names made of data (one an id, say) are no schema: all beyond these count as one field
 MAX_FIELDS, OTHERS = 1_000, "(others)"
 MAX_STRUCTURES = 10_000
@@ -66,7 +79,8 @@ class Compared(NamedTuple):
 class Shapes:
     """The shapes of rows, noted batch by batch: one structure is resolved once, however many rows have it."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: Sequence[str]) -> None:
+        self._expected = expected
         self.ids: dict[Shape, int] = {}
         self.n_rows: Counter[int] = Counter()
         self.loaded: dict[str, datetime] = {}
@@ -102,7 +116,7 @@ class Shapes:
         if structure not in self._structures:
             if len(self._structures) >= MAX_STRUCTURES:
                 self._structures.clear()
-            self._structures[structure] = None if structure is None else frozenset(map(self._named, fields_of(structure)))
+            self._structures[structure] = None if structure is None else frozenset(map(self._named, fields_of(structure, self._expected)))
         return self._structures[structure]
 
     def _named(self, pair: Pair) -> Pair:
@@ -113,11 +127,26 @@ class Shapes:
         return name, kind
 
 
-def fields_of(structure: str) -> Iterator[Pair]:
-    """Name the fields and types of a row's `STRUCTURE`; names alone, with the type that goes with all, where it has no more."""
-    told = json.loads(structure)
-    for name in told if isinstance(told, list | dict) else ():
-        yield name, _type(told[name]) if isinstance(told, dict) else "null"
+def expect(connection: duckdb.DuckDBPyConnection, source: Source, known: Known) -> list[str]:
+    """Name the fields that rows of `incoming` probably have, and set the variable of their paths, which `documents` reads."""
+    sampled = [name for (name,) in connection.execute(model("profiles/sampled_fields"), {"n_rows": SAMPLED_ROWS}).fetchall()]
+    headers = connection.execute("select distinct header from incoming where header is not null limit 10").fetchall()
+    columns = [name for (header,) in headers for name in parse_csv(header, source.delimiter)]
+    names = dict.fromkeys([*source.fields(), *source.attributes, *known, *columns, *sampled])
+    expected = [name for name in names if PLAIN_NAME.fullmatch(name)][:MAX_EXPECTED]
+    connection.execute("set variable field_paths = $paths::varchar[]", {"paths": [f'$."{name}"' for name in expected]})
+    return expected
+
+
+def fields_of(structure: str, expected: Sequence[str]) -> Iterator[Pair]:
+    """Name the fields and types of a row by its `structure` in `documents`; a row of which only names are known has null in all."""
+    if structure.startswith("{"):
+        yield from ((name, _type(told)) for name, told in json.loads(structure).items())
+    elif structure.startswith("[["):
+        yield from ((name, "null") for name in json.loads(structure)[0])
+    else:
+        types = structure[1:-1].split(", ")
+        yield from ((name, _type(told)) for name, told in zip(expected, types, strict=True) if told != "NULL")
 
 
 def known_fields(connection: duckdb.DuckDBPyConnection, source: str, but: Iterable[str] = ()) -> Known:
@@ -202,7 +231,7 @@ def _family(kind: str) -> str:
 
 
 def _type(told: object) -> str:
-    """Translate what DuckDB says of a value; an empty object is JSON to it."""
+    """Translate what DuckDB says of a value, or of what is in it."""
     if isinstance(told, str):
         return DUCKDB_TYPES.get(told, "integer")
     return "array" if isinstance(told, list) else "object"

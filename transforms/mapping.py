@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
-from transforms.fields import STRUCTURE
 from transforms.reading import BYTE_ORDER_MARK, parse_csv
 from transforms.source import KnownColumn, Source, column_references
 
@@ -25,7 +24,7 @@ DECODED = pa.schema(
     }
 )
 # what all sources share: the candidate's columns, as the contract names them, the first reason against it, and its document's fields
-CANDIDATES = f"""
+CANDIDATES = """
 select
     record_id_ as record_id,
     author_id_ as author_id,
@@ -49,7 +48,7 @@ select
     rejection."column" as rejected_column,
     rejection.rule as rejected_rule,
     rejection."value" as rejected_value,
-    case when origin__.rejection is null then {STRUCTURE.format(document="origin__.document")} end as structure
+    case when origin__.rejection is null then origin__.structure end as structure
 from judged
 """
 
@@ -71,7 +70,7 @@ def candidates_sql(source: Source) -> str:
     return f"""
 with parsed as (
     select
-        struct_pack(load_id, source, source_uri, row_number, loaded_timestamp, document, rejection) as origin__,
+        struct_pack(load_id, source, source_uri, row_number, loaded_timestamp, document, structure, rejection) as origin__,
         unnest(json_transform(case when rejection is null then document end, $structure))
     from documents
 ),

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from transforms.errors import SchemaChangedError, SourceError
-from transforms.fields import Compared, Held, Shapes, compare, known_fields
+from transforms.fields import Compared, Held, Shapes, compare, expect, known_fields
 from transforms.mapping import DECODED, candidates_sql, decode_rows, json_structure
 from transforms.schemas.base import digest_of
 from transforms.schemas.fields import SourceField
@@ -154,13 +154,15 @@ def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Ware
     What is a version is decided then, see `decide`. The texts wait on disk, as Arrow: sorting for versions needs only keys,
     and inserting a million texts into DuckDB took as long as parsing them.
     """
+    known = known_fields(connection, source.name, [] if is_replay else _loads(connection))
+    shapes = Shapes(expect(connection, source, known))
     _create_documents(connection, source, warehouse)
     parameters = {"structure": json_structure(source), "positive_labels": list(source.positive_labels)}
     candidates = connection.sql(candidates_sql(source), params=parameters).to_arrow_reader(warehouse.settings.batch_rows)
     writer = connection.cursor()
     _create_table(writer, "accepted", ACCEPTED)
     _create_table(writer, "rejected", REJECTED)
-    n_accepted, shapes = 0, Shapes()
+    n_accepted = 0
     with pa.OSFile(str(spool), "wb") as file, pa.ipc.new_stream(file, StagedRecord.arrow_schema()) as stream:
         for batch in candidates:
             shape_ids = shapes.note(batch)
@@ -175,11 +177,14 @@ def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Ware
             _insert(writer, "rejected", rejected.select(REJECTED.names).to_arrow())
             n_accepted += accepted.num_rows
             warehouse.report("candidates", batch.num_rows, batch.nbytes)
-    loads = [] if is_replay else list(shapes.loaded)
-    compared = compare(shapes, known_fields(connection, source.name, loads), source, is_replay=is_replay)
+    compared = compare(shapes, known, source, is_replay=is_replay)
     _hold_back(connection, compared.held)
     decide(connection)
     return compared
+
+
+def _loads(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    return [load for (load,) in connection.execute("select distinct load_id from incoming").fetchall()]
 
 
 def _hold_back(connection: duckdb.DuckDBPyConnection, held: list[Held]) -> None:

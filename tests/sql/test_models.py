@@ -37,16 +37,6 @@ CONTRACTS = (
     AuthorActivity,
     SubjectActivity,
 )
-    RawRecord,
-    StagedRecord,
-    RepeatedRecord,
-    QuarantinedRecord,
-    AccountedFile,
-    SourceField,
-    RecordQuality,
-    AuthorActivity,
-    SubjectActivity,
-)
 TYPES = {contract.relation(): contract.arrow_schema() for contract in CONTRACTS} | {
     "arrived": StagedRecord.arrow_schema(),
     "gone": StagedRecord.arrow_schema(),
