@@ -1,10 +1,12 @@
--- sampled_fields: the names of fields in some of the incoming rows that are JSON objects.
+-- sampled_fields: the names of fields in some of the incoming rows that are JSON objects, and not long.
 -- grain: field
 -- reads: incoming
 with sampled as (
     select try(decode(payload)) as document
     from incoming
-    where header is null
+    where
+        header is null
+        and octet_length(payload) < 100000
     limit $n_rows
 )
 
