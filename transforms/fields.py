@@ -19,6 +19,8 @@ from transforms.reading import parse_csv
 from transforms.schemas.fields import SourceField
 from transforms.source import Source
 from transforms.sql import model
+from transforms.text.pii import mask
+from transforms.warehouse import Warehouse
 
 PLACE_OF_A_SHAPE = ("load_id", "source_uri", "structure")
 # what DuckDB says of a JSON value; to its structures an empty object is JSON
@@ -38,6 +40,7 @@ MAX_EXPECTED, SAMPLED_ROWS = 200, 1_000
 # names made of data (one an id, say) are no schema: all beyond these count as one field
 MAX_FIELDS, OTHERS = 1_000, "(others)"
 MAX_STRUCTURES = 10_000
+NOTICED = 10
 UNFIT = {"new": "unknown_field", "retyped": "retyped_field"}
 
 Pair = tuple[str, str]
@@ -84,7 +87,7 @@ class Shapes:
         self.ids: dict[Shape, int] = {}
         self.n_rows: Counter[int] = Counter()
         self.loaded: dict[str, datetime] = {}
-        self._names: set[str] = set()
+        self._names: dict[str, str] = {}
         self._structures: dict[str | None, frozenset[Pair] | None] = {}
 
     def note(self, batch: pa.RecordBatch) -> np.ndarray:
@@ -123,8 +126,7 @@ class Shapes:
         name, kind = pair
         if name not in self._names and len(self._names) >= MAX_FIELDS:
             return OTHERS, kind
-        self._names.add(name)
-        return name, kind
+        return self._names.setdefault(name, mask(name)), kind
 
 
 def expect(connection: duckdb.DuckDBPyConnection, source: Source, known: Known) -> list[str]:
@@ -184,13 +186,40 @@ class _Load(NamedTuple):
         yield from (in_words(name, kind, "missing") for name, kind in self.missing.items() if name in declared and name in known)
 
 
+def newest_load(warehouse: Warehouse, source: str) -> str:
+    """Name the newest load of a source whose fields were told; empty if there is none."""
+    if warehouse.table(SourceField.relation()) is None:
+        return ""
+    with warehouse.connect() as connection:
+        newest = f"select coalesce(max(load_id), '') from {SourceField.relation()} where source = $source"
+        return str(connection.execute(newest, {"source": source}).fetchall()[0][0])
+
+
+def notices(warehouse: Warehouse, source: Source, after: str) -> list[str]:
+    """Say what changed in the fields of a source in its loads after one."""
+    with warehouse.connect() as connection:
+        rows = connection.execute(model("profiles/field_changes"), {"source": source.name, "after": after}).fetchall()
+    lines = [_notice(source, *row) for row in rows[:NOTICED]]
+    more = len(rows) - NOTICED
+    return lines + ([f"{source.name}: {more:,} more fields changed; profiles.fields has them all"] if more > 0 else [])
+
+
+def _notice(source: Source, load: str, field: str, kind: str, change: str, n_rows: int) -> str:
+    said = f"{source.name}, load {load}: field {in_words(field, kind, change)}"
+    if change == "missing":
+        is_read = field in {*source.fields(), *source.attributes}
+        return said + (", though the source file reads it" if is_read else "")
+    return said + (f", in {n_rows:,} rows" if n_rows else "; the rows with it wait in quarantine")
+
+
 def compare(shapes: Shapes, known: Known, source: Source, *, is_replay: bool = False) -> Compared:
     """Hold the fields of each load against those known by then; the first load defines.
 
-    In a replay the rows are of loads that were told of before: only what they newly bring is, and a frozen source holds rows back.
+    In a replay the rows are of loads that were told of before: only what they bring beyond what was known is, and a frozen source
+    holds rows back.
     """
     holds_back = source.schema_policy == "quarantine" or (is_replay and source.schema_policy == "freeze")
-    declared = {*source.fields(), *source.attributes}
+    declared = set(map(mask, {*source.fields(), *source.attributes}))
     known = {field: set(types) for field, types in known.items()}
     compared = Compared([], [], [])
     for load, of_load in shapes.by_load():
@@ -203,7 +232,7 @@ def compare(shapes: Shapes, known: Known, source: Source, *, is_replay: bool = F
         compared.rows.extend((source.name, load, shapes.loaded[load], *row) for row in sorted(told))
         compared.held.extend(held)
         compared.stops.extend(looked.stops(known, declared) if source.schema_policy == "freeze" and not is_replay else ())
-        for field, kind in passed:
+        for field, kind in passed if not is_replay else ():
             known.setdefault(field, set()).add(kind)
     return compared
 

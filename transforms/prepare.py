@@ -154,9 +154,9 @@ def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Ware
     What is a version is decided then, see `decide`. The texts wait on disk, as Arrow: sorting for versions needs only keys,
     and inserting a million texts into DuckDB took as long as parsing them.
     """
-    known = known_fields(connection, source.name, [] if is_replay else _loads(connection))
+    known = known_fields(connection, source.name, [] if is_replay else loads_of(connection))
     shapes = Shapes(expect(connection, source, known))
-    _create_documents(connection, source, warehouse)
+    create_documents(connection, source, warehouse)
     parameters = {"structure": json_structure(source), "positive_labels": list(source.positive_labels)}
     candidates = connection.sql(candidates_sql(source), params=parameters).to_arrow_reader(warehouse.settings.batch_rows)
     writer = connection.cursor()
@@ -183,7 +183,8 @@ def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Ware
     return compared
 
 
-def _loads(connection: duckdb.DuckDBPyConnection) -> list[str]:
+def loads_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Name the loads of the incoming rows."""
     return [load for (load,) in connection.execute("select distinct load_id from incoming").fetchall()]
 
 
@@ -223,7 +224,7 @@ def total(accounts: pl.DataFrame) -> Account:
     return Account(*(int(accounts[f"n_{name}"].sum()) for name in Account._fields))
 
 
-def _create_documents(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> None:
+def create_documents(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> None:
     """Make `documents` of `incoming`: decoded in SQL if it is UTF-8 JSON, in Python where a row is CSV or in another encoding."""
     limit = warehouse.settings.max_record_bytes
     has_header = connection.execute("select count(header) from incoming").fetchall()
