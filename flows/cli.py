@@ -72,7 +72,8 @@ def main(*, debug: bool) -> None:
 @click.option("--plain", is_flag=True, help="Run the same stages in this process, without Prefect.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one line of JSON, last.")
 @click.option("--accept-breaking", is_flag=True, help="Make views again though features of theirs were removed or retyped (see plan).")
-def run(source: str, home: str | None, *, plain: bool, as_json: bool, accept_breaking: bool) -> None:
+@click.option("--accept-schema", is_flag=True, help="Take changed fields of a source with `schema: freeze` as they are, this once.")
+def run(source: str, home: str | None, *, plain: bool, as_json: bool, accept_breaking: bool, accept_schema: bool) -> None:
     """Run the pipeline: ingest, prepare, featurize, apply, materialize.
 
     Loads only what is new; a run with nothing new changes nothing. Safe to interrupt and to run again.
@@ -84,7 +85,8 @@ def run(source: str, home: str | None, *, plain: bool, as_json: bool, accept_bre
     from transforms.source import load_source
     from transforms.warehouse import Warehouse
 
-    parameters = PipelineParameters(source=str(Path(source).resolve()), home=home, accept_breaking=accept_breaking)
+    accepted = {"accept_breaking": accept_breaking, "accept_schema": accept_schema}
+    parameters = PipelineParameters(source=str(Path(source).resolve()), home=home, **accepted)
     checked = load_source(Path(source))
     warehouse = Warehouse(parameters.settings())
     with hold(warehouse.settings.root):

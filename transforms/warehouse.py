@@ -35,6 +35,7 @@ RELATIONS = (
     "staging.repeats",
     "quarantine.records",
     "accounting.files",
+    "profiles.fields",
     "features.record_quality",
     "features.record_text",
     "features.record_pii",
