@@ -179,7 +179,7 @@ def speed(texts: pl.DataFrame) -> list[str]:
     kinds = {"English (CVE)": english(), "all languages": joined(texts), "all, 40 characters": cut(texts, 40)["text"].unique()}
     about = (
         f"Speed, best of {N_ROUNDS} rounds in turns, models loaded: texts a processor second, `pycld2` alone a text at a time; the last"
-        " column is how many times sooner two workers are done. `all languages` are these strings, joined."
+        " column is how many times sooner two workers are done, which takes two idle processors. `all languages` are these strings, joined."
     )
     header = ["", "texts", "bytes", "pycld2 alone", "`identify_language`", "2 workers"]
     return [about, table(header, [[name, *speed_of(many)] for name, many in kinds.items()])]
