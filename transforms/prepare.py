@@ -68,6 +68,7 @@ def prepare(source: Source, warehouse: Warehouse, *, accept_schema: bool = False
 
     for contract in (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, AccountedFile, SourceField):
         warehouse.create(contract)
+        warehouse.refuse_other_columns(contract)
     if is_prepared(source, warehouse):
         return Account()
     finish_replay(source, warehouse)
