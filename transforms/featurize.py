@@ -21,14 +21,20 @@ from transforms.duplicates import bring_index_up, duplicate_rows
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownDocument
-from transforms.schemas.features import AuthorActivity, RecordDuplicates, RecordQuality, SubjectActivity
+from transforms.schemas.features import AuthorActivity, RecordDuplicates, RecordPii, RecordQuality, RecordText, SubjectActivity
 from transforms.schemas.staging import StagedRecord
 from transforms.sql import model
+from transforms.text.pii import score_pii
 from transforms.text.quality import score_quality
+from transforms.text.signals import score_text
 from transforms.warehouse import CODE, AlreadyPublishedError, Rows, Warehouse
 
 # what is computed of a record's text alone: from the texts that stand at an instant to the rows of a view
-RECORD_KERNELS: dict[type[Contract], Callable[[pl.LazyFrame], pl.LazyFrame]] = {RecordQuality: score_quality}
+RECORD_KERNELS: dict[type[Contract], Callable[[pl.LazyFrame], pl.LazyFrame]] = {
+    RecordQuality: score_quality,
+    RecordText: score_text,
+    RecordPii: score_pii,
+}
 OF_RECORDS: tuple[type[Contract], ...] = (*RECORD_KERNELS, RecordDuplicates)
 VIEWS: tuple[type[Contract], ...] = (*OF_RECORDS, AuthorActivity, SubjectActivity)
 TRANSACTION = "featurize"

@@ -35,9 +35,12 @@ RELATIONS = (
     "staging.repeats",
     "quarantine.records",
     "accounting.files",
+    "profiles.fields",
     "duplicates.contents",
     "duplicates.documents",
     "features.record_quality",
+    "features.record_text",
+    "features.record_pii",
     "features.record_duplicates",
     "features.author_activity",
     "features.subject_activity",
@@ -45,6 +48,8 @@ RELATIONS = (
 ROWS_OF_A_FILE = 2_000_000
 COMMIT_TRIES = 4
 PARTS = "parts"
+# what a home can lose: all of it is made again from raw
+REMADE = ("staging", "quarantine/records", "accounting", "duplicates", "features", "feast")
 CODE = "code"
 FAMILY = "family"
 # an entry of the log is small, and what consumes a table or locks a version must find it after any time
@@ -235,6 +240,19 @@ class Warehouse:
             message = f"{self.settings.root}: cannot be written ({error.strerror or error}); choose another --home"
             raise HomeError(message) from None
         return table
+
+    def refuse_other_columns(self, contract: type[Contract]) -> None:
+        """Raise `HomeError` if a table has other columns than its contract, for an older version of this program made it."""
+        table = self.create(contract)
+        found, wanted = pa.schema(table.schema().to_arrow()), contract.arrow_schema()
+        differing = sorted({(field.name, str(field.type)) for field in found} ^ {(field.name, str(field.type)) for field in wanted})
+        if differing:
+            message = (
+                f"{self.settings.root}: {contract.relation()} was made by another version of millrace (columns that differ: "
+                f"{', '.join(sorted({name for name, _ in differing}))}); delete {', '.join(REMADE)} there, then run every source "
+                "once: they are made again from raw"
+            )
+            raise HomeError(message)
 
     def publish(
         self,
