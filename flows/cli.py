@@ -70,19 +70,22 @@ def main(*, debug: bool) -> None:
 @click.option("--plain", is_flag=True, help="Run the same stages in this process, without Prefect.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one line of JSON, last.")
 @click.option("--accept-breaking", is_flag=True, help="Make views again though features of theirs were removed or retyped (see plan).")
-def run(source: str, home: str | None, *, plain: bool, as_json: bool, accept_breaking: bool) -> None:
+@click.option("--accept-drift", is_flag=True, help="Stage loads though they differ too much from those before them (see report).")
+def run(source: str, home: str | None, *, plain: bool, as_json: bool, accept_breaking: bool, accept_drift: bool) -> None:
     """Run the pipeline: ingest, prepare, featurize, apply, materialize.
 
     Loads only what is new; a run with nothing new changes nothing. Safe to interrupt and to run again.
 
     \b
-    Exit code 0: done, or nothing to do.  1: a file was refused, or a gate stopped the run.  2: the source cannot be used.
+    Exit code 0: done, or nothing to do.  1: a file was refused, or a gate or drift stopped the run.  2: the source cannot be used.
     """
     from flows.stages import PipelineParameters, hold, pending_work
     from transforms.source import load_source
     from transforms.warehouse import Warehouse
 
-    parameters = PipelineParameters(source=str(Path(source).resolve()), home=home, accept_breaking=accept_breaking)
+    parameters = PipelineParameters(
+        source=str(Path(source).resolve()), home=home, accept_breaking=accept_breaking, accept_drift=accept_drift
+    )
     checked = load_source(Path(source))
     warehouse = Warehouse(parameters.settings())
     with hold(warehouse.settings.root):

@@ -9,9 +9,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from transforms.drift import watch
 from transforms.errors import SourceError
 from transforms.mapping import DECODED, candidates_sql, decode_rows, json_structure
 from transforms.schemas.base import digest_of
+from transforms.schemas.profiles import ColumnProfile, DriftStatistic
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.source import Source
@@ -52,14 +54,15 @@ class Account(NamedTuple):
     quarantined: int = 0
 
 
-def prepare(source: Source, warehouse: Warehouse) -> Account:
+def prepare(source: Source, warehouse: Warehouse, *, accept_drift: bool = False) -> Account:
     """Stage all raw rows of a source that arrived since the last time; a killed run or replay is finished first.
 
-    Raises `SourceError` if one is to be finished with another mapping than it began with.
+    Raises `SourceError` if one is to be finished with another mapping than it began with, and `DriftError`, before anything is
+    committed but the profiles, if a load differs too much from those before it, unless that is accepted.
     """
     from transforms.quarantine import finish_replay  # which stages by the functions of this module
 
-    for contract in (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, AccountedFile):
+    for contract in (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, AccountedFile, ColumnProfile, DriftStatistic):
         warehouse.create(contract)
     if is_prepared(source, warehouse):
         return Account()
@@ -67,7 +70,7 @@ def prepare(source: Source, warehouse: Warehouse) -> Account:
     finished = finish_prepare(source, warehouse)
     if is_prepared(source, warehouse):
         return finished
-    staged = _prepare_until(warehouse.versions()[RawRecord.relation()], source, warehouse)
+    staged = _prepare_until(warehouse.versions()[RawRecord.relation()], source, warehouse, accept_drift=accept_drift)
     return Account(*map(sum, zip(finished, staged, strict=True)))
 
 
@@ -77,10 +80,11 @@ def finish_prepare(source: Source, warehouse: Warehouse) -> Account:
     if warehouse.consumed(StagedRecord.relation(), transaction(source.name)) >= begun:
         return Account()
     refuse_other_mapping(warehouse, QuarantinedRecord.relation(), noted(transaction(source.name), begun, source), source)
-    return _prepare_until(begun, source, warehouse)
+    # it was let pass when it began
+    return _prepare_until(begun, source, warehouse, accept_drift=True)
 
 
-def _prepare_until(version: int, source: Source, warehouse: Warehouse) -> Account:
+def _prepare_until(version: int, source: Source, warehouse: Warehouse, *, accept_drift: bool) -> Account:
     """Stage what arrived up to a version of raw."""
     consumed = warehouse.consumed(StagedRecord.relation(), transaction(source.name))
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
@@ -91,6 +95,7 @@ def _prepare_until(version: int, source: Source, warehouse: Warehouse) -> Accoun
         split(connection, source, warehouse, spool)
         transactions = noted(transaction(source.name), version, source)
         accounts = account(connection, source)
+        watch(connection, source, warehouse, spool, is_accepted=accept_drift)
         publish_once(warehouse, QuarantinedRecord, quarantined(connection, warehouse), transactions)
         publish_versions(connection, warehouse, spool, accounts, transactions)
     return total(accounts)
@@ -98,7 +103,7 @@ def _prepare_until(version: int, source: Source, warehouse: Warehouse) -> Accoun
 
 def noted(name: str, version: int, source: Source) -> dict[str, int]:
     """Note how far a transaction has come, and once more under a name that tells the mapping it has come so far with."""
-    return {name: version, f"{name}:{digest_of(source.model_dump_json(exclude={'uri'}))}": version}
+    return {name: version, f"{name}:{digest_of(source.model_dump_json(exclude={'uri', 'drift'}))}": version}
 
 
 def refuse_other_mapping(warehouse: Warehouse, relation: str, begun: dict[str, int], source: Source) -> None:

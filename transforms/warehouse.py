@@ -35,6 +35,8 @@ RELATIONS = (
     "staging.repeats",
     "quarantine.records",
     "accounting.files",
+    "profiles.columns",
+    "profiles.drift",
     "features.record_quality",
     "features.author_activity",
     "features.subject_activity",
