@@ -14,6 +14,7 @@ from transforms.schemas.base import Contract
 
 GOPHER = "Rae et al. 2021, arXiv:2112.11446, table A1"
 DOC_STATS = "datatrove DocStats"
+PRESIDIO = "presidio entity"
 C4 = "Raffel et al. 2020, arXiv:1910.10683"
 
 
@@ -72,6 +73,40 @@ class RecordQuality(Contract):
     def _all_or_none(cls, data: PolarsData) -> pl.LazyFrame:  # noqa: N805
         values = pl.all().exclude("record_id", "event_timestamp", "created_timestamp").is_null()
         return data.lazyframe.select(pl.all_horizontal(values) | ~pl.any_horizontal(values))
+
+
+class RecordPii(Contract):
+    """Which identifiers a record's text gives away, counted by kind. All null once it is a tombstone.
+
+    A placeholder such as `<EMAIL_ADDRESS>` counts as what it stands for, so a text that staging holds redacted counts the same.
+    """
+
+    record_id: str = pa.Field(description="Key of the record.")
+    event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = _instant("From when on the version stands: written and known.")
+    created_timestamp: Annotated[pl.Datetime, "us", "UTC"] = _instant("When the row was computed.")
+    pii_email_address_count: int = _count("E-mail addresses, by their shape.", f"{PRESIDIO} EMAIL_ADDRESS")
+    pii_phone_number_count: int = _count(
+        "Phone numbers: with a calling code, in the forms of North America or with a leading 0 in groups, or after a word such as 'phone'.",
+        f"{PRESIDIO} PHONE_NUMBER",
+    )
+    pii_iban_code_count: int = _count("Bank accounts (IBAN) of the country's length whose check digits hold (mod 97).", "ISO 13616")
+    pii_credit_card_count: int = _count("Payment cards: issuer, length and check digit (Luhn) hold.", "ISO/IEC 7812")
+    pii_ip_address_count: int = _count(
+        "Public IP addresses, v4 and v6; a private one does not count, nor does a v4 one that reads as a version.", f"{PRESIDIO} IP_ADDRESS"
+    )
+    pii_us_ssn_count: int = _count("US social security numbers in groups, or after 'SSN'.", f"{PRESIDIO} US_SSN")
+    pii_uk_nino_count: int = _count("UK national insurance numbers.", f"{PRESIDIO} UK_NINO")
+    pii_uk_nhs_count: int = _count("UK NHS numbers after 'NHS' whose check digit holds (mod 11).", f"{PRESIDIO} UK_NHS")
+    pii_api_key_count: int = _count(
+        "Keys and secrets: tokens of known shape, private key blocks, bearer tokens, assigned passwords that look drawn at random."
+    )
+    pii_any: int = pa.Field(ge=0, le=1, nullable=True, description="1 if there is any, else 0.", metadata={"origin": None})
+
+    class Config(Contract.Config):
+        """Relation and key."""
+
+        name = "features.record_pii"
+        metadata = {"key": ["record_id", "event_timestamp", "created_timestamp"], "version": 1}  # noqa: RUF012
 
 
 def _of(what: str, window: str) -> str:

@@ -1,0 +1,106 @@
+"""Name the language of each of a list of texts, by two kept libraries, in plain Python. No Polars, no pool.
+
+Run as a program it is a worker of `transforms.text.workers`: lists of texts in, lists of answers out, until its input ends.
+So a worker imports two small libraries and nothing of its parent, and ends when the parent is gone, however that went.
+"""
+
+import pickle
+import signal
+import sys
+from functools import cache
+from typing import TYPE_CHECKING, BinaryIO
+
+import pycld2
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
+
+UNKNOWN = "und"
+# a text this long needs no second opinion where the first is sure (docs/accuracy.md)
+N_CHARACTERS_SURE = 60
+# py3langid is slow, and what it needs it finds early
+N_CHARACTERS_SECOND = 200
+# pycld2: the least percentage of the text in its main language; py3langid: the least probability
+SURE_PERCENT = 70
+SURE_PROBABILITY = 0.65
+# below it a guess is wrong more often than right
+LEAST_PROBABILITY = 0.3
+# where the two disagree and neither is sure, either is right about every other time
+DISAGREED_SCORE = 0.5
+# a text's language, how sure that is (0 to 1), and another that it is partly in or may be in
+Answer = tuple[str, float, str | None]
+# what the libraries answer beside ISO 639 codes, or another code than the other's for the same language
+CODES = {
+    "iw": "he",
+    "jw": "jv",
+    "zh-Hant": "zh",
+    "sr-ME": "sr",
+    "gug": "gn",
+    "kik": "ki",
+    "un": UNKNOWN,
+    "xxx": UNKNOWN,
+    "zxx": UNKNOWN,
+    "tlh": UNKNOWN,
+    "zzb": UNKNOWN,
+    "zze": UNKNOWN,
+    "zzh": UNKNOWN,
+    "zzp": UNKNOWN,
+}
+
+
+def identify(texts: list[str]) -> list[Answer]:
+    """Name each text's language; no text may hold what pycld2 refuses (`transforms.text.language` takes it out)."""
+    return [_identify(text) for text in texts]
+
+
+def _identify(text: str) -> Answer:
+    is_sure, _, ((_, code, percent, _), (_, second_code, _, _), _) = pycld2.detect(text, isPlainText=True)
+    language, second = _iso(code), _iso(second_code)
+    is_sure = is_sure and percent >= SURE_PERCENT and language != UNKNOWN
+    if is_sure and len(text) >= N_CHARACTERS_SURE:
+        return _answer(language, percent / 100, second)
+    guess, probability = _second_opinion(text)
+    if is_sure and guess == language:
+        return _answer(language, percent / 100, second)
+    if guess != UNKNOWN and probability >= (LEAST_PROBABILITY if not is_sure else SURE_PROBABILITY):
+        return _answer(guess, probability, second if language == guess else language)
+    return _answer(language, DISAGREED_SCORE, guess) if is_sure else (UNKNOWN, 0.0, None)
+
+
+def _answer(language: str, score: float, second: str) -> Answer:
+    return language, score, None if second in {language, UNKNOWN} else second
+
+
+def _second_opinion(text: str) -> tuple[str, float]:
+    """The likeliest language and its probability, which is rounded: what follows a float's last digits differs by machine."""
+    code, probability = _identifier().classify(text[:N_CHARACTERS_SECOND])
+    return _iso(code), round(probability, 4)
+
+
+@cache
+def _identifier() -> "LanguageIdentifier":
+    """The model, which takes half a second to read and so is read when first asked."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+@cache
+def _iso(code: str) -> str:
+    return UNKNOWN if code.startswith("xx-") else CODES.get(code, code)
+
+
+def serve(source: BinaryIO, sink: BinaryIO) -> None:
+    """Answer lists of texts until there are no more."""
+    while True:
+        try:
+            texts = pickle.load(source)  # noqa: S301 - the parent's own pipe
+        except EOFError:
+            return
+        pickle.dump(identify(texts), sink, pickle.HIGHEST_PROTOCOL)
+        sink.flush()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever interrupts the parent leaves it to the parent to end this
+    serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -1,0 +1,143 @@
+"""Which language a text is in, how sure that is, and in which script.
+
+pycld2 names the language, py3langid gives a second opinion where that is unsure or the text is short; docs/accuracy.md says
+how often they are right.
+"""
+
+import os
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from transforms.text.identify import SURE_PROBABILITY, identify
+from transforms.text.workers import identify_in_pool
+
+# what pycld2 refuses: control characters (other than tab, line feed, form feed, carriage return) and noncharacters
+REFUSED = r"[\x00-\x08\x0B\x0E-\x1F\x7F-\x9F\p{Noncharacter_Code_Point}]"
+# no language of their own, and pycld2 takes them for English or for none
+ADDRESS = r"https?://[^\s<>\"]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+\.[A-Za-z0-9.-]+"
+# what a longer text begins with says enough, and bounds what one record costs
+N_CHARACTERS_READ = 10_000
+# below it, starting workers and reading the model in each costs more than they save
+LEAST_FOR_WORKERS = 20_000
+# languages that no library tells apart in short text: the ISO 639-3 macrolanguage that holds both
+LANGUAGE_GROUPS = {
+    "id": "ms",
+    "bs": "sh",
+    "hr": "sh",
+    "sr": "sh",
+    "nn": "no",
+    "ary": "ar",
+    "arz": "ar",
+    "wuu": "zh",
+    "yue": "zh",
+    "uzs": "uz",
+}
+LANGUAGE = {
+    "language": pl.String,
+    "language_group": pl.String,
+    "language_score": pl.Float64,
+    "is_language_reliable": pl.Int64,
+    "second_language": pl.String,
+}
+
+# ISO 15924; the order decides between equal shares
+SCRIPTS = (
+    *("Latn", "Cyrl", "Grek", "Arab", "Hebr", "Deva", "Hani", "Jpan", "Kore", "Beng", "Guru", "Gujr", "Orya", "Taml", "Telu", "Knda"),
+    *("Mlym", "Sinh", "Thai", "Laoo", "Tibt", "Mymr", "Geor", "Armn", "Ethi", "Khmr", "Mong", "Cher", "Cans", "Thaa", "Syrc", "Yiii"),
+    *("Bopo", "Tfng", "Nkoo", "Olck", "Java", "Bali", "Copt", "Goth", "Runr", "Vaii", "Adlm", "Lisu", "Mtei", "Cakm", "Zzzz"),
+)
+# Japanese and Korean as the Unicode standard's annex on security (UTS 39, 5.1) counts them: with the Han they stand among
+WRITTEN_WITH_HAN = {"Jpan": ("Hira", "Kana"), "Kore": ("Hang",)}
+LATIN, HAN = SCRIPTS.index("Latn"), SCRIPTS.index("Hani")
+NO_SCRIPT = "Zyyy"
+SCRIPT = {"script": pl.String, "script_ratio": pl.Float64, "n_scripts": pl.Int64}
+N_TEXTS_AT_ONCE = 8_192
+
+
+def identify_language(text: pl.Series, n_workers: int | None = None) -> pl.DataFrame:
+    """Name each text's language and script: the columns of `LANGUAGE` and `SCRIPT`, a row a text, nulls for a null.
+
+    `language` is an ISO 639 code, `und` where there is too little to tell; `language_group` the macrolanguage of those that are
+    told apart badly; `language_score` the share of the text that is in it, the probability where that is a second opinion, 0.5
+    where opinions differ, 0 for `und`; `is_language_reliable` 1 from 0.65 on; `second_language` what else it is in or may be in.
+    Equal texts are looked at once. A big batch goes to as many workers as there are processors, which changes no value.
+    """
+    unique = text.rename("text").drop_nulls().unique(maintain_order=True)
+    read = unique.str.slice(0, N_CHARACTERS_READ)
+    found = pl.concat([unique.to_frame(), _languages(read, n_workers), _scripts(read)], how="horizontal")
+    return text.rename("text").to_frame().join(found, on="text", how="left", maintain_order="left").drop("text")
+
+
+def _languages(text: pl.Series, n_workers: int | None) -> pl.DataFrame:
+    cleaned = text.str.replace_all(REFUSED, " ").str.replace_all(ADDRESS, " ").to_list()
+    n_workers = n_workers or (_n_processors() if len(text) >= LEAST_FOR_WORKERS else 1)
+    answers = identify(cleaned) if n_workers == 1 else identify_in_pool(cleaned, n_workers)
+    language, score, second = zip(*answers, strict=True) if answers else ((), (), ())
+    found = pl.DataFrame({"language": language, "language_score": score, "second_language": second}, schema_overrides=LANGUAGE)
+    return found.select(
+        "language",
+        pl.col("language").replace(LANGUAGE_GROUPS).alias("language_group"),
+        "language_score",
+        (pl.col("language_score") >= SURE_PROBABILITY).cast(pl.Int64).alias("is_language_reliable"),
+        "second_language",
+    )
+
+
+def _n_processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _scripts(text: pl.Series) -> pl.DataFrame:
+    """Find the script of most of each text's letters; `Zyyy` and 0 for a text without letters."""
+    slices = (text.slice(start, N_TEXTS_AT_ONCE) for start in range(0, len(text), N_TEXTS_AT_ONCE))
+    return pl.concat([pl.DataFrame(schema=SCRIPT), *map(_scripts_at_once, slices)])
+
+
+def _scripts_at_once(text: pl.Series) -> pl.DataFrame:
+    n_letters = np.zeros((len(text), len(SCRIPTS)), np.int64)
+    # of most texts, which are ASCII, no letter is looked up: one stands for all
+    n_letters[:, LATIN] = text.str.contains("[A-Za-z]").to_numpy()
+    has_others = text.str.len_bytes() != text.str.len_chars()
+    if has_others.any():
+        n_letters[has_others.to_numpy()] = _count_letters(text.filter(has_others))
+    total, main = n_letters.sum(axis=1), n_letters.argmax(axis=1)
+    return pl.DataFrame(
+        {
+            "script": np.where(total > 0, np.array(SCRIPTS)[main], NO_SCRIPT),
+            "script_ratio": n_letters.max(axis=1) / np.maximum(total, 1),
+            "n_scripts": (n_letters > 0).sum(axis=1),
+        },
+        schema_overrides=SCRIPT,
+    )
+
+
+def _count_letters(text: pl.Series) -> npt.NDArray[np.int64]:
+    """Count each text's letters by script: a row a text, a column a script."""
+    width = len(SCRIPTS) + 1
+    characters = np.frombuffer(text.str.join("").item().encode("utf-32-le"), np.uint32)
+    row = np.repeat(np.arange(len(text)), text.str.len_chars().to_numpy())
+    counts = np.bincount(row * width + _script_numbers()[characters], minlength=len(text) * width).reshape(-1, width)[:, :-1]
+    for script in WRITTEN_WITH_HAN:
+        column = SCRIPTS.index(script)
+        n_han = np.where(counts[:, column] > 0, counts[:, HAN], 0)
+        counts[:, column] += n_han
+        counts[:, HAN] -= n_han
+    return counts
+
+
+@cache
+def _script_numbers() -> npt.NDArray[np.uint8]:
+    """The place in `SCRIPTS` of every letter that Unicode has; one past the end for what is no letter, or of all scripts."""
+    code_points = np.array([*range(0xD800), *range(0xE000, 0x110000)])
+    characters = pl.Series(map(chr, code_points))
+    numbers = np.full(0x110000, len(SCRIPTS), np.uint8)
+    numbers[code_points[characters.str.contains(r"[\p{L}--\p{sc=Zyyy}--\p{sc=Zinh}]").to_numpy()]] = len(SCRIPTS) - 1
+    is_letter = characters.str.contains(r"\p{L}")
+    code_points, letters = code_points[is_letter.to_numpy()], characters.filter(is_letter)
+    for number, script in enumerate(SCRIPTS[:-1]):
+        names = "".join(rf"\p{{sc={name}}}" for name in WRITTEN_WITH_HAN.get(script, (script,)))
+        numbers[code_points[letters.str.contains(f"[{names}]").to_numpy()]] = number
+    return numbers

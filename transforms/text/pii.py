@@ -1,0 +1,340 @@
+r"""Which identifiers a text gives away, and the text without them: `RecordPii`.
+
+E-mail addresses are many and told by their shape alone, so Polars replaces them. The other kinds are rare: an ASCII
+pattern of Polars (the gate) picks the few rows that may hold one, and only these meet the exact pattern, with what
+stands around it, and the check (Luhn, mod-97, a public address). Every pattern is bounded, or consumes what it has
+read, so that no text takes more than time in proportion to its length.
+"""
+
+import ipaddress
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+import polars as pl
+
+KINDS = (
+    "EMAIL_ADDRESS",
+    "PHONE_NUMBER",
+    "IBAN_CODE",
+    "CREDIT_CARD",
+    "IP_ADDRESS",
+    "US_SSN",
+    "UK_NINO",
+    "UK_NHS",
+    "API_KEY",
+)
+"""Kinds by the names of presidio's entities, which has none for keys. A placeholder is a kind's name in angle brackets."""
+
+# a domain does not begin like the scale of `icon@2x.png`; without assertions, so that a second pass finds nothing new
+EMAIL_ADDRESS = (
+    r"[A-Za-z0-9._%+-]*[A-Za-z0-9_%+-]@"
+    r"(?:[A-Za-z][A-Za-z0-9-]*|[0-9](?:[A-WYZa-wyz0-9-][A-Za-z0-9-]*)?)(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"
+)
+
+# ISO 13616 registry: how long the IBANs of a country are
+IBAN_LENGTHS = {
+    15: "NO",
+    16: "BE",
+    18: "DK FI FO GL NL SD",
+    19: "MK SI",
+    20: "AT BA EE KZ LT LU MN XK",
+    21: "CH HR LI LV",
+    22: "BG BH CR DE GB GE IE ME RS VA",
+    23: "AE GI IL IQ OM SO TL",
+    24: "AD CZ ES MD PK RO SA SE SK TN VG",
+    25: "LY PT ST",
+    26: "IS TR",
+    27: "BI DJ FR GR IT MC MR SM",
+    28: "AL AZ BY CY DO GT HU LB NI PL SV",
+    29: "BR EG PS QA UA",
+    30: "JO KW MU YE",
+    31: "MT SC",
+    32: "LC",
+    33: "RU",
+}
+IBAN = "|".join(
+    f"(?:{countries.replace(' ', '|')})[0-9]{{2}}(?:[ ]?[A-Z0-9]){{{length - 4}}}" for length, countries in IBAN_LENGTHS.items()
+)
+
+# issuers and lengths in use (ISO/IEC 7812); Visa's 13 digits are not any more, and would take in article numbers
+CARD = re.compile(
+    r"4[0-9]{15}(?:[0-9]{3})?|(?:5[1-5][0-9]{2}|222[1-9]|22[3-9][0-9]|2[3-6][0-9]{2}|27[01][0-9]|2720)[0-9]{12}"
+    r"|3[47][0-9]{13}|3(?:0[0-5]|[689][0-9])[0-9]{11}|35(?:2[89]|[3-8][0-9])[0-9]{12}"
+    r"|(?:6011|64[4-9][0-9]|65[0-9]{2})[0-9]{12}(?:[0-9]{3})?|62[0-9]{14,17}|(?:50(?:18|20|38)|5893|6304|6759|676[1-3])[0-9]{8,15}",
+    re.ASCII,
+)
+
+TOKENS = (
+    r"(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_-]{20,}|npm_[A-Za-z0-9]{36}"
+    r"|xox[abeoprs]-[A-Za-z0-9-]{10,}|[rs]k_(?:live|test)_[A-Za-z0-9]{16,}|AIza[A-Za-z0-9_-]{35}|sk-(?=[A-Za-z_-]{0,40}[0-9])[A-Za-z0-9_-]{20,}"
+)
+ASSIGNED_NAME = r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key(?:[_-]?id)?|private[_-]?key)(?:[_-]?key)?"
+PHONE_WORD = (
+    "(?:[Pp]hone|PHONE|[Tt]el|TEL|[Tt]ele(?:phone|fono?|foon)|[Tt]élé(?:phone)?|[Tt]eléfono|[Mm]obile?|MOBILE|[Cc]ell|[Ff]ax|FAX"
+    "|[Ww]hats[Aa]pp|[Cc]all|[Dd]ial|[Tt]ext|SMS)"
+)
+# ITU-T E.164, as assigned
+CALLING_CODE = (
+    "(?:1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|21[12368]|2[2346][0-9]|25[0-8]|29[01789]|35[0-9]|37[0-9]|38[0-35-79]"
+    "|42[013]|50[0-9]|59[0-9]|67[02-9]|68[0-35-9]|69[0-2]|80[08]|85[02356]|88[01368]|96[0-8]|97[0-79]|99[2-68])"
+)
+PRIVATE_KEY = "[A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?"
+EXTENSION = r"(?:[ ]?(?:x|ext\.?[ ]?)[0-9]{1,6})?"
+# an area or an exchange of the North American numbering plan
+NANP = "[2-9][0-9]{2}"
+HEX = "[0-9A-Fa-f]{1,4}"
+# neither a word nor a number goes on before, or after; what was one when it was redacted is one still
+NOT_AFTER_ONE = "".join(f"(?<!<{kind}>)" for kind in KINDS)
+NOT_BEFORE_ONE = f"(?!<(?:{'|'.join(KINDS)})>)"
+BEFORE = rf"(?<![0-9A-Za-z_.])(?<![0-9]-){NOT_AFTER_ONE}"
+AFTER = rf"(?![0-9A-Za-z_])(?![.-][0-9]){NOT_BEFORE_ONE}"
+# an address may have its calling code and the 0 of its area
+PHONE_DIGITS = range(9, 17)
+# least entropy of a secret, bits a character: a word of eight letters that repeats some has about as much
+SECRET_BITS = 2.75
+# what stands before a number that is an address, and before one that is a version
+ADDRESS_BEFORE = re.compile(
+    r"(?:(?:^|[^A-Za-z])(?:ip|ipv4|addr|address|dns|nameserver|resolver|peer|subnet|ping|ssh)(?: is| was)?[ :=(\[\"'`]{1,3}|://|@)$",
+    re.ASCII | re.IGNORECASE,
+)
+ADDRESS_AFTER = re.compile(r":[0-9]{2,5}(?![0-9:.])|/(?:[89]|[12][0-9]|3[0-2])(?![0-9./])", re.ASCII)
+VERSION_BEFORE = re.compile(
+    r"(?:versions?|v|ver|release[ds]?|before|prior to|through|until|up to|than|firmware|build|fixed in|(?:firmware|upgraded?|updated?) to"
+    r"|[<>]=|< )[ .:=]{0,2}$",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def redact(text: pl.Expr) -> pl.Expr:
+    """Put a placeholder for each identifier, e.g. `<EMAIL_ADDRESS>`; all else stays, byte for byte.
+
+    Redacting again changes nothing. A null text stays null.
+    """
+    return text.map_batches(_redact, return_dtype=pl.String, is_elementwise=True)
+
+
+def mask(text: str) -> str:
+    """Redact one text, as people are shown it."""
+    return str(_redact(pl.Series([text]))[0])
+
+
+def score_pii(records: pl.LazyFrame) -> pl.LazyFrame:
+    """Count the identifiers in each record's `text` by kind, as `RecordPii`; a null text gives nulls.
+
+    What is counted is placeholders in the redacted text, so a text that staging holds redacted counts the same.
+    """
+    redacted = pl.col("_redacted")
+    counts = {kind: redacted.str.count_matches(f"<{kind}>", literal=True).cast(pl.Int64) for kind in KINDS}
+    return records.with_columns(_redacted=redact(pl.col("text"))).select(
+        "record_id",
+        "event_timestamp",
+        "created_timestamp",
+        **{f"pii_{kind.lower()}_count": count for kind, count in counts.items()},
+        pii_any=(pl.sum_horizontal(counts.values(), ignore_nulls=False) > 0).cast(pl.Int64),
+    )
+
+
+class Rule(NamedTuple):
+    """How one shape of a kind is found: `gate` picks rows in Polars, `value` of `pattern` is replaced where the check agrees."""
+
+    kind: str
+    gate: str
+    pattern: re.Pattern[str]
+    is_real: Callable[[re.Match[str]], bool]
+
+    def redact(self, text: str) -> str:
+        """Replace what is found in one text."""
+        return self.pattern.sub(self._placeholder, text)
+
+    def _placeholder(self, match: re.Match[str]) -> str:
+        if not self.is_real(match):
+            return match[0]
+        start, end = (place - match.start() for place in match.span("value"))
+        return f"{match[0][:start]}<{self.kind}>{match[0][end:]}"
+
+
+def _redact(texts: pl.Series) -> pl.Series:
+    """Redact the e-mail addresses, then the rest; again where that changed a text, until nothing is left to change.
+
+    A rule looks at what stands beside an identifier, which may be one that a later rule replaces.
+    """
+    before = texts.str.replace_all(EMAIL_ADDRESS, "<EMAIL_ADDRESS>")
+    after = _apply_rules(before.clone())  # a scatter changes its series in place
+    while len(changed := (before != after).arg_true()):
+        before = after
+        after = before.clone().scatter(changed, _apply_rules(before.gather(changed)))
+    return after
+
+
+def _apply_rules(texts: pl.Series) -> pl.Series:
+    for rule in RULES:
+        rows = texts.str.contains(rule.gate).arg_true()
+        if len(rows):
+            texts = texts.scatter(rows, [rule.redact(text) for text in texts.gather(rows)])
+    return texts
+
+
+def _always(_: re.Match[str]) -> bool:
+    return True
+
+
+def _digits(match: re.Match[str]) -> str:
+    return re.sub(r"[^0-9]", "", match["value"])
+
+
+def _is_card(match: re.Match[str]) -> bool:
+    """Whether issuer, length and the check digit (Luhn, ISO/IEC 7812-1 annex B) are a card's."""
+    digits = _digits(match)
+    doubled = sum(sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])
+    return CARD.fullmatch(digits) is not None and (doubled + sum(map(int, digits[::-2]))) % 10 == 0
+
+
+def _is_iban(match: re.Match[str]) -> bool:
+    """Whether the check digits, 02 to 98, hold: the number modulo 97 is 1 (ISO 13616, ISO 7064)."""
+    code = match["value"].replace(" ", "")
+    return code[2:4] not in {"00", "01", "99"} and int("".join(str(int(character, 36)) for character in code[4:] + code[:4])) % 97 == 1
+
+
+def _is_nhs_number(match: re.Match[str]) -> bool:
+    """Whether the check digit holds: weights 10 to 1, modulo 11 (NHS data dictionary)."""
+    return sum(weight * int(digit) for weight, digit in zip(range(10, 0, -1), _digits(match), strict=True)) % 11 == 0
+
+
+def _is_public_v4(match: re.Match[str]) -> bool:
+    """Whether it is a public address and no version: some number is 100 or more, or an address is what is spoken of."""
+    if not _is_public(match["value"]):
+        return False
+    before = match.string[max(0, match.start() - 24) : match.start()]
+    if ADDRESS_BEFORE.search(before) or ADDRESS_AFTER.match(match.string, match.end()):
+        return True
+    return re.search("[0-9]{3}", match["value"]) is not None and not VERSION_BEFORE.search(before)
+
+
+def _is_public_v6(match: re.Match[str]) -> bool:
+    """Whether it is a public address, and no hardware address of eight pairs."""
+    return _is_public(match["value"]) and {len(group) for group in match["value"].split(":")} != {2}
+
+
+def _is_public(address: str) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return parsed.is_global and not parsed.is_multicast
+
+
+def _is_phone(match: re.Match[str]) -> bool:
+    """Whether it has a number's digits, and is neither a day nor a decimal number."""
+    value = match["value"]
+    is_day = re.match(r"[(+]?[0-3]?[0-9]([ ./-])[0-3][0-9]\1(?:19|20)[0-9]{2}", value, re.ASCII)
+    is_decimal = re.match(r"[+][0-9]{1,3}\.[0-9]{4,8}(?![0-9])", value, re.ASCII)
+    return len(_digits(match)) in PHONE_DIGITS and not is_day and not is_decimal
+
+
+def _is_secret(match: re.Match[str]) -> bool:
+    """Whether a value looks drawn at random: a digit among letters of both cases, or several digits, and enough entropy (Shannon 1948)."""
+    value = match["value"]
+    shares = [count / len(value) for count in Counter(value).values()]
+    classes = [re.search(characters, value) is not None for characters in ("[0-9]", "[a-z]", "[A-Z]|[0-9][^0-9]*[0-9]")]
+    return all(classes) and -sum(share * math.log2(share) for share in shares) >= SECRET_BITS
+
+
+def _rule(kind: str, gate: str, pattern: str, is_real: Callable[[re.Match[str]], bool] = _always) -> Rule:
+    return Rule(kind, gate, re.compile(pattern, re.ASCII), is_real)
+
+
+RULES = (
+    _rule("API_KEY", "PRIVATE KEY", rf"(?s)(?P<value>-----BEGIN {PRIVATE_KEY}-----.*?(?:-----END {PRIVATE_KEY}-----|\Z))"),
+    _rule(
+        "API_KEY",
+        r"AKIA|ASIA|gh[pousr]_|github_pat_|glpat-|npm_|xox[abeoprs]-|[rs]k_live_|[rs]k_test_|AIza|sk-[A-Za-z0-9]",
+        rf"(?<![A-Za-z0-9_-]){NOT_AFTER_ONE}(?P<value>{TOKENS})(?![A-Za-z0-9])",
+    ),
+    _rule(
+        "API_KEY",
+        r"eyJ[A-Za-z0-9_-]{8}",
+        rf"(?<![A-Za-z0-9_.-]){NOT_AFTER_ONE}(?P<value>eyJ[A-Za-z0-9_-]{{8,}}\.eyJ[A-Za-z0-9_-]{{8,}}\.[A-Za-z0-9_-]*)",
+    ),
+    _rule("API_KEY", r"[Bb]earer ", r"\b[Bb]earer (?P<value>[A-Za-z0-9._~+/-]{20,}=*)", _is_secret),
+    _rule(
+        "API_KEY",
+        r"(?i)(?:passw|passphrase|pwd|secret|token|[_-]?key)[a-z_]{0,4}[\"']? ?[:=]",
+        rf"(?i:{ASSIGNED_NAME})[\"']?[ ]?[:=][ ]?[\"'`]?(?P<value>[A-Za-z0-9+/=_.~!@#%^&*-]{{8,}})(?![(\[])",
+        _is_secret,
+    ),
+    _rule("IBAN_CODE", r"[0-9]{2} ?[A-Z0-9]{4} ?[A-Z0-9]{4} ?[A-Z0-9]{3}", rf"\b(?P<value>{IBAN})\b", _is_iban),
+    _rule(
+        "CREDIT_CARD",
+        r"[2-6][0-9]{3}(?:[ -]?[0-9]{4}[ -]?[0-9]{4}|[ -][0-9]{6}[ -][0-9]{4})",
+        rf"{BEFORE}(?P<value>[2-6][0-9]{{11,18}}|[2-6][0-9]{{3}}(?:([ -])[0-9]{{4}}){{3}}(?:\2[0-9]{{3}})?"
+        rf"|3[0-9]{{3}}([ -])[0-9]{{6}}\3[0-9]{{4,5}}){AFTER}",
+        _is_card,
+    ),
+    _rule(
+        "IP_ADDRESS",
+        r":[0-9A-Fa-f]{1,4}::|(?::[0-9A-Fa-f]{1,4}){6}:",
+        rf"(?<![0-9A-Za-z:.]){NOT_AFTER_ONE}(?P<value>{HEX}(?::{HEX}){{7}}|[23][0-9A-Fa-f]{{3}}(?::{HEX}){{1,5}}::(?:{HEX}(?::{HEX}){{0,4}})?)"
+        rf"(?![0-9A-Za-z:]|\.[0-9]){NOT_BEFORE_ONE}",
+        _is_public_v6,
+    ),
+    _rule(
+        "IP_ADDRESS",
+        r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]",
+        rf"(?<![0-9A-Za-z_.])(?<![A-Za-z_]-){NOT_AFTER_ONE}(?P<value>[0-9]{{1,3}}(?:\.[0-9]{{1,3}}){{3}})"
+        rf"(?![0-9A-Za-z_]|\.[0-9]|-[A-Za-z]){NOT_BEFORE_ONE}",
+        _is_public_v4,
+    ),
+    _rule(
+        "US_SSN",
+        r"[0-9][ -][0-9]{2}[ -][0-9]{4}",
+        rf"{BEFORE}(?P<value>(?!000|666|9)[0-9]{{3}}([ -])(?!00)[0-9]{{2}}\2(?!0000)[0-9]{{4}}){AFTER}",
+    ),
+    _rule(
+        "US_SSN",
+        r"SSN|[Ss]ocial [Ss]ecurity",
+        r"\b(?:SSN|[Ss]ocial [Ss]ecurity)[A-Za-z :#.]{0,12}(?<![0-9])(?P<value>(?!000|666|9)[0-9]{9})\b",
+    ),
+    _rule(
+        "UK_NINO",
+        r"[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]",
+        r"\b(?P<value>(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z][ ]?[0-9]{2}([ ]?)[0-9]{2}\2[0-9]{2}[ ]?[A-D])\b",
+    ),
+    _rule(
+        "UK_NHS",
+        r"NHS[A-Za-z :#.]{0,16}[0-9]{3}[ -]?[0-9]{3}[ -]?[0-9]{4}",
+        r"\bNHS[A-Za-z :#.]{0,16}(?P<value>[0-9]{3}[ -]?[0-9]{3}[ -]?[0-9]{4})\b",
+        _is_nhs_number,
+    ),
+    _rule(
+        "PHONE_NUMBER",
+        r"\+[1-9]",
+        rf"(?<![0-9A-Za-z_+.)]){NOT_AFTER_ONE}"
+        rf"(?P<value>\(?\+{CALLING_CODE}\)?(?:[ ./()-]{{0,2}}[0-9]){{6,13}}{EXTENSION}){AFTER}(?!:[0-9])",
+        _is_phone,
+    ),
+    _rule(
+        "PHONE_NUMBER",
+        r"[0-9][). -]{1,2}[2-9][0-9]{2}[ .-][0-9]{4}",
+        rf"{BEFORE}(?<![+/-])(?P<value>(?:(?:1|001)[ .-]?)?(?:\({NANP}\)[ -]?{NANP}[ .-]|{NANP}([.-]){NANP}\2)[0-9]{{4}}{EXTENSION}"
+        # a row of numbers is no number
+        rf"|(?<![0-9] )(?:(?:1|001)[ ])?{NANP}[ ]{NANP}[ ][0-9]{{4}}(?![ ][0-9])){AFTER}(?![:/][0-9])",
+    ),
+    _rule(
+        "PHONE_NUMBER",
+        r"(?:^|[^0-9A-Za-z_.+/:-])0[1-9][0-9]{0,4}[ )./-]{1,2}[0-9]{2}",
+        # the pairs of a hexadecimal dump are no number
+        rf"{BEFORE}(?<![+/:-])(?<![0-9] )(?<![ \n][0-9a-f]{{2}} )(?P<value>\(?0[1-9][0-9]{{0,4}}\)?[ /)-]{{1,2}}[0-9]{{2,8}}"
+        rf"(?:[ -][0-9]{{2,8}}){{0,3}}(?![ ][0-9]+(?![0-9/:.-]))|0[1-9]([ .])[0-9]{{2}}(?:\2[0-9]{{2}}){{3}}(?![ ][0-9a-f]{{2}}\b))"
+        rf"{AFTER}(?![:/][0-9])",
+        _is_phone,
+    ),
+    _rule(
+        "PHONE_NUMBER",
+        rf"{PHONE_WORD}[A-Za-z :#.(]{{0,12}}[0-9]",
+        rf"\b{PHONE_WORD}[A-Za-z :#.]{{0,12}}(?<![A-Za-z0-9])(?P<value>\(?[0-9](?:[ ./()-]{{0,2}}[0-9]){{8,14}}){AFTER}(?![:/][0-9])",
+        _is_phone,
+    ),
+)

@@ -1,0 +1,97 @@
+"""Processes that name languages beside this one: pycld2 keeps the interpreter's lock, so threads would only wait.
+
+Each runs `transforms.text.identify` as a program on pipes. So, unlike a `multiprocessing` pool, none imports the main module
+again (a script needs no guard, a Prefect engine is not loaded once more), and each ends by itself when its input does: at this
+process's end, even by `kill -9`. They start when first asked and stay for the next batch.
+"""
+
+import atexit
+import os
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from queue import SimpleQueue
+from typing import IO, cast
+
+from transforms.errors import MillraceError
+from transforms.text import identify
+from transforms.text.identify import Answer
+
+N_TEXTS_A_MESSAGE = 2_000
+
+
+class WorkerEndedError(MillraceError):
+    """A process that names languages ended before it answered: killed, or out of memory."""
+
+
+class Worker:
+    """One process, asked one list of texts at a time."""
+
+    def __init__(self) -> None:
+        # -P: the folder of the program, which holds modules of many names, stays off its path
+        self._process = subprocess.Popen(  # noqa: S603 - this program
+            [sys.executable, "-P", identify.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.process_id = self._process.pid
+        self._input, self._output = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
+
+    def ask(self, texts: list[str]) -> list[Answer]:
+        """Name each text's language; raises `OSError` or `EOFError` if the process has ended."""
+        pickle.dump(texts, self._input, pickle.HIGHEST_PROTOCOL)
+        self._input.flush()
+        return cast("list[Answer]", pickle.load(self._output))  # noqa: S301 - our own program's pipe
+
+    def end(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+        self._process.communicate()
+
+
+class Pool:
+    """Workers, each with a thread that waits for it; any thread may ask."""
+
+    def __init__(self, n_workers: int) -> None:
+        self._idle: SimpleQueue[Worker] = SimpleQueue()
+        self.workers = [Worker() for _ in range(n_workers)]
+        for worker in self.workers:
+            self._idle.put(worker)
+        self._threads = ThreadPoolExecutor(n_workers, thread_name_prefix="language")
+
+    def identify(self, texts: list[str]) -> list[Answer]:
+        """Name each text's language, in order."""
+        messages = [texts[start : start + N_TEXTS_A_MESSAGE] for start in range(0, len(texts), N_TEXTS_A_MESSAGE)]
+        return [answer for answers in self._threads.map(self._ask, messages) for answer in answers]
+
+    def _ask(self, texts: list[str]) -> list[Answer]:
+        worker = self._idle.get()
+        try:
+            return worker.ask(texts)
+        finally:
+            self._idle.put(worker)
+
+    def end(self) -> None:
+        """End all workers."""
+        for worker in self.workers:
+            worker.end()
+
+
+def identify_in_pool(texts: list[str], n_workers: int) -> list[Answer]:
+    """Name each text's language in this process's workers; raises `WorkerEndedError` if one ended, and the next call starts anew."""
+    pool = _pool(os.getpid(), n_workers)
+    try:
+        return pool.identify(texts)
+    except (OSError, EOFError, pickle.UnpicklingError):
+        _pool.cache_clear()
+        pool.end()
+        message = "a process that names languages ended early; is there memory enough? Run again."
+        raise WorkerEndedError(message) from None
+
+
+@cache
+def _pool(_process_id: int, n_workers: int) -> Pool:
+    """Start the pool of this process, once: a forked child has another id, and starts its own."""
+    pool = Pool(n_workers)
+    atexit.register(pool.end)
+    return pool
