@@ -205,8 +205,9 @@ def drift_error(source: Source, stopping: pl.DataFrame) -> DriftError:
     """Say which load is stopped by which columns, and how to look and how to let it pass."""
     load_id = str(stopping["load_id"][0])
     rows = stopping.filter(load_id=load_id)
+    n_loads = max(rows["n_reference_loads"].to_list())
     message = (
-        f"{source.name}: load {load_id} differs from the {rows['n_reference_loads'].max()} loads before it: {told(rows)}; nothing was "
+        f"{source.name}: load {load_id} differs from the {n_loads} loads before it: {told(rows)}; nothing was "
         "staged. Look at it with millrace report; if it is as it should be, millrace run --source FILE --accept-drift lets it pass"
     )
     return DriftError(message, payload(source.name, load_id, rows))

@@ -14,14 +14,16 @@ import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from deltalake import DeltaTable
 
 from transforms.schemas.base import Contract
 from transforms.schemas.profiles import ColumnProfile
 from transforms.schemas.staging import StagedRecord
 from transforms.sql import model
+from transforms.text.pii import KINDS, score_pii
 from transforms.text.quality import WORD
 from transforms.versions import publish_once
-from transforms.warehouse import Warehouse
+from transforms.warehouse import Warehouse, data_files
 
 ACCURACY = 0.01
 GAMMA = (1 + ACCURACY) / (1 - ACCURACY)
@@ -110,12 +112,13 @@ def as_profiles(counts: pl.DataFrame, relation: str) -> pl.DataFrame:
         )
         .with_columns(relation=pl.lit(relation))
     )
-    return profiles.select(ColumnProfile.arrow_schema().names).sort(ColumnProfile.key())
+    is_kept = (pl.col("kind") != "vocabulary") | (pl.col("n_rows") >= MIN_VOCABULARY_ROWS)
+    return profiles.filter(is_kept).select(ColumnProfile.arrow_schema().names).sort(ColumnProfile.key())
 
 
-def stored(warehouse: Warehouse, contract: type[Contract]) -> pl.LazyFrame:
+def stored(table: DeltaTable, contract: type[Contract]) -> pl.LazyFrame:
     """Read a relation as it stands; empty if nothing is in it."""
-    files = warehouse.files(contract.relation())
+    files = data_files(table)
     empty = pl.DataFrame(contract.arrow_schema().empty_table())
     return pl.scan_parquet(files, schema=empty.schema) if files else empty.lazy()
 
@@ -125,16 +128,17 @@ def store(warehouse: Warehouse, contract: type[Contract], rows: pl.DataFrame) ->
 
     The version that was looked at is the transaction, so of two runs that do so at once one does nothing.
     """
-    version = warehouse.versions()[contract.relation()]
+    table = warehouse.create(contract)
     load = [name for name in ("relation", "source", "load_id") if name in rows.columns]
     loads = rows.select(load).unique()
-    standing = stored(warehouse, contract).join(loads.lazy(), on=load, how="semi").collect()
+    earlier = stored(table, contract)
+    standing = earlier.join(loads.lazy(), on=load, how="semi").collect()
     if standing.sort(contract.key()).equals(rows.sort(contract.key())):
         return
-    replaced = [] if standing.is_empty() else warehouse.files(contract.relation())
-    staying = stored(warehouse, contract).join(loads.lazy(), on=load, how="anti").collect() if replaced else rows.clear()
+    replaced = [] if standing.is_empty() else data_files(table)
+    staying = earlier.join(loads.lazy(), on=load, how="anti").collect() if replaced else rows.clear()
     batches = pl.concat([staying, rows]).to_arrow().cast(contract.arrow_schema()).to_batches()
-    publish_once(warehouse, contract, batches, {TRANSACTION: version}, without=replaced)
+    publish_once(warehouse, contract, batches, {TRANSACTION: table.version()}, without=replaced)
 
 
 def profile_loads(connection: duckdb.DuckDBPyConnection, spool: Path) -> pl.DataFrame:
@@ -158,24 +162,24 @@ def profile_views(warehouse: Warehouse, contracts: Iterable[type[Contract]]) -> 
 
     It is read back from the files that came since the last time, so a run that was killed after a view's commit loses nothing.
     """
-    warehouse.create(ColumnProfile)
+    profiles = warehouse.create(ColumnProfile)
     for contract in contracts:
         relation = contract.relation()
-        table = warehouse.table(relation)
-        since = warehouse.consumed(ColumnProfile.relation(), f"{TRANSACTION}:{relation}")
-        if table is None or table.version() <= since:
-            continue
-        profiles = _profile_publications(contract, warehouse.files(relation, since=since), _profiled(warehouse, relation))
-        batches = profiles.to_arrow().cast(ColumnProfile.arrow_schema()).to_batches()
-        publish_once(warehouse, ColumnProfile, batches, {f"{TRANSACTION}:{relation}": table.version()})
+        name, version = f"{TRANSACTION}:{relation}", warehouse.versions()[relation]
+        since = profiles.transaction_version(name)
+        if since is None or since < version:
+            files = warehouse.files(relation, since=-1 if since is None else since)
+            known = stored(profiles, ColumnProfile).filter(pl.col("relation") == relation).select("loaded_timestamp").collect().to_series()
+            found = _profile_publications(contract, files, known)
+            publish_once(warehouse, ColumnProfile, found.to_arrow().cast(ColumnProfile.arrow_schema()).to_batches(), {name: version})
 
 
-def _profile_publications(contract: type[Contract], files: list[str], profiled: pl.Series) -> pl.DataFrame:
+def _profile_publications(contract: type[Contract], files: list[str], known: pl.Series) -> pl.DataFrame:
     """Profile the publications in a view's data files, but those that are profiled already."""
     if not files:
         return pl.DataFrame(ColumnProfile.arrow_schema().empty_table())
     created = pl.col("created_timestamp")
-    rows = pl.scan_parquet(files).filter(~created.is_in(profiled.implode())).with_columns(loaded_timestamp=created)
+    rows = pl.scan_parquet(files).filter(~created.is_in(known.unique().implode())).with_columns(loaded_timestamp=created)
     counts = count(rows, ["loaded_timestamp"], _columns_of(contract))
     load_id = pl.col("loaded_timestamp").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
     return as_profiles(counts.with_columns(source=pl.lit(""), load_id=load_id), contract.relation())
@@ -188,11 +192,6 @@ def _columns_of(contract: type[Contract]) -> Iterator[Profiled]:
             yield _number(column.name, pl.col(column.name))
         elif column.dtype == pl.Boolean() or column.name in CATEGORIES:
             yield _category(column.name)
-
-
-def _profiled(warehouse: Warehouse, relation: str) -> pl.Series:
-    """List the `created_timestamp`s of the publications of a view that are profiled."""
-    return stored(warehouse, ColumnProfile).filter(pl.col("relation") == relation).select("loaded_timestamp").unique().collect().to_series()
 
 
 def _is_sampled(connection: duckdb.DuckDBPyConnection) -> np.ndarray:
@@ -249,11 +248,24 @@ CHEAP = (
     _presence("subject_id"),
     _presence("attributes"),
 )
-SAMPLED = (_number("n_words", pl.col("text").str.count_matches(WORD)),)
+SAMPLED = (
+    _number("n_words", pl.col("text").str.count_matches(WORD)),
+    _category("language"),
+    _category("script"),
+    _category("pii"),
+)
 
 
 def _measured(sample: pl.DataFrame) -> pl.DataFrame:
-    return sample
+    """Name each text's language and script, and the kinds of identifiers in it, joined by `+`."""
+    from transforms.text.language import identify_language  # the model takes a while to import
+
+    languages = identify_language(sample["text"], n_workers=1).select("language", "script")
+    counts = score_pii(sample.lazy().with_columns(created_timestamp="loaded_timestamp")).collect()
+    kinds = [pl.when(pl.col(f"pii_{kind.lower()}_count") > 0).then(pl.lit(kind)) for kind in KINDS]
+    pii = pl.when(pl.col("pii_any") > 0).then(pl.concat_str(kinds, separator="+", ignore_nulls=True)).otherwise(pl.lit("none"))
+    told = counts.select(pii=pl.when(pl.col("pii_any").is_not_null()).then(pii))
+    return pl.concat([sample.select("load_id", "text"), languages, told], how="horizontal")
 
 
 def _count_vocabulary(sample: pl.DataFrame) -> pl.DataFrame:
