@@ -102,7 +102,8 @@ def as_profiles(counts: pl.DataFrame, relation: str) -> pl.DataFrame:
     is_bucket = pl.col("key") != ALL_ROWS  # null for what has no value, so that it is none
     n_all = pl.col("n").filter(pl.col("key") == ALL_ROWS).sum()
     profiles = (
-        counts.sort("key")
+        counts.filter(pl.col("n") > 0)
+        .sort("key")
         .group_by(*LOAD, "column", "kind")
         .agg(
             n_rows=pl.when(pl.col("kind").first() == "vocabulary").then(n_all).otherwise(pl.col("n").sum()),

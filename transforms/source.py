@@ -76,7 +76,7 @@ class Drift(_Model):
     min_reference_loads: Annotated[int, Field(ge=1)] = 7
     min_reference_rows: Annotated[int, Field(ge=1)] = 1000
     beyond_usual: Annotated[float, Field(ge=0)] = 3
-    warn: Thresholds = Thresholds(psi=0.1, js_distance=0.1, wasserstein=0.25)
+    warn: Thresholds = Thresholds(psi=0.1, js_distance=0.15, wasserstein=0.25)
     stop: Thresholds = Thresholds()
     columns: dict[str, ColumnThresholds] = {}
 

@@ -24,7 +24,7 @@ from transforms.source import Source
 from transforms.warehouse import Warehouse
 
 NUMBERS = st.lists(st.floats(-1e12, 1e12, allow_nan=False).filter(lambda number: number == 0 or abs(number) > 1e-6), min_size=1)
-SECRET = "kingfisher"
+PLANTED = "kingfisher"
 
 
 def sketched(numbers: Sequence[float | None]) -> pl.DataFrame:
@@ -138,11 +138,11 @@ def test_labels_that_are_no_names_and_the_rare_ones_of_many_are_hashed(
 
 
 def test_no_profile_holds_a_text(warehouse: Warehouse, make_source: MakeSource, write: Write, note: Note, stage: Stage) -> None:
-    rows = [note(f"r{n}", text=f"{SECRET} {n}", label=f"{SECRET}@example.com", subject=SECRET, author=SECRET) for n in range(30)]
-    stage(make_source(write("notes.jsonl", *rows, note("x", written=SECRET), SECRET.encode())))
+    rows = [note(f"r{n}", text=f"{PLANTED} {n}", label=f"{PLANTED}@example.com", subject=PLANTED, author=PLANTED) for n in range(30)]
+    stage(make_source(write("notes.jsonl", *rows, note("x", written=PLANTED), PLANTED.encode())))
     featurize(warehouse, datetime.now(UTC))
     for relation in ("profiles.columns", "profiles.drift"):
-        assert SECRET not in str(pl.read_delta(str(warehouse.folder(relation))).to_dicts())
+        assert PLANTED not in str(pl.read_delta(str(warehouse.folder(relation))).to_dicts())
 
 
 def test_a_publication_of_a_view_is_profiled_once_even_if_its_run_was_killed(
@@ -163,7 +163,10 @@ def test_a_publication_of_a_view_is_profiled_once_even_if_its_run_was_killed(
     stage(source)
     featurize(warehouse, datetime(2026, 2, 4, tzinfo=UTC))
     rows = pl.read_delta(str(warehouse.folder("profiles.columns"))).filter(relation=RecordQuality.relation(), column="n_words")
-    assert rows.sort("load_id").select("load_id", "n_rows").rows() == [("2026-02-01T00:00:00.000000Z", 20), ("2026-02-04T00:00:00.000000Z", 1)]
+    assert rows.sort("load_id").select("load_id", "n_rows").rows() == [
+        ("2026-02-01T00:00:00.000000Z", 20),
+        ("2026-02-04T00:00:00.000000Z", 1),
+    ]
     words = rows.sort("load_id").row(0, named=True)
     assert quantiles(words["bucket_keys"], words["bucket_counts"], [0, 1]) == pytest.approx([1, 20], rel=0.01)
 
