@@ -73,19 +73,19 @@ def main(*, debug: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one line of JSON, last.")
 @click.option("--accept-breaking", is_flag=True, help="Make views again though features of theirs were removed or retyped (see plan).")
 @click.option("--accept-schema", is_flag=True, help="Take changed fields of a source with `schema: freeze` as they are, this once.")
-def run(source: str, home: str | None, *, plain: bool, as_json: bool, accept_breaking: bool, accept_schema: bool) -> None:
+@click.option("--accept-drift", is_flag=True, help="Stage loads though they differ too much from those before them (see report).")
+def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted: bool) -> None:
     """Run the pipeline: ingest, prepare, featurize, apply, materialize.
 
     Loads only what is new; a run with nothing new changes nothing. Safe to interrupt and to run again.
 
     \b
-    Exit code 0: done, or nothing to do.  1: a file was refused, or a gate stopped the run.  2: the source cannot be used.
+    Exit code 0: done, or nothing to do.  1: a file was refused, or a gate or drift stopped the run.  2: the source cannot be used.
     """
     from flows.stages import PipelineParameters, hold, pending_work
     from transforms.source import load_source
     from transforms.warehouse import Warehouse
 
-    accepted = {"accept_breaking": accept_breaking, "accept_schema": accept_schema}
     parameters = PipelineParameters(source=str(Path(source).resolve()), home=home, **accepted)
     checked = load_source(Path(source))
     warehouse = Warehouse(parameters.settings())

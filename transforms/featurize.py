@@ -18,6 +18,7 @@ from deltalake import DeltaTable
 from transforms.activity import activity_rows, create_activity, history_rows, view_batches
 from transforms.code import code_digest
 from transforms.duplicates import bring_index_up, duplicate_rows
+from transforms.profile import profile_views
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownDocument
@@ -161,6 +162,7 @@ def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
         warehouse.create(contract)
     stale = stale_views(warehouse)
     rows = {view_name(contract): _publish_view(contract, warehouse, now, is_stale=contract in stale) for contract in VIEWS}
+    profile_views(warehouse, VIEWS)
     write_unfinished(warehouse, None)  # what a stopped backfill had left of other code is made now; of holes, the next one finds them
     return rows
 

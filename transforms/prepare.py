@@ -9,11 +9,13 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from transforms.drift import watch
 from transforms.errors import SchemaChangedError, SourceError
 from transforms.fields import Compared, Held, Shapes, compare, expect, known_fields
 from transforms.mapping import DECODED, candidates_sql, decode_rows, json_structure
-from transforms.schemas.base import digest_of
+from transforms.schemas.base import Contract, digest_of
 from transforms.schemas.fields import SourceField
+from transforms.schemas.profiles import ColumnProfile, DriftStatistic
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.source import Source
@@ -48,6 +50,11 @@ ACCEPTED = pa.schema(
     }
 )
 
+WRITTEN: tuple[type[Contract], ...] = (
+    *(RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord),
+    *(AccountedFile, SourceField, ColumnProfile, DriftStatistic),
+)
+
 
 class Account(NamedTuple):
     """What became of rows; `read` is the sum of the others."""
@@ -58,15 +65,16 @@ class Account(NamedTuple):
     quarantined: int = 0
 
 
-def prepare(source: Source, warehouse: Warehouse, *, accept_schema: bool = False) -> Account:
+def prepare(source: Source, warehouse: Warehouse, *, accept_schema: bool = False, accept_drift: bool = False) -> Account:
     """Stage all raw rows of a source that arrived since the last time; a killed run or replay is finished first.
 
-    Raises `SourceError` if one is to be finished with another mapping than it began with; `SchemaChangedError`, before anything of
-    them is committed, if the source is frozen and fields changed, unless `accept_schema`.
+    Raises `SourceError` if one is to be finished with another mapping than it began with. Raises, unless that is accepted and
+    before anything but the profiles is committed, `SchemaChangedError` if the source is frozen and fields changed, `DriftError` if
+    a load differs too much from those before it.
     """
     from transforms.quarantine import finish_replay  # which stages by the functions of this module
 
-    for contract in (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, AccountedFile, SourceField):
+    for contract in WRITTEN:
         warehouse.create(contract)
         warehouse.refuse_other_columns(contract)
     if is_prepared(source, warehouse):
@@ -75,7 +83,8 @@ def prepare(source: Source, warehouse: Warehouse, *, accept_schema: bool = False
     finished = finish_prepare(source, warehouse)
     if is_prepared(source, warehouse):
         return finished
-    staged = _prepare_until(warehouse.versions()[RawRecord.relation()], source, warehouse, accept_schema=accept_schema)
+    newest = warehouse.versions()[RawRecord.relation()]
+    staged = _prepare_until(newest, source, warehouse, accept_schema=accept_schema, accept_drift=accept_drift)
     return Account(*map(sum, zip(finished, staged, strict=True)))
 
 
@@ -85,10 +94,11 @@ def finish_prepare(source: Source, warehouse: Warehouse) -> Account:
     if warehouse.consumed(StagedRecord.relation(), transaction(source.name)) >= begun:
         return Account()
     refuse_other_mapping(warehouse, QuarantinedRecord.relation(), noted(transaction(source.name), begun, source), source)
-    return _prepare_until(begun, source, warehouse, accept_schema=True)  # what was begun was accepted, or had not changed
+    # what was begun was accepted, or let pass
+    return _prepare_until(begun, source, warehouse, accept_schema=True, accept_drift=True)
 
 
-def _prepare_until(version: int, source: Source, warehouse: Warehouse, *, accept_schema: bool) -> Account:
+def _prepare_until(version: int, source: Source, warehouse: Warehouse, *, accept_schema: bool, accept_drift: bool) -> Account:
     """Stage what arrived up to a version of raw."""
     consumed = warehouse.consumed(StagedRecord.relation(), transaction(source.name))
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
@@ -101,6 +111,7 @@ def _prepare_until(version: int, source: Source, warehouse: Warehouse, *, accept
             refuse_stops(source, compared)
         transactions = noted(transaction(source.name), version, source)
         accounts = account(connection, source)
+        watch(connection, source, warehouse, spool, is_accepted=accept_drift)
         publish_once(warehouse, QuarantinedRecord, quarantined(connection, warehouse), transactions)
         publish_once(warehouse, SourceField, compared.batches(), transactions)
         publish_versions(connection, warehouse, spool, accounts, transactions)
@@ -109,7 +120,7 @@ def _prepare_until(version: int, source: Source, warehouse: Warehouse, *, accept
 
 def noted(name: str, version: int, source: Source) -> dict[str, int]:
     """Note how far a transaction has come, and once more under a name that tells the mapping it has come so far with."""
-    return {name: version, f"{name}:{digest_of(source.model_dump_json(exclude={'uri'}))}": version}
+    return {name: version, f"{name}:{digest_of(source.model_dump_json(exclude={'uri', 'drift'}))}": version}
 
 
 def refuse_other_mapping(warehouse: Warehouse, relation: str, begun: dict[str, int], source: Source) -> None:

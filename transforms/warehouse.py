@@ -38,6 +38,8 @@ RELATIONS = (
     "profiles.fields",
     "duplicates.contents",
     "duplicates.documents",
+    "profiles.columns",
+    "profiles.drift",
     "features.record_quality",
     "features.record_text",
     "features.record_pii",
