@@ -61,6 +61,8 @@ def main(*, debug: bool) -> None:
 
     A source is a small YAML file; start from a copy of sources/cve_events.yaml.
     """
+    # DuckDB's binding may print a page about leaked types while Python ends; this runs last, after all that is to be read
+    atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno()))
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if debug else "CRITICAL")
@@ -247,8 +249,6 @@ def _run(parameters: "PipelineParameters", *, plain: bool) -> "Summary":
             from flows.stages import run_plain
 
             return run_plain(parameters, report)
-        # DuckDB's binding prints a page about leaked types if it is torn down while Prefect's threads still run; runs last
-        atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno()))
         from flows.pipeline import run_local
 
         return run_local(parameters, report)
