@@ -103,8 +103,8 @@ class Value(BaseModel):
     """A feature as the table has it, and as its records make it."""
 
     feature: str
-    value: int | float | datetime | None
-    by_records: int | float | datetime | None
+    value: int | float | datetime | str | None
+    by_records: int | float | datetime | str | None
 
     @property
     def adds_up(self) -> bool:
