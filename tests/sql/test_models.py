@@ -59,7 +59,7 @@ TYPES = {contract.relation(): contract.arrow_schema() for contract in CONTRACTS}
     "signed_contents": KnownContent.arrow_schema(),
     "members": pa.schema([*FIRST, ("is_fresh", pa.bool_()), ("band_keys", pa.list_(pa.int64())), ("position", pa.int64())]),
     "labelled_contents": LABELLED,
-    "published_duplicates": RecordDuplicates.arrow_schema(),
+    **dict.fromkeys(("features.record_duplicates", "published_duplicates"), RecordDuplicates.arrow_schema()),
 }
 
 

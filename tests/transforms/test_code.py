@@ -36,9 +36,10 @@ def test_a_changed_model_changes_what_rests_on_it(monkeypatch: pytest.MonkeyPatc
     assert changed(before) == views
 
 
-@pytest.mark.parametrize(
-    "path", sorted([*(files(sql) / "features").iterdir(), *(files(sql) / "duplicates").iterdir()], key=str), ids=lambda path: path.stem
-)
+MODELS = [path for folder in ("features", "duplicates") for path in sorted((files(sql) / folder).iterdir(), key=str)]
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
 def test_no_feature_model_is_left_out_of_the_digests(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     before = digests()
     monkeypatch.setattr(transforms.code, "model", lambda asked: model(asked) + "\n" * (asked == f"{path.parent.name}/{path.stem}"))

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
@@ -29,11 +30,17 @@ from tests.transforms.histories import (
     stage,
     version,
 )
+from transforms.backfill import Span, fill, find
+from transforms.code import code_digest
 from transforms.duplicates import find_roots
-from transforms.featurize import featurize
+from transforms.featurize import featurize, recompute
+from transforms.maintain import compact
+from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownContent, KnownDocument
 from transforms.schemas.features import RecordDuplicates
+from transforms.schemas.staging import StagedRecord
 from transforms.text.duplicates import BANDS, HEADS, MIN_SIMILARITY, estimate_similarity, sign
+from transforms.trace import trace_feature
 from transforms.warehouse import Warehouse
 
 NewHome = Callable[[], Warehouse]
@@ -256,3 +263,84 @@ def test_roots_are_found_along_chains_of_any_length() -> None:
     parents = pl.DataFrame({"position": range(1, 1000), "parent": range(999)}).sample(fraction=1, shuffle=True, seed=1)
     assert set(find_roots(parents)["root"]) == {0}
     assert find_roots(parents.clear()).is_empty()
+
+
+# --- lineage, erasing, maintenance, backfill ---
+
+
+def test_trace_compares_the_texts_again(new_home: NewHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    warehouse = run(new_home(), [version("r1", 0, text=FOX), version("r2", HOUR, text=f"RT: {FOX}"), version("r3", HOUR, text=SHIP)])
+    monkeypatch.setattr("transforms.trace.VIEWS", (RecordDuplicates,))
+    monkeypatch.setattr("transforms.trace.READ", (StagedRecord, RecordDuplicates))
+    at = NOW
+    traced = trace_feature(warehouse, "record_duplicates", "r2", at)
+    assert (traced.mismatches, [record.record_id for record in traced.records]) == ([], ["r2", "r1"])
+    for file in warehouse.files(StagedRecord.relation()):
+        pl.read_parquet(file).with_columns(text=pl.lit(SHIP)).write_parquet(file)
+    assert [line.split()[0] for line in trace_feature(warehouse, "record_duplicates", "r2", at).mismatches] == ["dup_similarity"]
+
+
+def test_compaction_of_the_index_changes_no_value(new_home: NewHome) -> None:
+    warehouse = new_home()
+    for number in range(6):  # each is earlier than the one before, so that all rows are replaced
+        stage(warehouse, [version(f"r{number}", 9 - number, text=FOX)])
+        featurize(warehouse, NOW + timedelta(hours=number))
+    before, n_rows = newest(warehouse, "record_duplicates"), warehouse.n_rows(KnownDocument.relation())
+    compact(warehouse, is_dry=False)
+    assert warehouse.n_rows(KnownDocument.relation()) == 6 < n_rows
+    assert len(warehouse.files(KnownContent.relation())) == 1
+    assert {rows[:2] for rows in featurize(warehouse, NOW + timedelta(days=1)).values()} == {(0, 0)}
+    stage(warehouse, [version("r9", 20, text=FOX)])
+    assert featurize(warehouse, NOW + timedelta(days=2))["record_duplicates"][:2] == (1, 0)
+    assert newest(warehouse, "record_duplicates").filter(pl.col("record_id") != "r9").equals(before)
+
+
+@pytest.mark.parametrize("contract", [KnownContent, KnownDocument, RecordDuplicates])
+def test_run_killed_between_two_commits_is_finished_by_the_next(
+    new_home: NewHome, killed_before: Callable[..., AbstractContextManager[None]], contract: type[Contract]
+) -> None:
+    versions = [version("r1", 0, text=FOX), version("r2", HOUR, text=FOX), version("r0", 2 * HOUR, event=-HOUR, text=SHIP)]
+    warehouse = run(new_home(), versions[:1])
+    stage(warehouse, versions[1:])
+    with killed_before(contract):
+        featurize(warehouse, NOW + timedelta(hours=1))
+    featurize(warehouse, NOW + timedelta(hours=2))
+    assert newest(warehouse, "record_duplicates").equals(newest(run(new_home(), versions), "record_duplicates"))
+    assert pl.read_delta(str(warehouse.folder(KnownContent.relation())))["content_id"].is_unique().all()
+
+
+def test_other_code_makes_index_and_view_again(new_home: NewHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    warehouse = run(new_home(), [version("r1", 0, text=FOX), version("r2", HOUR, text=f"RT: {FOX}")])
+    monkeypatch.setattr("transforms.featurize.code_digest", lambda contract: 1 + code_digest(contract))
+    monkeypatch.setattr("transforms.duplicates.MIN_SIMILARITY", 1.0)
+    assert featurize(warehouse, NOW + timedelta(days=1))["record_duplicates"] == (0, 2, 0)
+    assert only(warehouse, "r2")["is_duplicate"] == 0
+    assert [warehouse.n_rows(contract.relation()) for contract in (KnownContent, KnownDocument)] == [2, 2]
+
+
+def test_backfill_puts_back_what_the_view_lacks(new_home: NewHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = [version("r1", 0, text=FOX), version("r2", HOUR, text=FOX), version("r3", DAY, text=FOX)]
+    warehouse = run(new_home(), versions)
+    before = newest(warehouse, "record_duplicates")
+    monkeypatch.setattr("transforms.backfill.VIEWS", (RecordDuplicates,))
+    files = warehouse.files(RecordDuplicates.relation())
+    left = pl.read_parquet(files).filter(pl.col("record_id") != "r2").to_arrow().cast(RecordDuplicates.arrow_schema())
+    warehouse.publish(RecordDuplicates, left.to_batches(), {}, without=files)
+    (due,) = find(warehouse, Span())
+    assert (due.n_rows, due.n_entities) == (1, 1)
+    assert fill(warehouse, Span(), NOW + timedelta(days=1)) == {RecordDuplicates.relation(): (1, 0, 2)}
+    assert newest(warehouse, "record_duplicates").equals(before)
+
+
+def test_records_computed_again_leave_nothing_of_those_that_are_gone(new_home: NewHome) -> None:
+    before = [version("r1", 0, text=FOX), version("r2", HOUR, text=FOX), version("r3", DAY, text=f"RT: {FOX}")]
+    warehouse = run(new_home(), before)
+    stage(warehouse, before[1:], is_all=True)
+    entities = pl.DataFrame({"record_id": ["r1"], "author_id": ["u"], "subject_id": ["s"]})
+    recompute(warehouse, entities, NOW + timedelta(days=1))
+    alone = run(new_home(), before[1:])
+    assert newest(warehouse, "record_duplicates").equals(newest(alone, "record_duplicates"))
+    tables = [pl.read_delta(str(warehouse.folder(contract.relation()))) for contract in (KnownContent, KnownDocument, RecordDuplicates)]
+    assert [table.height for table in tables] == [2, 2, 2]
+    assert "r1" not in repr([table.rows() for table in tables])
+    assert featurize(warehouse, NOW + timedelta(days=2)) == {"record_duplicates": (0, 0, 2)}
