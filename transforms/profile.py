@@ -28,7 +28,9 @@ from transforms.warehouse import Warehouse, data_files
 ACCURACY = 0.01
 GAMMA = (1 + ACCURACY) / (1 - ACCURACY)
 SMALLEST = 1e-9
-SAMPLED_ROWS = 20_000
+# more than any bucket's index, which for the largest and the smallest double are about 35,500 and -1,036
+SHIFT = 1 << 20
+SAMPLED_ROWS = 10_000
 VOCABULARY_BUCKETS = 1024
 # of fewer texts a vocabulary would say much about each
 MIN_VOCABULARY_ROWS = 20
@@ -43,20 +45,26 @@ LOAD = ["source", "load_id", "loaded_timestamp"]
 
 
 class Profiled(NamedTuple):
-    """A column of a profile: its name, its kind, and each row's bucket, as text."""
+    """A column of a profile: its name, its kind, each row's bucket, and the bucket's name as an expression over `key`."""
 
     name: str
     kind: str
-    key: pl.Expr
+    bucket: pl.Expr
+    key: pl.Expr = pl.col("key").cast(pl.String)
 
 
-def sketch_key(value: pl.Expr) -> pl.Expr:
-    """Tell a number's bucket: `p` or `n` for its sign, then the index; `0` for what is nearly none. Null, NaN and infinity have none."""
+def sketched(name: str, value: pl.Expr) -> Profiled:
+    """Count a number in buckets: `p` or `n` for its sign, then the index; `0` for what is nearly none. NaN and infinity count as null.
+
+    Rows are counted by a whole number, its sign the sign; buckets are named once they are few.
+    """
     number = value.cast(pl.Float64)
     size = number.abs()
-    index = (pl.when(size > SMALLEST).then(size).log() / float(np.log(GAMMA))).ceil().cast(pl.Int64).cast(pl.String)
-    sign = pl.when(number > 0).then(pl.lit("p")).otherwise(pl.lit("n"))
-    return pl.when(number.is_finite()).then(pl.when(size > SMALLEST).then(sign + index).otherwise(pl.lit("0")))
+    index = (pl.when(size > SMALLEST).then(size).log() / float(np.log(GAMMA))).ceil().cast(pl.Int64) + SHIFT
+    bucket = pl.when(number.is_finite()).then(pl.when(size > SMALLEST).then(index * number.sign().cast(pl.Int64)).otherwise(0))
+    key = pl.col("key")
+    sign = pl.when(key > 0).then(pl.lit("p")).otherwise(pl.lit("n"))
+    return Profiled(name, "number", bucket, pl.when(key == 0).then(pl.lit("0")).otherwise(sign + (key.abs() - SHIFT).cast(pl.String)))
 
 
 def sketch_values(keys: Sequence[str]) -> np.ndarray:
@@ -83,12 +91,12 @@ def quantiles_of(values: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> 
 def count(rows: pl.LazyFrame, by: Sequence[str], columns: Iterable[Profiled]) -> pl.DataFrame:
     """Count rows by `by`, column and bucket: columns *by, column, kind, key (null: no value), n."""
     counts = [
-        rows.group_by(*by, key=column.key)
+        rows.group_by(*by, key=column.bucket)
         .agg(n=pl.len().cast(pl.Int64))
-        .select(*by, column=pl.lit(column.name), kind=pl.lit(column.kind), key="key", n="n")
+        .select(*by, column=pl.lit(column.name), kind=pl.lit(column.kind), key=column.key, n="n")
         for column in columns
     ]
-    return pl.concat(pl.collect_all(counts, engine="streaming"))
+    return merge(pl.collect_all(counts, engine="streaming"))
 
 
 def merge(counts: Iterable[pl.DataFrame]) -> pl.DataFrame:
@@ -190,7 +198,7 @@ def _columns_of(contract: type[Contract]) -> Iterator[Profiled]:
     """Say how the columns of a view are counted; ids, times and vectors are not."""
     for column in contract.columns():
         if column.dtype.is_numeric():
-            yield _number(column.name, pl.col(column.name))
+            yield sketched(column.name, pl.col(column.name))
         elif column.dtype == pl.Boolean() or column.name in CATEGORIES:
             yield _category(column.name)
 
@@ -222,11 +230,7 @@ def _presence(column: str) -> Profiled:
 
 
 def _category(column: str) -> Profiled:
-    return Profiled(column, "category", pl.col(column).cast(pl.String))
-
-
-def _number(column: str, value: pl.Expr) -> Profiled:
-    return Profiled(column, "number", sketch_key(value))
+    return Profiled(column, "category", pl.col(column))
 
 
 def _hash_buckets(values: pl.Series, n_buckets: int) -> pl.Series:
@@ -240,17 +244,17 @@ def _hashed_label(labels: pl.Series) -> pl.Series:
     return "#" + _hash_buckets(labels, LABEL_BUCKETS)
 
 
-LABEL = pl.when(pl.col("label").str.contains(SHOWN_LABEL)).then("label").otherwise(pl.col("label").map_batches(_hashed_label, pl.String))
+NAME = pl.when(pl.col("key").str.contains(SHOWN_LABEL)).then("key").otherwise(pl.col("key").map_batches(_hashed_label, pl.String))
 CHEAP = (
-    _number("n_bytes", pl.col("text").str.len_bytes()),
-    _number("lateness_seconds", (pl.col("known_timestamp") - pl.col("event_timestamp")).dt.total_microseconds() / 1e6),
-    Profiled("label", "category", LABEL),
+    sketched("n_bytes", pl.col("text").str.len_bytes()),
+    sketched("lateness_seconds", (pl.col("known_timestamp") - pl.col("event_timestamp")).dt.total_microseconds() / 1e6),
+    Profiled("label", "category", pl.col("label"), NAME),
     _category("is_tombstone"),
     _presence("subject_id"),
     _presence("attributes"),
 )
 SAMPLED = (
-    _number("n_words", pl.col("text").str.count_matches(WORD)),
+    sketched("n_words", pl.col("text").str.count_matches(WORD)),
     _category("language"),
     _category("script"),
     _category("pii"),

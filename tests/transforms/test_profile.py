@@ -17,7 +17,7 @@ from transforms import profile
 from transforms.featurize import featurize
 from transforms.ingest import ingest
 from transforms.prepare import Account, prepare
-from transforms.profile import Profiled, as_profiles, count, merge, quantiles, sketch_key, sketch_values, store
+from transforms.profile import as_profiles, count, merge, quantiles, sketch_values, sketched, store
 from transforms.schemas.features import RecordQuality
 from transforms.schemas.profiles import ColumnProfile
 from transforms.source import Source
@@ -27,15 +27,15 @@ NUMBERS = st.lists(st.floats(-1e12, 1e12, allow_nan=False).filter(lambda number:
 PLANTED = "kingfisher"
 
 
-def sketched(numbers: Sequence[float | None]) -> pl.DataFrame:
+def counted(numbers: Sequence[float | None]) -> pl.DataFrame:
     frame = pl.DataFrame({"load_id": ["l"] * len(numbers), "number": numbers}, schema={"load_id": pl.String, "number": pl.Float64})
-    return count(frame.lazy(), ["load_id"], [Profiled("number", "number", sketch_key(pl.col("number")))])
+    return count(frame.lazy(), ["load_id"], [sketched("number", pl.col("number"))])
 
 
 @given(NUMBERS, st.floats(0, 1))
 @example([-3.0, 0.0, 5.0], 0.5)
 def test_quantiles_are_told_to_one_percent(numbers: list[float], share: float) -> None:
-    counts = sketched(numbers)
+    counts = counted(numbers)
     (told,) = quantiles(counts["key"].to_list(), counts["n"].to_list(), [share])
     exact = sorted(numbers)[int(np.floor(share * (len(numbers) - 1)))]
     assert told == pytest.approx(exact, rel=0.01 + 1e-9)
@@ -45,13 +45,13 @@ def test_quantiles_are_told_to_one_percent(numbers: list[float], share: float) -
 def test_profiles_of_parts_in_any_order_add_up_to_that_of_the_whole(numbers: list[float], data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(numbers)), max_size=4)))
     parts = [numbers[first:last] for first, last in itertools.pairwise([0, *cuts, len(numbers)])]
-    merged = merge([sketched(part) for part in data.draw(st.permutations(parts))])
+    merged = merge([counted(part) for part in data.draw(st.permutations(parts))])
     order = ["column", "key"]
-    assert merged.sort(order).equals(sketched(numbers).sort(order), null_equal=True)
+    assert merged.sort(order).equals(counted(numbers).sort(order), null_equal=True)
 
 
 def test_what_is_no_number_is_counted_as_none() -> None:
-    counts = sketched([None, float("nan"), float("inf"), 0.0, -1e-12, 2.0])
+    counts = counted([None, float("nan"), float("inf"), 0.0, -1e-12, 2.0])
     assert dict(counts.select("key", "n").rows()) == {None: 3, "0": 2, "p35": 1}
     assert sketch_values(["n35", "0", "p35"]) == pytest.approx([-2, 0, 2], rel=0.01)
 
@@ -174,7 +174,7 @@ def test_a_publication_of_a_view_is_profiled_once_even_if_its_run_was_killed(
 def test_rows_of_a_load_take_the_place_of_those_that_stood_there(warehouse: Warehouse) -> None:
     def profiled(load: str, *numbers: float) -> pl.DataFrame:
         loaded = pl.lit(datetime(2026, 1, 1, tzinfo=UTC), pl.Datetime("us", "UTC"))
-        counts = sketched(numbers).with_columns(source=pl.lit("notes"), load_id=pl.lit(load), loaded_timestamp=loaded)
+        counts = counted(numbers).with_columns(source=pl.lit("notes"), load_id=pl.lit(load), loaded_timestamp=loaded)
         return as_profiles(counts, "staging.records")
 
     warehouse.create(ColumnProfile)
