@@ -17,7 +17,7 @@ from transforms.prepare import ACCEPTED, REJECTED
 from transforms.schemas.features import AuthorActivity, RecordQuality, SubjectActivity
 from transforms.schemas.fields import SourceField
 from transforms.schemas.raw import RawRecord
-from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
+from transforms.schemas.staging import AccountedFile, Correction, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.sql import __file__ as sql_package
 from transforms.sql import model
 
@@ -31,6 +31,7 @@ CONTRACTS = (
     StagedRecord,
     RepeatedRecord,
     QuarantinedRecord,
+    Correction,
     AccountedFile,
     SourceField,
     RecordQuality,
@@ -43,6 +44,7 @@ TYPES = {contract.relation(): contract.arrow_schema() for contract in CONTRACTS}
     "relevant_versions": StagedRecord.arrow_schema().append(pa.field("sign", pa.int32())),
     "published_instants": pa.schema([("record_id", pa.string()), ("event_timestamp", pa.timestamp("us", "UTC"))]),
     "lost_entities": pa.schema([("author_id", pa.string()), ("subject_id", pa.string())]),
+    "corrected_rows": QuarantinedRecord.arrow_schema(),
     "incoming": QuarantinedRecord.arrow_schema(),  # raw rows, or quarantined ones in a replay
     "accepted": ACCEPTED,
     "spooled": StagedRecord.arrow_schema(),
