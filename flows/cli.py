@@ -14,6 +14,7 @@ from flows.commands.erase import erase
 from flows.commands.locks import locks
 from flows.commands.maintain import maintain
 from flows.commands.plan import plan
+from flows.commands.quarantine import quarantine
 from flows.commands.report import report
 from flows.commands.trace import trace
 
@@ -129,69 +130,6 @@ def status(home: str | None) -> None:
     click.echo("\n  Everything adds up: read = staged + duplicates + quarantined, in every load.")
 
 
-@main.group()
-def quarantine() -> None:
-    """See what was rejected and why, and try it again.
-
-    \b
-    The round:
-      millrace quarantine list                             which rules keep how many rows out
-      millrace quarantine show --rule not_a_time           where they stand (--payload prints the rows themselves)
-      (mend the mapping in the source's YAML file)
-      millrace quarantine replay --source FILE             what passes now moves to staging
-      millrace run --source FILE                           and on into the features
-    """
-
-
-@quarantine.command("list")
-@home_option
-def quarantine_list(home: str | None) -> None:
-    """Count rejected rows by source, column and rule."""
-    from transforms.quarantine import list_rules
-
-    rules = list_rules(open_warehouse(home))
-    if rules.is_empty():
-        click.echo("Nothing is in quarantine.")
-        return
-    click.echo(f"{'rows':>10}  {'files':>5}  {'source':<16}{'column':<18}{'rule':<28}first file")
-    for row in rules.iter_rows(named=True):
-        place = f"{row['source']:<16}{row['column']:<18}{row['rule']:<28}{row['first_file']}"
-        click.echo(f"{row['n_rows']:>10,}  {row['n_files']:>5}  {place}")
-
-
-@quarantine.command("show")
-@home_option
-@click.option("--rule", help="Only rows that broke this rule.")
-@click.option("--limit", default=10, show_default=True, help="How many rows.")
-@click.option("--payload", is_flag=True, help="Print the rows themselves too: they may hold private text.")
-def quarantine_show(home: str | None, rule: str | None, limit: int, *, payload: bool) -> None:
-    """Show where rejected rows stand: file, row, column, rule and the value's digest."""
-    from transforms.quarantine import show
-
-    for row in show(open_warehouse(home), rule, limit):
-        digest = (row["digest"] or "none")[:12]
-        click.echo(f"{row['source_uri']}, row {row['row_number']}: {row['column']}: {row['rule']} (value {digest})")
-        if payload:
-            click.echo("    " + row["payload"].decode("utf-8", "backslashreplace"))
-
-
-@quarantine.command("replay")
-@source_option
-@home_option
-def quarantine_replay(source: str, home: str | None) -> None:
-    """Try a source's rejected rows again, with its mapping as it is now."""
-    from flows.stages import hold
-    from transforms.quarantine import replay
-    from transforms.source import load_source
-
-    checked, warehouse = load_source(Path(source)), open_warehouse(home)
-    with hold(warehouse.settings.root):
-        tried = replay(checked, warehouse)
-    click.echo(f"{tried.read:,} tried: {tried.staged:,} staged, {tried.duplicates:,} duplicates, {tried.quarantined:,} stay in quarantine")
-    if tried.staged:
-        click.echo(f"Next: millrace run --source {source}   brings them into the features")
-
-
 @main.command()
 @home_option
 @click.option("--markdown", is_flag=True, help="As the page docs/features.md.")
@@ -281,7 +219,7 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
         click.echo(f"  why rows were rejected: millrace quarantine list --home {warehouse.settings.root}")
 
 
-for command in (backfill, erase, locks, maintain, plan, report, trace):
+for command in (backfill, erase, locks, maintain, plan, quarantine, report, trace):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -47,5 +47,9 @@ class SchemaChangedError(MillraceError):
     """The fields of a frozen source have changed, and nobody has accepted that."""
 
 
+class CorrectionError(MillraceError):
+    """A file of corrections cannot be taken as it is."""
+
+
 class BreakingChangeError(MillraceError):
     """Features that are published were removed or retyped, and nobody has accepted that."""

@@ -17,7 +17,7 @@ from transforms.schemas.base import Contract, digest_of
 from transforms.schemas.fields import SourceField
 from transforms.schemas.profiles import ColumnProfile, DriftStatistic
 from transforms.schemas.raw import RawRecord
-from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
+from transforms.schemas.staging import AccountedFile, Correction, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.source import Source
 from transforms.sql import model
 from transforms.text.pii import redact
@@ -52,7 +52,7 @@ ACCEPTED = pa.schema(
 
 WRITTEN: tuple[type[Contract], ...] = (
     *(RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord),
-    *(AccountedFile, SourceField, ColumnProfile, DriftStatistic),
+    *(Correction, AccountedFile, SourceField, ColumnProfile, DriftStatistic),
 )
 
 
@@ -250,6 +250,7 @@ def total(accounts: pl.DataFrame) -> Account:
 def create_documents(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> None:
     """Make `documents` of `incoming`: decoded in SQL if it is UTF-8 JSON, in Python where a row is CSV or in another encoding."""
     limit = warehouse.settings.max_record_bytes
+    connection.execute(f"create view corrected_rows as {_corrected_rows(connection)}")
     has_header = connection.execute("select count(header) from incoming").fetchall()
     if source.encoding == "utf-8" and has_header == [(0,)]:
         connection.execute("set variable max_record_bytes = $limit", {"limit": limit})
@@ -258,9 +259,16 @@ def create_documents(connection: duckdb.DuckDBPyConnection, source: Source, ware
     else:
         cursor = connection.cursor()  # reads while `connection` runs the query over what is read; has variables of its own
         cursor.execute("set variable source = $name", {"name": source.name})
-        raw = cursor.sql("select * from incoming").to_arrow_reader(warehouse.settings.batch_rows)
+        raw = cursor.sql("select * from corrected_rows").to_arrow_reader(warehouse.settings.batch_rows)
         connection.register("decoded", pa.RecordBatchReader.from_batches(DECODED, decode_rows(raw, source, limit)))
     connection.execute(f"create view documents as {model('staging/documents')}")
+
+
+def _corrected_rows(connection: duckdb.DuckDBPyConnection) -> str:
+    """Compose the query for what is to be read of `incoming`: a join only where anything was corrected."""
+    there = "select 1 from information_schema.tables where table_schema = 'quarantine' and table_name = 'corrections'"
+    is_corrected = connection.sql(there).fetchall() and connection.sql("select 1 from quarantine.corrections limit 1").fetchall()
+    return model("staging/corrected_rows") if is_corrected else "select * from incoming"
 
 
 def quarantined(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterator[pa.RecordBatch]:

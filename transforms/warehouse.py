@@ -34,6 +34,7 @@ RELATIONS = (
     "staging.records",
     "staging.repeats",
     "quarantine.records",
+    "quarantine.corrections",
     "accounting.files",
     "profiles.fields",
     "duplicates.contents",
