@@ -6,7 +6,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, UnixTimestamp
 
 from feature_repo.fields import feature_view
-from transforms.schemas.features import AuthorActivity, RecordQuality, SubjectActivity
+from transforms.schemas.features import AuthorActivity, RecordQuality, RecordVector, SubjectActivity
 
 record = Entity(name="record", join_keys=["record_id"], value_type=ValueType.STRING, description="One text: a ticket, a review, a message.")
 author = Entity(name="author", join_keys=["author_id"], value_type=ValueType.STRING, description="Who wrote it.")
@@ -18,6 +18,7 @@ subject = Entity(
 )
 
 record_quality = feature_view(RecordQuality, record)
+record_vector = feature_view(RecordVector, record)
 author_activity = feature_view(AuthorActivity, author)
 subject_activity = feature_view(SubjectActivity, subject)
 

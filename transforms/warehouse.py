@@ -36,6 +36,7 @@ RELATIONS = (
     "quarantine.records",
     "accounting.files",
     "features.record_quality",
+    "features.record_vector",
     "features.author_activity",
     "features.subject_activity",
 )

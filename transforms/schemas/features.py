@@ -30,6 +30,10 @@ def _number(description: str, origin: str | None = None) -> Any:
     return pa.Field(ge=0, nullable=True, description=description, metadata={"origin": origin})
 
 
+def _vector(description: str, length: int, origin: str | None = None) -> Any:
+    return pa.Field(nullable=True, description=description, metadata={"origin": origin, "vector_length": length})
+
+
 def _instant(description: str) -> Any:
     return pa.Field(description=description)
 
@@ -107,6 +111,37 @@ class RecordPii(Contract):
 
         name = "features.record_pii"
         metadata = {"key": ["record_id", "event_timestamp", "created_timestamp"], "version": 1}  # noqa: RUF012
+
+
+class RecordVector(Contract):
+    """A record's text as a vector, to find records of like words. Null once the record is a tombstone."""
+
+    record_id: str = pa.Field(description="Key of the record.")
+    event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = _instant("From when on the version stands: written and known.")
+    created_timestamp: Annotated[pl.Datetime, "us", "UTC"] = _instant("When the row was computed.")
+    hash_vec_256: Annotated[pl.List, pl.Float32()] = _vector(
+        "Counts of the text's words, lower-cased, hashed to 256 signed places, as a unit vector; all zeros if there is no word.",
+        256,
+        "Weinberger et al. 2009, arXiv:0902.2206",
+    )
+
+    class Config(Contract.Config):
+        """Relation, key, and the version of its family of features."""
+
+        name = "features.record_vector"
+        metadata = {"key": ["record_id", "event_timestamp", "created_timestamp"], "version": 1}  # noqa: RUF012
+
+    @pa.dataframe_check(name="hash_vec_256:not_a_unit_vector_of_256")
+    def _is_unit_vector(cls, data: PolarsData) -> pl.LazyFrame:  # noqa: N805
+        return data.lazyframe.select(_is_unit_vector("hash_vec_256", 256))
+
+
+def _is_unit_vector(column: str, length: int) -> pl.Expr:
+    """Whether a vector has its length and is 1 long, or all zeros; a null passes."""
+    vector = pl.col(column)
+    square = (vector * vector).list.sum()
+    is_long = (square == 0) | ((square - 1).abs() < 1e-4)  # noqa: PLR2004 - single precision
+    return vector.is_null() | ((vector.list.len() == length) & is_long)
 
 
 def _of(what: str, window: str) -> str:
