@@ -6,7 +6,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, UnixTimestamp
 
 from feature_repo.fields import feature_view
-from transforms.schemas.features import AuthorActivity, RecordQuality, RecordVector, SubjectActivity
+from transforms.schemas.features import AuthorActivity, RecordPii, RecordQuality, RecordText, RecordVector, SubjectActivity
 
 record = Entity(name="record", join_keys=["record_id"], value_type=ValueType.STRING, description="One text: a ticket, a review, a message.")
 author = Entity(name="author", join_keys=["author_id"], value_type=ValueType.STRING, description="Who wrote it.")
@@ -18,6 +18,8 @@ subject = Entity(
 )
 
 record_quality = feature_view(RecordQuality, record)
+record_text = feature_view(RecordText, record)
+record_pii = feature_view(RecordPii, record)
 record_vector = feature_view(RecordVector, record)
 author_activity = feature_view(AuthorActivity, author)
 subject_activity = feature_view(SubjectActivity, subject)
@@ -43,6 +45,12 @@ def author_tenure(inputs: pd.DataFrame) -> pd.DataFrame:
     days = (pd.to_datetime(inputs["event_timestamp"], utc=True) - first) / pd.Timedelta(days=1)
     return pd.DataFrame({"days_since_first_record": days})
 
+
+triage_v2 = FeatureService(
+    name="triage_v2",
+    features=[record_quality, record_text, record_pii, author_activity, subject_activity, author_tenure],
+    description="As triage_v1, with what the record's text is like, what it gives away and what it repeats.",
+)
 
 triage_v1 = FeatureService(
     name="triage_v1",

@@ -14,6 +14,7 @@ from flows.commands.erase import erase
 from flows.commands.locks import locks
 from flows.commands.maintain import maintain
 from flows.commands.plan import plan
+from flows.commands.report import report
 from flows.commands.trace import trace
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def main(*, debug: bool) -> None:
       millrace run --source sources/cve_events.yaml   load, check, compute, serve
       millrace plan --source sources/cve_events.yaml  what the next run would do
       millrace status                                 what the home holds, and whether it adds up
+      millrace report                                 a page about all of it, to look at
       millrace trace --feature author_activity:ID     the records behind a value
       millrace features                               what each feature means
       millrace train-demo                             a model from these features, scored
@@ -70,7 +72,8 @@ def main(*, debug: bool) -> None:
 @click.option("--plain", is_flag=True, help="Run the same stages in this process, without Prefect.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one line of JSON, last.")
 @click.option("--accept-breaking", is_flag=True, help="Make views again though features of theirs were removed or retyped (see plan).")
-def run(source: str, home: str | None, *, plain: bool, as_json: bool, accept_breaking: bool) -> None:
+@click.option("--accept-schema", is_flag=True, help="Take changed fields of a source with `schema: freeze` as they are, this once.")
+def run(source: str, home: str | None, *, plain: bool, as_json: bool, accept_breaking: bool, accept_schema: bool) -> None:
     """Run the pipeline: ingest, prepare, featurize, apply, materialize.
 
     Loads only what is new; a run with nothing new changes nothing. Safe to interrupt and to run again.
@@ -82,7 +85,8 @@ def run(source: str, home: str | None, *, plain: bool, as_json: bool, accept_bre
     from transforms.source import load_source
     from transforms.warehouse import Warehouse
 
-    parameters = PipelineParameters(source=str(Path(source).resolve()), home=home, accept_breaking=accept_breaking)
+    accepted = {"accept_breaking": accept_breaking, "accept_schema": accept_schema}
+    parameters = PipelineParameters(source=str(Path(source).resolve()), home=home, **accepted)
     checked = load_source(Path(source))
     warehouse = Warehouse(parameters.settings())
     with hold(warehouse.settings.root):
@@ -212,7 +216,7 @@ def features(home: str | None, *, markdown: bool) -> None:
 @main.command("train-demo")
 @home_option
 def train_demo(home: str | None) -> None:
-    """Train three models on what was known when each record first came, and score them on later records.
+    """Train models on what was known when each record first came, and score them on later records.
 
     Needs scikit-learn: pip install 'millrace[demo]'.
     """
@@ -277,7 +281,7 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
         click.echo(f"  why rows were rejected: millrace quarantine list --home {warehouse.settings.root}")
 
 
-for command in (backfill, erase, locks, maintain, plan, trace):
+for command in (backfill, erase, locks, maintain, plan, report, trace):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def train(warehouse: Warehouse) -> str:
     home = warehouse.settings.root
     with warehouse.connect() as connection:
         spine: pl.DataFrame = connection.sql(model("staging/first_known")).pl()
-    joined = training_set(spine, "triage_v1", home)
+    joined = training_set(spine, "triage_v2", home)
     scores = score(joined.frame)
     busiest = joined.frame["subject_id"].drop_nulls().mode().sort()[0]
     activity = ["subject_activity:n_records_lifetime", "subject_activity:n_records_28d", "subject_activity:positive_ratio_lifetime"]
@@ -29,9 +29,9 @@ def train(warehouse: Warehouse) -> str:
 
 
 def score(frame: pl.DataFrame) -> str:
-    """Score models on three sets of features, split by time; a table of area under the ROC curve and average precision.
+    """Score models on sets of features, split by time; a table of area under the ROC curve and average precision.
 
-    Takes the first-known spine (`is_positive` is the target, as known now) with the features of `triage_v1`.
+    Takes the first-known spine (`is_positive` is the target, as known now) with the features of `triage_v2`.
     """
     from sklearn.dummy import DummyClassifier
     from sklearn.ensemble import HistGradientBoostingClassifier
@@ -39,9 +39,17 @@ def score(frame: pl.DataFrame) -> str:
 
     split = frame["event_timestamp"].quantile(1 - TEST_SHARE)
     past, future = frame.filter(pl.col("event_timestamp") <= split), frame.filter(pl.col("event_timestamp") > split)
-    quality = [name for name in frame.columns if name.startswith("record_quality__")]
-    activity = [name for name in frame.columns if name.startswith(("author_", "subject_")) and frame[name].dtype.is_numeric()]
-    sets = {"nothing": [], "text quality": quality, "text quality, author and subject activity": quality + activity}
+    numbers = [name for name in frame.columns if frame[name].dtype.is_numeric()]
+    quality = [name for name in numbers if name.startswith("record_quality__")]
+    text = [name for name in numbers if name.startswith(("record_text__", "record_pii__", "record_duplicates__"))]
+    activity = [name for name in numbers if name.startswith(("author_", "subject_"))]
+    sets = {
+        "nothing": [],
+        "record_quality": quality,
+        "record_quality, record_text": quality + text,
+        "record_quality, activity": quality + activity,
+        "record_quality, record_text, activity": quality + text + activity,
+    }
     lines = [
         f"Predicting a positive label from what was known at {frame.height:,} records' first instant:",
         f"  trained on {past.height:,} until {split:%Y-%m-%d %H:%M} UTC, {_share(past):.1%} positive",

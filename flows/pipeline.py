@@ -7,9 +7,10 @@ from typing import Any
 from prefect import flow, task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 
 from flows.stages import PipelineParameters, Summary, fail_on_refused, ingest, materialize, run_stages, summary_path
-from transforms.warehouse import Report, silent
+from transforms.warehouse import Report, Warehouse, silent
 
 # what talks to files or to the online store may fail for a moment; data that breaks a rule will break it again
 RETRIED: tuple[Callable[..., Any], ...] = (ingest, materialize)
@@ -32,6 +33,7 @@ def pipeline(parameters: PipelineParameters) -> dict[str, Any]:
     """Load what is new of a source, stage it, compute its features and bring the online store up to date."""
     summary = run_stages(parameters, _report.get(), _as_task)
     publish_artifacts(parameters, summary)
+    publish_report(parameters, summary)
     fail_on_refused(summary)
     return {**summary.model_dump(), "notices": summary.notices}
 
@@ -54,3 +56,21 @@ def publish_artifacts(parameters: PipelineParameters, summary: Summary) -> None:
     create_table_artifact(key=f"accounting-{name}", table=rows, description="read = staged + duplicates + quarantined")
     path = summary_path(parameters.settings().root)
     create_link_artifact(key=f"summary-{name}", link=path.as_uri(), link_text="Summary of the run")
+
+
+def publish_report(parameters: PipelineParameters, summary: Summary) -> None:
+    """Draw the home's report and leave a link to it in Prefect.
+
+    The data is in by now, so a page that fails is a notice and an error in the log, no failed run. Only the error's kind is told:
+    what a library says may hold a value.
+    """
+    from flows.report.page import write_report
+
+    try:
+        path = write_report(Warehouse(parameters.settings()))
+    except Exception as error:  # noqa: BLE001  # no page is worth a run's data
+        notice = f"the run is complete, but its report could not be drawn ({type(error).__name__}); run millrace report to see why"
+        get_run_logger().error(notice)
+        summary.notices.append(notice)
+        return
+    create_link_artifact(key=f"report-{summary.source.replace('_', '-')}", link=path.as_uri(), link_text="Report of the home")

@@ -1,11 +1,14 @@
 """What a run would load, stage, compute and invalidate; nothing is written."""
 
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flows.history import read_rates
 from transforms.source import Source, list_files
 from transforms.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from transforms.preview import Look
 
 
 class Step(NamedTuple):
@@ -24,12 +27,14 @@ class Planned(NamedTuple):
     breaking: list[str]
     notices: list[str]
     refused: list[str]
+    fields: list[str]
 
 
 def plan_run(source: Source, warehouse: Warehouse) -> Planned:
     """Look at what a run would do. Rows that are not loaded yet are estimated from what the home holds."""
     from transforms.featurize import breaking_changes
     from transforms.ingest import pending_files
+    from transforms.preview import look_at_fields
 
     found = pending_files(source, warehouse)
     n_bytes = sum(new.n_bytes for new in found.files)
@@ -50,7 +55,16 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
         steps.append(step(relation, "featurize", rows, why))
     for view, n_entities in _behind(warehouse).items():
         steps.append(step(f"online {view}", "materialize", n_entities, "entities, at most"))
-    return Planned(steps, breaking_changes(warehouse), found.notices, found.refused)
+    looked = look_at_fields(source, warehouse, [new.file for new in found.files]) if found.files or n_unstaged else None
+    return Planned(steps, breaking_changes(warehouse), found.notices, found.refused, _fields(looked) if looked else [])
+
+
+def _fields(looked: "Look") -> list[str]:
+    """Say what changed in the fields of the rows that were looked at, and whether a run would stop over it."""
+    where = f"in the first rows of {looked.n_files:,} files, {looked.n_rows:,} rows looked at"
+    lines = [f"{change}; {where}" for change in looked.changes]
+    stopped = "`schema: freeze` stops the run before it stages; --accept-schema takes it as it is, once"
+    return lines + ([stopped] if looked.stops else [])
 
 
 def _rows_of_bytes(source: Source, warehouse: Warehouse, n_bytes: int) -> int:

@@ -39,6 +39,7 @@ class PipelineParameters(BaseModel):
     source: str = Field(description="Path of the source's YAML file.")
     home: str | None = Field(default=None, description=HOME_HELP)
     accept_breaking: bool = Field(default=False, description="Make views again though features of theirs were removed or retyped.")
+    accept_schema: bool = Field(default=False, description="Take changed fields of a frozen source as they are, this once.")
 
     def settings(self) -> Settings:
         """Settings of the run."""
@@ -142,11 +143,11 @@ def ingest(source: Source, warehouse: Warehouse) -> Any:
     return ingest(source, warehouse)
 
 
-def prepare(source: Source, warehouse: Warehouse) -> Any:
+def prepare(source: Source, warehouse: Warehouse, accept_schema: bool = False) -> Any:  # noqa: FBT001, FBT002 - tasks pass by position
     """raw -> staging and quarantine."""
     from transforms.prepare import prepare
 
-    return prepare(source, warehouse)
+    return prepare(source, warehouse, accept_schema=accept_schema)
 
 
 def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
@@ -195,6 +196,8 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
     A second run on the same home waits while the first holds it, then does what is left. Refused files do not hold the
     others up; they are in the summary.
     """
+    from transforms.fields import newest_load, notices
+
     source = load_source(Path(parameters.source))
     warehouse = Warehouse(parameters.settings(), report)
     clock = _Clock()
@@ -205,7 +208,8 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
         note_source(warehouse.settings.root, source)
         before = {relation: warehouse.n_rows(relation) for relation in (RAW, STAGING)}
         ingested = clock.time("ingest", call, ingest, source, warehouse)
-        account = clock.time("prepare", call, prepare, source, warehouse)
+        newest = newest_load(warehouse, source.name)
+        account = clock.time("prepare", call, prepare, source, warehouse, parameters.accept_schema)
         rebuilt = changed_code(warehouse)
         features = clock.time("featurize", call, featurize, warehouse, now)
         tables = {
@@ -223,7 +227,7 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
             tables={relation: rows._asdict() for relation, rows in tables.items()},
             materialized=materialized,
             seconds=clock.seconds,
-            notices=ingested.notices + rebuilt,
+            notices=ingested.notices + notices(warehouse, source, newest) + rebuilt,
             refused=ingested.refused,
         )
         write_summary(warehouse.settings.root, summary)

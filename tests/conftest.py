@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: a home of one's own, the sample, and the larger data sets where they are at hand."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from hypothesis import HealthCheck, settings
+from playwright.sync_api import Browser, sync_playwright
 
 from benchmarks.servers import Address, MissingProgram, postgres_server, redis_server, s3_server
 from transforms.settings import Settings
@@ -16,6 +18,10 @@ from transforms.warehouse import Warehouse
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "sources" / "cve_events.yaml"
+CHROMIUM_OPTIONS = [
+    *("--no-sandbox", "--disable-gpu", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
 
 # a loaded machine may take long over an example; no test here is about time
 settings.register_profile("millrace", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -60,6 +66,16 @@ def postgres_address() -> Iterator[Address]:
 def s3_address() -> Iterator[Address]:
     """A real S3 endpoint of this test run, without a bucket."""
     yield from _started(s3_server())
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium, which asks nothing of any network; of one module, for its event loop would be in the way of others."""
+    program = shutil.which("chromium")
+    if program is None:
+        _lacks("chromium is not installed (Debian: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=program, args=CHROMIUM_OPTIONS)
 
 
 def _started(server: AbstractContextManager[Address]) -> Iterator[Address]:

@@ -12,8 +12,19 @@ from transforms.sql import model
 
 ENGINES = ("duckdb", "polars")
 # the files that a record view's kernel consists of, and the libraries that decide its values beside the engines
-KERNELS = {"features.record_quality": ("quality.py",), "features.record_vector": ("vectors.py",)}
-LIBRARIES: dict[str, tuple[str, ...]] = {"features.record_vector": ("mmh3", "numpy")}
+KERNELS = {
+    "features.record_quality": ("quality.py",),
+    "features.record_text": (
+        *("signals.py", "words.py", "quality.py", "language.py", "identify.py"),
+        *("repetition.py", "sentiment.py", "lines.py", "characters.py"),
+    ),
+    "features.record_pii": ("pii.py",),
+    "features.record_vector": ("vectors.py",),
+}
+LIBRARIES = {
+    "features.record_text": ("numpy", "pycld2", "py3langid", "vaderSentiment"),
+    "features.record_vector": ("mmh3", "numpy"),
+}
 # `featurize` lays these one over the other, so no header names them all
 ACTIVITY = (
     "record_changes",

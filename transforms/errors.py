@@ -29,5 +29,9 @@ class ErasureError(MillraceError):
     """What is to be erased cannot be, or was not."""
 
 
+class SchemaChangedError(MillraceError):
+    """The fields of a frozen source have changed, and nobody has accepted that."""
+
+
 class BreakingChangeError(MillraceError):
     """Features that are published were removed or retyped, and nobody has accepted that."""

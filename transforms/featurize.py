@@ -19,16 +19,20 @@ from transforms.activity import activity_rows, create_activity, history_rows, vi
 from transforms.code import code_digest
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
-from transforms.schemas.features import AuthorActivity, RecordQuality, RecordVector, SubjectActivity
+from transforms.schemas.features import AuthorActivity, RecordPii, RecordQuality, RecordText, RecordVector, SubjectActivity
 from transforms.schemas.staging import StagedRecord
 from transforms.sql import model
+from transforms.text.pii import score_pii
 from transforms.text.quality import score_quality
+from transforms.text.signals import score_text
 from transforms.text.vectors import hash_text
 from transforms.warehouse import CODE, AlreadyPublishedError, Rows, Warehouse
 
 # what is computed of a record's text alone: from the texts that stand at an instant to the rows of a view
 RECORD_KERNELS: dict[type[Contract], Callable[[pl.LazyFrame], pl.LazyFrame]] = {
     RecordQuality: score_quality,
+    RecordText: score_text,
+    RecordPii: score_pii,
     RecordVector: hash_text,
 }
 VIEWS: tuple[type[Contract], ...] = (*RECORD_KERNELS, AuthorActivity, SubjectActivity)

@@ -15,12 +15,13 @@ import pyarrow as pa
 from transforms.featurize import TRANSACTION, VIEWS, consistent_versions
 from transforms.prepare import transaction
 from transforms.schemas.base import Contract
+from transforms.schemas.fields import SourceField
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, RepeatedRecord, StagedRecord
 from transforms.warehouse import RELATIONS, ROWS_OF_A_FILE, Warehouse, n_rows_of
 
 # quarantine is not among them: a replay writes it anew
-COMPACTED: tuple[type[Contract], ...] = (RawRecord, AccountedFile, RepeatedRecord, StagedRecord, *VIEWS)
+COMPACTED: tuple[type[Contract], ...] = (RawRecord, AccountedFile, SourceField, RepeatedRecord, StagedRecord, *VIEWS)
 FEW_FILES = 4
 REPLACED_SHARE = 0.1
 ROWS_OF_A_BUCKET = 500_000

@@ -23,7 +23,7 @@ DECODED = pa.schema(
         "loaded_timestamp": pa.timestamp("us", "UTC"),
     }
 )
-# what all sources share: the candidate's columns, as the contract names them, and the first reason against it
+# what all sources share: the candidate's columns, as the contract names them, the first reason against it, and its document's fields
 CANDIDATES = """
 select
     record_id_ as record_id,
@@ -47,7 +47,8 @@ select
     origin__.loaded_timestamp,
     rejection."column" as rejected_column,
     rejection.rule as rejected_rule,
-    rejection."value" as rejected_value
+    rejection."value" as rejected_value,
+    case when origin__.rejection is null then origin__.structure end as structure
 from judged
 """
 
@@ -69,7 +70,7 @@ def candidates_sql(source: Source) -> str:
     return f"""
 with parsed as (
     select
-        struct_pack(load_id, source, source_uri, row_number, loaded_timestamp, document, rejection) as origin__,
+        struct_pack(load_id, source, source_uri, row_number, loaded_timestamp, document, structure, rejection) as origin__,
         unnest(json_transform(case when rejection is null then document end, $structure))
     from documents
 ),

@@ -9,16 +9,21 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from transforms.errors import SourceError
+from transforms.errors import SchemaChangedError, SourceError
+from transforms.fields import Compared, Held, Shapes, compare, expect, known_fields
 from transforms.mapping import DECODED, candidates_sql, decode_rows, json_structure
 from transforms.schemas.base import digest_of
+from transforms.schemas.fields import SourceField
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.source import Source
 from transforms.sql import model
+from transforms.text.pii import redact
 from transforms.versions import PLACE, decide, publish_once, publish_versions
 from transforms.warehouse import Warehouse
 
+MAX_STOPS = 8
+MEND = "name a new field in `record` or `attributes`, say `schema: evolve`, or take it all as it is, once: millrace run --accept-schema"
 REJECTED = pa.schema(
     {
         "load_id": pa.string(),
@@ -32,6 +37,7 @@ REJECTED = pa.schema(
 ACCEPTED = pa.schema(
     {
         "accepted_id": pa.int64(),
+        "shape_id": pa.int64(),
         "load_id": pa.string(),
         "record_id": pa.string(),
         "source_uri": pa.string(),
@@ -52,14 +58,15 @@ class Account(NamedTuple):
     quarantined: int = 0
 
 
-def prepare(source: Source, warehouse: Warehouse) -> Account:
+def prepare(source: Source, warehouse: Warehouse, *, accept_schema: bool = False) -> Account:
     """Stage all raw rows of a source that arrived since the last time; a killed run or replay is finished first.
 
-    Raises `SourceError` if one is to be finished with another mapping than it began with.
+    Raises `SourceError` if one is to be finished with another mapping than it began with; `SchemaChangedError`, before anything of
+    them is committed, if the source is frozen and fields changed, unless `accept_schema`.
     """
     from transforms.quarantine import finish_replay  # which stages by the functions of this module
 
-    for contract in (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, AccountedFile):
+    for contract in (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, AccountedFile, SourceField):
         warehouse.create(contract)
     if is_prepared(source, warehouse):
         return Account()
@@ -67,7 +74,7 @@ def prepare(source: Source, warehouse: Warehouse) -> Account:
     finished = finish_prepare(source, warehouse)
     if is_prepared(source, warehouse):
         return finished
-    staged = _prepare_until(warehouse.versions()[RawRecord.relation()], source, warehouse)
+    staged = _prepare_until(warehouse.versions()[RawRecord.relation()], source, warehouse, accept_schema=accept_schema)
     return Account(*map(sum, zip(finished, staged, strict=True)))
 
 
@@ -77,10 +84,10 @@ def finish_prepare(source: Source, warehouse: Warehouse) -> Account:
     if warehouse.consumed(StagedRecord.relation(), transaction(source.name)) >= begun:
         return Account()
     refuse_other_mapping(warehouse, QuarantinedRecord.relation(), noted(transaction(source.name), begun, source), source)
-    return _prepare_until(begun, source, warehouse)
+    return _prepare_until(begun, source, warehouse, accept_schema=True)  # what was begun was accepted, or had not changed
 
 
-def _prepare_until(version: int, source: Source, warehouse: Warehouse) -> Account:
+def _prepare_until(version: int, source: Source, warehouse: Warehouse, *, accept_schema: bool) -> Account:
     """Stage what arrived up to a version of raw."""
     consumed = warehouse.consumed(StagedRecord.relation(), transaction(source.name))
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
@@ -88,10 +95,13 @@ def _prepare_until(version: int, source: Source, warehouse: Warehouse) -> Accoun
         connection.execute("set variable source = $name", {"name": source.name})
         connection.execute("create view incoming as select * from arrived where source = getvariable('source')")
         spool = scratch / "accepted.arrow"
-        split(connection, source, warehouse, spool)
+        compared = split(connection, source, warehouse, spool)
+        if not accept_schema:
+            refuse_stops(source, compared)
         transactions = noted(transaction(source.name), version, source)
         accounts = account(connection, source)
         publish_once(warehouse, QuarantinedRecord, quarantined(connection, warehouse), transactions)
+        publish_once(warehouse, SourceField, compared.batches(), transactions)
         publish_versions(connection, warehouse, spool, accounts, transactions)
     return total(accounts)
 
@@ -127,13 +137,27 @@ def n_unstaged(source: Source, warehouse: Warehouse) -> int:
     return warehouse.n_rows(RawRecord.relation(), since=warehouse.consumed(StagedRecord.relation(), transaction(source.name)))
 
 
-def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, spool: Path) -> None:
+def refuse_stops(source: Source, compared: Compared) -> None:
+    """Raise `SchemaChangedError` if the fields of a frozen source have changed."""
+    if not compared.stops:
+        return
+    n_more = len(compared.stops) - MAX_STOPS
+    changes = [*compared.stops[:MAX_STOPS], *([f"and {n_more:,} more"] if n_more > 0 else [])]
+    message = "\n  ".join([f"{source.name}: fields have changed under `schema: freeze`, so nothing new was staged:", *changes, MEND])
+    raise SchemaChangedError(message)
+
+
+def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, spool: Path, *, is_replay: bool = False) -> Compared:
     """Split the view `incoming`: good rows to `spool`, their keys to table `accepted`, the others to table `rejected`.
+
+    Gives the fields of the rows, compared with those of earlier loads.
 
     What is a version is decided then, see `decide`. The texts wait on disk, as Arrow: sorting for versions needs only keys,
     and inserting a million texts into DuckDB took as long as parsing them.
     """
-    _create_documents(connection, source, warehouse)
+    known = known_fields(connection, source.name, [] if is_replay else loads_of(connection))
+    shapes = Shapes(expect(connection, source, known))
+    create_documents(connection, source, warehouse)
     parameters = {"structure": json_structure(source), "positive_labels": list(source.positive_labels)}
     candidates = connection.sql(candidates_sql(source), params=parameters).to_arrow_reader(warehouse.settings.batch_rows)
     writer = connection.cursor()
@@ -141,18 +165,48 @@ def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Ware
     _create_table(writer, "rejected", REJECTED)
     n_accepted = 0
     with pa.OSFile(str(spool), "wb") as file, pa.ipc.new_stream(file, StagedRecord.arrow_schema()) as stream:
-        for batch in candidates:
+        for batch in (redact_texts(batch, source) for batch in candidates):
+            shape_ids = shapes.note(batch)
             rejected = judge(pl.DataFrame(batch))
             good = np.ones(batch.num_rows, bool)
             good[rejected["row"].to_numpy()] = False
             accepted = batch.filter(pa.array(good)).select(StagedRecord.arrow_schema().names)
             stream.write_batch(accepted.cast(StagedRecord.arrow_schema()))
-            ids = pa.array(np.arange(n_accepted, n_accepted + accepted.num_rows))
-            _insert(writer, "accepted", pa.table(accepted).append_column("accepted_id", ids).select(ACCEPTED.names))
+            ids = {"accepted_id": np.arange(n_accepted, n_accepted + accepted.num_rows), "shape_id": shape_ids[good]}
+            keys = [name for name in ACCEPTED.names if name not in ids]
+            _insert(writer, "accepted", pl.DataFrame(accepted.select(keys)).with_columns(**ids).select(ACCEPTED.names).to_arrow())
             _insert(writer, "rejected", rejected.select(REJECTED.names).to_arrow())
             n_accepted += accepted.num_rows
             warehouse.report("candidates", batch.num_rows, batch.nbytes)
+    compared = compare(shapes, known, source, is_replay=is_replay)
+    _hold_back(connection, compared.held)
     decide(connection)
+    return compared
+
+
+def loads_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Name the loads of the incoming rows."""
+    return [load for (load,) in connection.execute("select distinct load_id from incoming").fetchall()]
+
+
+def _hold_back(connection: duckdb.DuckDBPyConnection, held: list[Held]) -> None:
+    """Take the rows of shapes that are held back out of table `accepted`, into `rejected`."""
+    if not held:
+        return
+    connection.register("held", pl.DataFrame(held, Held._fields, orient="row"))
+    rejected = f"select {', '.join(PLACE)}, held.column, held.rule, null from accepted join held using (shape_id)"
+    connection.execute(f"insert into rejected {rejected}")
+    connection.execute("delete from accepted where shape_id in (select shape_id from held)")
+
+
+def redact_texts(candidates: pa.RecordBatch, source: Source) -> pa.RecordBatch:
+    """Add `text_redacted`; where the source says `text: redact`, that is the text too, and no other is staged."""
+    texts = pl.LazyFrame({"text": pl.Series(candidates.column("text"), dtype=pl.String)})
+    # the streaming engine takes all cores
+    redacted = texts.select(redact(pl.col("text"))).collect(engine="streaming").to_series().to_arrow().cast(pa.string())
+    if source.text == "redact":
+        candidates = candidates.set_column(candidates.schema.get_field_index("text"), "text", redacted)
+    return candidates.append_column("text_redacted", redacted)
 
 
 def judge(candidates: pl.DataFrame) -> pl.DataFrame:
@@ -181,7 +235,7 @@ def total(accounts: pl.DataFrame) -> Account:
     return Account(*(int(accounts[f"n_{name}"].sum()) for name in Account._fields))
 
 
-def _create_documents(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> None:
+def create_documents(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> None:
     """Make `documents` of `incoming`: decoded in SQL if it is UTF-8 JSON, in Python where a row is CSV or in another encoding."""
     limit = warehouse.settings.max_record_bytes
     has_header = connection.execute("select count(header) from incoming").fetchall()

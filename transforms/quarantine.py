@@ -10,6 +10,7 @@ from deltalake import DeltaTable
 
 from transforms.errors import MillraceError
 from transforms.prepare import Account, account, finish_prepare, noted, quarantined, refuse_other_mapping, split, total
+from transforms.schemas.fields import SourceField
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord
 from transforms.source import Source
 from transforms.sql import model
@@ -46,7 +47,8 @@ def replay(source: Source, warehouse: Warehouse) -> Account:
     if warehouse.table(RELATION) is None:
         message = f"{warehouse.settings.root}: nothing was ever quarantined here"
         raise MillraceError(message)
-    warehouse.create(RepeatedRecord)
+    for contract in (RepeatedRecord, SourceField):  # a home made before there was one
+        warehouse.create(contract)
     finish_prepare(source, warehouse)
     finish_replay(source, warehouse)
     return _replay_until(warehouse.versions()[RELATION], source, warehouse)
@@ -69,12 +71,13 @@ def _replay_until(version: int, source: Source, warehouse: Warehouse) -> Account
         connection.execute("set variable source = $name", {"name": source.name})
         connection.execute("create view incoming as select * from tried where source = getvariable('source')")
         spool = scratch / "accepted.arrow"
-        split(connection, source, warehouse, spool)
+        compared = split(connection, source, warehouse, spool, is_replay=True)
         tried = account(connection, source)
         n_passed = pl.col("n_staged") + pl.col("n_duplicates")
         passed = tried.with_columns(n_read=pl.lit(0, pl.Int64), n_quarantined=-n_passed).filter(n_passed > 0)
         if passed.height:
             publish_versions(connection, warehouse, spool, passed, transactions)
+            publish_once(warehouse, SourceField, compared.batches(), transactions)
         publish_once(warehouse, QuarantinedRecord, _left(connection, warehouse), transactions, without=warehouse.files(RELATION))
     return total(tried)
 

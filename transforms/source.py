@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from transforms.errors import SourceError
 
+SchemaPolicy = Literal["evolve", "freeze", "quarantine"]
 Format = Literal["jsonl", "csv", "parquet"]
 SUFFIXES: dict[str, Format] = {
     ".jsonl": "jsonl",
@@ -60,9 +61,11 @@ class Source(_Model):
     delimiter: Annotated[str, Field(min_length=1, max_length=1, pattern=r'[^"\r\n]')] = ","
     known: Literal["at_load", "at_event"] | KnownColumn
     record: RecordMapping
+    text: Literal["keep", "redact"] = "keep"
     tombstone: Expression = "false"
     positive_labels: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
+    schema_policy: SchemaPolicy = Field("evolve", alias="schema")  # pydantic's models have a `schema` of their own
 
     def expressions(self) -> dict[str, str]:
         """All mapped SQL expressions by the canonical name they give; `known_timestamp` only where a column gives it."""
@@ -257,7 +260,7 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{key}: is missing; add it, e.g. `{key.rsplit('.', 1)[-1]}: ...`"
     if first["type"] == "extra_forbidden":
-        names = [*Source.model_fields, *RecordMapping.model_fields]
+        names = [field.alias or name for name, field in (Source.model_fields | RecordMapping.model_fields).items()]
         near = difflib.get_close_matches(key.rsplit(".", 1)[-1], names, n=1)
         return f"{key}: is not a key of a source" + (f"; did you mean {near[0]!r}?" if near else f"; keys are {', '.join(names)}")
     if first["type"] in EXAMPLES:

@@ -60,7 +60,7 @@ def publish_once(
 
 def _repeats(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, spool: Path) -> Iterator[pa.RecordBatch]:
     """Stream the accepted rows that are no versions, then the versions that are none any more."""
-    yield from _spooled(spool, ~_is_kept(connection), RepeatedRecord.arrow_schema().names)
+    yield from _spooled(connection, spool, "from accepted anti join kept using (accepted_id)", RepeatedRecord)
     yield from connection.sql(model("staging/superseded_versions")).to_arrow_reader(warehouse.settings.batch_rows)
 
 
@@ -68,7 +68,7 @@ def _versions(
     connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, spool: Path, rewritten: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     """Stream the accepted rows that are versions, then the repeats that come back as some, then what stays of rewritten files."""
-    yield from _spooled(spool, _is_kept(connection), StagedRecord.arrow_schema().names)
+    yield from _spooled(connection, spool, "from kept", StagedRecord)
     if connection.sql("select 1 from moved_rows where not is_staged limit 1").fetchall():
         with pa.OSFile(str(spool)) as file, pa.ipc.open_stream(file) as stream:
             connection.register("spooled", stream)
@@ -93,20 +93,16 @@ def rows_staying(
         yield from staying.select(*contract.arrow_schema().names).to_arrow_reader(warehouse.settings.batch_rows)
 
 
-def _is_kept(connection: duckdb.DuckDBPyConnection) -> np.ndarray:
-    """Tell for each accepted row, by its id, whether it is a version."""
-    ((n_accepted,),) = connection.sql("select count(*) from accepted").fetchall()
-    is_kept = np.zeros(n_accepted, bool)
-    is_kept[connection.sql("select accepted_id from kept").fetchnumpy()["accepted_id"]] = True
-    return is_kept
+def _spooled(connection: duckdb.DuckDBPyConnection, spool: Path, wanted: str, contract: type[Contract]) -> Iterator[pa.RecordBatch]:
+    """Stream the rows of the spool that a relation names by their `accepted_id`.
 
-
-def _spooled(spool: Path, is_wanted: np.ndarray, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Stream accepted rows from the spool. It is read, not mapped: pages of a mapped file would count as this process's memory."""
+    It is read, not mapped: pages of a mapped file would count as this process's memory.
+    """
+    ids = connection.sql(f"{wanted} select accepted_id order by accepted_id").fetchnumpy()["accepted_id"]
     first = 0
     with pa.OSFile(str(spool)) as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:
-            wanted = batch.select(columns).filter(pa.array(is_wanted[first : first + batch.num_rows]))
+            start, end = np.searchsorted(ids, [first, first + batch.num_rows])
+            if end > start:
+                yield batch.select(contract.arrow_schema().names).take(pa.array(ids[start:end] - first))
             first += batch.num_rows
-            if wanted.num_rows:
-                yield wanted

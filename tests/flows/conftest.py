@@ -16,11 +16,13 @@ from typing import Any
 import polars as pl
 import pytest
 
+from transforms import featurize
 from transforms.accounting import recount
+from transforms.featurize import view_name
 from transforms.settings import Settings
 from transforms.warehouse import RELATIONS, Warehouse
 
-VIEWS = ("record_quality", "author_activity", "subject_activity")
+VIEWS = tuple(map(view_name, featurize.VIEWS))
 ROOT = Path(__file__).parent.parent.parent
 DAYS = ("2024-05-09", "2024-05-10", "2024-05-11")
 

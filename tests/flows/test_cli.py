@@ -14,12 +14,14 @@ import pytest
 
 from feature_repo import training_set
 from flows.stages import PipelineParameters, hold, run_plain
+from transforms import featurize
+from transforms.featurize import view_name
 from transforms.schemas.features import AuthorActivity
 from transforms.settings import Settings
 from transforms.warehouse import Warehouse
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-VIEWS = ["record_quality", "author_activity", "subject_activity"]
+VIEWS = [view_name(view) for view in featurize.VIEWS]
 
 
 @pytest.fixture(scope="module")

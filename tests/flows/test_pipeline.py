@@ -12,7 +12,10 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.pipeline import pipeline
+from flows.report import page
+from flows.report.page import report_path
 from flows.stages import PipelineParameters, run_plain
+from transforms.accounting import recount
 from transforms.settings import Settings
 from transforms.warehouse import RELATIONS, Warehouse
 
@@ -45,6 +48,28 @@ def test_prefect_and_plain_give_the_same(small_source: Path, tmp_path: Path) -> 
     assert content(tmp_path / "flow") == content(tmp_path / "plain")
     (table,) = [artifact for artifact in [Artifact.get("accounting-cve-events")] if artifact]
     assert str(plain.read) in str(table.data)
+    assert flow["notices"] == []
+    (link,) = [artifact for artifact in [Artifact.get("report-cve-events")] if artifact]
+    report = report_path(tmp_path / "flow")
+    assert report.as_uri() in str(link.data)
+    assert "2,859" in report.read_text("utf-8")
+
+
+def test_a_report_that_cannot_be_drawn_is_told_and_costs_no_data(
+    small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: Warehouse) -> Path:
+        message = "a value nobody may see"
+        raise ValueError(message)
+
+    monkeypatch.setattr(page, "write_report", fail)
+    flow = pipeline(PipelineParameters(source=str(small_source), home=str(tmp_path / "home")))
+    assert recount(Warehouse(Settings(home=tmp_path / "home")))["adds_up"].all()
+    (notice,) = flow["notices"]
+    assert "could not be drawn (ValueError)" in notice
+    assert notice in caplog.text
+    assert "nobody may see" not in caplog.text + notice
+    assert not report_path(tmp_path / "home").exists()
 
 
 def test_a_failed_stage_fails_the_flow(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import transforms.featurize
 import transforms.ingest
 from flows.planning import plan_run
 from flows.stages import PipelineParameters, pending_work, run_plain
+from transforms.featurize import VIEWS
 from transforms.settings import Settings
 from transforms.source import load_source
 from transforms.warehouse import Warehouse
@@ -47,9 +48,8 @@ def test_run_says_that_changed_code_computes_a_view_again(tmp_path: Path, monkey
     monkeypatch.setattr(transforms.featurize, "code_digest", lambda contract: 1 + digest(contract))
     source, warehouse = load_source(tmp_path / "source.yaml"), Warehouse(Settings(home=tmp_path / "home"))
     assert not pending_work(source, warehouse).nothing
-    assert ["has changed" in step.why for step in plan_run(source, warehouse).steps] == 3 * [True]
+    assert ["has changed" in step.why for step in plan_run(source, warehouse).steps] == len(VIEWS) * [True]
     summary = run_plain(parameters)
-    views = ("record_quality", "author_activity", "subject_activity")
-    assert [notice.split(":")[0] for notice in summary.notices] == [f"features.{view}" for view in views]
+    assert [notice.split(":")[0] for notice in summary.notices] == [contract.relation() for contract in VIEWS]
     assert pending_work(source, warehouse).nothing
     assert run_plain(parameters).notices == []

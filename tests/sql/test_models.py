@@ -15,6 +15,7 @@ import yaml
 
 from transforms.prepare import ACCEPTED, REJECTED
 from transforms.schemas.features import AuthorActivity, RecordQuality, SubjectActivity
+from transforms.schemas.fields import SourceField
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.sql import __file__ as sql_package
@@ -25,7 +26,17 @@ SQL = Path(sql_package).parent
 MODELS = {path.stem: f"{path.parent.name}/{path.stem}" for path in sorted(SQL.rglob("*.sql"))}
 EARLIER = StagedRecord.arrow_schema().append(pa.field("earlier_id", pa.int64())).append(pa.field("is_staged", pa.bool_()))
 CASES = sorted(path.parent for path in HERE.rglob("given.yaml"))
-CONTRACTS = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, AccountedFile, RecordQuality, AuthorActivity, SubjectActivity)
+CONTRACTS = (
+    RawRecord,
+    StagedRecord,
+    RepeatedRecord,
+    QuarantinedRecord,
+    AccountedFile,
+    SourceField,
+    RecordQuality,
+    AuthorActivity,
+    SubjectActivity,
+)
 TYPES = {contract.relation(): contract.arrow_schema() for contract in CONTRACTS} | {
     "arrived": StagedRecord.arrow_schema(),
     "gone": StagedRecord.arrow_schema(),

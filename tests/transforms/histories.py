@@ -57,6 +57,7 @@ def stage(warehouse: Warehouse, versions: Sequence[Version], *, is_all: bool = F
             "event_timestamp": v.event,
             "known_timestamp": v.known,
             "text": v.text,
+            "text_redacted": v.text,
             "label": None if v.text is None else "bad" if v.positive else "good",
             "is_positive": v.positive,
             "is_tombstone": v.text is None,

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from tests.transforms.histories import (
     DAY,
-    ENTITIES,
     HISTORIES,
     HOUR,
     NOW,
@@ -36,8 +35,8 @@ from tests.transforms.histories import (
 from transforms.activity import add_up
 from transforms.code import code_digest
 from transforms.errors import GateError
-from transforms.featurize import RECORD_KERNELS, VIEWS, Rows, consistent_versions, featurize, stale_views
-from transforms.schemas.features import AuthorActivity, RecordQuality, SubjectActivity
+from transforms.featurize import RECORD_KERNELS, VIEWS, Rows, consistent_versions, featurize, stale_views, view_name
+from transforms.schemas.features import RecordQuality
 from transforms.schemas.staging import StagedRecord
 from transforms.text import quality
 from transforms.warehouse import Warehouse
@@ -107,7 +106,7 @@ def test_increments_in_order_of_knowledge_equal_a_rebuild(
 ) -> None:
     increments = cut(by_known(versions), cuts)
     grown, rebuilt = run(new_home(), *increments), run(new_home(), versions)
-    for view in ("record_quality", *ENTITIES):
+    for view in map(view_name, VIEWS):
         assert newest(grown, view).rows(named=True) == newest(rebuilt, view).rows(named=True)
 
 
@@ -145,7 +144,7 @@ def test_rows_that_are_only_moved_to_other_files_are_no_work(new_home: Callable[
     versions = [version("r1", 0), version("r2", HOUR)]
     warehouse = run(new_home(), versions)
     stage(warehouse, versions, is_all=True)
-    before = {view: rows_of(warehouse, view) for view in ("record_quality", *ENTITIES)}
+    before = {view: rows_of(warehouse, view) for view in map(view_name, VIEWS)}
     assert {(rows.new, rows.recomputed) for rows in featurize(warehouse, NOW + timedelta(hours=1)).values()} == {(0, 0)}
     assert all(rows_of(warehouse, view).equals(rows) for view, rows in before.items())
 
@@ -175,7 +174,7 @@ def test_increment_of_a_live_source_adds_rows_from_its_arrival_on(
     increments = cut(by_known(versions), [at])
     warehouse = run(new_home(), *increments)
     arrival = increments[-1][0].known
-    for view in ("record_quality", *ENTITIES):
+    for view in map(view_name, VIEWS):
         added = rows_of(warehouse, view).filter(created_timestamp=NOW + timedelta(hours=len(increments) - 1))
         assert added.filter(pl.col("event_timestamp") < arrival).is_empty()
 
@@ -186,7 +185,7 @@ def test_increment_of_a_live_source_adds_rows_from_its_arrival_on(
 def test_second_run_publishes_nothing(new_home: Callable[[], Warehouse]) -> None:
     warehouse = run(new_home(), [version("r1", 0), version("r2", HOUR)])
     before = warehouse.versions()
-    untouched = {view: Rows(untouched=warehouse.n_rows(f"features.{view}")) for view in ("record_quality", *ENTITIES)}
+    untouched = {view: Rows(untouched=warehouse.n_rows(f"features.{view}")) for view in map(view_name, VIEWS)}
     assert featurize(warehouse, NOW + timedelta(days=1)) == untouched
     assert warehouse.versions() == before
 
@@ -194,14 +193,15 @@ def test_second_run_publishes_nothing(new_home: Callable[[], Warehouse]) -> None
 def test_home_without_a_staged_record_gets_empty_views(new_home: Callable[[], Warehouse]) -> None:
     warehouse = new_home()
     warehouse.create(StagedRecord)
-    assert featurize(warehouse, NOW) == dict.fromkeys(("record_quality", *ENTITIES), Rows())
-    assert [warehouse.n_rows(contract.relation()) for contract in (RecordQuality, AuthorActivity, SubjectActivity)] == [0, 0, 0]
+    assert featurize(warehouse, NOW) == dict.fromkeys(map(view_name, VIEWS), Rows())
+    assert [view_name(contract) for contract in VIEWS if warehouse.n_rows(contract.relation())] == []
 
 
 def test_run_reports_the_rows_it_added(new_home: Callable[[], Warehouse]) -> None:
     warehouse = new_home()
     stage(warehouse, [version("r", 0)])
-    assert featurize(warehouse, NOW) == {"record_quality": Rows(new=1), "author_activity": Rows(new=4), "subject_activity": Rows(new=4)}
+    records = {view_name(contract): Rows(new=1) for contract in VIEWS if contract.key()[0] == "record_id"}
+    assert featurize(warehouse, NOW) == {**records, "author_activity": Rows(new=4), "subject_activity": Rows(new=4)}
 
 
 # --- (5) a gate that fails ---
@@ -275,7 +275,7 @@ def test_changed_code_and_new_records_come_together(new_home: Callable[[], Wareh
     stage(warehouse, [version("r2", HOUR), version("r1", 2 * HOUR, text=None)])
     featurize(warehouse, NOW + timedelta(days=1))
     whole = run(new_home(), [version("r1", 0), version("r2", HOUR), version("r1", 2 * HOUR, text=None)])
-    for view in ("record_quality", *ENTITIES):
+    for view in map(view_name, VIEWS):
         assert newest(warehouse, view).equals(newest(whole, view))
 
 

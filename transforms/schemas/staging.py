@@ -17,12 +17,15 @@ class StagedRecord(Contract):
     subject_id: str = pa.Field(nullable=True, description="What it is about: product, channel, thread, queue.")
     event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When it was written.")
     known_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When it could have been known.")
-    text: str = pa.Field(nullable=True, description="The text; null only in a tombstone.")
+    text: str = pa.Field(nullable=True, description="The text, redacted where the source says so; null only in a tombstone.")
+    text_redacted: str = pa.Field(
+        nullable=True, description="The text, with a placeholder for what identifies a person, e.g. <EMAIL_ADDRESS>."
+    )
     label: str = pa.Field(nullable=True, description="The label, as the source gives it.")
     is_positive: bool = pa.Field(description="Whether the label is one of the source's positive labels.")
     is_tombstone: bool = pa.Field(description="Whether this version takes the record out from here on.")
     attributes: str = pa.Field(nullable=True, description="Further fields of the source, as a JSON object.")
-    content_digest: str = pa.Field(description="MD5 of everything above but the key and `known_timestamp`.")
+    content_digest: str = pa.Field(description="MD5 of what came, but the key and `known_timestamp`, before it was redacted.")
     source: str = pa.Field(description="Name of the source.")
     load_id: str = pa.Field(description="The load that brought it.")
     source_uri: str = pa.Field(description="File it came from.")
@@ -33,7 +36,7 @@ class StagedRecord(Contract):
         """Relation and key."""
 
         name = "staging.records"
-        metadata = {"key": ["record_id", "known_timestamp"], "version": 1}  # noqa: RUF012
+        metadata = {"key": ["record_id", "known_timestamp"], "version": 2}  # noqa: RUF012
 
     @pa.dataframe_check(name="text:empty")
     def _text_is_present(cls, data: PolarsData) -> pl.LazyFrame:  # noqa: N805

@@ -19,7 +19,7 @@ UNKNOWN = "und"
 # a text this long needs no second opinion where the first is sure (docs/accuracy.md)
 N_CHARACTERS_SURE = 60
 # py3langid is slow, and what it needs it finds early
-N_CHARACTERS_SECOND = 200
+N_CHARACTERS_SECOND = 100
 # pycld2: the least percentage of the text in its main language; py3langid: the least probability
 SURE_PERCENT = 70
 SURE_PROBABILITY = 0.65
@@ -82,7 +82,9 @@ def _identifier() -> "LanguageIdentifier":
     """The model, which takes half a second to read and so is read when first asked."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier.nb_ptc = identifier.nb_ptc.astype("float32")  # from half precision: a third quicker, and the same answers
+    return identifier
 
 
 @cache

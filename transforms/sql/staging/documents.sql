@@ -1,6 +1,22 @@
--- documents: every row as JSON text, or the reason why it cannot be.
+-- documents: every row as JSON text with the names and types of its fields, or the reason why it cannot be.
+-- A parse costs more than all else here, so types are told by the paths of the fields that are expected, in their order; only a row
+-- with another field gets its structure, or, nested beyond what DuckDB follows, the names alone.
 -- grain: load_id, source_uri, row_number
 -- reads: decoded
+with named as (
+    select
+        *,
+        case when rejection is null and json_valid(document) then json_keys(document) end as names
+    from decoded
+),
+
+typed as (
+    select
+        *,
+        case when len(names) > 0 then json_type(document, getvariable('field_paths')) end as types
+    from named
+)
+
 select
     -- ids
     load_id,
@@ -10,10 +26,15 @@ select
     -- text
     document,
     case
+        when len(names) = list_count(types) then types::varchar
+        when len(names) > 0 then coalesce(try(json_structure(document))::varchar, to_json([names])::varchar)
+        when names is not null then '{}'
+    end as structure,
+    case
         when rejection is not null then rejection
-        when not json_valid(document) then if(regexp_full_match(document, '\s*'), 'blank_line', 'not_json')
-        when json_type(document) <> 'OBJECT' then 'not_an_object'
+        when names is null then if(regexp_full_match(document, '\s*'), 'blank_line', 'not_json')
+        when len(names) = 0 and json_type(document) <> 'OBJECT' then 'not_an_object'
     end as rejection,
     -- timestamps
     loaded_timestamp
-from decoded
+from typed

@@ -32,6 +32,7 @@ select
     returned.known_timestamp,
     -- content
     contents.text,
+    contents.text_redacted,
     contents.label,
     contents.is_positive,
     contents.is_tombstone,

@@ -1,0 +1,310 @@
+"""What the report shows, read from a home as small frames: counts, quantiles and names of rules, never a text or an id."""
+
+import contextlib
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from feature_repo.catalogue import catalogue, kind
+from flows.history import history_path
+from transforms.featurize import VIEWS, view_name
+from transforms.schemas.base import Column
+from transforms.schemas.staging import AccountedFile, QuarantinedRecord, StagedRecord
+from transforms.sql import model
+from transforms.warehouse import Warehouse
+
+QUALITY = {
+    "features.record_quality": (
+        "n_words",
+        "mean_word_length",
+        "uppercase_ratio",
+        "digit_ratio",
+        "punctuation_ratio",
+        "non_ascii_ratio",
+        "unique_word_ratio",
+        "duplicate_line_ratio",
+    ),
+    "features.record_text": ("language_score", "automated_readability_index", "sentiment_compound", "n_tokens_est", "symbol_ratio"),
+}
+LANGUAGE_RELATION, LANGUAGE = "features.record_text", "language"
+PERIODS = {"day": "1d", "week": "1w", "month": "1mo", "year": "1y"}
+SAMPLE_ROWS = 50_000
+N_BINS = 20
+N_PERIODS = 160  # at most about so many points stand side by side on a page
+N_DRIFTED = 8
+N_SHAPE_BINS = 16
+SKEWED = 20  # times the median: from there on a histogram says more on a logarithmic scale
+RELATIVE_ACCURACY = 0.01  # of the sketches in profiles.columns
+GAMMA = (1 + RELATIVE_ACCURACY) / (1 - RELATIVE_ACCURACY)
+
+
+class Feature(NamedTuple):
+    """A feature as the catalogue has it, and how its values lie: quantiles 5, 50, 95 %, a histogram, or its commonest values."""
+
+    view: str
+    column: Column
+    kind: str
+    null_ratio: float | None = None
+    quantiles: tuple[str, ...] = ()
+    bins: tuple[int, ...] = ()
+    is_log: bool = False
+    common: tuple[tuple[str, float], ...] = ()
+
+
+class Shown(NamedTuple):
+    """Everything on the page. A frame without columns is a table that is not there yet."""
+
+    home: str
+    made: datetime
+    unit: str
+    tables: list[tuple[str, int, int]]
+    is_balanced: bool
+    behind: list[str]
+    freshness: pl.DataFrame
+    loads: pl.DataFrame
+    rejects: pl.DataFrame
+    arrivals: pl.DataFrame
+    quality: pl.DataFrame
+    languages: pl.DataFrame
+    drift: pl.DataFrame
+    shapes: pl.DataFrame
+    fields: pl.DataFrame
+    features: list[Feature]
+    runs: pl.DataFrame
+
+
+def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
+    """Read all that the page shows; rows are counted by the footers of data files and aggregated where they lie."""
+    from feature_repo.online import due_views, is_applied
+
+    with warehouse.connect() as connection:
+        for contract in (AccountedFile, QuarantinedRecord, StagedRecord):
+            if warehouse.table(contract.relation()) is None:
+                warehouse.create_view(connection, contract.relation(), [], contract.arrow_schema())
+        freshness = connection.sql(model("report/freshness")).pl()
+        unit = period_unit(freshness)
+        loads = connection.sql(model("report/accounted_loads")).pl()
+        rejects = connection.sql(model("report/rejected_by_load")).pl()
+        arrivals = connection.sql(model("report/arrivals"), params={"unit": unit}).pl()
+    tables = [(name, warehouse.n_rows(name), version) for name, version in warehouse.versions().items()]
+    drift = _table(warehouse, "profiles.drift")
+    return Shown(
+        home=warehouse.settings.root.name,
+        made=now,
+        unit=unit,
+        tables=tables,
+        is_balanced=_is_balanced({name: n_rows for name, n_rows, _ in tables}, loads),
+        behind=due_views(warehouse, now) if is_applied(warehouse) else [view_name(view) for view in VIEWS],
+        freshness=freshness,
+        loads=loads,
+        rejects=rejects,
+        arrivals=arrivals,
+        quality=_quality(warehouse, unit),
+        languages=_languages(warehouse, unit),
+        drift=drift,
+        shapes=_shapes(warehouse, drift),
+        fields=_table(warehouse, "profiles.fields"),
+        features=_features(warehouse),
+        runs=read_runs(warehouse),
+    )
+
+
+def period_unit(freshness: pl.DataFrame) -> str:
+    """Choose days, weeks, months or years, so that a page can show all periods from the first known record to the last."""
+    first, last = (freshness.select(pl.min("first_known_timestamp"), pl.max("last_known_timestamp")).row(0)) if freshness.height else (0, 0)
+    days = (last - first).days if first else 0
+    return next((unit for unit, length in (("day", 1), ("week", 7), ("month", 30)) if days <= N_PERIODS * length), "year")
+
+
+def _is_balanced(n_rows: dict[str, int], loads: pl.DataFrame) -> bool:
+    """Whether the books say of the whole home what the tables hold; `millrace status` recounts each load."""
+    booked = {"raw.records": "n_read", "staging.records": "n_staged", "quarantine.records": "n_quarantined"}
+    return all(n_rows.get(relation, 0) == (loads[column].sum() if loads.height else 0) for relation, column in booked.items())
+
+
+def _table(warehouse: Warehouse, relation: str) -> pl.DataFrame:
+    """Read a small relation whole; a frame without columns where it was never written."""
+    return _scan(warehouse, relation).collect()
+
+
+def _scan(warehouse: Warehouse, relation: str) -> pl.LazyFrame:
+    files = warehouse.files(relation)
+    return pl.scan_parquet(files) if files else pl.LazyFrame()
+
+
+def _quality(warehouse: Warehouse, unit: str) -> pl.DataFrame:
+    """Average measures of texts by the period in which they became known, counts by their median, long: period, measure, value."""
+    return pl.concat([frame for relation, names in QUALITY.items() if (frame := _averages(warehouse, relation, names, unit)).width])
+
+
+def _averages(warehouse: Warehouse, relation: str, names: Sequence[str], unit: str) -> pl.DataFrame:
+    scan = _scan(warehouse, relation)
+    there = [name for name in names if name in scan.collect_schema()]
+    averages = [pl.median(name) if name.startswith("n_") else pl.mean(name) for name in there]
+    if not there:
+        return pl.DataFrame(schema={"period": pl.Datetime("us", "UTC"), "measure": pl.String, "value": pl.Float64})
+    averaged = scan.group_by(_period(unit)).agg(averages).sort("period").collect(engine="streaming")
+    return averaged.unpivot(there, index="period", variable_name="measure").drop_nulls()
+
+
+def _languages(warehouse: Warehouse, unit: str) -> pl.DataFrame:
+    scan = _scan(warehouse, LANGUAGE_RELATION)
+    if LANGUAGE not in scan.collect_schema():
+        return pl.DataFrame()
+    known = scan.filter(pl.col(LANGUAGE).is_not_null()).group_by(_period(unit), LANGUAGE)
+    return known.agg(n_versions=pl.len()).sort("period", LANGUAGE).collect(engine="streaming")
+
+
+def _period(unit: str) -> pl.Expr:
+    return pl.col("event_timestamp").dt.truncate(PERIODS[unit]).alias("period")
+
+
+def last_drift(drift: pl.DataFrame) -> pl.DataFrame:
+    """Of each source the statistics of its last load, a row a column, the most drifted first."""
+    if drift.is_empty():
+        return pl.DataFrame()
+    last = drift.filter(pl.col("loaded_timestamp") == pl.col("loaded_timestamp").max().over("source"))
+    severity = pl.col("verdict").replace_strict({"stop": 3, "warn": 2, "still": 1}, default=0, return_dtype=pl.Int64)
+    worst = last.group_by("source", "column").agg(verdict=pl.col("verdict").sort_by(severity).last(), severity=severity.max())
+    facts = last.group_by("source", "column").agg(pl.first("load_id", "loaded_timestamp"), pl.max("n_reference_loads", "n_reference_rows"))
+    values = last.pivot("statistic", index=["source", "column"], values="value", aggregate_function="first")
+    wide = values.join(facts, ["source", "column"]).join(worst, ["source", "column"])
+    statistics = [name for name in ("psi", "js_distance", "wasserstein") if name in wide.columns]
+    return wide.sort("severity", *statistics, descending=True, nulls_last=True)
+
+
+def _shapes(warehouse: Warehouse, drift: pl.DataFrame) -> pl.DataFrame:
+    """How the most drifted columns lie in the last load and in the loads before it: source, column, kind, of, value, share."""
+    scan = _scan(warehouse, "profiles.columns")
+    drifted = last_drift(drift)
+    if not scan.collect_schema() or drifted.is_empty():
+        return pl.DataFrame()
+    wanted = drifted.head(N_DRIFTED).select("source", "column", last_load="load_id", reaches=pl.max_horizontal("n_reference_loads", 0))
+    profiles = scan.filter((pl.col("relation") == "staging.records") & (pl.col("kind") != "vocabulary"))
+    counted = profiles.join(wanted.lazy(), on=["source", "column"]).with_columns(
+        back=pl.col("loaded_timestamp").rank("dense", descending=True).over("source", "column") - 1
+    )
+    of = pl.when(load_id=pl.col("last_load")).then(pl.lit("last load")).otherwise(pl.lit("loads before it"))
+    long = (
+        counted.filter(pl.col("back") <= pl.col("reaches"))
+        .with_columns(of=of)
+        .select("source", "column", "kind", "of", key="bucket_keys", n="bucket_counts")
+        .explode("key", "n")
+        .drop_nulls()
+        .group_by("source", "column", "kind", "of", "key")
+        .agg(pl.sum("n"))
+        .collect()
+    )
+    return pl.concat([_shape(group) for _, group in long.group_by("source", "column", maintain_order=True)]) if long.height else long
+
+
+def _shape(counts: pl.DataFrame) -> pl.DataFrame:
+    """Bring the buckets of one column to few: neighbours of a sketch together, of categories the commonest."""
+    few = _few_numbers(counts) if counts["kind"][0] == "number" else _few_categories(counts)
+    summed = few.group_by("source", "column", "kind", "of", "value").agg(pl.sum("n"), pl.min("order")).sort("order", "value")
+    return summed.with_columns(share=pl.col("n") / pl.col("n").sum().over("of"))
+
+
+def _few_numbers(counts: pl.DataFrame) -> pl.DataFrame:
+    """Name each bucket by the least value of the bin of neighbouring ones that it falls in."""
+    number = bucket_value("key")
+    width = (number.rank("dense").max() / N_SHAPE_BINS).clip(lower_bound=1)
+    binned = counts.with_columns(order=number, bin=((number.rank("dense") - 1) / width).floor())
+    least = binned.with_columns(pl.col("order").min().over("bin"))
+    return least.with_columns(value=pl.col("order").map_elements(short, pl.String))
+
+
+def _few_categories(counts: pl.DataFrame) -> pl.DataFrame:
+    common = counts.group_by("key").agg(pl.sum("n")).top_k(N_DRIFTED, by="n")["key"].to_list()
+    value = pl.when(pl.col("key").is_in(common)).then("key").otherwise(pl.lit("other"))
+    return counts.with_columns(value=value, order=-pl.col("n").cast(pl.Float64))
+
+
+def bucket_value(column: str) -> pl.Expr:
+    """Tell the number that a sketch's bucket stands for: `p` or `n` for its sign, then index i, for 2 gamma^i / (gamma + 1); `0` for none.
+
+    Masson, Rim, Lee 2019, DDSketch, VLDB 12(12).
+    """
+    sign = pl.col(column).str.head(1).replace_strict({"p": 1.0, "n": -1.0}, default=0.0)
+    index = pl.col(column).str.slice(1).cast(pl.Float64, strict=False).fill_null(0)
+    return sign * 2 * pl.lit(GAMMA).pow(index) / (GAMMA + 1)
+
+
+def read_runs(warehouse: Warehouse) -> pl.DataFrame:
+    """Read what the last 30 runs took: run (1 is the first there was), stage, rows, seconds. A torn line is passed over."""
+    path = history_path(warehouse.settings.root)
+    runs: list[dict[str, Any]] = []
+    for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError, KeyError):
+            run = json.loads(line)
+            runs.append({stage: (run["rows"].get(stage), seconds) for stage, seconds in run["seconds"].items()})
+    rows = [
+        {"run": number, "stage": stage, "rows": n_rows, "seconds": seconds}
+        for number, run in list(enumerate(runs, 1))[-30:]
+        for stage, (n_rows, seconds) in run.items()
+    ]
+    return pl.DataFrame(rows, schema={"run": pl.Int64, "stage": pl.String, "rows": pl.Int64, "seconds": pl.Float64})
+
+
+def _features(warehouse: Warehouse) -> list[Feature]:
+    features = []
+    for contract in VIEWS:
+        scan = _scan(warehouse, contract.relation())
+        named = [column for column in catalogue()[view_name(contract)] if column.name not in contract.key()]
+        names = [column.name for column in named if column.name in scan.collect_schema()]
+        n_rows = warehouse.n_rows(contract.relation())
+        sample = scan.select(names).gather_every(max(1, n_rows // SAMPLE_ROWS)).collect(engine="streaming") if names else pl.DataFrame()
+        features += [describe(view_name(contract), column, sample) for column in named]
+    return features
+
+
+def describe(view: str, column: Column, sample: pl.DataFrame) -> Feature:
+    """Describe how a feature's values lie in a sample of its view's rows."""
+    feature = Feature(view, column, kind(column))
+    if column.name not in sample.columns or sample.is_empty():
+        return feature
+    values = sample[column.name]
+    feature = feature._replace(null_ratio=values.null_count() / len(values))
+    values = values.drop_nulls()
+    if values.is_empty() or values.dtype.is_nested():
+        return feature
+    if values.dtype == pl.String:
+        common = values.value_counts(sort=True).head(5)
+        return feature._replace(common=tuple((str(value), n / len(values)) for value, n in common.iter_rows()))
+    return _with_histogram(feature, values)
+
+
+def _with_histogram(feature: Feature, values: pl.Series) -> Feature:
+    is_time = values.dtype.is_temporal()
+    numbers = (values.dt.epoch("s") if is_time else values).cast(pl.Float64).to_numpy()
+    low, p5, median, p95, high = np.quantile(numbers, [0.01, 0.05, 0.5, 0.95, 0.99])
+    is_log = bool(not is_time and low >= 0 and high > SKEWED * max(median, 1))
+    clipped = np.clip(numbers, low, high)
+    shown, low, high = (np.log1p(clipped), np.log1p(low), np.log1p(high)) if is_log else (clipped, low, high)
+    bins, _ = np.histogram(shown, N_BINS, (low, high if high > low else low + 1))
+    write = _day if is_time else short
+    return feature._replace(bins=tuple(bins.tolist()), is_log=is_log, quantiles=tuple(write(float(value)) for value in (p5, median, p95)))
+
+
+def _day(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
+
+
+def short(value: float) -> str:
+    """Write a number as people read it: three digits that count, thousands apart."""
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"  # noqa: PLR2004
+
+
+def ago(then: datetime, now: datetime) -> str:
+    """Say how long ago something was."""
+    passed = max(now - then, timedelta())
+    units = ((365, "years"), (30, "months"), (1, "days"))
+    for days, unit in units:
+        if passed.days >= 2 * days:
+            return f"{passed.days // days} {unit} ago"
+    hours, minutes = divmod(int(passed.total_seconds()) // 60, 60)
+    return f"{hours} h {minutes} min ago" if hours else f"{minutes} min ago"

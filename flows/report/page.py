@@ -1,0 +1,243 @@
+"""The page: one HTML file with its style, its charts and their JavaScript inside, safe against whatever a name may hold.
+
+Every name is escaped by the template, specs are JSON in which `<` is written `\\u003c`, and the page's own policy lets the browser run
+the two scripts of known digest and fetch nothing at all.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import polars as pl
+import vl_convert
+
+from flows.report import charts
+from flows.report.data import QUALITY, Shown, ago, last_drift, read_shown, short
+from flows.report.flow import flows
+from flows.report.palette import THEMES, chart_config
+from transforms.errors import HomeError
+from transforms.replacing import replace_file
+from transforms.warehouse import Warehouse
+
+VEGA = "vl-convert-python"  # the package that has the charts' JavaScript
+N_LOADS = 50
+N_TABLE_ROWS = 200
+N_DRIFT_CHARTS = 8
+
+
+class Table(NamedTuple):
+    """A table under its caption: headings, then rows of what is written in the cells."""
+
+    caption: str
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+    left_out: int = 0
+
+
+class Chart(NamedTuple):
+    """A chart, which the page's script draws into the element of its name."""
+
+    name: str
+    spec: charts.Spec
+
+
+def report_path(home: Path) -> Path:
+    """Where a home's report is, unless another place is asked for."""
+    return home / "report.html"
+
+
+def write_report(warehouse: Warehouse, path: Path | None = None, now: datetime | None = None) -> Path:
+    """Draw the report of a home as it is, and put it in the place of the one before; `HomeError` if it cannot be written."""
+    path = path or report_path(warehouse.settings.root)
+    page = render(read_shown(warehouse, now or datetime.now(UTC)), chart_script(warehouse.settings.root))
+    try:
+        replace_file(path, page.encode())
+    except OSError as error:
+        message = f"{path}: cannot be written ({error.strerror}); choose another --output"
+        raise HomeError(message) from None
+    return path
+
+
+def chart_script(home: Path) -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, kept in the home: making it from vl-convert's package takes seconds."""
+    path, head = home / "report.js", f"// {VEGA} {version(VEGA)}\n"
+    if path.is_file() and (kept := path.read_text("utf-8")).startswith(head):
+        return kept
+    script = head + vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    replace_file(path, script.encode())
+    return script
+
+
+def render(shown: Shown, script: str) -> str:
+    """Make the page of what is shown."""
+    drawn = _charts(shown)
+    own_script = _text("page.js")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "n": lambda number: f"{number:,}",
+        "percent": _percent,
+        "minute": _minute,
+        "second": _second,
+        "bars": _bars,
+        "cell": _cell,
+    }
+    return environment.from_string(_text("page.html")).render(
+        shown=shown,
+        style=_text("page.css"),
+        themes=THEMES,
+        scripts=[script, own_script],
+        policy=_policy(script, own_script),
+        drawn={"specs": {chart.name: chart.spec for chart in drawn}, "themes": {theme: chart_config(theme) for theme in THEMES}},
+        charts={chart.name: chart.spec for chart in drawn},
+        flows=flows(shown.loads, shown.rejects, charts.EVERYTHING),
+        everything=charts.EVERYTHING,
+        sources=shown.loads["source"].unique().sort().to_list(),
+        headline=_headline(shown),
+        loads=shown.loads.reverse().head(N_LOADS).to_dicts(),
+        n_loads_left_out=max(0, shown.loads.height - N_LOADS),
+        drifted=last_drift(shown.drift).to_dicts(),
+        rules=_rules(shown.rejects, shown.loads),
+        tables=_tables(shown),
+    )
+
+
+def _policy(*scripts: str) -> str:
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+
+
+def _charts(shown: Shown) -> list[Chart]:
+    """All charts that there is something to draw for."""
+    drawn = []
+    if shown.loads.height:
+        drawn.append(Chart("outcomes", charts.outcomes_by_load(shown.loads.tail(N_LOADS))))
+    if shown.arrivals.height:
+        drawn += [
+            Chart("volume", charts.volume(shown.arrivals, shown.unit)),
+            Chart("lateness", charts.lateness(shown.arrivals, shown.unit)),
+        ]
+    drawn += [Chart(f"quality-{name}", charts.measure_over_time(shown.quality, name, shown.unit)) for name in measures(shown.quality)]
+    if shown.languages.height:
+        drawn.append(Chart("languages", charts.languages_over_time(shown.languages, shown.unit)))
+    if shown.rejects.height:
+        drawn.append(Chart("rejected", charts.rejected_by_load(shown.rejects, shown.loads.tail(N_LOADS))))
+    if shown.runs.height:
+        drawn.append(Chart("speed", charts.seconds_by_run(shown.runs)))
+    return drawn + list(_drift_charts(shown))
+
+
+def measures(quality: pl.DataFrame) -> list[str]:
+    """The measures of texts that there are, in their order."""
+    there = set(quality["measure"])
+    return [name for names in QUALITY.values() for name in names if name in there]
+
+
+def _drift_charts(shown: Shown) -> Iterable[Chart]:
+    for number, row in enumerate(last_drift(shown.drift).head(N_DRIFT_CHARTS).to_dicts()):
+        source, column = row["source"], row["column"]
+        yield Chart(f"drift-{number}", charts.drift_over_loads(shown.drift, source, column))
+        if shown.shapes.height and shown.shapes.filter(source=source, column=column).height:
+            yield Chart(f"shape-{number}", charts.shape(shown.shapes, source, column))
+
+
+def _headline(shown: Shown) -> list[tuple[str, str, str, str]]:
+    """The numbers to know first: heading, figure, what it means, and whether it is good or bad."""
+    n_read, n_staged, n_quarantined = (int(shown.loads[name].sum()) for name in ("n_read", "n_staged", "n_quarantined"))
+    books = ("every row is accounted for", "good") if shown.is_balanced else ("rows are missing: see millrace status", "bad")
+    of_what = f"{_several(shown.freshness.height, 'source')}, {_several(shown.loads.height, 'load')}"
+    last_run = shown.runs.filter(pl.col("run") == pl.col("run").max())
+    online = ("behind", ", ".join(shown.behind), "bad") if shown.behind else ("up to date", "all views", "good")
+    return [
+        ("Rows read", f"{n_read:,}", *books),
+        ("Versions staged", f"{n_staged:,}", of_what, ""),
+        ("Quarantined", f"{n_quarantined:,}", f"{n_quarantined / max(n_read, 1):.2%} of what was read", ""),
+        ("Newest record", *_age(shown, "last_known_timestamp")),
+        ("Newest load", *_age(shown, "last_loaded_timestamp")),
+        ("Last run took", f"{last_run['seconds'].sum():.1f} s", "see speed" if last_run.height else "no run was measured", ""),
+        ("Online store", *online),
+    ]
+
+
+def _age(shown: Shown, column: str) -> tuple[str, str, str]:
+    newest: Any = shown.freshness[column].max()
+    return (ago(newest, shown.made), _minute(newest), "") if newest else ("none", "", "")
+
+
+def _rules(rejects: pl.DataFrame, loads: pl.DataFrame) -> list[dict[str, Any]]:
+    """Each rule with its rows and its trend over the last loads of its source."""
+    if rejects.is_empty():
+        return []
+    rules = rejects.group_by("source", "column", "rule").agg(pl.sum("n_rows")).sort("source", "column", "rule")
+    return [row | {"trend": _trend(rejects, loads, row)} for row in rules.sort("n_rows", descending=True, maintain_order=True).to_dicts()]
+
+
+def _trend(rejects: pl.DataFrame, loads: pl.DataFrame, rule: dict[str, Any]) -> list[int]:
+    """The rows that a rule keeps out of each of the last loads of its source."""
+    of_rule = rejects.filter(source=rule["source"], column=rule["column"], rule=rule["rule"]).select("load_id", "n_rows")
+    recent = loads.filter(source=rule["source"]).select("load_id").tail(N_LOADS)
+    trend: list[int] = recent.join(of_rule, "load_id", "left", maintain_order="left")["n_rows"].fill_null(0).to_list()
+    return trend
+
+
+def _tables(shown: Shown) -> dict[str, Table]:
+    """What the charts show, as numbers."""
+    quality, fields = shown.quality, shown.fields
+    if quality.height:
+        quality = quality.pivot("measure", index="period", values="value", aggregate_function="first").sort("period")
+    if fields.height:
+        changed = fields.filter(~pl.col("change").is_in(["same", "first"])).sort("loaded_timestamp", descending=True)
+        fields = changed.select("source", "field", "change", "type", "n_rows", "loaded_timestamp")
+    runs = shown.runs.with_columns(rows_a_second=(pl.col("rows") / pl.col("seconds")).round(0)).reverse()
+    return {
+        "arrivals": _table("Versions and lateness in seconds, by period", shown.arrivals.reverse()),
+        "quality": _table("Measures of texts, by period", quality.reverse()),
+        "languages": _table("Versions by period and language", shown.languages.reverse()),
+        "speed": _table("Rows and seconds of the last runs, by stage", runs),
+        "fields": _table("Fields that are new, missing or of another type", fields),
+        "tables": Table("Tables of the home", ["table", "rows", "version"], list(shown.tables)),
+    }
+
+
+def _table(caption: str, frame: pl.DataFrame) -> Table:
+    columns = [name.replace("_", " ") for name in frame.columns]
+    return Table(caption, columns, frame.head(N_TABLE_ROWS).rows(), max(0, frame.height - N_TABLE_ROWS))
+
+
+def _text(name: str) -> str:
+    return files(__package__).joinpath(name).read_text("utf-8")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
+def _several(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + "s" * (number != 1)
+
+
+def _minute(instant: datetime | None) -> str:
+    return f"{instant:%Y-%m-%d %H:%M} UTC" if instant else ""
+
+
+def _second(instant: datetime | None) -> str:
+    return f"{instant:%Y-%m-%d %H:%M:%S} UTC" if instant else ""
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, datetime):
+        return _minute(value)
+    return short(value) if isinstance(value, int | float) else "" if value is None else str(value)
+
+
+def _bars(counts: list[int]) -> str:
+    """A histogram as the path of a small SVG, 100 wide and 24 high; a bar of something is never quite flat."""
+    width, most = 100 / max(len(counts), 1), max([1, *counts])
+    heights = [max(1.0, 24 * n / most) if n else 0 for n in counts]
+    return "".join(f"M{place * width:.1f} 24v-{height:.1f}h{width * 0.85:.1f}V24z" for place, height in enumerate(heights) if height)

@@ -1,0 +1,472 @@
+"""The report page: its numbers, and the page itself in a real browser that is not let out."""
+
+import html
+import itertools
+import math
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from deltalake import write_deltalake
+from hypothesis import given
+from hypothesis import strategies as st
+from playwright.sync_api import Browser, Page, expect
+
+from flows.report import page as report_page
+from flows.report.data import GAMMA, N_BINS, RELATIVE_ACCURACY, ago, bucket_value, describe, period_unit, read_shown, short
+from flows.report.flow import SLOT, flow
+from flows.report.page import chart_script, report_path, write_report
+from flows.report.palette import THEMES
+from flows.stages import PipelineParameters, run_plain
+from tests.flows.conftest import Notes
+from transforms.accounting import recount
+from transforms.errors import HomeError
+from transforms.schemas.base import Column
+from transforms.schemas.staging import AccountedFile, QuarantinedRecord
+from transforms.settings import Settings
+from transforms.warehouse import Warehouse
+
+NOW = datetime(2024, 3, 1, 12, tzinfo=UTC)
+HOSTILE = """</script><script>document.title='hacked'</script><img src=x onerror="document.title='hacked'">'"&{{ 7 * 7 }}"""
+MARKS = "g.mark-rect path, g.mark-line path, g.mark-symbol path"
+WIDTHS = {"desktop": 1280, "phone": 390}
+SECTIONS = ("flow", "arrivals", "quality", "drift", "fields", "quarantine", "features", "speed")
+
+
+def measured(home: Path, name: str = "") -> None:
+    """Add to a home what parts of the pipeline that may not have run would have measured: drift, profiles, fields, languages."""
+    months = [datetime(2024, month, 1, tzinfo=UTC) for month in (1, 2, 3)]
+    load = pl.DataFrame(
+        {"source": "notes", "load_id": [f"{month:%Y%m%dT%H%M%S}000000-0000" for month in months], "loaded_timestamp": months}
+    )
+    number = {"column": f"n_words{name}", "kind": "number", "bucket_keys": [["p10", "p200"], ["p12", "p201"], ["p220", "0", "n3"]]}
+    language = {"column": f"language{name}", "kind": "category", "bucket_keys": [["en"], ["en", "de"], [f"fr{name}", "en"]]}
+    profiles = pl.concat(pl.concat([load, pl.DataFrame(column)], how="horizontal") for column in (number, language))
+    profiles = profiles.with_columns(bucket_counts=pl.Series([[5] * len(keys) for keys in profiles["bucket_keys"]]))
+    write(home, "profiles.columns", profiles.with_columns(relation=pl.lit("staging.records"), n_rows=10, n_null=0))
+    judged = {"value": [None, 0.05, 0.61], "verdict": ["no_reference", "still", "stop"], "n_reference_loads": [0, 1, 2]}
+    names = pl.DataFrame({"column": [f"n_words{name}", f"language{name}"]}).join(
+        pl.DataFrame({"statistic": ["psi", "js_distance"]}), how="cross"
+    )
+    drift = pl.concat([load, pl.DataFrame(judged)], how="horizontal").join(names, how="cross")
+    write(home, "profiles.drift", drift.with_columns(warn=0.1, stop=0.25, n_reference_rows=20))
+    fields = pl.DataFrame({"field": ["id", "id", f"added{name}"], "type": "text", "n_rows": 10, "change": ["first", "same", "new"]})
+    write(home, "profiles.fields", pl.concat([load, fields], how="horizontal"))
+    texts = {"event_timestamp": months * 2, "language": ["en", "en", "de", f"fr{name}", "en", "en"], "language_score": 0.9}
+    write(home, "features.record_text", pl.DataFrame(texts))
+
+
+def write(home: Path, relation: str, frame: pl.DataFrame) -> None:
+    """Write a table as another part of the pipeline would."""
+    write_deltalake(
+        str(home.joinpath(*relation.split("."))),
+        frame.cast({pl.Datetime: pl.Datetime("us", "UTC")}),
+        mode="overwrite",
+        schema_mode="overwrite",
+    )
+
+
+@pytest.fixture(scope="module")
+def plain_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home after two runs of a source, with rows in quarantine; nothing else was measured."""
+    folder = tmp_path_factory.mktemp("report")
+    notes = Notes(folder / "source")
+    for _ in range(2):
+        notes.add()
+        run_plain(PipelineParameters(source=str(notes.source), home=str(folder / "home")))
+    for name in ("profiles", "features/record_text"):
+        shutil.rmtree(folder / "home" / name, ignore_errors=True)  # as in a home from before these were measured
+    return folder / "home"
+
+
+@pytest.fixture(scope="module")
+def full_home(plain_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which everything was measured, and that knows a second source."""
+    home = Path(shutil.copytree(plain_home, tmp_path_factory.mktemp("full") / "home"))
+    second_source(home, "other")
+    measured(home)
+    write_report(Warehouse(Settings(home=home)), now=NOW)
+    return home
+
+
+def second_source(home: Path, name: str) -> None:
+    """Book a load of another source, two rows of which are in quarantine."""
+    warehouse = Warehouse(Settings(home=home))
+    counts = {"n_read": 10, "n_staged": 5, "n_duplicates": 3, "n_quarantined": 2}
+    key = {"load_id": "20240203T040506000000-0000", "source": name, "source_uri": f"file:///somewhere/{name}"}
+    publish(warehouse, AccountedFile, [{**key, **counts}])
+    rejected = {**key, "column": "text", "rule": name, "schema_version": 1, "payload": b"x", "loaded_timestamp": NOW}
+    publish(warehouse, QuarantinedRecord, [{**rejected, "row_number": number} for number in (1, 2)])
+
+
+def publish(warehouse: Warehouse, contract: Any, rows: list[dict[str, Any]]) -> None:
+    warehouse.publish(contract, pa.Table.from_pylist(rows, contract.arrow_schema()).to_batches(), {"test": len(rows)})
+
+
+@contextmanager
+def opened(browser: Browser, path: Path, scheme: str = "light", width: int = 1280) -> Iterator[Page]:
+    """Open a page with every way out closed; it must neither complain nor ask for anything."""
+    context: Any = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)  # type: ignore[arg-type]
+    said: list[str] = []
+    asked: list[str] = []
+    context.route(lambda url: not url.startswith("file:"), lambda route: route.abort())
+    shown: Page = context.new_page()
+    shown.on("console", lambda message: said.append(message.text))
+    shown.on("pageerror", lambda error: said.append(str(error)))
+    shown.on("request", lambda request: asked.append(request.url))
+    try:
+        shown.goto(path.as_uri())
+        shown.locator(f"html[data-drawn={scheme}]").wait_for()
+        yield shown
+        assert said == []
+        assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+    finally:
+        context.close()
+
+
+@pytest.mark.parametrize("scheme", list(THEMES))
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=list(WIDTHS))
+def test_all_charts_are_drawn_and_nothing_is_cut_off(browser: Browser, full_home: Path, scheme: str, width: int) -> None:
+    with opened(browser, report_path(full_home), scheme, width) as shown:
+        counts = shown.eval_on_selector_all(
+            "[data-chart]", f"all => all.map(e => [e.id, [...e.querySelectorAll('{MARKS}')].filter(m => m.getBBox().width).length])"
+        )
+        names = {name for name, _ in counts}
+        assert {"outcomes", "volume", "lateness", "languages", "rejected", "speed", "drift-0", "shape-0", "quality-n_words"} <= names
+        assert [name for name, n_marks in counts if not n_marks] == []
+        assert shown.evaluate("document.documentElement.scrollWidth") <= width
+        inside = "all => all.every(e => e.getBoundingClientRect().right <= innerWidth)"
+        assert shown.eval_on_selector_all(".chart svg, .flow, .headline > div", inside)
+        assert shown.eval_on_selector(".flow svg", "e => e.getBoundingClientRect().width") > 80
+        ground = shown.eval_on_selector("body", "e => getComputedStyle(e).backgroundColor")
+        assert ground == f"rgb{rgb(THEMES[scheme]['ground'])}"
+        drawn = shown.eval_on_selector("#volume g.mark-rect path", "e => e.getAttribute('fill')")
+        assert drawn in THEMES[scheme]["series"]
+
+
+def test_filter_is_reached_by_keyboard_and_hides_what_does_not_match(browser: Browser, full_home: Path) -> None:
+    with opened(browser, report_path(full_home)) as shown:
+        shown.keyboard.press("Tab")
+        assert shown.evaluate("document.activeElement.className") == "skip"
+        for _ in range(60):
+            shown.keyboard.press("Tab")
+            if shown.evaluate("document.activeElement.id") == "filter":
+                break
+        assert shown.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        shown.keyboard.type("author_activity POSITIVE_ratio_7d")
+        visible = [row.inner_text() for row in shown.locator("#catalogue tbody tr").all() if row.is_visible()]
+        assert len(visible) == 1
+        assert visible[0].startswith("positive_ratio_7d")
+        assert shown.locator("#found").inner_text().startswith("1 of ")
+        shown.locator("#filter").fill("")
+        assert all(row.is_visible() for row in shown.locator("#catalogue tbody tr").all())
+
+
+def test_a_source_is_chosen_in_pictures_and_tables(browser: Browser, full_home: Path) -> None:
+    with opened(browser, report_path(full_home)) as shown:
+        assert shown.locator(".flow:visible").get_attribute("data-source") == "all"
+        before = shown.locator("#outcomes g.mark-rect path").count()
+        shown.select_option("#source", "other")
+        expect(shown.locator("#outcomes g.mark-rect path")).not_to_have_count(before)
+        assert shown.locator(".flow:visible").get_attribute("data-source") == "other"
+        assert "5" in (shown.locator(".flow:visible").inner_text())
+        rows = shown.locator("tr[data-source]:visible")
+        assert {row.get_attribute("data-source") for row in rows.all()} == {"other"}
+
+
+def test_a_change_of_theme_draws_again(browser: Browser, full_home: Path) -> None:
+    with opened(browser, report_path(full_home)) as shown:
+        shown.emulate_media(color_scheme="dark")
+        shown.locator("html[data-drawn=dark]").wait_for()
+        assert shown.locator("#volume g.mark-rect path").first.get_attribute("fill") in THEMES["dark"]["series"]
+        shown.emulate_media(reduced_motion="reduce")
+        assert shown.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
+        shown.emulate_media(media="print")
+        assert not shown.locator("nav").is_visible()
+        assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == f"rgb{rgb(THEMES['light']['ground'])}"
+
+
+def test_names_that_are_markup_stay_names(browser: Browser, plain_home: Path, tmp_path: Path) -> None:
+    home = Path(shutil.copytree(plain_home, tmp_path / "<i>home"))
+    second_source(home, HOSTILE)
+    measured(home, HOSTILE)
+    path = write_report(Warehouse(Settings(home=home)), now=NOW)
+    with opened(browser, path) as shown:
+        assert shown.title() == "millrace report"
+        assert shown.locator("body i, body img").count() == 0
+        assert shown.locator("script").count() == 3
+        for place in ("#source option", "#flow tr[data-source] td", "#quarantine tbody th", "#drift tbody th", "#fields tbody td"):
+            assert [words for words in shown.locator(place).all_text_contents() if HOSTILE in words] != [], place
+        shown.select_option("#source", HOSTILE)
+        expect(shown.locator(".flow:visible")).to_have_attribute("data-source", HOSTILE)
+        shown.locator("#outcomes g.mark-rect path").first.hover()  # its tooltip has the name too
+        expect(shown.locator(".vg-tooltip.visible")).to_contain_text("onerror")
+        assert shown.locator(".vg-tooltip img").count() == 0
+        assert shown.title() == "millrace report"
+
+
+def test_what_screen_readers_need_is_there(browser: Browser, full_home: Path) -> None:
+    with opened(browser, report_path(full_home)) as shown:
+        assert shown.locator("h1").count() == 1
+        assert shown.evaluate("document.documentElement.lang") == "en"
+        lacking = shown.evaluate("""() => [
+            ...[...document.querySelectorAll('table')].filter(t => !t.caption?.textContent.trim()),
+            ...[...document.querySelectorAll('th')].filter(t => !t.scope),
+            ...[...document.querySelectorAll('input, select')].filter(i => !i.labels.length),
+            ...[...document.querySelectorAll('[data-chart], [role=img], [role=region]')].filter(e => !e.getAttribute('aria-label')),
+            ...[...document.querySelectorAll('.scroll')].filter(e => e.tabIndex !== 0),
+            ...[...document.querySelectorAll('a[href^="#"]')].filter(a => !document.querySelector(a.getAttribute('href'))),
+            ...[...document.querySelectorAll('section')].filter(s => !document.getElementById(s.getAttribute('aria-labelledby'))),
+        ].map(e => e.outerHTML.slice(0, 200))""")
+        assert lacking == []
+
+
+def test_home_where_little_was_measured_says_so(browser: Browser, plain_home: Path, tmp_path: Path) -> None:
+    path = write_report(Warehouse(Settings(home=plain_home)), tmp_path / "deep" / "page.html", NOW)
+    with opened(browser, path) as shown:
+        assert "No drift was measured yet." in shown.locator("#drift").inner_text()
+        assert "Fields of sources were not noted yet." in shown.locator("#fields").inner_text()
+        assert "every row is accounted for" in shown.locator(".headline").inner_text()
+
+
+def test_home_without_a_row_has_a_page(browser: Browser, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    Warehouse(Settings(home=home)).create(AccountedFile)
+    with opened(browser, write_report(Warehouse(Settings(home=home)), now=NOW)) as shown:
+        words = " ".join(shown.locator(f"#{section}").inner_text() for section in SECTIONS)
+        sentences = ("Nothing was loaded", "Nothing is staged", "No text was measured", "Nothing is in quarantine", "No run was measured")
+        assert [sentence for sentence in sentences if sentence not in words] == []
+
+
+def test_page_holds_no_text_and_no_id(make_source: Callable[..., Any], tmp_path: Path) -> None:
+    secrets = [f"{word}-{'q' * 9}" for word in ("record", "author", "subject", "text", "label", "file", "rejected")]
+    record, author, subject, text, label, file, rejected = secrets
+    times = {"written": "2024-01-01", "known": "2024-01-02"}
+    good = {"id": record, "author": author, "subject": subject, "text": text, "label": label, **times}
+    (tmp_path / "in").mkdir()
+    pl.DataFrame([good, {**good, "id": rejected, "written": rejected}]).write_ndjson(tmp_path / "in" / f"{file}.jsonl")
+    make_source(tmp_path / "in")
+    run_plain(PipelineParameters(source=str(tmp_path / "source.yaml"), home=str(tmp_path / "home")))
+    page = write_report(Warehouse(Settings(home=tmp_path / "home"))).read_text("utf-8")
+    assert "not_a_time" in page
+    assert [secret for secret in [*secrets, str(tmp_path)] if secret in page] == []
+
+
+def test_numbers_are_those_of_the_tables(plain_home: Path) -> None:
+    warehouse = Warehouse(Settings(home=plain_home))
+    shown = read_shown(warehouse, NOW)
+    counted = recount(warehouse)
+    columns = ["source", "load_id", "n_read", "n_staged", "n_duplicates", "n_quarantined"]
+    assert shown.loads.select(columns).sort(columns).equals(counted.select(columns).sort(columns))
+    assert shown.rejects["n_rows"].sum() == counted["n_quarantined"].sum() > 0
+    assert shown.arrivals["n_versions"].sum() == shown.freshness["n_versions"].sum() == counted["n_staged"].sum()
+    assert shown.is_balanced
+    assert shown.behind == []
+    assert shown.runs["run"].max() == 2
+    staged = pl.read_delta(str(warehouse.folder("staging.records")))
+    assert shown.freshness["last_known_timestamp"].max() == staged["known_timestamp"].max()
+    n_words = pl.read_delta(str(warehouse.folder("features.record_quality")))["n_words"]
+    (feature,) = [feature for feature in shown.features if feature.column.name == "n_words"]
+    assert feature.quantiles[1] == short(float(np.median(n_words.drop_nulls().to_numpy())))
+    assert sum(feature.bins) == n_words.drop_nulls().len()
+    assert feature.null_ratio == n_words.null_count() / n_words.len()
+
+
+def test_books_that_do_not_add_up_are_told(plain_home: Path, tmp_path: Path) -> None:
+    home = Path(shutil.copytree(plain_home, tmp_path / "home"))
+    counts = {"n_read": 1, "n_staged": 1, "n_duplicates": 0, "n_quarantined": 0}
+    publish(Warehouse(Settings(home=home)), AccountedFile, [{"load_id": "l", "source": "s", "source_uri": "u", **counts}])
+    assert "rows are missing" in write_report(Warehouse(Settings(home=home))).read_text("utf-8")
+
+
+def test_quality_is_averaged_by_period(plain_home: Path) -> None:
+    warehouse = Warehouse(Settings(home=plain_home))
+    shown = read_shown(warehouse, NOW)
+    day = datetime(2024, 2, 1, tzinfo=UTC)
+    rows = pl.read_delta(str(warehouse.folder("features.record_quality"))).filter(pl.col("event_timestamp").dt.truncate("1d") == day)
+    of_day = shown.quality.filter(period=day)
+    values = dict(of_day.select("measure", "value").iter_rows())
+    assert values["n_words"] == rows["n_words"].median()
+    assert values["digit_ratio"] == pytest.approx(rows["digit_ratio"].mean())
+
+
+def test_drift_is_that_of_the_last_load(full_home: Path) -> None:
+    shown = read_shown(Warehouse(Settings(home=full_home)), NOW)
+    numbers = shown.shapes.filter(column="n_words")
+    before = numbers.filter(of="loads before it")
+    assert numbers.filter(of="last load")["n"].sum() == 15
+    assert before["n"].sum() == 20
+    assert before["share"].sum() == pytest.approx(1)
+    languages = dict(shown.shapes.filter(column="language", of="last load").select("value", "share").iter_rows())
+    assert languages == {"fr": 0.5, "en": 0.5}
+
+
+@given(st.floats(1e-6, 1e12), st.sampled_from([1, -1]))
+def test_bucket_stands_for_its_numbers(size: float, sign: int) -> None:
+    key = f"{'p' if sign > 0 else 'n'}{math.ceil(math.log(size) / math.log(GAMMA))}"
+    value = pl.DataFrame({"key": [key, "0"]}).select(bucket_value("key")).to_series().to_list()
+    assert value[0] == pytest.approx(sign * size, rel=RELATIVE_ACCURACY * 1.001)
+    assert value[1] == 0
+
+
+ROWS = st.integers(0, 10**9)
+
+
+@given(st.lists(st.tuples(ROWS, ROWS, st.lists(ROWS, max_size=8)), min_size=1, max_size=7))
+def test_flow_keeps_every_row_and_every_label_has_its_place(sources: list[tuple[int, int, list[int]]]) -> None:
+    names = [f"s{place}" for place in range(len(sources))]
+    counts = [(staged, repeats, sum(rules), staged + repeats + sum(rules)) for staged, repeats, rules in sources]
+    columns = ["n_staged", "n_duplicates", "n_quarantined", "n_read"]
+    loads = pl.DataFrame(counts, schema=columns, orient="row").with_columns(source=pl.Series(names))
+    rejected = [(name, f"r{number}", n) for name, (_, _, rules) in zip(names, sources, strict=True) for number, n in enumerate(rules)]
+    schema = {"source": pl.String, "rule": pl.String, "n_rows": pl.Int64}
+    rejects = pl.DataFrame(rejected, schema=schema, orient="row").with_columns(column=pl.lit("text"))
+    drawn = flow("all", loads, rejects)
+    assert sum(node.rows for node in drawn.left) == sum(node.rows for node in drawn.right) == loads["n_read"].sum()
+    for nodes in (drawn.left, drawn.right):
+        middles = [node.middle for node in nodes]
+        assert all(after - before >= SLOT * 0.999 for before, after in itertools.pairwise(middles))
+        assert SLOT / 2 * 0.999 <= middles[0] <= middles[-1] <= 100 - SLOT / 2 * 0.999
+
+
+@pytest.mark.parametrize(
+    ("days", "unit"), [(0, "day"), (160, "day"), (161, "week"), (1120, "week"), (1121, "month"), (4800, "month"), (4801, "year")]
+)
+def test_periods_are_as_many_as_a_page_can_show(days: int, unit: str) -> None:
+    span = {"first_known_timestamp": [NOW], "last_known_timestamp": [NOW + timedelta(days=days)]}
+    assert period_unit(pl.DataFrame(span)) == unit
+
+
+@pytest.mark.parametrize(
+    ("values", "quantiles", "is_log"),
+    [
+        ([0.0, 0.5, 1.0], ("0.05", "0.5", "0.95"), False),
+        ([1, 1, 1], ("1", "1", "1"), False),
+        ([0] * 90 + [10_000] * 10, ("0", "0", "10,000"), True),
+        ([NOW, NOW], ("2024-03-01", "2024-03-01", "2024-03-01"), False),
+        ([True, False, False], ("0", "0", "0.9"), False),
+    ],
+)
+def test_feature_is_described(values: list[Any], quantiles: tuple[str, ...], is_log: bool) -> None:  # noqa: FBT001
+    sample = pl.DataFrame({"f": [None, *values]}, strict=False)
+    feature = describe("v", Column("f", sample["f"].dtype, "", nullable=True, origin=None, bounds=""), sample)
+    assert (feature.quantiles, feature.is_log) == (quantiles, is_log)
+    assert len(feature.bins) == N_BINS
+    assert sum(feature.bins) == len(values)
+    assert feature.null_ratio == 1 / (len(values) + 1)
+
+
+def test_feature_of_words_lists_the_commonest() -> None:
+    sample = pl.DataFrame({"f": ["en", "en", "de", None]})
+    feature = describe("v", Column("f", sample["f"].dtype, "", nullable=True, origin=None, bounds=""), sample)
+    assert feature.common == (("en", 2 / 3), ("de", 1 / 3))
+
+
+@pytest.mark.parametrize(
+    ("passed", "words"),
+    [
+        (timedelta(minutes=3), "3 min ago"),
+        (timedelta(hours=5, minutes=1), "5 h 1 min ago"),
+        (timedelta(days=1, hours=1), "25 h 0 min ago"),
+        (timedelta(days=2), "2 days ago"),
+        (timedelta(days=65), "2 months ago"),
+        (timedelta(days=730), "2 years ago"),
+        (timedelta(days=-1), "0 min ago"),
+    ],
+)
+def test_ages_are_said_in_words(passed: timedelta, words: str) -> None:
+    assert ago(NOW - passed, NOW) == words
+
+
+def test_script_is_kept_until_its_package_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(report_page.vl_convert, "javascript_bundle", lambda snippet: made.append(snippet) or "vega")
+    assert chart_script(tmp_path) == chart_script(tmp_path)
+    assert len(made) == 1
+    monkeypatch.setattr(report_page, "version", lambda _: "99")
+    assert "99\nvega" in chart_script(tmp_path)
+    assert len(made) == 2
+
+
+def test_page_is_small_and_fetches_nothing(full_home: Path) -> None:
+    page = report_path(full_home).read_text("utf-8")
+    script = (full_home / "report.js").read_text("utf-8")
+    assert len(page) - len(script) < 300_000
+    assert "default-src 'none'" in html.unescape(page)
+    outside = page.replace(script, "")
+    assert re.findall(r"""(?:src|href|action)=["']?(?!#|data:)[^"'\s>]+""", outside) == []
+
+
+def test_command_writes_the_page(millrace: Callable[..., Any], plain_home: Path, tmp_path: Path) -> None:
+    done = millrace("report", "--home", str(plain_home), "--output", str(tmp_path / "page.html"))
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(rf"{re.escape(str(tmp_path / 'page.html'))}: \d\.\d MB\n", done.stdout)
+    assert "What became of every row" in (tmp_path / "page.html").read_text("utf-8")
+    nothing = millrace("report", "--home", str(tmp_path / "nowhere"))
+    assert nothing.returncode == 1
+    assert "nothing is there yet" in nothing.stderr
+
+
+def test_place_that_cannot_be_written_is_told(plain_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(HomeError, match="choose another --output"):
+        write_report(Warehouse(Settings(home=plain_home)), tmp_path / "file" / "page.html")
+
+
+def rgb(colour: str) -> tuple[int, ...]:
+    return tuple(int(colour[place : place + 2], 16) for place in (1, 3, 5))
+
+
+def linear(colour: str) -> np.ndarray:
+    """Linear RGB of a colour, as in WCAG 2.2, relative luminance."""
+    part = np.array(rgb(colour)) / 255
+    return np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(one: str, other: str) -> float:
+    lighter, darker = sorted((float(linear(colour) @ [0.2126, 0.7152, 0.0722]) for colour in (one, other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("theme", list(THEMES))
+def test_words_and_marks_can_be_told_from_their_ground(theme: str) -> None:
+    """WCAG 2.2 AA: 4.5 for text (1.4.3), 3 for marks and the edges of inputs (1.4.11)."""
+    colours = THEMES[theme]
+    words = [(name, ground) for name in ("text", "muted", "link", "good", "bad") for ground in ("ground", "surface")]
+    faint = {pair: contrast(colours[pair[0]], colours[pair[1]]) for pair in words}
+    assert {pair: value for pair, value in faint.items() if value < 4.5} == {}
+    marks = {colour: contrast(colour, colours["ground"]) for colour in [*colours["series"], colours["edge"]]}
+    assert {colour: value for colour, value in marks.items() if value < 3} == {}
+
+
+# Machado, Oliveira, Fernandes 2009, severity 1: how the colour-blind see linear RGB
+BLINDNESS = {
+    "none": np.eye(3),
+    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
+    "tritanopia": np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]),
+}
+TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def lab(colour: str, blindness: str) -> np.ndarray:
+    """CIE 1976 L*a*b* of a colour as the colour-blind see it; 2.3 is a difference one just notices."""
+    xyz = TO_XYZ @ np.clip(BLINDNESS[blindness] @ linear(colour), 0, 1) / [0.9505, 1, 1.089]
+    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("theme", list(THEMES))
+@pytest.mark.parametrize("blindness", list(BLINDNESS))
+def test_series_can_be_told_apart_by_the_colour_blind(theme: str, blindness: str) -> None:
+    pairs = itertools.combinations(THEMES[theme]["series"], 2)
+    distances = {pair: float(np.linalg.norm(lab(pair[0], blindness) - lab(pair[1], blindness))) for pair in pairs}
+    assert {pair: round(distance, 1) for pair, distance in distances.items() if distance < 15} == {}

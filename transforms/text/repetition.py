@@ -1,0 +1,77 @@
+"""How much a text repeats its own words: Gopher's rules on n-grams (Rae et al. 2021, arXiv:2112.11446, section A.1.1).
+
+Characters are those of words, without the blanks between, as RedPajama-V2 counts them. An n-gram that occurs once is no
+repetition: without that, the top n-gram of a short text is a large share of it.
+"""
+
+import numpy as np
+import polars as pl
+
+from transforms.text.words import Array, Words, ratio
+
+TOP = (2, 3, 4)
+DUPLICATE = (5, 6, 7, 8, 9, 10)
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+def measure_repetition(words: Words) -> dict[str, Array]:
+    """Measure `frac_chars_top_{2,3,4}gram` and `frac_chars_dupe_{5..10}grams` of each text.
+
+    The first is the share of characters in the most frequent n-gram of those that occur twice or more (the longest of
+    equals); the second the share of characters that stand in any n-gram which occurs twice or more, each counted once.
+    Only where an n-gram and its neighbour are repeated can a longer one be, so most words are looked at for n = 2 only.
+    """
+    n_characters = words.sum(words.n_characters)
+    ends = np.concatenate([[0], np.cumsum(words.n_characters)])
+    hashed = _mix(words.word.astype(np.uint64))
+    repeated, found = np.arange(len(words.word)), {}
+    for n in range(2, max(DUPLICATE) + 1):
+        repeated, keys = _repeated(words, hashed, repeated, n)
+        if n in TOP:
+            found[f"frac_chars_top_{n}gram"] = ratio(_top(words, repeated, keys, ends, n), n_characters)
+        if n in DUPLICATE:
+            found[f"frac_chars_dupe_{n}grams"] = ratio(_covered(words, repeated, n), n_characters)
+    return found
+
+
+def _repeated(words: Words, hashed: Array, shorter: Array, n: int) -> tuple[Array, Array]:
+    """Find where n-grams begin that occur twice or more in their text, among where repeated (n-1)-grams begin; with their keys."""
+    first, last = shorter, shorter + n - 1
+    fits = last < len(words.word)
+    first, last = first[fits], last[fits]
+    fits = words.row[first] == words.row[last]
+    if n > TOP[0]:
+        fits &= np.isin(first + 1, shorter, assume_unique=True)
+    first = first[fits]
+    keys = _mix(~words.row[first].astype(np.uint64))
+    for offset in range(n):
+        keys = _mix(keys ^ hashed[first + offset])
+    is_repeated = pl.Series(keys).is_duplicated().to_numpy()
+    return first[is_repeated], keys[is_repeated]
+
+
+def _mix(values: Array) -> Array:
+    """Spread whole numbers over 64 bits, one for one: the end of SplitMix64 (Steele et al. 2014), in a single round."""
+    mixed = (values + MULTIPLIER) * np.uint64(0xBF58476D1CE4E5B9)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _top(words: Words, first: Array, keys: Array, ends: Array, n: int) -> Array:
+    """The characters of each text's most frequent repeated n-gram, all its occurrences together."""
+    found = pl.DataFrame({"row": words.row[first], "key": keys, "n_characters": ends[first + n] - ends[first]})
+    counted = found.group_by("row", "key").agg(n=pl.len(), n_characters=pl.col("n_characters").first())
+    top = counted.sort("n", "n_characters", descending=True).unique("row", keep="first", maintain_order=True)
+    n_characters = np.zeros(words.n_texts, np.int64)
+    n_characters[top["row"].to_numpy()] = (top["n"].cast(pl.Int64) * top["n_characters"]).to_numpy()
+    # an n-gram may overlap itself, as in "ha ha ha"
+    return np.minimum(n_characters, words.sum(words.n_characters))
+
+
+def _covered(words: Words, first: Array, n: int) -> Array:
+    """The characters of each text that stand in a repeated n-gram."""
+    if not len(first):
+        return np.zeros(words.n_texts, np.int64)
+    begun = np.zeros(len(words.word) + 1, np.int64)
+    begun[first] = 1
+    np.subtract.at(begun, first + n, 1)
+    return words.sum(words.n_characters * (np.cumsum(begun)[:-1] > 0))

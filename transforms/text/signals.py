@@ -1,0 +1,123 @@
+"""What a text is like, for who trains on it: `RecordText`. Language, readability, tone, repetition, lines, characters.
+
+Signals of the literature under its names, measured and never applied: a rule made for web pages drops most messages.
+"""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from transforms.schemas.features import RecordText
+from transforms.text.characters import measure_characters
+from transforms.text.language import identify_language
+from transforms.text.lines import measure_lines
+from transforms.text.quality import SENTENCE_END
+from transforms.text.repetition import measure_repetition
+from transforms.text.sentiment import PUNCTUATION, measure_sentiment
+from transforms.text.words import Array, Words, ratio, split_words
+
+TOKENS_A_BYTE = 0.28
+LONG_WORD = 7
+# Gopher's, of which a usable English text has two
+STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+ENGLISH_ONLY = ("automated_readability_index", "coleman_liau_index", "sentiment_compound", "frac_negative_words", "stop_word_fraction")
+EMOJI = r"\p{Extended_Pictographic}"
+SYMBOL, ASCII_SYMBOL = r"\p{S}", r"[$+<=>^`|~]"
+CODE_BLOCK = r"(?s)```.*?```"
+HTML_TAG = r"<(?:[A-Za-z][A-Za-z0-9]*[ />]|/[A-Za-z]|!--|!DOCTYPE)"
+
+
+def score_text(records: pl.LazyFrame) -> pl.LazyFrame:
+    """Measure each record's `text`, as `RecordText`; a null text gives nulls, and so does another language where English is due.
+
+    Takes `record_id`, `event_timestamp`, `created_timestamp` and `text`; gives those without the text, and the features.
+    """
+    schema = {column.name: column.dtype for column in RecordText.columns()}
+    columns = [pl.col(name).cast(dtype) for name, dtype in schema.items()]
+    return records.map_batches(lambda batch: _score(batch).select(columns), schema=schema)
+
+
+def _score(records: pl.DataFrame) -> pl.DataFrame:
+    present = records.filter(pl.col("text").is_not_null())
+    text = present["text"]
+    words, characters = split_words(text), measure_characters(text)
+    measured: dict[str, Any] = {
+        **measure_repetition(words),
+        **measure_sentiment(words, text),
+        **measure_lines(text),
+        **_word_mix(words),
+        **_readability(words, text, characters),
+        "byte_entropy": characters["byte_entropy"],
+        "max_char_run": characters["max_char_run"],
+        "list_ratio": ratio(text.str.count_matches("\n", literal=True).to_numpy(), words.n_words),
+    }
+    scored = pl.concat([present, identify_language(text), pl.DataFrame(measured), _characters(text)], how="horizontal")
+    is_english = pl.col("language") == "en"
+    scored = scored.with_columns(pl.when(is_english).then(pl.col(name)) for name in ENGLISH_ONLY).drop("text")
+    return pl.concat([scored, records.filter(pl.col("text").is_null()).drop("text")], how="diagonal_relaxed")
+
+
+def _word_mix(words: Words) -> dict[str, Array]:
+    word, n_words = pl.col("word"), words.n_words
+    stripped = word.str.to_lowercase().str.strip_chars(PUNCTUATION)
+    capitals = (word == word.str.to_uppercase()) & (word != word.str.to_lowercase())
+    return {
+        "stop_word_fraction": ratio(words.sum(words.of_vocabulary(stripped.is_in(STOP_WORDS))), n_words),
+        "frac_all_caps_words": ratio(words.sum(words.of_vocabulary(capitals)), n_words),
+        "frac_no_alph_words": ratio(words.sum(words.of_vocabulary(~word.str.contains(r"[A-Za-z]|[\p{L}--[A-Za-z]]"))), n_words),
+        "long_word_ratio_7": ratio(words.sum(words.n_characters >= LONG_WORD), n_words),
+        "max_word_length": words.max(words.n_characters),
+        "unigram_entropy": _unigram_entropy(words),
+    }
+
+
+def _unigram_entropy(words: Words) -> Array:
+    """Shannon's entropy of each text's words, in nats."""
+    ordered = np.sort(words.row * max(len(words.vocabulary), 1) + words.word)
+    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(ordered) else np.array([], np.int64)
+    count = np.diff(np.append(first, len(ordered)))
+    weighted = np.bincount(ordered[first] // max(len(words.vocabulary), 1), count * np.log(count), minlength=words.n_texts)
+    entropy: Array = np.maximum(np.log(np.maximum(words.n_words, 1)) - ratio(weighted, words.n_words), 0.0)
+    return entropy
+
+
+def _readability(words: Words, text: pl.Series, characters: dict[str, Array]) -> dict[str, Array]:
+    """Two indexes of the US school grade that a text asks for, from counts alone; 0 of a text without words.
+
+    ARI = 4.71 characters/words + 0.5 words/sentences - 21.43 (Smith & Senter 1967); Coleman-Liau = 0.0588 L - 0.296 S - 15.8, with
+    L letters and S sentences per 100 words (Coleman & Liau 1975).
+    """
+    n_words = words.n_words
+    n_sentences = np.maximum(text.str.count_matches(SENTENCE_END).to_numpy().astype(np.int64), 1)
+    per_word = 1 / np.maximum(n_words, 1)
+    ari = 4.71 * characters["n_alphanumerics"] * per_word + 0.5 * n_words / n_sentences - 21.43
+    coleman_liau = 5.88 * characters["n_letters"] * per_word - 29.6 * n_sentences * per_word - 15.8
+    return {
+        "automated_readability_index": np.where(n_words > 0, ari, 0.0),
+        "coleman_liau_index": np.where(n_words > 0, coleman_liau, 0.0),
+    }
+
+
+def _characters(text: pl.Series) -> pl.DataFrame:
+    """Shares and counts of characters; what only a text beyond ASCII can hold is looked for there only."""
+    column, n = pl.col("text"), pl.col("text").str.len_chars()
+    is_ascii = column.str.len_bytes() == n
+    lower = column.str.to_lowercase()
+    return text.to_frame("text").select(
+        n_tokens_est=(column.str.len_bytes() * TOKENS_A_BYTE).round().cast(pl.Int64),
+        emoji_count=pl.when(is_ascii).then(0).otherwise(column.str.count_matches(EMOJI)),
+        emoji_ratio=_share(pl.when(is_ascii).then(0).otherwise(column.str.count_matches(EMOJI)), n),
+        symbol_ratio=_share(pl.when(is_ascii).then(column.str.count_matches(ASCII_SYMBOL)).otherwise(column.str.count_matches(SYMBOL)), n),
+        curly_bracket=_share(column.str.count_matches("{", literal=True) + column.str.count_matches("}", literal=True), n),
+        lorem_ipsum=_share(lower.str.count_matches("lorem ipsum", literal=True), n),
+        javascript_count=lower.str.count_matches("javascript", literal=True),
+        code_block_ratio=pl.when(column.str.contains("```", literal=True))
+        .then(_share(column.str.extract_all(CODE_BLOCK).list.eval(pl.element().str.len_chars()).list.sum(), n))
+        .otherwise(0.0),
+        is_html=column.str.contains(HTML_TAG).cast(pl.Int64),
+    )
+
+
+def _share(part: pl.Expr, whole: pl.Expr) -> pl.Expr:
+    return pl.when(whole > 0).then(part / whole).otherwise(0.0)

@@ -1,0 +1,82 @@
+"""Texts as one flat array of words: what word signals are counted on, without a loop over texts.
+
+A word is a run of non-blank characters, as in `record_quality`. Each distinct word of a batch is looked at once.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from transforms.text.quality import BLANK
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of some texts, one text after the other.
+
+    `word` is each word's place in `vocabulary` and `row` its text; the words of text r are those from `start[r]` to before
+    `start[r + 1]`.
+    """
+
+    vocabulary: pl.Series
+    word: Array
+    row: Array
+    start: Array
+
+    @property
+    def n_texts(self) -> int:
+        """How many texts there are, those without words too."""
+        return len(self.start) - 1
+
+    @property
+    def n_words(self) -> Array:
+        """The number of words of each text."""
+        return np.diff(self.start)
+
+    @cached_property
+    def n_characters(self) -> Array:
+        """The number of characters of each word."""
+        return self.vocabulary.str.len_chars().to_numpy().astype(np.int64)[self.word]
+
+    def of_vocabulary(self, expression: pl.Expr) -> Array:
+        """Evaluate an expression over the column `word`, for each distinct word once; its value for every word."""
+        values: Array = self.vocabulary.to_frame("word").select(expression).to_series().to_numpy()
+        return values[self.word]
+
+    def sum(self, values: Array) -> Array:
+        """Add up a value of every word by text."""
+        summed = np.concatenate([[0], np.cumsum(values)])
+        total: Array = summed[self.start[1:]] - summed[self.start[:-1]]
+        return total
+
+    def max(self, values: Array) -> Array:
+        """The greatest value of each text's words; 0 of none."""
+        greatest = np.zeros(self.n_texts, values.dtype)
+        has_words = self.n_words > 0
+        if has_words.any():
+            greatest[has_words] = np.maximum.reduceat(values, self.start[:-1][has_words])
+        return greatest
+
+
+def split_words(text: pl.Series) -> Words:
+    """Split texts that are not null into words."""
+    pieces = text.str.replace_all(BLANK, " ").str.split(" ")
+    word = pieces.explode(empty_as_null=False)
+    row = np.repeat(np.arange(len(text)), pieces.list.len().to_numpy())
+    is_word = (word != "").to_numpy()
+    word, row = word.filter(is_word), row[is_word]
+    vocabulary = word.unique(maintain_order=True)
+    places = word.cast(pl.Enum(vocabulary)).to_physical().to_numpy()
+    start = np.searchsorted(row, np.arange(len(text) + 1))
+    return Words(vocabulary, places.astype(np.int64), row, start)
+
+
+def ratio(part: Array, whole: Array) -> Array:
+    """A share; 0 of nothing is 0."""
+    return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)
