@@ -27,9 +27,9 @@ def feast_fields(contract: type[Contract]) -> list[Field]:
 
 
 def _field(column: Column) -> Field:
-    """Define a field; one whose contract says `vector_length` can be searched for its neighbours."""
+    """Define a field; one whose contract says `vector_length` (0: as the model has it) can be searched for its neighbours."""
     searched = {"vector_index": True, "vector_length": column.vector_length, "vector_search_metric": "cosine"}
-    options = searched if column.vector_length else {}
+    options = {} if column.vector_length is None else searched
     return Field(name=column.name, dtype=FEAST_TYPES[column.dtype], description=column.description, **options)
 
 

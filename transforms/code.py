@@ -9,6 +9,7 @@ from transforms import text
 from transforms.schemas import features
 from transforms.schemas.base import Contract
 from transforms.sql import model
+from transforms.text.embedding import model_digest
 
 ENGINES = ("duckdb", "polars")
 # the files that a record view's kernel consists of, and the libraries that decide its values beside the engines
@@ -20,6 +21,7 @@ KERNELS = {
     ),
     "features.record_pii": ("pii.py",),
     "features.record_vector": ("vectors.py",),
+    "features.record_embedding": ("embedding.py", "vectors.py"),
 }
 LIBRARIES = {
     "features.record_text": ("numpy", "pycld2", "py3langid", "vaderSentiment"),
@@ -47,6 +49,8 @@ def code_digest(contract: type[Contract]) -> int:
     """Digest everything that decides a feature table's values, as a number that a commit can carry as a transaction's version."""
     packages = (*ENGINES, *LIBRARIES.get(contract.relation(), ()))
     content = [*(f"{package} {version(package)}" for package in packages), *_sources(contract.relation())]
+    if contract is features.RecordEmbedding:
+        content.append(model_digest())
     return int(hashlib.sha256("\x1f".join(content).encode()).hexdigest()[:15], 16)
 
 

@@ -19,9 +19,11 @@ from transforms.activity import activity_rows, create_activity, history_rows, vi
 from transforms.code import code_digest
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
-from transforms.schemas.features import AuthorActivity, RecordPii, RecordQuality, RecordText, RecordVector, SubjectActivity
+from transforms.schemas.features import AuthorActivity, RecordEmbedding, RecordPii, RecordQuality, RecordText, RecordVector, SubjectActivity
 from transforms.schemas.staging import StagedRecord
+from transforms.settings import Settings
 from transforms.sql import model
+from transforms.text.embedding import embed_text
 from transforms.text.pii import score_pii
 from transforms.text.quality import score_quality
 from transforms.text.signals import score_text
@@ -34,6 +36,7 @@ RECORD_KERNELS: dict[type[Contract], Callable[[pl.LazyFrame], pl.LazyFrame]] = {
     RecordText: score_text,
     RecordPii: score_pii,
     RecordVector: hash_text,
+    **({RecordEmbedding: embed_text} if Settings().embedder else {}),
 }
 VIEWS: tuple[type[Contract], ...] = (*RECORD_KERNELS, AuthorActivity, SubjectActivity)
 TRANSACTION = "featurize"

@@ -219,12 +219,31 @@ class RecordVector(Contract):
         return data.lazyframe.select(_is_unit_vector("hash_vec_256", 256))
 
 
-def _is_unit_vector(column: str, length: int) -> pl.Expr:
-    """Whether a vector has its length and is 1 long, or all zeros; a null passes."""
+class RecordEmbedding(Contract):
+    """A record's text as a vector, to find records of like meaning; there is one where MILLRACE_EMBEDDER names a model."""
+
+    record_id: str = pa.Field(description="Key of the record.")
+    event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = _instant("From when on the version stands: written and known.")
+    created_timestamp: Annotated[pl.Datetime, "us", "UTC"] = _instant("When the row was computed.")
+    embedding: Annotated[pl.List, pl.Float32()] = _vector("What the model makes of the text, as a unit vector.", 0, "the user's model")
+
+    class Config(Contract.Config):
+        """Relation, key, and the version of its family of features."""
+
+        name = "features.record_embedding"
+        metadata = {"key": ["record_id", "event_timestamp", "created_timestamp"], "version": 1}  # noqa: RUF012
+
+    @pa.dataframe_check(name="embedding:not_a_unit_vector")
+    def _is_unit_vector(cls, data: PolarsData) -> pl.LazyFrame:  # noqa: N805
+        return data.lazyframe.select(_is_unit_vector("embedding"))
+
+
+def _is_unit_vector(column: str, length: int = 0) -> pl.Expr:
+    """Whether a vector has its length (0: any) and is 1 long, or all zeros; a null passes."""
     vector = pl.col(column)
     square = (vector * vector).list.sum()
     is_long = (square == 0) | ((square - 1).abs() < 1e-4)  # noqa: PLR2004 - single precision
-    return vector.is_null() | ((vector.list.len() == length) & is_long)
+    return vector.is_null() | ((vector.list.len() == (length or vector.list.len())) & is_long)
 
 
 def _of(what: str, window: str) -> str:

@@ -5,10 +5,14 @@ words which share a place cancel out on average, and no vocabulary need be learn
 (x86, 32 bits, seed 0), whose values never change; place and sign are taken from it as scikit-learn's `HashingVectorizer` does.
 """
 
+from typing import TypeAlias
+
 import mmh3
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+
+Vectors: TypeAlias = npt.NDArray[np.float32]
 
 DIMENSION = 256
 WORD = r"\w+"
@@ -20,19 +24,24 @@ def hash_text(records: pl.LazyFrame) -> pl.LazyFrame:
 
     Takes `record_id`, `event_timestamp`, `created_timestamp` and `text`; gives those without the text, and the vector.
     """
-    vector = pl.col("text").map_batches(hashed_vectors, return_dtype=pl.List(pl.Float32))
+    vector = pl.col("text").map_batches(lambda text: listed(hashed(text), text), return_dtype=pl.List(pl.Float32))
     return records.select("record_id", "event_timestamp", "created_timestamp", hash_vec_256=vector)
 
 
-def hashed_vectors(text: pl.Series) -> pl.Series:
-    """Hash texts to unit vectors (Euclidean norm); all zeros where there is no word, or where words cancel out."""
+def hashed(text: pl.Series) -> Vectors:
+    """Hash texts to unit vectors (Euclidean norm), a row for each; all zeros where there is no word, or where words cancel out."""
     vectors = np.empty((len(text), DIMENSION), np.float32)
     for start in range(0, len(text), N_TEXTS_AT_ONCE):
         sums = _signed_counts(text[start : start + N_TEXTS_AT_ONCE])
         norms = np.sqrt(np.square(sums).sum(axis=1, keepdims=True))
         vectors[start : start + len(sums)] = sums / np.maximum(norms, 1)  # of whole numbers: 0, or at least 1
-    hashed = pl.Series(text.name, vectors, pl.Array(pl.Float32, DIMENSION)).cast(pl.List(pl.Float32))
-    return pl.select(pl.when(text.is_not_null()).then(hashed)).to_series()
+    return vectors
+
+
+def listed(vectors: Vectors, text: pl.Series) -> pl.Series:
+    """Make a column of lists of vectors, null where the text is null."""
+    lists = pl.Series(text.name, vectors, pl.Array(pl.Float32, vectors.shape[1])).cast(pl.List(pl.Float32))
+    return pl.select(pl.when(text.is_not_null()).then(lists)).to_series()
 
 
 def _signed_counts(text: pl.Series) -> npt.NDArray[np.float64]:
