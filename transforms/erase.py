@@ -23,7 +23,7 @@ from transforms.featurize import VIEWS, files_resting_on, files_with_entities, r
 from transforms.prepare import ACCEPTED, transaction
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
-from transforms.schemas.features import RecordDuplicates
+from transforms.schemas.features import RecordDuplicates, RecordEmbedding
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, Correction, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.sql import model
@@ -82,9 +82,11 @@ class Noted(NamedTuple):
 def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wanted) -> Erased:
     """Make the tables `erased_rows` and `touched_entities` of what is to go, and count what goes with it.
 
-    Raises `ErasureError` if nothing is found, or if rows are loaded of which nobody has yet read whose they are.
+    Raises `ErasureError` if nothing is found, if rows are loaded of which nobody has yet read whose they are, or if there are
+    embeddings that nobody could make again.
     """
     _refuse_unaccounted(warehouse)
+    _refuse_unkept_embeddings(warehouse)
     _find(connection, warehouse, wanted)
     outcomes = dict(connection.sql("select outcome, count(*) from erased_rows group by outcome").fetchall())
     if not outcomes:
@@ -251,6 +253,15 @@ def _refuse_unaccounted(warehouse: Warehouse) -> None:
         message = (
             f"{warehouse.settings.root}: loads of {', '.join(unsure)} do not add up, so nobody can say whose rows they are; "
             "millrace run --source FILE stages what is loaded, millrace status shows which they are"
+        )
+        raise ErasureError(message)
+
+
+def _refuse_unkept_embeddings(warehouse: Warehouse) -> None:
+    if RecordEmbedding not in VIEWS and warehouse.n_rows(RecordEmbedding.relation()):
+        message = (
+            f"{warehouse.folder(RecordEmbedding.relation())}: holds vectors of texts, made by a model that is not set now; "
+            "set MILLRACE_EMBEDDER to its folder, or delete this folder if the vectors are no longer wanted"
         )
         raise ErasureError(message)
 

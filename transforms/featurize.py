@@ -22,12 +22,24 @@ from transforms.profile import profile_views
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownDocument
-from transforms.schemas.features import AuthorActivity, RecordDuplicates, RecordPii, RecordQuality, RecordText, SubjectActivity
+from transforms.schemas.features import (
+    AuthorActivity,
+    RecordDuplicates,
+    RecordEmbedding,
+    RecordPii,
+    RecordQuality,
+    RecordText,
+    RecordVector,
+    SubjectActivity,
+)
 from transforms.schemas.staging import StagedRecord
+from transforms.settings import Settings
 from transforms.sql import model
+from transforms.text.embedding import embed_text
 from transforms.text.pii import score_pii
 from transforms.text.quality import score_quality
 from transforms.text.signals import score_text
+from transforms.text.vectors import hash_text
 from transforms.warehouse import CODE, AlreadyPublishedError, Rows, Warehouse
 
 # what is computed of a record's text alone: from the texts that stand at an instant to the rows of a view
@@ -35,6 +47,8 @@ RECORD_KERNELS: dict[type[Contract], Callable[[pl.LazyFrame], pl.LazyFrame]] = {
     RecordQuality: score_quality,
     RecordText: score_text,
     RecordPii: score_pii,
+    RecordVector: hash_text,
+    **({RecordEmbedding: embed_text} if Settings().embedder else {}),
 }
 OF_RECORDS: tuple[type[Contract], ...] = (*RECORD_KERNELS, RecordDuplicates)
 VIEWS: tuple[type[Contract], ...] = (*OF_RECORDS, AuthorActivity, SubjectActivity)

@@ -45,6 +45,8 @@ RELATIONS = (
     "features.record_text",
     "features.record_pii",
     "features.record_duplicates",
+    "features.record_vector",
+    "features.record_embedding",
     "features.author_activity",
     "features.subject_activity",
 )
