@@ -38,7 +38,7 @@ SHOWN_LABEL = r"^(?:-?[0-9]{1,3}(?:\.[0-9])?|\pL[\pL _-]{0,31})$"
 LABEL_BUCKETS = 256
 LETTERS = r"\pL+"
 # the columns of views that hold a few known words; other text is an id, and no id is kept in a profile
-CATEGORIES = ("language", "language_2", "script")
+CATEGORIES = ("language", "second_language", "script")
 ALL_ROWS = ""
 TRANSACTION = "profile"
 LOAD = ["source", "load_id", "loaded_timestamp"]
