@@ -10,7 +10,8 @@ import pytest
 from tests.flows.conftest import INCREMENTS, VIEWS, Lives
 
 PREPARED = ("quarantine.records", "accounting.files", "staging.repeats", "staging.records")
-COMMITS = ("raw.records", *PREPARED, *(f"features.{view}" for view in VIEWS))
+INDEX = ("duplicates.contents", "duplicates.documents")
+COMMITS = ("raw.records", *PREPARED, *INDEX, *(f"features.{view}" for view in VIEWS))
 POINTS = [
     *(f"{side}:{commit}" for commit in COMMITS for side in ("before", "after")),
     "after:apply",
