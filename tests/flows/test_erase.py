@@ -112,7 +112,7 @@ def comparable(home: Path) -> dict[str, Any]:
             found[relation] = frame.select(name for name in frame.columns if name.startswith(("n_", "record_"))).sum().rows()
             if relation == "staging.repeats":
                 found[relation] = frame.height
-        elif relation.startswith("features."):
+        elif relation.startswith("features.") or relation == "duplicates.documents":
             key = next(name for name in frame.columns if name in {"record_id", "author_id", "subject_id"})
             newest = frame.sort("created_timestamp").unique([key, "event_timestamp"], keep="last").sort(key, "event_timestamp")
             values = pl.struct(pl.exclude(key, "event_timestamp", "created_timestamp"))
@@ -140,7 +140,7 @@ def places_of(home: Path, needles: tuple[str, ...]) -> list[str]:
 
 def test_search_finds_the_person_everywhere_before(grown: Path) -> None:
     found = {place.split("/")[0] for place in places_of(grown / "home", NEEDLES)}
-    assert found == {"raw", "staging", "quarantine", "features", "feast", "locks"}
+    assert found == {"raw", "staging", "quarantine", "duplicates", "features", "feast", "locks"}
 
 
 def test_nothing_of_an_erased_person_is_left_and_the_others_are_as_if_alone(own: Path, without: dict[str, Any]) -> None:
