@@ -12,7 +12,7 @@ from feature_repo.online import identities, materialize
 from feature_repo.stores.done import done_path, read_done, write_done
 from transforms.erase import Noted, create_noted, every_file, touched
 from transforms.errors import ErasureError
-from transforms.featurize import VIEWS, files_with_entities, view_name
+from transforms.featurize import VIEWS, files_resting_on, view_name
 from transforms.versions import PLACE
 from transforms.warehouse import Warehouse, files_of_version
 
@@ -59,7 +59,7 @@ def erase_online(warehouse: Warehouse, note: Noted, now: datetime) -> None:
         if done:  # else nothing was ever written
             with warehouse.connect() as connection:
                 create_noted(connection, note)
-                files = files_with_entities(connection, warehouse.files(contract.relation()), contract, "touched_entities")
+                files = files_resting_on(connection, warehouse.files(contract.relation()), contract, "touched_entities")
             # the witness may be one of those that go, and what their files hold is not online any more
             of_others = sorted(set(done.identities) - set(identities(warehouse, contract.relation(), files)))
             write_done(path, replace(done, witness="", identities=of_others))
@@ -70,9 +70,7 @@ def erase_online(warehouse: Warehouse, note: Noted, now: datetime) -> None:
 def touched_locks(warehouse: Warehouse, connection: duckdb.DuckDBPyConnection) -> list[TouchedLock]:
     """List the locks that need data files with rows of `touched_entities`, or whose spines name what is in `erased_rows`."""
     lost = {
-        file
-        for contract in VIEWS
-        for file in files_with_entities(connection, every_file(warehouse, contract), contract, "touched_entities")
+        file for contract in VIEWS for file in files_resting_on(connection, every_file(warehouse, contract), contract, "touched_entities")
     }
     found = []
     for lock in registered(warehouse.settings.root):

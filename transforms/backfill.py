@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 
 from transforms.activity import announced, bucket_rows, create_changes, create_published, create_record_changes, take_bucket
 from transforms.code import code_digest
+from transforms.duplicates import bring_index_up, duplicate_rows
 from transforms.errors import MillraceError
 from transforms.featurize import (
+    OF_RECORDS,
     RECORD_KERNELS,
     TRANSACTION,
     VIEWS,
@@ -30,7 +32,8 @@ from transforms.featurize import (
     write_unfinished,
 )
 from transforms.schemas.base import Contract
-from transforms.schemas.features import RecordQuality
+from transforms.schemas.duplicates import KnownDocument
+from transforms.schemas.features import RecordDuplicates, RecordQuality
 from transforms.schemas.staging import StagedRecord
 from transforms.sql import model
 from transforms.warehouse import Rows, Warehouse
@@ -126,6 +129,8 @@ def _fill(contract: type[Contract], warehouse: Warehouse, span: Span, now: datet
     is_other_code = is_made_by_other_code(contract, warehouse)
     if is_other_code:
         warehouse.publish(contract, [], {}, MIXED_CODE)
+    if contract is RecordDuplicates:
+        bring_index_up(warehouse, now, {TRANSACTION: warehouse.consumed(relation, TRANSACTION)}, code_digest(contract))
     n_before, n_new, n_rows = warehouse.n_rows(relation), 0, 0
     with _opened(contract, warehouse, span, is_other_code=is_other_code, is_filling=True) as connection:
         for chunk in range(max(0, warehouse.consumed(relation, transaction)), unfinished.n_chunks):
@@ -155,7 +160,7 @@ def _opened(
         held = "select entity_id, epoch_us(event_timestamp) as instant_us from activity"
         connection.execute(f"create view held_instants as {held} where {not is_other_code}")
         expected = model("backfill/effective_instants")
-        if contract not in RECORD_KERNELS:
+        if contract not in OF_RECORDS:
             if not is_filling:  # a record whose own score is lacking has its instants all the same
                 scored = "entity_id as record_id, make_timestamptz(instant_us) as event_timestamp, 0 as n_words, 0 as n_characters"
                 scores = f"select {scored}, now() as created_timestamp from ({expected})"
@@ -176,6 +181,10 @@ def _due_rows(
         connection.execute(f"create or replace view arrived as select * from staging.records where record_id {is_due}")
         connection.execute("create or replace view gone as select * from staging.records limit 0")
         rows = record_rows(connection, contract, batch_rows, now, is_whole=False)
+    elif contract is RecordDuplicates:
+        documents = f"select * from {KnownDocument.relation()} where record_id {is_due}"
+        connection.execute(f"create or replace view index_documents as {documents}")
+        rows = duplicate_rows(connection, contract, batch_rows, now, is_whole=False)
     else:
         entity = contract.key()[0]
         changes = f"select *, {entity} as entity_id from record_changes where {entity} {is_due}"
@@ -183,7 +192,7 @@ def _due_rows(
         create_changes(connection, f"{changes} union all by name {announced('published')}")
         rows = bucket_rows(connection, contract, batch_rows, now)
     # what is computed of a text alone stands once it is there, unless other code made it
-    is_kept = contract not in RECORD_KERNELS or is_other_code
+    is_kept = contract not in OF_RECORDS or is_other_code
     start, end = span.start or datetime.min.replace(tzinfo=UTC), span.end or datetime.max.replace(tzinfo=UTC)
     for batch in rows:
         instants = batch.column("event_timestamp")

@@ -8,6 +8,8 @@ from importlib.resources import files
 from transforms import text
 from transforms.schemas import features
 from transforms.schemas.base import Contract
+from transforms.schemas.duplicates import KnownContent, KnownDocument
+from transforms.schemas.features import RecordDuplicates
 from transforms.sql import model
 from transforms.text.embedding import model_digest
 
@@ -20,11 +22,13 @@ KERNELS = {
         *("repetition.py", "sentiment.py", "lines.py", "characters.py"),
     ),
     "features.record_pii": ("pii.py",),
+    "features.record_duplicates": ("duplicates.py",),
     "features.record_vector": ("vectors.py",),
     "features.record_embedding": ("embedding.py", "vectors.py"),
 }
 LIBRARIES = {
     "features.record_text": ("numpy", "pycld2", "py3langid", "vaderSentiment"),
+    "features.record_duplicates": ("numpy",),
     "features.record_vector": ("mmh3", "numpy"),
 }
 # `featurize` lays these one over the other, so no header names them all
@@ -58,10 +62,22 @@ def _sources(relation: str) -> tuple[str, ...]:
     """The relation's contract, kernels and models, and those of all it reads."""
     contracts = [item for item in vars(features).values() if isinstance(item, type) and issubclass(item, Contract)]
     contract = next(item for item in contracts if item.Config.metadata.get("key") and item.relation() == relation)
-    columns = [repr((column.name, str(column.dtype), column.nullable, column.bounds)) for column in contract.columns()]
+    columns = _columns(contract)
     columns += [f"version {contract.version()}"]
+    if relation == RecordDuplicates.relation():
+        columns += _index()
     kernels = [files(text).joinpath(name).read_text("utf-8") for name in KERNELS.get(relation, ())]
     return (*columns, *kernels, *(sql for name in MODELS[relation] for sql in _models(name)))
+
+
+def _columns(contract: type[Contract]) -> list[str]:
+    return [repr((column.name, str(column.dtype), column.nullable, column.bounds)) for column in contract.columns()]
+
+
+def _index() -> list[str]:
+    """The contracts and models of the index that duplicates are found with."""
+    models = sorted(path.name.removesuffix(".sql") for path in files("transforms.sql").joinpath("duplicates").iterdir())
+    return [*_columns(KnownContent), *_columns(KnownDocument), *(model(f"duplicates/{name}") for name in models)]
 
 
 def _models(name: str) -> tuple[str, ...]:

@@ -17,20 +17,21 @@ import pyarrow as pa
 from pydantic import BaseModel, model_validator
 
 from transforms.accounting import recount
+from transforms.duplicates import INDEX
 from transforms.errors import ErasureError
-from transforms.featurize import VIEWS, files_with_entities, recompute, view_name
+from transforms.featurize import VIEWS, files_resting_on, files_with_entities, recompute, view_name
 from transforms.prepare import ACCEPTED, transaction
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
-from transforms.schemas.features import RecordEmbedding
+from transforms.schemas.features import RecordDuplicates, RecordEmbedding
 from transforms.schemas.raw import RawRecord
-from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
+from transforms.schemas.staging import AccountedFile, Correction, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.sql import model
 from transforms.versions import PLACE, files_holding, publish_once, rows_staying
 from transforms.warehouse import Warehouse
 
 TRANSACTION = "erase"
-HELD: tuple[type[Contract], ...] = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord)
+HELD: tuple[type[Contract], ...] = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, Correction)
 
 
 class Wanted(BaseModel):
@@ -95,9 +96,11 @@ def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wa
     for contract in VIEWS:
         key, view = contract.key()[0], view_name(contract)
         counts = f"from {contract.relation()} select count(distinct {key}), count(*)"
-        of_touched = f"{counts} where {key} in (select {key} from touched_entities)"
+        of_touched = counts if contract is RecordDuplicates else f"{counts} where {key} in (select {key} from touched_entities)"
         ((entities[view], feature_rows[view]),) = connection.sql(of_touched).fetchall()
     ((n_records,),) = connection.sql("select count(distinct record_id) from erased_rows").fetchall()
+    of_erased = f"from {Correction.relation()} semi join erased_rows using ({', '.join(PLACE)}) select count(*)"
+    ((n_corrections,),) = connection.sql(of_erased).fetchall()
     mentions = f"""
         from staging.records anti join erased_rows using ({", ".join(PLACE)})
         select count(*) where regexp_matches(text, getvariable('erased_name'))
@@ -109,6 +112,7 @@ def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wa
         StagedRecord.relation(): outcomes.get("staged", 0),
         RepeatedRecord.relation(): outcomes.get("duplicate", 0),
         QuarantinedRecord.relation(): outcomes.get("quarantined", 0),
+        Correction.relation(): n_corrections,
     }
     return Erased(rows, n_records, entities, feature_rows, n_mentions, files)
 
@@ -136,7 +140,7 @@ def noted(warehouse: Warehouse) -> Noted | None:
 
 
 def erase_rows(warehouse: Warehouse, note: Noted) -> None:
-    """Take the rows out of quarantine, repeats, staging and raw, and out of the accounts.
+    """Take the rows out of quarantine, its corrections, repeats, staging and raw, and out of the accounts.
 
     Of the records that lose a row it is decided anew which of those that stay are versions.
     """
@@ -147,6 +151,7 @@ def erase_rows(warehouse: Warehouse, note: Noted) -> None:
         accounts: pl.DataFrame = connection.sql(f"({model('erase/erased_accounts')}) union all ({model('staging/moved_accounts')})").pl()
         publish_once(warehouse, AccountedFile, accounts.to_arrow().to_batches(), done)
         _replace(connection, warehouse, QuarantinedRecord, done)
+        _replace(connection, warehouse, Correction, done)
         _replace(connection, warehouse, RepeatedRecord, done, arriving="staging/superseded_versions")
         _replace(connection, warehouse, StagedRecord, done, leaving="leaving", arriving="staging/returned_versions")
         _replace(connection, warehouse, RawRecord, done)
@@ -158,16 +163,16 @@ def erase_rows(warehouse: Warehouse, note: Noted) -> None:
 def delete_files(warehouse: Warehouse, note: Noted) -> int:
     """Delete the data files of older versions that hold what was erased, or what was made of it; how many.
 
-    Of raw, staging, repeats and quarantine that is every older file: whoever reads them is up to date. Of a view it is those with
-    rows of a touched entity, so that other versions can still be read.
+    Of raw, staging, repeats, quarantine, its corrections and the index of duplicates that is every older file: whoever reads them is
+    up to date. Of a view it is those with values that rest on a touched entity, so that other versions can still be read.
     """
     n_deleted = 0
     with warehouse.connect() as connection:
         create_noted(connection, note)
-        for contract in (*HELD, *VIEWS):
+        for contract in (*HELD, *INDEX, *VIEWS):
             files = old_files(warehouse, contract)
             if contract in VIEWS:
-                files = files_with_entities(connection, files, contract, "touched_entities")
+                files = files_resting_on(connection, files, contract, "touched_entities")
             for file in files:
                 Path(file).unlink()
             n_deleted += len(files)
@@ -197,6 +202,9 @@ def refuse_what_is_left(warehouse: Warehouse, note: Noted) -> None:
             vanished = f"select {key} from touched_entities where {key} not in (select {key} from staging.records where {key} is not null)"
             connection.execute(f"create or replace temp table vanished as {vanished}")
             left += files_with_entities(connection, every_file(warehouse, contract), contract, "vanished")
+        wholes: tuple[type[Contract], ...] = (*INDEX, RecordDuplicates)
+        for whole in wholes:  # made again whole, so that no row names or counts what is gone
+            left += old_files(warehouse, whole)
         again = f"select distinct source_uri || ' row ' || row_number from ({model('erase/erased_rows')}) limit 5"
         left += [row for (row,) in connection.sql(again).fetchall()]
     if left:

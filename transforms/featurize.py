@@ -17,9 +17,21 @@ from deltalake import DeltaTable
 
 from transforms.activity import activity_rows, create_activity, history_rows, view_batches
 from transforms.code import code_digest
+from transforms.duplicates import bring_index_up, duplicate_rows
+from transforms.profile import profile_views
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
-from transforms.schemas.features import AuthorActivity, RecordEmbedding, RecordPii, RecordQuality, RecordText, RecordVector, SubjectActivity
+from transforms.schemas.duplicates import KnownDocument
+from transforms.schemas.features import (
+    AuthorActivity,
+    RecordDuplicates,
+    RecordEmbedding,
+    RecordPii,
+    RecordQuality,
+    RecordText,
+    RecordVector,
+    SubjectActivity,
+)
 from transforms.schemas.staging import StagedRecord
 from transforms.settings import Settings
 from transforms.sql import model
@@ -38,8 +50,10 @@ RECORD_KERNELS: dict[type[Contract], Callable[[pl.LazyFrame], pl.LazyFrame]] = {
     RecordVector: hash_text,
     **({RecordEmbedding: embed_text} if Settings().embedder else {}),
 }
-VIEWS: tuple[type[Contract], ...] = (*RECORD_KERNELS, AuthorActivity, SubjectActivity)
+OF_RECORDS: tuple[type[Contract], ...] = (*RECORD_KERNELS, RecordDuplicates)
+VIEWS: tuple[type[Contract], ...] = (*OF_RECORDS, AuthorActivity, SubjectActivity)
 TRANSACTION = "featurize"
+RowsOfView = Callable[..., Iterator[pa.RecordBatch]]
 
 
 def view_name(contract: type[Contract]) -> str:
@@ -162,6 +176,7 @@ def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
         warehouse.create(contract)
     stale = stale_views(warehouse)
     rows = {view_name(contract): _publish_view(contract, warehouse, now, is_stale=contract in stale) for contract in VIEWS}
+    profile_views(warehouse, VIEWS)
     write_unfinished(warehouse, None)  # what a stopped backfill had left of other code is made now; of holes, the next one finds them
     return rows
 
@@ -174,19 +189,36 @@ def _publish_view(contract: type[Contract], warehouse: Warehouse, now: datetime,
     consumed = _consumed(contract, warehouse)
     # what other code made is replaced in one commit; older versions of the table keep it
     is_replaced = consumed < 0
-    compute = record_rows if contract in RECORD_KERNELS else activity_rows
-    with warehouse.connect() as connection:
-        warehouse.create_arrivals(connection, StagedRecord, since=consumed)
-        batches = compute(connection, contract, warehouse.settings.batch_rows, now, is_whole=is_replaced)
-        try:
-            counted = Counted(batches, contract)
-            published = warehouse.publish(contract, counted, {TRANSACTION: version}, code_digest(contract), is_whole=is_replaced)
-        except AlreadyPublishedError:
-            return Rows(untouched=n_before)
+    done = {TRANSACTION: version}
+    try:
+        if contract is RecordDuplicates:
+            done |= bring_index_up(warehouse, now, done, code_digest(contract))
+        with warehouse.connect() as connection:
+            warehouse.create_arrivals(connection, StagedRecord, since=consumed)
+            compute = _kind(contract, warehouse, connection, is_whole=is_replaced)
+            counted = Counted(compute(connection, contract, warehouse.settings.batch_rows, now, is_whole=is_replaced), contract)
+            published = warehouse.publish(contract, counted, done, code_digest(contract), is_whole=is_replaced)
+    except AlreadyPublishedError:
+        return Rows(untouched=n_before)
     n_recomputed = published.n_rows - counted.n_new
     if is_replaced and n_before:
         return Rows(recomputed=published.n_rows)
     return Rows(counted.n_new, n_recomputed, n_before - n_recomputed)
+
+
+def _kind(contract: type[Contract], warehouse: Warehouse, connection: duckdb.DuckDBPyConnection, *, is_whole: bool) -> RowsOfView:
+    """How a view's rows are made; of duplicates, from the documents that came to the index since the view was made."""
+    if contract is not RecordDuplicates:
+        return record_rows if contract in RECORD_KERNELS else activity_rows
+    since = -1 if is_whole else warehouse.consumed(contract.relation(), KnownDocument.relation())
+    create_index_documents(warehouse, connection, since)
+    return duplicate_rows
+
+
+def create_index_documents(warehouse: Warehouse, connection: duckdb.DuckDBPyConnection, since: int = -1) -> None:
+    """Make `index_documents`: what the index of duplicates holds, or got after a version."""
+    files = warehouse.files(KnownDocument.relation(), since)
+    warehouse.create_view(connection, "index_documents", files, KnownDocument.arrow_schema())
 
 
 def recompute(warehouse: Warehouse, entities: pl.DataFrame, now: datetime) -> None:
@@ -199,6 +231,9 @@ def recompute(warehouse: Warehouse, entities: pl.DataFrame, now: datetime) -> No
     for contract in VIEWS:
         if warehouse.consumed(contract.relation(), TRANSACTION) == version:
             continue
+        if contract is RecordDuplicates:
+            _publish_duplicates_anew(warehouse, now, version)
+            continue
         with warehouse.connect() as connection:
             connection.register("entities", entities.to_arrow())
             connection.execute("create table lost_entities as from entities")
@@ -210,6 +245,21 @@ def recompute(warehouse: Warehouse, entities: pl.DataFrame, now: datetime) -> No
             code = warehouse.consumed(contract.relation(), CODE)
             batches = _anew(connection, contract, warehouse.settings.batch_rows, now)
             warehouse.publish(contract, batches, {TRANSACTION: version}, code, touched)
+
+
+def _publish_duplicates_anew(warehouse: Warehouse, now: datetime, version: int) -> None:
+    """Make index and view of duplicates again, whole: rows of other records name what is gone, or count it."""
+    done, code = {TRANSACTION: version}, code_digest(RecordDuplicates)
+    done |= bring_index_up(warehouse, now, done, code, is_anew=True)
+    with warehouse.connect() as connection:
+        create_index_documents(warehouse, connection)
+        rows = duplicate_rows(connection, RecordDuplicates, warehouse.settings.batch_rows, now, is_whole=True)
+        warehouse.publish(RecordDuplicates, Counted(rows, RecordDuplicates), done, code, is_whole=True)
+
+
+def files_resting_on(connection: duckdb.DuckDBPyConnection, files: list[str], contract: type[Contract], entities: str) -> list[str]:
+    """List those of a view's data files whose values rest on one of the entities in a table; of duplicates that may be any of them."""
+    return files if contract is RecordDuplicates else files_with_entities(connection, files, contract, entities)
 
 
 def files_with_entities(connection: duckdb.DuckDBPyConnection, files: list[str], contract: type[Contract], entities: str) -> list[str]:

@@ -12,16 +12,31 @@ from typing import NamedTuple
 import duckdb
 import pyarrow as pa
 
+from transforms.duplicates import INDEX
 from transforms.featurize import TRANSACTION, VIEWS, consistent_versions
 from transforms.prepare import transaction
 from transforms.schemas.base import Contract
+from transforms.schemas.duplicates import KnownDocument
 from transforms.schemas.fields import SourceField
+from transforms.schemas.profiles import ColumnProfile, DriftStatistic
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, RepeatedRecord, StagedRecord
 from transforms.warehouse import RELATIONS, ROWS_OF_A_FILE, Warehouse, n_rows_of
 
 # quarantine is not among them: a replay writes it anew
-COMPACTED: tuple[type[Contract], ...] = (RawRecord, AccountedFile, SourceField, RepeatedRecord, StagedRecord, *VIEWS)
+COMPACTED: tuple[type[Contract], ...] = (
+    RawRecord,
+    AccountedFile,
+    SourceField,
+    ColumnProfile,
+    DriftStatistic,
+    RepeatedRecord,
+    StagedRecord,
+    *INDEX,
+    *VIEWS,
+)
+# of several rows of an entity and instant the newest counts
+DATED: tuple[type[Contract], ...] = (KnownDocument, *VIEWS)
 FEW_FILES = 4
 REPLACED_SHARE = 0.1
 ROWS_OF_A_BUCKET = 500_000
@@ -52,7 +67,7 @@ def compact(warehouse: Warehouse, *, is_dry: bool) -> list[Compacted]:
     raw, staging = RawRecord.relation(), StagedRecord.relation()
     versions = warehouse.versions()
     sources = [source for source in _sources(warehouse) if warehouse.consumed(staging, transaction(source)) == versions[raw]]
-    views = [contract for contract in VIEWS if warehouse.consumed(contract.relation(), TRANSACTION) == versions.get(staging)]
+    views = [contract for contract in (*INDEX, *VIEWS) if warehouse.consumed(contract.relation(), TRANSACTION) == versions.get(staging)]
     done = []
     for contract in COMPACTED:
         files = warehouse.files(contract.relation())
@@ -79,7 +94,7 @@ def vacuum(warehouse: Warehouse, locked: Iterable[Mapping[str, int]], *, is_dry:
     kept: dict[str, set[int]] = {relation: {version} for relation, version in versions.items()}
     for source in _sources(warehouse):
         kept[RawRecord.relation()].add(warehouse.consumed(StagedRecord.relation(), transaction(source)))
-    for contract in VIEWS:
+    for contract in (*INDEX, *VIEWS):
         kept.get(StagedRecord.relation(), set()).add(warehouse.consumed(contract.relation(), TRANSACTION))
     for needed in (consistent_versions(warehouse), *locked):
         for view, version in needed.items():
@@ -119,7 +134,7 @@ def _note(warehouse: Warehouse, consumers: Iterable[type[Contract]], notes: Mapp
 
 def _chosen(contract: type[Contract], warehouse: Warehouse, files: list[str]) -> list[str]:
     """Choose the files to write anew: the small ones if they are several, all of a view in which many rows are replaced."""
-    if contract in VIEWS and files and _replaced_share(contract, warehouse) >= REPLACED_SHARE:
+    if contract in DATED and files and _replaced_share(contract, warehouse) >= REPLACED_SHARE:
         return files
     small = [file for file in files if n_rows_of(file) < ROWS_OF_A_FILE // 4]
     return small if len(small) > FEW_FILES else []
@@ -146,7 +161,7 @@ def _compact(contract: type[Contract], warehouse: Warehouse, chosen: list[str]) 
 def _rows(connection: duckdb.DuckDBPyConnection, contract: type[Contract], batch_rows: int) -> Iterator[pa.RecordBatch]:
     """Stream the chosen rows; of a view the newest of every entity and instant, in their order, in buckets that fit memory."""
     sql, n_buckets = "from chosen", 1
-    if contract in VIEWS:
+    if contract in DATED:
         entity, instant, created = contract.key()
         (n_rows,) = connection.sql("select count(*) from chosen").fetchall()[0]
         n_buckets = 1 + n_rows // ROWS_OF_A_BUCKET

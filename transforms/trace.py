@@ -17,10 +17,12 @@ from pydantic import BaseModel
 
 from transforms.code import code_digest
 from transforms.errors import MillraceError
-from transforms.featurize import RECORD_KERNELS, TRANSACTION, VIEWS, consistent_versions, view_name
+from transforms.featurize import OF_RECORDS, RECORD_KERNELS, TRANSACTION, VIEWS, consistent_versions, view_name
 from transforms.schemas.base import Contract
-from transforms.schemas.staging import StagedRecord
+from transforms.schemas.features import RecordDuplicates
+from transforms.schemas.staging import Correction, StagedRecord
 from transforms.sql import model
+from transforms.text.duplicates import compare_texts
 from transforms.text.quality import score_quality
 from transforms.warehouse import CODE, Warehouse, data_files
 
@@ -41,7 +43,10 @@ class Table(BaseModel):
 
 
 class Version(BaseModel):
-    """One version of a record, the raw row it came from, and from when until when it counts in each window (None: to this day)."""
+    """One version of a record: the raw row it came from, corrected or not, and from when until when it counts in each window.
+
+    An end of None means to this day.
+    """
 
     author_id: str
     subject_id: str | None
@@ -56,6 +61,8 @@ class Version(BaseModel):
     content_digest: str
     raw_bytes: int | None
     raw_digest: str | None
+    corrected_timestamp: datetime | None = None
+    corrected_digest: str | None = None
     text: str | None = None
     counts_from: datetime | None = None
     counts_until: dict[str, datetime | None] = {}
@@ -101,8 +108,8 @@ class Value(BaseModel):
     """A feature as the table has it, and as its records make it."""
 
     feature: str
-    value: int | float | datetime | None
-    by_records: int | float | datetime | None
+    value: int | float | datetime | str | list[float] | None
+    by_records: int | float | datetime | str | list[float] | None
 
     @property
     def adds_up(self) -> bool:
@@ -221,6 +228,9 @@ def trace_feature(
         if contract in RECORD_KERNELS:
             nothing = dict.fromkeys(features)
             computed, records, n_records = _computed_by_record(connection, contract, entity, at)
+        elif contract is RecordDuplicates:
+            nothing = dict.fromkeys(features)
+            computed, records, n_records = _duplicates_by_records(connection, entity, at)
         else:
             nothing = {name: 0 if name.startswith("n_") else None for name in features}
             computed, records, n_records = _activity_by_records(connection, key, entity, _window(feature), limit)
@@ -254,7 +264,7 @@ def trace_file(warehouse: Warehouse, path: str) -> FileTrace:
         _create_spans(connection, "source_uri", uri)
         views = []
         for contract in VIEWS:
-            if contract in RECORD_KERNELS:
+            if contract in OF_RECORDS:
                 connection.execute(f"create or replace view record_rows as from {contract.relation()}")
                 (touched,) = _rows(connection, model("lineage/standing_rows"), source_uri=uri)
             else:
@@ -290,6 +300,8 @@ def _connect(warehouse: Warehouse, *, as_of_views: bool = False) -> Iterator[tup
     staging = tables[0].made_from if as_of_views and tables[0].made_from is not None else newest
     tables.insert(0, Table(relation=StagedRecord.relation(), version=staging))
     with warehouse.connect() as connection:
+        if warehouse.table(Correction.relation()) is None:  # a home made before there was one
+            warehouse.create_view(connection, Correction.relation(), [], Correction.arrow_schema())
         for contract, item in zip(READ, tables, strict=True):
             files = data_files(DeltaTable(str(warehouse.folder(item.relation)), version=item.version))
             warehouse.create_view(connection, item.relation, files, contract.arrow_schema())
@@ -348,8 +360,35 @@ def _computed_by_record(
     }
     texts = pl.LazyFrame([{"record_id": record_id, "text": text}], schema)
     (computed,) = RECORD_KERNELS[contract](texts).collect().to_dicts()
-    (counts,) = score_quality(texts).select("n_words", "n_characters").collect().to_dicts()
-    return computed, [CountedRecord(**row, **counts, windows=["lifetime"]) for row in standing], len(standing)
+    return computed, _counted_records(standing), len(standing)
+
+
+def _duplicates_by_records(connection: duckdb.DuckDBPyConnection, record_id: str, at: datetime) -> tuple[Row, list[CountedRecord], int]:
+    """Take the original from the index and compare its texts again; of all texts to look for it would be to make the index again.
+
+    `dup_similarity` is that of the original's texts which the index says, if any has it, else the greatest.
+    """
+    documents = _rows(connection, model("lineage/standing_document"), record_id=record_id, at=at)
+    document = documents[0] if documents else {"origin_id": None, "origin_similarity": None, "cluster_size": None}
+    origin_id = document["origin_id"] if document["origin_id"] != record_id else None
+    standing = _rows(connection, model("lineage/standing_version"), record_id=record_id, at=at)
+    origins = _rows(connection, model("lineage/standing_version"), record_id=origin_id, at=at)
+    known = _rows(connection, model("lineage/known_texts"), record_id=origin_id, at=at)
+    found = compare_texts(standing[0]["text"], [row["text"] for row in known]) if origin_id and standing else []
+    computed = {
+        "dup_of": origin_id,
+        "dup_similarity": document["origin_similarity"] if document["origin_similarity"] in found else max(found, default=None),
+        "dup_cluster_size": document["cluster_size"],
+        "is_duplicate": None if document["origin_id"] is None else int(origin_id is not None),
+    }
+    return computed, _counted_records(standing + origins), len(standing + origins)
+
+
+def _counted_records(versions: list[Row]) -> list[CountedRecord]:
+    schema: dict[str, pl.DataType] = {"text": pl.String(), "record_id": pl.String(), **dict.fromkeys(sorted(TIMES), INSTANT)}
+    texts = pl.LazyFrame([{"text": None if row["is_tombstone"] else row["text"]} for row in versions], schema)
+    counts = score_quality(texts).select("n_words", "n_characters").collect().to_dicts()
+    return [CountedRecord(**row, **counted, windows=["lifetime"]) for row, counted in zip(versions, counts, strict=True)]
 
 
 def _window(feature: str | None) -> str:

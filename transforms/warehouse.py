@@ -34,11 +34,17 @@ RELATIONS = (
     "staging.records",
     "staging.repeats",
     "quarantine.records",
+    "quarantine.corrections",
     "accounting.files",
     "profiles.fields",
+    "duplicates.contents",
+    "duplicates.documents",
+    "profiles.columns",
+    "profiles.drift",
     "features.record_quality",
     "features.record_text",
     "features.record_pii",
+    "features.record_duplicates",
     "features.record_vector",
     "features.record_embedding",
     "features.author_activity",
@@ -47,6 +53,8 @@ RELATIONS = (
 ROWS_OF_A_FILE = 2_000_000
 COMMIT_TRIES = 4
 PARTS = "parts"
+# what a home can lose: all of it is made again from raw
+REMADE = ("staging", "quarantine/records", "accounting", "profiles", "duplicates", "features", "feast")
 CODE = "code"
 FAMILY = "family"
 # an entry of the log is small, and what consumes a table or locks a version must find it after any time
@@ -237,6 +245,21 @@ class Warehouse:
             message = f"{self.settings.root}: cannot be written ({error.strerror or error}); choose another --home"
             raise HomeError(message) from None
         return table
+
+    def refuse_other_columns(self, contract: type[Contract]) -> None:
+        """Raise `HomeError` if a table has other columns than its contract, for an older version of this program made it."""
+        table = self.create(contract)
+        found, wanted = pa.schema(table.schema().to_arrow()), contract.arrow_schema()
+        both = set(found.names) & set(wanted.names)
+        retyped = {name for name in both if found.field(name).type != wanted.field(name).type}
+        differing = sorted((set(found.names) ^ set(wanted.names)) | retyped)
+        if differing:
+            message = (
+                f"{self.settings.root}: {contract.relation()} was made by another version of millrace (columns that differ: "
+                f"{', '.join(differing)}); delete {', '.join(REMADE)} there, then run every source "
+                "once: they are made again from raw"
+            )
+            raise HomeError(message)
 
     def publish(
         self,

@@ -9,7 +9,8 @@ import pytest
 
 from tests.flows.conftest import INCREMENTS, VIEWS, Lives
 
-PREPARED = ("quarantine.records", "accounting.files", "staging.repeats", "staging.records")
+PROFILED = ("profiles.columns", "profiles.drift", "profiles.fields")
+PREPARED = (*PROFILED, "quarantine.records", "accounting.files", "staging.repeats", "staging.records")
 COMMITS = ("raw.records", *PREPARED, *(f"features.{view}" for view in VIEWS))
 POINTS = [
     *(f"{side}:{commit}" for commit in COMMITS for side in ("before", "after")),

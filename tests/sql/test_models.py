@@ -14,10 +14,12 @@ import pytest
 import yaml
 
 from transforms.prepare import ACCEPTED, REJECTED
-from transforms.schemas.features import AuthorActivity, RecordQuality, SubjectActivity
+from transforms.schemas.duplicates import KnownContent, KnownDocument
+from transforms.schemas.features import AuthorActivity, RecordDuplicates, RecordQuality, SubjectActivity
 from transforms.schemas.fields import SourceField
+from transforms.schemas.profiles import ColumnProfile
 from transforms.schemas.raw import RawRecord
-from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
+from transforms.schemas.staging import AccountedFile, Correction, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.sql import __file__ as sql_package
 from transforms.sql import model
 
@@ -25,24 +27,19 @@ HERE = Path(__file__).parent
 SQL = Path(sql_package).parent
 MODELS = {path.stem: f"{path.parent.name}/{path.stem}" for path in sorted(SQL.rglob("*.sql"))}
 EARLIER = StagedRecord.arrow_schema().append(pa.field("earlier_id", pa.int64())).append(pa.field("is_staged", pa.bool_()))
+ARRIVING = {"record_id", "event_timestamp", "content_id"}
+LABELLED = pa.schema([("content_id", pa.int64()), ("root_id", pa.int64()), ("origin_id", pa.string()), ("origin_similarity", pa.float64())])
+FIRST = pa.schema([*LABELLED, ("record_id", pa.string()), ("event_timestamp", pa.timestamp("us", "UTC"))])
 CASES = sorted(path.parent for path in HERE.rglob("given.yaml"))
-CONTRACTS = (
-    RawRecord,
-    StagedRecord,
-    RepeatedRecord,
-    QuarantinedRecord,
-    AccountedFile,
-    SourceField,
-    RecordQuality,
-    AuthorActivity,
-    SubjectActivity,
-)
+ROWS = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, Correction, AccountedFile, SourceField, ColumnProfile)
+CONTRACTS = (*ROWS, RecordQuality, AuthorActivity, SubjectActivity)
 TYPES = {contract.relation(): contract.arrow_schema() for contract in CONTRACTS} | {
     "arrived": StagedRecord.arrow_schema(),
     "gone": StagedRecord.arrow_schema(),
     "relevant_versions": StagedRecord.arrow_schema().append(pa.field("sign", pa.int32())),
     "published_instants": pa.schema([("record_id", pa.string()), ("event_timestamp", pa.timestamp("us", "UTC"))]),
     "lost_entities": pa.schema([("author_id", pa.string()), ("subject_id", pa.string())]),
+    "corrected_rows": QuarantinedRecord.arrow_schema(),
     "incoming": QuarantinedRecord.arrow_schema(),  # raw rows, or quarantined ones in a replay
     "accepted": ACCEPTED,
     "spooled": StagedRecord.arrow_schema(),
@@ -51,6 +48,19 @@ TYPES = {contract.relation(): contract.arrow_schema() for contract in CONTRACTS}
     "versions": pa.schema([("accepted_id", pa.int64()), ("earlier_id", pa.int64())]),
     "rejected": REJECTED,
     "traced_versions": StagedRecord.arrow_schema(),
+    "duplicates.contents": KnownContent.arrow_schema(),
+    "duplicates.documents": KnownDocument.arrow_schema(),
+    **dict.fromkeys(("held_documents", "index_documents", "labelled_documents"), KnownDocument.arrow_schema()),
+    "arriving_documents": pa.schema([field for field in KnownDocument.arrow_schema() if field.name in ARRIVING]),
+    "told_documents": pa.schema(
+        [*KnownDocument.arrow_schema(), ("is_before", pa.bool_()), ("is_statement", pa.bool_()), ("run", pa.int64())]
+    ),
+    **dict.fromkeys(("known_contents", "fresh_contents"), FIRST),
+    "neighbours": pa.schema([("content_id", pa.int64())]),
+    "signed_contents": KnownContent.arrow_schema(),
+    "members": pa.schema([*FIRST, ("is_fresh", pa.bool_()), ("band_keys", pa.list_(pa.int64())), ("position", pa.int64())]),
+    "labelled_contents": LABELLED,
+    **dict.fromkeys(("features.record_duplicates", "published_duplicates"), RecordDuplicates.arrow_schema()),
 }
 
 

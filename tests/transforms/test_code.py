@@ -26,6 +26,7 @@ def changed(before: dict[str, int]) -> set[str]:
         ("features/author_activity", {"author_activity"}),
         ("features/entity_activity", {"author_activity", "subject_activity"}),
         ("features/record_spans", {"author_activity", "subject_activity"}),
+        ("duplicates/members", {"record_duplicates"}),
         ("features/standing_versions", {view_name(view) for view in VIEWS}),
     ],
 )
@@ -35,10 +36,13 @@ def test_a_changed_model_changes_what_rests_on_it(monkeypatch: pytest.MonkeyPatc
     assert changed(before) == views
 
 
-@pytest.mark.parametrize("path", sorted((files(sql) / "features").iterdir(), key=str), ids=lambda path: path.stem)
+MODELS = [path for folder in ("features", "duplicates") for path in sorted((files(sql) / folder).iterdir(), key=str)]
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
 def test_no_feature_model_is_left_out_of_the_digests(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     before = digests()
-    monkeypatch.setattr(transforms.code, "model", lambda asked: model(asked) + "\n" * (asked == f"features/{path.stem}"))
+    monkeypatch.setattr(transforms.code, "model", lambda asked: model(asked) + "\n" * (asked == f"{path.parent.name}/{path.stem}"))
     assert changed(before) != set()
 
 

@@ -177,6 +177,7 @@ def test_staged_records_that_no_view_has_seen_are_not_counted(tmp_path: Path, no
         ("author_activity", "ann", pl.col("positive_ratio_lifetime") * 0.5, "positive_ratio_lifetime"),
         ("author_activity", "ann", pl.col("event_timestamp") + pl.duration(days=30), "n_records_lifetime"),
         ("record_quality", "r1", pl.col("n_characters") + 1, "n_characters"),
+        ("record_duplicates", "r1", pl.col("dup_cluster_size") + 1, "dup_cluster_size"),
         ("record_quality", "r1", pl.col("event_timestamp") + pl.duration(days=30), "n_words"),
     ],
 )

@@ -14,6 +14,7 @@ from transforms.schemas.base import Contract
 
 GOPHER = "Rae et al. 2021, arXiv:2112.11446, table A1"
 DOC_STATS = "datatrove DocStats"
+LEE = "Lee et al. 2022, arXiv:2107.06499"
 PRESIDIO = "presidio entity"
 C4 = "Raffel et al. 2020, arXiv:1910.10683"
 FINEWEB = "Penedo et al. 2024, arXiv:2406.17557"
@@ -249,6 +250,32 @@ def _is_unit_vector(column: str, length: int = 0) -> pl.Expr:
 def _of(what: str, window: str) -> str:
     span = "so far" if window == "lifetime" else f"of the last {window.removesuffix('d')} days"
     return f"{what} {span}, as known at the instant."
+
+
+class RecordDuplicates(Contract):
+    """Which earlier-known record a record repeats, by the same text or nearly the same. All null once it is a tombstone."""
+
+    record_id: str = pa.Field(description="Key of the record.")
+    event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = _instant("From when on the version stands: written and known.")
+    created_timestamp: Annotated[pl.Datetime, "us", "UTC"] = _instant("When the row was computed.")
+    dup_of: str = pa.Field(
+        nullable=True,
+        description="The record known first of all that had the same text or one nearly the same; null if that is the record itself.",
+        metadata={"origin": LEE},
+    )
+    dup_similarity: float = _ratio(
+        "How like that record's text it is: 1 if the same (NFKC, lower case, runs of white space as one blank), else the estimated "
+        "Jaccard similarity of runs of five letters and digits, 0.7 at least.",
+        f"{LEE}; MinHash: Broder 1997",
+    )
+    dup_cluster_size: int = _count("Records so far in its cluster of likenesses, this one counted.")
+    is_duplicate: int = pa.Field(ge=0, le=1, nullable=True, description="1 if it repeats an earlier-known record, else 0.")
+
+    class Config(Contract.Config):
+        """Relation, key, and the version of its family of features."""
+
+        name = "features.record_duplicates"
+        metadata = {"key": ["record_id", "event_timestamp", "created_timestamp"], "version": 1}  # noqa: RUF012
 
 
 class _Activity(Contract):

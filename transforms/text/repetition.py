@@ -30,7 +30,7 @@ def measure_repetition(words: Words) -> dict[str, Array]:
         if n in TOP:
             found[f"frac_chars_top_{n}gram"] = ratio(_top(words, repeated, keys, ends, n), n_characters)
         if n in DUPLICATE:
-            found[f"frac_chars_dupe_{n}grams"] = ratio(_covered(words, repeated, n), n_characters)
+            found[f"frac_chars_dupe_{n}grams"] = ratio(_covered(words, repeated, ends, n), n_characters)
     return found
 
 
@@ -41,7 +41,9 @@ def _repeated(words: Words, hashed: Array, shorter: Array, n: int) -> tuple[Arra
     first, last = first[fits], last[fits]
     fits = words.row[first] == words.row[last]
     if n > TOP[0]:
-        fits &= np.isin(first + 1, shorter, assume_unique=True)
+        is_shorter = np.zeros(len(words.word), bool)
+        is_shorter[shorter] = True
+        fits &= is_shorter[first + 1]
     first = first[fits]
     keys = _mix(~words.row[first].astype(np.uint64))
     for offset in range(n):
@@ -67,11 +69,7 @@ def _top(words: Words, first: Array, keys: Array, ends: Array, n: int) -> Array:
     return np.minimum(n_characters, words.sum(words.n_characters))
 
 
-def _covered(words: Words, first: Array, n: int) -> Array:
-    """The characters of each text that stand in a repeated n-gram."""
-    if not len(first):
-        return np.zeros(words.n_texts, np.int64)
-    begun = np.zeros(len(words.word) + 1, np.int64)
-    begun[first] = 1
-    np.subtract.at(begun, first + n, 1)
-    return words.sum(words.n_characters * (np.cumsum(begun)[:-1] > 0))
+def _covered(words: Words, first: Array, ends: Array, n: int) -> Array:
+    """The characters of each text that stand in a repeated n-gram; where two overlap, up to where the next one begins."""
+    last = np.minimum(first + n, np.append(first[1:], len(words.word)))
+    return np.bincount(words.row[first], ends[last] - ends[first], minlength=words.n_texts)

@@ -24,9 +24,8 @@ PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
 def measure_sentiment(words: Words, text: pl.Series) -> dict[str, Array]:
     """Measure `sentiment_compound`, from -1 to 1, and `frac_negative_words`, the share of words with a negative valence."""
-    valence = _look_up(words, "valence", 0.0)
-    boost = _look_up(words, "boost", 0.0)
-    is_negation = _look_up(words, "is_negation", default=False)
+    known = _look_up(words.vocabulary)
+    valence, boost, is_negation = (known[name].to_numpy()[words.word] for name in ("valence", "boost", "is_negation"))
     is_capitals = words.of_vocabulary(_is_capitals())
     is_emphatic = words.sum(is_capitals) % np.maximum(words.n_words, 1) > 0  # some words in capitals, not all
     said = np.flatnonzero(valence)
@@ -49,19 +48,13 @@ def measure_sentiment(words: Words, text: pl.Series) -> dict[str, Array]:
     }
 
 
-def _look_up(words: Words, column: str, default: float | bool) -> Array:  # noqa: FBT001 - a value, not a switch
+def _look_up(vocabulary: pl.Series) -> pl.DataFrame:
+    """What the lexicon says of each word: `valence`, `boost`, `is_negation`."""
     plain = pl.col("word").str.to_lowercase()
     stripped = plain.str.strip_chars(PUNCTUATION)
     key = pl.when(stripped.str.len_chars() <= EMOTICON).then(plain).otherwise(stripped)
-    lexicon = _lexicon()
-    found: Array = (
-        words.vocabulary.to_frame("word")
-        .select(word=key)
-        .join(lexicon, on="word", how="left", maintain_order="left")[column]
-        .fill_null(default)
-        .to_numpy()
-    )
-    return found[words.word]
+    found = vocabulary.to_frame("word").select(word=key).join(_lexicon(), on="word", how="left", maintain_order="left")
+    return found.with_columns(pl.col("valence", "boost").fill_null(0.0), pl.col("is_negation").fill_null(value=False))
 
 
 @cache

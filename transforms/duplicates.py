@@ -1,0 +1,144 @@
+"""Duplicates: an index of every text and of what each record said when, and the view `record_duplicates` that is made from it.
+
+A document is what a record says from an instant on. Its values rest on the documents before it in the order of instants and
+record ids, and on nothing else: so what arrives changes nothing before the first instant at which it says something new. From
+there on all documents are labelled again, and those with other values are added. A text is read once, when it arrives.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from transforms.activity import view_batches
+from transforms.schemas.base import Contract
+from transforms.schemas.duplicates import KnownContent, KnownDocument
+from transforms.schemas.staging import StagedRecord
+from transforms.sql import model
+from transforms.text.duplicates import BANDS, HEADS, MIN_SIMILARITY, digest_contents, estimate_similarity, normalise, sign
+from transforms.warehouse import CODE, Warehouse
+
+INDEX: tuple[type[Contract], ...] = (KnownContent, KnownDocument)
+
+
+def bring_index_up(warehouse: Warehouse, now: datetime, done: Mapping[str, int], code: int, *, is_anew: bool = False) -> dict[str, int]:
+    """Bring the index up to the newest staged records, in two commits that `done` goes with: new texts, then documents.
+
+    Where other code has made it, or if it `is_anew`, all of it is made again. Tells the version that the documents have then.
+    Raises `AlreadyPublishedError` if another run was first.
+    """
+    ((transaction, version),) = done.items()
+    is_done = {contract: _consumed(contract, warehouse, transaction, code) >= version for contract in INDEX}
+    if not is_done[KnownDocument]:
+        since = -1 if is_anew else min(_consumed(contract, warehouse, transaction, code) for contract in INDEX)
+        with warehouse.connect() as connection:
+            for contract in INDEX if since < 0 else ():
+                warehouse.create_view(connection, contract.relation(), [], contract.arrow_schema())
+            warehouse.create_arrivals(connection, StagedRecord, since)
+            contents = _new_contents(connection, warehouse.settings.batch_rows)
+            if is_done[KnownContent]:  # a run was killed between the two commits
+                for _ in contents:
+                    pass
+            else:
+                warehouse.publish(KnownContent, contents, done, code, is_whole=since < 0)
+            documents = _changed_documents(connection, warehouse.settings.batch_rows, now)
+            warehouse.publish(KnownDocument, documents, done, code, is_whole=since < 0)
+    return {KnownDocument.relation(): warehouse.versions()[KnownDocument.relation()]}
+
+
+def _consumed(contract: type[Contract], warehouse: Warehouse, transaction: str, code: int) -> int:
+    return warehouse.consumed(contract.relation(), transaction) if warehouse.consumed(contract.relation(), CODE) == code else -1
+
+
+def duplicate_rows(
+    connection: duckdb.DuckDBPyConnection, contract: type[Contract], batch_rows: int, now: datetime, *, is_whole: bool
+) -> Iterator[pa.RecordBatch]:
+    """Make the rows of `record_duplicates` from the documents in `index_documents`: the new ones, and those with other values.
+
+    `is_new` tells the instants that were not published before.
+    """
+    connection.execute(f"create or replace view published_duplicates as from {contract.relation()} where {not is_whole}")
+    for batch in connection.sql(model("duplicates/record_duplicates")).to_arrow_reader(batch_rows):
+        created = pa.repeat(pa.scalar(now, pa.timestamp("us", "UTC")), batch.num_rows)
+        yield from view_batches(contract, pa.table(batch).append_column("created_timestamp", created))
+
+
+def _new_contents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """Digest what records say anew into `arriving_documents`; stream the texts that were never seen, signed: `new_contents`."""
+    connection.execute("create table arriving_documents (record_id varchar, event_timestamp timestamptz, content_id bigint)")
+    connection.from_arrow(KnownContent.arrow_schema().empty_table()).create("new_contents")
+    connection.execute(f"create table held_documents as {model('duplicates/held_documents')}")
+    touched = "record_id in (select record_id from arrived union all select record_id from gone)"
+    connection.execute(f"create table published_instants as select record_id, event_timestamp from held_documents where {touched}")
+    connection.execute(f"create table seen_contents as select content_id from {KnownContent.relation()}")
+    writing = connection.cursor()  # for the other one is busy streaming
+    for batch in connection.sql(model("features/standing_versions")).to_arrow_reader(batch_rows):
+        documents = pl.DataFrame(batch).with_columns(normal=normalise(pl.col("text")))
+        documents = documents.with_columns(content_id=digest_contents(documents["normal"]))
+        writing.register("batch_documents", documents.select("record_id", "event_timestamp", "content_id").to_arrow())
+        writing.execute("insert into arriving_documents from batch_documents")
+        writing.register("batch_contents", documents.select("content_id", "normal").drop_nulls().unique("content_id").to_arrow())
+        fresh: pl.DataFrame = writing.sql("from batch_contents anti join seen_contents using (content_id)").pl()
+        signed = fresh.select("content_id", sign(fresh["normal"])).to_arrow().cast(KnownContent.arrow_schema())
+        writing.register("batch_signed", signed)
+        writing.execute("insert into new_contents from batch_signed")
+        writing.execute("insert into seen_contents select content_id from batch_signed")
+        yield from signed.to_batches()
+
+
+def _changed_documents(connection: duckdb.DuckDBPyConnection, batch_rows: int, now: datetime) -> Iterator[pa.RecordBatch]:
+    """Label what records say from the first change on; stream the documents with other values than the index holds."""
+    connection.execute(f"set variable first_change = ({model('duplicates/first_change')})")
+    known = f"select * from {KnownContent.relation()} union all select * from new_contents"
+    connection.execute(f"create view signed_contents as {known}")
+    is_first = not connection.execute("from held_documents limit 1").fetchall()
+    for name in ("told_documents", "fresh_contents", "neighbours", "known_contents", "members"):
+        # where nothing was said before there are no neighbours, and looking for them would cost as much as all else
+        limit = "limit 0" if is_first and name == "neighbours" else ""
+        connection.execute(f"create table {name} as {model(f'duplicates/{name}')} {limit}")
+    _find_parents(connection, batch_rows)
+    for name in ("labelled_contents", "labelled_documents"):
+        connection.execute(f"create table {name} as {model(f'duplicates/{name}')}")
+    schema = KnownDocument.arrow_schema()
+    for batch in connection.sql(model("duplicates/changed_documents")).to_arrow_reader(batch_rows):
+        created = pa.repeat(pa.scalar(now, pa.timestamp("us", "UTC")), batch.num_rows)
+        yield from pa.table(batch).append_column("created_timestamp", created).select(schema.names).cast(schema).to_batches()
+
+
+def _find_parents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> None:
+    """Find what each fresh text is nearly the same as: `parents`, and the first of its chain of parents: `roots`."""
+    connection.execute("create table pairs (later bigint, earlier bigint)")
+    connection.execute("set variable n_heads = $n_heads", {"n_heads": HEADS})
+    for band in range(1, BANDS + 1):
+        connection.execute("set variable band = $band", {"band": band})
+        connection.execute(f"insert into pairs {model('duplicates/bucket_pairs')}")
+    connection.execute("create table likenesses (later bigint, earlier bigint, similarity double)")
+    writing = connection.cursor()
+    for batch in connection.sql(model("duplicates/compared_pairs")).to_arrow_reader(batch_rows):
+        likenesses = compare_pairs(pl.DataFrame(batch))
+        writing.register("batch_likenesses", likenesses.to_arrow())
+        writing.execute("insert into likenesses from batch_likenesses")
+    connection.execute(f"create table parents as {model('duplicates/parents')}")
+    parents: pl.DataFrame = connection.sql("select position, parent from parents").pl()
+    connection.register("batch_roots", find_roots(parents).to_arrow())
+    connection.execute("create table roots as from batch_roots")
+
+
+def compare_pairs(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Keep the pairs of signatures that are alike enough, with their similarity."""
+    later, earlier = (pairs[side].explode().to_numpy().reshape(-1, BANDS) for side in ("later_keys", "earlier_keys"))
+    similarity = pl.Series("similarity", estimate_similarity(later, earlier))
+    return pairs.select("later", "earlier", similarity).filter(pl.col("similarity") >= MIN_SIMILARITY)
+
+
+def find_roots(parents: pl.DataFrame) -> pl.DataFrame:
+    """Follow each position's chain of parents to its end, in as many steps as the chain's length has digits, in base two."""
+    positions = np.unique(parents.select(pl.concat_list("position", "parent").explode()).to_series().to_numpy())
+    above = np.arange(len(positions))
+    above[np.searchsorted(positions, parents["position"].to_numpy())] = np.searchsorted(positions, parents["parent"].to_numpy())
+    while not np.array_equal(above, further := above[above]):
+        above = further
+    return pl.DataFrame({"position": positions, "root": positions[above]})

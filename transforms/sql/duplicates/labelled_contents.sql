@@ -1,0 +1,13 @@
+-- labelled_contents: the texts with their cluster, and the record that had them, or what they are nearly the same as, first of all.
+-- grain: content_id
+-- reads: members, parents, roots
+select
+    members.content_id,
+    coalesce(members.root_id, root.root_id, root.content_id, members.content_id) as root_id,
+    coalesce(members.origin_id, parent.record_id, members.record_id) as origin_id,
+    coalesce(members.origin_similarity, parents.similarity, 1.0) as origin_similarity
+from members
+left join parents on members.position = parents.position
+left join members as parent on parents.parent = parent.position
+left join roots on members.position = roots.position
+left join members as root on roots.root = root.position

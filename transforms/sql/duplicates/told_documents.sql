@@ -1,0 +1,67 @@
+-- told_documents: what records say from the first change on, each after what the record said last before it (`is_before`).
+-- A document that says what the record's last one did is no statement, and has that one's values; `run` tells which that is.
+-- grain: record_id, event_timestamp
+-- reads: arriving_documents, held_documents
+with staying as (
+    select
+        held_documents.record_id,
+        held_documents.event_timestamp,
+        held_documents.content_id
+    from held_documents
+    anti join arriving_documents
+        on
+            held_documents.record_id = arriving_documents.record_id
+            and held_documents.event_timestamp = arriving_documents.event_timestamp
+    where held_documents.event_timestamp >= getvariable('first_change')
+),
+
+arriving as (
+    select
+        record_id,
+        event_timestamp,
+        content_id
+    from arriving_documents
+    where event_timestamp >= getvariable('first_change')
+),
+
+later as (
+    select * from staying
+    union all
+    select * from arriving
+),
+
+before as (
+    select * from held_documents
+    where
+        event_timestamp < getvariable('first_change')
+        and record_id in (select later.record_id from later)
+    qualify row_number() over (partition by record_id order by event_timestamp desc) = 1
+),
+
+documents as (
+    select
+        *,
+        true as is_before
+    from before
+
+    union all by name
+
+    select
+        *,
+        false as is_before
+    from later
+),
+
+compared as (
+    select
+        *,
+        not is_before
+        and content_id is not null
+        and coalesce(content_id <> lag(content_id) over (partition by record_id order by event_timestamp), true) as is_statement
+    from documents
+)
+
+select
+    *,
+    sum((is_before or is_statement)::int) over (partition by record_id order by event_timestamp)::bigint as run
+from compared

@@ -1,0 +1,116 @@
+"""What makes two texts the same, or nearly: digests and signatures for `RecordDuplicates`.
+
+Two texts are the same where their normal forms are: NFKC, lower case, runs of white space as one blank. They are nearly the
+same where the sets of runs of five letters, digits and blanks in them are alike: Jaccard similarity, estimated from MinHash
+signatures of 128 values of 8 bits. A signature is kept as its 16 bands of 8 values, each a whole number that is its own bucket.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import duckdb
+import numpy as np
+import polars as pl
+
+SHINGLE = 5
+BANDS, ROWS = 16, 8
+MIN_SIMILARITY = 0.7
+# of a bucket, only so many contents are compared with, the first known: a template's thousands attach to these
+HEADS = 32
+_VALUES = BANDS * ROWS
+_EMPTY = np.uint32(0xFFFFFFFF)
+_PADDING = "\0" * (SHINGLE - 1)
+# texts whose shingles, a few numbers each, stay within a processor's cache
+_BLOCK = 2_000
+# from an empty value, the order in which the others are asked: for each value its own, fixed for ever
+_SEEKS = (
+    np.random.Generator(np.random.PCG64(2014)).permuted(np.tile(np.arange(_VALUES), (_VALUES, 1)), axis=1) - np.arange(_VALUES)[:, None]
+).T
+
+
+def normalise(text: pl.Expr) -> pl.Expr:
+    """Bring a text to the form that is digested; NFKC, the costly step, leaves ASCII as it is."""
+    is_ascii = text.str.len_bytes() == text.str.len_chars()
+    composed = pl.when(is_ascii).then(text).otherwise(text.str.normalize("NFKC"))
+    return composed.str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+
+
+def digest_contents(normal: pl.Series) -> pl.Series:
+    """Number each normal form: 63 bits of its MD5. Among a hundred million texts two share one with a chance of 1 in 1,800."""
+    texts = normal.rename("text").to_frame()
+    with duckdb.connect() as connection:
+        connection.register("texts", texts.to_arrow())
+        return pl.Series(connection.sql("select (md5_number_lower(text) >> 1)::bigint as content_id from texts").pl()["content_id"])
+
+
+def sign(normal: pl.Series) -> pl.Series:
+    """Sign each normal form, as a list of `BANDS` numbers; null where it has neither letter nor digit.
+
+    One permutation hashing (Li, Owen & Zhang 2012) with optimal densification (Shrivastava 2017, arXiv:1703.04664), of which 8
+    bits a value are kept (b-bit minwise hashing, Li & König 2010).
+    """
+    words = normal.to_frame("text").select(pl.col("text").str.replace_all(r"[^\p{L}\p{M}\p{N}]+", " ").str.strip_chars()).to_series()
+    blocks = [words.slice(start, _BLOCK) for start in range(0, len(words), _BLOCK)]
+    with ThreadPoolExecutor() as threads:
+        bands = [np.empty((0, BANDS), np.int64), *threads.map(_sign_block, blocks)]
+    signed = pl.Series("band_keys", np.concatenate(bands)).cast(pl.List(pl.Int64))
+    return pl.select(pl.when(words != "").then(signed)).to_series().rename("band_keys")
+
+
+def estimate_similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Estimate the Jaccard similarity of signatures, row by row; of values that differ, 1 in 256 agree in their 8 bits by chance."""
+    agreeing = np.ascontiguousarray(left).view(np.uint8) == np.ascontiguousarray(right).view(np.uint8)
+    share = agreeing.reshape(-1, _VALUES).mean(axis=1)
+    similarity: np.ndarray = np.clip((share - 1 / 256) / (1 - 1 / 256), 0, 1)
+    return similarity
+
+
+def compare_texts(text: str, others: Sequence[str]) -> list[float]:
+    """Tell how like each of some texts one is: 1 where the normal form is the same, else as their signatures say."""
+    normal = pl.select(normalise(pl.lit(pl.Series([text, *others])))).to_series()
+    signatures = sign(normal)
+    return [1.0 if normal[place] == normal[0] else _likeness(signatures[0], signatures[place]) for place in range(1, len(normal))]
+
+
+def _likeness(left: pl.Series | None, right: pl.Series | None) -> float:
+    return 0.0 if left is None or right is None else float(estimate_similarity(left.to_numpy(), right.to_numpy())[0])
+
+
+def _sign_block(words: pl.Series) -> np.ndarray:
+    hashes, owners = _hash_shingles(words)
+    # the upper 7 bits choose which value a shingle is for; of the other bits the least wins
+    places = owners * _VALUES + (hashes >> np.uint64(57)).astype(np.int64)
+    least = np.full(len(words) * _VALUES, _EMPTY, np.uint32)
+    np.minimum.at(least, places, (hashes >> np.uint64(24)).astype(np.uint32))
+    return _densify(least).astype(np.uint8).view(np.int64).reshape(-1, BANDS)
+
+
+def _hash_shingles(words: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Hash every run of `SHINGLE` characters of each text, or a shorter text whole, with the text's position."""
+    padded = words + _PADDING
+    sizes = padded.str.len_chars().to_numpy().astype(np.int64)
+    points = np.frombuffer("".join(padded).encode("utf-32-le"), np.uint32).astype(np.uint64)
+    hashes = points.copy()
+    for place in range(1, SHINGLE):
+        hashes[:-place] += points[place:] << np.uint64(8 * place)
+    owners = np.repeat(np.arange(len(sizes)), sizes)
+    ends = np.cumsum(sizes) - sizes + np.maximum(sizes - 2 * len(_PADDING), 1)
+    is_whole = np.arange(len(points)) < ends[owners]
+    # Fibonacci hashing, twice: multiply, fold the upper half down
+    hashes = hashes[is_whole] * np.uint64(0x9E3779B97F4A7C15)
+    hashes ^= hashes >> np.uint64(32)
+    return hashes * np.uint64(0xD6E8FEB86659FD93), owners[is_whole]
+
+
+def _densify(least: np.ndarray) -> np.ndarray:
+    """Give each empty value that of the first other one, in its own order, which is not."""
+    is_filled = least != _EMPTY
+    empty = np.flatnonzero(~is_filled)
+    for steps in _SEEKS:
+        source = empty + steps[empty % _VALUES]
+        is_found = is_filled[source]
+        least[empty[is_found]] = least[source[is_found]]
+        empty = empty[~is_found]
+        if not len(empty):
+            break
+    return least
