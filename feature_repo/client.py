@@ -201,9 +201,10 @@ def similar_records(
     asked = embedder_of(view).embed([query])[0].tolist() if isinstance(query, str) else list(query)
     # only the keys of this answer are right: Feast 0.67 puts other keys' distances beside them, and its Milvus store the query
     ids = feature_store.retrieve_online_documents_v2(features=[feature], query=asked, top_k=top_k).to_dict().get("record_id", [])
-    vectors = feature_store.get_online_features([feature], [{"record_id": record} for record in ids]).to_dict().get(name, [])
+    records = pl.DataFrame({"record_id": ids}, {"record_id": pl.String})
+    vectors = online_features([feature], records.to_dicts(), home)[f"{view}__{name}"].to_list() if ids else []
     distances = cosine_distances(np.array(vectors, np.float32).reshape(-1, len(asked)), np.array(asked, np.float32))
-    return pl.DataFrame({"record_id": pl.Series(ids, dtype=pl.String), "distance": distances}).sort("distance", "record_id")
+    return records.with_columns(distance=distances).sort("distance", "record_id")
 
 
 def _home(home: Path | str | None) -> Path:

@@ -1,6 +1,6 @@
 """Vectors of records: the same offline and online, and found again by Feast's own retrieval."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from feast import FeatureStore, RepoConfig
 from feature_repo import client, online_features, similar_records, training_set
 from feature_repo.client import store_settings
 from feature_repo.online import materialize
+from feature_repo.stores import serving
 from transforms.errors import MillraceError
 from transforms.text.vectors import hashed
 from transforms.warehouse import Warehouse
@@ -80,6 +81,10 @@ def test_a_records_own_text_is_nearest_to_it(served: Warehouse, newest: pl.DataF
     assert first["distance"] == pytest.approx(0, abs=1e-6)
 
 
+def test_a_home_without_vectors_online_has_no_similar_records(home_of: Callable[[pl.DataFrame], Warehouse], staged: pl.DataFrame) -> None:
+    assert similar_records(QUERY, home=home_of(staged.head(3)).settings.root).to_dict(as_series=False) == {"record_id": [], "distance": []}
+
+
 def test_a_text_is_not_asked_of_a_view_that_has_no_vectors_of_texts(served: Warehouse) -> None:
     with pytest.raises(MillraceError, match="record_quality: nothing makes vectors"):
         similar_records(QUERY, feature="record_quality:n_words", home=served.settings.root)
@@ -121,5 +126,6 @@ def test_a_vector_store_of_feasts_finds_the_same(
     by_feast = {record for record, _ in retrieved(milvus)}  # its distances are another record's: see `similar_records`
     assert certain <= by_feast <= set(expected.filter(pl.col("cosine") > last - 1e-6)["record_id"])
     monkeypatch.setattr(client, "store", lambda _home: milvus)
+    monkeypatch.setattr(serving, "_open", {})
     found = similar_records(QUERY, 8, home=served.settings.root)
     assert_nearest({record: 1 - distance for record, distance in found.iter_rows()}, expected, 8)

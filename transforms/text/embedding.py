@@ -58,7 +58,9 @@ class SentenceTransformerEmbedder:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         import torch
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.name = folder.name
         self._model = SentenceTransformer(str(folder), device=device, local_files_only=True, trust_remote_code=False)
