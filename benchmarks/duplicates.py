@@ -272,8 +272,8 @@ def by_pairs(rows: list[Any]) -> list[str]:
     close = sum(row[3] for row in rows if row[0] >= 0.65)
     text = (
         f"Every record of a sample ({sum(row[2] for row in rows):,} records) beside all before it, by the greatest exact Jaccard "
-        f"similarity. Of those with 0.7 or more {alike[1] / alike[0]:.3f} are marked (recall); of the marked {alike[1] / n_marked:.3f} have 0.7 or "
-        f"more, and {close / n_marked:.3f} have 0.65 (precision)."
+        f"similarity. Of those with 0.7 or more {alike[1] / alike[0]:.3f} are marked (recall); of the marked "
+        f"{alike[1] / n_marked:.3f} have 0.7 or more, and {close / n_marked:.3f} have 0.65 (precision)."
     )
     return [text, table(["most alike", "records", "marked", "share"], lines)]
 
