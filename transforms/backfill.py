@@ -85,7 +85,7 @@ def fill(warehouse: Warehouse, span: Span, now: datetime) -> dict[str, Rows]:
 
 def _of_view(contract: type[Contract], span: Span) -> Span:
     """Windows look back: what they add up must be there from the beginning."""
-    return span._replace(start=None) if contract in RECORD_KERNELS else span
+    return span._replace(start=None) if contract in OF_RECORDS else span
 
 
 def _refuse_pending(warehouse: Warehouse) -> None:

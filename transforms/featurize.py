@@ -92,8 +92,9 @@ def breaking_changes(warehouse: Warehouse) -> list[str]:
 def has_columns_as_defined(contract: type[Contract], warehouse: Warehouse) -> bool:
     """Whether a view's table has the columns of its contract."""
     table = warehouse.table(contract.relation())
-    return table is None or {(field.name, field.type) for field in pa.schema(table.schema().to_arrow())} == {
-        (field.name, field.type) for field in contract.arrow_schema()
+    # types are compared, not hashed: Delta and Arrow name the items of a list in different ways
+    return table is None or {field.name: field.type for field in pa.schema(table.schema().to_arrow())} == {
+        field.name: field.type for field in contract.arrow_schema()
     }
 
 
