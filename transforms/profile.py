@@ -157,7 +157,7 @@ def profile_loads(connection: duckdb.DuckDBPyConnection, spool: Path) -> pl.Data
     """
     loads: pl.DataFrame = connection.sql("select distinct source, load_id, loaded_timestamp from incoming").pl()
     counts: pl.DataFrame = connection.sql(model("profiles/outcomes")).pl()
-    for part in _count_accepted(spool, _is_sampled(connection)):
+    for part in _count_accepted(connection, spool):
         counts = merge([counts, part])
     with pa.OSFile(str(spool)) as file, pa.ipc.open_stream(file) as stream:
         connection.register("spooled", stream)
@@ -172,7 +172,7 @@ def profile_views(warehouse: Warehouse, contracts: Iterable[type[Contract]]) -> 
     It is read back from the files that came since the last time, so a run that was killed after a view's commit loses nothing.
     """
     profiles = warehouse.create(ColumnProfile)
-    for contract in contracts:
+    for contract in (contract for contract in contracts if any(_columns_of(contract))):
         relation = contract.relation()
         name, version = f"{TRANSACTION}:{relation}", warehouse.versions()[relation]
         since = profiles.transaction_version(name)
@@ -203,26 +203,26 @@ def _columns_of(contract: type[Contract]) -> Iterator[Profiled]:
             yield _category(column.name)
 
 
-def _is_sampled(connection: duckdb.DuckDBPyConnection) -> np.ndarray:
-    """Tell for each accepted row, by its id, whether it is of its load's sample."""
-    ((n_accepted,),) = connection.sql("select count(*) from accepted").fetchall()
-    is_sampled = np.zeros(n_accepted, bool)
+def _count_accepted(connection: duckdb.DuckDBPyConnection, spool: Path) -> Iterator[pl.DataFrame]:
+    """Count the accepted rows batch by batch: what is cheap of all of them, the rest of a sample of each load."""
+    accepted = connection.sql("select accepted_id from accepted order by accepted_id").fetchnumpy()["accepted_id"]
     sample = connection.sql(model("profiles/sampled_rows"), params={"n_rows": SAMPLED_ROWS})
-    is_sampled[sample.fetchnumpy()["accepted_id"]] = True
-    return is_sampled
-
-
-def _count_accepted(spool: Path, is_sampled: np.ndarray) -> Iterator[pl.DataFrame]:
-    """Count the accepted rows batch by batch: what is cheap of all of them, the rest of the sample."""
+    sampled = np.sort(sample.fetchnumpy()["accepted_id"])
     first = 0
     with pa.OSFile(str(spool)) as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:
-            rows = pl.DataFrame(batch)
-            sample = rows.filter(pl.Series(is_sampled[first : first + rows.height]))
-            first += rows.height
+            rows, of_sample = (pl.DataFrame(batch)[_within(ids, first, batch.num_rows)] for ids in (accepted, sampled))
+            first += batch.num_rows
             yield count(rows.lazy(), ["load_id"], CHEAP)
-            yield count(_measured(sample).lazy(), ["load_id"], SAMPLED)
-            yield _count_vocabulary(sample)
+            yield count(_measured(of_sample).lazy(), ["load_id"], SAMPLED)
+            yield _count_vocabulary(of_sample)
+
+
+def _within(ids: np.ndarray, first: int, n_rows: int) -> np.ndarray:
+    """Tell which rows of a batch sorted ids name; the batch begins with id `first`."""
+    start, end = np.searchsorted(ids, [first, first + n_rows])
+    within: np.ndarray = ids[start:end] - first
+    return within
 
 
 def _presence(column: str) -> Profiled:

@@ -112,7 +112,9 @@ def comparable(home: Path) -> dict[str, Any]:
             found[relation] = frame.select(name for name in frame.columns if name.startswith(("n_", "record_"))).sum().rows()
             if relation == "staging.repeats":
                 found[relation] = frame.height
-        elif relation.startswith("features."):
+        elif relation == "profiles.fields":  # counts of rows as they came
+            found[relation] = sorted(frame.select("field", "type", "change").rows())
+        elif relation.startswith("features.") or relation == "duplicates.documents":
             key = next(name for name in frame.columns if name in {"record_id", "author_id", "subject_id"})
             newest = frame.sort("created_timestamp").unique([key, "event_timestamp"], keep="last").sort(key, "event_timestamp")
             values = pl.struct(pl.exclude(key, "event_timestamp", "created_timestamp"))
@@ -140,14 +142,20 @@ def places_of(home: Path, needles: tuple[str, ...]) -> list[str]:
 
 def test_search_finds_the_person_everywhere_before(grown: Path) -> None:
     found = {place.split("/")[0] for place in places_of(grown / "home", NEEDLES)}
-    assert found == {"raw", "staging", "quarantine", "features", "feast", "locks"}
+    assert found == {"raw", "staging", "quarantine", "duplicates", "features", "feast", "locks"}
 
 
 def test_nothing_of_an_erased_person_is_left_and_the_others_are_as_if_alone(own: Path, without: dict[str, Any]) -> None:
     home = own / "home"
     erased, (lock,) = run_erasure(home, Wanted(author=PERSON), is_dry=False)
     assert (lock.name, lock.is_lost, lock.n_spine_rows) == ("march", True, 6)
-    assert erased.rows == {"raw.records": 9, "staging.records": 6, "staging.repeats": 1, "quarantine.records": 2}
+    assert erased.rows == {
+        "raw.records": 9,
+        "staging.records": 6,
+        "staging.repeats": 1,
+        "quarantine.records": 2,
+        "quarantine.corrections": 0,
+    }
     assert places_of(home, NEEDLES) == []
     found = comparable(home)
     assert {name for name in found if found[name] != without[name]} == set()

@@ -201,3 +201,33 @@ def test_a_killed_run_leaves_one_profile_of_a_load(
     before = pl.read_delta(str(warehouse.folder("profiles.columns")))
     prepare(source, warehouse)
     assert pl.read_delta(str(warehouse.folder("profiles.columns"))).equals(before)
+
+
+def test_rows_held_back_for_their_fields_are_in_no_profile_but_as_quarantined(
+    write: Callable[..., Path], note: Callable[..., bytes], make_source: Callable[..., Source], warehouse: Warehouse
+) -> None:
+    source = make_source(write("data/1.jsonl", note("r1")).parent / "*.jsonl", schema="quarantine")
+    ingest(source, warehouse)
+    prepare(source, warehouse)
+    write("data/2.jsonl", note("r2", extra=1), note("r3", text="three words here"), note("r4", extra=1))
+    ingest(source, warehouse)
+    assert prepare(source, warehouse)._asdict() == {"read": 3, "staged": 1, "duplicates": 0, "quarantined": 2}
+    newest = ColumnProfile.relation()
+    with warehouse.connect() as connection:
+        rows = connection.sql(f"select * from {newest} where load_id = (select max(load_id) from {newest})").pl()
+    found = {row["column"]: dict(zip(row["bucket_keys"], row["bucket_counts"], strict=True)) for row in rows.to_dicts()}
+    assert found["outcome"] == {"staged": 1, "quarantined:unknown_field": 2}
+    assert sum(found["n_words"].values()) == 1
+
+
+def test_a_view_of_vectors_has_no_profile(
+    write: Callable[..., Path], note: Callable[..., bytes], make_source: Callable[..., Source], warehouse: Warehouse
+) -> None:
+    source = make_source(write("1.jsonl", note("r1")))
+    ingest(source, warehouse)
+    prepare(source, warehouse)
+    featurize(warehouse, datetime(2026, 1, 2, tzinfo=UTC))
+    with warehouse.connect() as connection:
+        profiled = {relation for (relation,) in connection.sql(f"select distinct relation from {ColumnProfile.relation()}").fetchall()}
+    assert "features.record_text" in profiled
+    assert "features.record_vector" not in profiled
