@@ -319,9 +319,10 @@ def test_column_of_nulls_has_the_type_of_its_feature(stores: Stores) -> None:
         "stats__seen": pl.Datetime("us", "UTC"),
         "stats__wholes": pl.List(pl.Int64),
         "stats__texts": pl.List(pl.String),
+        "stats__vector": pl.List(pl.Float32),
         "people__badge": pl.String,
     }
-    assert frame.drop("driver_id", "person_id").null_count().row(0) == (1,) * 11
+    assert frame.drop("driver_id", "person_id").null_count().row(0) == (1,) * 12
 
 
 def test_rows_keep_their_own_columns_and_their_order(stores: Stores) -> None:
