@@ -179,14 +179,14 @@ def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Ware
     with pa.OSFile(str(spool), "wb") as file, pa.ipc.new_stream(file, StagedRecord.arrow_schema()) as stream:
         for batch in (redact_texts(batch, source) for batch in candidates):
             shape_ids = shapes.note(batch)
-            rejected = judge(pl.DataFrame(batch))
+            rejected = judge(pl.DataFrame(batch.drop_columns("structure")))
             good = np.ones(batch.num_rows, bool)
             good[rejected["row"].to_numpy()] = False
             accepted = batch.filter(pa.array(good)).select(StagedRecord.arrow_schema().names)
             stream.write_batch(accepted.cast(StagedRecord.arrow_schema()))
-            ids = {"accepted_id": np.arange(n_accepted, n_accepted + accepted.num_rows), "shape_id": shape_ids[good]}
-            keys = [name for name in ACCEPTED.names if name not in ids]
-            _insert(writer, "accepted", pl.DataFrame(accepted.select(keys)).with_columns(**ids).select(ACCEPTED.names).to_arrow())
+            ids = np.arange(n_accepted, n_accepted + accepted.num_rows)
+            keyed = pa.table(accepted).append_column("accepted_id", pa.array(ids)).append_column("shape_id", pa.array(shape_ids[good]))
+            _insert(writer, "accepted", keyed.select(ACCEPTED.names))
             _insert(writer, "rejected", rejected.select(REJECTED.names).to_arrow())
             n_accepted += accepted.num_rows
             warehouse.report("candidates", batch.num_rows, batch.nbytes)

@@ -215,6 +215,7 @@ def test_rows_that_nobody_has_read_yet_are_refused(own: Path) -> None:
         run_erasure(own / "home", Wanted(author=PERSON), is_dry=False)
 
 
+# profiles hold numbers of loads, and stay
 POINTS = [
     *(f"{side}:{relation}" for relation in COMMITTED for side in ("before", "after")),
     *("after:begin", "before:delete_entities", "after:delete_entities", "after:erase_online"),
