@@ -3,7 +3,7 @@
 from transforms.featurize import VIEWS, view_name
 from transforms.schemas.base import Column
 
-KINDS = {"String": "text", "Int64": "integer", "Float64": "number", "Datetime": "timestamp (UTC)", "Boolean": "flag"}
+KINDS = {"String": "text", "Int64": "integer", "Float64": "number", "Datetime": "timestamp (UTC)", "Boolean": "flag", "List": "numbers"}
 
 
 def catalogue() -> dict[str, list[Column]]:

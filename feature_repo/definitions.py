@@ -6,7 +6,17 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, UnixTimestamp
 
 from feature_repo.fields import feature_view
-from transforms.schemas.features import AuthorActivity, RecordDuplicates, RecordPii, RecordQuality, RecordText, SubjectActivity
+from transforms.featurize import RECORD_KERNELS
+from transforms.schemas.features import (
+    AuthorActivity,
+    RecordDuplicates,
+    RecordEmbedding,
+    RecordPii,
+    RecordQuality,
+    RecordText,
+    RecordVector,
+    SubjectActivity,
+)
 
 record = Entity(name="record", join_keys=["record_id"], value_type=ValueType.STRING, description="One text: a ticket, a review, a message.")
 author = Entity(name="author", join_keys=["author_id"], value_type=ValueType.STRING, description="Who wrote it.")
@@ -21,6 +31,9 @@ record_quality = feature_view(RecordQuality, record)
 record_text = feature_view(RecordText, record)
 record_pii = feature_view(RecordPii, record)
 record_duplicates = feature_view(RecordDuplicates, record)
+record_vector = feature_view(RecordVector, record)
+if RecordEmbedding in RECORD_KERNELS:  # MILLRACE_EMBEDDER names a model
+    record_embedding = feature_view(RecordEmbedding, record)
 author_activity = feature_view(AuthorActivity, author)
 subject_activity = feature_view(SubjectActivity, subject)
 

@@ -5,16 +5,17 @@ from datetime import timedelta
 import polars as pl
 from feast import Entity, FeatureView, Field, FileSource
 from feast.data_format import DeltaFormat
-from feast.types import Float64, Int64, PrimitiveFeastType, String, UnixTimestamp
+from feast.types import Array, FeastType, Float32, Float64, Int64, String, UnixTimestamp
 
 from transforms.featurize import view_name
-from transforms.schemas.base import Contract
+from transforms.schemas.base import Column, Contract
 
-FEAST_TYPES: dict[pl.DataType, PrimitiveFeastType] = {
+FEAST_TYPES: dict[pl.DataType, FeastType] = {
     pl.String(): String,
     pl.Int64(): Int64,
     pl.Float64(): Float64,
     pl.Datetime("us", "UTC"): UnixTimestamp,
+    pl.List(pl.Float32()): Array(Float32),
 }
 FOR_EVER = timedelta(0)
 
@@ -22,11 +23,14 @@ FOR_EVER = timedelta(0)
 def feast_fields(contract: type[Contract]) -> list[Field]:
     """Derive the fields of a feature view: its entity key and every feature, with type and description."""
     times = {"event_timestamp", "created_timestamp"}
-    return [
-        Field(name=column.name, dtype=FEAST_TYPES[column.dtype], description=column.description)
-        for column in contract.columns()
-        if column.name not in times
-    ]
+    return [_field(column) for column in contract.columns() if column.name not in times]
+
+
+def _field(column: Column) -> Field:
+    """Define a field; one whose contract says `vector_length` (0: as the model has it) can be searched for its neighbours."""
+    searched = {"vector_index": True, "vector_length": column.vector_length, "vector_search_metric": "cosine"}
+    options = {} if column.vector_length is None else searched
+    return Field(name=column.name, dtype=FEAST_TYPES[column.dtype], description=column.description, **options)
 
 
 def feature_view(contract: type[Contract], entity: Entity, owner: str = "") -> FeatureView:

@@ -24,12 +24,13 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def definitions_digest() -> str:
-    """Digest the files that say what is served, and by what."""
+    """Digest what says what is served, and by what: files, and the views that there are with these settings."""
     files = [
         *(REPOSITORY / name for name in ("definitions.py", "fields.py", "feature_store.yaml")),
         Path(schemas.__file__).parent / "features.py",
     ]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    views = " ".join(view_name(contract) for contract in VIEWS)
+    return hashlib.sha256(b"".join([*(file.read_bytes() for file in files), views.encode()])).hexdigest()
 
 
 def is_applied(warehouse: Warehouse) -> bool:

@@ -14,6 +14,7 @@ from flows.commands.erase import erase
 from flows.commands.locks import locks
 from flows.commands.maintain import maintain
 from flows.commands.plan import plan
+from flows.commands.quarantine import quarantine
 from flows.commands.report import report
 from flows.commands.trace import trace
 
@@ -61,6 +62,8 @@ def main(*, debug: bool) -> None:
 
     A source is a small YAML file; start from a copy of sources/cve_events.yaml.
     """
+    # DuckDB's binding may print a page about leaked types while Python ends; this runs last, after all that is to be read
+    atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno()))
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if debug else "CRITICAL")
@@ -73,19 +76,19 @@ def main(*, debug: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one line of JSON, last.")
 @click.option("--accept-breaking", is_flag=True, help="Make views again though features of theirs were removed or retyped (see plan).")
 @click.option("--accept-schema", is_flag=True, help="Take changed fields of a source with `schema: freeze` as they are, this once.")
-def run(source: str, home: str | None, *, plain: bool, as_json: bool, accept_breaking: bool, accept_schema: bool) -> None:
+@click.option("--accept-drift", is_flag=True, help="Stage loads though they differ too much from those before them (see report).")
+def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted: bool) -> None:
     """Run the pipeline: ingest, prepare, featurize, apply, materialize.
 
     Loads only what is new; a run with nothing new changes nothing. Safe to interrupt and to run again.
 
     \b
-    Exit code 0: done, or nothing to do.  1: a file was refused, or a gate stopped the run.  2: the source cannot be used.
+    Exit code 0: done, or nothing to do.  1: a file was refused, or a gate or drift stopped the run.  2: the source cannot be used.
     """
     from flows.stages import PipelineParameters, hold, pending_work
     from transforms.source import load_source
     from transforms.warehouse import Warehouse
 
-    accepted = {"accept_breaking": accept_breaking, "accept_schema": accept_schema}
     parameters = PipelineParameters(source=str(Path(source).resolve()), home=home, **accepted)
     checked = load_source(Path(source))
     warehouse = Warehouse(parameters.settings())
@@ -125,69 +128,6 @@ def status(home: str | None) -> None:
         message = f"{wrong.height} load(s) do not add up, first {wrong['load_id'][0]}; run the source again: an interrupted run is finished"
         raise MillraceError(message)
     click.echo("\n  Everything adds up: read = staged + duplicates + quarantined, in every load.")
-
-
-@main.group()
-def quarantine() -> None:
-    """See what was rejected and why, and try it again.
-
-    \b
-    The round:
-      millrace quarantine list                             which rules keep how many rows out
-      millrace quarantine show --rule not_a_time           where they stand (--payload prints the rows themselves)
-      (mend the mapping in the source's YAML file)
-      millrace quarantine replay --source FILE             what passes now moves to staging
-      millrace run --source FILE                           and on into the features
-    """
-
-
-@quarantine.command("list")
-@home_option
-def quarantine_list(home: str | None) -> None:
-    """Count rejected rows by source, column and rule."""
-    from transforms.quarantine import list_rules
-
-    rules = list_rules(open_warehouse(home))
-    if rules.is_empty():
-        click.echo("Nothing is in quarantine.")
-        return
-    click.echo(f"{'rows':>10}  {'files':>5}  {'source':<16}{'column':<18}{'rule':<28}first file")
-    for row in rules.iter_rows(named=True):
-        place = f"{row['source']:<16}{row['column']:<18}{row['rule']:<28}{row['first_file']}"
-        click.echo(f"{row['n_rows']:>10,}  {row['n_files']:>5}  {place}")
-
-
-@quarantine.command("show")
-@home_option
-@click.option("--rule", help="Only rows that broke this rule.")
-@click.option("--limit", default=10, show_default=True, help="How many rows.")
-@click.option("--payload", is_flag=True, help="Print the rows themselves too: they may hold private text.")
-def quarantine_show(home: str | None, rule: str | None, limit: int, *, payload: bool) -> None:
-    """Show where rejected rows stand: file, row, column, rule and the value's digest."""
-    from transforms.quarantine import show
-
-    for row in show(open_warehouse(home), rule, limit):
-        digest = (row["digest"] or "none")[:12]
-        click.echo(f"{row['source_uri']}, row {row['row_number']}: {row['column']}: {row['rule']} (value {digest})")
-        if payload:
-            click.echo("    " + row["payload"].decode("utf-8", "backslashreplace"))
-
-
-@quarantine.command("replay")
-@source_option
-@home_option
-def quarantine_replay(source: str, home: str | None) -> None:
-    """Try a source's rejected rows again, with its mapping as it is now."""
-    from flows.stages import hold
-    from transforms.quarantine import replay
-    from transforms.source import load_source
-
-    checked, warehouse = load_source(Path(source)), open_warehouse(home)
-    with hold(warehouse.settings.root):
-        tried = replay(checked, warehouse)
-    click.echo(f"{tried.read:,} tried: {tried.staged:,} staged, {tried.duplicates:,} duplicates, {tried.quarantined:,} stay in quarantine")
-    if tried.staged:
-        click.echo(f"Next: millrace run --source {source}   brings them into the features")
 
 
 @main.command()
@@ -247,8 +187,6 @@ def _run(parameters: "PipelineParameters", *, plain: bool) -> "Summary":
             from flows.stages import run_plain
 
             return run_plain(parameters, report)
-        # DuckDB's binding prints a page about leaked types if it is torn down while Prefect's threads still run; runs last
-        atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno()))
         from flows.pipeline import run_local
 
         return run_local(parameters, report)
@@ -281,7 +219,7 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
         click.echo(f"  why rows were rejected: millrace quarantine list --home {warehouse.settings.root}")
 
 
-for command in (backfill, erase, locks, maintain, plan, report, trace):
+for command in (backfill, erase, locks, maintain, plan, quarantine, report, trace):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ from typing import Any
 from prefect import flow, task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
 from flows.stages import PipelineParameters, Summary, fail_on_refused, ingest, materialize, run_stages, summary_path
+from transforms.errors import DriftError
 from transforms.warehouse import Report, Warehouse, silent
 
 # what talks to files or to the online store may fail for a moment; data that breaks a rule will break it again
@@ -31,11 +33,23 @@ def _as_task(function: Callable[..., Any], *arguments: Any) -> Any:
 @flow(name="pipeline", flow_run_name="pipeline {parameters.source}", persist_result=False)
 def pipeline(parameters: PipelineParameters) -> dict[str, Any]:
     """Load what is new of a source, stage it, compute its features and bring the online store up to date."""
-    summary = run_stages(parameters, _report.get(), _as_task)
+    try:
+        summary = run_stages(parameters, _report.get(), _as_task)
+    except DriftError as error:
+        emit_drift("stopped", error.payload)
+        raise
+    for payload in summary.drifts:
+        emit_drift("warned", payload)
     publish_artifacts(parameters, summary)
     publish_report(parameters, summary)
     fail_on_refused(summary)
     return {**summary.model_dump(), "notices": summary.notices}
+
+
+def emit_drift(what: str, payload: dict[str, Any]) -> None:
+    """Emit `millrace.drift.stopped` or `millrace.drift.warned`, of the source, with the load, the columns and their statistics."""
+    resource = {"prefect.resource.id": f"millrace.source.{payload['source']}", "prefect.resource.name": payload["source"]}
+    emit_event(event=f"millrace.drift.{what}", resource=resource, payload=payload)
 
 
 def run_local(parameters: PipelineParameters, report: Report) -> Summary:

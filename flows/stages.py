@@ -40,6 +40,7 @@ class PipelineParameters(BaseModel):
     home: str | None = Field(default=None, description=HOME_HELP)
     accept_breaking: bool = Field(default=False, description="Make views again though features of theirs were removed or retyped.")
     accept_schema: bool = Field(default=False, description="Take changed fields of a frozen source as they are, this once.")
+    accept_drift: bool = Field(default=False, description="Stage loads though they differ too much from those before them.")
 
     def settings(self) -> Settings:
         """Settings of the run."""
@@ -96,6 +97,7 @@ class Summary(BaseModel):
     materialized: dict[str, int]
     seconds: dict[str, float]
     notices: list[str] = Field(default_factory=list, exclude=True)
+    drifts: list[dict[str, Any]] = Field(default_factory=list, exclude=True)
     refused: list[str] = Field(default_factory=list, exclude=True)
 
     @property
@@ -143,11 +145,29 @@ def ingest(source: Source, warehouse: Warehouse) -> Any:
     return ingest(source, warehouse)
 
 
-def prepare(source: Source, warehouse: Warehouse, accept_schema: bool = False) -> Any:  # noqa: FBT001, FBT002 - tasks pass by position
+def prepare(source: Source, warehouse: Warehouse, accept_schema: bool, accept_drift: bool) -> Any:  # noqa: FBT001 - tasks pass by position
     """raw -> staging and quarantine."""
     from transforms.prepare import prepare
 
-    return prepare(source, warehouse, accept_schema=accept_schema)
+    return prepare(source, warehouse, accept_schema=accept_schema, accept_drift=accept_drift)
+
+
+def staged_loads(source: Source, warehouse: Warehouse) -> set[str]:
+    """Name the loads that are staged."""
+    from transforms.drift import staged_loads
+
+    return staged_loads(warehouse, source.name)
+
+
+def notice_drifts(source: Source, warehouse: Warehouse, loads: set[str]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Say, to people and to programs, which of some loads differ from those before them more than loads of their source do."""
+    from transforms.drift import drifted, payload, told
+
+    found = drifted(warehouse, source.name, loads)
+    notices = [
+        f"{source.name}: load {load} differs from the loads before it: {told(rows)}; see millrace report" for load, rows in found.items()
+    ]
+    return notices, [payload(source.name, load, rows) for load, rows in found.items()]
 
 
 def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
@@ -208,8 +228,9 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
         note_source(warehouse.settings.root, source)
         before = {relation: warehouse.n_rows(relation) for relation in (RAW, STAGING)}
         ingested = clock.time("ingest", call, ingest, source, warehouse)
-        newest = newest_load(warehouse, source.name)
-        account = clock.time("prepare", call, prepare, source, warehouse, parameters.accept_schema)
+        newest, known = newest_load(warehouse, source.name), staged_loads(source, warehouse)
+        account = clock.time("prepare", call, prepare, source, warehouse, parameters.accept_schema, parameters.accept_drift)
+        drift_notices, drifts = notice_drifts(source, warehouse, staged_loads(source, warehouse) - known)
         rebuilt = changed_code(warehouse)
         features = clock.time("featurize", call, featurize, warehouse, now)
         tables = {
@@ -227,7 +248,8 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
             tables={relation: rows._asdict() for relation, rows in tables.items()},
             materialized=materialized,
             seconds=clock.seconds,
-            notices=ingested.notices + notices(warehouse, source, newest) + rebuilt,
+            notices=ingested.notices + notices(warehouse, source, newest) + drift_notices + rebuilt,
+            drifts=drifts,
             refused=ingested.refused,
         )
         write_summary(warehouse.settings.root, summary)

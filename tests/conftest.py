@@ -1,7 +1,10 @@
 """Fixtures shared by all tests: a home of one's own, the sample, and the larger data sets where they are at hand."""
 
+import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -76,6 +79,19 @@ def browser() -> Iterator[Browser]:
         _lacks("chromium is not installed (Debian: apt-get install chromium)")
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=program, args=CHROMIUM_OPTIONS)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny sentence-transformers model, made by a process of its own, for its libraries warn of each other.
+
+    The extra takes more than 1 GB, so that CI does without, too.
+    """
+    if importlib.util.find_spec("sentence_transformers") is None:
+        pytest.skip("needs the extra `embeddings` (sentence-transformers), which is not installed")
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    subprocess.run([sys.executable, "-m", "tests.tiny_model", str(folder)], cwd=ROOT, check=True, capture_output=True)
+    return folder
 
 
 def _started(server: AbstractContextManager[Address]) -> Iterator[Address]:

@@ -11,6 +11,7 @@ from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownContent, KnownDocument
 from transforms.schemas.features import RecordDuplicates
 from transforms.sql import model
+from transforms.text.embedding import model_digest
 
 ENGINES = ("duckdb", "polars")
 # the files that a record view's kernel consists of, and the libraries that decide its values beside the engines
@@ -22,8 +23,14 @@ KERNELS = {
     ),
     "features.record_pii": ("pii.py",),
     "features.record_duplicates": ("duplicates.py",),
+    "features.record_vector": ("vectors.py",),
+    "features.record_embedding": ("embedding.py", "vectors.py"),
 }
-LIBRARIES = {"features.record_text": ("numpy", "pycld2", "py3langid", "vaderSentiment"), "features.record_duplicates": ("numpy",)}
+LIBRARIES = {
+    "features.record_text": ("numpy", "pycld2", "py3langid", "vaderSentiment"),
+    "features.record_duplicates": ("numpy",),
+    "features.record_vector": ("mmh3", "numpy"),
+}
 # `featurize` lays these one over the other, so no header names them all
 ACTIVITY = (
     "record_changes",
@@ -46,6 +53,8 @@ def code_digest(contract: type[Contract]) -> int:
     """Digest everything that decides a feature table's values, as a number that a commit can carry as a transaction's version."""
     packages = (*ENGINES, *LIBRARIES.get(contract.relation(), ()))
     content = [*(f"{package} {version(package)}" for package in packages), *_sources(contract.relation())]
+    if contract is features.RecordEmbedding:
+        content.append(model_digest())
     return int(hashlib.sha256("\x1f".join(content).encode()).hexdigest()[:15], 16)
 
 

@@ -23,15 +23,15 @@ from transforms.featurize import VIEWS, files_resting_on, files_with_entities, r
 from transforms.prepare import ACCEPTED, transaction
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
-from transforms.schemas.features import RecordDuplicates
+from transforms.schemas.features import RecordDuplicates, RecordEmbedding
 from transforms.schemas.raw import RawRecord
-from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
+from transforms.schemas.staging import AccountedFile, Correction, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.sql import model
 from transforms.versions import PLACE, files_holding, publish_once, rows_staying
 from transforms.warehouse import Warehouse
 
 TRANSACTION = "erase"
-HELD: tuple[type[Contract], ...] = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord)
+HELD: tuple[type[Contract], ...] = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, Correction)
 
 
 class Wanted(BaseModel):
@@ -82,9 +82,11 @@ class Noted(NamedTuple):
 def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wanted) -> Erased:
     """Make the tables `erased_rows` and `touched_entities` of what is to go, and count what goes with it.
 
-    Raises `ErasureError` if nothing is found, or if rows are loaded of which nobody has yet read whose they are.
+    Raises `ErasureError` if nothing is found, if rows are loaded of which nobody has yet read whose they are, or if there are
+    embeddings that nobody could make again.
     """
     _refuse_unaccounted(warehouse)
+    _refuse_unkept_embeddings(warehouse)
     _find(connection, warehouse, wanted)
     outcomes = dict(connection.sql("select outcome, count(*) from erased_rows group by outcome").fetchall())
     if not outcomes:
@@ -97,6 +99,8 @@ def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wa
         of_touched = counts if contract is RecordDuplicates else f"{counts} where {key} in (select {key} from touched_entities)"
         ((entities[view], feature_rows[view]),) = connection.sql(of_touched).fetchall()
     ((n_records,),) = connection.sql("select count(distinct record_id) from erased_rows").fetchall()
+    of_erased = f"from {Correction.relation()} semi join erased_rows using ({', '.join(PLACE)}) select count(*)"
+    ((n_corrections,),) = connection.sql(of_erased).fetchall()
     mentions = f"""
         from staging.records anti join erased_rows using ({", ".join(PLACE)})
         select count(*) where regexp_matches(text, getvariable('erased_name'))
@@ -108,6 +112,7 @@ def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wa
         StagedRecord.relation(): outcomes.get("staged", 0),
         RepeatedRecord.relation(): outcomes.get("duplicate", 0),
         QuarantinedRecord.relation(): outcomes.get("quarantined", 0),
+        Correction.relation(): n_corrections,
     }
     return Erased(rows, n_records, entities, feature_rows, n_mentions, files)
 
@@ -135,7 +140,7 @@ def noted(warehouse: Warehouse) -> Noted | None:
 
 
 def erase_rows(warehouse: Warehouse, note: Noted) -> None:
-    """Take the rows out of quarantine, repeats, staging and raw, and out of the accounts.
+    """Take the rows out of quarantine, its corrections, repeats, staging and raw, and out of the accounts.
 
     Of the records that lose a row it is decided anew which of those that stay are versions.
     """
@@ -146,6 +151,7 @@ def erase_rows(warehouse: Warehouse, note: Noted) -> None:
         accounts: pl.DataFrame = connection.sql(f"({model('erase/erased_accounts')}) union all ({model('staging/moved_accounts')})").pl()
         publish_once(warehouse, AccountedFile, accounts.to_arrow().to_batches(), done)
         _replace(connection, warehouse, QuarantinedRecord, done)
+        _replace(connection, warehouse, Correction, done)
         _replace(connection, warehouse, RepeatedRecord, done, arriving="staging/superseded_versions")
         _replace(connection, warehouse, StagedRecord, done, leaving="leaving", arriving="staging/returned_versions")
         _replace(connection, warehouse, RawRecord, done)
@@ -157,8 +163,8 @@ def erase_rows(warehouse: Warehouse, note: Noted) -> None:
 def delete_files(warehouse: Warehouse, note: Noted) -> int:
     """Delete the data files of older versions that hold what was erased, or what was made of it; how many.
 
-    Of raw, staging, repeats, quarantine and the index of duplicates that is every older file: whoever reads them is up to date. Of
-    a view it is those with values that rest on a touched entity, so that other versions can still be read.
+    Of raw, staging, repeats, quarantine, its corrections and the index of duplicates that is every older file: whoever reads them is
+    up to date. Of a view it is those with values that rest on a touched entity, so that other versions can still be read.
     """
     n_deleted = 0
     with warehouse.connect() as connection:
@@ -247,6 +253,15 @@ def _refuse_unaccounted(warehouse: Warehouse) -> None:
         message = (
             f"{warehouse.settings.root}: loads of {', '.join(unsure)} do not add up, so nobody can say whose rows they are; "
             "millrace run --source FILE stages what is loaded, millrace status shows which they are"
+        )
+        raise ErasureError(message)
+
+
+def _refuse_unkept_embeddings(warehouse: Warehouse) -> None:
+    if RecordEmbedding not in VIEWS and warehouse.n_rows(RecordEmbedding.relation()):
+        message = (
+            f"{warehouse.folder(RecordEmbedding.relation())}: holds vectors of texts, made by a model that is not set now; "
+            "set MILLRACE_EMBEDDER to its folder, or delete this folder if the vectors are no longer wanted"
         )
         raise ErasureError(message)
 

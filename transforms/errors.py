@@ -1,5 +1,7 @@
 """Errors a person is meant to read: one line that names the place and the mend. None carries a record's text."""
 
+from typing import Any
+
 
 class MillraceError(Exception):
     """Any failure with a cause that the reader can mend; the CLI prints it without a traceback."""
@@ -17,6 +19,18 @@ class GateError(MillraceError):
     """Rows broke their relation's contract, so nothing of them was committed."""
 
 
+class DriftError(GateError):
+    """A load differs from the loads before it by more than its source allows, so nothing of it was committed.
+
+    `payload` tells it to programs: source, load, columns and statistics.
+    """
+
+    def __init__(self, message: str, payload: dict[str, Any] | None = None) -> None:
+        """Take the line for people, and the payload."""
+        super().__init__(message)
+        self.payload = payload or {}
+
+
 class LineageError(MillraceError):
     """A feature value is not what its records make it."""
 
@@ -31,6 +45,10 @@ class ErasureError(MillraceError):
 
 class SchemaChangedError(MillraceError):
     """The fields of a frozen source have changed, and nobody has accepted that."""
+
+
+class CorrectionError(MillraceError):
+    """A file of corrections cannot be taken as it is."""
 
 
 class BreakingChangeError(MillraceError):

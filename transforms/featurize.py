@@ -18,15 +18,28 @@ from deltalake import DeltaTable
 from transforms.activity import activity_rows, create_activity, history_rows, view_batches
 from transforms.code import code_digest
 from transforms.duplicates import bring_index_up, duplicate_rows
+from transforms.profile import profile_views
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownDocument
-from transforms.schemas.features import AuthorActivity, RecordDuplicates, RecordPii, RecordQuality, RecordText, SubjectActivity
+from transforms.schemas.features import (
+    AuthorActivity,
+    RecordDuplicates,
+    RecordEmbedding,
+    RecordPii,
+    RecordQuality,
+    RecordText,
+    RecordVector,
+    SubjectActivity,
+)
 from transforms.schemas.staging import StagedRecord
+from transforms.settings import Settings
 from transforms.sql import model
+from transforms.text.embedding import embed_text
 from transforms.text.pii import score_pii
 from transforms.text.quality import score_quality
 from transforms.text.signals import score_text
+from transforms.text.vectors import hash_text
 from transforms.warehouse import CODE, AlreadyPublishedError, Rows, Warehouse
 
 # what is computed of a record's text alone: from the texts that stand at an instant to the rows of a view
@@ -34,6 +47,8 @@ RECORD_KERNELS: dict[type[Contract], Callable[[pl.LazyFrame], pl.LazyFrame]] = {
     RecordQuality: score_quality,
     RecordText: score_text,
     RecordPii: score_pii,
+    RecordVector: hash_text,
+    **({RecordEmbedding: embed_text} if Settings().embedder else {}),
 }
 OF_RECORDS: tuple[type[Contract], ...] = (*RECORD_KERNELS, RecordDuplicates)
 VIEWS: tuple[type[Contract], ...] = (*OF_RECORDS, AuthorActivity, SubjectActivity)
@@ -161,6 +176,7 @@ def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
         warehouse.create(contract)
     stale = stale_views(warehouse)
     rows = {view_name(contract): _publish_view(contract, warehouse, now, is_stale=contract in stale) for contract in VIEWS}
+    profile_views(warehouse, VIEWS)
     write_unfinished(warehouse, None)  # what a stopped backfill had left of other code is made now; of holes, the next one finds them
     return rows
 

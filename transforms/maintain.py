@@ -18,12 +18,23 @@ from transforms.prepare import transaction
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownDocument
 from transforms.schemas.fields import SourceField
+from transforms.schemas.profiles import ColumnProfile, DriftStatistic
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, RepeatedRecord, StagedRecord
 from transforms.warehouse import RELATIONS, ROWS_OF_A_FILE, Warehouse, n_rows_of
 
 # quarantine is not among them: a replay writes it anew
-COMPACTED: tuple[type[Contract], ...] = (RawRecord, AccountedFile, SourceField, RepeatedRecord, StagedRecord, *INDEX, *VIEWS)
+COMPACTED: tuple[type[Contract], ...] = (
+    RawRecord,
+    AccountedFile,
+    SourceField,
+    ColumnProfile,
+    DriftStatistic,
+    RepeatedRecord,
+    StagedRecord,
+    *INDEX,
+    *VIEWS,
+)
 # of several rows of an entity and instant the newest counts
 DATED: tuple[type[Contract], ...] = (KnownDocument, *VIEWS)
 FEW_FILES = 4

@@ -9,13 +9,15 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from transforms.drift import watch
 from transforms.errors import SchemaChangedError, SourceError
 from transforms.fields import Compared, Held, Shapes, compare, expect, known_fields
 from transforms.mapping import DECODED, candidates_sql, decode_rows, json_structure
-from transforms.schemas.base import digest_of
+from transforms.schemas.base import Contract, digest_of
 from transforms.schemas.fields import SourceField
+from transforms.schemas.profiles import ColumnProfile, DriftStatistic
 from transforms.schemas.raw import RawRecord
-from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
+from transforms.schemas.staging import AccountedFile, Correction, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.source import Source
 from transforms.sql import model
 from transforms.text.pii import redact
@@ -48,6 +50,11 @@ ACCEPTED = pa.schema(
     }
 )
 
+WRITTEN: tuple[type[Contract], ...] = (
+    *(RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord),
+    *(Correction, AccountedFile, SourceField, ColumnProfile, DriftStatistic),
+)
+
 
 class Account(NamedTuple):
     """What became of rows; `read` is the sum of the others."""
@@ -58,15 +65,16 @@ class Account(NamedTuple):
     quarantined: int = 0
 
 
-def prepare(source: Source, warehouse: Warehouse, *, accept_schema: bool = False) -> Account:
+def prepare(source: Source, warehouse: Warehouse, *, accept_schema: bool = False, accept_drift: bool = False) -> Account:
     """Stage all raw rows of a source that arrived since the last time; a killed run or replay is finished first.
 
-    Raises `SourceError` if one is to be finished with another mapping than it began with; `SchemaChangedError`, before anything of
-    them is committed, if the source is frozen and fields changed, unless `accept_schema`.
+    Raises `SourceError` if one is to be finished with another mapping than it began with. Raises, unless that is accepted and
+    before anything but the profiles is committed, `SchemaChangedError` if the source is frozen and fields changed, `DriftError` if
+    a load differs too much from those before it.
     """
     from transforms.quarantine import finish_replay  # which stages by the functions of this module
 
-    for contract in (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, AccountedFile, SourceField):
+    for contract in WRITTEN:
         warehouse.create(contract)
         warehouse.refuse_other_columns(contract)
     if is_prepared(source, warehouse):
@@ -75,7 +83,8 @@ def prepare(source: Source, warehouse: Warehouse, *, accept_schema: bool = False
     finished = finish_prepare(source, warehouse)
     if is_prepared(source, warehouse):
         return finished
-    staged = _prepare_until(warehouse.versions()[RawRecord.relation()], source, warehouse, accept_schema=accept_schema)
+    newest = warehouse.versions()[RawRecord.relation()]
+    staged = _prepare_until(newest, source, warehouse, accept_schema=accept_schema, accept_drift=accept_drift)
     return Account(*map(sum, zip(finished, staged, strict=True)))
 
 
@@ -85,10 +94,11 @@ def finish_prepare(source: Source, warehouse: Warehouse) -> Account:
     if warehouse.consumed(StagedRecord.relation(), transaction(source.name)) >= begun:
         return Account()
     refuse_other_mapping(warehouse, QuarantinedRecord.relation(), noted(transaction(source.name), begun, source), source)
-    return _prepare_until(begun, source, warehouse, accept_schema=True)  # what was begun was accepted, or had not changed
+    # what was begun was accepted, or let pass
+    return _prepare_until(begun, source, warehouse, accept_schema=True, accept_drift=True)
 
 
-def _prepare_until(version: int, source: Source, warehouse: Warehouse, *, accept_schema: bool) -> Account:
+def _prepare_until(version: int, source: Source, warehouse: Warehouse, *, accept_schema: bool, accept_drift: bool) -> Account:
     """Stage what arrived up to a version of raw."""
     consumed = warehouse.consumed(StagedRecord.relation(), transaction(source.name))
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
@@ -101,6 +111,7 @@ def _prepare_until(version: int, source: Source, warehouse: Warehouse, *, accept
             refuse_stops(source, compared)
         transactions = noted(transaction(source.name), version, source)
         accounts = account(connection, source)
+        watch(connection, source, warehouse, spool, is_accepted=accept_drift)
         publish_once(warehouse, QuarantinedRecord, quarantined(connection, warehouse), transactions)
         publish_once(warehouse, SourceField, compared.batches(), transactions)
         publish_versions(connection, warehouse, spool, accounts, transactions)
@@ -109,7 +120,7 @@ def _prepare_until(version: int, source: Source, warehouse: Warehouse, *, accept
 
 def noted(name: str, version: int, source: Source) -> dict[str, int]:
     """Note how far a transaction has come, and once more under a name that tells the mapping it has come so far with."""
-    return {name: version, f"{name}:{digest_of(source.model_dump_json(exclude={'uri'}))}": version}
+    return {name: version, f"{name}:{digest_of(source.model_dump_json(exclude={'uri', 'drift'}))}": version}
 
 
 def refuse_other_mapping(warehouse: Warehouse, relation: str, begun: dict[str, int], source: Source) -> None:
@@ -239,6 +250,7 @@ def total(accounts: pl.DataFrame) -> Account:
 def create_documents(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> None:
     """Make `documents` of `incoming`: decoded in SQL if it is UTF-8 JSON, in Python where a row is CSV or in another encoding."""
     limit = warehouse.settings.max_record_bytes
+    connection.execute(f"create view corrected_rows as {_corrected_rows(connection)}")
     has_header = connection.execute("select count(header) from incoming").fetchall()
     if source.encoding == "utf-8" and has_header == [(0,)]:
         connection.execute("set variable max_record_bytes = $limit", {"limit": limit})
@@ -247,9 +259,16 @@ def create_documents(connection: duckdb.DuckDBPyConnection, source: Source, ware
     else:
         cursor = connection.cursor()  # reads while `connection` runs the query over what is read; has variables of its own
         cursor.execute("set variable source = $name", {"name": source.name})
-        raw = cursor.sql("select * from incoming").to_arrow_reader(warehouse.settings.batch_rows)
+        raw = cursor.sql("select * from corrected_rows").to_arrow_reader(warehouse.settings.batch_rows)
         connection.register("decoded", pa.RecordBatchReader.from_batches(DECODED, decode_rows(raw, source, limit)))
     connection.execute(f"create view documents as {model('staging/documents')}")
+
+
+def _corrected_rows(connection: duckdb.DuckDBPyConnection) -> str:
+    """Compose the query for what is to be read of `incoming`: a join only where anything was corrected."""
+    there = "select 1 from information_schema.tables where table_schema = 'quarantine' and table_name = 'corrections'"
+    is_corrected = connection.sql(there).fetchall() and connection.sql("select 1 from quarantine.corrections limit 1").fetchall()
+    return model("staging/corrected_rows") if is_corrected else "select * from incoming"
 
 
 def quarantined(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterator[pa.RecordBatch]:

@@ -20,12 +20,12 @@ from transforms.warehouse import Warehouse, data_files
 RELATION = QuarantinedRecord.relation()
 
 
-def list_rules(warehouse: Warehouse) -> pl.DataFrame:
-    """Count the rejected rows by source, column and rule."""
+def list_rules(warehouse: Warehouse, n_loads: int = 8) -> pl.DataFrame:
+    """Count the rejected rows by source, column and rule, and by load in the newest loads, beside how many rows those had."""
     if warehouse.table(RELATION) is None:
         return pl.DataFrame()
     with warehouse.connect() as connection:
-        rules: pl.DataFrame = connection.sql(model("staging/quarantine_by_rule")).pl()
+        rules: pl.DataFrame = connection.sql(model("staging/quarantine_by_rule"), params={"n_loads": n_loads}).pl()
     return rules
 
 

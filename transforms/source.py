@@ -51,6 +51,45 @@ class RecordMapping(_Model):
     label: Expression = "null"
 
 
+class Thresholds(_Model):
+    """From which value of each statistic on; null for never."""
+
+    psi: Annotated[float, Field(ge=0)] | None = None
+    js_distance: Annotated[float, Field(ge=0)] | None = None
+    wasserstein: Annotated[float, Field(ge=0)] | None = None
+
+
+class ColumnThresholds(_Model):
+    """Thresholds of one column; what is not named is as for all columns."""
+
+    warn: Thresholds = Thresholds()
+    stop: Thresholds = Thresholds()
+
+
+class Drift(_Model):
+    """`drift:`, how far a load may be from the loads before it; see docs/drift.md for what was measured.
+
+    A threshold is raised to `beyond_usual` times what the window's loads usually differ by (for psi, which grows with the square,
+    to its square times), so that a source whose days differ by nature is no alarm; with 0 it stands as it is given.
+    """
+
+    reference_loads: Annotated[int, Field(ge=1)] = 28
+    min_reference_loads: Annotated[int, Field(ge=1)] = 7
+    min_reference_rows: Annotated[int, Field(ge=1)] = 1000
+    beyond_usual: Annotated[float, Field(ge=0)] = 3
+    warn: Thresholds = Thresholds(psi=0.1, js_distance=0.15, wasserstein=0.25)
+    stop: Thresholds = Thresholds()
+    columns: dict[str, ColumnThresholds] = {}
+
+    def thresholds(self, column: str, statistic: str, usual: float) -> tuple[float | None, float | None]:
+        """Tell from which values on to warn and to stop, where loads usually differ by `usual`."""
+        least = usual * self.beyond_usual ** (2 if statistic == "psi" else 1)
+        own = self.columns.get(column, ColumnThresholds())
+        given = ((own.warn, self.warn), (own.stop, self.stop))
+        warn, stop = (getattr(first if statistic in first.model_fields_set else second, statistic) for first, second in given)
+        return (None if warn is None else max(warn, least)), (None if stop is None else max(stop, least))
+
+
 class Source(_Model):
     """One source of text records."""
 
@@ -66,6 +105,7 @@ class Source(_Model):
     positive_labels: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
     schema_policy: SchemaPolicy = Field("evolve", alias="schema")  # pydantic's models have a `schema` of their own
+    drift: Drift = Drift()
 
     def expressions(self) -> dict[str, str]:
         """All mapped SQL expressions by the canonical name they give; `known_timestamp` only where a column gives it."""
@@ -260,7 +300,8 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{key}: is missing; add it, e.g. `{key.rsplit('.', 1)[-1]}: ...`"
     if first["type"] == "extra_forbidden":
-        names = [field.alias or name for name, field in (Source.model_fields | RecordMapping.model_fields).items()]
+        parts: tuple[type[_Model], ...] = (Drift, Thresholds) if key.startswith("drift.") else (Source, RecordMapping)
+        names = [field.alias or name for part in parts for name, field in part.model_fields.items()]
         near = difflib.get_close_matches(key.rsplit(".", 1)[-1], names, n=1)
         return f"{key}: is not a key of a source" + (f"; did you mean {near[0]!r}?" if near else f"; keys are {', '.join(names)}")
     if first["type"] in EXAMPLES:

@@ -20,7 +20,7 @@ from transforms.errors import MillraceError
 from transforms.featurize import OF_RECORDS, RECORD_KERNELS, TRANSACTION, VIEWS, consistent_versions, view_name
 from transforms.schemas.base import Contract
 from transforms.schemas.features import RecordDuplicates
-from transforms.schemas.staging import StagedRecord
+from transforms.schemas.staging import Correction, StagedRecord
 from transforms.sql import model
 from transforms.text.duplicates import compare_texts
 from transforms.text.quality import score_quality
@@ -43,7 +43,10 @@ class Table(BaseModel):
 
 
 class Version(BaseModel):
-    """One version of a record, the raw row it came from, and from when until when it counts in each window (None: to this day)."""
+    """One version of a record: the raw row it came from, corrected or not, and from when until when it counts in each window.
+
+    An end of None means to this day.
+    """
 
     author_id: str
     subject_id: str | None
@@ -58,6 +61,8 @@ class Version(BaseModel):
     content_digest: str
     raw_bytes: int | None
     raw_digest: str | None
+    corrected_timestamp: datetime | None = None
+    corrected_digest: str | None = None
     text: str | None = None
     counts_from: datetime | None = None
     counts_until: dict[str, datetime | None] = {}
@@ -103,8 +108,8 @@ class Value(BaseModel):
     """A feature as the table has it, and as its records make it."""
 
     feature: str
-    value: int | float | datetime | str | None
-    by_records: int | float | datetime | str | None
+    value: int | float | datetime | str | list[float] | None
+    by_records: int | float | datetime | str | list[float] | None
 
     @property
     def adds_up(self) -> bool:
@@ -295,6 +300,8 @@ def _connect(warehouse: Warehouse, *, as_of_views: bool = False) -> Iterator[tup
     staging = tables[0].made_from if as_of_views and tables[0].made_from is not None else newest
     tables.insert(0, Table(relation=StagedRecord.relation(), version=staging))
     with warehouse.connect() as connection:
+        if warehouse.table(Correction.relation()) is None:  # a home made before there was one
+            warehouse.create_view(connection, Correction.relation(), [], Correction.arrow_schema())
         for contract, item in zip(READ, tables, strict=True):
             files = data_files(DeltaTable(str(warehouse.folder(item.relation)), version=item.version))
             warehouse.create_view(connection, item.relation, files, contract.arrow_schema())

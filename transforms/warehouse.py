@@ -34,14 +34,19 @@ RELATIONS = (
     "staging.records",
     "staging.repeats",
     "quarantine.records",
+    "quarantine.corrections",
     "accounting.files",
     "profiles.fields",
     "duplicates.contents",
     "duplicates.documents",
+    "profiles.columns",
+    "profiles.drift",
     "features.record_quality",
     "features.record_text",
     "features.record_pii",
     "features.record_duplicates",
+    "features.record_vector",
+    "features.record_embedding",
     "features.author_activity",
     "features.subject_activity",
 )
@@ -49,7 +54,7 @@ ROWS_OF_A_FILE = 2_000_000
 COMMIT_TRIES = 4
 PARTS = "parts"
 # what a home can lose: all of it is made again from raw
-REMADE = ("staging", "quarantine/records", "accounting", "duplicates", "features", "feast")
+REMADE = ("staging", "quarantine/records", "accounting", "profiles", "duplicates", "features", "feast")
 CODE = "code"
 FAMILY = "family"
 # an entry of the log is small, and what consumes a table or locks a version must find it after any time
@@ -245,11 +250,13 @@ class Warehouse:
         """Raise `HomeError` if a table has other columns than its contract, for an older version of this program made it."""
         table = self.create(contract)
         found, wanted = pa.schema(table.schema().to_arrow()), contract.arrow_schema()
-        differing = sorted({(field.name, str(field.type)) for field in found} ^ {(field.name, str(field.type)) for field in wanted})
+        both = set(found.names) & set(wanted.names)
+        retyped = {name for name in both if found.field(name).type != wanted.field(name).type}
+        differing = sorted((set(found.names) ^ set(wanted.names)) | retyped)
         if differing:
             message = (
                 f"{self.settings.root}: {contract.relation()} was made by another version of millrace (columns that differ: "
-                f"{', '.join(sorted({name for name, _ in differing}))}); delete {', '.join(REMADE)} there, then run every source "
+                f"{', '.join(differing)}); delete {', '.join(REMADE)} there, then run every source "
                 "once: they are made again from raw"
             )
             raise HomeError(message)

@@ -448,6 +448,8 @@ def _feast_writer(config: RepoConfig, online_store: OnlineStore, view: FeatureVi
 def _write_with_feast(config: RepoConfig, online_store: OnlineStore, view: FeatureView, rows: pa.RecordBatch) -> int:
     """Write by Feast's own means, without the entities that the store knows more newly."""
     given = _convert_arrow_to_proto(rows, view, _join_keys(view))
+    if getattr(config.online_store, "vector_enabled", False):
+        _fill_vectors(view, given)
     features, fresh = [feature.name for feature in view.features], []
     for first in range(0, len(given), ENTITIES_A_READ):
         some = given[first : first + ENTITIES_A_READ]
@@ -456,6 +458,17 @@ def _write_with_feast(config: RepoConfig, online_store: OnlineStore, view: Featu
     if fresh:
         online_store.online_write_batch(config, view, fresh, None)
     return len(fresh)
+
+
+def _fill_vectors(view: FeatureView, given: list[Any]) -> None:
+    """Put zeros where there is no vector: stores that index vectors hold no null, and what stood there before must go."""
+    for field in view.features:
+        if field.vector_index:
+            vectors = [values[field.name] for _, values, *_ in given]
+            length = field.vector_length or max(len(vector.float_list_val.val) for vector in vectors)
+            for vector in vectors:
+                if vector.WhichOneof("val") is None:
+                    vector.float_list_val.val.extend([0.0] * length)
 
 
 def _utc(instant: datetime) -> datetime:

@@ -6,13 +6,14 @@ The bytes at rest are Feast's: writing is inherited, and any Feast client reads 
 - A value whose event timestamp is older than its view's time to live reads as null with the status OUTSIDE_MAX_AGE, as in
   training (the boundary itself still holds). Feast serves it for ever.
 - Only the features asked for are read. Feast's SQLite store reads all of an entity's.
+- SQLite finds the nearest vectors by itself. Feast's needs an extension and a Python that may load it.
 
 `online_read` gives what is stored, whatever its age: Feast calls it to precompute vectors, whose age it judges itself.
 """
 
 import sqlite3
 from calendar import timegm
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from time import localtime, time_ns
@@ -20,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 from feast import utils
 from feast.feature_view import FeatureView
-from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key
 from feast.infra.online_stores import sqlite
 from feast.metrics import track_feature_statuses
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
@@ -29,10 +30,13 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from feature_repo.stores.nearest import nearest
+
 PRESENT, NOT_FOUND, OUTSIDE_MAX_AGE = FieldStatus.PRESENT, FieldStatus.NOT_FOUND, FieldStatus.OUTSIDE_MAX_AGE
 VECTOR = GetOnlineFeaturesResponse.FeatureVector
 MICROSECOND = timedelta(microseconds=1)
 CACHE_KIB, MAPPED_BYTES = 65_536, 1 << 30
+VECTORS_AT_ONCE = 10_000
 VARINT, LENGTH = 0, 2  # protobuf's wire types
 
 
@@ -146,6 +150,46 @@ class SqliteOnlineStore(LeanReads, sqlite.SqliteOnlineStore):
         entities = zip(*(zip(feature.values, feature.instants, strict=True) for feature in stored), strict=True)
         return [_row(requested_features, entity) for entity in entities]
 
+    def retrieve_online_documents_v2(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        requested_features: Sequence[str],
+        embedding: Sequence[float] | None,
+        top_k: int,
+        distance_metric: str | None = None,
+        query_string: str | None = None,
+        filters: Any = None,
+        include_feature_view_version_metadata: bool = False,  # noqa: ARG002, FBT001, FBT002
+    ) -> list[tuple[datetime | None, EntityKey, dict[str, Value]]]:
+        """Find the entities whose vectors are nearest to one, by comparing all; their features, and `distance` beside them.
+
+        They come in the order of their keys: Feast's client pairs distances and keys wrongly in any other. Raises ValueError for
+        a search by text or with filters.
+        """
+        if embedding is None or query_string is not None or filters is not None:
+            message = f"view {table.name}: this store searches by vector only, without text and filters"
+            raise ValueError(message)
+        vector = next(field for field in table.features if field.vector_index)
+        found = dict(nearest(self._vectors(config, table, vector.name), embedding, top_k, distance_metric or "L2"))
+        keys = {key: deserialize_entity_key(key, config.entity_key_serialization_version) for key in found}
+        rows = self.online_read(config, table, list(keys.values()), list(requested_features) or [vector.name])
+        documents = [
+            (instant, entity, {**(values or {}), "distance": Value(float_val=found[key])})
+            for (key, entity), (instant, values) in zip(keys.items(), rows, strict=True)
+        ]
+        return sorted(documents, key=lambda document: _entity_values(document[1]))
+
+    def _vectors(self, config: RepoConfig, table: FeatureView, feature: str) -> Iterator[tuple[list[bytes], list[bytes]]]:
+        """Read all vectors of a view that are there and within its time to live, some at a time."""
+        name = sqlite._table_id(config.project, table, config.registry.enable_online_feature_view_versioning)  # noqa: SLF001
+        sql = f"select entity_key, value, +event_ts from {sqlite._quote_id(name)} where feature_name = ? and length(value) > 0"  # noqa: SLF001
+        cursor = self._get_conn(config).execute(sql, [feature])
+        while rows := cursor.fetchmany(VECTORS_AT_ONCE):
+            stored = Stored([value for _, value, _ in rows], [_of_seconds(seconds) for _, _, seconds in rows]).within(table, time_ns())
+            kept = [(key, value) for (key, _, _), value in zip(rows, stored.values, strict=True) if value is not None]
+            yield [key for key, _ in kept], [value for _, value in kept]
+
     def _read_view(self, config: RepoConfig, read: Read) -> list[Stored]:
         n_keys, n_features = len(read.keys), len(read.requested_features)
         if not n_keys:
@@ -167,6 +211,10 @@ class SqliteOnlineStore(LeanReads, sqlite.SqliteOnlineStore):
             Stored([value for value, _ in rows[feature::n_features]], [_of_seconds(seconds) for _, seconds in rows[feature::n_features]])
             for feature in range(n_features)
         ]
+
+
+def _entity_values(key: EntityKey) -> list[Any]:
+    return [getattr(value, value.WhichOneof("val")) for value in key.entity_values]
 
 
 def serialized(instant: datetime) -> bytes:

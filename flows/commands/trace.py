@@ -10,7 +10,7 @@ import click
 from flows.commands import home_option, open_warehouse
 
 if TYPE_CHECKING:
-    from transforms.trace import FeatureTrace, FileTrace, RecordTrace, Table
+    from transforms.trace import FeatureTrace, FileTrace, RecordTrace, Table, Version
 
 
 def _instant(_ctx: click.Context, _param: click.Parameter, value: str | None) -> datetime:
@@ -119,8 +119,7 @@ def _record_lines(traced: "RecordTrace", limit: int) -> Iterable[str]:
         yield f"    author      {version.author_id}"
         yield f"    subject     {_value(version.subject_id)}"
         yield f"    row         {version.source_uri}, row {version.row_number}"
-        raw = "not in raw.records" if version.raw_bytes is None else f"{version.raw_bytes:,} bytes, sha256 {version.raw_digest}"
-        yield f"    raw row     {raw}"
+        yield from _raw_lines(version)
         yield f"    load        {version.load_id}, {_time(version.loaded_timestamp)}"
         yield f"    content     md5 {version.content_digest}"
         if version.text is not None:
@@ -150,6 +149,13 @@ def _record_lines(traced: "RecordTrace", limit: int) -> Iterable[str]:
     for rejected in traced.quarantined[:limit]:
         yield f"    {rejected.source_uri}, row {rejected.row_number}: {rejected.column}: {rejected.rule}"
     yield from _table_lines(traced.tables)
+
+
+def _raw_lines(version: "Version") -> Iterable[str]:
+    raw = "not in raw.records" if version.raw_bytes is None else f"{version.raw_bytes:,} bytes, sha256 {version.raw_digest}"
+    yield f"    raw row     {raw}"
+    if version.corrected_timestamp:
+        yield f"    corrected   {_time(version.corrected_timestamp)}; read in its place: sha256 {version.corrected_digest}"
 
 
 def _file_lines(traced: "FileTrace") -> Iterable[str]:

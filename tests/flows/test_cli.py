@@ -209,21 +209,22 @@ def test_features_lists_every_feature(millrace: Run) -> None:
 
 
 def test_quarantine_round(millrace: Run, tmp_path: Path) -> None:
-    rows = [
-        {"id": str(n), "author": "u", "written": written, "text": "secret words"} for n, written in enumerate(["2026-01-01", "01.02.2026"])
-    ]
+    row = {"author": "u", "text": "words of secret@example.org"}
+    rows = [{**row, "id": str(n), "written": written} for n, written in enumerate(["2026-01-01", "01.02.2026"])]
     (tmp_path / "notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     record = "record: {record_id: id, author_id: author, text: text, event_timestamp: "
     source = tmp_path / "source.yaml"
     source.write_text(f"name: notes\nuri: notes.jsonl\nknown: at_load\n{record} written}}\n")
     run = ("run", "--source", "source.yaml", "--home", "home", "--plain")
     assert millrace(*run).returncode == 0
-    listed = millrace("quarantine", "list", "--home", "home")
-    assert "not_a_time" in listed.stdout
-    shown = millrace("quarantine", "show", "--home", "home")
-    assert "notes.jsonl, row 2: event_timestamp: not_a_time" in shown.stdout
-    assert "secret" not in listed.stdout + shown.stdout
-    assert "secret" in millrace("quarantine", "show", "--home", "home", "--payload").stdout
+    listed = millrace("quarantine", "list", "--home", "home").stdout
+    assert "notes: 1 of 2 rows read wait in quarantine (50.00%)" in listed
+    assert re.search(r"1 +50.00%  event_timestamp +not_a_time +1  █  1", listed), listed
+    shown = millrace("quarantine", "show", "--home", "home").stdout
+    assert "notes.jsonl, row 2: event_timestamp: not_a_time" in shown
+    assert "words of <EMAIL_ADDRESS>" in shown
+    assert "secret" not in listed + shown
+    assert "secret@example.org" in millrace("quarantine", "show", "--home", "home", "--reveal").stdout
     mended = "\"coalesce(try_cast(written as timestamp), try_strptime(written, '%d.%m.%Y'))\""
     source.write_text(f"name: notes\nuri: notes.jsonl\nknown: at_load\n{record} {mended}}}\n")
     replayed = millrace("quarantine", "replay", "--source", "source.yaml", "--home", "home")
@@ -231,6 +232,64 @@ def test_quarantine_round(millrace: Run, tmp_path: Path) -> None:
     rows = {line.split()[0]: line.split()[1:4] for line in millrace(*run).stdout.splitlines() if "." in line}
     assert rows["features.record_quality"] == ["1", "0", "1"]  # new, recomputed, untouched
     assert "Everything adds up" in millrace("status", "--home", "home").stdout
+
+
+def test_corrections_round(millrace: Run, tmp_path: Path) -> None:
+    rows = [
+        {"id": f"r{number}", "author": "u", "written": written, "text": "=words of ann@example.org"}
+        for number, written in enumerate(["2026-01-01", "01.02.2026", "soon"])
+    ]
+    (tmp_path / "notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = "record: {record_id: id, author_id: author, text: text, event_timestamp: written}"
+    (tmp_path / "source.yaml").write_text(f"name: notes\nuri: notes.jsonl\nknown: at_load\n{record}\n")
+    run = ("run", "--source", "source.yaml", "--home", "home", "--plain")
+    assert millrace(*run).returncode == 0
+    assert "2 of 3 rows read wait" in millrace("quarantine", "list", "--home", "home").stdout
+    exported = millrace("quarantine", "export", "--csv", "rows.csv", "--rule", "not_a_time", "--reveal", "--home", "home")
+    assert "rows.csv: 2 rows\n" in exported.stdout, exported.stderr
+    frame = pl.read_csv(tmp_path / "rows.csv").sort("row_number")
+    corrections = [frame["payload"][0].replace("01.02.2026", "2026-02-01"), frame["payload"][1].replace("soon", "later")]
+    frame.with_columns(correction=pl.Series(corrections)).write_csv(tmp_path / "rows.csv")
+    taking = ("quarantine", "import", "--source", "source.yaml", "rows.csv", "--home", "home")
+    dry = millrace(*taking, "--dry-run")
+    assert dry.stdout.splitlines() == [
+        "2 corrections: 2 would be taken",
+        "  1 pass the rules",
+        "  1 will still break event_timestamp: not_a_time (row 3)",
+    ]
+    assert "2 corrections: 2 taken" in millrace(*taking).stdout
+    replayed = millrace("quarantine", "replay", "--source", "source.yaml", "--home", "home")
+    assert "2 tried: 1 staged, 0 duplicates, 1 stay in quarantine" in replayed.stdout, replayed.stderr
+    rows_of = {line.split()[0]: line.split()[1:4] for line in millrace(*run).stdout.splitlines() if "." in line}
+    assert rows_of["features.record_quality"] == ["1", "0", "1"]  # new, recomputed, untouched
+    assert "Everything adds up" in millrace("status", "--home", "home").stdout
+    traced = millrace("trace", "--record", "r1", "--home", "home").stdout
+    assert "notes.jsonl, row 2" in traced
+    assert re.search(r"corrected   20\d\d-.* UTC; read in its place: sha256 [0-9a-f]{64}", traced), traced
+    assert "no such row of notes waits" in the_one_line(millrace(*taking))
+
+
+def test_frozen_source_is_planned_stopped_and_accepted(millrace: Run, tmp_path: Path) -> None:
+    row = {"id": "r1", "author": "u", "written": "2026-01-01", "text": "fine"}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jsonl").write_text(json.dumps(row) + "\n")
+    record = "record: {record_id: id, author_id: author, text: text, event_timestamp: written}"
+    (tmp_path / "source.yaml").write_text(f"name: notes\nuri: data\nknown: at_load\nschema: freeze\n{record}\n")
+    run = ("run", "--source", "source.yaml", "--home", "home", "--plain")
+    assert millrace(*run).returncode == 0
+    (tmp_path / "data" / "b.jsonl").write_text(json.dumps({**row, "id": "r2", "score": 1}) + "\n")
+    planned = millrace("plan", "--source", "source.yaml", "--home", "home")
+    assert 'fields: "score" is new (integer); in the first rows of 1 files, 1 rows looked at' in planned.stdout, planned.stderr
+    assert "`schema: freeze` stops the run" in planned.stdout
+    stopped = millrace(*run)
+    assert stopped.returncode == 1
+    assert '"score" is new (integer)' in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    accepted = millrace(*run, "--accept-schema")
+    assert accepted.returncode == 0, accepted.stderr
+    assert "note: notes, load " in accepted.stderr
+    assert 'field "score" is new (integer), in 1 rows' in accepted.stderr
+    assert "nothing new" in millrace(*run).stdout
 
 
 def test_help_keeps_the_lines_of_its_examples(millrace: Run) -> None:

@@ -1,13 +1,18 @@
 """One definition of the stages, two ways to run it: plainly and as a Prefect flow, with the same result."""
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import polars as pl
 import polars.selectors as cs
 import pytest
 from prefect.artifacts import Artifact
 from prefect.client.schemas.objects import StateType
+from prefect.events import Event
+from prefect.events.clients import AssertingEventsClient
+from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
@@ -16,6 +21,7 @@ from flows.report import page
 from flows.report.page import report_path
 from flows.stages import PipelineParameters, run_plain
 from transforms.accounting import recount
+from transforms.errors import DriftError
 from transforms.settings import Settings
 from transforms.warehouse import RELATIONS, Warehouse
 
@@ -35,7 +41,9 @@ def content(home: Path) -> dict[str, str]:
     with Warehouse(Settings(home=home)).connect() as connection:
         for relation in RELATIONS:
             rows = connection.sql(f"select * from {relation}").pl()
-            rows = rows.select(sorted(set(rows.columns) - OF_THE_RUN)).with_columns(cs.binary().bin.encode("hex"))
+            rows = rows.select(sorted(set(rows.columns) - OF_THE_RUN)).with_columns(
+                cs.binary().bin.encode("hex"), pl.col(pl.List(pl.String), pl.List(pl.Int64)).cast(pl.List(pl.String)).list.join(" ")
+            )
             digests[relation] = hashlib.sha256(rows.sort(rows.columns).write_csv().encode()).hexdigest()
     return digests
 
@@ -80,3 +88,49 @@ def test_a_failed_stage_fails_the_flow(tmp_path: Path) -> None:
     state = pipeline(parameters, return_state=True)
     assert state.type == StateType.FAILED
     assert "half.jsonl.gz: refused" in (state.message or "")
+
+
+@pytest.fixture
+def events() -> Iterator[Callable[[], list[Event]]]:
+    """What a flow emits, about drift."""
+    AssertingEventsClient.reset()
+    EventsWorker.set_client_override(AssertingEventsClient)
+
+    def emitted() -> list[Event]:
+        EventsWorker.instance().wait_until_empty()
+        found = [event for client in AssertingEventsClient.all for event in client.events]
+        return [event for event in found if event.event.startswith("millrace.drift.")]
+
+    yield emitted
+    EventsWorker.instance().drain()
+    EventsWorker.set_client_override(None)
+
+
+def test_drift_emits_an_event_that_names_the_columns(tmp_path: Path, events: Callable[[], list[Event]]) -> None:
+    record = "{record_id: id, author_id: author, event_timestamp: written, text: text}"
+    drift = "{min_reference_loads: 1, min_reference_rows: 1, stop: {wasserstein: 2}}"
+    (tmp_path / "source.yaml").write_text(f"name: notes\nuri: 'data/*.jsonl'\nknown: at_event\nrecord: {record}\ndrift: {drift}\n")
+    parameters = PipelineParameters(source=str(tmp_path / "source.yaml"), home=str(tmp_path / "home"))
+    (tmp_path / "data").mkdir()
+
+    def add(name: str, n_words: int) -> None:
+        same = {"author": "ann", "written": "2026-01-01T10:00:00Z"}
+        rows = [{"id": f"{name}{n}", **same, "text": "word " * (n_words + n % 3)} for n in range(300)]
+        (tmp_path / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    add("a", 5)
+    run_plain(parameters)
+    add("b", 50)
+    with pytest.raises(DriftError, match="n_words wasserstein"):
+        pipeline(parameters)
+    (stopped,) = events()
+    assert (stopped.event, stopped.resource.id) == ("millrace.drift.stopped", "millrace.source.notes")
+    assert stopped.payload["columns"] == ["n_bytes", "n_words"]
+    assert {row["statistic"] for row in stopped.payload["statistics"]} == {"wasserstein"}
+    assert "word" not in str(stopped.payload["statistics"]).replace("n_words", "")
+    flow = pipeline(parameters.model_copy(update={"accept_drift": True}))
+    assert flow["staged"] == 300
+    assert any("differs from the loads before it: n_words wasserstein" in notice or "n_bytes" in notice for notice in flow["notices"])
+    _, warned = events()
+    assert (warned.event, warned.payload["load"]) == ("millrace.drift.warned", stopped.payload["load"])
+    assert {"n_bytes", "n_words"} <= set(warned.payload["columns"])

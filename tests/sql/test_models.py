@@ -17,8 +17,9 @@ from transforms.prepare import ACCEPTED, REJECTED
 from transforms.schemas.duplicates import KnownContent, KnownDocument
 from transforms.schemas.features import AuthorActivity, RecordDuplicates, RecordQuality, SubjectActivity
 from transforms.schemas.fields import SourceField
+from transforms.schemas.profiles import ColumnProfile
 from transforms.schemas.raw import RawRecord
-from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
+from transforms.schemas.staging import AccountedFile, Correction, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.sql import __file__ as sql_package
 from transforms.sql import model
 
@@ -30,23 +31,15 @@ ARRIVING = {"record_id", "event_timestamp", "content_id"}
 LABELLED = pa.schema([("content_id", pa.int64()), ("root_id", pa.int64()), ("origin_id", pa.string()), ("origin_similarity", pa.float64())])
 FIRST = pa.schema([*LABELLED, ("record_id", pa.string()), ("event_timestamp", pa.timestamp("us", "UTC"))])
 CASES = sorted(path.parent for path in HERE.rglob("given.yaml"))
-CONTRACTS = (
-    RawRecord,
-    StagedRecord,
-    RepeatedRecord,
-    QuarantinedRecord,
-    AccountedFile,
-    SourceField,
-    RecordQuality,
-    AuthorActivity,
-    SubjectActivity,
-)
+ROWS = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, Correction, AccountedFile, SourceField, ColumnProfile)
+CONTRACTS = (*ROWS, RecordQuality, AuthorActivity, SubjectActivity)
 TYPES = {contract.relation(): contract.arrow_schema() for contract in CONTRACTS} | {
     "arrived": StagedRecord.arrow_schema(),
     "gone": StagedRecord.arrow_schema(),
     "relevant_versions": StagedRecord.arrow_schema().append(pa.field("sign", pa.int32())),
     "published_instants": pa.schema([("record_id", pa.string()), ("event_timestamp", pa.timestamp("us", "UTC"))]),
     "lost_entities": pa.schema([("author_id", pa.string()), ("subject_id", pa.string())]),
+    "corrected_rows": QuarantinedRecord.arrow_schema(),
     "incoming": QuarantinedRecord.arrow_schema(),  # raw rows, or quarantined ones in a replay
     "accepted": ACCEPTED,
     "spooled": StagedRecord.arrow_schema(),

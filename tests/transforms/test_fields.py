@@ -32,6 +32,7 @@ Stage = Callable[[Source], Account]
 Write = Callable[..., Path]
 
 NAMES = {"author", "id", "known", "label", "subject", "text", "written"}
+DEEP = json.loads("[" * 200 + "]" * 200)
 CHANGED = (
     "select field, type, sum(n_rows), change from profiles.fields where change <> 'same' and load_id <> $first group by all order by all"
 )
@@ -67,7 +68,8 @@ def test_first_load_defines(first: str, query: Query) -> None:
         ({"label": 3}, [("label", "integer", 1, "retyped")]),
         ({"label": True}, [("label", "boolean", 1, "retyped")]),
         ({"label": True, 'strange "name"': 1.5}, [("label", "boolean", 1, "retyped"), ('strange "name"', "number", 1, "new")]),
-        ({"deep": json.loads("[" * 200 + "]" * 200)}, [("deep", "null", 1, "new")]),
+        ({"deep": DEEP}, [("deep", "array", 1, "new")]),
+        ({"deep 'name'": DEEP}, [("deep 'name'", "null", 1, "new")]),  # the name alone
     ],
 )
 def test_new_and_retyped_fields_are_told(

@@ -37,6 +37,7 @@ class Column(NamedTuple):
     nullable: bool
     origin: str | None
     bounds: str
+    vector_length: int | None
 
 
 class Contract(pa.DataFrameModel):
@@ -74,6 +75,7 @@ class Contract(pa.DataFrameModel):
                 nullable=column.nullable,
                 origin=(column.metadata or {}).get("origin"),
                 bounds=_bounds(column.checks),
+                vector_length=(column.metadata or {}).get("vector_length"),
             )
             for name, column in cls.to_schema().columns.items()
         ]

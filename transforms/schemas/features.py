@@ -45,6 +45,10 @@ def _flag(description: str) -> Any:
     return pa.Field(isin=(0, 1), nullable=True, description=description, metadata={"origin": None})
 
 
+def _vector(description: str, length: int, origin: str | None = None) -> Any:
+    return pa.Field(nullable=True, description=description, metadata={"origin": origin, "vector_length": length})
+
+
 def _instant(description: str) -> Any:
     return pa.Field(description=description)
 
@@ -191,6 +195,56 @@ class RecordText(Contract):
     def _all_or_none(cls, data: PolarsData) -> pl.LazyFrame:  # noqa: N805
         always = ("language", "script", "n_tokens_est", "byte_entropy", "max_char_run", "is_html")
         return data.lazyframe.select(pl.sum_horizontal(pl.col(name).is_null() for name in always).is_in([0, len(always)]))
+
+
+class RecordVector(Contract):
+    """A record's text as a vector, to find records of like words. Null once the record is a tombstone."""
+
+    record_id: str = pa.Field(description="Key of the record.")
+    event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = _instant("From when on the version stands: written and known.")
+    created_timestamp: Annotated[pl.Datetime, "us", "UTC"] = _instant("When the row was computed.")
+    hash_vec_256: Annotated[pl.List, pl.Float32()] = _vector(
+        "Counts of the text's words, lower-cased, hashed to 256 signed places, as a unit vector; all zeros if there is no word.",
+        256,
+        "Weinberger et al. 2009, arXiv:0902.2206",
+    )
+
+    class Config(Contract.Config):
+        """Relation, key, and the version of its family of features."""
+
+        name = "features.record_vector"
+        metadata = {"key": ["record_id", "event_timestamp", "created_timestamp"], "version": 1}  # noqa: RUF012
+
+    @pa.dataframe_check(name="hash_vec_256:not_a_unit_vector_of_256")
+    def _is_unit_vector(cls, data: PolarsData) -> pl.LazyFrame:  # noqa: N805
+        return data.lazyframe.select(_is_unit_vector("hash_vec_256", 256))
+
+
+class RecordEmbedding(Contract):
+    """A record's text as a vector, to find records of like meaning; there is one where MILLRACE_EMBEDDER names a model."""
+
+    record_id: str = pa.Field(description="Key of the record.")
+    event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = _instant("From when on the version stands: written and known.")
+    created_timestamp: Annotated[pl.Datetime, "us", "UTC"] = _instant("When the row was computed.")
+    embedding: Annotated[pl.List, pl.Float32()] = _vector("What the model makes of the text, as a unit vector.", 0, "the user's model")
+
+    class Config(Contract.Config):
+        """Relation, key, and the version of its family of features."""
+
+        name = "features.record_embedding"
+        metadata = {"key": ["record_id", "event_timestamp", "created_timestamp"], "version": 1}  # noqa: RUF012
+
+    @pa.dataframe_check(name="embedding:not_a_unit_vector")
+    def _is_unit_vector(cls, data: PolarsData) -> pl.LazyFrame:  # noqa: N805
+        return data.lazyframe.select(_is_unit_vector("embedding"))
+
+
+def _is_unit_vector(column: str, length: int = 0) -> pl.Expr:
+    """Whether a vector has its length (0: any) and is 1 long, or all zeros; a null passes."""
+    vector = pl.col(column)
+    square = (vector * vector).list.sum()
+    is_long = (square == 0) | ((square - 1).abs() < 1e-4)  # noqa: PLR2004 - single precision
+    return vector.is_null() | ((vector.list.len() == (length or vector.list.len())) & is_long)
 
 
 def _of(what: str, window: str) -> str:

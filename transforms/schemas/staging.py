@@ -103,6 +103,24 @@ class QuarantinedRecord(Contract):
         metadata = {"key": ["load_id", "source_uri", "row_number"]}  # noqa: RUF012
 
 
+class Correction(Contract):
+    """What a rejected row is to be read as instead; of several the newest counts. The row itself stays as it came."""
+
+    load_id: str = pa.Field(description="The load that brought the row.")
+    source: str = pa.Field(description="Name of the source.")
+    source_uri: str = pa.Field(description="File the row came from.")
+    row_number: int = pa.Field(ge=1, description="Position in that file.")
+    original_digest: str = pa.Field(description="SHA-256 of the row's bytes as they came, which whoever corrected them had before him.")
+    payload: pl.Binary = pa.Field(description="The bytes to be read in their place.")
+    corrected_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When the correction was imported.")
+
+    class Config(Contract.Config):
+        """Relation and key."""
+
+        name = "quarantine.corrections"
+        metadata = {"key": ["load_id", "source_uri", "row_number", "corrected_timestamp"]}  # noqa: RUF012
+
+
 class AccountedFile(Contract):
     """What became of one file's rows; what changes later adds a row of differences, so that sums tell the state."""
 

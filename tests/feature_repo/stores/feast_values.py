@@ -88,6 +88,7 @@ COLLECTIONS: list[tuple[ValueType, pa.DataType, Elements]] = [
         ]
     ),
     (ValueType.FLOAT_LIST, pa.list_(pa.float64()), lists(doubles | st.none())),
+    (ValueType.FLOAT_LIST, pa.list_(pa.float32()), st.lists(floats, min_size=40, max_size=40)),  # longer than one byte can say
     (ValueType.FLOAT_LIST, pa.list_(pa.float32(), 3), st.lists(floats, min_size=3, max_size=3)),
     (ValueType.DOUBLE_LIST, pa.large_list(pa.float32()), lists(floats)),
     (ValueType.STRING_LIST, pa.list_(pa.string()), lists(texts | st.none())),

@@ -50,6 +50,7 @@ KINDS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "seen": (UnixTimestamp, SECOND),
     "wholes": (Array(Int64), st.lists(INT64, min_size=1, max_size=4)),
     "texts": (Array(String), st.lists(st.text("abc", max_size=4), min_size=1, max_size=4)),
+    "vector": (Array(Float32), st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=40)),
     "map": (Map, st.dictionaries(st.text("abc", max_size=3), st.text("abc", max_size=3), min_size=1, max_size=2)),
 }
 FEATURES = list(KINDS)

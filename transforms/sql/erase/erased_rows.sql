@@ -1,8 +1,50 @@
 -- erased_rows: the rows to be erased, with what became of them: those of an author, of a record, or of a file. A rejected row could
--- not be read, so it goes where its bytes name the author or the record as a word of their own.
+-- not be read, so it goes where its bytes name the author or the record as a word of their own; and so does a row that was corrected,
+-- whatever it became, where its bytes as they came or as they were corrected do.
 -- grain: load_id, source_uri, row_number
--- reads: staging.records, staging.repeats, quarantine.records
-with staged as (
+-- reads: staging.records, staging.repeats, quarantine.records, quarantine.corrections, raw.records
+with unread as (
+    select
+        load_id,
+        source_uri,
+        row_number,
+        payload
+    from quarantine.records
+
+    union all
+
+    select
+        load_id,
+        source_uri,
+        row_number,
+        payload
+    from quarantine.corrections
+
+    union all
+
+    select
+        records.load_id,
+        records.source_uri,
+        records.row_number,
+        records.payload
+    from raw.records
+    semi join quarantine.corrections
+        on
+            records.load_id = corrections.load_id
+            and records.source_uri = corrections.source_uri
+            and records.row_number = corrections.row_number
+),
+
+naming as (
+    select distinct
+        load_id,
+        source_uri,
+        row_number
+    from unread
+    where regexp_matches(coalesce(try(decode(payload)), payload::varchar), getvariable('erased_name'))
+),
+
+staged as (
     select
         record_id,
         author_id,
@@ -45,21 +87,25 @@ rejected as (
         row_number,
         'quarantined' as outcome
     from quarantine.records
-    where
-        source_uri = getvariable('erased_file')
-        or regexp_matches(coalesce(try(decode(payload)), payload::varchar), getvariable('erased_name'))
 ),
 
-readable as (
+accounted as (
     select * from staged
     union all
     select * from repeated
+    union all
+    select * from rejected
 )
 
-select * from readable
+select accounted.*
+from accounted
+left join naming
+    on
+        accounted.load_id = naming.load_id
+        and accounted.source_uri = naming.source_uri
+        and accounted.row_number = naming.row_number
 where
-    author_id = getvariable('erased_author')
-    or record_id = getvariable('erased_record')
-    or source_uri = getvariable('erased_file')
-union all
-select * from rejected
+    accounted.author_id = getvariable('erased_author')
+    or accounted.record_id = getvariable('erased_record')
+    or accounted.source_uri = getvariable('erased_file')
+    or naming.load_id is not null

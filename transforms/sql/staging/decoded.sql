@@ -1,6 +1,6 @@
 -- decoded: every incoming row as text, or the reason why it is none.
 -- grain: load_id, source_uri, row_number
--- reads: incoming
+-- reads: corrected_rows
 with lines as (
     select
         load_id,
@@ -10,7 +10,7 @@ with lines as (
         loaded_timestamp,
         octet_length(payload) > $max_record_bytes as is_too_long,
         case when not is_too_long then try(decode(payload)) end as line
-    from incoming
+    from corrected_rows
 )
 
 select

@@ -1,0 +1,132 @@
+"""A text as a vector by meaning, by a model of the user's own: `RecordEmbedding`.
+
+No model is shipped, and none is fetched: `MILLRACE_EMBEDDER` names the folder of a sentence-transformers model, as its `save`
+writes it. What stands in that folder decides the vectors, so another model makes all of them again.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+import polars as pl
+
+from transforms.errors import MillraceError
+from transforms.settings import Settings
+from transforms.text.vectors import DIMENSION, Vectors, hashed, listed
+
+LIBRARIES = ("sentence-transformers", "torch", "transformers")
+TEXTS_AT_ONCE = 64
+
+
+class TextEmbedder(Protocol):
+    """What makes vectors of texts: one of `dimension` numbers for each, of length 1."""
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+
+    @property
+    def dimension(self) -> int:
+        """How many numbers a vector has."""
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Make the vectors of texts, a row for each, in order."""
+
+
+class HashingEmbedder:
+    """The vectors of `record_vector`, which need no model."""
+
+    name = "hash_vec_256"
+    dimension = DIMENSION
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Hash each text's words."""
+        return hashed(pl.Series(texts, dtype=pl.String))
+
+
+class SentenceTransformerEmbedder:
+    """A sentence-transformers model in a folder, on a GPU where there is one. Nothing is fetched, and no code of the folder runs."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the model; raises `MillraceError` if there is none, or if the extra `embeddings` is not installed."""
+        check_model(folder)
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        import torch
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.name = folder.name
+        self._model = SentenceTransformer(str(folder), device=device, local_files_only=True, trust_remote_code=False)
+        self.dimension = int(cast("int", self._model.get_embedding_dimension()))
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Encode texts, those of like length together. The last digits depend on which those are."""
+        vectors = self._model.encode(list(texts), batch_size=TEXTS_AT_ONCE, normalize_embeddings=True, show_progress_bar=False)
+        return np.asarray(vectors, np.float32).reshape(len(texts), self.dimension)
+
+
+def embed_text(records: pl.LazyFrame) -> pl.LazyFrame:
+    """Embed each record's `text` by the model that `MILLRACE_EMBEDDER` names, as `RecordEmbedding`; a null text gives null.
+
+    Takes `record_id`, `event_timestamp`, `created_timestamp` and `text`; gives those without the text, and the vector.
+    """
+    vector = pl.col("text").map_batches(_embeddings, return_dtype=pl.List(pl.Float32))
+    return records.select("record_id", "event_timestamp", "created_timestamp", embedding=vector)
+
+
+def _embeddings(text: pl.Series) -> pl.Series:
+    return listed(embedder_of("record_embedding").embed(text.fill_null("").to_list()), text)
+
+
+def embedder_of(view: str) -> TextEmbedder:
+    """Open what makes the vectors of a view: `record_vector`, or `record_embedding` by the model that is set."""
+    folder = Settings().embedder
+    if view == "record_vector":
+        return HashingEmbedder()
+    if view != "record_embedding" or folder is None:
+        message = f"{view}: nothing makes vectors of texts for it; give a vector, or name a model's folder in MILLRACE_EMBEDDER"
+        raise MillraceError(message)
+    return _opened(folder.expanduser().resolve())
+
+
+def model_digest() -> str:
+    """Digest what decides the vectors of the model that is set: its folder's files, and the libraries that run it."""
+    folder = cast("Path", Settings().embedder).expanduser().resolve()
+    check_model(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    state = tuple((path, stat.st_size, stat.st_mtime_ns) for path in files for stat in [path.stat()])
+    return " ".join([_digest(folder, state), *(f"{library} {version(library)}" for library in LIBRARIES)])
+
+
+def check_model(folder: Path) -> None:
+    """Raise `MillraceError`, with what to do, if a folder holds no model or nothing is installed to run it."""
+    if not (folder / "modules.json").is_file():
+        message = f"{folder}: no sentence-transformers model there (no modules.json); MILLRACE_EMBEDDER names the folder of one"
+        raise MillraceError(message)
+    try:
+        version("sentence-transformers")
+    except PackageNotFoundError:
+        message = f"{folder}: to run this model, install the extra: pip install 'millrace[embeddings]'"
+        raise MillraceError(message) from None
+
+
+@cache
+def _opened(folder: Path) -> SentenceTransformerEmbedder:
+    return SentenceTransformerEmbedder(folder)
+
+
+@lru_cache(maxsize=4)
+def _digest(folder: Path, state: tuple[tuple[Path, int, int], ...]) -> str:
+    """Digest a folder's files, once for each state of them."""
+    digest = hashlib.sha256()
+    for path, size, _ in state:
+        digest.update(f"{path.relative_to(folder)}\x1f{size}\x1f".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
