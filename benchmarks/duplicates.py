@@ -270,14 +270,14 @@ def by_pairs(rows: list[Any]) -> list[str]:
     alike = [sum(row[place] for row in rows if row[0] >= SIMILARITY) for place in (2, 3)]
     n_marked = sum(row[3] for row in rows)
     close = sum(row[3] for row in rows if row[0] >= 0.65)
+    recall, right, nearly = alike[1] / alike[0], alike[1] / n_marked, close / n_marked
     text = (
         f"Every record of a sample ({sum(row[2] for row in rows):,} records) beside all before it, by the greatest exact Jaccard "
-        f"similarity. Of those with 0.7 or more {alike[1] / alike[0]:.3f} are marked (recall); of the marked "
-        f"{alike[1] / n_marked:.3f} have 0.7 or more, and {close / n_marked:.3f} have 0.65 (precision)."
+        f"similarity. Of those with {SIMILARITY} or more {recall:.3f} are marked (recall); of the marked {right:.3f} have {SIMILARITY} or "
+        f"more, and {nearly:.3f} have 0.65 (precision)."
     )
     return [text, table(["most alike", "records", "marked", "share"], lines)]
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     sys.exit(main())
