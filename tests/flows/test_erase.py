@@ -26,6 +26,7 @@ NEEDLES = (PERSON, "zanzibar", "case-q")  # the person's id, a word of every tex
 SPINE = "select record_id, author_id, subject_id, known_timestamp as event_timestamp from staging.records order by all"
 FEATURES = ["author_activity:n_records_lifetime", "record_quality:n_words", "subject_activity:n_words_28d"]
 # what a profile has counted stays counted: it says nothing of one row
+# profiles hold numbers of loads, and stay
 COMMITTED = [relation for relation in RELATIONS if not relation.startswith("profiles.")]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -215,7 +216,6 @@ def test_rows_that_nobody_has_read_yet_are_refused(own: Path) -> None:
         run_erasure(own / "home", Wanted(author=PERSON), is_dry=False)
 
 
-# profiles hold numbers of loads, and stay
 POINTS = [
     *(f"{side}:{relation}" for relation in COMMITTED for side in ("before", "after")),
     *("after:begin", "before:delete_entities", "after:delete_entities", "after:erase_online"),
