@@ -27,7 +27,9 @@ SPINE = "select record_id, author_id, subject_id, known_timestamp as event_times
 FEATURES = ["author_activity:n_records_lifetime", "record_quality:n_words", "subject_activity:n_words_28d"]
 # what a profile has counted stays counted: it says nothing of one row
 # profiles hold numbers of loads, and stay
-COMMITTED = [relation for relation in RELATIONS if not relation.startswith("profiles.")]
+# and views of a record's text alone take one way; one stands for all
+LIKE_QUALITY = {"features.record_text", "features.record_pii", "features.record_vector", "features.record_embedding"}
+COMMITTED = [relation for relation in RELATIONS if not relation.startswith("profiles.") and relation not in LIKE_QUALITY]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
