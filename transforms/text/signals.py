@@ -33,9 +33,8 @@ def score_text(records: pl.LazyFrame) -> pl.LazyFrame:
 
     Takes `record_id`, `event_timestamp`, `created_timestamp` and `text`; gives those without the text, and the features.
     """
-    schema = {column.name: column.dtype for column in RecordText.columns()}
-    columns = [pl.col(name).cast(dtype) for name, dtype in schema.items()]
-    return records.map_batches(lambda batch: _score(batch).select(columns), schema=schema)
+    # collected here: Polars within a Polars callback may wait for a thread that it holds itself
+    return _score(records.collect()).lazy().select(pl.col(column.name).cast(column.dtype) for column in RecordText.columns())
 
 
 def _score(records: pl.DataFrame) -> pl.DataFrame:
