@@ -21,7 +21,7 @@ from transforms import featurize
 from transforms.accounting import recount
 from transforms.featurize import view_name
 from transforms.settings import Settings
-from transforms.warehouse import RELATIONS, Warehouse
+from transforms.warehouse import Warehouse
 
 VIEWS = tuple(map(view_name, featurize.VIEWS))
 ROOT = Path(__file__).parent.parent.parent
@@ -155,7 +155,7 @@ def contents(home: Path) -> dict[str, Any]:
     warehouse = Warehouse(Settings(home=home))
     assert recount(warehouse)["adds_up"].all()
     found: dict[str, Any] = {}
-    for relation in RELATIONS:
+    for relation in warehouse.versions():
         frame = pl.read_delta(str(warehouse.folder(relation)))
         if (
             relation.startswith("features.") or relation == "duplicates.documents"
@@ -210,7 +210,7 @@ def leftovers(home: Path) -> list[str]:
     """Name the files that no table's versions name, and what lies in the folder for what passes."""
     warehouse = Warehouse(Settings(home=home))
     stray = [str(path.relative_to(home)) for path in (home / "tmp").iterdir()]
-    for relation in RELATIONS:
+    for relation in warehouse.versions():
         table = warehouse.table(relation)
         assert table is not None
         named = set()

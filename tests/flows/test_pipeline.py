@@ -23,7 +23,7 @@ from flows.stages import PipelineParameters, run_plain
 from transforms.accounting import recount
 from transforms.errors import DriftError
 from transforms.settings import Settings
-from transforms.warehouse import RELATIONS, Warehouse
+from transforms.warehouse import Warehouse
 
 # what differs from run to run: the load, and the instants of loading and computing
 OF_THE_RUN = {"load_id", "loaded_timestamp", "created_timestamp"}
@@ -38,11 +38,13 @@ def _prefect() -> Iterator[None]:
 def content(home: Path) -> dict[str, str]:
     """Digest every table's rows, in order of all their columns."""
     digests = {}
-    with Warehouse(Settings(home=home)).connect() as connection:
-        for relation in RELATIONS:
+    warehouse = Warehouse(Settings(home=home))
+    with warehouse.connect() as connection:
+        for relation in warehouse.versions():
             rows = connection.sql(f"select * from {relation}").pl()
             rows = rows.select(sorted(set(rows.columns) - OF_THE_RUN)).with_columns(
-                cs.binary().bin.encode("hex"), pl.col(pl.List(pl.String), pl.List(pl.Int64)).cast(pl.List(pl.String)).list.join(" ")
+                cs.binary().bin.encode("hex"),
+                pl.col(pl.List(pl.String), pl.List(pl.Int64), pl.List(pl.Float32)).cast(pl.List(pl.String)).list.join(" "),
             )
             digests[relation] = hashlib.sha256(rows.sort(rows.columns).write_csv().encode()).hexdigest()
     return digests

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from transforms.settings import Settings
-from transforms.warehouse import RELATIONS, Warehouse
+from transforms.warehouse import Warehouse
 
 ROOT = Path(__file__).parent.parent.parent
 # one of each kind, each as it is found nowhere else
@@ -110,8 +110,9 @@ def test_no_file_that_is_written_holds_one(source: Path, said: str) -> None:  # 
 def test_no_table_but_those_that_hold_rows_as_they_came_holds_one(source: Path, said: str) -> None:  # noqa: ARG001
     is_kept = "text: keep" in source.read_text()
     found = {}
-    with Warehouse(Settings(home=source.parent / "home")).connect() as connection:
-        for relation in set(RELATIONS) - HOLD_TEXT:
+    warehouse = Warehouse(Settings(home=source.parent / "home"))
+    with warehouse.connect() as connection:
+        for relation in set(warehouse.versions()) - HOLD_TEXT:
             if connection.sql(f"select 1 from {relation} limit 1").fetchall():
                 found[relation] = leaks(texts(connection.sql(f"from {relation}").pl()))
     expected = {"staging.records": list(SECRETS)} if is_kept else {}
