@@ -50,7 +50,7 @@ def assert_equal(warehouse: Warehouse, other: Warehouse) -> None:
         assert newest(warehouse, view).equals(newest(other, view)), view
 
 
-@settings(max_examples=10)
+@settings(max_examples=4)
 @given(HISTORIES, st.lists(st.integers(1, 8), min_size=1, max_size=2))
 def test_runs_in_any_order_leave_nothing_due(new_home: Callable[[], Warehouse], versions: list[Version], cuts: list[int]) -> None:
     warehouse = run(new_home(), *cut(versions, cuts))

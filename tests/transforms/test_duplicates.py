@@ -142,7 +142,7 @@ def assert_duplicates_are_as_defined(
 # --- any order ---
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(HISTORIES, st.lists(st.integers(1, 11), max_size=3))
 # the original comes last; a text between two of a chain comes last and joins their clusters
 @example([version("r1", 5, text=FOX), version("r2", 1, text=FOX)], [1])
@@ -151,14 +151,14 @@ def test_duplicates_are_as_defined_in_whatever_order_they_come(new_home: NewHome
     assert_duplicates_are_as_defined(run(new_home(), *cut(versions, cuts)), versions)
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(HISTORIES, st.lists(st.integers(1, 11), min_size=1, max_size=3))
 def test_increments_in_order_of_knowledge_have_the_rows_of_a_rebuild(new_home: NewHome, versions: list[Version], cuts: list[int]) -> None:
     grown, rebuilt = run(new_home(), *cut(by_known(versions), cuts)), run(new_home(), versions)
     assert newest(grown, "record_duplicates").rows() == newest(rebuilt, "record_duplicates").rows()
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(HISTORIES, HISTORIES)
 @example([version("r1", 0, text=FOX), version("r2", 1, text=FOX)], [version("r2", 1, text=FOX)])
 @example([version("r1", 0, text=FOX), version("r2", 1, text=FOX), version("r1", 5, text=FOX)], [version("r1", 0, text=FOX)])
@@ -171,7 +171,7 @@ def test_versions_that_are_replaced_or_gone_leave_what_the_others_say(
     assert_duplicates_are_as_defined(warehouse, after, also=before)
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(HISTORIES, st.lists(st.integers(1, 11), max_size=2))
 def test_full_buckets_are_as_defined_too(new_home: NewHome, versions: list[Version], cuts: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patched:
@@ -179,7 +179,7 @@ def test_full_buckets_are_as_defined_too(new_home: NewHome, versions: list[Versi
         assert_duplicates_are_as_defined(run(new_home(), *cut(versions, cuts)), versions, n_heads=1)
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(HISTORIES, st.integers(0, 11), st.sampled_from(TEXTS))
 def test_what_is_known_later_changes_nothing_before(new_home: NewHome, versions: list[Version], at: int, text: str | None) -> None:
     instant = sorted(v.effective for v in versions)[at % len(versions)]

@@ -44,7 +44,7 @@ from transforms.warehouse import Warehouse
 # --- (1) right by the definition ---
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(HISTORIES, st.lists(st.integers(-DAY, 80 * DAY), max_size=5))
 def test_activity_and_quality_are_as_defined_at_any_instant(
     new_home: Callable[[], Warehouse], versions: list[Version], more: list[int]
@@ -96,7 +96,7 @@ def test_record_that_changes_its_author_moves_with_its_words(new_home: Callable[
 # --- (2) increments ---
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(HISTORIES, st.lists(st.integers(1, 8), min_size=1, max_size=2))
 # an older version, announced for later, is taken out or changes hands before it counts
 @example([version("r", known=0, event=2 * HOUR), version("r", known=HOUR, text=None)], [1])
@@ -110,7 +110,7 @@ def test_increments_in_order_of_knowledge_equal_a_rebuild(
         assert newest(grown, view).rows(named=True) == newest(rebuilt, view).rows(named=True)
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(HISTORIES, st.lists(st.integers(1, 8), min_size=1, max_size=2))
 # a version from between comes last and shifts when the older one ends; another record comes with it
 @example([version("r", 0), version("r", 3 * HOUR, text=None), version("r", HOUR, author="v"), version("q", 2 * HOUR)], [2])
@@ -123,7 +123,7 @@ def test_increments_in_any_order_have_the_values_of_a_rebuild(
     assert_quality_is_as_defined(warehouse, versions, instants)
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(HISTORIES, HISTORIES)
 # the author's first record is gone; a record is gone whole; another text stands in the same place
 @example([version("r", 0), version("q", HOUR)], [version("q", HOUR)])
@@ -166,7 +166,7 @@ def test_late_version_is_computed_from_when_it_was_known_and_nobody_else_is(new_
 # --- (3) a live source only appends ---
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(HISTORIES, st.integers(1, 8))
 def test_increment_of_a_live_source_adds_rows_from_its_arrival_on(
     new_home: Callable[[], Warehouse], versions: list[Version], at: int

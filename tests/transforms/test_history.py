@@ -169,5 +169,5 @@ def staged(warehouse: Warehouse) -> list[tuple[Any, ...]]:
     return sorted(frame.with_columns(texts, pl.col("event_timestamp", "known_timestamp").dt.timestamp("us")).rows())
 
 
-Home.TestCase.settings = settings(max_examples=8, stateful_step_count=6)
+Home.TestCase.settings = settings(max_examples=4, stateful_step_count=6)
 TestHome = Home.TestCase

@@ -37,7 +37,7 @@ class Column(NamedTuple):
     nullable: bool
     origin: str | None
     bounds: str
-    vector_length: int | None
+    vector_length: int | None = None
 
 
 class Contract(pa.DataFrameModel):

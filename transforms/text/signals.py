@@ -75,8 +75,10 @@ def _unigram_entropy(words: Words) -> Array:
     """Shannon's entropy of each text's words, in nats."""
     ordered = np.sort(words.row * max(len(words.vocabulary), 1) + words.word)
     first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(ordered) else np.array([], np.int64)
-    count = np.diff(np.append(first, len(ordered)))
-    weighted = np.bincount(ordered[first] // max(len(words.vocabulary), 1), count * np.log(count), minlength=words.n_texts)
+    count, row = np.diff(np.append(first, len(ordered))), ordered[first] // max(len(words.vocabulary), 1)
+    # added up by count: a word's place in the vocabulary depends on the batch, and the last bit must not
+    by_count = np.lexsort((count, row))
+    weighted = np.bincount(row[by_count], (count * np.log(count))[by_count], minlength=words.n_texts)
     entropy: Array = np.maximum(np.log(np.maximum(words.n_words, 1)) - ratio(weighted, words.n_words), 0.0)
     return entropy
 
