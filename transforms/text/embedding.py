@@ -17,7 +17,7 @@ import polars as pl
 
 from transforms.errors import MillraceError
 from transforms.settings import Settings
-from transforms.text.vectors import DIMENSION, Vectors, hashed, listed
+from transforms.text.vectors import DIMENSION, Vectors, hashed, with_vectors
 
 LIBRARIES = ("sentence-transformers", "torch", "transformers")
 TEXTS_AT_ONCE = 64
@@ -77,12 +77,8 @@ def embed_text(records: pl.LazyFrame) -> pl.LazyFrame:
 
     Takes `record_id`, `event_timestamp`, `created_timestamp` and `text`; gives those without the text, and the vector.
     """
-    vector = pl.col("text").map_batches(_embeddings, return_dtype=pl.List(pl.Float32))
-    return records.select("record_id", "event_timestamp", "created_timestamp", embedding=vector)
-
-
-def _embeddings(text: pl.Series) -> pl.Series:
-    return listed(embedder_of("record_embedding").embed(text.fill_null("").to_list()), text)
+    embedder = embedder_of("record_embedding")
+    return with_vectors(records, "embedding", lambda text: embedder.embed(text.fill_null("").to_list()))
 
 
 def embedder_of(view: str) -> TextEmbedder:

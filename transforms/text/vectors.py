@@ -5,6 +5,7 @@ words which share a place cancel out on average, and no vocabulary need be learn
 (x86, 32 bits, seed 0), whose values never change; place and sign are taken from it as scikit-learn's `HashingVectorizer` does.
 """
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import mmh3
@@ -24,8 +25,16 @@ def hash_text(records: pl.LazyFrame) -> pl.LazyFrame:
 
     Takes `record_id`, `event_timestamp`, `created_timestamp` and `text`; gives those without the text, and the vector.
     """
-    vector = pl.col("text").map_batches(lambda text: listed(hashed(text), text), return_dtype=pl.List(pl.Float32))
-    return records.select("record_id", "event_timestamp", "created_timestamp", hash_vec_256=vector)
+    return with_vectors(records, "hash_vec_256", hashed)
+
+
+def with_vectors(records: pl.LazyFrame, name: str, vectors_of: Callable[[pl.Series], Vectors]) -> pl.LazyFrame:
+    """Put a vector in the place of each record's text, null where the text is."""
+    # collected here: Polars within a Polars callback may wait for a thread that it holds itself
+    frame = records.collect()
+    text, vectors = frame["text"], vectors_of(frame["text"])
+    lists = pl.Series(name, vectors, pl.Array(pl.Float32, vectors.shape[1])).cast(pl.List(pl.Float32))
+    return frame.lazy().select("record_id", "event_timestamp", "created_timestamp", pl.when(text.is_not_null()).then(lists).alias(name))
 
 
 def hashed(text: pl.Series) -> Vectors:
@@ -36,12 +45,6 @@ def hashed(text: pl.Series) -> Vectors:
         norms = np.sqrt(np.square(sums).sum(axis=1, keepdims=True))
         vectors[start : start + len(sums)] = sums / np.maximum(norms, 1)  # of whole numbers: 0, or at least 1
     return vectors
-
-
-def listed(vectors: Vectors, text: pl.Series) -> pl.Series:
-    """Make a column of lists of vectors, null where the text is null."""
-    lists = pl.Series(text.name, vectors, pl.Array(pl.Float32, vectors.shape[1])).cast(pl.List(pl.Float32))
-    return pl.select(pl.when(text.is_not_null()).then(lists)).to_series()
 
 
 def _signed_counts(text: pl.Series) -> npt.NDArray[np.float64]:
