@@ -249,11 +249,10 @@ def _code(warehouse: "Warehouse", view: str, at: int | None) -> str | None:
     """The digest of the code that made a view, as its version says; None where the source keeps no versions."""
     from transforms.warehouse import CODE
 
-    table = warehouse.table(f"features.{view}")
-    if table is None or at is None:
+    relation = f"features.{view}"
+    if at is None or warehouse.table(relation) is None:
         return None
-    table.load_as_version(at)
-    return f"{table.transaction_version(CODE) or 0:x}"
+    return f"{warehouse.table_at(relation, at).transaction_version(CODE) or 0:x}"
 
 
 def write_store_settings(home: Path) -> Path:

@@ -140,25 +140,24 @@ def consistent_versions(warehouse: Warehouse) -> dict[str, int]:
     A run publishes one view after the other; who reads meanwhile gets what all of them agree on. While a backfill is under way,
     or was stopped, that is what stood before it.
     """
-    tables = {view_name(contract): table for contract in VIEWS if (table := warehouse.table(contract.relation()))}
     if unfinished := read_unfinished(warehouse):
         return unfinished.versions
+    tables = {contract: table for contract in VIEWS if (table := warehouse.table(contract.relation()))}
     agreed = min((_made_from(table) for table in tables.values()), default=-1)
-    for table in tables.values():
+    versions = {}
+    for contract, newest in tables.items():
+        table = newest
         while _made_from(table) > agreed:
-            table.load_as_version(table.version() - 1)
-    return {name: table.version() for name, table in tables.items()}
+            table = warehouse.table_at(contract.relation(), table.version() - 1)
+        versions[view_name(contract)] = table.version()
+    return versions
 
 
 def staging_version(warehouse: Warehouse, versions: Mapping[str, int]) -> int:
     """The staging version that versions of the feature views, by the view's name, were made from: of several, the newest."""
-    made_from = []
-    for view, version in versions.items():
-        table = warehouse.table(f"features.{view}")
-        if table:
-            table.load_as_version(version)
-            made_from.append(_made_from(table))
-    return max(made_from, default=-1)
+    relations = {f"features.{view}": version for view, version in versions.items()}
+    tables = [warehouse.table_at(relation, version) for relation, version in relations.items() if warehouse.table(relation)]
+    return max(map(_made_from, tables), default=-1)
 
 
 def _made_from(table: DeltaTable) -> int:

@@ -171,16 +171,18 @@ def profile_views(warehouse: Warehouse, contracts: Iterable[type[Contract]]) -> 
 
     It is read back from the files that came since the last time, so a run that was killed after a view's commit loses nothing.
     """
-    profiles = warehouse.create(ColumnProfile)
+    profiles, versions = warehouse.create(ColumnProfile), warehouse.versions()
+    found, transactions = [], {}
     for contract in (contract for contract in contracts if any(_columns_of(contract))):
         relation = contract.relation()
-        name, version = f"{TRANSACTION}:{relation}", warehouse.versions()[relation]
-        since = profiles.transaction_version(name)
-        if since is None or since < version:
-            files = warehouse.files(relation, since=-1 if since is None else since)
+        name, version = f"{TRANSACTION}:{relation}", versions[relation]
+        since = warehouse.consumed(ColumnProfile.relation(), name)
+        if since < version:
             known = stored(profiles, ColumnProfile).filter(pl.col("relation") == relation).select("loaded_timestamp").collect().to_series()
-            found = _profile_publications(contract, files, known)
-            publish_once(warehouse, ColumnProfile, found.to_arrow().cast(ColumnProfile.arrow_schema()).to_batches(), {name: version})
+            found.append(_profile_publications(contract, warehouse.files(relation, since), known))
+            transactions[name] = version
+    if found:
+        publish_once(warehouse, ColumnProfile, pl.concat(found).to_arrow().cast(ColumnProfile.arrow_schema()).to_batches(), transactions)
 
 
 def _profile_publications(contract: type[Contract], files: list[str], known: pl.Series) -> pl.DataFrame:

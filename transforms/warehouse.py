@@ -99,15 +99,30 @@ class Warehouse:
         """Open a home; nothing is read or made yet."""
         self.settings = settings
         self.report = report
+        self._opened: dict[str, tuple[DeltaTable, tuple[int, int] | None]] = {}
 
     def folder(self, relation: str) -> Path:
         """The folder of a relation's Delta table."""
         return self.settings.root.joinpath(*relation.split("."))
 
     def table(self, relation: str) -> DeltaTable | None:
-        """Open a relation's Delta table at its newest version; None if it was never written."""
-        folder = str(self.folder(relation))
-        return DeltaTable(folder) if DeltaTable.is_deltatable(folder) else None
+        """Open a relation's Delta table at its newest version, or give the one that was opened before; None if it was never written.
+
+        It is to be read only, for the next caller gets it too.
+        """
+        opened = self._opened.get(relation)
+        folder = self.folder(relation)
+        if opened and _is_newest(folder, *opened):
+            return opened[0]
+        if not DeltaTable.is_deltatable(str(folder)):
+            return None
+        table = DeltaTable(str(folder))
+        self._opened[relation] = (table, _identity(_entry(folder, table.version())))
+        return table
+
+    def table_at(self, relation: str, version: int) -> DeltaTable:
+        """Open a relation's Delta table as it was at a version."""
+        return DeltaTable(str(self.folder(relation)), version=version)
 
     def versions(self) -> dict[str, int]:
         """The newest version of every table there is."""
@@ -134,7 +149,7 @@ class Warehouse:
         if table is None or version == -1:
             return []
         if version is not None and version != table.version():
-            table.load_as_version(version)
+            table = self.table_at(relation, version)
         return data_files(table)
 
     def n_rows(self, relation: str, since: int = -1) -> int:
@@ -195,10 +210,8 @@ class Warehouse:
             with duckdb.connect(config=options) as connection:
                 connection.execute("set timezone = 'UTC'")
                 for relation in RELATIONS:
-                    table = self.table(relation)
+                    table = self.table_at(relation, at[relation]) if at and relation in at else self.table(relation)
                     if table:
-                        if at and relation in at:
-                            table.load_as_version(at[relation])
                         self.create_view(connection, relation, data_files(table), pa.schema(table.schema().to_arrow()))
                 yield connection
 
@@ -206,11 +219,11 @@ class Warehouse:
         """Make data files a view; with no file, an empty one of the given schema."""
         schema_name, _, view = name.rpartition(".")
         if schema_name:
-            connection.execute(f"create schema if not exists {schema_name}")
-            connection.execute(f"use {schema_name}")
+            connection.execute(f"create schema if not exists {schema_name}; use {schema_name}")
         rows = connection.read_parquet(files) if files else connection.from_arrow(schema.empty_table())
         rows.create_view(view)
-        connection.execute("use main")
+        if schema_name:
+            connection.execute("use main")
 
     def create_arrivals(
         self, connection: duckdb.DuckDBPyConnection, contract: type[Contract], since: int, until: int | None = None
@@ -234,8 +247,10 @@ class Warehouse:
         connection.execute(f"create view gone as from removed anti join added using ({', '.join(same)})")
 
     def create(self, contract: type[Contract]) -> DeltaTable:
-        """Open a contract's table, made empty if it is not there."""
+        """Open a contract's table to write to it, made empty if it is not there."""
         folder = self.folder(contract.relation())
+        if self.table(contract.relation()):
+            return DeltaTable(str(folder))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             table = DeltaTable.create(
@@ -322,6 +337,26 @@ class Warehouse:
                 if not tries_left:
                     raise
         return table
+
+
+def _entry(folder: Path, version: int) -> Path:
+    """Name the entry of a table's log that made a version."""
+    return folder / "_delta_log" / f"{version:020d}.json"
+
+
+def _identity(entry: Path) -> tuple[int, int] | None:
+    """Tell an entry of a log from another of its name; None if it is not there."""
+    try:
+        stat = entry.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def _is_newest(folder: Path, table: DeltaTable, identity: tuple[int, int] | None) -> bool:
+    """Look whether the log still ends with a table's version; a table that was deleted and made anew has another entry there."""
+    entry, following = (_entry(folder, version) for version in (table.version(), table.version() + 1))
+    return identity is not None and _identity(entry) == identity and not following.exists()
 
 
 def files_of_version(folder: Path, version: int) -> list[str]:

@@ -210,13 +210,9 @@ def leftovers(home: Path) -> list[str]:
     """Name the files that no table's versions name, and what lies in the folder for what passes."""
     warehouse = Warehouse(Settings(home=home))
     stray = [str(path.relative_to(home)) for path in (home / "tmp").iterdir()]
-    for relation in warehouse.versions():
-        table = warehouse.table(relation)
-        assert table is not None
-        named = set()
-        for version in range(table.version() + 1):
-            table.load_as_version(version)
-            named |= {Path(file).name for file in table.file_uris()}
+    for relation, newest in warehouse.versions().items():
+        tables = [warehouse.table_at(relation, version) for version in range(newest + 1)]
+        named = {Path(file).name for table in tables for file in table.file_uris()}
         stray += [str(path) for path in warehouse.folder(relation).glob("*.parquet") if path.name not in named]
     return stray
 

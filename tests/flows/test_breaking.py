@@ -65,9 +65,7 @@ def test_breaking_change_is_listed_refused_and_accepted(millrace: Run, copied: P
         types = dict(connection.sql("select column_name, column_type from (describe features.author_activity)").fetchall())
         assert types["n_words_1d"] == "DOUBLE"
         assert "n_urls" not in connection.sql("from features.record_quality limit 0").columns
-    older = warehouse.table("features.record_quality")
-    assert older is not None
-    older.load_as_version(before["features.record_quality"])
+    older = warehouse.table_at("features.record_quality", before["features.record_quality"])
     assert "n_urls" in [field.name for field in older.schema().fields]
     assert "nothing to load, stage or compute" in millrace("plan", *asked, **path).stdout
 

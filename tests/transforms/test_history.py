@@ -117,7 +117,7 @@ class Home(RuleBasedStateMachine):
     @rule()
     def backfill(self) -> None:
         """Nothing is missing, so nothing is filled."""
-        assert [due.n_rows for due in backfill.find(self.warehouse, Span())] == [0, 0, 0]
+        assert [due.n_rows for due in backfill.find(self.warehouse, Span()) if due.n_rows] == []
         fill(self.warehouse, Span(), self._now())
 
     @precondition(lambda self: self.passed)

@@ -1,5 +1,6 @@
 """The warehouse: files that come and go in one commit."""
 
+import shutil
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -39,11 +40,25 @@ def test_files_are_replaced_in_one_commit_and_older_versions_keep_them(warehouse
     assert loads(warehouse) == ["b"]
     assert warehouse.versions()[RELATION] == version + 1
     assert warehouse.changes(RELATION, since=version) == (warehouse.files(RELATION), [old])
-    table = warehouse.table(RELATION)
-    assert table is not None
-    table.load_as_version(version)
-    assert table.file_uris() == [old]
+    assert warehouse.table_at(RELATION, version).file_uris() == [old]
     assert pq.read_table(old)["load_id"].to_pylist() == ["a", "b"]
+
+
+def test_an_open_table_is_opened_again_where_another_wrote_or_made_it_anew(warehouse: Warehouse, publish: Callable[..., None]) -> None:
+    publish("a")
+    reader = Warehouse(warehouse.settings)
+    assert reader.table(RELATION) is reader.table(RELATION)
+    for load in ("b", "c"):
+        publish(load)
+        assert reader.versions() == warehouse.versions()
+        assert loads(reader)[-1] == load
+    newest = reader.versions()[RELATION]
+    shutil.rmtree(warehouse.folder(RELATION))
+    assert reader.table(RELATION) is None
+    for number in range(newest):
+        publish(f"new {number}", number=number)
+    assert reader.versions()[RELATION] == newest
+    assert loads(reader) == [f"new {number}" for number in range(newest)]
 
 
 def test_a_file_may_go_with_nothing_in_its_place(warehouse: Warehouse, publish: Callable[..., None]) -> None:
