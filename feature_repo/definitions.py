@@ -61,8 +61,8 @@ def author_tenure(inputs: pd.DataFrame) -> pd.DataFrame:
 
 triage_v2 = FeatureService(
     name="triage_v2",
-    features=[record_quality, record_text, record_pii, author_activity, subject_activity, author_tenure],
-    description="As triage_v1, with what the record's text is like, what it gives away and what it repeats.",
+    features=[record_quality, record_text, record_pii, record_duplicates, author_activity, subject_activity, author_tenure],
+    description="As triage_v1, with what the record's text is like, what it gives away and which earlier record it repeats.",
 )
 
 triage_v1 = FeatureService(

@@ -41,7 +41,7 @@ def score(frame: pl.DataFrame) -> str:
     past, future = frame.filter(pl.col("event_timestamp") <= split), frame.filter(pl.col("event_timestamp") > split)
     numbers = [name for name in frame.columns if frame[name].dtype.is_numeric()]
     quality = [name for name in numbers if name.startswith("record_quality__")]
-    text = [name for name in numbers if name.startswith(("record_text__", "record_pii__", "record_duplicates__"))]
+    text = [name for name in numbers if name.startswith("record_text__")]
     activity = [name for name in numbers if name.startswith(("author_", "subject_"))]
     sets = {
         "nothing": [],
@@ -49,6 +49,7 @@ def score(frame: pl.DataFrame) -> str:
         "record_quality, record_text": quality + text,
         "record_quality, activity": quality + activity,
         "record_quality, record_text, activity": quality + text + activity,
+        "all of triage_v2": [name for name in numbers if "__" in name],
     }
     lines = [
         f"Predicting a positive label from what was known at {frame.height:,} records' first instant:",

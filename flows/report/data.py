@@ -12,6 +12,7 @@ import polars as pl
 from feature_repo.catalogue import catalogue, kind
 from flows.history import history_path
 from transforms.featurize import VIEWS, view_name
+from transforms.profile import sketch_values
 from transforms.schemas.base import Column
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord, StagedRecord
 from transforms.sql import model
@@ -38,8 +39,6 @@ N_PERIODS = 160  # at most about so many points stand side by side on a page
 N_DRIFTED = 8
 N_SHAPE_BINS = 16
 SKEWED = 20  # times the median: from there on a histogram says more on a logarithmic scale
-RELATIVE_ACCURACY = 0.01  # of the sketches in profiles.columns
-GAMMA = (1 + RELATIVE_ACCURACY) / (1 - RELATIVE_ACCURACY)
 
 
 class Feature(NamedTuple):
@@ -211,9 +210,10 @@ def _shape(counts: pl.DataFrame) -> pl.DataFrame:
 
 def _few_numbers(counts: pl.DataFrame) -> pl.DataFrame:
     """Name each bucket by the least value of the bin of neighbouring ones that it falls in."""
-    number = bucket_value("key")
+    number = pl.col("order")
     width = (number.rank("dense").max() / N_SHAPE_BINS).clip(lower_bound=1)
-    binned = counts.with_columns(order=number, bin=((number.rank("dense") - 1) / width).floor())
+    valued = counts.with_columns(order=sketch_values(counts["key"].to_list()))
+    binned = valued.with_columns(bin=((number.rank("dense") - 1) / width).floor())
     least = binned.with_columns(pl.col("order").min().over("bin"))
     return least.with_columns(value=pl.col("order").map_elements(short, pl.String))
 
@@ -222,16 +222,6 @@ def _few_categories(counts: pl.DataFrame) -> pl.DataFrame:
     common = counts.group_by("key").agg(pl.sum("n")).top_k(N_DRIFTED, by="n")["key"].to_list()
     value = pl.when(pl.col("key").is_in(common)).then("key").otherwise(pl.lit("other"))
     return counts.with_columns(value=value, order=-pl.col("n").cast(pl.Float64))
-
-
-def bucket_value(column: str) -> pl.Expr:
-    """Tell the number that a sketch's bucket stands for: `p` or `n` for its sign, then index i, for 2 gamma^i / (gamma + 1); `0` for none.
-
-    Masson, Rim, Lee 2019, DDSketch, VLDB 12(12).
-    """
-    sign = pl.col(column).str.head(1).replace_strict({"p": 1.0, "n": -1.0}, default=0.0)
-    index = pl.col(column).str.slice(1).cast(pl.Float64, strict=False).fill_null(0)
-    return sign * 2 * pl.lit(GAMMA).pow(index) / (GAMMA + 1)
 
 
 def read_runs(warehouse: Warehouse) -> pl.DataFrame:

@@ -2,7 +2,6 @@
 
 import html
 import itertools
-import math
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, expect
 
 from flows.report import page as report_page
-from flows.report.data import GAMMA, N_BINS, RELATIVE_ACCURACY, ago, bucket_value, describe, period_unit, read_shown, short
+from flows.report.data import N_BINS, ago, describe, period_unit, read_shown, short
 from flows.report.flow import SLOT, flow
 from flows.report.page import chart_script, report_path, write_report
 from flows.report.palette import THEMES
@@ -308,14 +307,6 @@ def test_drift_is_that_of_the_last_load(full_home: Path) -> None:
     assert before["share"].sum() == pytest.approx(1)
     languages = dict(shown.shapes.filter(column="language", of="last load").select("value", "share").iter_rows())
     assert languages == {"fr": 0.5, "en": 0.5}
-
-
-@given(st.floats(1e-6, 1e12), st.sampled_from([1, -1]))
-def test_bucket_stands_for_its_numbers(size: float, sign: int) -> None:
-    key = f"{'p' if sign > 0 else 'n'}{math.ceil(math.log(size) / math.log(GAMMA))}"
-    value = pl.DataFrame({"key": [key, "0"]}).select(bucket_value("key")).to_series().to_list()
-    assert value[0] == pytest.approx(sign * size, rel=RELATIVE_ACCURACY * 1.001)
-    assert value[1] == 0
 
 
 ROWS = st.integers(0, 10**9)

@@ -5,12 +5,14 @@ import polars as pl
 
 from transforms.text.words import Array, ratio
 
-N_TEXTS_AT_ONCE = 4_096
+N_TEXTS_AT_ONCE = 1_024
 BLANKS = [ord(blank) for blank in "\t\n\v\f\r "]
-IS_LETTER = np.zeros(256, bool)
-IS_LETTER[[*range(ord("A"), ord("Z") + 1), *range(ord("a"), ord("z") + 1)]] = True
-IS_ALPHANUMERIC = IS_LETTER.copy()
-IS_ALPHANUMERIC[range(ord("0"), ord("9") + 1)] = True
+DIGITS = range(ord("0"), ord("9") + 1)
+LETTERS = [*range(ord("A"), ord("Z") + 1), *range(ord("a"), ord("z") + 1)]
+# a row an octet, a column a class: what counts are multiplied with, to add up those of blanks, letters, digits
+CLASSES = np.zeros((256, 3))
+for column, octets in enumerate((BLANKS, LETTERS, DIGITS)):
+    CLASSES[octets, column] = 1
 
 
 def measure_characters(text: pl.Series) -> dict[str, Array]:
@@ -24,36 +26,46 @@ def measure_characters(text: pl.Series) -> dict[str, Array]:
 def _measure_at_once(text: pl.Series) -> dict[str, Array]:
     n_bytes = text.str.len_bytes().to_numpy().astype(np.int64)
     row = np.repeat(np.arange(len(text)), n_bytes)
-    joined = text.str.join("").item()
-    octets = np.frombuffer(joined.encode(), np.uint8)
+    octets = np.frombuffer(text.str.join("").item().encode(), np.uint8)
     counts = np.bincount(row * 256 + octets, minlength=len(text) * 256).reshape(-1, 256)
+    n_blanks, n_letters, n_digits = (counts @ CLASSES).T
     return {
         "byte_entropy": _entropy(counts, n_bytes),
-        "max_char_run": _longest_runs(joined, text, n_bytes > counts[:, BLANKS].sum(axis=1)),
-        "n_letters": counts[:, IS_LETTER].sum(axis=1),
-        "n_alphanumerics": counts[:, IS_ALPHANUMERIC].sum(axis=1),
+        "max_char_run": _longest_runs(text, octets, row, n_bytes > n_blanks),
+        "n_letters": n_letters,
+        "n_alphanumerics": n_letters + n_digits,
     }
 
 
 def _entropy(counts: Array, n: Array) -> Array:
     """Shannon's entropy of each row of counts, in bits: log2 n - sum(c log2 c) / n."""
-    row, octet = np.nonzero(counts)
-    count = counts[row, octet]
-    weighted = np.bincount(row, count * np.log2(count), minlength=len(n))
+    count = np.arange(counts.max(initial=0) + 1)
+    weighted = (count * np.log2(np.maximum(count, 1)))[counts].sum(axis=1)
     entropy: Array = np.maximum(np.log2(np.maximum(n, 1)) - ratio(weighted, n), 0.0)
     return entropy
 
 
-def _longest_runs(joined: str, text: pl.Series, has_marks: Array) -> Array:
-    """The longest run of one character in each text, blanks aside; of a text that is not blank, 1 at least."""
-    characters = np.frombuffer(joined.encode("utf-32-le"), np.uint32)
-    n_characters = text.str.len_chars().to_numpy().astype(np.int64)
+def _longest_runs(text: pl.Series, octets: Array, row: Array, has_marks: Array) -> Array:
+    """The longest run of one character in each text, blanks aside; of a text that is not blank, 1 at least.
+
+    A byte repeats in few places, and of ASCII only as its character does; the characters of other texts are looked at one by one.
+    """
     longest = has_marks.astype(np.int64)
-    row = np.repeat(np.arange(len(text)), n_characters)
-    goes_on = (characters[1:] == characters[:-1]) & (row[1:] == row[:-1])
-    # where a run of two or more begins, and where it ends
-    edges = np.flatnonzero(np.diff(goes_on.astype(np.int8), prepend=0, append=0))
-    starts, lengths = edges[::2], edges[1::2] - edges[::2] + 1
-    is_mark = ~np.isin(characters[starts], BLANKS)
-    np.maximum.at(longest, row[starts[is_mark]], lengths[is_mark])
+    _lengthen(longest, octets, row)
+    n_characters = text.str.len_chars()
+    is_wide = (text.str.len_bytes() != n_characters).to_numpy()
+    if is_wide.any():
+        longest[is_wide] = has_marks[is_wide]
+        characters = np.frombuffer(text.filter(is_wide).str.join("").item().encode("utf-32-le"), np.uint32)
+        _lengthen(longest, characters, np.repeat(np.flatnonzero(is_wide), n_characters.to_numpy()[is_wide]))
     return longest
+
+
+def _lengthen(longest: Array, units: Array, row: Array) -> None:
+    """Raise each row's longest run to that of its units, blanks aside."""
+    places = np.flatnonzero(units[1:] == units[:-1])
+    places = places[row[places + 1] == row[places]]
+    first = np.flatnonzero(np.append(True, np.diff(places) != 1))[: len(places)]
+    lengths, starts = np.diff(np.append(first, len(places))) + 1, places[first]
+    is_mark = ~np.isin(units[starts], BLANKS)
+    np.maximum.at(longest, row[starts[is_mark]], lengths[is_mark])

@@ -12,6 +12,8 @@ import duckdb
 import numpy as np
 import polars as pl
 
+from transforms.text.workers import n_processors
+
 SHINGLE = 5
 BANDS, ROWS = 16, 8
 MIN_SIMILARITY = 0.7
@@ -21,7 +23,7 @@ _VALUES = BANDS * ROWS
 _EMPTY = np.uint32(0xFFFFFFFF)
 _PADDING = "\0" * (SHINGLE - 1)
 # texts whose shingles, a few numbers each, stay within a processor's cache
-_BLOCK = 2_000
+_BLOCK = 1_000
 # from an empty value, the order in which the others are asked: for each value its own, fixed for ever
 _SEEKS = (
     np.random.Generator(np.random.PCG64(2014)).permuted(np.tile(np.arange(_VALUES), (_VALUES, 1)), axis=1) - np.arange(_VALUES)[:, None]
@@ -51,10 +53,13 @@ def sign(normal: pl.Series) -> pl.Series:
     bits a value are kept (b-bit minwise hashing, Li & König 2010).
     """
     words = pl.select(pl.lit(normal).str.replace_all(r"[^\p{L}\p{M}\p{N} ]", " ").str.replace_all("  +", " ").str.strip_chars()).to_series()
-    blocks = [words.slice(start, _BLOCK) for start in range(0, len(words), _BLOCK)]
-    with ThreadPoolExecutor() as threads:
+    # those in ASCII, which are quicker, among themselves
+    order = (words.str.len_bytes() != words.str.len_chars()).arg_sort()
+    ordered = words.gather(order)
+    blocks = [ordered.slice(start, _BLOCK) for start in range(0, len(words), _BLOCK)]
+    with ThreadPoolExecutor(n_processors()) as threads:
         bands = [np.empty((0, BANDS), np.int64), *threads.map(_sign_block, blocks)]
-    signed = pl.Series("band_keys", np.concatenate(bands)).cast(pl.List(pl.Int64))
+    signed = pl.Series("band_keys", np.concatenate(bands)[order.arg_sort()]).cast(pl.List(pl.Int64))
     return pl.select(pl.when(words != "").then(signed)).to_series().rename("band_keys")
 
 
@@ -90,17 +95,26 @@ def _hash_shingles(words: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     """Hash every run of `SHINGLE` characters of each text, or a shorter text whole, with the text's position."""
     padded = words + _PADDING
     sizes = padded.str.len_chars().to_numpy().astype(np.int64)
-    points = np.frombuffer("".join(padded).encode("utf-32-le"), np.uint32).astype(np.uint64)
-    hashes = points.copy()
-    for place in range(1, SHINGLE):
-        hashes[:-place] += points[place:] << np.uint64(8 * place)
+    hashes = _pack_runs("".join(padded))
     owners = np.repeat(np.arange(len(sizes)), sizes)
     ends = np.cumsum(sizes) - sizes + np.maximum(sizes - 2 * len(_PADDING), 1)
-    is_whole = np.arange(len(points)) < ends[owners]
+    is_whole = np.arange(len(hashes)) < ends[owners]
     # Fibonacci hashing, twice: multiply, fold the upper half down
     hashes = hashes[is_whole] * np.uint64(0x9E3779B97F4A7C15)
     hashes ^= hashes >> np.uint64(32)
     return hashes * np.uint64(0xD6E8FEB86659FD93), owners[is_whole]
+
+
+def _pack_runs(characters: str) -> np.ndarray:
+    """Pack every `SHINGLE` characters in a row into one number, each 8 bits further up than the one before."""
+    if characters.isascii():  # then that is how they lie in memory
+        octets = characters.encode() + bytes(8)
+        return np.ndarray(len(characters), "<u8", octets, strides=(1,)) & np.uint64((1 << 8 * SHINGLE) - 1)
+    points = np.frombuffer(characters.encode("utf-32-le"), np.uint32).astype(np.uint64)
+    packed = points.copy()
+    for place in range(1, SHINGLE):
+        packed[:-place] += points[place:] << np.uint64(8 * place)
+    return packed
 
 
 def _densify(least: np.ndarray) -> np.ndarray:

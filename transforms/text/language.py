@@ -4,15 +4,15 @@ pycld2 names the language, py3langid gives a second opinion where that is unsure
 how often they are right.
 """
 
-import os
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transforms.text.identify import SURE_PROBABILITY, identify
-from transforms.text.workers import identify_in_pool
+from transforms.text.identify import SURE_PROBABILITY, Answer, identify
+from transforms.text.workers import begin_in_pool, n_processors
 
 # what pycld2 refuses: control characters (other than tab, line feed, form feed, carriage return) and noncharacters
 REFUSED = r"[\x00-\x08\x0B\x0E-\x1F\x7F-\x9F\p{Noncharacter_Code_Point}]"
@@ -65,16 +65,25 @@ def identify_language(text: pl.Series, n_workers: int | None = None) -> pl.DataF
     where opinions differ, 0 for `und`; `is_language_reliable` 1 from 0.65 on; `second_language` what else it is in or may be in.
     Equal texts are looked at once. A big batch goes to as many workers as there are processors, which changes no value.
     """
+    return begin_identifying(text, n_workers)()
+
+
+def begin_identifying(text: pl.Series, n_workers: int | None = None) -> Callable[[], pl.DataFrame]:
+    """Begin what `identify_language` does, and give what ends it: where there are workers, this process is free until then."""
     unique = text.rename("text").drop_nulls().unique(maintain_order=True)
     read = unique.str.slice(0, N_CHARACTERS_READ)
-    found = pl.concat([unique.to_frame(), _languages(read, n_workers), _scripts(read)], how="horizontal")
-    return text.rename("text").to_frame().join(found, on="text", how="left", maintain_order="left").drop("text")
+    cleaned = read.str.replace_all(REFUSED, " ").str.replace_all(ADDRESS, " ").to_list()
+    n_workers = n_workers or (n_processors() if len(read) >= LEAST_FOR_WORKERS else 1)
+    answers = partial(identify, cleaned) if n_workers == 1 else begin_in_pool(cleaned, n_workers)
+
+    def end() -> pl.DataFrame:
+        found = pl.concat([unique.to_frame(), _languages(answers()), _scripts(read)], how="horizontal")
+        return text.rename("text").to_frame().join(found, on="text", how="left", maintain_order="left").drop("text")
+
+    return end
 
 
-def _languages(text: pl.Series, n_workers: int | None) -> pl.DataFrame:
-    cleaned = text.str.replace_all(REFUSED, " ").str.replace_all(ADDRESS, " ").to_list()
-    n_workers = n_workers or (_n_processors() if len(text) >= LEAST_FOR_WORKERS else 1)
-    answers = identify(cleaned) if n_workers == 1 else identify_in_pool(cleaned, n_workers)
+def _languages(answers: list[Answer]) -> pl.DataFrame:
     language, score, second = zip(*answers, strict=True) if answers else ((), (), ())
     found = pl.DataFrame({"language": language, "language_score": score, "second_language": second}, schema_overrides=LANGUAGE)
     return found.select(
@@ -84,10 +93,6 @@ def _languages(text: pl.Series, n_workers: int | None) -> pl.DataFrame:
         (pl.col("language_score") >= SURE_PROBABILITY).cast(pl.Int64).alias("is_language_reliable"),
         "second_language",
     )
-
-
-def _n_processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _scripts(text: pl.Series) -> pl.DataFrame:

@@ -7,6 +7,7 @@ is not counted again.
 import polars as pl
 
 BLANK = r"[ \t\n\r\x0B\x0C]"
+OTHER_BLANK = r"[\t\n\r\x0B\x0C]"
 WORD = r"[^ \t\n\r\x0B\x0C]+"
 PUNCTUATION = r"[!-/:-@\[-`{-~]"
 EMAIL_ADDRESS = r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+\.[A-Za-z0-9.-]*[A-Za-z]"
@@ -28,7 +29,7 @@ def score_quality(records: pl.LazyFrame) -> pl.LazyFrame:
         _n_blanks=text.str.count_matches(BLANK),
         n_words=_count(text, WORD),
         # as many pieces as blanks and one: quicker than finding words, and only an empty piece is not a word
-        _pieces=text.str.replace_all(r"[\t\n\r\x0B\x0C]", " ").str.split(" "),
+        _pieces=text.str.replace_all(OTHER_BLANK, " ").str.split(" "),
         _lines=pl.when(has_several_lines).then(text.str.strip_suffix("\n").str.split("\n")),
     ).with_columns(
         n_lines=pl.when(text.is_not_null()).then(pl.col("_lines").list.len().fill_null((text != "").cast(pl.UInt32))).cast(pl.Int64),

@@ -19,12 +19,12 @@ def measure_repetition(words: Words) -> dict[str, Array]:
 
     The first is the share of characters in the most frequent n-gram of those that occur twice or more (the longest of
     equals); the second the share of characters that stand in any n-gram which occurs twice or more, each counted once.
-    Only where an n-gram and its neighbour are repeated can a longer one be, so most words are looked at for n = 2 only.
+    Only where an n-gram and its neighbour are repeated can a longer one be, so few words are looked at.
     """
     n_characters = words.sum(words.n_characters)
     ends = np.concatenate([[0], np.cumsum(words.n_characters)])
     hashed = _mix(words.word.astype(np.uint64))
-    repeated, found = np.arange(len(words.word)), {}
+    repeated, found = np.flatnonzero(words.is_repeated), {}
     for n in range(2, max(DUPLICATE) + 1):
         repeated, keys = _repeated(words, hashed, repeated, n)
         if n in TOP:
@@ -39,12 +39,9 @@ def _repeated(words: Words, hashed: Array, shorter: Array, n: int) -> tuple[Arra
     first, last = shorter, shorter + n - 1
     fits = last < len(words.word)
     first, last = first[fits], last[fits]
-    fits = words.row[first] == words.row[last]
-    if n > TOP[0]:
-        is_shorter = np.zeros(len(words.word), bool)
-        is_shorter[shorter] = True
-        fits &= is_shorter[first + 1]
-    first = first[fits]
+    is_shorter = np.zeros(len(words.word), bool)
+    is_shorter[shorter] = True
+    first = first[(words.row[first] == words.row[last]) & is_shorter[first + 1]]
     keys = _mix(~words.row[first].astype(np.uint64))
     for offset in range(n):
         keys = _mix(keys ^ hashed[first + offset])

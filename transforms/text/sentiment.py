@@ -25,8 +25,8 @@ PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 def measure_sentiment(words: Words, text: pl.Series) -> dict[str, Array]:
     """Measure `sentiment_compound`, from -1 to 1, and `frac_negative_words`, the share of words with a negative valence."""
     known = _look_up(words.vocabulary)
-    valence, boost, is_negation = (known[name].to_numpy()[words.word] for name in ("valence", "boost", "is_negation"))
-    is_capitals = words.of_vocabulary(_is_capitals())
+    of_word, boost, is_negation = (known[name].to_numpy() for name in ("valence", "boost", "is_negation"))
+    valence, is_capitals = of_word[words.word], words.is_capitals
     is_emphatic = words.sum(is_capitals) % np.maximum(words.n_words, 1) > 0  # some words in capitals, not all
     said = np.flatnonzero(valence)
     row = words.row[said]
@@ -35,10 +35,10 @@ def measure_sentiment(words: Words, text: pl.Series) -> dict[str, Array]:
         before = np.maximum(said - distance, 0)
         # a word with a valence of its own neither boosts nor negates
         counts = (words.row[before] == row) & (said >= distance) & (valence[before] == 0)
-        sign = np.sign(valence[said])
-        boosted = boost[before] + np.sign(boost[before]) * CAPITALS * (is_capitals[before] & is_emphatic[row])
+        word, sign = words.word[before], np.sign(valence[said])
+        boosted = boost[word] + np.sign(boost[word]) * CAPITALS * (is_capitals[before] & is_emphatic[row])
         value += np.where(counts, sign * boosted * weight, 0.0)
-        value *= np.where(counts & is_negation[before], NEGATION, 1.0)
+        value *= np.where(counts & is_negation[word], NEGATION, 1.0)
     value *= _around_but(words, said, row)
     total = np.bincount(row, value, minlength=words.n_texts).astype(np.float64)
     total += np.sign(total) * _emphasis(text)
@@ -68,11 +68,6 @@ def _lexicon() -> pl.DataFrame:
         schema={"word": pl.String, "valence": pl.Float64, "boost": pl.Float64, "is_negation": pl.Boolean},
         orient="row",
     )
-
-
-def _is_capitals() -> pl.Expr:
-    word = pl.col("word")
-    return (word == word.str.to_uppercase()) & (word != word.str.to_lowercase())
 
 
 def _around_but(words: Words, said: Array, row: Array) -> Array:

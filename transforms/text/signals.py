@@ -10,7 +10,7 @@ import polars as pl
 
 from transforms.schemas.features import RecordText
 from transforms.text.characters import measure_characters
-from transforms.text.language import identify_language
+from transforms.text.language import begin_identifying
 from transforms.text.lines import measure_lines
 from transforms.text.quality import SENTENCE_END
 from transforms.text.repetition import measure_repetition
@@ -40,6 +40,7 @@ def score_text(records: pl.LazyFrame) -> pl.LazyFrame:
 def _score(records: pl.DataFrame) -> pl.DataFrame:
     present = records.filter(pl.col("text").is_not_null())
     text = present["text"]
+    language = begin_identifying(text)
     words, characters = split_words(text), measure_characters(text)
     measured: dict[str, Any] = {
         **measure_repetition(words),
@@ -51,7 +52,7 @@ def _score(records: pl.DataFrame) -> pl.DataFrame:
         "max_char_run": characters["max_char_run"],
         "list_ratio": ratio(text.str.count_matches("\n", literal=True).to_numpy(), words.n_words),
     }
-    scored = pl.concat([present, identify_language(text), pl.DataFrame(measured), _characters(text)], how="horizontal")
+    scored = pl.concat([present, pl.DataFrame(measured), _characters(text), language()], how="horizontal")
     is_english = pl.col("language") == "en"
     scored = scored.with_columns(pl.when(is_english).then(pl.col(name)) for name in ENGLISH_ONLY).drop("text")
     return pl.concat([scored, records.filter(pl.col("text").is_null()).drop("text")], how="diagonal_relaxed")
@@ -60,10 +61,9 @@ def _score(records: pl.DataFrame) -> pl.DataFrame:
 def _word_mix(words: Words) -> dict[str, Array]:
     word, n_words = pl.col("word"), words.n_words
     stripped = word.str.to_lowercase().str.strip_chars(PUNCTUATION)
-    capitals = (word == word.str.to_uppercase()) & (word != word.str.to_lowercase())
     return {
         "stop_word_fraction": ratio(words.sum(words.of_vocabulary(stripped.is_in(STOP_WORDS))), n_words),
-        "frac_all_caps_words": ratio(words.sum(words.of_vocabulary(capitals)), n_words),
+        "frac_all_caps_words": ratio(words.sum(words.is_capitals), n_words),
         "frac_no_alph_words": ratio(words.sum(words.of_vocabulary(~word.str.contains(r"[A-Za-z]|[\p{L}--[A-Za-z]]"))), n_words),
         "long_word_ratio_7": ratio(words.sum(words.n_characters >= LONG_WORD), n_words),
         "max_word_length": words.max(words.n_characters),
@@ -72,10 +72,10 @@ def _word_mix(words: Words) -> dict[str, Array]:
 
 
 def _unigram_entropy(words: Words) -> Array:
-    """Shannon's entropy of each text's words, in nats."""
-    ordered = np.sort(words.row * max(len(words.vocabulary), 1) + words.word)
-    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(ordered) else np.array([], np.int64)
-    count, row = np.diff(np.append(first, len(ordered))), ordered[first] // max(len(words.vocabulary), 1)
+    """Shannon's entropy of each text's words, in nats: log n - sum(c log c) / n, to which a word that stands once adds nothing."""
+    repeated = np.flatnonzero(words.is_repeated)
+    _, first, count = np.unique(words.keys[repeated], return_index=True, return_counts=True)
+    row = words.row[repeated[first]]
     # added up by count: a word's place in the vocabulary depends on the batch, and the last bit must not
     by_count = np.lexsort((count, row))
     weighted = np.bincount(row[by_count], (count * np.log(count))[by_count], minlength=words.n_texts)

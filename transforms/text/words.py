@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transforms.text.quality import BLANK
+from transforms.text.quality import OTHER_BLANK
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -44,6 +44,23 @@ class Words:
         """The number of characters of each word."""
         return self.vocabulary.str.len_chars().to_numpy().astype(np.int64)[self.word]
 
+    @cached_property
+    def keys(self) -> Array:
+        """A number for each word that it shares with its like in the same text only."""
+        keys: Array = self.row * max(len(self.vocabulary), 1) + self.word
+        return keys
+
+    @cached_property
+    def is_repeated(self) -> Array:
+        """Whether a word stands in its text twice or more."""
+        return pl.Series(self.keys).is_duplicated().to_numpy()
+
+    @cached_property
+    def is_capitals(self) -> Array:
+        """Whether a word is written in capitals."""
+        word = pl.col("word")
+        return self.of_vocabulary((word == word.str.to_uppercase()) & (word != word.str.to_lowercase()))
+
     def of_vocabulary(self, expression: pl.Expr) -> Array:
         """Evaluate an expression over the column `word`, for each distinct word once; its value for every word."""
         values: Array = self.vocabulary.to_frame("word").select(expression).to_series().to_numpy()
@@ -66,15 +83,14 @@ class Words:
 
 def split_words(text: pl.Series) -> Words:
     """Split texts that are not null into words."""
-    pieces = text.str.replace_all(BLANK, " ").str.split(" ")
+    pieces = text.str.replace_all(OTHER_BLANK, " ").str.split(" ")
     word = pieces.explode(empty_as_null=False)
     row = np.repeat(np.arange(len(text)), pieces.list.len().to_numpy())
     is_word = (word != "").to_numpy()
     word, row = word.filter(is_word), row[is_word]
-    vocabulary = word.unique(maintain_order=True)
-    places = word.cast(pl.Enum(vocabulary)).to_physical().to_numpy()
+    encoded = word.to_arrow().dictionary_encode()
     start = np.searchsorted(row, np.arange(len(text) + 1))
-    return Words(vocabulary, places.astype(np.int64), row, start)
+    return Words(pl.Series("word", encoded.dictionary), encoded.indices.to_numpy().astype(np.int64), row, start)
 
 
 def ratio(part: Array, whole: Array) -> Array:

@@ -10,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from queue import SimpleQueue
@@ -20,6 +21,11 @@ from transforms.text import identify
 from transforms.text.identify import Answer
 
 N_TEXTS_A_MESSAGE = 2_000
+
+
+def n_processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class WorkerEndedError(MillraceError):
@@ -59,10 +65,9 @@ class Pool:
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(n_workers, thread_name_prefix="language")
 
-    def identify(self, texts: list[str]) -> list[Answer]:
-        """Name each text's language, in order."""
-        messages = [texts[start : start + N_TEXTS_A_MESSAGE] for start in range(0, len(texts), N_TEXTS_A_MESSAGE)]
-        return [answer for answers in self._threads.map(self._ask, messages) for answer in answers]
+    def begin(self, texts: list[str]) -> Iterator[list[Answer]]:
+        """Begin to name each text's language; gives the answers in order, some at a time, and waits for them."""
+        return self._threads.map(self._ask, (texts[start : start + N_TEXTS_A_MESSAGE] for start in range(0, len(texts), N_TEXTS_A_MESSAGE)))
 
     def _ask(self, texts: list[str]) -> list[Answer]:
         worker = self._idle.get()
@@ -77,16 +82,24 @@ class Pool:
             worker.end()
 
 
-def identify_in_pool(texts: list[str], n_workers: int) -> list[Answer]:
-    """Name each text's language in this process's workers; raises `WorkerEndedError` if one ended, and the next call starts anew."""
+def begin_in_pool(texts: list[str], n_workers: int) -> Callable[[], list[Answer]]:
+    """Begin to name each text's language in this process's workers, and give what waits for the answers.
+
+    That raises `WorkerEndedError` if a worker ended; the next call starts anew.
+    """
     pool = _pool(os.getpid(), n_workers)
-    try:
-        return pool.identify(texts)
-    except (OSError, EOFError, pickle.UnpicklingError):
-        _pool.cache_clear()
-        pool.end()
-        message = "a process that names languages ended early; is there memory enough? Run again."
-        raise WorkerEndedError(message) from None
+    begun = pool.begin(texts)
+
+    def wait() -> list[Answer]:
+        try:
+            return [answer for answers in begun for answer in answers]
+        except (OSError, EOFError, pickle.UnpicklingError):
+            _pool.cache_clear()
+            pool.end()
+            message = "a process that names languages ended early; is there memory enough? Run again."
+            raise WorkerEndedError(message) from None
+
+    return wait
 
 
 @cache

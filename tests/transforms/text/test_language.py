@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -181,8 +182,8 @@ def test_workers_name_as_this_process_does_and_in_order(monkeypatch: pytest.Monk
 def test_only_a_big_batch_goes_to_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(language, "LEAST_FOR_WORKERS", 3)
-    monkeypatch.setattr(language, "_n_processors", lambda: 2)
-    monkeypatch.setattr(language, "identify_in_pool", lambda texts, n: asked.append(n) or identify.identify(texts))
+    monkeypatch.setattr(language, "n_processors", lambda: 2)
+    monkeypatch.setattr(language, "begin_in_pool", lambda texts, n: asked.append(n) or partial(identify.identify, texts))
     for texts in (["a", "b", "b", "b"], ["a", "b", "c"]):
         identify_language(pl.Series(texts))
     assert asked == [2]
@@ -191,17 +192,17 @@ def test_only_a_big_batch_goes_to_workers(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_killed_worker_is_told_and_the_next_batch_starts_anew() -> None:
     texts = list(SENTENCES.values())
     expected = identify.identify(texts)
-    assert workers.identify_in_pool(texts, 1) == expected
+    assert workers.begin_in_pool(texts, 1)() == expected
     os.kill(workers._pool(os.getpid(), 1).workers[0].process_id, signal.SIGKILL)
     with pytest.raises(WorkerEndedError, match="ended early"):
-        workers.identify_in_pool(texts, 1)
-    assert workers.identify_in_pool(texts, 1) == expected
+        workers.begin_in_pool(texts, 1)()
+    assert workers.begin_in_pool(texts, 1)() == expected
 
 
 PARENT = """
 import os, sys, time
 from transforms.text import workers
-workers.identify_in_pool(["Jeder Mensch darf sagen, was er denkt."], 2)
+workers.begin_in_pool(["Jeder Mensch darf sagen, was er denkt."], 2)()
 print(*(worker.process_id for worker in workers._pool(os.getpid(), 2).workers), flush=True)
 {rest}
 """
