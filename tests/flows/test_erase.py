@@ -25,9 +25,7 @@ PERSON = "quentin-4711"
 NEEDLES = (PERSON, "zanzibar", "case-q")  # the person's id, a word of every text, the beginning of every record's id
 SPINE = "select record_id, author_id, subject_id, known_timestamp as event_timestamp from staging.records order by all"
 FEATURES = ["author_activity:n_records_lifetime", "record_quality:n_words", "subject_activity:n_words_28d"]
-# what a profile has counted stays counted: it says nothing of one row
-# profiles hold numbers of loads, and stay
-# and views of a record's text alone take one way; one stands for all
+# views of a record's text alone take one way, and one stands for all; profiles hold counts of loads, and stay
 LIKE_QUALITY = {"features.record_text", "features.record_pii", "features.record_vector", "features.record_embedding"}
 COMMITTED = [relation for relation in RELATIONS if not relation.startswith("profiles.") and relation not in LIKE_QUALITY]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -218,19 +216,17 @@ def test_rows_that_nobody_has_read_yet_are_refused(own: Path) -> None:
         run_erasure(own / "home", Wanted(author=PERSON), is_dry=False)
 
 
-POINTS = [
-    *(f"{side}:{relation}" for relation in COMMITTED for side in ("before", "after")),
-    *("after:begin", "before:delete_entities", "after:delete_entities", "after:erase_online"),
-    *("before:replace_spine", "after:replace_spine", "after:delete_files", "before:end", "after:end"),
-]
+STEPS = [*COMMITTED, "delete_entities", "erase_online", "replace_spine", "delete_files", "end"]
+KILLS = [("after:begin", "before:raw.records"), *((f"before:{step}", f"after:{step}") for step in STEPS)]
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_erasure_that_is_killed_is_finished_by_the_next_run(warm: Warm, own: Path, without: dict[str, Any], point: str) -> None:
-    home = own / "home"
-    pid = warm.start("erase_until", point, PERSON, home)
-    assert warm.wait(pid) == -signal.SIGKILL, warm.log.read_text()
-    warm.run("run", own / "source" / "notes.yaml", home)
+@pytest.mark.parametrize("kills", KILLS, ids=", ".join)
+def test_erasure_that_is_killed_is_finished_by_the_next_run(warm: Warm, own: Path, without: dict[str, Any], kills: tuple[str, str]) -> None:
+    """Killed twice: the erasure itself, then the run that was to finish it."""
+    home, source = own / "home", own / "source" / "notes.yaml"
+    for command in (("erase_until", kills[0], PERSON), ("run_until", kills[1], source)):
+        assert warm.wait(warm.start(*command, home)) == -signal.SIGKILL, warm.log.read_text()
+    warm.run("run", source, home)
     assert noted(Warehouse(Settings(home=home))) is None
     assert places_of(home, NEEDLES) == []
     found = comparable(home)

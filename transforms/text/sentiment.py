@@ -19,12 +19,11 @@ DISTANCE = (1.0, 0.95, 0.9)
 NORMAL = 15.0
 # what is so short without its punctuation may be an emoticon, and is looked up with it
 EMOTICON = 2
-PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
 
 def measure_sentiment(words: Words, text: pl.Series) -> dict[str, Array]:
     """Measure `sentiment_compound`, from -1 to 1, and `frac_negative_words`, the share of words with a negative valence."""
-    known = _look_up(words.vocabulary)
+    known = _look_up(words.known)
     of_word, boost, is_negation = (known[name].to_numpy() for name in ("valence", "boost", "is_negation"))
     valence, is_capitals = of_word[words.word], words.is_capitals
     is_emphatic = words.sum(is_capitals) % np.maximum(words.n_words, 1) > 0  # some words in capitals, not all
@@ -48,12 +47,10 @@ def measure_sentiment(words: Words, text: pl.Series) -> dict[str, Array]:
     }
 
 
-def _look_up(vocabulary: pl.Series) -> pl.DataFrame:
+def _look_up(words: pl.DataFrame) -> pl.DataFrame:
     """What the lexicon says of each word: `valence`, `boost`, `is_negation`."""
-    plain = pl.col("word").str.to_lowercase()
-    stripped = plain.str.strip_chars(PUNCTUATION)
-    key = pl.when(stripped.str.len_chars() <= EMOTICON).then(plain).otherwise(stripped)
-    found = vocabulary.to_frame("word").select(word=key).join(_lexicon(), on="word", how="left", maintain_order="left")
+    key = pl.when(pl.col("bare").str.len_chars() <= EMOTICON).then("plain").otherwise("bare")
+    found = words.select(word=key).join(_lexicon(), on="word", how="left", maintain_order="left")
     return found.with_columns(pl.col("valence", "boost").fill_null(0.0), pl.col("is_negation").fill_null(value=False))
 
 
@@ -72,7 +69,7 @@ def _lexicon() -> pl.DataFrame:
 
 def _around_but(words: Words, said: Array, row: Array) -> Array:
     """What stands before a text's first "but" counts half, what stands after it half as much again."""
-    is_but = np.flatnonzero(words.of_vocabulary(pl.col("word").str.to_lowercase() == "but"))
+    is_but = np.flatnonzero(words.of_vocabulary(pl.col("plain") == "but"))
     first = np.full(words.n_texts, -1)
     first[words.row[is_but][::-1]] = is_but[::-1]
     place = first[row]

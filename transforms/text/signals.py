@@ -14,7 +14,7 @@ from transforms.text.language import begin_identifying
 from transforms.text.lines import measure_lines
 from transforms.text.quality import SENTENCE_END
 from transforms.text.repetition import measure_repetition
-from transforms.text.sentiment import PUNCTUATION, measure_sentiment
+from transforms.text.sentiment import measure_sentiment
 from transforms.text.words import Array, Words, ratio, split_words
 
 TOKENS_A_BYTE = 0.28
@@ -60,9 +60,8 @@ def _score(records: pl.DataFrame) -> pl.DataFrame:
 
 def _word_mix(words: Words) -> dict[str, Array]:
     word, n_words = pl.col("word"), words.n_words
-    stripped = word.str.to_lowercase().str.strip_chars(PUNCTUATION)
     return {
-        "stop_word_fraction": ratio(words.sum(words.of_vocabulary(stripped.is_in(STOP_WORDS))), n_words),
+        "stop_word_fraction": ratio(words.sum(words.of_vocabulary(pl.col("bare").is_in(STOP_WORDS))), n_words),
         "frac_all_caps_words": ratio(words.sum(words.is_capitals), n_words),
         "frac_no_alph_words": ratio(words.sum(words.of_vocabulary(~word.str.contains(r"[A-Za-z]|[\p{L}--[A-Za-z]]"))), n_words),
         "long_word_ratio_7": ratio(words.sum(words.n_characters >= LONG_WORD), n_words),

@@ -13,6 +13,7 @@ import polars as pl
 
 from transforms.text.quality import OTHER_BLANK
 
+PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 Array: TypeAlias = npt.NDArray[Any]
 
 
@@ -59,11 +60,17 @@ class Words:
     def is_capitals(self) -> Array:
         """Whether a word is written in capitals."""
         word = pl.col("word")
-        return self.of_vocabulary((word == word.str.to_uppercase()) & (word != word.str.to_lowercase()))
+        return self.of_vocabulary((word == word.str.to_uppercase()) & (word != pl.col("plain")))
+
+    @cached_property
+    def known(self) -> pl.DataFrame:
+        """Each distinct word, as `word`; `plain` in lower case, and `bare` without punctuation around it."""
+        plain = self.vocabulary.str.to_lowercase()
+        return pl.DataFrame({"word": self.vocabulary, "plain": plain, "bare": plain.str.strip_chars(PUNCTUATION)})
 
     def of_vocabulary(self, expression: pl.Expr) -> Array:
-        """Evaluate an expression over the column `word`, for each distinct word once; its value for every word."""
-        values: Array = self.vocabulary.to_frame("word").select(expression).to_series().to_numpy()
+        """Evaluate an expression over the columns of `known`, for each distinct word once; its value for every word."""
+        values: Array = self.known.select(expression).to_series().to_numpy()
         return values[self.word]
 
     def sum(self, values: Array) -> Array:
