@@ -119,14 +119,15 @@ class Shapes:
         if structure not in self._structures:
             if len(self._structures) >= MAX_STRUCTURES:
                 self._structures.clear()
-            self._structures[structure] = None if structure is None else frozenset(map(self._named, fields_of(structure, self._expected)))
+            self._structures[structure] = None if structure is None else frozenset(self._named(fields_of(structure, self._expected)))
         return self._structures[structure]
 
-    def _named(self, pair: Pair) -> Pair:
-        name, kind = pair
-        if name not in self._names and len(self._names) >= MAX_FIELDS:
-            return OTHERS, kind
-        return self._names.setdefault(name, mask(name)), kind
+    def _named(self, fields: Iterable[Pair]) -> list[Pair]:
+        """Name fields as people are shown them; those past the first `MAX_FIELDS` go by one name."""
+        pairs = list(fields)
+        fresh = sorted({name for name, _ in pairs} - self._names.keys())[: MAX_FIELDS - len(self._names)]
+        self._names.update(zip(fresh, mask(fresh), strict=True))
+        return [(self._names.get(name, OTHERS), kind) for name, kind in pairs]
 
 
 def expect(connection: duckdb.DuckDBPyConnection, source: Source, known: Known) -> list[str]:
@@ -219,7 +220,7 @@ def compare(shapes: Shapes, known: Known, source: Source, *, is_replay: bool = F
     holds rows back.
     """
     holds_back = source.schema_policy == "quarantine" or (is_replay and source.schema_policy == "freeze")
-    declared = set(map(mask, {*source.fields(), *source.attributes}))
+    declared = set(mask(sorted({*source.fields(), *source.attributes})))
     known = {field: set(types) for field, types in known.items()}
     compared = Compared([], [], [])
     for load, of_load in shapes.by_load():

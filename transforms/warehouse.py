@@ -116,8 +116,16 @@ class Warehouse:
             return opened[0]
         if not DeltaTable.is_deltatable(str(folder)):
             return None
-        table = DeltaTable(str(folder))
-        self._opened[relation] = (table, _identity(_entry(folder, table.version())))
+        return self._share(relation, DeltaTable(str(folder)))
+
+    def _share(self, relation: str, table: DeltaTable) -> DeltaTable:
+        self._opened[relation] = (table, _identity(_entry(self.folder(relation), table.version())))
+        return table
+
+    def _take(self, contract: type[Contract]) -> DeltaTable:
+        """Open a contract's table, made empty if it is not there, to write to: nobody else gets it."""
+        table = self.create(contract)
+        self._opened.pop(contract.relation())
         return table
 
     def table_at(self, relation: str, version: int) -> DeltaTable:
@@ -218,11 +226,13 @@ class Warehouse:
     def create_view(self, connection: duckdb.DuckDBPyConnection, name: str, files: list[str], schema: pa.Schema) -> None:
         """Make data files a view; with no file, an empty one of the given schema."""
         schema_name, _, view = name.rpartition(".")
-        if schema_name:
-            connection.execute(f"create schema if not exists {schema_name}; use {schema_name}")
-        rows = connection.read_parquet(files) if files else connection.from_arrow(schema.empty_table())
-        rows.create_view(view)
-        if schema_name:
+        connection.execute(f"create schema if not exists {schema_name or 'main'}")
+        if files:
+            quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+            connection.execute(f"create or replace view {name} as from read_parquet([{quoted}])")
+        else:
+            connection.execute(f"use {schema_name or 'main'}")
+            connection.from_arrow(schema.empty_table()).create_view(view)
             connection.execute("use main")
 
     def create_arrivals(
@@ -247,10 +257,10 @@ class Warehouse:
         connection.execute(f"create view gone as from removed anti join added using ({', '.join(same)})")
 
     def create(self, contract: type[Contract]) -> DeltaTable:
-        """Open a contract's table to write to it, made empty if it is not there."""
+        """Open a contract's table as `table` does, made empty if it is not there."""
+        if opened := self.table(contract.relation()):
+            return opened
         folder = self.folder(contract.relation())
-        if self.table(contract.relation()):
-            return DeltaTable(str(folder))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             table = DeltaTable.create(
@@ -259,7 +269,7 @@ class Warehouse:
         except OSError as error:
             message = f"{self.settings.root}: cannot be written ({error.strerror or error}); choose another --home"
             raise HomeError(message) from None
-        return table
+        return self._share(contract.relation(), table)
 
     def refuse_other_columns(self, contract: type[Contract]) -> None:
         """Raise `HomeError` if a table has other columns than its contract, for an older version of this program made it."""
@@ -295,7 +305,7 @@ class Warehouse:
         transactions, `HomeError` if another run has taken one of the files in `without` away meanwhile. In all cases nothing is
         visible and the files written are gone.
         """
-        table = self.create(contract)
+        table = self._take(contract)
         relation = contract.relation()
         _refuse_repeat(table, relation, transactions, code)
         mode = "overwrite" if is_whole else "append"
@@ -305,7 +315,7 @@ class Warehouse:
                 for batch in batches:
                     writer.write(batch)
                     self.report(relation, batch.num_rows, batch.nbytes)
-                table = self._commit(table, contract, writer.close(), without, transactions, code, mode)
+                table = self._share(relation, self._commit(table, contract, writer.close(), without, transactions, code, mode))
             except BaseException:
                 writer.discard()
                 raise
@@ -332,7 +342,7 @@ class Warehouse:
                 break
             except CommitFailedError:
                 # also where two runs make a table at the same moment: the second making is a commit of its own
-                table = self.create(contract)
+                table = self._take(contract)
                 _refuse_repeat(table, contract.relation(), transactions, code)
                 if not tries_left:
                     raise

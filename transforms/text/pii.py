@@ -10,7 +10,7 @@ import ipaddress
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import polars as pl
@@ -116,9 +116,9 @@ def redact(text: pl.Expr) -> pl.Expr:
     return text.map_batches(_redact, return_dtype=pl.String, is_elementwise=True)
 
 
-def mask(text: str) -> str:
-    """Redact one text, as people are shown it."""
-    return str(_redact(pl.Series([text]))[0])
+def mask(texts: Sequence[str]) -> list[str]:
+    """Redact some texts, as people are shown them."""
+    return _redact(pl.Series(texts, dtype=pl.String)).to_list() if texts else []
 
 
 def score_pii(records: pl.LazyFrame) -> pl.LazyFrame:
