@@ -171,11 +171,11 @@ def train_demo(home: str | None) -> None:
 @click.option("--port", default=6566, show_default=True)
 def serve(home: str | None, host: str, port: int) -> None:
     """Serve online features over HTTP: Feast's own feature server on this home."""
-    from feast.cli.cli import cli
-
     from feature_repo.client import REPOSITORY
 
     settings = open_warehouse(home).settings.root / "feature_store.yaml"
+    from feast.cli.cli import cli  # after feature_repo, which makes it quicker
+
     cli(["-c", str(REPOSITORY), "-f", str(settings), "serve", "--host", host, "--port", str(port)])
 
 
