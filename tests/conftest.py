@@ -33,7 +33,7 @@ settings.load_profile("millrace")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let `make soak` do more of what a normal run does some of."""
-    parser.addoption("--kills", type=int, default=10, help="random moments at which a run is killed (10)")
+    parser.addoption("--kills", type=int, default=6, help="random moments at which a run is killed (6)")
     parser.addoption("--rounds", type=int, default=4, help="rounds of two runs at once (4)")
     parser.addoption("--orders", type=int, default=1, help="shuffled orders in which the sample's files are loaded (1)")
 

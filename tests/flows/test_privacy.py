@@ -27,6 +27,15 @@ SECRETS = {
 # they hold rows as they came, and are to
 HOLD_TEXT = {"raw.records", "quarantine.records"}
 
+# in one process, for each would import everything anew
+ONE_AFTER_THE_OTHER = """
+import json, sys
+from flows.cli import main
+for command in json.load(sys.stdin):
+    if main(["--debug", *command], standalone_mode=False):
+        sys.exit(f"{command} failed")
+"""
+
 
 def rows() -> Iterator[dict[str, object]]:
     for number, secret in enumerate(SECRETS.values()):
@@ -66,20 +75,18 @@ def said(source: Path) -> str:
         ["report"],
     ]
     environment = {**os.environ, "MILLRACE_HOME": home, "PREFECT_HOME": f"{home}/prefect", "PREFECT_LOGGING_LEVEL": "DEBUG"}
-    printed = []
-    for command in commands:
-        done = subprocess.run(
-            [sys.executable, "-m", "flows.cli", "--debug", *command],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=280,
-            check=False,
-        )
-        assert done.returncode == 0, (command, done.stderr[-2000:])
-        printed.append(done.stdout + done.stderr)
-    return "\n".join(printed)
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_AFTER_THE_OTHER],
+        input=json.dumps(commands),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout + done.stderr
 
 
 def leaks(text: str) -> list[str]:
