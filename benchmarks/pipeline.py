@@ -201,7 +201,7 @@ def stage_featurize(data: Path, home: Path) -> Measured:
     from transforms.featurize import featurize
 
     _, warehouse = open_home(data, home)
-    return clock(lambda: featurize(warehouse, datetime.now(UTC)))
+    return clock(lambda: {view: tuple(rows) for view, rows in featurize(warehouse, datetime.now(UTC)).items()})
 
 
 def stage_nothing_new(data: Path, home: Path) -> Measured:
@@ -214,7 +214,8 @@ def stage_nothing_new(data: Path, home: Path) -> Measured:
 
     def work() -> int:
         loaded, account = ingest(source, warehouse), prepare(source, warehouse)
-        return loaded.rows_loaded + account.read + sum(featurize(warehouse, datetime.now(UTC)).values())
+        views = featurize(warehouse, datetime.now(UTC)).values()
+        return loaded.rows_loaded + account.read + sum(rows.new + rows.recomputed for rows in views)
 
     measured = clock(work)
     if measured.made:
