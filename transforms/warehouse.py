@@ -125,7 +125,7 @@ class Warehouse:
     def _take(self, contract: type[Contract]) -> DeltaTable:
         """Open a contract's table, made empty if it is not there, to write to: nobody else gets it."""
         table = self.create(contract)
-        self._opened.pop(contract.relation())
+        self._opened.pop(contract.relation(), None)
         return table
 
     def table_at(self, relation: str, version: int) -> DeltaTable:
