@@ -218,7 +218,9 @@ class Warehouse:
             with duckdb.connect(config=options) as connection:
                 connection.execute("set timezone = 'UTC'")
                 for relation in RELATIONS:
-                    table = self.table_at(relation, at[relation]) if at and relation in at else self.table(relation)
+                    table = self.table(relation)
+                    if table and at and relation in at:
+                        table = self.table_at(relation, at[relation])
                     if table:
                         self.create_view(connection, relation, data_files(table), pa.schema(table.schema().to_arrow()))
                 yield connection

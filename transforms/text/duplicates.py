@@ -12,8 +12,6 @@ import duckdb
 import numpy as np
 import polars as pl
 
-from transforms.text.workers import n_processors
-
 SHINGLE = 5
 BANDS, ROWS = 16, 8
 MIN_SIMILARITY = 0.7
@@ -57,7 +55,7 @@ def sign(normal: pl.Series) -> pl.Series:
     order = (words.str.len_bytes() != words.str.len_chars()).arg_sort()
     ordered = words.gather(order)
     blocks = [ordered.slice(start, _BLOCK) for start in range(0, len(words), _BLOCK)]
-    with ThreadPoolExecutor(n_processors()) as threads:
+    with ThreadPoolExecutor(pl.thread_pool_size()) as threads:
         bands = [np.empty((0, BANDS), np.int64), *threads.map(_sign_block, blocks)]
     signed = pl.Series("band_keys", np.concatenate(bands)[order.arg_sort()]).cast(pl.List(pl.Int64))
     return pl.select(pl.when(words != "").then(signed)).to_series().rename("band_keys")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from transforms.text.identify import SURE_PROBABILITY, Answer, identify
-from transforms.text.workers import begin_in_pool, n_processors
+from transforms.text.workers import begin_in_pool
 
 # what pycld2 refuses: control characters (other than tab, line feed, form feed, carriage return) and noncharacters
 REFUSED = r"[\x00-\x08\x0B\x0E-\x1F\x7F-\x9F\p{Noncharacter_Code_Point}]"
@@ -63,7 +63,7 @@ def identify_language(text: pl.Series, n_workers: int | None = None) -> pl.DataF
     `language` is an ISO 639 code, `und` where there is too little to tell; `language_group` the macrolanguage of those that are
     told apart badly; `language_score` the share of the text that is in it, the probability where that is a second opinion, 0.5
     where opinions differ, 0 for `und`; `is_language_reliable` 1 from 0.65 on; `second_language` what else it is in or may be in.
-    Equal texts are looked at once. A big batch goes to as many workers as there are processors, which changes no value.
+    Equal texts are looked at once. A big batch goes to as many workers as Polars has threads, which changes no value.
     """
     return begin_identifying(text, n_workers)()
 
@@ -73,7 +73,7 @@ def begin_identifying(text: pl.Series, n_workers: int | None = None) -> Callable
     unique = text.rename("text").drop_nulls().unique(maintain_order=True)
     read = unique.str.slice(0, N_CHARACTERS_READ)
     cleaned = read.str.replace_all(REFUSED, " ").str.replace_all(ADDRESS, " ").to_list()
-    n_workers = n_workers or (n_processors() if len(read) >= LEAST_FOR_WORKERS else 1)
+    n_workers = n_workers or (pl.thread_pool_size() if len(read) >= LEAST_FOR_WORKERS else 1)
     answers = partial(identify, cleaned) if n_workers == 1 else begin_in_pool(cleaned, n_workers)
 
     def end() -> pl.DataFrame:

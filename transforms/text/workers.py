@@ -23,11 +23,6 @@ from transforms.text.identify import Answer
 N_TEXTS_A_MESSAGE = 2_000
 
 
-def n_processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class WorkerEndedError(MillraceError):
     """A process that names languages ended before it answered: killed, or out of memory."""
 

@@ -182,7 +182,7 @@ def test_workers_name_as_this_process_does_and_in_order(monkeypatch: pytest.Monk
 def test_only_a_big_batch_goes_to_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(language, "LEAST_FOR_WORKERS", 3)
-    monkeypatch.setattr(language, "n_processors", lambda: 2)
+    monkeypatch.setattr(pl, "thread_pool_size", lambda: 2)
     monkeypatch.setattr(language, "begin_in_pool", lambda texts, n: asked.append(n) or partial(identify.identify, texts))
     for texts in (["a", "b", "b", "b"], ["a", "b", "c"]):
         identify_language(pl.Series(texts))
