@@ -175,7 +175,8 @@ def online_features(features: "Sequence[str] | str", rows: "Sequence[Mapping[str
 
     Each row carries the keys of the views asked for. Every row comes back, in order: its own columns, then the features as
     `view__feature`, null for an unknown or null key and past the view's time to live. A view computed on demand gets the
-    row's `event_timestamp`, or now. The store stays open between calls; what is applied since is seen by the next one.
+    row's `event_timestamp`, or now. The store stays open between calls; what is applied since is seen by the next one. Raises
+    `NotOnlineError` for a view that is not online: those of records are where `MILLRACE_ONLINE` names them.
     """
     from feature_repo.stores.serving import opened
 
@@ -188,16 +189,18 @@ def similar_records(
     """Find the records whose vectors are nearest to that of a text: `record_id` and `distance`, the nearest first.
 
     The distance is 1 less the cosine, whatever store is asked; a text becomes a vector as the feature's own did. Works with
-    every online store that Feast can search by vectors.
+    every online store that Feast can search by vectors. Raises `NotOnlineError` where the view is not online, as by default.
     """
     import numpy as np
     import polars as pl
 
     from feature_repo.stores.nearest import cosine_distances
+    from feature_repo.stores.online import refuse_not_online
     from transforms.text.embedding import embedder_of
 
     feature_store = store(home)
     view, name = feature.split(":")
+    refuse_not_online(feature_store.get_feature_view(view))
     asked = embedder_of(view).embed([query])[0].tolist() if isinstance(query, str) else list(query)
     # only the keys of this answer are right: Feast 0.67 puts other keys' distances beside them, and its Milvus store the query
     ids = feature_store.retrieve_online_documents_v2(features=[feature], query=asked, top_k=top_k).to_dict().get("record_id", [])

@@ -59,15 +59,22 @@ def author_tenure(inputs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"days_since_first_record": days})
 
 
-triage_v2 = FeatureService(
-    name="triage_v2",
-    features=[record_quality, record_text, record_pii, record_duplicates, author_activity, subject_activity, author_tenure],
-    description="As triage_v1, with what the record's text is like, what it gives away and which earlier record it repeats.",
+activity_v1 = FeatureService(
+    name="activity_v1",
+    features=[author_activity, subject_activity, author_tenure],
+    description="What is known of an author and a subject. Online in every home. "
+    "Ask with full feature names and, online, with the instant as event_timestamp.",
 )
 
 triage_v1 = FeatureService(
     name="triage_v1",
     features=[record_quality, author_activity, subject_activity, author_tenure],
-    description="What is known of a record, its author and its subject when it arrives. "
-    "Ask with full feature names and, online, with the instant as event_timestamp.",
+    description="activity_v1 with what is known of a record when it arrives. Online where MILLRACE_ONLINE names record_quality.",
+)
+
+triage_v2 = FeatureService(
+    name="triage_v2",
+    features=[record_quality, record_text, record_pii, record_duplicates, author_activity, subject_activity, author_tenure],
+    description="As triage_v1, with what the record's text is like, what it gives away and which earlier record it repeats. "
+    "Online where MILLRACE_ONLINE names its four views of records.",
 )

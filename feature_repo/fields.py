@@ -7,8 +7,10 @@ from feast import Entity, FeatureView, Field, FileSource
 from feast.data_format import DeltaFormat
 from feast.types import Array, FeastType, Float32, Float64, Int64, String, UnixTimestamp
 
+from feature_repo.online_views import online_views
 from transforms.featurize import view_name
 from transforms.schemas.base import Column, Contract
+from transforms.settings import Settings
 
 FEAST_TYPES: dict[pl.DataType, FeastType] = {
     pl.String(): String,
@@ -36,7 +38,8 @@ def _field(column: Column) -> Field:
 def feature_view(contract: type[Contract], entity: Entity, owner: str = "") -> FeatureView:
     """Define the view of a contract over its Delta table; its path is relative to the offline store's warehouse.
 
-    A row holds until the next one (windows change at their own instants), so nothing expires.
+    A row holds until the next one (windows change at their own instants), so nothing expires. Whether it is online is the
+    home's choice: that of `MILLRACE_HOME` here, and of the home that is registered in `feature_repo.online.apply`.
     """
     name = view_name(contract)
     source = FileSource(
@@ -53,6 +56,7 @@ def feature_view(contract: type[Contract], entity: Entity, owner: str = "") -> F
         ttl=FOR_EVER,
         schema=feast_fields(contract),
         source=source,
+        online=name in online_views(Settings().root),
         description=contract.__doc__ or "",
         owner=owner,
     )

@@ -13,61 +13,82 @@ from pathlib import Path
 from typing import Any
 
 from feature_repo.client import REPOSITORY, repo_config, store_settings, write_store_settings
+from feature_repo.online_views import keep, online_views
 from feature_repo.stores.done import Done, done_path, read_done, write_done
 from transforms import schemas
 from transforms.featurize import VIEWS, view_name
 from transforms.replacing import replace_file
-from transforms.schemas.base import Contract
 from transforms.warehouse import Report, Warehouse
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def definitions_digest() -> str:
-    """Digest what says what is served, and by what: files, and the views that there are with these settings."""
+def definitions_digest(home: Path) -> str:
+    """Digest what says what is served, and by what: files, the views that there are with these settings, and those online in a home."""
     files = [
         *(REPOSITORY / name for name in ("definitions.py", "fields.py", "feature_store.yaml")),
         Path(schemas.__file__).parent / "features.py",
     ]
-    views = " ".join(view_name(contract) for contract in VIEWS)
+    views = " ".join([*map(view_name, VIEWS), "online:", *online_views(home)])
     return hashlib.sha256(b"".join([*(file.read_bytes() for file in files), views.encode()])).hexdigest()
 
 
 def is_applied(warehouse: Warehouse) -> bool:
     """Whether the home's registry holds the definitions as they are now."""
     path = _applied_path(warehouse)
-    return path.is_file() and path.read_text("utf-8") == definitions_digest()
+    return path.is_file() and path.read_text("utf-8") == definitions_digest(warehouse.settings.root)
 
 
 def apply(warehouse: Warehouse) -> bool:
-    """Register the definitions in the home's registry, as `feast apply` does; False if they are registered already."""
+    """Register the definitions in the home's registry, as `feast apply` does; False if they are registered already.
+
+    Views that are not to be online any more leave the online store.
+    """
     if is_applied(warehouse):
         return False
-    from feast import FeatureStore
-
     home = warehouse.settings.root
     (home / "feast").mkdir(parents=True, exist_ok=True)
     write_store_settings(home)
-    store = FeatureStore(config=repo_config(home))
-    defined = _definitions()
+    keep(home, online_views(home))  # first: a run that is killed after this goes on with the choice
+    _register(warehouse)
+    replace_file(_applied_path(warehouse), definitions_digest(home).encode())  # last: a run killed before applies again
+    return True
+
+
+def _register(warehouse: Warehouse) -> None:
+    from feast import FeatureStore
+
+    store = FeatureStore(config=repo_config(warehouse.settings.root))
+    defined = _definitions(warehouse.settings.root)
     names = {(type(item).__name__, item.name) for item in defined}
     views = store.registry.list_all_feature_views(store.project, skip_udf=True)  # their code may be gone since
     registered = [*store.list_feature_services(), *views, *store.list_entities(), *store.list_data_sources()]
     gone = [item for item in registered if (type(item).__name__, item.name) not in names and item.name != "__dummy"]
     with _quiet():
         store.apply(defined, objects_to_delete=gone, partial=False)
-    replace_file(_applied_path(warehouse), definitions_digest().encode())  # last: a run killed before applies again
-    return True
+        _take_offline(store, warehouse)
+
+
+def _take_offline(store: Any, warehouse: Warehouse) -> None:
+    """Delete what the online store holds of views that are online no more, the space on disk included."""
+    from feature_repo.stores.deletion import delete_views
+
+    off = {view: _done_path(warehouse, view) for view in map(view_name, VIEWS) if view not in online_views(warehouse.settings.root)}
+    written = [store.get_feature_view(view) for view, path in off.items() if path.is_file()]
+    if written:
+        delete_views(store.config, store.provider.online_store, written)
+    for path in off.values():
+        path.unlink(missing_ok=True)
 
 
 def due_views(warehouse: Warehouse, now: datetime) -> list[str]:
     """List the views whose online values are behind: rows were added, or a window's change point has passed since."""
-    return [view_name(contract) for contract in VIEWS if _is_due(contract, warehouse, now)]
+    return [view for view in online_views(warehouse.settings.root) if _is_due(view, warehouse, now)]
 
 
 def materialize(warehouse: Warehouse, now: datetime, report: Report) -> dict[str, int]:
-    """Write the newest values of every entity that is behind to the online store; the number of entities of each view."""
-    entities = dict.fromkeys((view_name(contract) for contract in VIEWS), 0)
+    """Write the newest values of every entity that is behind to the online store; the number of entities of each view that is online."""
+    entities = dict.fromkeys(online_views(warehouse.settings.root), 0)
     due = due_views(warehouse, now)
     if not due:
         return entities
@@ -80,6 +101,9 @@ def materialize(warehouse: Warehouse, now: datetime, report: Report) -> dict[str
         report(f"online {view}", written, 0)
 
     store = FeatureStore(config=repo_config(warehouse.settings.root))
+    if not all(store.get_feature_view(view).online for view in due):  # `feast apply` was run on this home with another one's choice
+        _register(warehouse)
+        store.refresh_registry()
     with reporting(count), _quiet():
         for view in due:
             if store.get_feature_view(view).most_recent_end_time is None:
@@ -91,9 +115,8 @@ def materialize(warehouse: Warehouse, now: datetime, report: Report) -> dict[str
 
 def note_compacted(warehouse: Warehouse, views: Collection[str]) -> None:
     """Note that the online store holds what stands in the data files as they are now, for views of which it held all before."""
-    project = store_settings(warehouse.settings.root)["project"]
     for view in views:
-        relation, path = f"features.{view}", done_path(warehouse.settings.root, project, view)
+        relation, path = f"features.{view}", _done_path(warehouse, view)
         done = read_done(path)
         if done:
             write_done(path, replace(done, identities=identities(warehouse, relation, warehouse.files(relation))))
@@ -104,26 +127,28 @@ def identities(warehouse: Warehouse, relation: str, files: Sequence[str]) -> lis
     return sorted(file.removeprefix(str(warehouse.folder(relation))) for file in files)
 
 
-def _definitions() -> list[Any]:
-    """Everything that `feast apply` would find in `definitions.py`, the views' sources included."""
-    from feast import Entity, FeatureService
+def _definitions(home: Path) -> list[Any]:
+    """Everything that `feast apply` would find in `definitions.py`, the views' sources included; online is what the home keeps online."""
+    from feast import Entity, FeatureService, FeatureView
     from feast.base_feature_view import BaseFeatureView
     from feast.data_source import DataSource
 
     from feature_repo import definitions
 
     found = [item for item in vars(definitions).values() if isinstance(item, Entity | FeatureService | BaseFeatureView | DataSource)]
+    for view in found:
+        if isinstance(view, FeatureView):
+            view.online = view.name in online_views(home)
     return found + [item.batch_source for item in found if getattr(item, "batch_source", None)]
 
 
-def _is_due(contract: type[Contract], warehouse: Warehouse, now: datetime) -> bool:
-    relation = contract.relation()
+def _is_due(view: str, warehouse: Warehouse, now: datetime) -> bool:
+    relation = f"features.{view}"
     if warehouse.table(relation) is None:
         return False
-    project = store_settings(warehouse.settings.root)["project"]
-    done = read_done(done_path(warehouse.settings.root, project, view_name(contract)))
+    done = read_done(_done_path(warehouse, view))
     files = set(identities(warehouse, relation, warehouse.files(relation)))
-    if done is None or done.rows is not None or not files.issubset(done.identities) or _is_lost(warehouse, view_name(contract), done):
+    if done is None or done.rows is not None or not files.issubset(done.identities) or _is_lost(warehouse, view, done):
         return True
     with warehouse.connect() as connection:
         sql = f"select count(*) from {relation} where event_timestamp > $until::timestamptz and event_timestamp <= $now"
@@ -141,6 +166,11 @@ def _is_lost(warehouse: Warehouse, view: str, done: Done) -> bool:
             return not connection.execute(sql, [base64.b64decode(done.witness)]).fetchone()[0]
         except sqlite3.OperationalError:  # no such table
             return True
+
+
+def _done_path(warehouse: Warehouse, view: str) -> Path:
+    home = warehouse.settings.root
+    return done_path(home, store_settings(home)["project"], view)
 
 
 def _applied_path(warehouse: Warehouse) -> Path:

@@ -97,7 +97,7 @@ def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted
     if pending.nothing:
         _echo_notices(pending.notices)
         click.echo(f"{checked.name}: nothing new; {warehouse.settings.root} is up to date")
-        summary = _nothing(checked.name)
+        summary = _nothing(checked.name, warehouse.settings.root)
     else:
         summary = _run(parameters, plain=plain)
         _echo_notices(summary.notices)
@@ -192,13 +192,15 @@ def _run(parameters: "PipelineParameters", *, plain: bool) -> "Summary":
         return run_local(parameters, report)
 
 
-def _nothing(source: str) -> "Summary":
+def _nothing(source: str, home: Path) -> "Summary":
+    from feature_repo.online_views import online_views
     from flows.stages import Summary
     from transforms.featurize import VIEWS, view_name
 
     none = dict.fromkeys((view_name(view) for view in VIEWS), 0)
+    unwritten = dict.fromkeys(online_views(home), 0)
     zero = {"files_loaded": 0, "read": 0, "staged": 0, "duplicates": 0, "quarantined": 0}
-    return Summary(source=source, **zero, features=none, tables={}, materialized=none, seconds={})
+    return Summary(source=source, **zero, features=none, tables={}, materialized=unwritten, seconds={})
 
 
 def _echo_notices(notices: list[str]) -> None:
@@ -212,8 +214,8 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
     click.echo(f"  {'rows':<28}{'new':>12}{'recomputed':>13}{'untouched':>13}{'entities online':>18}")
     for relation, rows in summary.tables.items():
         counts = f"{rows['new']:>12,}{rows['recomputed']:>13,}{rows['untouched']:>13,}"
-        online = summary.materialized.get(relation.removeprefix("features."))
-        click.echo(f"  {relation:<28}{counts}" + ("" if online is None else f"{online:>18,}"))
+        online = summary.materialized.get(relation.removeprefix("features."), "not online" if relation.startswith("features.") else "")
+        click.echo(f"  {relation:<28}{counts}{online:>18{',' if isinstance(online, int) else ''}}".rstrip())
     click.echo("  " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items()))
     if summary.quarantined:
         click.echo(f"  why rows were rejected: millrace quarantine list --home {warehouse.settings.root}")

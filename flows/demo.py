@@ -9,6 +9,9 @@ from transforms.sql import model
 from transforms.warehouse import Warehouse
 
 TEST_SHARE = 0.3
+RECORDS_OFFLINE = """
+Features of records serve training sets. A model that reads them by record id asks for their views online, for example:
+  MILLRACE_ONLINE=record_quality,record_vector millrace run --source sources/cve_events.yaml"""
 
 
 def train(warehouse: Warehouse) -> str:
@@ -25,7 +28,7 @@ def train(warehouse: Warehouse) -> str:
     seconds = (datetime.now(UTC) - start).total_seconds()
     values = "\n".join(f"  {name:<52}{online[name][0]}" for name in online.columns)
     read = f"The busiest subject, as the online store knows it now ({seconds * 1000:.0f} ms, opening the store included):"
-    return f"{scores}\n\n{read}\n{values}"
+    return f"{scores}\n\n{read}\n{values}\n{RECORDS_OFFLINE}"
 
 
 def score(frame: pl.DataFrame) -> str:

@@ -26,6 +26,11 @@ class Settings(BaseSettings):
     max_record_bytes: int = Field(default=16 << 20, ge=1, description="A longer record is quarantined, not parsed.")
     load_bytes: int = Field(default=1 << 30, ge=1, description="Source bytes that one load (one commit to raw) takes at most.")
     keep_days: float = Field(default=7, ge=0, description="Days for which maintenance keeps data files that newer ones have replaced.")
+    online: str | None = Field(
+        default=None,
+        description="Views of records to keep online beside those of entities: names with commas between, `all`, or empty for none. "
+        "A home keeps its choice where this is not set; a new one has none.",
+    )
     embedder: Path | None = Field(
         default=None, description="Folder of a sentence-transformers model; set, there is a view record_embedding made by it."
     )

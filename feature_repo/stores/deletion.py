@@ -1,4 +1,4 @@
-"""Entities out of Feast's online stores, which Feast itself cannot do: SQLite, Redis and Postgres."""
+"""Out of Feast's online stores: entities, which Feast itself cannot delete (SQLite, Redis and Postgres), and whole views."""
 
 import contextlib
 import sqlite3
@@ -35,6 +35,15 @@ def delete_entities(config: RepoConfig, online_store: OnlineStore, view: Feature
     (key,) = view.entity_columns
     encoded = encode_entity_keys(pa.table({key.name: pa.array(entities, pa.string())}), {key.name: key.dtype.to_value_type()})
     delete(config, online_store, view, encoded.to_pylist())
+
+
+def delete_views(config: RepoConfig, online_store: OnlineStore, views: Sequence[FeatureView]) -> None:
+    """Delete all that a store holds of some views. SQLite's file is written anew, for it keeps the space of what is deleted."""
+    online_store.update(config, views, [], [], [], partial=True)
+    if _deleter(online_store) is _sqlite:
+        path = online_store._get_db_path(config)  # noqa: SLF001
+        with contextlib.closing(sqlite3.connect(path, WAIT_SECONDS, isolation_level=None)) as connection:
+            connection.execute("vacuum")
 
 
 def _sqlite(config: RepoConfig, online_store: Any, view: FeatureView, keys: Keys) -> None:

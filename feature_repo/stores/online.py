@@ -16,10 +16,12 @@ from calendar import timegm
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
+from http import HTTPStatus
 from time import localtime, time_ns
 from typing import Any, Literal, NamedTuple
 
 from feast import utils
+from feast.errors import FeastError
 from feast.feature_view import FeatureView
 from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key
 from feast.infra.online_stores import sqlite
@@ -31,6 +33,7 @@ from feast.repo_config import RepoConfig
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from feature_repo.stores.nearest import nearest
+from transforms.errors import MillraceError
 
 PRESENT, NOT_FOUND, OUTSIDE_MAX_AGE = FieldStatus.PRESENT, FieldStatus.NOT_FOUND, FieldStatus.OUTSIDE_MAX_AGE
 VECTOR = GetOnlineFeaturesResponse.FeatureVector
@@ -74,6 +77,24 @@ class Stored(NamedTuple):
             return set()
         oldest = now - ttl // MICROSECOND * 1000
         return {instant for instant in set(self.instants) if instant is not None and _nanoseconds(instant) < oldest}
+
+
+class NotOnlineError(MillraceError, FeastError):
+    """Asked online for a view that is not kept there; the feature server answers with status 422."""
+
+    def http_status_code(self) -> int:
+        """Tell the client that the request is at fault."""
+        return HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+def refuse_not_online(view: Any) -> None:
+    """Raise `NotOnlineError` for a view that is not online."""
+    if not getattr(view, "online", True):
+        message = (
+            f"{view.name}: is not online in this home; run once with MILLRACE_ONLINE={view.name} to keep it there "
+            "(names with commas between; a row a record and feature), or ask for it in a training set"
+        )
+        raise NotOnlineError(message)
 
 
 class LeanReads:
@@ -167,6 +188,7 @@ class SqliteOnlineStore(LeanReads, sqlite.SqliteOnlineStore):
         They come in the order of their keys: Feast's client pairs distances and keys wrongly in any other. Raises ValueError for
         a search by text or with filters.
         """
+        refuse_not_online(table)
         if embedding is None or query_string is not None or filters is not None:
             message = f"view {table.name}: this store searches by vector only, without text and filters"
             raise ValueError(message)
@@ -262,6 +284,7 @@ def _reads(
     """Resolve what a request asks of each view, every entity once."""
     reads = []
     for table, features in grouped_refs:
+        refuse_not_online(table)
         entities, rows_of, n_rows = utils._get_unique_entities(table, join_key_values, entity_name_to_join_key_map)  # noqa: SLF001
         protos = utils._get_entity_key_protos(entities)  # noqa: SLF001
         order = [0] * n_rows

@@ -23,7 +23,7 @@ from feast.types import FeastType
 from feast.value_type import ValueType
 
 from feature_repo.stores.codec import decode_values, encode_entity_keys
-from feature_repo.stores.online import LeanReads, Read, Stored
+from feature_repo.stores.online import LeanReads, Read, Stored, refuse_not_online
 
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
 
@@ -166,6 +166,7 @@ def _array(values: Sequence[Any], kind: pa.DataType | None) -> pa.Array:
 
 
 def _view_plan(table: FeatureView, features: Sequence[str], join_keys: Mapping[str, str]) -> ViewPlan:
+    refuse_not_online(table)
     asked = sorted((feature for feature in _features(table) if feature.name in features), key=attrgetter("kind"))
     # a key stands under its alias or its own name; Feast still takes the entity's name too
     names = {join_keys[entity]: entity for entity in table.entities}

@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from feature_repo.online import apply
-from transforms.featurize import featurize
+from feature_repo.online_views import keep
+from transforms.featurize import OF_RECORDS, featurize, view_name
 from transforms.ingest import ingest
 from transforms.prepare import prepare
 from transforms.schemas.staging import StagedRecord
@@ -75,7 +76,8 @@ def _stage(warehouse: Warehouse, records: pl.DataFrame) -> Warehouse:
 
 
 def ready(warehouse: Warehouse) -> Warehouse:
-    """Featurize and register."""
+    """Featurize and register, the views of records online too."""
     featurize(warehouse, NOW)
+    keep(warehouse.settings.root, [view_name(contract) for contract in OF_RECORDS])
     apply(warehouse)
     return warehouse

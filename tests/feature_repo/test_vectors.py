@@ -1,6 +1,7 @@
 """Vectors of records: the same offline and online, and found again by Feast's own retrieval."""
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,9 @@ def milvus(served: Warehouse, tmp_path: Path) -> Iterator[FeatureStore]:
     store = FeatureStore(config=RepoConfig(**settings, repo_path=tmp_path))
     from feature_repo import definitions
 
-    store.apply([definitions.record, definitions.record_vector])
+    view = copy(definitions.record_vector)
+    view.online = True
+    store.apply([definitions.record, view])
     store.materialize(datetime(1970, 1, 1, tzinfo=UTC), NOW, feature_views=["record_vector"])
     yield store
     store.provider.online_store.client.close()

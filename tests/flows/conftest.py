@@ -17,6 +17,7 @@ import polars as pl
 import polars.selectors as cs
 import pytest
 
+from feature_repo.online_views import online_views
 from transforms import featurize
 from transforms.accounting import recount
 from transforms.featurize import view_name
@@ -165,7 +166,7 @@ def contents(home: Path) -> dict[str, Any]:
         frame = frame.drop(OF_A_RUN, strict=False)
         found[relation] = frame.sort(cs.exclude(cs.nested())).rows()
     with contextlib.closing(sqlite3.connect(home / "feast" / "online.db")) as connection:
-        for view in VIEWS:
+        for view in online_views(home):
             rows = connection.execute(f"select entity_key, feature_name, value, event_ts from millrace_{view}").fetchall()
             found[f"online {view}"] = sorted(rows)
     return found

@@ -15,9 +15,10 @@ ROOT = Path(__file__).parent.parent.parent
 READ = """
 import polars as pl
 from feature_repo import online_features, training_set
-features = ["record_quality:n_words", "author_activity:n_words_1d"]
-made = training_set("select record_id, author_id, known_timestamp as event_timestamp from staging.records limit 5", features)
-row = online_features(features, made.frame.select("record_id", "author_id").head(1).to_dicts())
+features = ["author_activity:n_words_1d"]
+spine = "select record_id, author_id, known_timestamp as event_timestamp from staging.records limit 5"
+made = training_set(spine, ["record_quality:n_words", *features])
+row = online_features(features, made.frame.select("author_id").head(1).to_dicts())
 name = "author_activity__n_words_1d"
 print(made.frame.schema[name], row[name].dtype, made.frame.null_count().sum_horizontal()[0])
 """

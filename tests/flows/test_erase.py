@@ -13,6 +13,7 @@ import pytest
 
 from feature_repo import online_features, training_set
 from feature_repo.locks import LockError
+from feature_repo.online_views import keep
 from flows.stages import PipelineParameters, pending_work, run_erasure, run_plain
 from tests.flows.conftest import Notes, Warm, contents
 from transforms.erase import Wanted, noted
@@ -74,6 +75,7 @@ class Person(Notes):
 
 def grow(folder: Path, warm: Warm, *, is_there: bool) -> Path:
     notes = Person(folder / "source", is_there=is_there)
+    keep(folder / "home", ["record_quality"])  # a person's records are to leave the online store too
     for _ in PERSONS:
         notes.add()
         warm.run("run", notes.source, folder / "home")

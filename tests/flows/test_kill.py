@@ -15,7 +15,7 @@ INDEX = ("duplicates.contents", "duplicates.documents")
 # views of a record's text alone take one way; one stands for all
 LIKE_QUALITY = {"record_text", "record_pii", "record_vector"}
 COMMITS = ("raw.records", *PREPARED, *INDEX, *(f"features.{view}" for view in VIEWS if view not in LIKE_QUALITY))
-STEPS = [*COMMITS, "apply", "online.record_quality", "online.subject_activity"]
+STEPS = [*COMMITS, "apply", "online.author_activity", "online.subject_activity"]
 
 
 @pytest.mark.parametrize("step", STEPS)

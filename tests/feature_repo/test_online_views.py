@@ -1,0 +1,165 @@
+"""What is online: entities always, records where a home asks for them; everything else is refused with the way to have it."""
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from feature_repo import online_features, similar_records, store, training_set
+from feature_repo.online import apply, is_applied, materialize
+from feature_repo.online_views import keep, online_views
+from feature_repo.stores.online import NotOnlineError
+from transforms.errors import HomeError
+from transforms.featurize import OF_RECORDS, VIEWS, featurize, view_name
+from transforms.settings import Settings
+from transforms.warehouse import Warehouse
+
+NOW = datetime(2024, 9, 1, tzinfo=UTC)
+ENTITIES = ["author_activity", "subject_activity"]
+RECORDS = [view_name(contract) for contract in OF_RECORDS]
+N_RECORDS = 40
+N_WORDS = "record_quality:n_words"
+
+
+def _first(staged: pl.DataFrame) -> pl.DataFrame:
+    return staged.unique("record_id", keep="first", maintain_order=True).drop_nulls("subject_id").head(N_RECORDS)
+
+
+@pytest.fixture(scope="module")
+def featurized(tmp_path_factory: pytest.TempPathFactory, staged: pl.DataFrame, stage: Callable[..., Warehouse]) -> Warehouse:
+    """A home with features of N_RECORDS records, where nothing is registered yet."""
+    warehouse = stage(Warehouse(Settings(home=tmp_path_factory.mktemp("featurized") / "home")), _first(staged))
+    featurize(warehouse, NOW)
+    return warehouse
+
+
+@pytest.fixture
+def home(tmp_path: Path, featurized: Warehouse) -> Warehouse:
+    """A copy of it, where nobody has asked for records online."""
+    return Warehouse(Settings(home=Path(shutil.copytree(featurized.settings.root, tmp_path / "home"))))
+
+
+def bring_up(warehouse: Warehouse) -> dict[str, int]:
+    apply(warehouse)
+    return materialize(warehouse, NOW, lambda *_: None)
+
+
+def tables(warehouse: Warehouse) -> dict[str, int]:
+    """How many rows the online store holds of each view."""
+    with closing(sqlite3.connect(warehouse.settings.root / "feast" / "online.db")) as connection:
+        names = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table' and name like 'millrace_%'")]
+        counts = {name.removeprefix("millrace_"): connection.execute(f'select count(*) from "{name}"').fetchone()[0] for name in names}
+    return {view: count for view, count in counts.items() if count}
+
+
+def test_a_new_home_keeps_entities_online_and_no_records(home: Warehouse) -> None:
+    assert list(bring_up(home)) == list(tables(home)) == ENTITIES
+    assert is_applied(home)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"), [("record_quality, record_vector", ["record_quality", "record_vector"]), ("all", RECORDS), ("", [])]
+)
+def test_a_home_keeps_what_was_asked_for_once(asked: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_ONLINE", asked)
+    chosen = online_views(tmp_path)
+    assert chosen == [*expected, *ENTITIES]
+    keep(tmp_path, chosen)
+    monkeypatch.delenv("MILLRACE_ONLINE")
+    assert online_views(tmp_path) == chosen
+
+
+def test_a_name_that_is_no_view_of_records_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_ONLINE", "record_qualty")
+    with pytest.raises(HomeError, match="'record_qualty' is no view of records; there are record_quality, "):
+        online_views(tmp_path)
+
+
+def test_views_come_online_and_leave_with_their_bytes(home: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    bring_up(home)
+    path = home.settings.root / "feast" / "online.db"
+    before = path.stat().st_size
+    monkeypatch.setenv("MILLRACE_ONLINE", "record_text")
+    assert bring_up(home)["record_text"] == N_RECORDS
+    assert "record_text" in tables(home)
+    assert path.stat().st_size > 2 * before
+    monkeypatch.delenv("MILLRACE_ONLINE")
+    assert is_applied(home)  # the choice is the home's now
+    monkeypatch.setenv("MILLRACE_ONLINE", "")
+    assert list(bring_up(home)) == list(tables(home)) == ENTITIES
+    assert path.stat().st_size <= before
+    monkeypatch.setenv("MILLRACE_ONLINE", "record_text")
+    assert bring_up(home)["record_text"] == N_RECORDS  # what was online before is not taken for what is
+
+
+def test_a_choice_outlives_a_run_that_was_killed_while_it_took_effect(home: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    bring_up(home)
+    monkeypatch.setenv("MILLRACE_ONLINE", "record_quality")
+    with monkeypatch.context() as killed:
+        killed.setattr("feature_repo.online._register", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            apply(home)
+    monkeypatch.delenv("MILLRACE_ONLINE")
+    assert "record_quality" in bring_up(home)
+    assert "record_quality" in tables(home)
+
+
+def test_a_home_of_a_version_that_kept_everything_online_goes_on(home: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_ONLINE", "all")
+    bring_up(home)
+    monkeypatch.delenv("MILLRACE_ONLINE")
+    (home.settings.root / "feast" / "online_views").unlink()  # such a home has no choice of its own
+    assert online_views(home.settings.root) == [view_name(contract) for contract in VIEWS]
+    apply(home)
+    assert set(tables(home)) == {view_name(contract) for contract in VIEWS}
+
+
+def test_definitions_of_another_homes_choice_are_registered_anew(home: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_ONLINE", "record_quality")
+    apply(home)
+    monkeypatch.delenv("MILLRACE_ONLINE")
+    opened = store(home.settings.root)
+    view = opened.get_feature_view("record_quality")
+    view.online = False
+    opened.apply([view])  # what `feast apply` does where MILLRACE_HOME is not this home
+    assert materialize(home, NOW, lambda *_: None)["record_quality"] == N_RECORDS
+
+
+@pytest.mark.parametrize("features", [[N_WORDS], "triage_v1", ["author_activity:n_records_lifetime", N_WORDS]])
+def test_what_is_not_online_is_refused_with_the_way_to_have_it(home: Warehouse, staged: pl.DataFrame, features: list[str] | str) -> None:
+    bring_up(home)
+    root = home.settings.root
+    row = _first(staged).row(0, named=True)
+    keys = {name: row[name] for name in ("record_id", "author_id", "subject_id")}
+    advice = "record_quality: is not online in this home; run once with MILLRACE_ONLINE=record_quality"
+    with pytest.raises(NotOnlineError, match=advice) as refused:
+        online_features(features, [keys], root)
+    assert refused.value.http_status_code() == 422
+    opened = store(root)
+    references = opened.get_feature_service(features) if isinstance(features, str) else features
+    with pytest.raises(NotOnlineError, match=advice):
+        opened.get_online_features(references, [{**keys, "event_timestamp": NOW}], full_feature_names=True)
+    spine = pl.DataFrame([{**keys, "event_timestamp": NOW}]).cast({"event_timestamp": pl.Datetime("us", "UTC")})
+    assert training_set(spine, features, root).frame["record_quality__n_words"].to_list() != [None]
+
+
+def test_a_search_needs_its_vectors_online(home: Warehouse) -> None:
+    bring_up(home)
+    with pytest.raises(NotOnlineError, match="MILLRACE_ONLINE=record_vector"):
+        similar_records("login", home=home.settings.root)
+    with pytest.raises(NotOnlineError, match="MILLRACE_ONLINE=record_vector"):
+        store(home.settings.root).retrieve_online_documents_v2(features=["record_vector:hash_vec_256"], query=[0.0] * 256, top_k=1)
+
+
+def test_the_service_of_activity_is_online_everywhere(home: Warehouse, staged: pl.DataFrame) -> None:
+    bring_up(home)
+    row = _first(staged).row(0, named=True)
+    keys = {"author_id": row["author_id"], "subject_id": row["subject_id"]}
+    (served,) = online_features("activity_v1", [keys], home.settings.root).to_dicts()
+    assert served["author_activity__n_records_lifetime"] >= 1
+    assert served["subject_activity__n_records_lifetime"] >= 1
