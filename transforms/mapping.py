@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from transforms.reading import BYTE_ORDER_MARK, parse_csv
 from transforms.source import KnownColumn, Source, column_references
+from transforms.times import time_rule_sql, time_sql
 
 DECODED = pa.schema(
     {
@@ -23,6 +24,9 @@ DECODED = pa.schema(
         "loaded_timestamp": pa.timestamp("us", "UTC"),
     }
 )
+NOT_TEXT = "'not_text'"
+# a text of nothing else is no text: all that Unicode calls white space
+WHITE_SPACE = r"[\s\p{Z}\x0b\x1c-\x1f\x{85}]+"
 # what all sources share: the candidate's columns, as the contract names them, the first reason against it, and its document's fields
 CANDIDATES = """
 select
@@ -66,7 +70,7 @@ def candidates_sql(source: Source) -> str:
     mapped = {name: _guarded(expression) for name, expression in source.expressions().items()}
     known = {"at_load": "origin__.loaded_timestamp", "at_event": "event_timestamp"}
     known_text = f"({mapped['known_timestamp']})::varchar" if isinstance(source.known, KnownColumn) else "null::varchar"
-    known_timestamp = _time("known_text") if isinstance(source.known, KnownColumn) else known[source.known]
+    known_timestamp = time_sql("known_text") if isinstance(source.known, KnownColumn) else known[source.known]
     return f"""
 with parsed as (
     select
@@ -92,7 +96,7 @@ mapped as (
 timed as (
     select
         *,
-        {_time("event_text")} as event_timestamp,
+        {time_sql("event_text")} as event_timestamp,
         {known_timestamp} as known_timestamp,
         {_attributes(source)} as attributes
     from mapped
@@ -152,12 +156,6 @@ def _guarded(expression: str) -> str:
     return expression if _is_column(expression) else f"try({expression})"
 
 
-def _time(text: str) -> str:
-    """Read a time; null where it is none, or outside the years 1 to 9999: infinity, or what Python's and Polars' times cannot hold."""
-    time = f"try_cast({text} as timestamptz)"
-    return f"case when {time} >= '0001-01-01'::timestamptz and {time} < '9999-12-31'::timestamptz then {time} end"
-
-
 def _path(field: str) -> str:
     return "'$.\"" + field.replace("'", "''").replace('"', '\\"') + "\"'"
 
@@ -176,21 +174,22 @@ def _attributes(source: Source) -> str:
 
 
 def _rejection(source: Source) -> str:
-    """Compose the first reason against a candidate: its document, a nested value where text is due, a time that is none."""
+    """Compose the first reason against a candidate: its document, a nested value where text is due, a time that is none, a blank text."""
     columns = {name: _path(text.strip().strip('"')) for name, text in source.record.model_dump().items() if _is_column(text)}
     nested = "\n        ".join(
         f"when {name}_[1] in ('{{', '[') and json_type(origin__.document, {path}) in ('OBJECT', 'ARRAY') "
-        f"then {_reason(name, 'not_text', f'{name}_')}"
+        f"then {_reason(name, f'{name}_', NOT_TEXT)}"
         for name, path in columns.items()
         if name != "event_timestamp"
     )
     return f"""case
-        when origin__.rejection is not null then {_reason("payload", "", "origin__.document", "origin__.rejection")}
+        when origin__.rejection is not null then {_reason("payload", "origin__.document", "origin__.rejection")}
         {nested}
-        when event_timestamp is null and event_text is not null then {_reason("event_timestamp", "not_a_time", "event_text")}
-        when known_timestamp is null and known_text is not null then {_reason("known_timestamp", "not_a_time", "known_text")}
+        when event_timestamp is null and event_text is not null then {_reason("event_timestamp", "event_text", time_rule_sql("event_text"))}
+        when known_timestamp is null and known_text is not null then {_reason("known_timestamp", "known_text", time_rule_sql("known_text"))}
+        when not is_tombstone_ and regexp_full_match(text_, '{WHITE_SPACE}') then {_reason("text", "text_", "'empty'")}
     end"""
 
 
-def _reason(column: str, rule: str, value: str, rule_sql: str | None = None) -> str:
-    return f"""struct_pack("column" := '{column}', rule := {rule_sql or f"'{rule}'"}, "value" := {value})"""
+def _reason(column: str, value: str, rule_sql: str) -> str:
+    return f"""struct_pack("column" := '{column}', rule := {rule_sql}, "value" := {value})"""

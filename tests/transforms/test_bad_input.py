@@ -59,6 +59,11 @@ BAD_LINES = {
     "null author": (row(author=None), "author_id:not_nullable"),
     "null text": (row(text=None), "text:empty"),
     "empty text": (row(text=""), "text:empty"),
+    "blanks as text": (row(text=" \t\r\n"), "text:empty"),
+    "blanks of Unicode as text": (row(text="\u00a0\u2003\u3000\u2028\x85\x1f\v"), "text:empty"),
+    "zone that several share": (row(written="2026-01-01 10:00:00 IST"), "event_timestamp:ambiguous_time_zone"),
+    "known in such a zone": (row(known="2026-01-01 10:00:00 CST"), "known_timestamp:ambiguous_time_zone"),
+    "offset of a day": (row(written="2026-01-01T10:00:00+25:00"), "event_timestamp:impossible_offset"),
     "null time": (row(written=None), "event_timestamp:not_nullable"),
     "object as time": (row(written={"at": 1}), "event_timestamp:not_a_time"),
     "words as time": (row(written="yesterday evening"), "event_timestamp:not_a_time"),
@@ -72,7 +77,7 @@ BAD_LINES = {
     "year 300000": (row(written="300000-01-01"), "event_timestamp:not_a_time"),
     "year 9999": (row(written="9999-12-31T23:59:59Z"), "event_timestamp:not_a_time"),
     "before Christ": (row(written="2000-01-01 (BC)"), "event_timestamp:not_a_time"),
-    "the word epoch": (row(written="epoch"), "event_timestamp:not_after_1970"),
+    "the word epoch": (row(written="epoch"), "event_timestamp:not_a_time"),
     "1970-01-01": (row(written="1970-01-01T00:00:00Z"), "event_timestamp:not_after_1970"),
     "year 1": (row(written="0001-01-01T00:00:00Z"), "event_timestamp:not_after_1970"),
     "future": (row(written="2999-01-01T00:00:00Z"), "event_timestamp:beyond_tomorrow"),
@@ -102,7 +107,9 @@ STRANGE_LINES = {
     "formula": (row(text="=cmd|'/c calc'!A1"), "=cmd|'/c calc'!A1"),
     "SQL": (row(text="'); drop table records; --"), "'); drop table records; --"),
     "a key twice": (GOOD[:-1] + b', "text": "second"}', "hi"),
-    "one character": (row(text="\u00a0"), "\u00a0"),
+    "one character": (row(text="\u00e9"), "\u00e9"),
+    "no width": (row(text="\u200b"), "\u200b"),
+    "blanks around a text": (row(text="\u00a0hi\n"), "\u00a0hi\n"),
 }
 
 

@@ -1,0 +1,61 @@
+"""Times as text: the forms that are read, and why a text in another form is refused. docs/sources.md lists the forms.
+
+All of it is SQL over a column of text, for a source has millions of times. Nearly all have the form `QUICK`, which DuckDB reads
+as it is; any other is taken apart, and put together again in that form.
+"""
+
+# from UTC-12:00 to UTC+14:00, which is as far as clocks on earth go
+OFFSET = r"\+(?:0\d|1[0-3])(?::?[0-5]\d)?|\+14(?::?00)?|-(?:0\d|1[01])(?::?[0-5]\d)?|-12(?::?00)?"
+QUICK = rf"\d{{4}}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|{OFFSET})?)?"
+DATE = r"\d{4}-\d{1,2}-\d{1,2}|\d{4}/\d{1,2}/\d{1,2}|\d{8}|\d{4}-?\d{3}|\d{4}-?[Ww]\d\d-?[1-7]"
+CLOCK = r"\d{1,2}:\d{1,2}(?::\d{1,2}(?:[.,]\d+)?)?|\d\d(?:\d\d(?:\d\d(?:[.,]\d+)?)?)?"
+# with a region in brackets, as Java writes it, the offset decides
+ZONE = rf"(?i:Z|UTC|GMT)|{OFFSET}|(?:[Zz]|{OFFSET})\[[^\]]+\]|[A-Za-z_]+(?:/[\w+-]+)+"
+FORM = rf"^({DATE})(?:(?:[Tt]|\s+)({CLOCK})\s*({ZONE})?)?$"
+CLOCKED = rf"\s*(?:{DATE})(?:[Tt]|\s+)(?:{CLOCK})\s*"
+
+DAY_SQL = """case
+    when regexp_full_match(part.day, '\\d{8}') then part.day[1:4] || '-' || part.day[5:6] || '-' || part.day[7:8]
+    when regexp_full_match(part.day, '\\d{4}-\\d{3}') or (regexp_full_match(part.day, '\\d{7}') and part.clock <> '')
+        then list_filter(
+            [try_strptime(replace(part.day, '-', ''), '%Y%j')::date::varchar], lambda day: day[1:4] = part.day[1:4]
+        )[1]
+    when part.day[5:6] in ('-W', '-w') or part.day[5] in ('W', 'w')
+        then list_filter(
+            [try_strptime(replace(upper(part.day), '-', ''), '%GW%V%u')],
+            lambda day: strftime(day, '%GW%V%u') = replace(upper(part.day), '-', '')
+        )[1]::date::varchar
+    when part.day[5] in ('-', '/') then part.day
+end"""
+CLOCK_SQL = """case
+    when part.clock = '' then ''
+    when contains(part.clock, ':') then ' ' || replace(part.clock, ',', '.')
+    else ' ' || part.clock[1:2] || ':' || rpad(part.clock[3:4], 2, '0') || ':' || rpad(part.clock[5:6], 2, '0')
+        || replace(part.clock[7:], ',', '.')
+end"""
+ZONE_SQL = """case
+    when contains(part.zone, '/') and not contains(part.zone, '[') then ' ' || part.zone
+    when part.zone[1] in ('+', '-') then split_part(part.zone, '[', 1)
+    when part.zone <> '' then 'Z'
+    else ''
+end"""
+
+
+def time_sql(text: str) -> str:
+    """Compose SQL that reads a text as an instant, a naive one as UTC; null where it is none in the years 1 to 9998."""
+    # a list of one and a lambda, for SQL has no names inside an expression
+    parts = f"regexp_extract(trim({text}, ' \t\r\n'), '{FORM}', ['day', 'clock', 'zone'])"
+    other = f"list_transform([{parts}], lambda part: {DAY_SQL} || {CLOCK_SQL} || {ZONE_SQL})[1]"
+    time = f"try_cast(case when regexp_full_match({text}, '{QUICK}') then {text} else {other} end as timestamptz)"
+    # Python's and Polars' times end there
+    return f"case when {time} >= '0001-01-01'::timestamptz and {time} < '9999-12-31'::timestamptz then {time} end"
+
+
+def time_rule_sql(text: str) -> str:
+    """Compose SQL that names the rule which a text breaks that is no time."""
+    return rf"""case
+        when regexp_full_match({text}, '{CLOCKED}(?:{ZONE}|(?i:[ap]\.?m\.?))') then 'not_a_time'
+        when regexp_full_match({text}, '{CLOCKED}[A-Za-z]{{2}}\w*(?:[+-][\d:]+)?') then 'ambiguous_time_zone'
+        when regexp_full_match({text}, '{CLOCKED}[+-]\d[\d:]*(?:\[[^\]]+\])?') then 'impossible_offset'
+        else 'not_a_time'
+    end"""
