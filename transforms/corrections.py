@@ -127,9 +127,9 @@ def _read(path: Path, source: Source, max_record_bytes: int) -> pl.DataFrame:
 def _asked(path: Path, number: int, row: dict[str, str], source: Source, max_record_bytes: int) -> tuple[Any, ...]:
     load_id, uri, row_number, digest, correction = (unguarded(row[name] or "") for name in NEEDED)
     try:
-        payload = correction.encode(source.encoding)
+        payload = correction.encode(source.payload_encoding)
     except UnicodeEncodeError:
-        message = f"{path}, row {number}: its correction has characters that {source.encoding} has not, which {source.name} is in"
+        message = f"{path}, row {number}: its correction has characters that {source.payload_encoding} has not, which {source.name} is in"
         raise CorrectionError(message) from None
     if not row_number.isdecimal():
         message = f"{path}, row {number}: row_number is no whole number; leave all columns but 'correction' as they were exported"
@@ -151,7 +151,7 @@ def _refuse_strangers(path: Path, source: Source, waiting: pl.DataFrame) -> None
             raise CorrectionError(message)
         (masked,) = readable([original], is_revealed=False)
         placeholders = set(PLACEHOLDER.findall(masked)) - set(PLACEHOLDER.findall(original.decode("utf-8", "replace")))
-        if placeholders & set(PLACEHOLDER.findall(payload.decode(source.encoding))):
+        if placeholders & set(PLACEHOLDER.findall(payload.decode(source.payload_encoding))):
             message = f"{path}, row {row}: its correction holds the mask {min(placeholders)}; export with --reveal, or write what was there"
             raise CorrectionError(message)
 

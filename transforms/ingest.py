@@ -123,11 +123,13 @@ def _repeat(value: str | None, n_rows: int) -> pa.Array:
 
 
 def _identify(file: SourceFile, source: Source) -> NewFile:
-    """Name the transaction of a file by its source, URI, size and content."""
+    """Name the transaction of a file by its source, URI, size and content, and by its encoding where raw has it decoded."""
     with Path(file.path).open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     n_bytes = file.path.stat().st_size
-    identity = hashlib.sha256(f"{source.name}\n{file.uri}\n{n_bytes}\n{digest}".encode()).hexdigest()
+    # raw has the text of such a file as it was decoded, so that with another encoding it is to be loaded again
+    decoded = f"\n{source.encoding}" if source.is_transcoded and file.format != "parquet" else ""
+    identity = hashlib.sha256(f"{source.name}\n{file.uri}\n{n_bytes}\n{digest}{decoded}".encode()).hexdigest()
     return NewFile(file, n_bytes, f"file:{identity}")
 
 

@@ -132,9 +132,9 @@ def _decode_row(
     if len(payload) > max_record_bytes:
         return None, "too_long"
     try:
-        text = payload.removeprefix(BYTE_ORDER_MARK).decode(source.encoding)
+        text = payload.removeprefix(BYTE_ORDER_MARK).decode(source.payload_encoding)
     except UnicodeDecodeError:
-        return None, "not_utf8" if source.encoding == "utf-8" else "not_in_the_source_encoding"
+        return None, "not_utf8" if source.payload_encoding == "utf-8" else "not_in_the_source_encoding"
     if header is None or not text.strip():
         return text, None
     names = headers.get(header) or headers.setdefault(header, parse_csv(header, source.delimiter))

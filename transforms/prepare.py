@@ -252,7 +252,7 @@ def create_documents(connection: duckdb.DuckDBPyConnection, source: Source, ware
     limit = warehouse.settings.max_record_bytes
     connection.execute(f"create view corrected_rows as {_corrected_rows(connection)}")
     has_header = connection.execute("select count(header) from incoming").fetchall()
-    if source.encoding == "utf-8" and has_header == [(0,)]:
+    if source.payload_encoding == "utf-8" and has_header == [(0,)]:
         connection.execute("set variable max_record_bytes = $limit", {"limit": limit})
         sql = model("staging/decoded").replace("$max_record_bytes", "getvariable('max_record_bytes')")
         connection.execute(f"create view decoded as {sql}")

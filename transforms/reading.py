@@ -1,9 +1,11 @@
 """From a file to raw rows: decompress, cut into records, keep every byte. Nothing is parsed or mended here.
 
-JSONL is cut at line feeds, CSV where a record ends (a quoted field may hold line feeds), Parquet row by row as JSON.
+JSONL is cut at line feeds, CSV where a record ends (a quoted field may hold line feeds), Parquet row by row as JSON. Text in an
+encoding whose line feeds are not the one byte of ASCII (UTF-16, say) is written as UTF-8 first: no character is changed.
 Memory is bounded by one chunk, or by the longest record where that is longer.
 """
 
+import codecs
 import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,20 @@ from transforms.source import Source, SourceFile
 
 CHUNK_BYTES = 16 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+WIDE = ("utf-16", "utf-32")
+BYTE_ORDER_MARKS = {
+    "utf-32-le": codecs.BOM_UTF32_LE,  # begins as UTF-16's does
+    "utf-32-be": codecs.BOM_UTF32_BE,
+    "utf-16-le": codecs.BOM_UTF16_LE,
+    "utf-16-be": codecs.BOM_UTF16_BE,
+}
+# which of a file's first four bytes are zero, where its first characters are ASCII (RFC 4627, section 3)
+ZEROS: dict[tuple[bool, ...], str] = {
+    (False, True, True, True): "utf-32-le",
+    (True, True, True, False): "utf-32-be",
+    (False, True, False, True): "utf-16-le",
+    (True, False, True, False): "utf-16-be",
+}
 # Python's csv module takes 128 kB for the longest field there may be; `max_record_bytes` says what is too long here.
 csv.field_size_limit(2**31 - 1)
 # A quoted CSV field with more line feeds than this is taken for a quote that nobody closed.
@@ -35,7 +51,7 @@ def read_payloads(file: SourceFile, source: Source, batch_rows: int) -> Iterator
         elif file.format == "csv":
             yield from _csv_records(file, source, batch_rows)
         else:
-            yield from ((None, rows) for rows in _lines(_chunks(file)))
+            yield from ((None, rows) for rows in _lines(_text(file, source)))
 
 
 def parse_csv(text: str, delimiter: str) -> list[str]:
@@ -64,6 +80,37 @@ def _chunks(file: SourceFile) -> Iterator[bytes]:
     with pa.input_stream(str(file.path), compression=file.compression) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             yield chunk
+
+
+def _text(file: SourceFile, source: Source) -> Iterator[bytes]:
+    """Stream a file of text as it is, or as UTF-8 where its encoding cannot be cut at a byte. Half a surrogate pair stays one."""
+    with pa.input_stream(str(file.path), compression=file.compression) as stream:
+        encoding = _checked_encoding(file, source, stream.read(4))
+    if not source.is_transcoded:
+        yield from _chunks(file)
+        return
+    decoder = codecs.getincrementaldecoder(encoding)("surrogatepass" if encoding.startswith(WIDE) else "strict")
+    try:
+        for chunk in _chunks(file):
+            yield decoder.decode(chunk).encode("utf-8", "surrogatepass")
+        yield decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")
+    except UnicodeError as error:
+        reason = error.reason if isinstance(error, UnicodeDecodeError) else type(error).__name__
+        message = f"{file.path}: refused, is not text in {encoding} to its end ({reason}); say its `encoding`, or deliver it again"
+        raise FileRefusedError(message) from None
+
+
+def _checked_encoding(file: SourceFile, source: Source, start: bytes) -> str:
+    """Give the encoding of a file, with its byte order; refuse a file whose first bytes tell of another one."""
+    marked = next((name for name, mark in BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
+    told = marked or ZEROS.get(tuple(byte == 0 for byte in start))
+    if told is None and source.encoding in WIDE and start:
+        message = f"{file.path}: refused, does not tell its byte order; say `encoding: {source.encoding}-le` or {source.encoding}-be"
+        raise FileRefusedError(message)
+    if told and not told.startswith(source.encoding):
+        message = f"{file.path}: refused, is {told} by its first bytes, not {source.encoding}; say `encoding: {told}`"
+        raise FileRefusedError(message)
+    return told or source.encoding
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[pa.Array]:
@@ -100,11 +147,11 @@ def _csv_records(file: SourceFile, source: Source, batch_rows: int) -> Iterator[
     A record over several lines counts only with as many fields as the header has; else a quote in its first line was
     never closed: that line is taken alone and reading goes on at the next, so that one stray quote cannot swallow the file.
     """
-    lines = (line for array in _lines(_chunks(file)) for line in array.to_pylist())
+    lines = (line for array in _lines(_text(file, source)) for line in array.to_pylist())
     header = next(lines, None)
     if header is None:
         return
-    text = header.removesuffix(b"\r").removeprefix(BYTE_ORDER_MARK).decode(source.encoding, "replace")
+    text = header.removesuffix(b"\r").removeprefix(BYTE_ORDER_MARK).decode(source.payload_encoding, "replace")
     columns = _header_columns(file, text, source)
     records: list[bytes] = []
     for record in _joined(lines, lambda record: _n_fields(record, source) == columns):
@@ -140,23 +187,21 @@ def _joined(lines: Iterator[bytes], is_record: Any) -> Iterator[bytes]:
 
 def _n_fields(record: bytes, source: Source) -> int:
     try:
-        return len(parse_csv(record.decode(source.encoding, "replace"), source.delimiter))
+        return len(parse_csv(record.decode(source.payload_encoding, "replace"), source.delimiter))
     except ValueError:
         return -1
 
 
 def _header_columns(file: SourceFile, text: str, source: Source) -> int:
     """Count the header's columns; refuse a file whose header lacks what the mapping reads."""
-    try:
-        names = parse_csv(text, source.delimiter)
-    except ValueError:
-        names = []
-    missing = [field for field in [*source.fields(), *source.attributes] if field not in names]
-    if missing or len(set(names)) < len(names):
-        lack = f"its header has no column {missing[0]!r}" if missing else "its header names a column twice"
-        message = f"{file.path}: refused, {lack}; is it a CSV file of this source, with the delimiter {source.delimiter!r}?"
+    from transforms.headers import lack_of_header  # which masks identifiers, and is slow to import
+
+    wanted = [*source.fields(), *source.attributes]
+    lack = lack_of_header(text, wanted, source.delimiter, source.payload_encoding)
+    if lack:
+        message = f"{file.path}: refused, {lack}"
         raise FileRefusedError(message)
-    return len(names)
+    return len(parse_csv(text, source.delimiter))
 
 
 def _parquet_rows(file: SourceFile, batch_rows: int) -> Iterator[pa.Array]:

@@ -22,6 +22,9 @@ SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".parquet": "parquet",
 }
+# text of these can change its meaning by what stands lines before, or is a way to write text in ASCII that is no file's
+STATEFUL = ("hz", "iso2022", "utf-7")
+NO_FILE_IS_IN = {"idna", "punycode", "raw-unicode-escape", "unicode-escape"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 EXAMPLES = {"tuple_type": "is a list, e.g. [poc, active]", "model_type": "holds keys of its own, e.g. `record_id: id`"}
 Expression = Annotated[str, Field(min_length=1), BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)]
@@ -106,6 +109,16 @@ class Source(_Model):
     attributes: tuple[str, ...] = ()
     schema_policy: SchemaPolicy = Field("evolve", alias="schema")  # pydantic's models have a `schema` of their own
     drift: Drift = Drift()
+
+    @property
+    def is_transcoded(self) -> bool:
+        """Whether text is written as UTF-8 before it is cut into rows, for in this encoding a byte tells no line feed or quote."""
+        return self.encoding.startswith(STATEFUL) or '\n"'.encode(self.encoding) != b'\n"'
+
+    @property
+    def payload_encoding(self) -> str:
+        """The encoding of the payloads in raw."""
+        return "utf-8" if self.is_transcoded else self.encoding
 
     def expressions(self) -> dict[str, str]:
         """All mapped SQL expressions by the canonical name they give; `known_timestamp` only where a column gives it."""
@@ -200,10 +213,10 @@ def list_files(source: Source) -> Listing:
 
 
 def describe(path: Path, declared: Format | None) -> SourceFile | None:
-    """Tell a file's format and compression from its suffixes; `declared` wins over the name. None where neither tells."""
-    compression = COMPRESSIONS.get(path.suffix)
+    """Tell a file's format and compression from its suffixes, in any case; `declared` wins over the name. None where neither tells."""
+    compression = COMPRESSIONS.get(path.suffix.lower())
     inner = path.with_suffix("") if compression else path
-    found = declared or SUFFIXES.get(inner.suffix)
+    found = declared or SUFFIXES.get(inner.suffix.lower())
     return SourceFile(path, found, compression) if found else None
 
 
@@ -285,10 +298,13 @@ def _check_encoding(path: Path, source: Source) -> str:
     """Give the encoding its one name, e.g. `utf-8` for UTF8."""
     try:
         "".encode(source.encoding)
-        return codecs.lookup(source.encoding).name
+        name = codecs.lookup(source.encoding).name
     except (LookupError, ValueError):
-        message = f"{path}: encoding: {source.encoding!r} is not known; e.g. utf-8, windows-1252, latin-1"
-        raise SourceError(message) from None
+        name = ""
+    if not name or name in NO_FILE_IS_IN:
+        message = f"{path}: encoding: {source.encoding!r} is no encoding of files that is known; e.g. utf-8, utf-16, windows-1252, latin-1"
+        raise SourceError(message)
+    return "utf-8" if name == "utf-8-sig" else name  # a byte order mark is no part of any text
 
 
 def _explain(error: ValidationError) -> str:

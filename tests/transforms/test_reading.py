@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from transforms import reading
@@ -74,6 +75,7 @@ def csv_of(*rows: list[str]) -> str:
 @example(content=b"\n\n")
 @example(content=b"a\r\nb")
 def test_any_bytes_come_back_as_their_lines(read: Read, content: bytes) -> None:
+    assume(b"\0" not in content[:4] and not content.startswith((b"\xff\xfe", b"\xfe\xff")))  # which is refused as UTF-16 or UTF-32
     lines = content.split(b"\n")
     assert read(content) == (lines[:-1] if lines[-1] == b"" else lines)
 
@@ -164,17 +166,68 @@ def test_a_long_field_over_several_lines_stays_one_record(read: Read) -> None:
 @pytest.mark.parametrize(
     ("content", "lack"),
     [
-        ("<!DOCTYPE html>\n<html>", "its header has no column 'author'"),
-        (HEADER.replace("written", "wrote"), "its header has no column 'written'"),
-        (HEADER.replace(",", ";"), "its header has no column 'author'"),
-        (f"{HEADER},text", "its header names a column twice"),
-        (f'"{HEADER}', "its header has no column 'author'"),
+        ("<!DOCTYPE html>\n<html>", "has no column 'author': it is HTML or XML; fetch the CSV file itself"),
+        ('{"id": 1}', "has no column 'author': it is JSON; say `format: jsonl`"),
+        ("PK\x03\x04\x14", "has no column 'author': it is a ZIP archive or a workbook; save it as CSV"),
+        (f"sep=;\n{HEADER}", "has no column 'author': its first line, `sep=;`, is for Excel alone; take it out and say `delimiter: ';'`"),
+        (f'"sep=\t"\r\n{HEADER}', "has no column 'author': its first line, `sep=\t`, is for Excel alone"),
+        (HEADER.replace(",", ";"), "has no column 'author': its columns are parted by ';'; say `delimiter: ';'`"),
+        (HEADER.replace(",", "\t"), "has no column 'author': its columns are parted by '\\t'; say `delimiter: '\\t'`"),
+        (HEADER.replace(",", " | "), "has no column 'author': its columns are parted by '|'; say `delimiter: '|'`"),
+        (f"{HEADER}\r1,ann", "has no column 'author': its lines end in carriage returns alone; save it with line feeds"),
+        (f"\r\n{HEADER}", "has no column 'author': its first line is blank; take out the lines above the header"),
+        (f",,,,,,\n{HEADER}", "has no column 'author': its first line is blank; take out the lines above the header"),
+        (HEADER.replace(",", ", "), "has no column 'author': it has ' author', with blanks around it; rename it there or write it so"),
+        (f"\ufeff\ufeff{HEADER}", "has no column 'id': it has '\\ufeffid', alike; rename it there or write it so in the source file"),
+        (HEADER.upper(), "has no column 'author': it has 'AUTHOR', in other letters; rename it there or write it so"),
+        (HEADER.replace("written", "writen"), "has no column 'written': it has 'writen', alike; rename it there or write it so"),
+        (
+            HEADER.replace("written", "day"),
+            "has no column 'written': it has 'id', 'author', 'subject', 'day', 'known', 'text', 'label'; map one",
+        ),
+        (f'"{HEADER}', "has no column 'author': a quote in it is never closed; a header is one line"),
+        ("1,ann,tea,2026-01-01,2026-01-01,a secret,x", "has no column 'author': none of its 7 columns is one that the source reads"),
+        ("id,jo@example.org", "has no column 'author': it has 'id', '<EMAIL_ADDRESS>'; map one of these"),
     ],
 )
-def test_a_csv_file_of_something_else_is_refused_with_what_it_lacks(read: Read, content: str, lack: str) -> None:
+def test_a_csv_file_of_something_else_is_refused_with_what_it_has_and_the_mend(read: Read, content: str, lack: str) -> None:
     with pytest.raises(FileRefusedError) as caught:
         read(content.encode(), "a.csv")
-    assert str(caught.value).endswith(f"a.csv: refused, {lack}; is it a CSV file of this source, with the delimiter ','?")
+    message = str(caught.value)
+    assert message.partition(": refused, its header ")[2].startswith(lack)
+    assert "\n" not in message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (f"{HEADER},text", "its header names 'text' twice; rename or delete one"),
+        (f"{HEADER},,", "two columns of its header have no name; name them"),
+    ],
+)
+def test_a_csv_file_with_two_columns_of_one_name_is_refused(read: Read, content: str, said: str) -> None:
+    with pytest.raises(FileRefusedError) as caught:
+        read(content.encode(), "a.csv")
+    assert str(caught.value).endswith(f"a.csv: refused, {said}")
+
+
+@pytest.mark.parametrize(
+    ("written", "encoding", "said"),
+    [
+        ("latin-1", "utf-8", "it is not text in utf-8; say its `encoding`, e.g. windows-1252"),
+        ("utf-8", "windows-1252", "it is text in UTF-8, not in cp1252; say `encoding: utf-8`"),
+        ("utf-16", "utf-8", "is utf-16-le by its first bytes, not utf-8; say `encoding: utf-16-le`"),
+    ],
+)
+def test_a_csv_header_in_another_encoding_is_refused_with_the_encoding(read: Read, written: str, encoding: str, said: str) -> None:
+    record = {"record_id": "id", "author_id": "author", "event_timestamp": "written", "text": "caf\u00e9"}
+    with pytest.raises(FileRefusedError, match=re.escape(said)):
+        read(f"{HEADER},caf\u00e9".encode(written), "a.csv", record=record, encoding=encoding)
+
+
+def test_a_file_in_capitals_is_read(read: Read) -> None:
+    assert read(gzip.compress(b"{}\n"), "A.JSONL.GZ") == [b"{}"]
 
 
 def test_a_csv_file_without_a_column_for_an_attribute_is_refused(read: Read) -> None:

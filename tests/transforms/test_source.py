@@ -55,9 +55,9 @@ def names(source: Source) -> list[str]:
         ({"format": "xml"}, ": format: input should be 'jsonl', 'csv' or 'parquet'"),
         ({"delimiter": ";;"}, ": delimiter: string should have at most 1 character"),
         ({"delimiter": '"'}, ": delimiter: string should match pattern"),
-        ({"encoding": "klingon"}, ": encoding: 'klingon' is not known; e.g. utf-8"),
-        ({"encoding": "undefined"}, ": encoding: 'undefined' is not known; e.g. utf-8"),
-        ({"encoding": "rot13"}, ": encoding: 'rot13' is not known; e.g. utf-8"),
+        ({"encoding": "klingon"}, ": encoding: 'klingon' is no encoding of files that is known; e.g. utf-8"),
+        ({"encoding": "undefined"}, ": encoding: 'undefined' is no encoding of files that is known; e.g. utf-8"),
+        ({"encoding": "rot13"}, ": encoding: 'rot13' is no encoding of files that is known; e.g. utf-8"),
         ({"positive_labels": "bad"}, ": positive_labels: is a list, e.g. [poc, active]"),
         ({"attributes": ["*"]}, ": attributes: '*' and '' name no field; name each field"),
         ({"tombstone": "gone ="}, ": tombstone: 'gone =' is not an SQL expression over the row"),
@@ -143,6 +143,7 @@ def test_columns_of_an_expression_are_found(expression: str, columns: set[str]) 
 
 
 def test_an_encoding_has_one_name(make_source: MakeSource) -> None:
+    assert make_source("x", encoding="utf-8-sig").encoding == make_source("x").encoding
     assert make_source("x", encoding="UTF8").encoding == make_source("x").encoding
 
 
@@ -252,6 +253,10 @@ def test_nothing_to_load_is_an_error(make_source: MakeSource, tmp_path: Path, ur
         ("a.csv", "csv", None),
         ("a.2026.csv.gz", "csv", "gzip"),
         ("a.parquet", "parquet", None),
+        ("EXPORT.CSV", "csv", None),
+        ("a.Parquet", "parquet", None),
+        ("A.JSONL.GZ", "jsonl", "gzip"),
+        ("a.NdJson.Zst", "jsonl", "zstd"),
     ],
 )
 def test_a_suffix_tells_format_and_compression(
@@ -261,6 +266,11 @@ def test_a_suffix_tells_format_and_compression(
     (tmp_path / "data" / name).write_bytes(gzip.compress(b""))
     (file,) = list_files(make_source(tmp_path / "data")).files
     assert (file.format, file.compression) == (format_, compression)
+
+
+@pytest.mark.parametrize("name", ["EXPORT.CSV", "Export.Csv.Gz"])
+def test_a_file_named_in_capitals_is_found_by_its_own_name(make_source: MakeSource, write: Write, name: str) -> None:
+    assert names(make_source(write(name))) == [name]
 
 
 def test_a_declared_format_wins_over_the_name_of_a_file(make_source: MakeSource, write: Write) -> None:
