@@ -109,7 +109,6 @@ def write_lock(path: Path, content: Mapping[str, Any]) -> None:
 
 def gone(content: Mapping[str, Any], warehouse: "Warehouse") -> list[str]:
     """List the table versions of a lock that can no longer be read, a line each."""
-    from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
     from transforms.warehouse import data_files
@@ -117,7 +116,7 @@ def gone(content: Mapping[str, Any], warehouse: "Warehouse") -> list[str]:
     lines = []
     for view, version in content["tables"].items():
         try:
-            files = data_files(DeltaTable(str(warehouse.folder(f"features.{view}")), version=version))
+            files = data_files(warehouse.table_at(f"features.{view}", version))
         except DeltaError:
             lines.append(f"features.{view}: version {version} is gone")
             continue

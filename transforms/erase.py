@@ -20,6 +20,7 @@ from transforms.accounting import recount
 from transforms.duplicates import INDEX
 from transforms.errors import ErasureError
 from transforms.featurize import VIEWS, files_resting_on, files_with_entities, recompute, view_name
+from transforms.paths import parquet, scan_parquet
 from transforms.prepare import ACCEPTED, transaction
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
@@ -220,19 +221,19 @@ def end(warehouse: Warehouse) -> None:
 
 def recompute_views(warehouse: Warehouse, note: Noted, now: datetime) -> None:
     """Compute the touched entities of every view again, in place of what was published of them."""
-    recompute(warehouse, pl.read_parquet(note.entities), now)
+    recompute(warehouse, scan_parquet([note.entities]).collect(), now)
 
 
 def touched(note: Noted, contract: type[Contract]) -> list[str]:
     """List the touched entities of a view."""
-    return pl.read_parquet(note.entities, columns=[contract.key()[0]]).to_series().drop_nulls().unique().sort().to_list()
+    return scan_parquet([note.entities]).select(contract.key()[0]).collect().to_series().drop_nulls().unique().sort().to_list()
 
 
 def create_noted(connection: duckdb.DuckDBPyConnection, note: Noted) -> None:
     """Make the tables `erased_rows` and `touched_entities` of what was noted, and set the variables."""
     set_wanted(connection, note.wanted)
     for name, path in (("erased_rows", note.rows), ("touched_entities", note.entities)):
-        connection.read_parquet(str(path)).create(name)
+        parquet(connection, [path]).create(name)
 
 
 def set_wanted(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> None:

@@ -18,6 +18,7 @@ from deltalake import DeltaTable
 from transforms.activity import activity_rows, create_activity, history_rows, view_batches
 from transforms.code import code_digest
 from transforms.duplicates import bring_index_up, duplicate_rows
+from transforms.paths import parquet
 from transforms.profile import profile_views
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
@@ -266,8 +267,9 @@ def files_with_entities(connection: duckdb.DuckDBPyConnection, files: list[str],
     """List those of a view's data files that hold a row of one of the entities in a table."""
     if not files:
         return []
-    held = f"select distinct filename from read_parquet($files) where {_is_among(contract, entities)}"
-    return [file for (file,) in connection.sql(held, params={"files": files}).fetchall()]
+    parquet(connection, files, filename=True).create_view("searched_files")
+    held = f"select distinct filename from searched_files where {_is_among(contract, entities)}"
+    return [file for (file,) in connection.sql(held).fetchall()]
 
 
 def _is_among(contract: type[Contract], entities: str) -> str:

@@ -6,11 +6,13 @@ a value is due, a time that is none) is carried as `rejected_column`, `rejected_
 
 import json
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pyarrow as pa
 
+from transforms.expressions import bound, column_name, quoted, unlike
 from transforms.reading import BYTE_ORDER_MARK, parse_csv
-from transforms.source import KnownColumn, Source, column_references
+from transforms.source import KnownColumn, Source
 from transforms.times import time_rule_sql, time_sql
 
 DECODED = pa.schema(
@@ -57,31 +59,41 @@ from judged
 """
 
 
-def json_structure(source: Source) -> str:
-    """Name the fields to take out of a document, all as text, as DuckDB's `json_transform` wants it."""
-    return json.dumps(dict.fromkeys(source.fields(), "VARCHAR")) if source.fields() else '{"_": "VARCHAR"}'
+def candidates_parameters(source: Source) -> dict[str, Any]:
+    """The values of the parameters in `candidates_sql`: all of the source's that is not an expression."""
+    columns = {f"path_{name}": _path(column) for name, column in _mapped_columns(source).items()}
+    attributes = {f"attribute_{position}": name for position, name in enumerate(source.attributes, start=1)}
+    return {
+        # the fields to take out of a document, all as text, as `json_transform` wants it
+        "structure": json.dumps(dict.fromkeys(source.fields() or ["_"], "VARCHAR")),
+        "positive_labels": list(source.positive_labels),
+        **({"attribute_paths": [_path(name) for name in source.attributes]} if source.attributes else {}),
+        **attributes,
+        **columns,
+    }
 
 
 def candidates_sql(source: Source) -> str:
-    """Compose the query from `documents` to candidates; its parameters are `$structure` and `$positive_labels`.
+    """Compose the query from `documents` to candidates, with `candidates_parameters`.
 
-    Only the source's own expressions and names of fields enter the text, each checked when the source was loaded.
+    Only the source's own expressions enter the text, each checked when the source was loaded.
     """
     mapped = {name: _guarded(expression) for name, expression in source.expressions().items()}
     known = {"at_load": "origin__.loaded_timestamp", "at_event": "event_timestamp"}
     known_text = f"({mapped['known_timestamp']})::varchar" if isinstance(source.known, KnownColumn) else "null::varchar"
     known_timestamp = time_sql("known_text") if isinstance(source.known, KnownColumn) else known[source.known]
+    origin = quoted(unlike(source.fields()))  # beside the source's own columns, whatever their names
     return f"""
 with parsed as (
     select
-        struct_pack(load_id, source, source_uri, row_number, loaded_timestamp, document, structure, rejection) as origin__,
+        struct_pack(load_id, source, source_uri, row_number, loaded_timestamp, document, structure, rejection) as {origin},
         unnest(json_transform(case when rejection is null then document end, $structure))
     from documents
 ),
 
 mapped as (
     select
-        origin__,
+        {origin} as origin__,
         ({mapped["record_id"]})::varchar as record_id_,
         ({mapped["author_id"]})::varchar as author_id_,
         ({mapped["subject_id"]})::varchar as subject_id_,
@@ -147,40 +159,38 @@ def _decode_row(
     return json.dumps({name: value or None for name, value in zip(names, values, strict=True)}, ensure_ascii=False), None
 
 
-def _is_column(expression: str) -> bool:
-    return column_references(expression) == {expression.strip().strip('"')}
+def _mapped_columns(source: Source) -> dict[str, str]:
+    """The canonical fields that are nothing but a column of the source, with its name."""
+    columns = {name: column_name(expression) for name, expression in source.record.model_dump().items() if name != "event_timestamp"}
+    return {name: column for name, column in columns.items() if column is not None}
 
 
 def _guarded(expression: str) -> str:
     """An expression that raises gives null, for its own row only."""
-    return expression if _is_column(expression) else f"try({expression})"
+    return bound(expression) if column_name(expression) is not None else f"try({bound(expression)})"
 
 
 def _path(field: str) -> str:
-    return "'$.\"" + field.replace("'", "''").replace('"', '\\"') + "\"'"
+    """Point to a field of a document (RFC 6901): in a JSON path, some names cannot be written."""
+    return "/" + field.replace("~", "~0").replace("/", "~1")
 
 
 def _attributes(source: Source) -> str:
     if not source.attributes:
         return "null::varchar"
-    pairs = ", ".join(
-        f"'{name.replace(chr(39), chr(39) * 2)}', values_[{position}]" for position, name in enumerate(source.attributes, start=1)
-    )
-    paths = ", ".join(_path(name) for name in source.attributes)
+    pairs = ", ".join(f"$attribute_{position}, values_[{position}]" for position, _ in enumerate(source.attributes, start=1))
     return (
-        f"list_transform([json_extract(case when origin__.rejection is null then origin__.document end, [{paths}])], "
+        "list_transform([json_extract(case when origin__.rejection is null then origin__.document end, $attribute_paths)], "
         f"lambda values_: json_object({pairs})::varchar)[1]"
     )
 
 
 def _rejection(source: Source) -> str:
     """Compose the first reason against a candidate: its document, a nested value where text is due, a time that is none, a blank text."""
-    columns = {name: _path(text.strip().strip('"')) for name, text in source.record.model_dump().items() if _is_column(text)}
     nested = "\n        ".join(
-        f"when {name}_[1] in ('{{', '[') and json_type(origin__.document, {path}) in ('OBJECT', 'ARRAY') "
+        f"when {name}_[1] in ('{{', '[') and json_type(origin__.document, $path_{name}) in ('OBJECT', 'ARRAY') "
         f"then {_reason(name, f'{name}_', NOT_TEXT)}"
-        for name, path in columns.items()
-        if name != "event_timestamp"
+        for name in _mapped_columns(source)
     )
     return f"""case
         when origin__.rejection is not null then {_reason("payload", "origin__.document", "origin__.rejection")}

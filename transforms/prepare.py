@@ -1,6 +1,7 @@
 """raw -> staging and quarantine: parse, map, validate, split, set repeats aside, account for every row."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +12,9 @@ import pyarrow as pa
 
 from transforms.drift import watch
 from transforms.errors import SchemaChangedError, SourceError
+from transforms.expressions import sealed
 from transforms.fields import Compared, Held, Shapes, compare, expect, known_fields
-from transforms.mapping import DECODED, candidates_sql, decode_rows, json_structure
+from transforms.mapping import DECODED, candidates_parameters, candidates_sql, decode_rows
 from transforms.schemas.base import Contract, digest_of
 from transforms.schemas.fields import SourceField
 from transforms.schemas.profiles import ColumnProfile, DriftStatistic
@@ -170,13 +172,15 @@ def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Ware
     known = known_fields(connection, source.name, [] if is_replay else loads_of(connection))
     shapes = Shapes(expect(connection, source, known))
     create_documents(connection, source, warehouse)
-    parameters = {"structure": json_structure(source), "positive_labels": list(source.positive_labels)}
-    candidates = connection.sql(candidates_sql(source), params=parameters).to_arrow_reader(warehouse.settings.batch_rows)
     writer = connection.cursor()
     _create_table(writer, "accepted", ACCEPTED)
     _create_table(writer, "rejected", REJECTED)
     n_accepted = 0
-    with pa.OSFile(str(spool), "wb") as file, pa.ipc.new_stream(file, StagedRecord.arrow_schema()) as stream:
+    with (
+        _candidates(connection, source, warehouse) as candidates,
+        pa.OSFile(str(spool), "wb") as file,
+        pa.ipc.new_stream(file, StagedRecord.arrow_schema()) as stream,
+    ):
         for batch in (redact_texts(batch, source) for batch in candidates):
             shape_ids = shapes.note(batch)
             rejected = judge(pl.DataFrame(batch.drop_columns("structure")))
@@ -194,6 +198,15 @@ def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Ware
     _hold_back(connection, compared.held)
     decide(connection)
     return compared
+
+
+@contextmanager
+def _candidates(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> Iterator[pa.RecordBatchReader]:
+    """Stream `documents` through the source's expressions, on a connection that sees nothing else."""
+    settings = warehouse.settings
+    with sealed(settings.memory_limit) as mapping:
+        mapping.register("documents", connection.sql("from documents").to_arrow_reader(settings.batch_rows))
+        yield mapping.sql(candidates_sql(source), params=candidates_parameters(source)).to_arrow_reader(settings.batch_rows)
 
 
 def loads_of(connection: duckdb.DuckDBPyConnection) -> list[str]:

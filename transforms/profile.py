@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from transforms.paths import scan_parquet
 from transforms.schemas.base import Contract
 from transforms.schemas.profiles import ColumnProfile
 from transforms.schemas.staging import StagedRecord
@@ -129,7 +130,7 @@ def stored(table: DeltaTable, contract: type[Contract]) -> pl.LazyFrame:
     """Read a relation as it stands; empty if nothing is in it."""
     files = data_files(table)
     empty = pl.DataFrame(contract.arrow_schema().empty_table())
-    return pl.scan_parquet(files, schema=empty.schema) if files else empty.lazy()
+    return scan_parquet(files, empty.schema) if files else empty.lazy()
 
 
 def store(warehouse: Warehouse, contract: type[Contract], rows: pl.DataFrame) -> None:
@@ -190,7 +191,7 @@ def _profile_publications(contract: type[Contract], files: list[str], known: pl.
     if not files:
         return pl.DataFrame(ColumnProfile.arrow_schema().empty_table())
     created = pl.col("created_timestamp")
-    rows = pl.scan_parquet(files).filter(~created.is_in(known.unique().implode())).with_columns(loaded_timestamp=created)
+    rows = scan_parquet(files).filter(~created.is_in(known.unique().implode())).with_columns(loaded_timestamp=created)
     counts = count(rows, ["loaded_timestamp"], _columns_of(contract))
     load_id = pl.col("loaded_timestamp").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
     return as_profiles(counts.with_columns(source=pl.lit(""), load_id=load_id), contract.relation())

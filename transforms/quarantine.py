@@ -6,7 +6,6 @@ from typing import Any
 import duckdb
 import polars as pl
 import pyarrow as pa
-from deltalake import DeltaTable
 
 from transforms.errors import MillraceError
 from transforms.prepare import Account, account, finish_prepare, noted, quarantined, refuse_other_mapping, split, total
@@ -66,7 +65,7 @@ def _replay_until(version: int, source: Source, warehouse: Warehouse) -> Account
     """Replay what was in quarantine at one of its versions; accounting, repeats, staging and quarantine each note that they have it."""
     transactions = noted(_transaction(source), version, source)
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
-        files = data_files(DeltaTable(str(warehouse.folder(RELATION)), version=version))
+        files = data_files(warehouse.table_at(RELATION, version))
         warehouse.create_view(connection, "tried", files, QuarantinedRecord.arrow_schema())
         connection.execute("set variable source = $name", {"name": source.name})
         connection.execute("create view incoming as select * from tried where source = getvariable('source')")

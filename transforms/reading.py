@@ -7,15 +7,18 @@ Memory is bounded by one chunk, or by the longest record where that is longer.
 
 import codecs
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from transforms.errors import FileRefusedError
+from transforms.expressions import unlike
+from transforms.paths import parquet
 from transforms.source import Source, SourceFile
 
 CHUNK_BYTES = 16 << 20
@@ -201,15 +204,35 @@ def _header_columns(file: SourceFile, text: str, source: Source) -> int:
     if lack:
         message = f"{file.path}: refused, {lack}"
         raise FileRefusedError(message)
-    return len(parse_csv(text, source.delimiter))
+    names = parse_csv(text, source.delimiter)
+    _refuse_alike(file, names)
+    return len(names)
+
+
+def _refuse_alike(file: SourceFile, fields: Iterable[str | pa.Field]) -> None:
+    """Refuse a file in which SQL, which ignores case, cannot tell two fields of one level apart, or a Parquet column has no name."""
+    names: dict[str, str] = {}
+    for field in fields:
+        name = field if isinstance(field, str) else field.name
+        if name.lower() in names:
+            message = (
+                f"{file.path}: refused, its columns {names[name.lower()]!r} and {name!r} differ by case only or not at all; rename one"
+            )
+            raise FileRefusedError(message)
+        if not name and isinstance(field, pa.Field):
+            message = f"{file.path}: refused, a column of it has no name; give it one"
+            raise FileRefusedError(message)
+        names[name.lower()] = name
+        if isinstance(field, pa.Field):
+            _refuse_alike(file, [field.type.field(number) for number in range(field.type.num_fields)])
 
 
 def _parquet_rows(file: SourceFile, batch_rows: int) -> Iterator[pa.Array]:
     """Read Parquet rows as JSON objects; timestamps become ISO text, in UTC where they carry a time zone."""
+    _refuse_alike(file, pq.read_schema(file.path))
     with duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
-        rows = connection.sql(
-            "select encode(to_json(rows)::varchar) as payload from read_parquet($path) as rows", params={"path": str(file.path)}
-        )
-        for batch in rows.to_arrow_reader(batch_rows):
+        rows = parquet(connection, [file.path])
+        row = unlike(rows.columns)  # a column of this name would be taken for the row
+        for batch in rows.set_alias(row).select(f"encode(to_json({row})::varchar) as payload").to_arrow_reader(batch_rows):
             yield batch.column("payload").cast(pa.binary())

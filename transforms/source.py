@@ -4,15 +4,17 @@ import codecs
 import difflib
 import glob
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import duckdb
+import pyarrow as pa
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from transforms.errors import SourceError
+from transforms.expressions import bound, column_references, quoted, sealed
 
 SchemaPolicy = Literal["evolve", "freeze", "quarantine"]
 Format = Literal["jsonl", "csv", "parquet"]
@@ -220,39 +222,6 @@ def describe(path: Path, declared: Format | None) -> SourceFile | None:
     return SourceFile(path, found, compression) if found else None
 
 
-def column_references(expression: str) -> set[str]:
-    """Find the columns that an SQL expression reads, by DuckDB's own parser; `ValueError` if it is not one plain expression."""
-    import json
-
-    row = duckdb.execute("select json_serialize_sql(?)", [f"select {expression}"]).fetchone()
-    tree: dict[str, Any] = json.loads(row[0]) if row else {"error": True}
-    if tree["error"]:
-        raise ValueError(tree.get("error_message", "cannot be parsed"))
-    (statement, *more) = [s["node"] for s in tree["statements"]]
-    if more or statement.get("from_table", {}).get("type") != "EMPTY" or len(statement["select_list"]) != 1:
-        message = "is not a single SQL expression"
-        raise ValueError(message)
-    nodes = list(_walk(statement["select_list"][0]))
-    if any(node.get("class") in {"SUBQUERY", "WINDOW", "STAR"} for node in nodes):
-        message = "may not hold a subquery, a window or a star"
-        raise ValueError(message)
-    own = {name for node in nodes if node.get("class") == "LAMBDA" for name in _columns(_walk(node["lhs"]))}
-    return _columns(nodes) - own
-
-
-def _columns(nodes: Iterable[dict[str, Any]]) -> set[str]:
-    return {node["column_names"][0] for node in nodes if node.get("class") == "COLUMN_REF"}
-
-
-def _walk(node: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, list):
-        for child in node:
-            yield from _walk(child)
-
-
 def _paths(pattern: str, root: Path) -> Iterator[Path]:
     for name in glob.iglob(pattern, recursive=True):  # noqa: PTH207 - the pattern may be absolute
         path = Path(name)
@@ -269,18 +238,23 @@ def _root_of(target: Path) -> Path:
 
 
 def _check_expressions(path: Path, source: Source) -> None:
-    """Bind every expression to an empty row of text columns, so that a typo is found before any data is read."""
-    for name, expression in source.expressions().items():
-        key = {"known_timestamp": "known.column", "is_tombstone": "tombstone"}.get(name, f"record.{name}")
-        try:
-            columns = sorted(column_references(expression))
-            row = ", ".join(f'null::varchar as "{column}"' for column in columns) or "1"
-            # as it will run; neither an aggregate beside the bare column of a row nor what makes rows of one binds so
-            duckdb.execute(f"select rowid_, try({expression})::varchar from (select 1 as rowid_, {row}) limit 0")
-        except (ValueError, duckdb.Error) as error:
-            reason = str(error).splitlines()[0]
-            message = f"{path}: {key}: {expression!r} is not an SQL expression over the row ({reason})"
-            raise SourceError(message) from None
+    """Bind every expression to a row of text columns, as it will run, so that a typo is found before any data is read."""
+    with sealed() as connection:
+        for name, expression in source.expressions().items():
+            try:
+                columns = sorted(column_references(expression)) or ["_"]
+                connection.register("parsed", pa.schema({column: pa.string() for column in columns}).empty_table())
+                connection.sql(f"select try({bound(expression)})::varchar from parsed")
+            except (ValueError, duckdb.Error) as error:
+                key = {"known_timestamp": "known.column", "is_tombstone": "tombstone"}.get(name, f"record.{name}")
+                reason = str(error).splitlines()[0]
+                message = f"{path}: {key}: {expression!r} is not an SQL expression over the row ({reason}){_as_a_name(expression)}"
+                raise SourceError(message) from None
+
+
+def _as_a_name(expression: str) -> str:
+    """Say how to write what may be meant for the name of a column."""
+    return "" if set(expression) & set("()'\n") else f"; if a column has this name, write '{quoted(expression)}'"
 
 
 def _check_columns(path: Path, source: Source) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import duckdb
 import polars as pl
-from deltalake import DeltaTable
 from pydantic import BaseModel
 
 from transforms.code import code_digest
@@ -303,13 +302,13 @@ def _connect(warehouse: Warehouse, *, as_of_views: bool = False) -> Iterator[tup
         if warehouse.table(Correction.relation()) is None:  # a home made before there was one
             warehouse.create_view(connection, Correction.relation(), [], Correction.arrow_schema())
         for contract, item in zip(READ, tables, strict=True):
-            files = data_files(DeltaTable(str(warehouse.folder(item.relation)), version=item.version))
+            files = data_files(warehouse.table_at(item.relation, item.version))
             warehouse.create_view(connection, item.relation, files, contract.arrow_schema())
         yield connection, tables
 
 
 def _table(contract: type[Contract], warehouse: Warehouse, version: int) -> Table:
-    table = DeltaTable(str(warehouse.folder(contract.relation())), version=version)
+    table = warehouse.table_at(contract.relation(), version)
     return Table(
         relation=contract.relation(),
         version=version,

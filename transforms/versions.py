@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from transforms.paths import parquet
 from transforms.schemas.base import Contract
 from transforms.schemas.staging import AccountedFile, RepeatedRecord, StagedRecord
 from transforms.sql import model
@@ -80,8 +81,9 @@ def files_holding(connection: duckdb.DuckDBPyConnection, files: Sequence[str], p
     """List those data files that hold a row of a relation of places; where rows are to leave, only these are written anew."""
     if not files:
         return []
-    held = f"select distinct filename from read_parquet($files) semi join {places} using ({', '.join(PLACE)})"
-    return [file for (file,) in connection.sql(held, params={"files": files}).fetchall()]
+    parquet(connection, files, filename=True).create_view("searched_files")
+    held = f"select distinct filename from searched_files semi join {places} using ({', '.join(PLACE)})"
+    return [file for (file,) in connection.sql(held).fetchall()]
 
 
 def rows_staying(
@@ -89,7 +91,8 @@ def rows_staying(
 ) -> Iterator[pa.RecordBatch]:
     """Stream the rows of data files that are not in a relation of places."""
     if files:
-        staying = connection.sql(f"from read_parquet($files) anti join {places} using ({', '.join(PLACE)})", params={"files": files})
+        parquet(connection, files).create_view("rewritten_files")
+        staying = connection.sql(f"from rewritten_files anti join {places} using ({', '.join(PLACE)})")
         yield from staying.select(*contract.arrow_schema().names).to_arrow_reader(warehouse.settings.batch_rows)
 
 

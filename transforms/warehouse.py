@@ -25,6 +25,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
 from transforms.errors import HomeError
+from transforms.paths import parquet, refuse_path
 from transforms.replacing import sweep_halves
 from transforms.schemas.base import Contract
 from transforms.settings import Settings
@@ -96,7 +97,8 @@ class Warehouse:
     """
 
     def __init__(self, settings: Settings, report: Report = silent) -> None:
-        """Open a home; nothing is read or made yet."""
+        """Open a home; nothing is read or made yet. `HomeError` if its path cannot be one of tables."""
+        refuse_path(settings.root)
         self.settings = settings
         self.report = report
         self._opened: dict[str, tuple[DeltaTable, tuple[int, int] | None]] = {}
@@ -228,14 +230,11 @@ class Warehouse:
     def create_view(self, connection: duckdb.DuckDBPyConnection, name: str, files: list[str], schema: pa.Schema) -> None:
         """Make data files a view; with no file, an empty one of the given schema."""
         schema_name, _, view = name.rpartition(".")
+        rows = parquet(connection, files) if files else connection.from_arrow(schema.empty_table())
         connection.execute(f"create schema if not exists {schema_name or 'main'}")
-        if files:
-            quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-            connection.execute(f"create or replace view {name} as from read_parquet([{quoted}])")
-        else:
-            connection.execute(f"use {schema_name or 'main'}")
-            connection.from_arrow(schema.empty_table()).create_view(view)
-            connection.execute("use main")
+        connection.execute(f"use {schema_name or 'main'}")
+        rows.create_view(view)
+        connection.execute("use main")
 
     def create_arrivals(
         self, connection: duckdb.DuckDBPyConnection, contract: type[Contract], since: int, until: int | None = None

@@ -12,6 +12,7 @@ import polars as pl
 from feature_repo.catalogue import catalogue, kind
 from flows.history import history_path
 from transforms.featurize import VIEWS, view_name
+from transforms.paths import scan_parquet
 from transforms.profile import sketch_values
 from transforms.schemas.base import Column
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord, StagedRecord
@@ -132,7 +133,7 @@ def _table(warehouse: Warehouse, relation: str) -> pl.DataFrame:
 
 def _scan(warehouse: Warehouse, relation: str) -> pl.LazyFrame:
     files = warehouse.files(relation)
-    return pl.scan_parquet(files) if files else pl.LazyFrame()
+    return scan_parquet(files) if files else pl.LazyFrame()
 
 
 def _quality(warehouse: Warehouse, unit: str) -> pl.DataFrame:
