@@ -14,18 +14,19 @@ import polars as pl
 from transforms.errors import HomeError
 from transforms.expressions import literal
 
+NO_TEXT = re.compile("[\ud800-\udfff]")
 # what Delta cannot open a table under: it would decode an escape once more, or take the sign for one of a URL
 NO_DELTA = re.compile(r"%[0-9A-Fa-f]{2}|[\x00-\x1f\x7f\[\]\\^|\ud800-\udfff]")
 
 
 def parquet(connection: duckdb.DuckDBPyConnection, files: Sequence[str | Path], *, filename: bool = False) -> duckdb.DuckDBPyRelation:
     """Read Parquet files with DuckDB; with `filename`, each row has the path of its file."""
-    return connection.read_parquet([_escaped(file) for file in files], hive_partitioning=False, filename=filename)
+    return connection.read_parquet([as_pattern(file) for file in files], hive_partitioning=False, filename=filename)
 
 
-def parquet_sql(files: Sequence[str | Path]) -> str:
+def parquet_sql(files: Sequence[str | Path], *, is_partitioned: bool = False) -> str:
     """Read Parquet files in the text of a query, for people to run."""
-    return f"read_parquet([{', '.join(literal(_escaped(file)) for file in files)}], hive_partitioning = false)"
+    return f"read_parquet([{', '.join(literal(as_pattern(file)) for file in files)}], hive_partitioning = {str(is_partitioned).lower()})"
 
 
 def scan_parquet(files: Sequence[str | Path], schema: pl.Schema | None = None) -> pl.LazyFrame:
@@ -40,5 +41,14 @@ def refuse_path(folder: Path) -> None:
         raise HomeError(message)
 
 
-def _escaped(file: str | Path) -> str:
+def fault(path: Path, *, is_parquet: bool) -> str | None:
+    """Say why a path cannot be handed to readers: to the system a name is any bytes, to them it is UTF-8."""
+    if NO_TEXT.search(str(path)):
+        return "its name is not UTF-8"
+    # in a pattern DuckDB takes a backslash for an escape or for the end of a folder
+    return "its path has a backslash beside one of *?[" if is_parquet and "\\" in str(path) and glob.has_magic(str(path)) else None
+
+
+def as_pattern(file: str | Path) -> str:
+    """Escape a path where patterns are taken, so that it matches itself alone."""
     return glob.escape(str(file))

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from transforms.errors import FileRefusedError
 from transforms.expressions import unlike
-from transforms.paths import parquet
+from transforms.paths import fault, parquet
 from transforms.source import Source, SourceFile
 
 CHUNK_BYTES = 16 << 20
@@ -48,6 +48,9 @@ def read_payloads(file: SourceFile, source: Source, batch_rows: int) -> Iterator
 
     Raises `FileRefusedError` where the file as a whole is unusable: cut short, not the format it says, empty of columns.
     """
+    if reason := fault(file.path, is_parquet=file.format == "parquet"):
+        message = f"{str(file.path)!r}: refused, {reason}; rename it"
+        raise FileRefusedError(message)
     with _refusal(file):
         if file.format == "parquet":
             yield from ((None, rows) for rows in _parquet_rows(file, batch_rows))

@@ -4,7 +4,10 @@ import codecs
 import difflib
 import glob
 import itertools
-from collections.abc import Iterator
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -192,18 +195,19 @@ def list_files(source: Source) -> Listing:
     """List the files a source points to, in order of their path.
 
     A folder is searched in depth, without what begins with `.` or `_`; there a file is taken if its suffix tells a
-    format (or the source's own `format`). A link that leaves the folder is passed over. Nothing at all: `SourceError`.
+    format (or the source's own `format`). A link that leaves the folder is passed over, and a file that links lead to is taken
+    once, by its own name if it has one in the folder. Nothing at all: `SourceError`.
     """
     target = Path(source.uri)
     root = _root_of(target)
-    pattern = glob.escape(source.uri) if target.exists() else source.uri
-    pattern = f"{pattern}/**" if target.is_dir() else pattern
     files: list[SourceFile] = []
     passed_over: list[str] = []
-    for path in sorted(_paths(pattern, root)):
+    for path in _found(target, root):
         file = describe(path, source.format if path == target or not target.is_dir() else None)
-        if not path.resolve().is_relative_to(root.resolve()):
+        if not _real(path).is_relative_to(_real(root)):
             passed_over.append(f"{path}: leaves the folder of the source, passed over")
+        elif not path.is_file():
+            continue
         elif file is None or (source.format and file.format != source.format):
             passed_over.append(f"{path}: is not a {source.format or 'JSONL, CSV or Parquet'} file by its name, passed over")
         else:
@@ -222,11 +226,55 @@ def describe(path: Path, declared: Format | None) -> SourceFile | None:
     return SourceFile(path, found, compression) if found else None
 
 
-def _paths(pattern: str, root: Path) -> Iterator[Path]:
-    for name in glob.iglob(pattern, recursive=True):  # noqa: PTH207 - the pattern may be absolute
-        path = Path(name)
-        if path.is_file() and not any(part.startswith(("_", ".")) for part in path.relative_to(root).parts):
-            yield path
+def _found(target: Path, root: Path) -> list[Path]:
+    """Find what a source's `uri` leads to: itself, what is in it, or what its pattern matches; each file once."""
+    parts = ["**"] if target.is_dir() else target.relative_to(root).parts
+    try:
+        paths = sorted({target} if target.is_file() else set(_matching(root, parts, root)))
+    except PermissionError as error:
+        message = f"{error.filename}: cannot be looked into ({error.strerror}); mend its rights, or leave it out of `uri`"
+        raise SourceError(message) from None
+    shown = {path: _real(path) for path in paths if not any(part.startswith((".", "_")) for part in path.relative_to(root).parts)}
+    own = {real: path for path, real in reversed(shown.items())}
+    own |= {real: path for path, real in shown.items() if real == _real(root) / path.relative_to(root)}
+    return [path for path, real in shown.items() if own[real] == path]
+
+
+def _matching(folder: Path, parts: Sequence[str], root: Path) -> Iterator[Path]:
+    """Follow the parts of a pattern down from a folder; `**` stands for any folders, and at the end for what is in them too."""
+    if not parts:
+        yield folder
+    elif parts[0] == "**":
+        for below in _folders(folder, root):
+            yield from _matching(below, parts[1:] or ["*"], root)
+    elif glob.has_magic(parts[0]):
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if fnmatchcase(path.name, parts[0]):
+                yield from _matching(path, parts[1:], root)
+    else:
+        yield from _matching(folder / parts[0], parts[1:], root)
+
+
+def _folders(folder: Path, root: Path) -> Iterator[Path]:
+    """Find a folder and all below it, each once: links are followed last, within the root, and not to where the search has been."""
+    waiting, seen = deque([folder]), set[Path]()
+    while waiting:
+        here = waiting.popleft()
+        real = _real(here)
+        if real in seen or not here.is_dir() or not real.is_relative_to(_real(root)):
+            continue
+        seen.add(real)
+        yield here
+        for path in sorted(path for path in here.iterdir() if not path.name.startswith((".", "_"))):
+            if path.is_symlink():
+                waiting.append(path)
+            else:
+                waiting.appendleft(path)
+
+
+def _real(path: Path) -> Path:
+    """Resolve links; unlike `Path.resolve`, without an error for those that lead nowhere but to each other."""
+    return Path(os.path.realpath(path))
 
 
 def _root_of(target: Path) -> Path:
@@ -245,7 +293,7 @@ def _check_expressions(path: Path, source: Source) -> None:
                 columns = sorted(column_references(expression)) or ["_"]
                 connection.register("parsed", pa.schema({column: pa.string() for column in columns}).empty_table())
                 connection.sql(f"select try({bound(expression)})::varchar from parsed")
-            except (ValueError, duckdb.Error) as error:
+            except (ValueError, RecursionError, duckdb.Error) as error:
                 key = {"known_timestamp": "known.column", "is_tombstone": "tombstone"}.get(name, f"record.{name}")
                 reason = str(error).splitlines()[0]
                 message = f"{path}: {key}: {expression!r} is not an SQL expression over the row ({reason}){_as_a_name(expression)}"

@@ -34,8 +34,9 @@ from pydantic import ByteSize, Field, TypeAdapter
 from feature_repo.stores import sources
 from feature_repo.stores.sources import ViewRead, snapshot
 from feature_repo.stores.spine import EVENT_TIMESTAMP, Spine, SpineRows, read_spine
-from feature_repo.stores.sql import point_in_time_sql, quoted
+from feature_repo.stores.sql import point_in_time_sql
 from feature_repo.stores.timeline import CREATED, INSTANT, INSTANT_UP, Partitions, Timeline, n_partitions, to_instant, ttl_units
+from transforms.expressions import quoted
 from transforms.settings import Settings
 from transforms.warehouse import Warehouse
 

@@ -40,7 +40,7 @@ from feature_repo.stores.bulk import bulk_writer
 from feature_repo.stores.codec import encode_entity_keys
 from feature_repo.stores.done import Done, done_path, read_done, write_done
 from feature_repo.stores.sources import Snapshot, snapshot
-from feature_repo.stores.sql import quoted
+from transforms.expressions import quoted
 
 CHUNK_ROWS = 50_000
 FIRST, EPOCH = datetime(1, 1, 1, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)

@@ -3,6 +3,7 @@
 A `Snapshot` is fixed when it is taken: a Delta table at one version, or the Parquet files of that moment.
 """
 
+import glob
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from feast.infra.offline_stores.file_source import FileSource
 from feast.repo_config import RepoConfig
 
 from feature_repo.stores.timeline import CREATED, INSTANT
+from transforms.paths import as_pattern, refuse_path
 
 # what Spark and others put beside the data; Arrow's own rule would also leave out a partition such as __log_date=2026-01-01
 NO_DATA = (".", "_SUCCESS", "_metadata", "_common_metadata", "_delta_log", "_temporary")
@@ -50,8 +52,10 @@ class Snapshot:
         # Polars takes the URI of a Delta file for its path, in which a blank is none
         if self.version is not None and (is_remote(self.uri) or self.partitions or quote(self.uri) == self.uri):
             return pl.scan_delta(self.uri, version=self.version, storage_options=dict(self.storage_options))
-        options = dict(self.storage_options) or None
-        files = [pl.scan_parquet(file, hive_partitioning=bool(self.partitions), storage_options=options) for file in self.files]
+        if self._is_below_partitions:
+            return pl.scan_pyarrow_dataset(_dataset(self, list(self.files)))
+        options, is_partitioned = dict(self.storage_options) or None, bool(self.partitions)
+        files = [pl.scan_parquet(file, glob=False, hive_partitioning=is_partitioned, storage_options=options) for file in self.files]
         return pl.concat(files, how="diagonal_relaxed")
 
     def create_view(self, connection: duckdb.DuckDBPyConnection, name: str, without: Collection[str] = ()) -> None:
@@ -59,11 +63,17 @@ class Snapshot:
         files = [file for file, identity in zip(self.files, self.identities, strict=True) if identity not in without]
         if not files:
             connection.from_arrow(self.schema.empty_table()).create_view(name)
-        elif is_remote(self.uri) or (self.partitions and self.version is not None):
+        elif is_remote(self.uri) or (self.partitions and self.version is not None) or self._is_below_partitions:
             # DuckDB has no S3 here, and a Delta file lacks its partition's columns
             connection.register(name, _dataset(self, files))
         else:
-            connection.read_parquet(files, union_by_name=True, hive_partitioning=bool(self.partitions)).create_view(name)
+            patterns = [as_pattern(file) for file in files]
+            connection.read_parquet(patterns, union_by_name=True, hive_partitioning=bool(self.partitions)).create_view(name)
+
+    @property
+    def _is_below_partitions(self) -> bool:
+        """Whether others than Arrow would take folders above the source for partitions of it."""
+        return bool(self.partitions) and self.version is None and "=" in self.uri
 
     def is_whole(self) -> bool:
         """Whether all files are still there: old versions of a Delta table are cleaned away at some time."""
@@ -159,15 +169,18 @@ def snapshot(config: RepoConfig, source: DataSource, version: int | None = None)
 def parquet(uri: str, options: Mapping[str, str]) -> pads.FileSystemDataset | None:
     """Open Parquet, a file, a folder or a glob, as a dataset; None where nothing is."""
     filesystem, path = file_system(uri, options)
-    if any(character in path for character in "*?["):
-        files: str | list[str] = sorted(map(str, Path(path).parent.glob(Path(path).name)))
-    elif filesystem.get_file_info(path).type == pafs.FileType.NotFound:
-        return None
-    else:
-        files = path
-    if not files:
-        return None
-    return pads.dataset(files, filesystem=filesystem, format="parquet", partitioning="hive", ignore_prefixes=list(NO_DATA))
+    kind = filesystem.get_file_info(path).type
+    if kind == pafs.FileType.Directory:
+        return pads.dataset(path, filesystem=filesystem, format="parquet", partitioning="hive", ignore_prefixes=list(NO_DATA))
+    is_pattern = kind == pafs.FileType.NotFound and glob.has_magic(path)
+    files = sorted(map(str, Path(path).parent.glob(Path(path).name))) if is_pattern else [path]
+    return None if kind == pafs.FileType.NotFound and not (is_pattern and files) else _files(files, str(Path(path).parent), filesystem)
+
+
+def _files(files: list[str], base: str, filesystem: pafs.FileSystem, schema: pa.Schema | None = None) -> pads.FileSystemDataset:
+    """Open Parquet files, partitioned by the folders `column=value` between `base` and them, not by those above."""
+    options = pads.FileSystemFactoryOptions(partition_base_dir=base, partitioning=pads.HivePartitioning.discover())
+    return pads.FileSystemDatasetFactory(filesystem, files, pads.ParquetFileFormat(), options).finish(schema)
 
 
 def append(config: RepoConfig, source: FileSource, rows: pa.Table) -> None:
@@ -267,10 +280,17 @@ def is_remote(uri: str) -> bool:
 
 def _partitions(uri: str, files: Sequence[str]) -> tuple[str, ...]:
     """Read the partition columns off a file's path."""
-    return tuple(part.split("=")[0] for part in files[0].removeprefix(uri).split("/")[:-1] if "=" in part) if files else ()
+    return tuple(part.split("=")[0] for part in files[0].removeprefix(_base(uri, files)).split("/")[:-1] if "=" in part) if files else ()
+
+
+def _base(path: str, files: Sequence[str]) -> str:
+    """The folder of a source: itself, or the one that a file or a pattern is in."""
+    return path if all(file.startswith(f"{path.rstrip('/')}/") for file in files) else str(Path(path).parent)
 
 
 def _delta_table(source: FileSource, uri: str, version: int | None, options: dict[str, str]) -> DeltaTable:
+    if not is_remote(uri):
+        refuse_path(Path(uri))
     try:
         return DeltaTable(uri, version=version, storage_options=options)
     except DeltaError as error:
@@ -286,7 +306,7 @@ def _dataset(rows: Snapshot, files: list[str]) -> pads.Dataset:
     filesystem, _ = file_system(rows.uri, rows.storage_options)
     if rows.version is None:
         paths = [file.split("://", 1)[-1] for file in files]
-        return pads.dataset(paths, filesystem=filesystem, format="parquet", partitioning="hive", schema=rows.schema)
+        return _files(paths, _base(rows.uri.split("://", 1)[-1], paths), filesystem, rows.schema)
     table = DeltaTable(rows.uri, version=rows.version, storage_options=dict(rows.storage_options))
     dataset = table.to_pyarrow_dataset(schema=rows.schema)
     if len(files) == len(rows.files):

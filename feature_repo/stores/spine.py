@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from feature_repo.stores import sources
+from transforms.paths import parquet_sql
 
 Spine: TypeAlias = pd.DataFrame | pl.DataFrame | pl.LazyFrame | pa.Table | Path | str
 EVENT_TIMESTAMP = "event_timestamp"
@@ -76,8 +77,8 @@ def read_spine(spine: Spine, connection: duckdb.DuckDBPyConnection, storage_opti
         if dataset is None:
             message = f"the spine {spine}: no Parquet there"
             raise FileNotFoundError(message)
-        files = ", ".join("'" + file.replace("'", "''") + "'" for file in dataset.files)
-        return SpineRows(dataset, _event_timestamp(dataset.schema), f"from read_parquet([{files}])")
+        rows = parquet_sql(dataset.files, is_partitioned=not Path(spine).is_file())
+        return SpineRows(dataset, _event_timestamp(dataset.schema), f"from {rows}")
     table = to_arrow(connection, spine)
     return SpineRows(table, _event_timestamp(table.schema), f"from ({spine})" if isinstance(spine, str) else "from spine")
 

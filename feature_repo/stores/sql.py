@@ -8,6 +8,8 @@ from datetime import timedelta
 from feature_repo.stores.sources import ViewRead
 from feature_repo.stores.spine import SpineRows
 from feature_repo.stores.timeline import CREATED, INSTANT
+from transforms.expressions import quoted
+from transforms.paths import parquet_sql
 
 
 def point_in_time_sql(spine: SpineRows, reads: list[ViewRead], *, full_names: bool, as_known: bool) -> str:
@@ -33,11 +35,6 @@ select
 from asked{joins}
 order by spine_row
 """
-
-
-def quoted(column: str) -> str:
-    """Quote an SQL name."""
-    return '"' + column.replace('"', '""') + '"'
 
 
 def _rows(number: int, read: ViewRead) -> str:
@@ -92,5 +89,4 @@ def _join(number: int, read: ViewRead) -> str:
 def _source(read: ViewRead) -> str:
     if not read.rows.files:
         return f"(select {', '.join(f'null as {quoted(name)}' for name in read.rows.schema.names)} where false)"
-    files = ", ".join("'" + file.replace("'", "''") + "'" for file in read.rows.files)
-    return f"read_parquet([{files}])"
+    return parquet_sql(read.rows.files, is_partitioned=bool(read.rows.partitions))

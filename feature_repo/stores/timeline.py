@@ -14,6 +14,8 @@ from typing import Literal
 
 import polars as pl
 
+from transforms.paths import scan_parquet
+
 INSTANT, INSTANT_UP, CREATED = "__instant", "__instant_up", "__created"
 _VISIBLE, _ROW, _RANK, _SPINE_ROW, _PARTITION = "__visible", "__row", "__rank", "__spine_row", "__partition"
 TimeUnit = Literal["us", "ns"]
@@ -106,7 +108,7 @@ class Partitions:
         parts = [self.make(self.empty).values(asked.clear()).with_columns(asked.clear()[_SPINE_ROW])]
         for (number,), part in asked.partition_by(_PARTITION, as_dict=True).items():
             files = list(self.folder.glob(f"{_PARTITION}={number}/*.parquet"))
-            timeline = self.make(pl.read_parquet(files) if files else self.empty)
+            timeline = self.make(scan_parquet(files).collect() if files else self.empty)
             parts.append(timeline.values(part).with_columns(part[_SPINE_ROW]))
         return pl.concat(parts).sort(_SPINE_ROW).drop(_SPINE_ROW)
 

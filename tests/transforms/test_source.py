@@ -241,6 +241,42 @@ def test_a_link_that_leaves_the_folder_is_passed_over(make_source: MakeSource, t
     assert listing.passed_over == [f"{link}: leaves the folder of the source, passed over"]
 
 
+@pytest.mark.parametrize("uri", ["data", "data/**/*.jsonl", "data/**", "da*/**/*.jsonl", "data/*.jsonl"])
+def test_links_that_go_round_in_circles_load_a_file_once_by_its_own_name(
+    make_source: MakeSource, tmp_path: Path, write: Write, uri: str
+) -> None:
+    """By glob alone, two such links are 2^40 paths."""
+    write("data/b.jsonl")
+    for link, leads_to in [
+        ("latest", "."),
+        ("again", "."),
+        ("up", "../data"),
+        ("a.jsonl", "b.jsonl"),
+        ("x.jsonl", "y.jsonl"),
+        ("y.jsonl", "x.jsonl"),
+    ]:
+        (tmp_path / "data" / link).symlink_to(leads_to)
+    assert [file.path for file in list_files(make_source(tmp_path / uri)).files] == [tmp_path / "data" / "b.jsonl"]
+
+
+def test_what_only_a_link_shows_is_loaded(make_source: MakeSource, tmp_path: Path, write: Write) -> None:
+    """As a mounted ConfigMap does it: names that lead to a hidden folder."""
+    write("data/..2026_01_05/a.jsonl")
+    (tmp_path / "data" / "..data").symlink_to("..2026_01_05")
+    (tmp_path / "data" / "a.jsonl").symlink_to("..data/a.jsonl")
+    (tmp_path / "data" / "current").symlink_to("..2026_01_05")
+    assert [file.path for file in list_files(make_source(tmp_path / "data")).files] == [tmp_path / "data" / "a.jsonl"]
+
+
+def test_a_linked_folder_elsewhere_is_passed_over_and_not_searched(make_source: MakeSource, tmp_path: Path, write: Write) -> None:
+    write("data/a.jsonl")
+    link = tmp_path / "data" / "root"
+    link.symlink_to("/")
+    listing = list_files(make_source(tmp_path / "data"))
+    assert [file.path.name for file in listing.files] == ["a.jsonl"]
+    assert listing.passed_over == [f"{link}: leaves the folder of the source, passed over"]
+
+
 @pytest.mark.parametrize("uri", ["nosuch.jsonl", "nosuch/*.jsonl", "empty"])
 def test_nothing_to_load_is_an_error(make_source: MakeSource, tmp_path: Path, uri: str) -> None:
     (tmp_path / "empty").mkdir()

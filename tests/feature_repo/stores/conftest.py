@@ -34,8 +34,9 @@ def write_view(tmp_path: Path) -> Callable[..., FeatureView]:
         ttl: timedelta | None = None,
         layout: str = "delta",
         mapping: dict[str, str] | None = None,
+        folder: str = "sources",
     ) -> FeatureView:
-        path = tmp_path / "sources" / (f"{name}.parquet" if layout == "file" else name)
+        path = tmp_path / folder / (f"{name}.parquet" if layout == "file" else name)
         file_format = write_source(path, rows, layout)
         return make_view(name, str(path), rows.schema, keys, ttl=ttl, file_format=file_format, mapping=mapping)
 

@@ -22,6 +22,7 @@ from feast.types import Float64, Int64, String
 
 from benchmarks.servers import Address
 from feature_repo.stores.asof import AsofOfflineStore
+from transforms.errors import HomeError
 
 MakeStore = Callable[..., FeatureStore]
 WriteView = Callable[..., FeatureView]
@@ -65,6 +66,31 @@ def test_pulls_the_newest_row_of_each_entity(write_view: WriteView, make_store: 
     result = pull(make_store(view), view, "latest", ["user"], (at(1), at(5)))
     assert sorted(zip(result["user"].to_pylist(), result["value"].to_pylist(), strict=True)) == [(1, 12), (2, 21)]
     assert set(result.column_names) == {"user", "value", EVENT, CREATED}
+
+
+@pytest.mark.parametrize("folder", ["value=7", "user=9", "it's #1 50% ?*é", "event_timestamp=x", "{a,b}"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_name_of_a_folder_above_a_source_and_a_spine_is_no_data(
+    write_view: WriteView, make_store: MakeStore, tmp_path: Path, layout: str, folder: str
+) -> None:
+    view = write_view("visits", PULLED, layout=layout, folder=folder)
+    store = make_store(view)
+    assert sorted(pull(store, view, "all", ["user"], (None, None))["value"].to_pylist()) == [10, 11, 12, 20, 21, 30]
+    spine = tmp_path / folder / "spine[1].parquet"
+    pq.write_table(pa.table({"user": [1, 2], EVENT: [at(3), at(9)]}), spine)
+    pq.write_table(pa.table({"user": [3], EVENT: [at(9)]}), tmp_path / folder / "spine1.parquet")
+    joined = store.get_historical_features(spine, ["visits:value"]).to_arrow()
+    assert joined.sort_by("user").select(["user", "value"]).to_pylist() == [{"user": 1, "value": 12}, {"user": 2, "value": 21}]
+
+
+@pytest.mark.parametrize("folder", ["br[1]", "pct%20x"])
+def test_a_folder_in_which_delta_cannot_open_a_table_is_refused(
+    define_view: Callable[..., FeatureView], make_store: MakeStore, tmp_path: Path, folder: str
+) -> None:
+    tmp_path.joinpath(folder, "visits", "_delta_log").mkdir(parents=True)
+    view = define_view("visits", str(tmp_path / folder / "visits"), PULLED.schema, ["user"], file_format=DeltaFormat())
+    with pytest.raises(HomeError, match=r"no table can be kept under a path with '(\[|%20)'; choose another folder"):
+        pull(make_store(view), view, "all", ["user"], (None, None))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
