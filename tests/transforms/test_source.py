@@ -106,6 +106,20 @@ def test_what_is_no_expression_over_one_row_is_refused(tmp_path: Path, expressio
     assert reason in said
 
 
+@pytest.mark.parametrize("name", ["from", "at", "created-at", "Ticket ID", 'height "cm"', "a.b", "2nd", "order by"])
+def test_what_may_be_meant_for_a_column_is_said_how_to_write(tmp_path: Path, name: str) -> None:
+    said = complaint_of(tmp_path, {**GOOD, "record": {**GOOD["record"], "text": name}})
+    hint = said.partition("; if a column has this name, write ")[2]
+    record = {**GOOD["record"], "text": yaml.safe_load(hint)}
+    (tmp_path / "notes.yaml").write_text(yaml.safe_dump({**GOOD, "record": record}), "utf-8")
+    assert name in load_source(tmp_path / "notes.yaml").fields()
+
+
+def test_an_expression_of_endless_depth_is_refused(tmp_path: Path) -> None:
+    for text in ("(" * 3_000 + "text" + ")" * 3_000, " || ".join(["text"] * 3_000)):
+        assert "is not an SQL expression over the row" in complaint_of(tmp_path, {**GOOD, "record": {**GOOD["record"], "text": text}})
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
