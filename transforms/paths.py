@@ -15,8 +15,8 @@ from transforms.errors import HomeError
 from transforms.expressions import literal
 
 NO_TEXT = re.compile("[\ud800-\udfff]")
-# what Delta cannot open a table under: it would decode an escape once more, or take the sign for one of a URL
-NO_DELTA = re.compile(r"%[0-9A-Fa-f]{2}|[\x00-\x1f\x7f\[\]\\^|\ud800-\udfff]")
+# what Delta cannot open a table under: it would decode an escape once more, and read a backslash as a slash
+NO_DELTA = re.compile(r"%[0-9A-Fa-f]{2}|[\x00-\x1f\x7f\\\ud800-\udfff]")
 
 
 def parquet(connection: duckdb.DuckDBPyConnection, files: Sequence[str | Path], *, filename: bool = False) -> duckdb.DuckDBPyRelation:

@@ -110,7 +110,7 @@ def _contents(source: Source, path: Path, format_: str) -> tuple[str, str]:
 def test_a_home_of_any_name_holds_what_was_put_in_or_is_refused_before_anything_is_written(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / name / "home"
-        is_refused = any(sign in name for sign in "[]\\^|\n\t") or re.search("%[0-9a-fA-F]{2}", name)
+        is_refused = any(sign in name for sign in "\\\n\t") or re.search("%[0-9a-fA-F]{2}", name)
         if is_refused:
             with pytest.raises(HomeError, match=r"^['\"][^\n]*: no table can be kept under a path with [^\n]*; choose another folder"):
                 Warehouse(Settings(home=root))
@@ -141,7 +141,7 @@ def test_a_run_in_a_home_that_looks_like_a_partition_stages_its_own_rows(of_days
     for format_ in FORMATS:
         write(tmp_path / "day=2026-01-05" / f"export[1].{format_}", format_, [1, 2])
         write(tmp_path / "day=2026-01-05" / f"export1.{format_}", format_, [3])
-    warehouse = Warehouse(Settings(home=tmp_path / "source=x" / "load_id=y" / "a 'b' #1?*é {c}" / ".home"))
+    warehouse = Warehouse(Settings(home=tmp_path / "source=x" / "load_id=y" / "a 'b' #1?*é {c} [1]^|" / ".home"))
     source = of_days(tmp_path / "day=2026-01-05")
     assert ingest(source, warehouse).rows_loaded == 9
     account = prepare(source, warehouse)
