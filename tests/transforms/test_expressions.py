@@ -85,7 +85,7 @@ def test_columns_of_any_name_are_read_in_every_format(
 
 
 @given(name=st.text(st.characters(codec="utf-8"), min_size=1, max_size=12))
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_a_quoted_name_is_that_column_and_nothing_else(name: str) -> None:
     assert column_name(quoted(name)) == name
     assert column_references(f"lower({quoted(name)}) || {quoted(name)}") == {name}
