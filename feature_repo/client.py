@@ -52,11 +52,11 @@ class TrainingSet:
 def store(home: Path | str | None = None) -> "FeatureStore":
     """Open the Feast store of a home, from any folder: the one given, else `MILLRACE_HOME`, else the nearest `.millrace`.
 
-    Raises `HomeError` where no pipeline has run yet.
+    It is Feast's own, which also writes rows of nulls. Raises `HomeError` where no pipeline has run yet.
     """
-    from feast import FeatureStore
+    from feature_repo.stores.store import Store
 
-    return FeatureStore(config=repo_config(_home(home)))
+    return Store(config=repo_config(_home(home)))
 
 
 def repo_config(home: Path) -> Any:

@@ -354,7 +354,7 @@ class Join:
 def matching(spine_key: str, kind: pl.DataType, wanted: pl.DataType, view: str) -> pl.Expr:
     """Make a spine's key column of the view's type; a value that type cannot hold becomes null, which matches nothing.
 
-    Raises `ValueError` where the types have nothing in common, as text and numbers.
+    An integer and the text of its digits are the same key, as online. Raises `ValueError` where the types have nothing in common.
     """
     column = pl.col(spine_key)
     if kind == wanted:
@@ -364,6 +364,11 @@ def matching(spine_key: str, kind: pl.DataType, wanted: pl.DataType, view: str) 
     if kind.is_numeric() and wanted.is_numeric():  # pandas makes integers with gaps floats
         cast = column.cast(wanted, strict=False)
         return pl.when(cast.cast(kind, strict=False) == column).then(cast)
+    if kind.is_integer() and _is_text(wanted):
+        return column.cast(wanted)
+    if _is_text(kind) and wanted.is_integer():  # only the digits of an integer are that integer: not 007, not +7
+        cast = column.cast(pl.String).cast(wanted, strict=False)
+        return pl.when(cast.cast(pl.String) == column.cast(pl.String)).then(cast)
     message = f"view {view}: its key {spine_key!r} is {wanted}, the spine's is {kind}; convert the spine's column"
     raise ValueError(message)
 

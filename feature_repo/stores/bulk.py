@@ -1,12 +1,14 @@
-"""Whole batches into Feast's online stores: SQLite, Redis and Postgres by column, any other through Feast's own writer.
+"""Rows into Feast's online stores, by one guarded writer whatever brings them: a materialization, a push, a request.
 
-An empty store holds afterwards, byte for byte, what Feast's writer would have put there. Beyond that an older value never
-overwrites a newer one, and the same value may be written again. What to write, and when, does not belong here.
+SQLite, Redis and Postgres are written by column, any other store through Feast's own writer. An empty store holds afterwards,
+byte for byte, what Feast's writer would have put there. Beyond that an older value never overwrites a newer one, and the same
+value may be written again. What to write, and when, does not belong here.
 """
 
+import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -19,15 +21,21 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast.feature_view import FeatureView
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import _mmh3, compute_table_id, compute_versioned_name
 from feast.infra.online_stores.online_store import OnlineStore
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
-from feast.utils import _convert_arrow_to_proto, _validate_vector_field_lengths
+from feast.type_map import _proto_value_to_value_type
+from feast.utils import _convert_arrow_to_proto, _validate_vector_field_lengths, to_naive_utc
 from feast.value_type import ValueType
 
 from feature_repo.stores.codec import decode_values, encode_entity_keys, encode_instants, encode_values, fixed, joined, row_bytes
 
 Write: TypeAlias = Callable[[pa.RecordBatch], int]
+Row: TypeAlias = tuple[EntityKey, dict[str, Value], datetime, datetime | None]  # an entity as Feast hands it to an online store
+WriteBatch: TypeAlias = Callable[["Batch"], int]
 Instants: TypeAlias = npt.NDArray[np.datetime64]
 
 TEXT_TYPES = {ValueType.STRING, ValueType.INT32, ValueType.INT64, ValueType.DOUBLE, ValueType.FLOAT, ValueType.BOOL}
@@ -56,6 +64,44 @@ class Batch(NamedTuple):
         features = {name: values.take(pa.array(rows)) for name, values in self.features.items()}
         return Batch(self.keys.take(pa.array(rows)), self.event[rows], self.created[rows], features, self.types)
 
+    def newest(self) -> "Batch":
+        """In the order of keys, one row an entity: the newest, of equal ones the last created, of these the last given."""
+        order = pc.sort_indices(self.keys).to_numpy()
+        keys = self.keys.take(pa.array(order))
+        is_last = np.append(pc.not_equal(keys[:-1], keys[1:]).to_numpy(zero_copy_only=False), [True] * (len(keys) > 0)).astype(np.bool_)
+        if not is_last.all():
+            entity = np.empty(len(keys), np.int64)
+            entity[order] = np.cumsum(is_last) - is_last  # the same number in all rows of an entity
+            created = np.where(np.isnat(self.created), np.iinfo(np.int64).min, self.created.astype(np.int64))
+            order = np.lexsort((created, self.event, entity))  # keeps what is equal in its order
+        return self.take(order[is_last])
+
+
+class GuardedWrites:
+    """An online store in which no row that Feast hands over overwrites a newer one, whichever way it came."""
+
+    def online_write_batch(
+        self, config: RepoConfig, table: FeatureView, data: Sequence[Row], progress: Callable[[int], Any] | None
+    ) -> None:
+        """Write rows, all or none in SQLite and Postgres; those older than what is stored are left out."""
+        self.write_rows(config, table, data)
+        if progress:
+            progress(len(data))
+
+    async def online_write_batch_async(
+        self, config: RepoConfig, table: FeatureView, data: Sequence[Row], progress: Callable[[int], Any] | None
+    ) -> None:
+        """Write rows by a thread of their own."""
+        await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
+
+    def write_rows(self, config: RepoConfig, table: FeatureView, data: Sequence[Row]) -> int:
+        """Write rows as `online_write_batch` does; returns the number of entities written."""
+        store: Any = self
+        if _unfit(config, store):
+            return _write_fresh(config, store, table, data, super())
+        with _opened(config, store, table) as write_batch:
+            return sum(write_batch(batch) for batch in _batches(table, data))
+
 
 @contextmanager
 def bulk_writer(config: RepoConfig, online_store: OnlineStore, view: FeatureView) -> Iterator[Write]:
@@ -69,9 +115,15 @@ def bulk_writer(config: RepoConfig, online_store: OnlineStore, view: FeatureView
     if reason and type(online_store) not in _told:
         _told.add(type(online_store))
         logging.getLogger(__name__).warning("%s: written through Feast's own writer, slowly: %s", type(online_store).__name__, reason)
-    open_writer = _feast_writer if reason else WRITERS[_writer_class(online_store)]
-    with open_writer(config, online_store, view) as write:
-        yield lambda rows: write(rows) if rows.num_rows else 0
+    if reason:
+        yield lambda rows: _write_with_feast(config, online_store, view, rows) if rows.num_rows else 0
+        return
+    with _opened(config, online_store, view) as write:
+        yield lambda rows: write(_encode(view, rows)) if rows.num_rows else 0
+
+
+def _opened(config: RepoConfig, online_store: OnlineStore, view: FeatureView) -> AbstractContextManager[WriteBatch]:
+    return WRITERS[_writer_class(online_store)](config, online_store, view)
 
 
 def _unfit(config: RepoConfig, online_store: OnlineStore) -> str:
@@ -89,8 +141,40 @@ def _unfit(config: RepoConfig, online_store: OnlineStore) -> str:
 
 def _writer_class(online_store: OnlineStore) -> str:
     """Name the class whose `online_write_batch` a store uses: a subclass with a writer of its own is another store."""
-    owner = next(kind for kind in type(online_store).__mro__ if "online_write_batch" in vars(kind))
+    owner = next(kind for kind in type(online_store).__mro__ if "online_write_batch" in vars(kind) and kind is not GuardedWrites)
     return f"{owner.__module__}.{owner.__qualname__}"
+
+
+def _batches(view: FeatureView, data: Sequence[Row]) -> Iterator[Batch]:
+    """Turn rows of Feast's into batches, one for each set of features that some of them have."""
+    widths: dict[tuple[str, ...], list[Row]] = {}
+    for row in data:
+        widths.setdefault(tuple(row[1]), []).append(row)
+    for names, rows in widths.items():
+        keys, values, events, created = zip(*rows, strict=True)
+        _refuse_nulls(view, keys, events)
+        features = {name: [row[name] for row in values] for name in names}
+        yield Batch(
+            pa.array([serialize_entity_key(key, 3) for key in keys], pa.large_binary()),
+            np.array([to_naive_utc(instant) for instant in events], "datetime64[us]"),
+            np.array([instant and to_naive_utc(instant) for instant in created], "datetime64[us]"),
+            {name: pa.array([value.SerializeToString() for value in column], pa.large_binary()) for name, column in features.items()},
+            {name: _type_of(column) for name, column in features.items()},
+        ).newest()
+
+
+def _refuse_nulls(view: FeatureView, keys: Sequence[EntityKey], events: Sequence[datetime]) -> None:
+    n_null = sum(any(value.WhichOneof("val") is None for value in key.entity_values) for key in keys)
+    if n_null:
+        message = f"view {view.name}: {n_null} of {len(keys)} entity keys are null"
+        raise ValueError(message)
+    if any(pd.isna(instant) for instant in events):
+        message = f"view {view.name}: column {view.batch_source.timestamp_field!r} has null instants"
+        raise ValueError(message)
+
+
+def _type_of(values: Sequence[Value]) -> ValueType:
+    return next((_proto_value_to_value_type(value) for value in values if value.WhichOneof("val")), ValueType.UNKNOWN)
 
 
 def _encode(view: FeatureView, rows: pa.RecordBatch) -> Batch:
@@ -105,7 +189,7 @@ def _encode(view: FeatureView, rows: pa.RecordBatch) -> Batch:
     known = _instants(_column(view, rows, created)) if created else np.full(len(event), "NaT", "datetime64[us]")
     keys = _entity_keys(view, rows)
     values = {name: _values(view, rows, name, kind) for name, kind in types.items()}
-    return Batch(keys, event, known, values, types).take(pc.sort_indices(keys).to_numpy())
+    return Batch(keys, event, known, values, types).newest()
 
 
 def _join_keys(view: FeatureView) -> dict[str, ValueType]:
@@ -155,12 +239,12 @@ def _texts(values: list[bytes], value_type: ValueType) -> list[str | None]:
 
 
 @contextmanager
-def _sqlite_writer(config: RepoConfig, online_store: Any, view: FeatureView) -> Iterator[Write]:
+def _sqlite_writer(config: RepoConfig, online_store: Any, view: FeatureView) -> Iterator[WriteBatch]:
     # its own connection: Feast's is shared with readers, who would see half a batch
     connection = sqlite3.connect(online_store._get_db_path(config), SQLITE_WAIT_SECONDS, isolation_level=None)  # noqa: SLF001
     try:
         with _readers_go_on(connection):
-            yield partial(_write_sqlite, connection, _table(config, view), view)
+            yield partial(_write_sqlite, connection, _table(config, view))
     finally:
         connection.close()
 
@@ -180,8 +264,7 @@ def _readers_go_on(connection: sqlite3.Connection) -> Iterator[None]:
             connection.execute(f"pragma journal_mode = {journal}")
 
 
-def _write_sqlite(connection: sqlite3.Connection, table: str, view: FeatureView, rows: pa.RecordBatch) -> int:
-    batch = _encode(view, rows)
+def _write_sqlite(connection: sqlite3.Connection, table: str, batch: Batch) -> int:
     # instants stay datetimes: Feast's adapter writes them as its own writer would (local time, whole seconds)
     shared = [batch.keys.to_pylist(), batch.event.tolist(), batch.created.tolist()]
     width = (connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) - len(shared)) // 2
@@ -280,23 +363,26 @@ class _RedisCall(NamedTuple):
 
 
 @contextmanager
-def _redis_writer(config: RepoConfig, online_store: Any, view: FeatureView) -> Iterator[Write]:
+def _redis_writer(config: RepoConfig, online_store: Any, view: FeatureView) -> Iterator[WriteBatch]:
     client = online_store._get_client(config.online_store)  # noqa: SLF001
-    digest = client.script_load(WRITE_UNLESS_NEWER)
+    digest = client.script_load(WRITE_UNLESS_NEWER).encode()
     name = compute_versioned_name(view, config.registry.enable_online_feature_view_versioning)
-    fields = [f"_ts:{name}".encode(), *(_mmh3(f"{name}:{feature.name}") for feature in view.features)]
-    numbers = (config.online_store.key_ttl_seconds or 0, len(fields))
-    call = _RedisCall(digest.encode(), _bulk_strings(*(b"%d" % number for number in numbers), *fields), len(fields))
     connection = client.connection_pool.get_connection()
+
+    def write(batch: Batch) -> int:
+        fields = [f"_ts:{name}".encode(), *(_mmh3(f"{name}:{feature}") for feature in batch.features)]
+        numbers = (config.online_store.key_ttl_seconds or 0, len(fields))
+        call = _RedisCall(digest, _bulk_strings(*(b"%d" % number for number in numbers), *fields), len(fields))
+        return _write_redis(connection, call, config.project, batch)
+
     try:
-        yield partial(_write_redis, connection, call, config.project, view)
+        yield write
     finally:
         client.connection_pool.release(connection)
 
 
-def _write_redis(connection: Any, call: _RedisCall, project: str, view: FeatureView, rows: pa.RecordBatch) -> int:
+def _write_redis(connection: Any, call: _RedisCall, project: str, batch: Batch) -> int:
     """Send calls of some entities each; redis-py's own packing of the arguments would take most of the time."""
-    batch = _encode(view, rows)
     keys = _bulk_columns(joined(batch.keys, pa.scalar(project.encode(), pa.large_binary())))
     values = _bulk_columns(encode_instants(batch.event.astype(np.int64)), *batch.features.values())
     left, written = len(batch.keys), 0
@@ -355,14 +441,14 @@ UPSERT = """
 
 
 @contextmanager
-def _postgres_writer(config: RepoConfig, _: OnlineStore, view: FeatureView) -> Iterator[Write]:
+def _postgres_writer(config: RepoConfig, _: OnlineStore, view: FeatureView) -> Iterator[WriteBatch]:
     from feast.infra.utils.postgres.connection_utils import _get_conn
 
     with _get_conn(config.online_store) as connection:  # its own: Feast's is shared with readers
-        yield partial(_write_postgres, connection, _table(config, view), view)
+        yield partial(_write_postgres, connection, _table(config, view))
 
 
-def _write_postgres(connection: Any, table: str, view: FeatureView, rows: pa.RecordBatch) -> int:
+def _write_postgres(connection: Any, table: str, batch: Batch) -> int:
     """Copy entities that are new straight into the table, which takes half the time of an upsert; upsert the others.
 
     Feast hands over naive instants, which the session's time zone makes absolute. A straight copy would not do that, so it
@@ -370,7 +456,6 @@ def _write_postgres(connection: Any, table: str, view: FeatureView, rows: pa.Rec
     """
     from psycopg import errors
 
-    batch = _encode(view, rows)
     try:
         with connection.transaction(), connection.cursor() as cursor:
             stored = _stored_keys(cursor, table, batch) if connection.info.timezone.utcoffset(None) == timedelta(0) else batch.keys
@@ -440,24 +525,34 @@ def _postgres_instants(instants: Instants) -> pa.LargeBinaryArray:
 # any other store
 
 
-@contextmanager
-def _feast_writer(config: RepoConfig, online_store: OnlineStore, view: FeatureView) -> Iterator[Write]:
-    yield partial(_write_with_feast, config, online_store, view)
-
-
 def _write_with_feast(config: RepoConfig, online_store: OnlineStore, view: FeatureView, rows: pa.RecordBatch) -> int:
     """Write by Feast's own means, without the entities that the store knows more newly."""
     given = _convert_arrow_to_proto(rows, view, _join_keys(view))
     if getattr(config.online_store, "vector_enabled", False):
         _fill_vectors(view, given)
-    features, fresh = [feature.name for feature in view.features], []
-    for first in range(0, len(given), ENTITIES_A_READ):
-        some = given[first : first + ENTITIES_A_READ]
+    return _write_fresh(config, online_store, view, given, online_store)
+
+
+def _write_fresh(config: RepoConfig, online_store: OnlineStore, view: FeatureView, given: Sequence[Row], writer: Any) -> int:
+    """Have Feast's own writer write the newest row of each entity, unless the store knows it more newly."""
+    features, newest = [feature.name for feature in view.features], dict[bytes, Row]()
+    for row in given:
+        key = row[0].SerializeToString(deterministic=True)
+        if key not in newest or _instants_of(newest[key]) <= _instants_of(row):
+            newest[key] = row
+    rows, fresh = list(newest.values()), list[Row]()
+    for first in range(0, len(rows), ENTITIES_A_READ):
+        some = rows[first : first + ENTITIES_A_READ]
         stored = online_store.online_read(config, view, [row[0] for row in some], features)
         fresh += [row for row, (instant, _) in zip(some, stored, strict=True) if instant is None or _utc(instant) <= _utc(row[2])]
     if fresh:
-        online_store.online_write_batch(config, view, fresh, None)
+        writer.online_write_batch(config, view, fresh, None)
     return len(fresh)
+
+
+def _instants_of(row: Row) -> tuple[datetime, datetime]:
+    _, _, event, created = row
+    return _utc(event), _utc(created or datetime.min)  # noqa: DTZ901 - made aware here
 
 
 def _fill_vectors(view: FeatureView, given: list[Any]) -> None:
@@ -479,7 +574,7 @@ def _table(config: RepoConfig, view: FeatureView) -> str:
     return str(compute_table_id(config.project, view, config.registry.enable_online_feature_view_versioning))
 
 
-Writer: TypeAlias = Callable[[RepoConfig, Any, FeatureView], AbstractContextManager[Write]]
+Writer: TypeAlias = Callable[[RepoConfig, Any, FeatureView], AbstractContextManager[WriteBatch]]
 WRITERS: Mapping[str, Writer] = {
     "feast.infra.online_stores.sqlite.SqliteOnlineStore": _sqlite_writer,
     "feast.infra.online_stores.redis.RedisOnlineStore": _redis_writer,

@@ -17,13 +17,14 @@ from feast.protos.feast.types.Value_pb2 import BoolList, BytesList, DoubleList, 
 from feast.type_map import NULL_TIMESTAMP_INT_VALUE, feast_value_type_to_python_type, python_values_to_proto_values
 from feast.value_type import ValueType
 
+from feature_repo.stores.values import HOLD_NULLS, NOT_CONVERTED, OF_LISTS, OF_MAPS, lacks_a_part, proto_values
+
 Column: TypeAlias = pa.Array | pa.ChunkedArray
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 NULL_TIMESTAMP = int(NULL_TIMESTAMP_INT_VALUE)
-NOT_CONVERTED = (TypeError, ValueError, AssertionError, AttributeError, KeyError)  # how Feast refuses a value
 
 
 class Scalar(NamedTuple):
@@ -58,10 +59,11 @@ def encode_values(column: Column, value_type: ValueType) -> pa.LargeBinaryArray:
     """Serialize each row's value as a `Value` proto, b"" for null (a null timestamp is Feast's own mark for it).
 
     Equal to Feast's conversion of the column, except where that one loses or refuses values: integers beside nulls stay
-    exact, and lists beside nulls, Arrow maps, UUIDs and zoned timestamps are taken. Raises what Feast raises for a
-    column that does not fit the type.
+    exact, lists beside nulls, Arrow maps, UUIDs and zoned timestamps are taken; a null inside of a list is refused, where Feast puts
+    0 or an empty text, and a fraction for an integer. Raises ValueError for a column that does not fit the type.
     """
     column = _whole(column)
+    _refuse_nulls_inside(column, value_type)
     if value_type in SCALARS and (scalars := _scalars(column, value_type)) is not None:
         return _encode_scalars(scalars, SCALARS[value_type])
     if value_type in EMBEDDINGS and _is_embedding(column.type):
@@ -119,8 +121,9 @@ def _scalars(column: pa.Array, value_type: ValueType) -> pa.Array | None:
     match value_type:
         case ValueType.DOUBLE | ValueType.FLOAT if types.is_floating(kind) or types.is_integer(kind):
             return _without_nan(column.cast(pa.float64(), safe=False), pa.float32() if value_type == ValueType.FLOAT else pa.float64())
-        case ValueType.INT32 | ValueType.INT64 if types.is_integer(kind):
-            return column.cast(pa.int32() if value_type == ValueType.INT32 else pa.int64()).cast(pa.int64())
+        case ValueType.INT32 | ValueType.INT64 if types.is_integer(kind) or types.is_floating(kind):
+            whole = _without_nan(column.cast(pa.float64()), pa.float64()) if types.is_floating(kind) else column
+            return whole.cast(pa.int32() if value_type == ValueType.INT32 else pa.int64()).cast(pa.int64())
         case ValueType.BOOL if types.is_boolean(kind):
             return column.cast(pa.int64())
         case ValueType.UNIX_TIMESTAMP if types.is_timestamp(kind) or types.is_date(kind):
@@ -173,7 +176,18 @@ def _feast_values(column: pa.Array, value_type: ValueType) -> list[Value]:
     try:
         return list(python_values_to_proto_values(column.to_numpy(zero_copy_only=False), value_type))
     except NOT_CONVERTED:
-        return list(python_values_to_proto_values(column.to_pylist(maps_as_pydicts="strict"), value_type))
+        return proto_values(column.to_pylist(maps_as_pydicts="strict"), value_type)
+
+
+def _refuse_nulls_inside(column: pa.Array, value_type: ValueType) -> None:
+    if value_type in OF_MAPS | OF_LISTS:
+        lacks = any(lacks_a_part(value, value_type) for value in column.to_pylist(maps_as_pydicts="lossy"))
+    else:
+        is_of_lists = value_type not in HOLD_NULLS and hasattr(column.type, "value_type")
+        lacks = is_of_lists and pc.list_flatten(column).null_count > 0
+    if lacks:
+        message = f"a null inside of a list, for which {value_type.name} has no place: leave it out, or put a value there"
+        raise ValueError(message)
 
 
 def _key_parts(name: str, column: pa.Array, value_type: ValueType) -> list[pa.Array | pa.Scalar]:

@@ -32,6 +32,7 @@ from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
 from feast.utils import make_tzaware
+from feast.value_type import ValueType
 from tqdm import tqdm
 
 from feature_repo.stores import sources
@@ -178,7 +179,7 @@ class Materialization:
         with self._newest(rows, span) as (newest, has_earlier):
             finished = self._finished(rows, span, has_earlier=has_earlier)
             total = int(newest.aggregate("count(*)").fetchall()[0][0])
-            for batch, n_written in self._written(newest, total, skipped, task):
+            for batch, n_written in self._written(newest, total, skipped, task, self._zones(rows.schema)):
                 written, skipped = written + n_written, skipped + batch.num_rows
                 if finished:
                     finished = replace(finished, witness=self._witness(batch))
@@ -188,7 +189,7 @@ class Materialization:
         return written
 
     def _written(
-        self, newest: duckdb.DuckDBPyRelation, total: int, skipped: int, task: MaterializationTask
+        self, newest: duckdb.DuckDBPyRelation, total: int, skipped: int, task: MaterializationTask, zones: dict[str, pa.DataType]
     ) -> Iterator[tuple[pa.RecordBatch, int]]:
         """Write the chunks after those skipped, and give each with the number of its entities that were not left out as older."""
         if skipped >= total:
@@ -197,9 +198,15 @@ class Materialization:
         with bulk_writer(self.config, self.online_store, self.view) as write, (task.tqdm_builder or _no_bar)(total) as bar:
             bar.update(skipped)
             for batch in self._chunks(newest, skipped):
-                yield batch, write(batch)
+                yield batch, write(_typed(batch, zones))
                 bar.update(batch.num_rows)
                 report(self.view.name, batch.num_rows, total)
+
+    def _zones(self, schema: pa.Schema) -> dict[str, pa.DataType]:
+        """The source's types of the features that keep a zone, which DuckDB does not carry."""
+        mapped = {name: column for column, name in self.view.batch_source.field_mapping.items()}
+        zoned = [field.name for field in self.view.features if field.dtype.to_value_type() == ValueType.ZONED_TIMESTAMP]
+        return {name: schema.field(mapped.get(name, name)).type for name in zoned}
 
     def _finished(self, rows: Snapshot, span: Span, *, has_earlier: bool) -> Done | None:
         """Say what is done after a run; None where it leaves out what an increment has to bring."""
@@ -303,6 +310,11 @@ def _nobody(_view: str, _entities: int, _total: int) -> None:
 
 def _no_bar(total: int) -> Any:
     return tqdm(total=total, disable=True)
+
+
+def _typed(batch: pa.RecordBatch, types: dict[str, pa.DataType]) -> pa.RecordBatch:
+    """Give some columns of a batch other types."""
+    return batch.cast(pa.schema([field.with_type(types.get(field.name, field.type)) for field in batch.schema])) if types else batch
 
 
 def _of_size(batches: pa.RecordBatchReader, rows: int) -> Iterator[pa.RecordBatch]:

@@ -6,33 +6,41 @@ The bytes at rest are Feast's: writing is inherited, and any Feast client reads 
 - A value whose event timestamp is older than its view's time to live reads as null with the status OUTSIDE_MAX_AGE, as in
   training (the boundary itself still holds). Feast serves it for ever.
 - Only the features asked for are read. Feast's SQLite store reads all of an entity's.
-- SQLite finds the nearest vectors by itself. Feast's needs an extension and a Python that may load it.
+- SQLite finds the nearest vectors by itself, and words and filters without a setting. Feast's needs an extension and a Python
+  that may load it for vectors, and columns of its own for filters.
 
 `online_read` gives what is stored, whatever its age: Feast calls it to precompute vectors, whose age it judges itself.
 """
 
 import sqlite3
 from calendar import timegm
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from http import HTTPStatus
 from time import localtime, time_ns
 from typing import Any, Literal, NamedTuple
 
-from feast import utils
+from feast import FeatureService, Field, utils
 from feast.errors import FeastError
 from feast.feature_view import FeatureView
 from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key
 from feast.infra.online_stores import sqlite
+from feast.infra.online_stores.online_store import OnlineStore
+from feast.infra.registry.base_registry import BaseRegistry
 from feast.metrics import track_feature_statuses
+from feast.online_response import OnlineResponse
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from feature_repo.stores.bulk import GuardedWrites
 from feature_repo.stores.nearest import nearest
+from feature_repo.stores.searching import Search, quoted
+from feature_repo.stores.values import RequestError, key_values
 from transforms.errors import MillraceError
 
 PRESENT, NOT_FOUND, OUTSIDE_MAX_AGE = FieldStatus.PRESENT, FieldStatus.NOT_FOUND, FieldStatus.OUTSIDE_MAX_AGE
@@ -40,7 +48,9 @@ VECTOR = GetOnlineFeaturesResponse.FeatureVector
 MICROSECOND = timedelta(microseconds=1)
 CACHE_KIB, MAPPED_BYTES = 65_536, 1 << 30
 VECTORS_AT_ONCE = 10_000
+EVERY = -1  # SQLite's limit of none
 VARINT, LENGTH = 0, 2  # protobuf's wire types
+NO_ENTITY = bytes(4)  # the serialized key of no columns, under which Feast stores nothing
 
 
 class Read(NamedTuple):
@@ -97,8 +107,40 @@ def refuse_not_online(view: Any) -> None:
         raise NotOnlineError(message)
 
 
-class LeanReads:
+class LeanReads(OnlineStore):
     """An online store that serves from the stored bytes; a store adds `read_stored`, and its twin for `await`."""
+
+    def get_online_features(
+        self,
+        config: RepoConfig,
+        features: list[str] | FeatureService,
+        entity_rows: Any,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,  # noqa: FBT001, FBT002
+        include_feature_view_version_metadata: bool = False,  # noqa: FBT001, FBT002
+    ) -> OnlineResponse:
+        """Answer as Feast does; a null key is answered nulls, no rows with none. Raises RequestError for what a caller can mend."""
+        rows = _asked(registry, project, features, entity_rows, full_feature_names)
+        return super().get_online_features(
+            config, features, rows, registry, project, full_feature_names, include_feature_view_version_metadata
+        )
+
+    async def get_online_features_async(
+        self,
+        config: RepoConfig,
+        features: list[str] | FeatureService,
+        entity_rows: Any,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,  # noqa: FBT001, FBT002
+        include_feature_view_version_metadata: bool = False,  # noqa: FBT001, FBT002
+    ) -> OnlineResponse:
+        """Answer as `get_online_features` does, without blocking."""
+        rows = _asked(registry, project, features, entity_rows, full_feature_names)
+        return await super().get_online_features_async(
+            config, features, rows, registry, project, full_feature_names, include_feature_view_version_metadata
+        )
 
     def read_stored(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
         """Read what is stored: for each view, its features in the order asked for."""
@@ -137,7 +179,7 @@ class SqliteOnlineStoreConfig(sqlite.SqliteOnlineStoreConfig):
     type: Literal["feature_repo.stores.online.SqliteOnlineStore"] = "feature_repo.stores.online.SqliteOnlineStore"
 
 
-class SqliteOnlineStore(LeanReads, sqlite.SqliteOnlineStore):
+class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
     """Feast's SQLite store, which keeps event timestamps to the second."""
 
     def _get_conn(self, config: RepoConfig) -> sqlite3.Connection:
@@ -147,6 +189,7 @@ class SqliteOnlineStore(LeanReads, sqlite.SqliteOnlineStore):
         if not is_open:
             connection.execute(f"pragma cache_size = -{CACHE_KIB}")
             connection.execute(f"pragma mmap_size = {MAPPED_BYTES}")
+            connection.create_function("is_held", 2, _is_held, deterministic=True)
         return connection
 
     def read_stored(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
@@ -171,6 +214,25 @@ class SqliteOnlineStore(LeanReads, sqlite.SqliteOnlineStore):
         entities = zip(*(zip(feature.values, feature.instants, strict=True) for feature in stored), strict=True)
         return [_row(requested_features, entity) for entity in entities]
 
+    def retrieve_online_documents(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        requested_features: list[str],  # noqa: ARG002
+        embedding: list[float],
+        top_k: int,
+        distance_metric: str | None = None,
+    ) -> list[tuple[datetime | None, EntityKey, Value, Value, Value]]:
+        """Find the entities whose vectors are nearest to one, the nearest first: instant, key, vector, vector again, distance."""
+        vector = _vector(table)
+        found = nearest(self._vectors(config, self._search(config, table), vector.name), embedding, top_k, distance_metric or "L2")
+        keys = [deserialize_entity_key(key, config.entity_key_serialization_version) for key, _ in found]
+        rows = self.online_read(config, table, keys, [vector.name])
+        return [
+            (instant, key, (values or {})[vector.name], (values or {})[vector.name], Value(float_val=distance))
+            for key, (_, distance), (instant, values) in zip(keys, found, rows, strict=True)
+        ]
+
     def retrieve_online_documents_v2(
         self,
         config: RepoConfig,
@@ -183,33 +245,51 @@ class SqliteOnlineStore(LeanReads, sqlite.SqliteOnlineStore):
         filters: Any = None,
         include_feature_view_version_metadata: bool = False,  # noqa: ARG002, FBT001, FBT002
     ) -> list[tuple[datetime | None, EntityKey, dict[str, Value]]]:
-        """Find the entities whose vectors are nearest to one, by comparing all; their features, and `distance` beside them.
+        """Find entities by comparing all: those nearest to a vector, or whose texts fit words best; their features, and `distance`.
 
-        They come in the order of their keys: Feast's client pairs distances and keys wrongly in any other. Raises ValueError for
-        a search by text or with filters.
+        With both, the nearest of those that the words find. Filters choose before, so that up to `top_k` are found that fulfil them.
+        They come in the order of their keys: Feast's client pairs distances and keys wrongly in any other. Raises RequestError for
+        what the view does not have, or a query that is none.
         """
         refuse_not_online(table)
-        if embedding is None or query_string is not None or filters is not None:
-            message = f"view {table.name}: this store searches by vector only, without text and filters"
-            raise ValueError(message)
-        vector = next(field for field in table.features if field.vector_index)
-        found = dict(nearest(self._vectors(config, table, vector.name), embedding, top_k, distance_metric or "L2"))
+        search = self._search(config, table, filters)
+        found: Mapping[bytes, float] = {}
+        if query_string is not None:
+            with closing(self._connected(config)) as connection:  # its own, for its table is for this search alone
+                found = dict(search.by_words(connection, query_string, EVERY if embedding is not None else top_k))
+        if embedding is not None:
+            vectors = self._vectors(config, search, _vector(table).name, None if query_string is None else found)
+            found = dict(nearest(vectors, embedding, top_k, distance_metric or "L2"))
         keys = {key: deserialize_entity_key(key, config.entity_key_serialization_version) for key in found}
-        rows = self.online_read(config, table, list(keys.values()), list(requested_features) or [vector.name])
+        rows = self.online_read(config, table, list(keys.values()), list(requested_features) or [field.name for field in table.features])
         documents = [
             (instant, entity, {**(values or {}), "distance": Value(float_val=found[key])})
             for (key, entity), (instant, values) in zip(keys.items(), rows, strict=True)
         ]
         return sorted(documents, key=lambda document: _entity_values(document[1]))
 
-    def _vectors(self, config: RepoConfig, table: FeatureView, feature: str) -> Iterator[tuple[list[bytes], list[bytes]]]:
-        """Read all vectors of a view that are there and within its time to live, some at a time."""
+    def _search(self, config: RepoConfig, table: FeatureView, filters: Any = None) -> Search:
         name = sqlite._table_id(config.project, table, config.registry.enable_online_feature_view_versioning)  # noqa: SLF001
-        sql = f"select entity_key, value, +event_ts from {sqlite._quote_id(name)} where feature_name = ? and length(value) > 0"  # noqa: SLF001
-        cursor = self._get_conn(config).execute(sql, [feature])
+        return Search(table, name, filters, time_ns() - table.ttl // MICROSECOND * 1000 if table.ttl else None)
+
+    def _connected(self, config: RepoConfig) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._get_db_path(config))
+        connection.create_function("is_held", 2, _is_held, deterministic=True)
+        return connection
+
+    def _vectors(
+        self, config: RepoConfig, search: Search, feature: str, among: Collection[bytes] | None = None
+    ) -> Iterator[tuple[list[bytes], list[bytes]]]:
+        """Read the vectors that a search may find, or `among` these keys, some at a time."""
+        valued, valued_parameters, condition, parameters = search.candidates()
+        sql = f"""
+            with {valued}
+            select entity_key, value from {quoted(search.table)} as stored
+            where feature_name = ? and length(value) > 0 and {condition}
+        """
+        cursor = self._get_conn(config).execute(sql, [*valued_parameters, feature, *parameters])
         while rows := cursor.fetchmany(VECTORS_AT_ONCE):
-            stored = Stored([value for _, value, _ in rows], [_of_seconds(seconds) for _, _, seconds in rows]).within(table, time_ns())
-            kept = [(key, value) for (key, _, _), value in zip(rows, stored.values, strict=True) if value is not None]
+            kept = [(key, value) for key, value in rows if among is None or key in among]
             yield [key for key, _ in kept], [value for _, value in kept]
 
     def _read_view(self, config: RepoConfig, read: Read) -> list[Stored]:
@@ -233,6 +313,20 @@ class SqliteOnlineStore(LeanReads, sqlite.SqliteOnlineStore):
             Stored([value for value, _ in rows[feature::n_features]], [_of_seconds(seconds) for _, seconds in rows[feature::n_features]])
             for feature in range(n_features)
         ]
+
+
+def _vector(table: FeatureView) -> Field:
+    field = next((field for field in table.features if field.vector_index), None)
+    if field is None:
+        message = f"view {table.name} has no field with vector_index=True, so no vectors can be searched"
+        raise RequestError(message)
+    return field
+
+
+def _is_held(seconds: int, oldest: int) -> bool:
+    """Whether a stored event timestamp is within a time to live that began at an instant, in nanoseconds since 1970."""
+    instant = _of_seconds(seconds)
+    return instant is not None and _nanoseconds(instant) >= oldest
 
 
 def _entity_values(key: EntityKey) -> list[Any]:
@@ -281,19 +375,54 @@ def _reads(
     join_key_values: Mapping[str, list[Value]],
     entity_name_to_join_key_map: Mapping[str, str],
 ) -> list[Read]:
-    """Resolve what a request asks of each view, every entity once."""
+    """Resolve what a request asks of each view, every entity once; a row with a null in its key gets one that nothing is stored under.
+
+    Raises RequestError, naming the key, where a view's key is missing.
+    """
     reads = []
     for table, features in grouped_refs:
         refuse_not_online(table)
-        entities, rows_of, n_rows = utils._get_unique_entities(table, join_key_values, entity_name_to_join_key_map)  # noqa: SLF001
-        protos = utils._get_entity_key_protos(entities)  # noqa: SLF001
-        order = [0] * n_rows
-        for entity, rows in enumerate(rows_of):
-            for row in rows:
-                order[row] = entity
-        keys = [serialize_entity_key(key, config.entity_key_serialization_version) for key in protos]
-        reads.append(Read(table, features, keys, order))
+        values = utils._get_table_entity_values(table, entity_name_to_join_key_map, join_key_values)  # noqa: SLF001
+        missing = [column.name for column in table.entity_columns if column.name not in values]
+        if missing:
+            message = f"the rows have no {missing[0]!r}, which view {table.name} needs"
+            raise RequestError(message)
+        rows = [_serialized_key(config, list(values), key) for key in zip(*values.values(), strict=True)]
+        entities = {key: position for position, key in enumerate(dict.fromkeys(rows))}
+        reads.append(Read(table, features, list(entities), [entities[key] for key in rows]))
     return reads
+
+
+def _serialized_key(config: RepoConfig, names: list[str], values: tuple[Value, ...]) -> bytes:
+    if any(value.WhichOneof("val") is None for value in values):
+        return NO_ENTITY
+    key = EntityKey(join_keys=names, entity_values=values)
+    return bytes(serialize_entity_key(key, config.entity_key_serialization_version))
+
+
+def _asked(
+    registry: Any,
+    project: str,
+    features: list[str] | FeatureService,
+    rows: Any,
+    full_feature_names: bool,  # noqa: FBT001
+) -> dict[str, Sequence[Any]]:
+    """Give the columns of a request, keys as their types have them.
+
+    Raises RequestError where rows differ in their columns, columns in length, or a key is of another kind than its type.
+    """
+    _, _, join_keys, types, keys, _, _, needed, _ = utils._get_cached_request_context(registry, project, features, full_feature_names)  # noqa: SLF001
+    if not isinstance(rows, Mapping):
+        if any(row.keys() != rows[0].keys() for row in rows):
+            message = "all rows must have the same columns"
+            raise RequestError(message)
+        rows = {name: [row[name] for row in rows] for name in (rows[0] if rows else {*keys, *needed})}
+    columns = {name: values if isinstance(values, Sequence) else values.val for name, values in rows.items()}
+    if len(set(map(len, columns.values()))) != 1:
+        message = "the rows have no columns" if not columns else "all columns of a request must have as many values as each other"
+        raise RequestError(message)
+    typed = {name: types.get(name, types.get(join_keys.get(name))) for name in columns}
+    return {name: key_values(name, values, kind) if (kind := typed[name]) else values for name, values in columns.items()}
 
 
 def _answer(

@@ -12,6 +12,7 @@ from feast.repo_config import RepoConfig
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
+from feature_repo.stores.bulk import GuardedWrites
 from feature_repo.stores.online import LeanReads, Read, Stored, serialized
 
 
@@ -21,7 +22,7 @@ class PostgresOnlineStoreConfig(postgres.PostgreSQLOnlineStoreConfig):
     type: Literal["feature_repo.stores.online_postgres.PostgresOnlineStore"] = "feature_repo.stores.online_postgres.PostgresOnlineStore"
 
 
-class PostgresOnlineStore(LeanReads, postgres.PostgreSQLOnlineStore):
+class PostgresOnlineStore(GuardedWrites, LeanReads, postgres.PostgreSQLOnlineStore):
     """Feast's PostgreSQL store: one row an entity and feature, event timestamps to the microsecond."""
 
     _conn: Connection[Any] | None

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from feast.infra.online_stores import redis
 from feast.repo_config import RepoConfig
 
+from feature_repo.stores.bulk import GuardedWrites
 from feature_repo.stores.online import LeanReads, Read, Stored
 
 Command: TypeAlias = tuple[bytes, list[str | bytes]]  # a hash, and the fields to get of it
@@ -19,7 +20,7 @@ class RedisOnlineStoreConfig(redis.RedisOnlineStoreConfig):
     type: Literal["feature_repo.stores.online_redis.RedisOnlineStore"] = "feature_repo.stores.online_redis.RedisOnlineStore"
 
 
-class RedisOnlineStore(LeanReads, redis.RedisOnlineStore):
+class RedisOnlineStore(GuardedWrites, LeanReads, redis.RedisOnlineStore):
     """Feast's Redis store: one hash an entity, with one event timestamp for each view.
 
     As Feast answers it, a value that is not there is null and PRESENT, for Redis does not tell it from a stored null.

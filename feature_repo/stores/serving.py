@@ -3,7 +3,9 @@
 Reading the stores belongs into `online`, and what stands in the bytes into `codec`.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from itertools import compress, groupby
@@ -19,19 +21,22 @@ from feast import FeatureStore, FeatureView, OnDemandFeatureView, utils
 from feast import types as feast_types
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.online_response import _convert_uuids_for_arrow
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import FeastType
 from feast.value_type import ValueType
 
 from feature_repo.stores.codec import decode_values, encode_entity_keys
-from feature_repo.stores.online import LeanReads, Read, Stored, refuse_not_online
+from feature_repo.stores.online import NO_ENTITY, LeanReads, Read, Stored, refuse_not_online
+from feature_repo.stores.values import key_values
 
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
+Values: TypeAlias = pa.Array | pl.Series  # a series of Python objects, where no type holds all of a column
 
 EVENT_TIMESTAMP = "event_timestamp"
 PLANS = 1024  # that an open store remembers
-NO_ENTITY = bytes(4)  # the serialized key of no columns, under which Feast stores nothing
 INSTANT = pa.timestamp("us", "UTC")
-# Arrow finds the types of maps, structs, decimals and nested lists, whose Feast type does not tell all
+# Arrow finds the types of maps, structs, decimals, zoned times and nested lists, whose Feast type does not tell all; where it finds
+# none for all values of a column, they stay Python's
 ARROW_TYPES: Mapping[FeastType, pa.DataType] = {
     feast_types.Bool: pa.bool_(),
     feast_types.Bytes: pa.binary(),
@@ -40,6 +45,7 @@ ARROW_TYPES: Mapping[FeastType, pa.DataType] = {
     feast_types.ImageBytes: pa.binary(),
     feast_types.Int32: pa.int32(),
     feast_types.Int64: pa.int64(),
+    feast_types.Json: pa.string(),
     feast_types.PdfBytes: pa.binary(),
     feast_types.String: pa.string(),
     feast_types.TimeUuid: pa.string(),
@@ -98,13 +104,16 @@ class OpenStore:
         plan = self._plan(features if isinstance(features, str) else tuple(features))
         asked = _columns(rows, plan)
         answer = self._lean(plan, asked) if self._is_lean(plan) else self._by_feast(plan, asked)
-        found = pa.RecordBatch.from_arrays([answer[column] for column in plan.columns], plan.columns)
-        return pl.DataFrame([*pl.DataFrame(rows, infer_schema_length=None), *pl.DataFrame(found)])
+        typed = {column: answer[column] for column in plan.columns if isinstance(answer[column], pa.Array)}
+        found = pl.DataFrame(pa.RecordBatch.from_arrays(list(typed.values()), list(typed)))
+        if len(typed) < len(plan.columns):
+            found = pl.DataFrame([found[name] if name in typed else answer[name].alias(name) for name in plan.columns])
+        return pl.DataFrame([*_own(rows), *found])
 
     def _is_lean(self, plan: Plan) -> bool:
         return isinstance(self._store.provider.online_store, LeanReads) and not any(view.aggregations for view in plan.on_demand)
 
-    def _lean(self, plan: Plan, asked: Columns) -> dict[str, pa.Array]:
+    def _lean(self, plan: Plan, asked: Columns) -> dict[str, Values]:
         reads = [_read(view, asked) for view in plan.views]
         found = self._store.provider.online_store.read_stored(self._store.config, reads)
         now = time_ns()
@@ -117,13 +126,17 @@ class OpenStore:
             answer |= _computed(on_demand, asked, answer)
         return answer
 
-    def _by_feast(self, plan: Plan, asked: Columns) -> dict[str, pa.Array]:
+    def _by_feast(self, plan: Plan, asked: Columns) -> dict[str, Values]:
         """Let Feast read a store that has no lean reads."""
         request = {name: values for name, values in asked.items() if name != DUMMY_ENTITY_ID}
         found = self._store.get_online_features(plan.references, request, full_feature_names=True).to_dict()
         features = [feature for view in plan.views for feature in view.features]
         features += [feature for view in plan.on_demand for feature in _features(view)]
-        return {feature.column: _array(found[feature.column], feature.arrow_type) for feature in features if feature.column in found}
+        return {
+            feature.column: _array(_texts(found[feature.column], feature), feature.arrow_type)
+            for feature in features
+            if feature.column in found
+        }
 
 
 _open: dict[Path, tuple[tuple[int, int], OpenStore]] = {}
@@ -161,8 +174,43 @@ def arrow_type(kind: FeastType) -> pa.DataType | None:
     return ARROW_TYPES.get(kind)
 
 
-def _array(values: Sequence[Any], kind: pa.DataType | None) -> pa.Array:
-    return pa.array(_convert_uuids_for_arrow({"": values})[""], kind)
+def _array(values: Sequence[Any], kind: pa.DataType | None) -> Values:
+    """Make a column of values, of Python's own where no type of Arrow's, or of Polars', holds them all."""
+    plain = _convert_uuids_for_arrow({"": values})[""]
+    if kind:
+        return pa.array(plain, kind)
+    zones = {str(value.tzinfo) for value in plain if isinstance(value, datetime)}
+    with suppress(pa.ArrowException, OverflowError):
+        found = pa.array(plain)
+        if len(zones) < 2 and "decimal256" not in str(found.type):  # noqa: PLR2004 - Polars has no wider decimals
+            return found
+    return pl.Series(values, dtype=pl.Object)
+
+
+def _own(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """The columns of a request, as they were given where they are of several types."""
+    try:
+        return pl.DataFrame(rows, infer_schema_length=None)
+    except (TypeError, pl.exceptions.PolarsError):
+        return pl.DataFrame([pl.Series(name, [row[name] for row in rows], dtype=pl.Object) for name in rows[0]])
+
+
+def _texts(values: Sequence[Any], feature: Feature) -> Sequence[Any]:
+    """Give JSON that Feast has parsed as text again."""
+    if feature.value_type == ValueType.JSON:
+        return [None if value is None else json.dumps(value) for value in values]
+    if feature.value_type == ValueType.JSON_LIST:
+        return [None if value is None else list(map(json.dumps, value)) for value in values]
+    return values
+
+
+def _decode(serialized: Sequence[bytes | None], kind: ValueType) -> Sequence[Any]:
+    """Decode values as Feast does, but for JSON, which stays the text that was written, as in training."""
+    if kind == ValueType.JSON:
+        return [Value.FromString(value).json_val if value else None for value in serialized]
+    if kind == ValueType.JSON_LIST:
+        return [list(Value.FromString(value).json_list_val.val) if value else None for value in serialized]
+    return decode_values(serialized, kind)
 
 
 def _view_plan(table: FeatureView, features: Sequence[str], join_keys: Mapping[str, str]) -> ViewPlan:
@@ -197,7 +245,7 @@ def _columns(rows: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, list[An
 
 def _read(view: ViewPlan, asked: Columns) -> Read:
     """Encode the rows' keys of a view, each entity once; a row with a null in its key gets one that nothing is stored under."""
-    columns = [_key(view, names, asked) for names in view.keys.values()]
+    columns = [key_values(names[0], _key(view, names, asked), view.key_types[key]) for key, names in view.keys.items()]
     is_known = [None not in key for key in zip(*columns, strict=True)]
     known = [list(compress(column, is_known)) for column in columns]
     batch = pa.RecordBatch.from_arrays([pa.array(column) for column in known], list(view.keys))
@@ -207,12 +255,12 @@ def _read(view: ViewPlan, asked: Columns) -> Read:
     return Read(view.table, [feature.name for feature in view.features], list(entities), [entities[key] for key in serialized])
 
 
-def _decoded(view: ViewPlan, read: Read, stored: Sequence[Stored]) -> Iterator[tuple[str, pa.Array]]:
+def _decoded(view: ViewPlan, read: Read, stored: Sequence[Stored]) -> Iterator[tuple[str, Values]]:
     """Decode a view's features, all of a kind at once, and lay them out by the rows of the request."""
     n_keys, n_rows = len(read.keys), len(read.order)
     for _, group in groupby(zip(view.kinds, view.features, stored, strict=True), key=itemgetter(0)):
         _, features, columns = zip(*group, strict=True)
-        values = decode_values([value for column in columns for value in column.values], features[0].value_type)
+        values = _decode([value for column in columns for value in column.values], features[0].value_type)
         rows = [values[number * n_keys + entity] for number in range(len(features)) for entity in read.order]
         array = _array(rows, features[0].arrow_type)
         yield from ((feature.column, array.slice(number * n_rows, n_rows)) for number, feature in enumerate(features))
@@ -226,16 +274,26 @@ def _key(view: ViewPlan, names: Sequence[str], asked: Columns) -> Sequence[Any]:
     raise ValueError(message)
 
 
-def _computed(view: OnDemandFeatureView, asked: Columns, features: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
+def _computed(view: OnDemandFeatureView, asked: Columns, features: Mapping[str, Values]) -> dict[str, Values]:
     """Compute an on-demand view from the request's own columns and the features that it declares as its sources."""
     sources = {f"{source.name}__{field.name}" for source in view.source_feature_view_projections.values() for field in source.features}
-    inputs = pa.table({**asked, **{name: column for name, column in features.items() if name in sources}})
+    columns: dict[str, Any] = {**asked, **{name: column for name, column in features.items() if name in sources}}
     if view.mode == "python":
-        found = view.transform_dict(inputs.to_pydict())
+        found = view.transform_dict({name: _listed(column) for name, column in columns.items()})
         return {feature.column: _array(found[feature.name], feature.arrow_type) for feature in _features(view)}
-    table = view.transform_arrow(inputs, full_feature_names=True)
+    mixed = [name for name, column in columns.items() if isinstance(column, pl.Series)]
+    if mixed:
+        message = f"view {view.name}: the values of {mixed[0]} have several types, which only mode='python' can take"
+        raise ValueError(message)
+    table = view.transform_arrow(pa.table(columns), full_feature_names=True)
     # pandas makes floats of integers beside nulls
     return {
         feature.column: table[feature.column].combine_chunks().cast(feature.arrow_type or table[feature.column].type)
         for feature in _features(view)
     }
+
+
+def _listed(column: Any) -> list[Any]:
+    if isinstance(column, pa.Array):
+        return list(column.to_pylist())
+    return list(column)

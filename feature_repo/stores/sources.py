@@ -61,19 +61,21 @@ class Snapshot:
     def create_view(self, connection: duckdb.DuckDBPyConnection, name: str, without: Collection[str] = ()) -> None:
         """Make the rows a view of DuckDB's, leaving out the files of these `identities`."""
         files = [file for file, identity in zip(self.files, self.identities, strict=True) if identity not in without]
+        carried = pa.schema([field.with_type(_carried(field.type)) for field in self.schema])
         if not files:
-            connection.from_arrow(self.schema.empty_table()).create_view(name)
-        elif is_remote(self.uri) or (self.partitions and self.version is not None) or self._is_below_partitions:
+            connection.from_arrow(carried.empty_table()).create_view(name)
+        elif is_remote(self.uri) or (self.partitions and self.version is not None) or self._is_for_arrow:
             # DuckDB has no S3 here, and a Delta file lacks its partition's columns
-            connection.register(name, _dataset(self, files))
+            connection.register(name, _cast(_dataset(self, files), carried))
         else:
             patterns = [as_pattern(file) for file in files]
             connection.read_parquet(patterns, union_by_name=True, hive_partitioning=bool(self.partitions)).create_view(name)
 
     @property
-    def _is_below_partitions(self) -> bool:
-        """Whether others than Arrow would take folders above the source for partitions of it."""
-        return bool(self.partitions) and self.version is None and "=" in self.uri
+    def _is_for_arrow(self) -> bool:
+        """Whether Arrow alone reads it right: DuckDB takes folders above a source for its partitions, and makes floats of wide decimals."""
+        is_below_partitions = bool(self.partitions) and self.version is None and "=" in self.uri
+        return is_below_partitions or "decimal256" in str(self.schema.types)
 
     def is_whole(self) -> bool:
         """Whether all files are still there: old versions of a Delta table are cleaned away at some time."""
@@ -300,6 +302,24 @@ def _delta_table(source: FileSource, uri: str, version: int | None, options: dic
 
 def _is_delta(uri: str, options: Mapping[str, str]) -> bool:
     return DeltaTable.is_deltatable(uri, dict(options)) if is_remote(uri) else Path(uri, "_delta_log").is_dir()
+
+
+def _carried(kind: pa.DataType) -> pa.DataType:
+    """The type in which DuckDB carries a value that it has no type for without loss: wide decimals as text, half floats as floats."""
+    if pa.types.is_decimal256(kind):
+        return pa.string()
+    if pa.types.is_float16(kind):
+        return pa.float32()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        inner = _carried(kind.value_type)
+        return kind if inner == kind.value_type else pa.list_(inner)
+    return kind
+
+
+def _cast(dataset: pads.Dataset, schema: pa.Schema) -> pads.Dataset | pads.Scanner:
+    if dataset.schema.equals(schema):
+        return dataset
+    return dataset.scanner(columns={field.name: pads.field(field.name).cast(field.type) for field in schema})
 
 
 def _dataset(rows: Snapshot, files: list[str]) -> pads.Dataset:

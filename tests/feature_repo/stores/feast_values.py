@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -52,7 +52,7 @@ SCALARS: list[tuple[ValueType, pa.DataType, Elements]] = [
     (ValueType.FLOAT, pa.int64(), numbers),
     (ValueType.INT64, pa.int64(), numbers),
     (ValueType.INT64, pa.uint8(), st.integers(0, 255)),
-    (ValueType.INT64, pa.float64(), st.floats(-1e6, 1e6)),
+    (ValueType.INT64, pa.float64(), st.integers(-(10**6), 10**6).map(float)),
     (ValueType.INT32, pa.int32(), small_numbers),
     (ValueType.INT32, pa.int64(), small_numbers),
     (ValueType.STRING, pa.string(), texts),
@@ -91,7 +91,6 @@ COLLECTIONS: list[tuple[ValueType, pa.DataType, Elements]] = [
     (ValueType.FLOAT_LIST, pa.list_(pa.float32()), st.lists(floats, min_size=40, max_size=40)),  # longer than one byte can say
     (ValueType.FLOAT_LIST, pa.list_(pa.float32(), 3), st.lists(floats, min_size=3, max_size=3)),
     (ValueType.DOUBLE_LIST, pa.large_list(pa.float32()), lists(floats)),
-    (ValueType.STRING_LIST, pa.list_(pa.string()), lists(texts | st.none())),
     (ValueType.MAP, STRUCT, structs),
     (ValueType.MAP, pa.string(), json_texts),
     (ValueType.MAP_LIST, pa.string(), st.lists(documents, max_size=2).map(json.dumps)),
@@ -101,11 +100,20 @@ COLLECTIONS: list[tuple[ValueType, pa.DataType, Elements]] = [
     (ValueType.VALUE_LIST, pa.list_(pa.list_(pa.float64())), lists(lists(doubles))),
     (ValueType.VALUE_SET, pa.list_(pa.list_(pa.string())), lists(lists(texts))),
 ]
+AT, WIDE = datetime(2026, 7, 1, 12, tzinfo=UTC), Decimal("12345678901234567890123456789012345678901.500")
 CONVERTED_HERE_ONLY: list[tuple[ValueType, pa.Array, list[Any]]] = [
     (ValueType.SCALAR_MAP, pa.array([[(1, "x")], None], pa.map_(pa.int64(), pa.string())), [{1: "x"}, None]),
     (ValueType.MAP, pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int64())), [{"a": 1}, None]),
     (ValueType.MAP_LIST, pa.array([[{"a": 1, "b": "x"}], None], pa.list_(STRUCT)), [[{"a": 1, "b": "x"}], None]),
-    (ValueType.INT64_LIST, pa.array([[1, None], None]), [[1, 0], None]),
+    (ValueType.UNIX_TIMESTAMP_LIST, pa.array([[AT, None], None], pa.list_(pa.timestamp("us", "UTC"))), [[AT, None], None]),
+    (ValueType.JSON_LIST, pa.array([["1", None], None]), [[1, None], None]),
+    (ValueType.FLOAT, pa.array([1.5, None], pa.float16()), [1.5, None]),
+    (ValueType.DOUBLE, pa.array([1.5, None], pa.float16()), [1.5, None]),
+    (ValueType.FLOAT_LIST, pa.array([[1.5, -2.0], None], pa.list_(pa.float16())), [[1.5, -2.0], None]),
+    (ValueType.FLOAT_LIST, pa.array([[1.5, -2.0], None], pa.list_(pa.float16(), 2)), [[1.5, -2.0], None]),
+    (ValueType.DECIMAL, pa.array([WIDE, None], pa.decimal256(50, 3)), [WIDE, None]),
+    (ValueType.DECIMAL_LIST, pa.array([[WIDE], None], pa.list_(pa.decimal256(50, 3))), [[WIDE], None]),
+    (ValueType.ZONED_TIMESTAMP, pa.array([AT, None], pa.timestamp("us", "Asia/Kathmandu")), [AT, None]),
     (ValueType.UUID, pa.array([uuid.UUID(int=1).bytes, None], pa.uuid()), [uuid.UUID(int=1), None]),
     (ValueType.DOUBLE, pa.array([0.5, None], pa.float32()), [0.5, None]),
     (ValueType.DECIMAL, pa.array([Decimal("1.50"), None]), [Decimal("1.50"), None]),

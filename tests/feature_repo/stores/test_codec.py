@@ -1,7 +1,9 @@
 """Values and entity keys to bytes and back, against Feast's own conversions."""
 
+import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from feast.online_response import OnlineResponse
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.type_map import python_values_to_proto_values
+from feast.type_map import feast_value_type_to_python_type, python_values_to_proto_values
 from feast.value_type import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 
 from feature_repo.stores.codec import SCALARS as FAST_SCALARS
 from feature_repo.stores.codec import decode_values, encode_entity_keys, encode_instants, encode_values
+from feature_repo.stores.values import proto_values
 from tests.feature_repo.stores.feast_values import COLLECTIONS, CONVERTED_HERE_ONLY, SCALARS, blobs, columns, numbers, texts
 
 
@@ -66,6 +69,53 @@ def test_every_type_is_read_as_feast_answers_it(case: tuple[ValueType, pa.Array]
     value_type, column = case
     serialized = [*encode_values(column, value_type).to_pylist(), None]
     assert comparable(decode_values(serialized, value_type)) == comparable(answered(serialized, value_type))
+
+
+def test_every_type_of_feast_is_among_those_tried() -> None:
+    tried = {value_type for value_type, *_ in [*SCALARS, *COLLECTIONS, *CONVERTED_HERE_ONLY]}
+    assert tried == {*ValueType} - {ValueType.UNKNOWN, ValueType.NULL}
+
+
+@pytest.mark.parametrize(
+    ("value_type", "column"),
+    [
+        (ValueType.INT64_LIST, pa.array([[1, None]])),
+        (ValueType.INT32_SET, pa.array([[1, None]], pa.list_(pa.int32(), 2))),
+        (ValueType.STRING_LIST, pa.array([["a", None]], pa.large_list(pa.string()))),
+        (ValueType.BOOL_LIST, pa.array([[True, None]])),
+        (ValueType.BYTES_LIST, pa.array([[b"a", None]])),
+        (ValueType.UUID_SET, pa.array([[str(uuid.UUID(int=1)), None]])),
+        (ValueType.DECIMAL_LIST, pa.array([[Decimal(1), None]])),
+        (ValueType.MAP, pa.array([{"a": [1, None]}])),
+        (ValueType.MAP, pa.array(['{"a": {"b": [1, null]}}'])),
+        (ValueType.STRUCT, pa.array([{"a": ["x", None]}])),
+        (ValueType.SCALAR_MAP, pa.array([[(1, [1, None])]], pa.map_(pa.int64(), pa.list_(pa.int64())))),
+        (ValueType.VALUE_LIST, pa.array([[[1, None]]])),
+    ],
+)
+def test_null_inside_of_a_list_is_refused_not_made_another_value(value_type: ValueType, column: pa.Array) -> None:
+    with pytest.raises(ValueError, match="null inside of a list"):
+        encode_values(column, value_type)
+    with pytest.raises(ValueError, match="null inside of a list"):
+        proto_values(column.to_pylist(maps_as_pydicts="strict"), value_type)
+
+
+@pytest.mark.parametrize("value_type", [ValueType.INT64, ValueType.INT32])
+def test_a_fraction_is_no_integer(value_type: ValueType) -> None:
+    assert decode_values(encode_values(pa.array([1.0, None, float("nan")]), value_type).to_pylist(), value_type) == [1, None, None]
+    with pytest.raises(ValueError, match="truncated"):
+        encode_values(pa.array([1.5]), value_type)
+    with pytest.raises(ValueError, match="float"):
+        proto_values([1.5], value_type)
+
+
+@given(columns([*SCALARS, *COLLECTIONS]))
+def test_plain_values_are_written_as_a_column_of_them(case: tuple[ValueType, pa.Array]) -> None:
+    value_type, column = case
+    given_values = column.to_pylist()
+    expected = [Value.FromString(value) for value in encode_values(column, value_type).to_pylist()]
+    answered_values = [feast_value_type_to_python_type(value) for value in proto_values(given_values, value_type)]
+    assert comparable(answered_values) == comparable([feast_value_type_to_python_type(value) for value in expected])
 
 
 @pytest.mark.parametrize(("value_type", "column", "expected"), CONVERTED_HERE_ONLY)
@@ -119,7 +169,7 @@ KEYS = st.fixed_dictionaries(
         "shard": st.tuples(st.just(ValueType.INT32), st.just(pa.int32()), st.integers(-5, 5)),
         "digest": st.tuples(st.just(ValueType.BYTES), st.just(pa.binary()), blobs),
         "opened": st.tuples(st.just(ValueType.UNIX_TIMESTAMP), st.just(pa.timestamp("us")), st.datetimes(datetime(1950, 1, 1))),  # noqa: DTZ001
-        "rounded": st.tuples(st.just(ValueType.INT64), st.just(pa.float64()), st.floats(-100, 100)),
+        "rounded": st.tuples(st.just(ValueType.INT64), st.just(pa.float64()), st.integers(-100, 100).map(float)),
     },
 )
 

@@ -141,9 +141,3 @@ def test_what_is_past_its_time_to_live_is_not_found(store: FeatureStore) -> None
 def test_nothing_is_found_in_an_empty_view(store: FeatureStore) -> None:
     fill(store, view(), [])
     assert asked(store, [1.0, 0.0], 2)["distance"] == []
-
-
-def test_a_search_by_text_is_refused(store: FeatureStore) -> None:
-    fill(store, view(), [("a", [1.0, 0.0], NOW)])
-    with pytest.raises(ValueError, match="view shapes: this store searches by vector only"):
-        asked(store, [1.0, 0.0], 1, query_string="a")

@@ -1,0 +1,5 @@
+"""What Feast's feature server loads of a repository when it starts, be it by `millrace serve` or `feast serve`."""
+
+from feature_repo.stores.server import load_artifacts
+
+__all__ = ["load_artifacts"]

@@ -1,0 +1,35 @@
+"""What Feast's feature server is given when it starts: writes of nulls, and reasons for what a client got wrong."""
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from feast import FeatureStore, errors
+
+from feature_repo.stores.store import Store
+from feature_repo.stores.values import RequestError
+
+# Feast answers these with 500
+MISTAKES = (
+    ValueError,
+    TypeError,
+    KeyError,
+    errors.FeatureNameCollisionError,
+    errors.SpecifiedFeaturesNotPresentError,
+    errors.InvalidFeaturesParameterType,
+    errors.DataFrameSerializationError,
+)
+
+
+def load_artifacts(app: FastAPI) -> None:
+    """Prepare a server's process: Feast calls this, from `static_artifacts.py`, with the application that it serves."""
+    for name in ("write_to_online_store", "write_to_online_store_async"):
+        setattr(FeatureStore, name, getattr(Store, name))
+    for mistake in MISTAKES:
+        app.add_exception_handler(mistake, explain)
+    app.middleware_stack = None  # made anew by the next request, with these handlers
+
+
+def explain(_: Request, mistake: Exception) -> JSONResponse:
+    """Answer what a client can mend with the reason, as Feast words its own errors; 422 where Feast has no status for it."""
+    error = mistake if isinstance(mistake, errors.FeastError) else RequestError(mistake.args[0] if mistake.args else type(mistake).__name__)
+    status = error.http_status_code()
+    return JSONResponse(status_code=422 if status == 500 else status, content=error.to_error_detail())  # noqa: PLR2004
