@@ -27,7 +27,7 @@ from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
-from feast.type_map import _proto_value_to_value_type
+from feast.type_map import PROTO_VALUE_TO_VALUE_TYPE_MAP
 from feast.utils import _convert_arrow_to_proto, _validate_vector_field_lengths, to_naive_utc
 from feast.value_type import ValueType
 
@@ -174,7 +174,8 @@ def _refuse_nulls(view: FeatureView, keys: Sequence[EntityKey], events: Sequence
 
 
 def _type_of(values: Sequence[Value]) -> ValueType:
-    return next((_proto_value_to_value_type(value) for value in values if value.WhichOneof("val")), ValueType.UNKNOWN)
+    kind = next((kind for value in values if (kind := value.WhichOneof("val"))), "")
+    return PROTO_VALUE_TO_VALUE_TYPE_MAP.get(kind, ValueType.UNKNOWN)  # Feast has forgotten zoned timestamps there
 
 
 def _encode(view: FeatureView, rows: pa.RecordBatch) -> Batch:

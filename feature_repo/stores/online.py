@@ -33,7 +33,7 @@ from feast.metrics import track_feature_statuses
 from feast.online_response import OnlineResponse
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
+from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
 from feast.repo_config import RepoConfig
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -411,13 +411,16 @@ def _asked(
 
     Raises RequestError where rows differ in their columns, columns in length, or a key is of another kind than its type.
     """
-    _, _, join_keys, types, keys, _, _, needed, _ = utils._get_cached_request_context(registry, project, features, full_feature_names)  # noqa: SLF001
+    _, _, join_keys, types, _, _, _, needed, _ = utils._get_cached_request_context(registry, project, features, full_feature_names)  # noqa: SLF001
     if not isinstance(rows, Mapping):
         if any(row.keys() != rows[0].keys() for row in rows):
             message = "all rows must have the same columns"
             raise RequestError(message)
-        rows = {name: [row[name] for row in rows] for name in (rows[0] if rows else {*keys, *needed})}
-    columns = {name: values if isinstance(values, Sequence) else values.val for name, values in rows.items()}
+        rows = {name: [row[name] for row in rows] for name in (rows[0] if rows else {*types, *needed})}
+    if any(isinstance(values, str | bytes) for values in rows.values()):
+        message = "a request has a list of values for each column, not one text"
+        raise RequestError(message)
+    columns = {name: list(values.val if isinstance(values, RepeatedValue) else values) for name, values in rows.items()}
     if len(set(map(len, columns.values()))) != 1:
         message = "the rows have no columns" if not columns else "all columns of a request must have as many values as each other"
         raise RequestError(message)

@@ -30,6 +30,10 @@ def load_artifacts(app: FastAPI) -> None:
 
 def explain(_: Request, mistake: Exception) -> JSONResponse:
     """Answer what a client can mend with the reason, as Feast words its own errors; 422 where Feast has no status for it."""
-    error = mistake if isinstance(mistake, errors.FeastError) else RequestError(mistake.args[0] if mistake.args else type(mistake).__name__)
+    error = (
+        mistake
+        if isinstance(mistake, errors.FeastError)
+        else RequestError(str(mistake.args[0]) if mistake.args else type(mistake).__name__)
+    )
     status = error.http_status_code()
     return JSONResponse(status_code=422 if status == 500 else status, content=error.to_error_detail())  # noqa: PLR2004

@@ -177,11 +177,9 @@ def arrow_type(kind: FeastType) -> pa.DataType | None:
 def _array(values: Sequence[Any], kind: pa.DataType | None) -> Values:
     """Make a column of values, of Python's own where no type of Arrow's, or of Polars', holds them all."""
     plain = _convert_uuids_for_arrow({"": values})[""]
-    if kind:
-        return pa.array(plain, kind)
     zones = {str(value.tzinfo) for value in plain if isinstance(value, datetime)}
     with suppress(pa.ArrowException, OverflowError):
-        found = pa.array(plain)
+        found = pa.array(plain, kind)
         if len(zones) < 2 and "decimal256" not in str(found.type):  # noqa: PLR2004 - Polars has no wider decimals
             return found
     return pl.Series(values, dtype=pl.Object)

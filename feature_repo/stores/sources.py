@@ -319,7 +319,9 @@ def _carried(kind: pa.DataType) -> pa.DataType:
 def _cast(dataset: pads.Dataset, schema: pa.Schema) -> pads.Dataset | pads.Scanner:
     if dataset.schema.equals(schema):
         return dataset
-    return dataset.scanner(columns={field.name: pads.field(field.name).cast(field.type) for field in schema})
+    columns = {name: pads.field(name) for name in schema.names}
+    other = [field for field in schema if field.type != dataset.schema.field(field.name).type]
+    return dataset.scanner(columns={**columns, **{field.name: columns[field.name].cast(field.type) for field in other}})
 
 
 def _dataset(rows: Snapshot, files: list[str]) -> pads.Dataset:

@@ -104,10 +104,17 @@ def _fitting(value: Any, kind: ValueType) -> Any:
     if kind in (ValueType.DOUBLE, ValueType.FLOAT):
         return _real(value)
     if kind == ValueType.UNIX_TIMESTAMP and isinstance(value, date | str):
-        return _instant(value)
-    if kind == ValueType.ZONED_TIMESTAMP and isinstance(value, str):
-        return datetime.fromisoformat(value)
+        return _whole_second(_instant(value))
+    if kind == ValueType.ZONED_TIMESTAMP:
+        return _whole_second(datetime.fromisoformat(value) if isinstance(value, str) else value)
+    if kind in (ValueType.UNIX_TIMESTAMP_LIST, ValueType.UNIX_TIMESTAMP_SET) and isinstance(value, list | set):
+        return type(value)(_whole_second(item) for item in value)
     return value
+
+
+def _whole_second(value: Any) -> Any:
+    """Round a time down to Feast's precision; Feast itself would round it towards 1970."""
+    return value.replace(microsecond=0) if isinstance(value, datetime) else value
 
 
 def _real(value: Any) -> float:

@@ -82,6 +82,9 @@ def test_apply_materialize_serve_read(home: Path) -> None:
     with serving([sys.executable, "-m", "flows.cli", "serve", *settings, "--port", str(port)], port, "/health") as address:
         body = {"features": ["author_activity:n_records_lifetime", "author_activity:n_records_28d"], "entities": {"author_id": ["mitre"]}}
         answer = httpx.post(f"{address}/get-online-features", json=body, timeout=30).json()
+        unknown = httpx.post(f"{address}/get-online-features", json={**body, "features": ["author_activity:never"]}, timeout=30)
+        nobody = httpx.post(f"{address}/get-online-features", json={**body, "entities": {"author_id": [None, "mitre"]}}, timeout=30)
+    assert (unknown.status_code, nobody.status_code) == (422, 200)
     served = dict(zip(answer["metadata"]["feature_names"], (result["values"][0] for result in answer["results"]), strict=True))
     spine = "select 'mitre' as author_id, '2024-06-01 00:00:00+00'::timestamptz as event_timestamp"
     (trained,) = training_set(spine, body["features"], home).frame.to_dicts()
