@@ -5,6 +5,7 @@ are written with Arrow and numpy; every other type goes through Feast's own conv
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeAlias
 
@@ -172,18 +173,21 @@ def _encode_embeddings(column: pa.Array, field: int, kind: pa.DataType) -> pa.La
 
 
 def _feast_values(column: pa.Array, value_type: ValueType) -> list[Value]:
-    """Convert as Feast does, from what Arrow hands it; what it refuses there (lists beside nulls, maps) as plain Python."""
-    try:
-        return list(python_values_to_proto_values(column.to_numpy(zero_copy_only=False), value_type))
-    except NOT_CONVERTED:
-        return proto_values(column.to_pylist(maps_as_pydicts="strict"), value_type)
+    """Convert as Feast does, from what Arrow hands it; what it refuses there (lists beside nulls, maps) as plain Python.
+
+    So are structs and maps, for Arrow would hand their integers beside nulls over as floats.
+    """
+    if value_type not in OF_MAPS:
+        with suppress(*NOT_CONVERTED):
+            return list(python_values_to_proto_values(column.to_numpy(zero_copy_only=False), value_type))
+    return proto_values(column.to_pylist(maps_as_pydicts="strict"), value_type)
 
 
 def _refuse_nulls_inside(column: pa.Array, value_type: ValueType) -> None:
-    if value_type in OF_MAPS | OF_LISTS:
-        lacks = any(lacks_a_part(value, value_type) for value in column.to_pylist(maps_as_pydicts="lossy"))
+    if value_type in OF_LISTS:
+        lacks = any(lacks_a_part(value, value_type) for value in column.to_pylist())
     else:
-        is_of_lists = value_type not in HOLD_NULLS and hasattr(column.type, "value_type")
+        is_of_lists = value_type not in HOLD_NULLS | OF_MAPS and hasattr(column.type, "value_type")
         lacks = is_of_lists and pc.list_flatten(column).null_count > 0
     if lacks:
         message = f"a null inside of a list, for which {value_type.name} has no place: leave it out, or put a value there"

@@ -177,11 +177,11 @@ def arrow_type(kind: FeastType) -> pa.DataType | None:
 def _array(values: Sequence[Any], kind: pa.DataType | None) -> Values:
     """Make a column of values, of Python's own where no type of Arrow's, or of Polars', holds them all."""
     plain = _convert_uuids_for_arrow({"": values})[""]
-    zones = {str(value.tzinfo) for value in plain if isinstance(value, datetime)}
+    zones = {value.tzinfo for value in plain if isinstance(value, datetime)} if kind is None else set()
     with suppress(pa.ArrowException, OverflowError):
-        found = pa.array(plain, kind)
+        found = pa.array([value and value.astimezone(UTC) for value in plain] if zones else plain, kind)
         if len(zones) < 2 and "decimal256" not in str(found.type):  # noqa: PLR2004 - Polars has no wider decimals
-            return found
+            return found.cast(pa.timestamp("us", str(*zones))) if zones else found
     return pl.Series(values, dtype=pl.Object)
 
 

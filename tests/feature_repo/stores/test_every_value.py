@@ -15,7 +15,7 @@ from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConf
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import feast_value_type_to_python_type
 from feast.types import String, from_value_type
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from feature_repo.stores.codec import encode_values
@@ -81,7 +81,7 @@ def parsed(value: Any, kind: ValueType) -> Any:
     return sorted(value, key=str) if value is not None and kind.name.endswith("_SET") and kind != ValueType.VALUE_SET else value
 
 
-@settings(max_examples=5)
+@settings(max_examples=6, phases=[Phase.generate])  # an example takes a second: it has every type
 @given(drawn=st.fixed_dictionaries({name: arrays for name, (*_, arrays) in CASES.items()}), hour=st.integers(0, 10**6))
 def test_every_value_is_served_as_it_was_written_by_materialization_and_push(
     store: FeatureStore, drawn: dict[str, pa.Array], hour: int
