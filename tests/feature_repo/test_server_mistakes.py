@@ -68,7 +68,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     subprocess.run([*feast, "apply", "--skip-source-validation"], check=True, capture_output=True, timeout=300)
     port = free_port()
     process = subprocess.Popen([*feast, "serve", "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
     try:
         for _ in range(600):
             assert process.poll() is None, "the server ended before it answered"

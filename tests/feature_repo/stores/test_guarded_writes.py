@@ -105,7 +105,7 @@ def table(rows: Sequence[Row]) -> pa.Table:
 
 
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
-    return table(rows).to_pandas().astype({"count": "Int64"})
+    return table(rows).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
 
 
 def materialize(online: Online, rows: Sequence[Row]) -> None:
