@@ -251,7 +251,6 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
         They come in the order of their keys: Feast's client pairs distances and keys wrongly in any other. Raises RequestError for
         what the view does not have, or a query that is none.
         """
-        refuse_not_online(table)
         search = self._search(config, table, filters)
         found: Mapping[bytes, float] = {}
         if query_string is not None:
@@ -269,6 +268,7 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
         return sorted(documents, key=lambda document: _entity_values(document[1]))
 
     def _search(self, config: RepoConfig, table: FeatureView, filters: Any = None) -> Search:
+        refuse_not_online(table)
         name = sqlite._table_id(config.project, table, config.registry.enable_online_feature_view_versioning)  # noqa: SLF001
         return Search(table, name, filters, time_ns() - table.ttl // MICROSECOND * 1000 if table.ttl else None)
 

@@ -12,6 +12,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from feature_repo.stores.bulk import GuardedWrites, Row
+from feature_repo.stores.online import refuse_not_online
 from feature_repo.stores.values import RequestError, instants, key_values, proto_values
 
 _write_as_feast = FeatureStore.write_to_online_store  # as it is here, whatever the class gets later
@@ -43,6 +44,7 @@ class Store(FeatureStore):
         if not isinstance(view, FeatureView) or not isinstance(online_store, GuardedWrites):
             _write_as_feast(self, feature_view_name, df, inputs, allow_registry_cache, transform_on_write)
             return
+        refuse_not_online(view)
         given = inputs if df is None else df
         frame = given if isinstance(given, pd.DataFrame) else pd.DataFrame(given, dtype=object)  # a dtype of its own would lose digits
         self._validate_vector_features(view, frame)
