@@ -65,6 +65,8 @@ def encode_values(column: Column, value_type: ValueType) -> pa.LargeBinaryArray:
     """
     column = _whole(column)
     _refuse_nulls_inside(column, value_type)
+    if value_type in (ValueType.UNIX_TIMESTAMP_LIST, ValueType.UNIX_TIMESTAMP_SET):
+        column = _in_microseconds(column)
     if value_type in SCALARS and (scalars := _scalars(column, value_type)) is not None:
         return _encode_scalars(scalars, SCALARS[value_type])
     if value_type in EMBEDDINGS and _is_embedding(column.type):
@@ -181,6 +183,14 @@ def _feast_values(column: pa.Array, value_type: ValueType) -> list[Value]:
         with suppress(*NOT_CONVERTED):
             return list(python_values_to_proto_values(column.to_numpy(zero_copy_only=False), value_type))
     return proto_values(column.to_pylist(maps_as_pydicts="strict"), value_type)
+
+
+def _in_microseconds(column: pa.Array) -> pa.Array:
+    """Cut nanoseconds off times in lists, of which NumPy would make plain numbers, and Feast seconds of these."""
+    kind = getattr(column.type, "value_type", None)
+    if kind is None or not pa.types.is_timestamp(kind) or kind.unit != "ns":
+        return column
+    return column.cast(pa.list_(pa.timestamp("us", kind.tz)), safe=False)
 
 
 def _refuse_nulls_inside(column: pa.Array, value_type: ValueType) -> None:

@@ -107,7 +107,7 @@ def _fitting(value: Any, kind: ValueType) -> Any:
         return _whole_second(_instant(value))
     if kind == ValueType.ZONED_TIMESTAMP:
         return _whole_second(datetime.fromisoformat(value) if isinstance(value, str) else value)
-    if kind in (ValueType.UNIX_TIMESTAMP_LIST, ValueType.UNIX_TIMESTAMP_SET) and isinstance(value, list | set):
+    if kind == ValueType.UNIX_TIMESTAMP_SET and isinstance(value, list | set):  # Feast rounds those of lists towards 1970
         return type(value)(_whole_second(item) for item in value)
     return value
 

@@ -106,6 +106,8 @@ CONVERTED_HERE_ONLY: list[tuple[ValueType, pa.Array, list[Any]]] = [
     (ValueType.MAP, pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int64())), [{"a": 1}, None]),
     (ValueType.MAP_LIST, pa.array([[{"a": 1, "b": "x"}], None], pa.list_(STRUCT)), [[{"a": 1, "b": "x"}], None]),
     (ValueType.UNIX_TIMESTAMP_LIST, pa.array([[AT, None], None], pa.list_(pa.timestamp("us", "UTC"))), [[AT, None], None]),
+    (ValueType.UNIX_TIMESTAMP_LIST, pa.array([[AT], None], pa.list_(pa.timestamp("ns", "UTC"))), [[AT], None]),
+    (ValueType.UNIX_TIMESTAMP_SET, pa.array([[AT], None], pa.list_(pa.timestamp("ns", "UTC"))), [{AT}, None]),
     (ValueType.JSON_LIST, pa.array([["1", None], None]), [[1, None], None]),
     (ValueType.FLOAT, pa.array([1.5, None], pa.float16()), [1.5, None]),
     (ValueType.DOUBLE, pa.array([1.5, None], pa.float16()), [1.5, None]),
