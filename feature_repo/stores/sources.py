@@ -62,20 +62,20 @@ class Snapshot:
         """Make the rows a view of DuckDB's, leaving out the files of these `identities`."""
         files = [file for file, identity in zip(self.files, self.identities, strict=True) if identity not in without]
         carried = pa.schema([field.with_type(_carried(field.type)) for field in self.schema])
+        has_wide_decimals = "decimal256" in str(self.schema.types)
         if not files:
             connection.from_arrow(carried.empty_table()).create_view(name)
-        elif is_remote(self.uri) or (self.partitions and self.version is not None) or self._is_for_arrow:
-            # DuckDB has no S3 here, and a Delta file lacks its partition's columns
+        elif is_remote(self.uri) or (self.partitions and self.version is not None) or self._is_below_partitions or has_wide_decimals:
+            # DuckDB has no S3 here, a Delta file lacks its partition's columns, and DuckDB makes floats of wide decimals
             connection.register(name, _cast(_dataset(self, files), carried))
         else:
             patterns = [as_pattern(file) for file in files]
             connection.read_parquet(patterns, union_by_name=True, hive_partitioning=bool(self.partitions)).create_view(name)
 
     @property
-    def _is_for_arrow(self) -> bool:
-        """Whether Arrow alone reads it right: DuckDB takes folders above a source for its partitions, and makes floats of wide decimals."""
-        is_below_partitions = bool(self.partitions) and self.version is None and "=" in self.uri
-        return is_below_partitions or "decimal256" in str(self.schema.types)
+    def _is_below_partitions(self) -> bool:
+        """Whether others than Arrow would take folders above the source for partitions of it."""
+        return bool(self.partitions) and self.version is None and "=" in self.uri
 
     def is_whole(self) -> bool:
         """Whether all files are still there: old versions of a Delta table are cleaned away at some time."""
