@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -54,22 +53,21 @@ def store(home: Path | str | None = None) -> "FeatureStore":
 
     It is Feast's own, which also writes rows of nulls. Raises `HomeError` where no pipeline has run yet.
     """
-    from feature_repo.stores.store import Store
+    from feature_repo.stores.store import Store  # which imports Feast
 
-    return Store(config=repo_config(_home(home)))
+    return Store(config=repo_config(home_of(home)))
 
 
 def repo_config(home: Path) -> Any:
     """Feast's configuration for a home: `feature_store.yaml` of this folder, with the home's own paths in it."""
-    from feast.repo_config import RepoConfig
+    from feature_repo.importing import feast
 
-    logging.getLogger("feast.repo_config").addFilter(_is_news)
-    return RepoConfig(**store_settings(home), repo_path=REPOSITORY)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Leave out Feast's warning that this setting has no effect with a file registry: it has (a test reads meanwhile)."""
-    return "serve_features_while_materializing" not in record.getMessage()
+    settings = store_settings(home)
+    # set afterwards, for Feast warns that this has no effect with a file registry: it has (a test reads meanwhile)
+    serves_meanwhile = settings["registry"].pop("serve_features_while_materializing")
+    config = feast.RepoConfig(**settings, repo_path=REPOSITORY)
+    config.registry.serve_features_while_materializing = serves_meanwhile
+    return config
 
 
 def store_settings(home: Path) -> dict[str, Any]:
@@ -97,16 +95,16 @@ class _TrainingSets:
         """Join features to a spine as they were known at each row's instant.
 
         `spine` is a Polars, pandas or Arrow frame, an SQL query over the warehouse (`select ... from staging.records`) or a path
-        to Parquet, with `event_timestamp` (naive means UTC) and the keys of the views asked for. `features` is the name of a
-        feature service (`"triage_v1"`) or a list of `"view:feature"`; columns come back as `view__feature`. `as_of_versions`, the
-        `tables` of an earlier lock, reads the views as they were then; else they are read as the last run left them that
-        finished all of them, also while another is at work.
+        to Parquet, with `event_timestamp` (naive means UTC, text is ISO 8601) and the keys of the views asked for. `features` is
+        the name of a feature service (`"triage_v1"`) or a list of `"view:feature"`; columns come back as `view__feature`.
+        `as_of_versions`, the `tables` of an earlier lock, reads the views as they were then; else they are read as the last run
+        left them that finished all of them, also while another is at work.
         """
         from transforms.featurize import consistent_versions, staging_version
         from transforms.settings import Settings
         from transforms.warehouse import Warehouse
 
-        root = _home(home)
+        root = home_of(home)
         warehouse = Warehouse(Settings(home=root))
         feature_store = store(root)
         versions = dict(as_of_versions or consistent_versions(warehouse))
@@ -140,7 +138,7 @@ class _TrainingSets:
         from transforms.settings import Settings
         from transforms.warehouse import Warehouse
 
-        root = _home(home)
+        root = home_of(home)
         content, kept = _locked(lock, root)
         rows = kept if spine is None else spine
         if rows is None:
@@ -175,12 +173,13 @@ def online_features(features: "Sequence[str] | str", rows: "Sequence[Mapping[str
 
     Each row carries the keys of the views asked for. Every row comes back, in order: its own columns, then the features as
     `view__feature`, null for an unknown or null key and past the view's time to live. A view computed on demand gets the
-    row's `event_timestamp`, or now. The store stays open between calls; what is applied since is seen by the next one. Raises
-    `NotOnlineError` for a view that is not online: those of records are where `MILLRACE_ONLINE` names them.
+    row's `event_timestamp`, or now: a datetime (naive means UTC), a date or text in ISO 8601, never a number. The store
+    stays open between calls; what is applied since is seen by the next one. Raises `NotOnlineError` for a view that is not
+    online: those of records are where `MILLRACE_ONLINE` names them.
     """
     from feature_repo.stores.serving import opened
 
-    return opened(_home(home), store).read(features, rows)
+    return opened(home_of(home), store).read(features, rows)
 
 
 def similar_records(
@@ -210,7 +209,8 @@ def similar_records(
     return records.with_columns(distance=distances).sort("distance", "record_id")
 
 
-def _home(home: Path | str | None) -> Path:
+def home_of(home: Path | str | None) -> Path:
+    """Find the home that is meant: the one given, else as `store` says. Raises `HomeError` where no pipeline has run yet."""
     from transforms.errors import HomeError
     from transforms.settings import HOME_NAME, Settings
 

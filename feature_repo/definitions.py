@@ -1,11 +1,15 @@
 """The features that are served. The one file that `feast apply` scans; what a feature is stands in its contract."""
 
+import feature_repo.importing  # noqa: F401
+
+# isort: split
 import pandas as pd
 from feast import Entity, FeatureService, Field, RequestSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, UnixTimestamp
 
 from feature_repo.fields import feature_view
+from feature_repo.instants import instants
 from transforms.featurize import RECORD_KERNELS
 from transforms.schemas.features import (
     AuthorActivity,
@@ -54,8 +58,8 @@ instant = RequestSource(
 )
 def author_tenure(inputs: pd.DataFrame) -> pd.DataFrame:
     """Days from the author's first record to the instant."""
-    first = pd.to_datetime(inputs["first_event_timestamp"], utc=True)
-    days = (pd.to_datetime(inputs["event_timestamp"], utc=True) - first) / pd.Timedelta(days=1)
+    first, instant = (instants(inputs[name]) for name in ("first_event_timestamp", "event_timestamp"))
+    days = (instant - first) / pd.Timedelta(days=1)
     return pd.DataFrame({"days_since_first_record": days})
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import duckdb
 
 from feature_repo.client import repo_config, store_settings
+from feature_repo.done import done_path, read_done, write_done
 from feature_repo.locks import Lock, registered, replace_spine
 from feature_repo.online import identities, materialize
-from feature_repo.stores.done import done_path, read_done, write_done
 from transforms.erase import Noted, create_noted, every_file, touched
 from transforms.errors import ErasureError
 from transforms.featurize import VIEWS, files_resting_on, view_name
@@ -30,11 +30,10 @@ class TouchedLock(NamedTuple):
 
 def refuse_other_stores(warehouse: Warehouse) -> None:
     """Raise `ErasureError` if the home's online store is one from which nothing can be deleted."""
-    from feast.infra.online_stores.helpers import get_online_store_from_config
-
+    from feature_repo.importing import feast
     from feature_repo.stores.deletion import can_delete
 
-    online_store = get_online_store_from_config(repo_config(warehouse.settings.root).online_store)
+    online_store = feast.FeatureStore(config=repo_config(warehouse.settings.root)).provider.online_store
     if not can_delete(online_store):
         message = f"{type(online_store).__name__}: nothing can be deleted from this online store, so nothing is erased"
         raise ErasureError(message)
@@ -45,14 +44,12 @@ def erase_online(warehouse: Warehouse, note: Noted, now: datetime) -> None:
 
     Writing alone would not do: an older row never overwrites a newer one, and the newest may be the erased one.
     """
-    from feast import FeatureStore
-    from feast.infra.online_stores.helpers import get_online_store_from_config
-
+    from feature_repo.importing import feast
     from feature_repo.stores.deletion import delete_entities
 
     home = warehouse.settings.root
-    store = FeatureStore(config=repo_config(home))
-    online_store = get_online_store_from_config(store.config.online_store)
+    store = feast.FeatureStore(config=repo_config(home))
+    online_store = store.provider.online_store
     for contract in VIEWS:
         path = done_path(home, store_settings(home)["project"], view_name(contract))
         done = read_done(path)

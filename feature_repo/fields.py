@@ -2,6 +2,9 @@
 
 from datetime import timedelta
 
+import feature_repo.importing  # noqa: F401
+
+# isort: split
 import polars as pl
 from feast import Entity, FeatureView, Field, FileSource
 from feast.data_format import DeltaFormat

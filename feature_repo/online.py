@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from feature_repo.client import REPOSITORY, repo_config, store_settings, write_store_settings
+from feature_repo.done import Done, done_path, read_done, write_done
 from feature_repo.online_views import keep, online_views
-from feature_repo.stores.done import Done, done_path, read_done, write_done
 from transforms import schemas
 from transforms.featurize import VIEWS, view_name
 from transforms.replacing import replace_file
@@ -56,9 +56,9 @@ def apply(warehouse: Warehouse) -> bool:
 
 
 def _register(warehouse: Warehouse) -> None:
-    from feast import FeatureStore
+    from feature_repo.importing import feast
 
-    store = FeatureStore(config=repo_config(warehouse.settings.root))
+    store = feast.FeatureStore(config=repo_config(warehouse.settings.root))
     defined = _definitions(warehouse.settings.root)
     names = {(type(item).__name__, item.name) for item in defined}
     views = store.registry.list_all_feature_views(store.project, skip_udf=True)  # their code may be gone since
@@ -92,15 +92,14 @@ def materialize(warehouse: Warehouse, now: datetime, report: Report) -> dict[str
     due = due_views(warehouse, now)
     if not due:
         return entities
-    from feast import FeatureStore
-
+    from feature_repo.importing import feast
     from feature_repo.stores.columnar import reporting
 
     def count(view: str, written: int, _total: int) -> None:
         entities[view] += written
         report(f"online {view}", written, 0)
 
-    store = FeatureStore(config=repo_config(warehouse.settings.root))
+    store = feast.FeatureStore(config=repo_config(warehouse.settings.root))
     if not all(store.get_feature_view(view).online for view in due):  # `feast apply` was run on this home with another one's choice
         _register(warehouse)
         store.refresh_registry()
@@ -129,15 +128,13 @@ def identities(warehouse: Warehouse, relation: str, files: Sequence[str]) -> lis
 
 def _definitions(home: Path) -> list[Any]:
     """Everything that `feast apply` would find in `definitions.py`, the views' sources included; online is what the home keeps online."""
-    from feast import Entity, FeatureService, FeatureView
-    from feast.base_feature_view import BaseFeatureView
-    from feast.data_source import DataSource
-
     from feature_repo import definitions
+    from feature_repo.importing import feast
 
-    found = [item for item in vars(definitions).values() if isinstance(item, Entity | FeatureService | BaseFeatureView | DataSource)]
+    kinds = (feast.Entity, feast.FeatureService, feast.base_feature_view.BaseFeatureView, feast.data_source.DataSource)
+    found = [item for item in vars(definitions).values() if isinstance(item, kinds)]
     for view in found:
-        if isinstance(view, FeatureView):
+        if isinstance(view, feast.FeatureView):
             view.online = view.name in online_views(home)
     return found + [item.batch_source for item in found if getattr(item, "batch_source", None)]
 

@@ -6,7 +6,7 @@ Records are rarely read by id, and each would take a row a feature: 2 million ch
 from pathlib import Path
 
 from feature_repo.client import store_settings
-from feature_repo.stores.done import done_path
+from feature_repo.done import done_path
 from transforms.errors import HomeError
 from transforms.featurize import OF_RECORDS, VIEWS, view_name
 from transforms.replacing import replace_file

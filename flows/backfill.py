@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import flows.importing  # noqa: F401
+
+# isort: split
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 

@@ -4,6 +4,9 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+import flows.importing
+
+# isort: split
 from prefect import flow, task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -54,6 +57,7 @@ def emit_drift(what: str, payload: dict[str, Any]) -> None:
 
 def run_local(parameters: PipelineParameters, report: Report) -> Summary:
     """Run the flow in this process, as a Prefect run of its own; progress goes to `report`."""
+    flows.importing.show_runs()
     token = _report.set(report)
     try:
         return Summary.model_validate(pipeline(parameters))

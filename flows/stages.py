@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from flows.history import STAGES, note_run, note_source
 from transforms.errors import BreakingChangeError, FileRefusedError, HomeError, MillraceError
+from transforms.instants import instant_of
 from transforms.replacing import replace_file
 from transforms.settings import Settings
 from transforms.source import Source, load_source
@@ -47,11 +48,14 @@ class PipelineParameters(BaseModel):
         return Settings(home=Path(self.home)) if self.home else Settings()
 
 
+Instant = Annotated[datetime, BeforeValidator(instant_of)]  # in UTC; Pydantic would guess a number's unit
+
+
 class BackfillParameters(BaseModel):
     """Which span a backfill is to look at; UTC, the end not included."""
 
-    start: datetime | None = Field(default=None, description="First instant; from the beginning if empty.")
-    end: datetime | None = Field(default=None, description="Instant before which it ends; no end if empty.")
+    start: Instant | None = Field(default=None, description="First instant; from the beginning if empty.")
+    end: Instant | None = Field(default=None, description="Instant before which it ends; no end if empty.")
     home: str | None = Field(default=None, description=HOME_HELP)
 
     def settings(self) -> Settings:
@@ -59,10 +63,10 @@ class BackfillParameters(BaseModel):
         return Settings(home=Path(self.home)) if self.home else Settings()
 
     def span(self) -> "Span":
-        """The span, its bounds in UTC where they name no zone."""
+        """The span."""
         from transforms.backfill import Span
 
-        return Span(*(bound.replace(tzinfo=UTC) if bound and not bound.tzinfo else bound for bound in (self.start, self.end)))
+        return Span(self.start, self.end)
 
 
 class MaintainParameters(BaseModel):

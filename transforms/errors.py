@@ -39,6 +39,10 @@ class HomeError(MillraceError):
     """The home cannot be used: not writable, or nothing there yet."""
 
 
+class InstantError(MillraceError, ValueError):
+    """What was given as an instant is none that can be read in one way only."""
+
+
 class ErasureError(MillraceError):
     """What is to be erased cannot be, or was not."""
 

@@ -1,1 +1,3 @@
-"""Feast plug-ins: the offline store."""
+"""Feast plug-ins: the offline store, the online stores, the materialization engine, the registry's file."""
+
+import feature_repo.importing  # noqa: F401

@@ -37,6 +37,7 @@ from feature_repo.stores.spine import EVENT_TIMESTAMP, Spine, SpineRows, read_sp
 from feature_repo.stores.sql import point_in_time_sql
 from feature_repo.stores.timeline import CREATED, INSTANT, INSTANT_UP, Partitions, Timeline, n_partitions, to_instant, ttl_units
 from transforms.expressions import quoted
+from transforms.instants import in_utc, instants_in
 from transforms.settings import Settings
 from transforms.warehouse import Warehouse
 
@@ -123,7 +124,7 @@ class AsofRetrievalJob(RetrievalJob):
 
     def to_polars(self) -> pl.DataFrame:
         """Run, as a Polars frame."""
-        return pl.DataFrame(self.to_arrow())
+        return pl.DataFrame(sources.known_zones(self.to_arrow()))
 
     def to_arrow_reader(self) -> pa.RecordBatchReader:
         """Run as the result is read, one batch of the spine at a time, so that memory holds one batch."""
@@ -192,7 +193,7 @@ class AsofOfflineStore(OfflineStore):
         """Join the newest feature row at or before each spine row's instant; every spine row comes back, in order.
 
         The spine is a pandas, Polars or Arrow frame, an SQL query over the warehouse, or a path to Parquet (a file, folder
-        or glob), with an `event_timestamp` (naive means UTC) and the views' keys. Without one the keys are those with
+        or glob), with an `event_timestamp` (naive means UTC, text is ISO 8601) and the views' keys. Without one the keys are those with
         a row from `start_date` to `end_date`, both included, as of `end_date`.
         With `filter_by_created_timestamp` only rows created by the spine's instant count.
 
@@ -263,6 +264,9 @@ class AsofOfflineStore(OfflineStore):
         if missing:
             message = f"view {feature_view.name}: the rows to write lack {', '.join(missing)}, which its source {source.name!r} has"
             raise ValueError(message)
+        for name in _present(source.timestamp_field) + _present(source.created_timestamp_column):
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, name, instants_in(table[place], name))
         sources.append(config, source, table.select(schema.names).cast(schema))
         if progress:
             progress(table.num_rows)
@@ -342,7 +346,9 @@ class Join:
     def _asked(self, read: ViewRead, spine: SpineRows, batch: pa.Table) -> pl.DataFrame:
         schema = read.rows.scan().collect_schema()
         columns = list(dict.fromkeys([spine.event_timestamp, *read.spine_keys.values()]))
-        frame = pl.DataFrame(pl.from_arrow(batch.select(columns)))
+        instants = instants_in(batch[spine.event_timestamp], spine.event_timestamp)
+        named = batch.select(columns).set_column(columns.index(spine.event_timestamp), spine.event_timestamp, instants)
+        frame = pl.DataFrame(sources.known_zones(named))
         keys = [
             matching(spine_key, frame.schema[spine_key], schema[read.columns[key]], read.view.name).alias(key)
             for key, spine_key in read.spine_keys.items()
@@ -404,13 +410,13 @@ def _entities_between(reads: list[ViewRead], start: datetime, end: datetime) -> 
     for read in reads:
         schema, column = read.rows.scan().collect_schema(), read.timestamps[INSTANT]
         instant = to_instant(column, schema[column], _unit(read))
-        first, last = (pl.lit(make_tzaware(time)).cast(pl.Datetime(_unit(read), "UTC")).to_physical() for time in (start, end))
+        first, last = (pl.lit(in_utc(make_tzaware(time))).cast(pl.Datetime(_unit(read), "UTC")).to_physical() for time in (start, end))
         keys = [pl.col(read.columns[key]).alias(spine_key) for key, spine_key in read.spine_keys.items()]
         if keys:
             found.append(read.rows.scan().filter(instant.is_between(first, last)).select(keys).unique())
     keys_of_all = pl.concat(found, how="diagonal_relaxed").unique().collect() if found else pl.DataFrame([{}])
     sorted_keys = keys_of_all.sort(pl.all()) if keys_of_all.width else keys_of_all
-    return sorted_keys.with_columns(pl.lit(make_tzaware(end)).cast(pl.Datetime("us", "UTC")).alias(EVENT_TIMESTAMP))
+    return sorted_keys.with_columns(pl.lit(in_utc(make_tzaware(end))).cast(pl.Datetime("us", "UTC")).alias(EVENT_TIMESTAMP))
 
 
 def _warehouse(config: RepoConfig) -> Warehouse:

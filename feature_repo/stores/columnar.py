@@ -35,11 +35,11 @@ from feast.utils import make_tzaware
 from feast.value_type import ValueType
 from tqdm import tqdm
 
+from feature_repo.done import Done, done_path, read_done, write_done
 from feature_repo.stores import sources
 from feature_repo.stores.asof import AsofOfflineStore, connect
 from feature_repo.stores.bulk import bulk_writer
 from feature_repo.stores.codec import encode_entity_keys
-from feature_repo.stores.done import Done, done_path, read_done, write_done
 from feature_repo.stores.sources import Snapshot, snapshot
 from transforms.expressions import quoted
 

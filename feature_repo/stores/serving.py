@@ -28,6 +28,7 @@ from feast.value_type import ValueType
 from feature_repo.stores.codec import decode_values, encode_entity_keys
 from feature_repo.stores.online import NO_ENTITY, LeanReads, Read, Stored, refuse_not_online
 from feature_repo.stores.values import key_values
+from transforms.instants import in_utc, instants_of
 
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
 Values: TypeAlias = pa.Array | pl.Series  # a series of Python objects, where no type holds all of a column
@@ -99,9 +100,11 @@ class OpenStore:
     def read(self, features: Sequence[str] | str, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
         """Answer every row, in order: its own columns, then the features as `view__feature`.
 
-        Raises ValueError where rows differ in their columns, or lack a key or a request value that a view needs.
+        Raises ValueError where rows differ in their columns, lack a key or a request value that a view needs, or give an
+        `event_timestamp` that can be read in more than one way, as a number.
         """
         plan = self._plan(features if isinstance(features, str) else tuple(features))
+        rows = [in_utc(dict(row)) for row in rows]
         asked = _columns(rows, plan)
         answer = self._lean(plan, asked) if self._is_lean(plan) else self._by_feast(plan, asked)
         typed = {column: answer[column] for column in plan.columns if isinstance(answer[column], pa.Array)}
@@ -234,7 +237,8 @@ def _columns(rows: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, list[An
     needed = {names[0] for view in plan.views for names in view.keys.values()} | plan.request_data
     columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else needed)}
     if EVENT_TIMESTAMP in plan.request_data:
-        columns.setdefault(EVENT_TIMESTAMP, [datetime.now(UTC)] * len(rows))
+        asked = columns.get(EVENT_TIMESTAMP, [datetime.now(UTC)] * len(rows))
+        columns[EVENT_TIMESTAMP] = instants_of(asked, EVENT_TIMESTAMP).to_pylist()
     if missing := sorted(plan.request_data - columns.keys()):
         message = f"the rows have no {missing[0]!r}, which a view computed on demand needs"
         raise ValueError(message)

@@ -6,7 +6,7 @@ A `Snapshot` is fixed when it is taken: a Delta table at one version, or the Par
 import glob
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,11 @@ class Snapshot:
 
     def scan(self) -> pl.LazyFrame:
         """Read the rows with Polars, lazily."""
+        empty = known_zones(self.schema.empty_table())
         if not self.files:
-            return pl.LazyFrame(pl.DataFrame(self.schema.empty_table()))
+            return pl.LazyFrame(pl.DataFrame(empty))
+        if empty.schema != self.schema:
+            return pl.scan_pyarrow_dataset(_dataset(replace(self, schema=empty.schema), list(self.files)))
         # Polars takes the URI of a Delta file for its path, in which a blank is none
         if self.version is not None and (is_remote(self.uri) or self.partitions or quote(self.uri) == self.uri):
             return pl.scan_delta(self.uri, version=self.version, storage_options=dict(self.storage_options))
@@ -166,6 +169,15 @@ def snapshot(config: RepoConfig, source: DataSource, version: int | None = None)
     files = tuple(prefix + file for file in sorted(dataset.files))
     schema = pa.unify_schemas([dataset.schema, *(file.physical_schema for file in dataset.get_fragments())], promote_options="permissive")
     return Snapshot(uri, None, files, schema, _partitions(uri, files), options)
+
+
+def known_zones(table: pa.Table) -> pa.Table:
+    """Give times in UTC whose zone is an offset, as `+05:30`: Polars knows zones by their names."""
+    zoned = [field for field in table.schema if pa.types.is_timestamp(field.type) and (field.type.tz or "").startswith(("+", "-"))]
+    for field in zoned:
+        place = table.schema.get_field_index(field.name)
+        table = table.set_column(place, field.name, table[place].cast(pa.timestamp(field.type.unit, "UTC")))
+    return table
 
 
 def parquet(uri: str, options: Mapping[str, str]) -> pads.FileSystemDataset | None:

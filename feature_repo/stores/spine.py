@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from feature_repo.stores import sources
+from transforms.instants import INSTANT, in_utc, instants_in, instants_of, is_text
 from transforms.paths import parquet_sql
 
 Spine: TypeAlias = pd.DataFrame | pl.DataFrame | pl.LazyFrame | pa.Table | Path | str
@@ -46,7 +47,7 @@ class SpineRows:
         """Find the first and the last instant; of files it is not known without reading them."""
         if not isinstance(self.rows, pa.Table):
             return None, None
-        ends = pc.min_max(self.rows[self.event_timestamp].cast(pa.timestamp("us", "UTC"), safe=False)).as_py()
+        ends = pc.min_max(instants_in(self.rows[self.event_timestamp], self.event_timestamp).cast(INSTANT, safe=False)).as_py()
         return ends["min"], ends["max"]
 
     def check(self, keys: Mapping[str, Iterable[str]], features: Mapping[str, str]) -> None:
@@ -58,9 +59,8 @@ class SpineRows:
                 message = f"the spine has no column {missing[0]!r}, which view {view} needs; it has {', '.join(names)}"
                 raise ValueError(message)
         kind = self.schema.field(self.event_timestamp).type
-        if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
-            message = f"the spine's {self.event_timestamp} is {kind}, not a timestamp; convert it, naive times count as UTC"
-            raise ValueError(message)
+        rows = self.rows if isinstance(self.rows, pa.Table) or not is_text(kind) else self.rows.to_table([self.event_timestamp])
+        instants_in((rows if isinstance(rows, pa.Table) else self.schema.empty_table())[self.event_timestamp], self.event_timestamp)
         for feature, view in features.items():
             if feature in names:
                 message = f"the spine has a column {feature!r}, as has view {view}; ask with full_feature_names=True, or rename the spine's"
@@ -90,10 +90,21 @@ def to_arrow(connection: duckdb.DuckDBPyConnection, spine: Spine) -> pa.Table:
     if isinstance(spine, str | Path):
         return pads.dataset(spine, format="parquet").to_table()
     if isinstance(spine, pd.DataFrame):
-        return pa.Table.from_pandas(spine, preserve_index=False)
+        objects = {str(name): _objects(spine[name]) for name, kind in spine.dtypes.items() if pd.api.types.is_object_dtype(kind)}
+        return pa.Table.from_pandas(spine.assign(**objects), preserve_index=False)
     if isinstance(spine, pl.LazyFrame):
         spine = spine.collect()
     return spine.to_arrow() if isinstance(spine, pl.DataFrame) else spine
+
+
+def _objects(column: pd.Series) -> pd.Series:
+    """Give datetimes that pandas keeps as Python has them in UTC, and a spine's instants as such where their kinds are mixed."""
+    kind = pd.api.types.infer_dtype(column, skipna=True)
+    if kind == "string":
+        return column
+    if column.name == EVENT_TIMESTAMP and kind not in {"date", "datetime"}:
+        return pd.Series(instants_of(column.tolist(), EVENT_TIMESTAMP).to_pandas(), column.index)
+    return column.map(in_utc)
 
 
 def _is_path(text: str) -> bool:

@@ -1,7 +1,8 @@
 """What the commands share: their options, and opening a home that is there. One further command a module; all are light to import."""
 
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,22 @@ source_option = click.option(
     "--source", required=True, metavar="FILE", help="YAML file that says where the records are and which field is which."
 )
 home_option = click.option("--home", metavar="DIR", help=HOME_HELP)
+
+
+class Instant(click.ParamType):  # type: ignore[type-arg]  # which only newer versions take
+    """An instant in ISO 8601; without an offset it is UTC."""
+
+    name = "instant"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Read the text; click says which option it was for."""
+        from transforms.errors import InstantError
+        from transforms.instants import parse_instant
+
+        try:
+            return value if isinstance(value, datetime) else parse_instant(value)
+        except InstantError as error:
+            self.fail(f"{value!r} is {error}", param, ctx)
 
 
 def open_warehouse(home: str | None) -> "Warehouse":

@@ -1,18 +1,18 @@
 """`millrace backfill`: fill what the feature views lack in a span of time."""
 
+from datetime import datetime
+
 import click
 
-from flows.commands import home_option, open_warehouse
-
-DATE = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
+from flows.commands import Instant, home_option, open_warehouse
 
 
 @click.command()
-@click.option("--from", "start", type=DATE, help="First instant of the span, UTC. Default: the beginning.")
-@click.option("--to", "end", type=DATE, help="Instant before which it ends, UTC. Default: no end.")
+@click.option("--from", "start", type=Instant(), metavar="INSTANT", help="First instant of the span. Default: the beginning.")
+@click.option("--to", "end", type=Instant(), metavar="INSTANT", help="Instant before which it ends. Default: no end.")
 @click.option("--dry-run", is_flag=True, help="List what is due and what it may take; write nothing.")
 @home_option
-def backfill(start: click.DateTime | None, end: click.DateTime | None, home: str | None, *, dry_run: bool) -> None:
+def backfill(start: datetime | None, end: datetime | None, home: str | None, *, dry_run: bool) -> None:
     """Fill what the feature views lack in a span of time.
 
     Lists the rows that are missing, or that other code has made, with what computing them may take; then computes them in

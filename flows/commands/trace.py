@@ -7,20 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.commands import home_option, open_warehouse
+from flows.commands import Instant, home_option, open_warehouse
 
 if TYPE_CHECKING:
     from transforms.trace import FeatureTrace, FileTrace, RecordTrace, Table, Version
-
-
-def _instant(_ctx: click.Context, _param: click.Parameter, value: str | None) -> datetime:
-    """Read an instant in ISO 8601; without an offset it is UTC, without a value it is now."""
-    try:
-        instant = datetime.fromisoformat(value) if value else datetime.now(UTC)
-    except ValueError:
-        message = f"{value!r} is no instant; e.g. 2024-05-01T00:00:00Z"
-        raise click.BadParameter(message) from None
-    return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
 @click.command()
@@ -28,7 +18,7 @@ def _instant(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 @click.option("--feature", metavar="VIEW:ENTITY", help="A row of a view, or VIEW:FEATURE:ENTITY, and the records behind it.")
 @click.option("--source-file", metavar="PATH", help="What a file brought, and the feature rows that rest on it.")
 @home_option
-@click.option("--at", callback=_instant, metavar="INSTANT", help="With --feature: the instant asked for. Default: now.")
+@click.option("--at", type=Instant(), metavar="INSTANT", help="With --feature: the instant asked for. Default: now.")
 @click.option("--text", is_flag=True, help="With --record: the texts too.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(min=0), help="How many records, instants or rows to list.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
@@ -37,7 +27,7 @@ def trace(
     feature: str | None,
     source_file: str | None,
     home: str | None,
-    at: datetime,
+    at: datetime | None,
     *,
     text: bool,
     limit: int,
@@ -61,7 +51,7 @@ def trace(
     warehouse = open_warehouse(home)
     if feature is not None:
         view, name, entity = parse_reference(feature)
-        traced = trace_feature(warehouse, view, entity, at, feature=name, limit=limit)
+        traced = trace_feature(warehouse, view, entity, at or datetime.now(UTC), feature=name, limit=limit)
         click.echo(traced.model_dump_json(indent=2) if as_json else "\n".join(_feature_lines(traced)))
         _fail_on_mismatch(traced)
     elif record is not None:

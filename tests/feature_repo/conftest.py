@@ -1,5 +1,6 @@
 """A small home of the sample, and homes of any staged records, ready for retrieval."""
 
+import json
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
 from feature_repo.online import apply
 from feature_repo.online_views import keep
@@ -36,6 +38,22 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     ingest(source, warehouse)
     prepare(source, warehouse)
     return ready(warehouse)
+
+
+@pytest.fixture(scope="session")
+def ann(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    """A home of two records of one author, known as they were written: at 10:00 UTC on the 1st and the 2nd of January 2026."""
+    folder = tmp_path_factory.mktemp("ann")
+    written = [f"2026-01-0{day}T10:00:00Z" for day in (1, 2)]
+    rows = [{"id": str(row), "author": "ann", "written": at, "text": f"note {row}"} for row, at in enumerate(written)]
+    (folder / "notes.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    fields = {"record_id": "id", "author_id": "author", "event_timestamp": "written", "text": "text"}
+    document = {"name": "notes", "uri": "notes.jsonl", "known": "at_event", "record": fields}
+    (folder / "notes.yaml").write_text(yaml.safe_dump(document))
+    source, warehouse = load_source(folder / "notes.yaml"), Warehouse(Settings(home=folder / "home"))
+    ingest(source, warehouse)
+    prepare(source, warehouse)
+    return ready(warehouse, datetime(2026, 2, 1, tzinfo=UTC))
 
 
 @pytest.fixture(scope="session")
@@ -75,9 +93,9 @@ def _stage(warehouse: Warehouse, records: pl.DataFrame) -> Warehouse:
     return warehouse
 
 
-def ready(warehouse: Warehouse) -> Warehouse:
+def ready(warehouse: Warehouse, now: datetime = NOW) -> Warehouse:
     """Featurize and register, the views of records online too."""
-    featurize(warehouse, NOW)
+    featurize(warehouse, now)
     keep(warehouse.settings.root, [view_name(contract) for contract in OF_RECORDS])
     apply(warehouse)
     return warehouse

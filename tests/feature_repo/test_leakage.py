@@ -170,8 +170,13 @@ def test_missing_key_is_named(small: Warehouse, spine: pl.DataFrame) -> None:
 
 
 def test_instant_that_is_no_timestamp_is_named(small: Warehouse, spine: pl.DataFrame) -> None:
-    with pytest.raises(ValueError, match=r"event_timestamp is .*string.*, not a timestamp"):
-        features_of(small, spine.with_columns(pl.col("event_timestamp").cast(pl.String)), ACTIVITY)
+    with pytest.raises(ValueError, match="^column 'event_timestamp' is int64: a number, which does not say its unit"):
+        features_of(small, spine.with_columns(pl.col("event_timestamp").dt.epoch("s")), ACTIVITY)
+
+
+def test_instant_in_text_is_the_instant(small: Warehouse, spine: pl.DataFrame) -> None:
+    text = spine.with_columns(pl.col("event_timestamp").dt.to_string("iso:strict"))
+    assert features_of(small, text, ACTIVITY).drop("event_timestamp").equals(features_of(small, spine, ACTIVITY).drop("event_timestamp"))
 
 
 # --- whatever form it has ---

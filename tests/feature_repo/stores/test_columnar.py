@@ -43,12 +43,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tqdm import tqdm
 
+from feature_repo.done import Done, done_path, read_done, write_done
 from feature_repo.online import due_views
 from feature_repo.online import materialize as bring_up_to_date
 from feature_repo.stores import columnar
 from feature_repo.stores.bulk import bulk_writer
 from feature_repo.stores.columnar import Materialization, reporting
-from feature_repo.stores.done import Done, done_path, read_done, write_done
 from transforms.warehouse import Warehouse
 
 EPOCH, DAY = datetime(1970, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC)

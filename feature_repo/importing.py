@@ -1,0 +1,13 @@
+"""Imports Feast, and leaves the process of whoever uses it as it was. Whatever of ours needs Feast imports this first."""
+
+import warnings
+
+import pandas as pd  # noqa: F401 - before Feast, whose filters of warnings are undone: NumPy's are not
+import prometheus_client  # noqa: F401 - before Feast, which would make it count in files, the user's metrics too
+
+from transforms.importing import unchecked, unset
+
+with unchecked("feast"), warnings.catch_warnings(), unset("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR"):
+    import feast
+
+__all__ = ["feast"]

@@ -1,0 +1,32 @@
+"""Imports Prefect, and leaves the loggers of whoever uses the process as they were; whatever imports Prefect imports this first.
+
+Prefect hangs its console on the root logger as it is imported. `show_runs` does so where a run of ours is to be shown.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+
+
+@contextmanager
+def _loggers_kept() -> Iterator[None]:
+    known = [logging.root, *(logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger))]
+    names = ("handlers", "filters", "propagate", "disabled")
+    before = [(logger, logger.level, {name: copy(getattr(logger, name)) for name in names}) for logger in known]
+    try:
+        yield
+    finally:
+        for logger, level, attributes in before:
+            logger.setLevel(level)
+            vars(logger).update(attributes)
+
+
+with _loggers_kept():
+    import prefect.main  # noqa: F401
+    from prefect.logging.configuration import setup_logging
+
+
+def show_runs() -> None:
+    """Have Prefect show on the console what a run logs."""
+    setup_logging(incremental=False)

@@ -1,0 +1,70 @@
+"""What is imported from here, and what is called, leaves the process of whoever does so as it was."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from transforms.warehouse import Warehouse
+
+ROOT = Path(__file__).parent.parent.parent
+SOURCES = [path for package in ("transforms", "feature_repo", "flows") for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def watched(home: Path, *modules: str) -> dict[str, list[str]]:
+    """What changed in a process that imported modules and called the client."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.watch", str(home), *modules]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("first", ["feature_repo.definitions", "flows.pipeline"])
+def test_no_import_and_no_call_changes_the_process(first: str, small: Warehouse) -> None:
+    modules = [first, *(module for path in SOURCES if (module := module_of(path)) != first)]
+    assert len(modules) > 80
+    assert watched(small.settings.root, *modules) == {"imports": [], "calls": []}
+
+
+class Import(NamedTuple):
+    line: int
+    of: str
+
+
+def imports(path: Path) -> Iterator[Import]:
+    """Every import of a module, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (Import(node.lineno, name.name) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield Import(node.lineno, node.module or "")
+
+
+# who imports the package on the left does so after the module on the right, which keeps the process as it was
+KEEPERS = {"pandera": "transforms.schemas", "feast": "feature_repo.importing", "prefect": "flows.importing"}
+
+
+@pytest.mark.parametrize("package", KEEPERS)
+def test_what_changes_a_process_is_imported_after_what_keeps_it(package: str) -> None:
+    keeper = KEEPERS[package]
+    wrong = []
+    for path in SOURCES:
+        found = sorted(imports(path))
+        kept = [line for line, of in found if of == keeper] + [0] * module_of(path).startswith(
+            ("transforms.schemas", "feature_repo.stores")
+        )
+        wanted = [line for line, of in found if of.split(".")[0] == package]
+        if wanted and module_of(path) != keeper and not (kept and min(kept) < min(wanted)):
+            wrong.append(f"{module_of(path)}, line {min(wanted)}")
+    # the feature server is the process's own purpose, and the types of the client are looked at by no interpreter
+    assert [place for place in wrong if not place.startswith(("flows.cli,", "feature_repo.client,"))] == []
