@@ -171,10 +171,12 @@ def train_demo(home: str | None) -> None:
 @click.option("--port", default=6566, show_default=True)
 def serve(home: str | None, host: str, port: int) -> None:
     """Serve online features over HTTP: Feast's own feature server on this home."""
-    from feature_repo.client import REPOSITORY
+    from feature_repo.client import REPOSITORY, home_of
+    from transforms.importing import unchecked
 
-    settings = open_warehouse(home).settings.root / "feature_store.yaml"
-    from feast.cli.cli import cli  # after feature_repo, which makes it quicker
+    settings = home_of(home) / "feature_store.yaml"  # no table is opened: Delta's threads would be missing where the server forks
+    with unchecked("feast"):
+        from feast.cli.cli import cli
 
     cli(["-c", str(REPOSITORY), "-f", str(settings), "serve", "--host", host, "--port", str(port)])
 
