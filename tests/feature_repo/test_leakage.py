@@ -170,7 +170,7 @@ def test_missing_key_is_named(small: Warehouse, spine: pl.DataFrame) -> None:
 
 
 def test_instant_that_is_no_timestamp_is_named(small: Warehouse, spine: pl.DataFrame) -> None:
-    with pytest.raises(ValueError, match="^column 'event_timestamp' is int64: a number, which does not say its unit"):
+    with pytest.raises(ValueError, match=r"^column 'event_timestamp' is int64: a number, which does not say its unit"):
         features_of(small, spine.with_columns(pl.col("event_timestamp").dt.epoch("s")), ACTIVITY)
 
 

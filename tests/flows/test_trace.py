@@ -101,7 +101,7 @@ def test_a_tampered_table_fails_in_one_line(millrace: Run, home: Path, tmp_path:
     [
         ((), "say one of --record, --feature and --source-file"),
         (("--record", "a", "--feature", "author_activity:a"), "say one of"),
-        (("--feature", "author_activity:a", "--at", "yesterday"), "'yesterday' is no instant; e.g. 2024-05-01T00:00:00Z"),
+        (("--feature", "author_activity:a", "--at", "yesterday"), "'yesterday' is no instant in ISO 8601; write 2026-01-02T10:00:00Z"),
     ],
 )
 def test_a_mistake_is_named(home: Path, arguments: tuple[str, ...], words: str) -> None:

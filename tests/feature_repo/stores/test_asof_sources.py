@@ -327,11 +327,10 @@ def test_joins_pulls_and_appends_on_object_storage(
     [
         (pa.table({EVENT: [at(1)]}), ["visits", "'user'", EVENT]),
         (pa.table({"user": [1]}), [EVENT, "user"]),
-        (pa.table({"user": [1], EVENT: ["2024-01-01"]}), [EVENT, "string", "timestamp"]),
         (pa.table({"user": ["1"], EVENT: [at(1)]}), ["visits", "'user'", "int64", "str"]),
         (pa.table({"user": [1], "value": [3], EVENT: [at(1)]}), ["visits", "'value'", "full_feature_names"]),
     ],
-    ids=["no key", "no instant", "instant is text", "key of another type", "column named as a feature"],
+    ids=["no key", "no instant", "key of another type", "column named as a feature"],
 )
 def test_refuses_a_spine_that_does_not_fit(write_view: WriteView, make_store: MakeStore, spine: pa.Table, words: list[str]) -> None:
     store = make_store(write_view("visits", PULLED))
