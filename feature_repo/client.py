@@ -64,7 +64,7 @@ def repo_config(home: Path) -> Any:
 
     settings = store_settings(home)
     # set afterwards, for Feast warns that this has no effect with a file registry: it has (a test reads meanwhile)
-    serves_meanwhile = settings["registry"].pop("serve_features_while_materializing")
+    serves_meanwhile = settings["registry"].pop("serve_features_while_materializing", False)
     config = feast.RepoConfig(**settings, repo_path=REPOSITORY)
     config.registry.serve_features_while_materializing = serves_meanwhile
     return config
