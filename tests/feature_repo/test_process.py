@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
+from feature_repo import store
 from transforms.warehouse import Warehouse
 
 ROOT = Path(__file__).parent.parent.parent
@@ -68,3 +69,8 @@ def test_what_changes_a_process_is_imported_after_what_keeps_it(package: str) ->
             wrong.append(f"{module_of(path)}, line {min(wanted)}")
     # the feature server is the process's own purpose, and the types of the client are looked at by no interpreter
     assert [place for place in wrong if not place.startswith(("flows.cli,", "feature_repo.client,"))] == []
+
+
+def test_views_are_served_while_they_are_materialized_and_nothing_is_said_of_it(small: Warehouse, caplog: pytest.LogCaptureFixture) -> None:
+    assert store(small.settings.root).registry.serve_features_while_materializing
+    assert "serve_features_while_materializing" not in caplog.text
