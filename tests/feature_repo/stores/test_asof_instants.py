@@ -107,7 +107,7 @@ FORMS: dict[str, Callable[[list[datetime], tzinfo, str, Path], Any]] = {
 }
 
 
-@settings(max_examples=60)
+@settings(max_examples=50)
 @given(
     moments=st.lists(MOMENTS, min_size=1, max_size=8),
     zone=ZONES,
