@@ -13,7 +13,9 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from feature_repo.stores.bulk import GuardedWrites, Row
 from feature_repo.stores.online import refuse_not_online
-from feature_repo.stores.values import RequestError, instants, key_values, proto_values
+from feature_repo.stores.values import RequestError, key_values, proto_values
+from transforms.errors import InstantError
+from transforms.instants import instants_of
 
 _write_as_feast = FeatureStore.write_to_online_store  # as it is here, whatever the class gets later
 
@@ -105,7 +107,7 @@ def _values(view: FeatureView, frame: pd.DataFrame, field: Any) -> Sequence[Valu
 
 def _instants(view: FeatureView, frame: pd.DataFrame, name: str) -> Sequence[Any]:
     try:
-        return instants(_column(view, frame, name))
-    except TypeError as error:
-        message = f"view {view.name}: column {name!r}: {error}"
+        return list(instants_of(_column(view, frame, name), name).to_pylist())
+    except InstantError as error:
+        message = f"view {view.name}: {error}"
         raise RequestError(message) from error

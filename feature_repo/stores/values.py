@@ -5,7 +5,7 @@ No message says a value: it may be somebody's text or identifier.
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +15,9 @@ from feast.errors import FeastError
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import python_values_to_proto_values
 from feast.value_type import ValueType
+
+from transforms.errors import InstantError
+from transforms.instants import instant_of
 
 INTEGERS = {ValueType.INT32: 2**31, ValueType.INT64: 2**63}
 REAL_LISTS = {ValueType.FLOAT_LIST, ValueType.DOUBLE_LIST, ValueType.FLOAT_SET, ValueType.DOUBLE_SET}
@@ -104,7 +107,7 @@ def _fitting(value: Any, kind: ValueType) -> Any:
     if kind in (ValueType.DOUBLE, ValueType.FLOAT):
         return _real(value)
     if kind == ValueType.UNIX_TIMESTAMP and isinstance(value, date | str):
-        return _whole_second(_instant(value))
+        return _whole_second(instant_of(value))
     if kind == ValueType.ZONED_TIMESTAMP:
         return _whole_second(datetime.fromisoformat(value) if isinstance(value, str) else value)
     if kind == ValueType.UNIX_TIMESTAMP_SET and isinstance(value, list | set):  # Feast rounds those of lists towards 1970
@@ -156,10 +159,10 @@ def _key(name: str, value: Any, kind: ValueType) -> Any:
     raise RequestError(message)
 
 
-def _instant_key(name: str, key: Any) -> datetime:
+def _instant_key(name: str, key: Any) -> datetime | None:
     try:
-        return _instant(key)
-    except TypeError as error:
+        return instant_of(key)
+    except InstantError as error:
         message = f"key {name!r}: {error}"
         raise RequestError(message) from error
 
@@ -174,21 +177,3 @@ def _whole(value: float | Decimal | str, end: int) -> int | None:
     except (ValueError, OverflowError):  # infinite
         return None
     return number if number == value and -end <= number < end else None
-
-
-def instants(values: Iterable[Any]) -> list[datetime | None]:
-    """Read times: naive ones are UTC, a date is its midnight, a text is ISO 8601. Raises TypeError for anything else, as a number."""
-    return [None if value is None else _instant(value) for value in map(plain, values)]
-
-
-def _instant(value: Any) -> datetime:
-    try:
-        time = datetime.fromisoformat(value) if isinstance(value, str) else value
-    except ValueError:
-        message = "a text that is no ISO 8601 time"
-        raise TypeError(message) from None
-    if not isinstance(time, date):
-        message = f"{type(value).__name__} is no time; a number has no unit: give a datetime, or ISO 8601"
-        raise TypeError(message)
-    time = time if isinstance(time, datetime) else datetime(time.year, time.month, time.day, tzinfo=UTC)
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
