@@ -85,7 +85,7 @@ def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted
     \b
     Exit code 0: done, or nothing to do.  1: a file was refused, or a gate or drift stopped the run.  2: the source cannot be used.
     """
-    from flows.stages import PipelineParameters, hold, pending_work
+    from flows.stages import FilesRefusedError, PipelineParameters, hold, pending_work
     from transforms.source import load_source
     from transforms.warehouse import Warehouse
 
@@ -94,16 +94,22 @@ def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted
     warehouse = Warehouse(parameters.settings())
     with hold(warehouse.settings.root):
         pending = pending_work(checked, warehouse)
+    refused: FilesRefusedError | None = None
     if pending.nothing:
         _echo_notices(pending.notices)
         click.echo(f"{checked.name}: nothing new; {warehouse.settings.root} is up to date")
         summary = _nothing(checked.name, warehouse.settings.root)
     else:
-        summary = _run(parameters, plain=plain)
+        try:
+            summary = _run(parameters, plain=plain)
+        except FilesRefusedError as error:
+            summary, refused = error.summary, error
         _echo_notices(summary.notices)
         _echo_summary(summary, warehouse)
     if as_json:
         click.echo(summary.model_dump_json())
+    if refused:
+        raise refused
 
 
 @main.command()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
+from urllib.parse import urlsplit
 
 import flows.importing
 
@@ -10,11 +11,13 @@ import flows.importing
 from prefect import flow, task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_API_URL
 
 from flows.stages import PipelineParameters, Summary, fail_on_refused, ingest, materialize, run_stages, summary_path
-from transforms.errors import DriftError
+from transforms.errors import DriftError, OrchestratorError
 from transforms.warehouse import Report, Warehouse, silent
 
 # what talks to files or to the online store may fail for a moment; data that breaks a rule will break it again
@@ -58,11 +61,28 @@ def emit_drift(what: str, payload: dict[str, Any]) -> None:
 def run_local(parameters: PipelineParameters, report: Report) -> Summary:
     """Run the flow in this process, as a Prefect run of its own; progress goes to `report`."""
     flows.importing.show_runs()
+    refuse_silent_api()
     token = _report.set(report)
     try:
         return Summary.model_validate(pipeline(parameters))
     finally:
         _report.reset(token)
+
+
+def refuse_silent_api() -> None:
+    """Raise `OrchestratorError` if Prefect is set to use an API that does not answer; Prefect itself tells it in three tracebacks."""
+    url = PREFECT_API_URL.value()
+    if not url:
+        return
+    with get_client(sync_client=True) as client:
+        trouble = client.api_healthcheck()
+    if trouble:
+        host = urlsplit(url).netloc.rpartition("@")[2]  # without a password
+        message = (
+            f"Prefect's API at {host} does not answer ({type(trouble).__name__}); start it with prefect server start, "
+            "unset PREFECT_API_URL, or run with --plain"
+        )
+        raise OrchestratorError(message)
 
 
 def publish_artifacts(parameters: PipelineParameters, summary: Summary) -> None:

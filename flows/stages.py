@@ -110,6 +110,15 @@ class Summary(BaseModel):
         return not (self.read or self.files_loaded or any(self.features.values()) or any(self.materialized.values()))
 
 
+class FilesRefusedError(FileRefusedError):
+    """Files were refused; all else of the run is done, and `summary` tells it."""
+
+    def __init__(self, summary: Summary) -> None:
+        """Take the summary; the message is a line a file."""
+        super().__init__("\n".join(summary.refused))
+        self.summary = summary
+
+
 class Erasure(NamedTuple):
     """What an erasure took away, or would, and the locks it touched."""
 
@@ -350,7 +359,7 @@ def run_maintenance(parameters: MaintainParameters) -> dict[str, list[dict[str, 
 
 
 def run_plain(parameters: PipelineParameters, report: Report = silent) -> Summary:
-    """Run the pipeline in this process, without Prefect. Raises `FileRefusedError` at the end if a file was refused."""
+    """Run the pipeline in this process, without Prefect. Raises `FilesRefusedError` at the end if a file was refused."""
     summary = run_stages(parameters, report, lambda function, *arguments: function(*arguments))
     fail_on_refused(summary)
     return summary
@@ -359,7 +368,7 @@ def run_plain(parameters: PipelineParameters, report: Report = silent) -> Summar
 def fail_on_refused(summary: Summary) -> None:
     """Turn refused files into a failure once everything else is done: a run that left a file out is not green."""
     if summary.refused:
-        raise FileRefusedError("\n".join(summary.refused))
+        raise FilesRefusedError(summary)
 
 
 def summary_path(home: Path) -> Path:

@@ -35,6 +35,10 @@ class LineageError(MillraceError):
     """A feature value is not what its records make it."""
 
 
+class OrchestratorError(MillraceError):
+    """Prefect cannot be reached."""
+
+
 class HomeError(MillraceError):
     """The home cannot be used: not writable, or nothing there yet."""
 

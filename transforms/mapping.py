@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from transforms.expressions import bound, column_name, quoted, unlike
+from transforms.numbers import mark_sql, marked_sql, unmarked_sql
 from transforms.reading import BYTE_ORDER_MARK, parse_csv
 from transforms.source import KnownColumn, Source
 from transforms.times import time_rule_sql, time_sql
@@ -84,11 +85,23 @@ def candidates_sql(source: Source) -> str:
     known_timestamp = time_sql("known_text") if isinstance(source.known, KnownColumn) else known[source.known]
     origin = quoted(unlike(source.fields()))  # beside the source's own columns, whatever their names
     return f"""
-with parsed as (
+with marked as (
     select
-        struct_pack(load_id, source, source_uri, row_number, loaded_timestamp, document, structure, rejection) as {origin},
-        unnest(json_transform(case when rejection is null then document end, $structure))
+        *,
+        case when rejection is null then {mark_sql("document", "structure")} end as mark,
+        case when rejection is null then {marked_sql("document", "mark")} end as exact
     from documents
+),
+
+transformed as (
+    select
+        struct_pack(load_id, source, source_uri, row_number, loaded_timestamp, document, structure, rejection, mark, exact) as {origin},
+        unnest(json_transform(exact, $structure))
+    from marked
+),
+
+parsed as (
+    {_unmarked(source, origin)}
 ),
 
 mapped as (
@@ -121,6 +134,12 @@ judged as (
     from timed
 )
 {CANDIDATES}"""
+
+
+def _unmarked(source: Source, origin: str) -> str:
+    columns = [quoted(column) for column in source.fields()]
+    replaced = ", ".join(f"{unmarked_sql(column, f'{origin}.mark')} as {column}" for column in columns)
+    return f"select * replace ({replaced}) from transformed" if columns else "select * from transformed"
 
 
 def decode_rows(batches: Iterable[pa.RecordBatch], source: Source, max_record_bytes: int) -> Iterator[pa.RecordBatch]:
@@ -179,10 +198,8 @@ def _attributes(source: Source) -> str:
     if not source.attributes:
         return "null::varchar"
     pairs = ", ".join(f"$attribute_{position}, values_[{position}]" for position, _ in enumerate(source.attributes, start=1))
-    return (
-        "list_transform([json_extract(case when origin__.rejection is null then origin__.document end, $attribute_paths)], "
-        f"lambda values_: json_object({pairs})::varchar)[1]"
-    )
+    attributes = f"list_transform([json_extract(origin__.exact, $attribute_paths)], lambda values_: json_object({pairs})::varchar)[1]"
+    return unmarked_sql(attributes, "origin__.mark")
 
 
 def _rejection(source: Source) -> str:

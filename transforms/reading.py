@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from transforms.errors import FileRefusedError
 from transforms.expressions import unlike
+from transforms.numbers import finite_sql
 from transforms.paths import fault, parquet
 from transforms.source import Source, SourceFile
 
@@ -231,11 +232,12 @@ def _refuse_alike(file: SourceFile, fields: Iterable[str | pa.Field]) -> None:
 
 
 def _parquet_rows(file: SourceFile, batch_rows: int) -> Iterator[pa.Array]:
-    """Read Parquet rows as JSON objects; timestamps become ISO text, in UTC where they carry a time zone."""
+    """Read Parquet rows as JSON objects; docs/sources.md says what becomes of each type."""
     _refuse_alike(file, pq.read_schema(file.path))
     with duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
         rows = parquet(connection, [file.path])
         row = unlike(rows.columns)  # a column of this name would be taken for the row
-        for batch in rows.set_alias(row).select(f"encode(to_json({row})::varchar) as payload").to_arrow_reader(batch_rows):
+        payload = f"encode({finite_sql(f'to_json({row})::varchar')}) as payload"
+        for batch in rows.set_alias(row).select(payload).to_arrow_reader(batch_rows):
             yield batch.column("payload").cast(pa.binary())

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -178,7 +179,18 @@ def test_a_refused_file_fails_the_run_after_the_others_are_loaded(millrace: Run,
     result = millrace("run", "--source", "source.yaml", "--home", "home", "--plain")
     assert result.returncode == 1
     assert "half.jsonl.gz: refused" in the_one_line(result)
+    assert result.stdout.startswith("x: 1 files, 1 rows read\n  staged 1, duplicates 0, quarantined 0\n")
     assert Warehouse(Settings(home=tmp_path / "home")).n_rows("staging.records") == 1
+
+
+def test_a_prefect_server_that_is_not_running_is_one_line(millrace: Run, small_source: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:  # bound and not listening: nobody answers there
+        taken.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{taken.getsockname()[1]}"
+        result = millrace("run", "--source", str(small_source), "--home", "home", PREFECT_API_URL=f"http://ann:secret@{host}/api")
+    assert result.returncode == 1
+    assert the_one_line(result).startswith(f"millrace: Prefect's API at {host} does not answer (ConnectError); start it with")
+    assert Warehouse(Settings(home=tmp_path / "home")).versions() == {}
 
 
 def test_help_is_light_and_teaches(millrace: Run) -> None:

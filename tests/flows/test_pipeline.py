@@ -17,7 +17,7 @@ from prefect.testing.utilities import prefect_test_harness
 from flows.pipeline import pipeline
 from flows.report import page
 from flows.report.page import report_path
-from flows.stages import PipelineParameters, run_plain
+from flows.stages import FilesRefusedError, PipelineParameters, run_plain
 from transforms.accounting import recount
 from transforms.errors import DriftError
 from transforms.settings import Settings
@@ -85,6 +85,9 @@ def test_a_failed_stage_fails_the_flow(tmp_path: Path) -> None:
     state = pipeline(parameters, return_state=True)
     assert state.type == StateType.FAILED
     assert "half.jsonl.gz: refused" in (state.message or "")
+    refused = state.result(raise_on_failure=False)
+    assert isinstance(refused, FilesRefusedError)
+    assert (refused.summary.files_loaded, len(refused.summary.refused)) == (0, 1)
 
 
 @pytest.fixture

@@ -34,6 +34,8 @@ select
         when rejection is not null then rejection
         when names is null then if(regexp_full_match(document, '\s*'), 'blank_line', 'not_json')
         when len(names) = 0 and json_type(document) <> 'OBJECT' then 'not_an_object'
+        -- where all names are expected ones, each was found once
+        when len(names) > list_count(types) and len(names) > list_unique(names) then 'duplicate_key'
     end as rejection,
     -- timestamps
     loaded_timestamp
