@@ -238,6 +238,6 @@ def _parquet_rows(file: SourceFile, batch_rows: int) -> Iterator[pa.Array]:
         connection.execute("set timezone = 'UTC'")
         rows = parquet(connection, [file.path])
         row = unlike(rows.columns)  # a column of this name would be taken for the row
-        payload = f"encode({finite_sql(f'to_json({row})::varchar')}) as payload"
-        for batch in rows.set_alias(row).select(payload).to_arrow_reader(batch_rows):
+        documents = rows.set_alias(row).select(f"to_json({row})::varchar as document")
+        for batch in documents.select(f"encode({finite_sql('document')}) as payload").to_arrow_reader(batch_rows):
             yield batch.column("payload").cast(pa.binary())
