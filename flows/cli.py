@@ -77,13 +77,14 @@ def main(*, debug: bool) -> None:
 @click.option("--accept-breaking", is_flag=True, help="Make views again though features of theirs were removed or retyped (see plan).")
 @click.option("--accept-schema", is_flag=True, help="Take changed fields of a source with `schema: freeze` as they are, this once.")
 @click.option("--accept-drift", is_flag=True, help="Stage loads though they differ too much from those before them (see report).")
+@click.option("--accept-load", is_flag=True, help="Stage loads though most rows are rejected, or keys, dates or ids look wrong (see plan).")
 def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted: bool) -> None:
     """Run the pipeline: ingest, prepare, featurize, apply, materialize.
 
     Loads only what is new; a run with nothing new changes nothing. Safe to interrupt and to run again.
 
     \b
-    Exit code 0: done, or nothing to do.  1: a file was refused, or a gate or drift stopped the run.  2: the source cannot be used.
+    Exit code 0: done, or nothing to do.  1: a file was refused, or a gate, a check or drift stopped the run.  2: the source cannot be used.
     """
     from flows.stages import FilesRefusedError, PipelineParameters, hold, pending_work
     from transforms.source import load_source
@@ -115,8 +116,10 @@ def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted
 @main.command()
 @home_option
 def status(home: str | None) -> None:
-    """Show what the home holds, and recount it: exit code 1 if a row is missing from the books."""
+    """Show what the home holds, and recount it: exit code 1 if a row is missing from the books, or a load was stopped and waits."""
     from transforms.accounting import recount
+    from transforms.checks import waiting
+    from transforms.errors import ChecksError, MillraceError
 
     warehouse = open_warehouse(home)
     click.echo(f"{warehouse.settings.root}")
@@ -127,10 +130,11 @@ def status(home: str | None) -> None:
     for source, loads in counted.group_by("source", maintain_order=True):
         sums = [int(loads[f"n_{name}"].sum()) for name in ("read", "staged", "duplicates", "quarantined")]
         click.echo(f"  {source[0]:<20}{loads.height:>8}" + "".join(f"{count:>14,}" for count in sums))
+    stopped = waiting(warehouse)
+    if stopped:
+        raise ChecksError("\n  ".join(stopped))
     wrong = counted.filter(~counted["adds_up"])
     if wrong.height:
-        from transforms.errors import MillraceError
-
         message = f"{wrong.height} load(s) do not add up, first {wrong['load_id'][0]}; run the source again: an interrupted run is finished"
         raise MillraceError(message)
     click.echo("\n  Everything adds up: read = staged + duplicates + quarantined, in every load.")

@@ -17,7 +17,7 @@ from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_API_URL
 
 from flows.stages import PipelineParameters, Summary, fail_on_refused, ingest, materialize, run_stages, summary_path
-from transforms.errors import DriftError, OrchestratorError
+from transforms.errors import DriftError, LoadStoppedError, OrchestratorError
 from transforms.warehouse import Report, Warehouse, silent
 
 # what talks to files or to the online store may fail for a moment; data that breaks a rule will break it again
@@ -41,21 +41,21 @@ def pipeline(parameters: PipelineParameters) -> dict[str, Any]:
     """Load what is new of a source, stage it, compute its features and bring the online store up to date."""
     try:
         summary = run_stages(parameters, _report.get(), _as_task)
-    except DriftError as error:
-        emit_drift("stopped", error.payload)
+    except LoadStoppedError as error:
+        emit_load_event("drift.stopped" if isinstance(error, DriftError) else "checks.stopped", error.payload)
         raise
     for payload in summary.drifts:
-        emit_drift("warned", payload)
+        emit_load_event("drift.warned", payload)
     publish_artifacts(parameters, summary)
     publish_report(parameters, summary)
     fail_on_refused(summary)
     return {**summary.model_dump(), "notices": summary.notices}
 
 
-def emit_drift(what: str, payload: dict[str, Any]) -> None:
-    """Emit `millrace.drift.stopped` or `millrace.drift.warned`, of the source, with the load, the columns and their statistics."""
+def emit_load_event(what: str, payload: dict[str, Any]) -> None:
+    """Emit `millrace.drift.stopped`, `millrace.drift.warned` or `millrace.checks.stopped`, with the load and what was found."""
     resource = {"prefect.resource.id": f"millrace.source.{payload['source']}", "prefect.resource.name": payload["source"]}
-    emit_event(event=f"millrace.drift.{what}", resource=resource, payload=payload)
+    emit_event(event=f"millrace.{what}", resource=resource, payload=payload)
 
 
 def run_local(parameters: PipelineParameters, report: Report) -> Summary:

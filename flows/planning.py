@@ -28,13 +28,15 @@ class Planned(NamedTuple):
     notices: list[str]
     refused: list[str]
     fields: list[str]
+    checks: list[str]
 
 
 def plan_run(source: Source, warehouse: Warehouse) -> Planned:
     """Look at what a run would do. Rows that are not loaded yet are estimated from what the home holds."""
+    from transforms.checks import waiting
     from transforms.featurize import breaking_changes
     from transforms.ingest import pending_files
-    from transforms.preview import look_at_fields
+    from transforms.preview import look_at_checks, look_at_fields
 
     found = pending_files(source, warehouse)
     n_bytes = sum(new.n_bytes for new in found.files)
@@ -56,7 +58,9 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
     for view, n_entities in _behind(warehouse).items():
         steps.append(step(f"online {view}", "materialize", n_entities, "entities, at most"))
     looked = look_at_fields(source, warehouse, [new.file for new in found.files]) if found.files or n_unstaged else None
-    return Planned(steps, breaking_changes(warehouse), found.notices, found.refused, _fields(looked) if looked else [])
+    checks = [line for line in waiting(warehouse) if line.startswith(f"{source.name}: ")]
+    checks += look_at_checks(source, warehouse, [new.file for new in found.files]) if found.files else []
+    return Planned(steps, breaking_changes(warehouse), found.notices, found.refused, _fields(looked) if looked else [], checks)
 
 
 def _fields(looked: "Look") -> list[str]:

@@ -43,6 +43,8 @@ class PipelineParameters(BaseModel):
     accept_schema: bool = Field(default=False, description="Take changed fields of a frozen source as they are, this once.")
     accept_drift: bool = Field(default=False, description="Stage loads though they differ too much from those before them.")
 
+    accept_load: bool = Field(default=False, description="Stage loads though a check stops them: rejected rows, keys, dates, ids.")
+
     def settings(self) -> Settings:
         """Settings of the run."""
         return Settings(home=Path(self.home)) if self.home else Settings()
@@ -158,11 +160,11 @@ def ingest(source: Source, warehouse: Warehouse) -> Any:
     return ingest(source, warehouse)
 
 
-def prepare(source: Source, warehouse: Warehouse, accept_schema: bool, accept_drift: bool) -> Any:  # noqa: FBT001 - tasks pass by position
+def prepare(source: Source, warehouse: Warehouse, accept_schema: bool, accept_drift: bool, accept_load: bool) -> Any:  # noqa: FBT001 - tasks pass by position
     """raw -> staging and quarantine."""
     from transforms.prepare import prepare
 
-    return prepare(source, warehouse, accept_schema=accept_schema, accept_drift=accept_drift)
+    return prepare(source, warehouse, accept_schema=accept_schema, accept_drift=accept_drift, accept_load=accept_load)
 
 
 def staged_loads(source: Source, warehouse: Warehouse) -> set[str]:
@@ -181,6 +183,13 @@ def notice_drifts(source: Source, warehouse: Warehouse, loads: set[str]) -> tupl
         f"{source.name}: load {load} differs from the loads before it: {told(rows)}; see millrace report" for load, rows in found.items()
     ]
     return notices, [payload(source.name, load, rows) for load, rows in found.items()]
+
+
+def notice_checks(source: Source, warehouse: Warehouse, loads: set[str]) -> list[str]:
+    """Say what the checks found in some loads that is worth a look."""
+    from transforms.checks import notices
+
+    return notices(warehouse, source.name, loads)
 
 
 def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
@@ -242,8 +251,11 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
         before = {relation: warehouse.n_rows(relation) for relation in (RAW, STAGING)}
         ingested = clock.time("ingest", call, ingest, source, warehouse)
         newest, known = newest_load(warehouse, source.name), staged_loads(source, warehouse)
-        account = clock.time("prepare", call, prepare, source, warehouse, parameters.accept_schema, parameters.accept_drift)
-        drift_notices, drifts = notice_drifts(source, warehouse, staged_loads(source, warehouse) - known)
+        accepted = (parameters.accept_schema, parameters.accept_drift, parameters.accept_load)
+        account = clock.time("prepare", call, prepare, source, warehouse, *accepted)
+        staged = staged_loads(source, warehouse) - known
+        check_notices = notice_checks(source, warehouse, staged)
+        drift_notices, drifts = notice_drifts(source, warehouse, staged)
         rebuilt = changed_code(warehouse)
         features = clock.time("featurize", call, featurize, warehouse, now)
         tables = {
@@ -261,7 +273,7 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
             tables={relation: rows._asdict() for relation, rows in tables.items()},
             materialized=materialized,
             seconds=clock.seconds,
-            notices=ingested.notices + notices(warehouse, source, newest) + drift_notices + rebuilt,
+            notices=ingested.notices + notices(warehouse, source, newest) + check_notices + drift_notices + rebuilt,
             drifts=drifts,
             refused=ingested.refused,
         )

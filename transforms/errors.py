@@ -11,6 +11,10 @@ class SourceError(MillraceError):
     """A source file, or what it points to, cannot be used."""
 
 
+class NoFilesError(SourceError):
+    """There is no file where a source points to."""
+
+
 class FileRefusedError(MillraceError):
     """One source file cannot be read as a whole; its neighbours can."""
 
@@ -19,16 +23,24 @@ class GateError(MillraceError):
     """Rows broke their relation's contract, so nothing of them was committed."""
 
 
-class DriftError(GateError):
-    """A load differs from the loads before it by more than its source allows, so nothing of it was committed.
+class LoadStoppedError(GateError):
+    """A load as a whole is not what its source allows, so nothing of it was committed.
 
-    `payload` tells it to programs: source, load, columns and statistics.
+    `payload` tells it to programs: the source, the load and what was found.
     """
 
     def __init__(self, message: str, payload: dict[str, Any] | None = None) -> None:
         """Take the line for people, and the payload."""
         super().__init__(message)
         self.payload = payload or {}
+
+
+class ChecksError(LoadStoppedError):
+    """A check stops a load: nearly all of it is rejected, its keys or dates are read wrongly, or its ids are another source's."""
+
+
+class DriftError(LoadStoppedError):
+    """A load differs from the loads before it by more than its source allows, so nothing of it was committed."""
 
 
 class LineageError(MillraceError):

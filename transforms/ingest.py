@@ -4,13 +4,16 @@ import hashlib
 import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pyarrow as pa
 
-from transforms.errors import FileRefusedError
+from transforms.errors import FileRefusedError, NoFilesError
 from transforms.reading import read_payloads
 from transforms.schemas.raw import RawRecord
 from transforms.source import Source, SourceFile, list_files
@@ -43,8 +46,17 @@ class Pending(NamedTuple):
 
 
 def pending_files(source: Source, warehouse: Warehouse) -> Pending:
-    """List the files of a source that raw does not hold: by URI, size and content, so a changed file is a new one."""
-    listing = list_files(source)
+    """List the files of a source that raw does not hold: by URI, size and content, so a changed file is a new one.
+
+    Where there is no file any more, but files were loaded from there, nothing is new; else `NoFilesError`.
+    """
+    try:
+        listing = list_files(source)
+    except NoFilesError:
+        n_files = _n_loaded(source, warehouse)
+        if not n_files:
+            raise
+        return Pending([], [f"{source.uri}: no file there now; {n_files:,} were loaded from there before"], [])
     table = warehouse.table(RawRecord.relation())
     new: list[NewFile] = []
     refused: list[str] = []
@@ -57,6 +69,17 @@ def pending_files(source: Source, warehouse: Warehouse) -> Pending:
         if not table or table.transaction_version(identified.transaction) is None:
             new.append(identified)
     return Pending(new, listing.passed_over, refused)
+
+
+def _n_loaded(source: Source, warehouse: Warehouse) -> int:
+    """Count the files that were loaded from where a source points to now."""
+    if warehouse.table(RawRecord.relation()) is None:
+        return 0
+    with warehouse.connect() as connection:
+        sql = "select distinct source_uri from raw.records where source = $source"
+        uris = [uri for (uri,) in connection.execute(sql, {"source": source.name}).fetchall()]
+    paths = [url2pathname(urlsplit(uri).path) for uri in uris]
+    return sum(Path(path).is_relative_to(source.uri) or fnmatchcase(path, source.uri) for path in paths)
 
 
 def ingest(source: Source, warehouse: Warehouse) -> Ingested:

@@ -18,7 +18,7 @@ from transforms.prepare import transaction
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownDocument
 from transforms.schemas.fields import SourceField
-from transforms.schemas.profiles import ColumnProfile, DriftStatistic
+from transforms.schemas.profiles import ColumnProfile, DriftStatistic, LoadCheck
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, RepeatedRecord, StagedRecord
 from transforms.warehouse import RELATIONS, ROWS_OF_A_FILE, Warehouse, n_rows_of
@@ -30,6 +30,7 @@ COMPACTED: tuple[type[Contract], ...] = (
     SourceField,
     ColumnProfile,
     DriftStatistic,
+    LoadCheck,
     RepeatedRecord,
     StagedRecord,
     *INDEX,

@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from transforms.expressions import bound, column_name, quoted, unlike
+from transforms.expressions import bound, column_name, column_references, quoted, unlike
 from transforms.numbers import mark_sql, marked_sql, unmarked_sql
 from transforms.reading import BYTE_ORDER_MARK, parse_csv
 from transforms.source import KnownColumn, Source
-from transforms.times import time_rule_sql, time_sql
+from transforms.times import epoch_sql, time_rule_sql, time_sql
 
 DECODED = pa.schema(
     {
@@ -28,8 +28,20 @@ DECODED = pa.schema(
     }
 )
 NOT_TEXT = "'not_text'"
+CUT = "'exponent_form'"
 # a text of nothing else is no text: all that Unicode calls white space
 WHITE_SPACE = r"[\s\p{Z}\x0b\x1c-\x1f\x{85}]+"
+# an expression fails on a value or finds none: both are null under `try`, so one that finds none says this instead
+NONE = "(chr(0) || 'none')"
+MAY_FAIL = {
+    "record_id": "record_id_",
+    "author_id": "author_id_",
+    "event_timestamp": "event_text",
+    "known_timestamp": "known_text",
+    "text": "text_",
+}
+# digits, then a fraction and an exponent or an exponent with its sign: how spreadsheets and floats write a long id, its last digits lost
+EXPONENT_FORM = r"(^|[^0-9A-Za-z.,])\d+([.,]\d+[eE][+-]?|[eE]\+)\d+($|[^0-9A-Za-z])"
 # what all sources share: the candidate's columns, as the contract names them, the first reason against it, and its document's fields
 CANDIDATES = """
 select
@@ -55,6 +67,8 @@ select
     rejection."column" as rejected_column,
     rejection.rule as rejected_rule,
     rejection."value" as rejected_value,
+    event_raw,
+    known_raw,
     case when origin__.rejection is null then origin__.structure end as structure
 from judged
 """
@@ -79,10 +93,11 @@ def candidates_sql(source: Source) -> str:
 
     Only the source's own expressions enter the text, each checked when the source was loaded.
     """
-    mapped = {name: _guarded(expression) for name, expression in source.expressions().items()}
+    expressions = source.expressions()
+    mapped = {name: _guarded(name, expression) for name, expression in expressions.items()}
+    own = f"'{source.name}:' || nullif(record_id_, '')" if source.ids == "own" else "record_id_"
     known = {"at_load": "origin__.loaded_timestamp", "at_event": "event_timestamp"}
-    known_text = f"({mapped['known_timestamp']})::varchar" if isinstance(source.known, KnownColumn) else "null::varchar"
-    known_timestamp = time_sql("known_text") if isinstance(source.known, KnownColumn) else known[source.known]
+    known_timestamp = _time("known_timestamp", source) if isinstance(source.known, KnownColumn) else known[source.known]
     origin = quoted(unlike(source.fields()))  # beside the source's own columns, whatever their names
     return f"""
 with marked as (
@@ -107,21 +122,24 @@ parsed as (
 mapped as (
     select
         {origin} as origin__,
-        ({mapped["record_id"]})::varchar as record_id_,
-        ({mapped["author_id"]})::varchar as author_id_,
-        ({mapped["subject_id"]})::varchar as subject_id_,
-        ({mapped["event_timestamp"]})::varchar as event_text,
-        {known_text} as known_text,
-        ({mapped["text"]})::varchar as text_,
-        ({mapped["label"]})::varchar as label_,
+        {mapped["record_id"]} as record_id_,
+        {mapped["author_id"]} as author_id_,
+        {mapped["subject_id"]} as subject_id_,
+        {mapped["event_timestamp"]} as event_text,
+        {mapped.get("known_timestamp", "null::varchar")} as known_text,
+        {mapped["text"]} as text_,
+        {mapped["label"]} as label_,
+        {_raw(expressions["event_timestamp"])} as event_raw,
+        {_raw(expressions.get("known_timestamp", "null"))} as known_raw,
         coalesce(try_cast({mapped["is_tombstone"]} as boolean), false) as is_tombstone_
     from parsed
 ),
 
 timed as (
     select
-        *,
-        {time_sql("event_text")} as event_timestamp,
+        * replace ({_found(expressions)}),
+        {_failed(expressions)} as failed__,
+        {_time("event_timestamp", source)} as event_timestamp,
         {known_timestamp} as known_timestamp,
         {_attributes(source)} as attributes
     from mapped
@@ -129,7 +147,7 @@ timed as (
 
 judged as (
     select
-        *,
+        * replace ({own} as record_id_),
         {_rejection(source)} as rejection
     from timed
 )
@@ -184,9 +202,43 @@ def _mapped_columns(source: Source) -> dict[str, str]:
     return {name: column for name, column in columns.items() if column is not None}
 
 
-def _guarded(expression: str) -> str:
-    """An expression that raises gives null, for its own row only."""
-    return bound(expression) if column_name(expression) is not None else f"try({bound(expression)})"
+def _guarded(name: str, expression: str) -> str:
+    """Compose a value as text; an expression that raises gives null, for its own row only."""
+    if column_name(expression) is not None:
+        return f"{bound(expression)}::varchar"
+    if name in MAY_FAIL:
+        return f"try(coalesce({bound(expression)}::varchar, {NONE}))"
+    return f"try({bound(expression)})" + ("" if name == "is_tombstone" else "::varchar")
+
+
+def _may_fail(expressions: dict[str, str]) -> dict[str, str]:
+    """Name the values of expressions that fail or find none, by their canonical name."""
+    return {name: MAY_FAIL[name] for name, expression in expressions.items() if name in MAY_FAIL and column_name(expression) is None}
+
+
+def _found(expressions: dict[str, str]) -> str:
+    """Compose the values that were found: null where an expression found none."""
+    values = list(_may_fail(expressions).values()) or ["text_"]
+    return ", ".join(f"nullif({value}, {NONE}) as {value}" for value in values)
+
+
+def _failed(expressions: dict[str, str]) -> str:
+    """Compose the name of the first column whose expression failed."""
+    needed = {"text_": " and not is_tombstone_"}
+    cases = " ".join(f"when {value} is null{needed.get(value, '')} then '{name}'" for name, value in _may_fail(expressions).items())
+    return f"case when origin__.rejection is not null then null {cases} end"
+
+
+def _raw(expression: str) -> str:
+    """Compose what an expression reads, as text."""
+    columns = [quoted(column) for column in sorted(column_references(expression))]
+    return f"concat_ws(' ', {', '.join(columns)})" if len(columns) > 1 else f"{columns[0]}::varchar" if columns else "null::varchar"
+
+
+def _time(name: str, source: Source) -> str:
+    """Compose a time, read as the source says."""
+    unit = source.units().get(name)
+    return epoch_sql(MAY_FAIL[name], unit) if unit else time_sql(MAY_FAIL[name])
 
 
 def _path(field: str) -> str:
@@ -203,19 +255,36 @@ def _attributes(source: Source) -> str:
 
 
 def _rejection(source: Source) -> str:
-    """Compose the first reason against a candidate: its document, a nested value where text is due, a time that is none, a blank text."""
+    """Compose the first reason against a candidate.
+
+    Its document, a nested value where text is due, an expression that fails, an id that was cut, a time that is none, a blank text.
+    """
     nested = "\n        ".join(
         f"when {name}_[1] in ('{{', '[') and json_type(origin__.document, $path_{name}) in ('OBJECT', 'ARRAY') "
         f"then {_reason(name, f'{name}_', NOT_TEXT)}"
         for name in _mapped_columns(source)
     )
+    ids = "\n        ".join(
+        f"when regexp_matches({name}_, '{EXPONENT_FORM}') then {_reason(name, f'{name}_', CUT)}" for name in ("record_id", "author_id")
+    )
+    times = "\n        ".join(_time_rejections(name, source) for name in ("event_timestamp", "known_timestamp"))
     return f"""case
         when origin__.rejection is not null then {_reason("payload", "origin__.document", "origin__.rejection")}
         {nested}
-        when event_timestamp is null and event_text is not null then {_reason("event_timestamp", "event_text", time_rule_sql("event_text"))}
-        when known_timestamp is null and known_text is not null then {_reason("known_timestamp", "known_text", time_rule_sql("known_text"))}
+        when failed__ is not null then struct_pack("column" := failed__, rule := 'expression_failed', "value" := null)
+        {ids}
+        {times}
         when not is_tombstone_ and regexp_full_match(text_, '{WHITE_SPACE}') then {_reason("text", "text_", "'empty'")}
     end"""
+
+
+def _time_rejections(name: str, source: Source) -> str:
+    """Compose the reasons against a time: one that cannot have the unit which was said, or none."""
+    text, unit = MAY_FAIL[name], source.units().get(name)
+    is_of_other_unit = f"{name} > '1970-01-01'::timestamptz and {name} < '1973-01-01'::timestamptz" if unit else "false"
+    rule = "'not_a_time'" if unit else time_rule_sql(text)
+    return f"""when {is_of_other_unit} then {_reason(name, text, "'not_in_unit'")}
+        when {name} is null and {text} is not null then {_reason(name, text, rule)}"""
 
 
 def _reason(column: str, value: str, rule_sql: str) -> str:

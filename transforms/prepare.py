@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from transforms.checks import day_order, watch_checks
 from transforms.drift import watch
 from transforms.errors import SchemaChangedError, SourceError
 from transforms.expressions import sealed
@@ -17,7 +18,7 @@ from transforms.fields import Compared, Held, Shapes, compare, expect, known_fie
 from transforms.mapping import DECODED, candidates_parameters, candidates_sql, decode_rows
 from transforms.schemas.base import Contract, digest_of
 from transforms.schemas.fields import SourceField
-from transforms.schemas.profiles import ColumnProfile, DriftStatistic
+from transforms.schemas.profiles import ColumnProfile, DriftStatistic, LoadCheck
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, Correction, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.source import Source
@@ -27,6 +28,8 @@ from transforms.versions import PLACE, decide, publish_once, publish_versions
 from transforms.warehouse import Warehouse
 
 MAX_STOPS = 8
+# keys of a source that decide nothing about how a row is staged
+UNMAPPED = {"uri", "drift", "max_quarantined_ratio", "warn_quarantined_ratio", "max_collision_ratio"}
 MEND = "name a new field in `record` or `attributes`, say `schema: evolve`, or take it all as it is, once: millrace run --accept-schema"
 REJECTED = pa.schema(
     {
@@ -36,6 +39,7 @@ REJECTED = pa.schema(
         "column": pa.string(),
         "rule": pa.string(),
         "digest": pa.string(),
+        "day_order": pa.string(),
     }
 )
 ACCEPTED = pa.schema(
@@ -49,12 +53,17 @@ ACCEPTED = pa.schema(
         "content_digest": pa.string(),
         "event_timestamp": pa.timestamp("us", "UTC"),
         "known_timestamp": pa.timestamp("us", "UTC"),
+        "author_hash": pa.uint64(),
+        "text_hash": pa.uint64(),
     }
 )
+KEYED = [name for name in ACCEPTED.names if not name.endswith("_hash")]
+# who wrote what, for the checks: of a tombstone nobody
+HASHES = "case when not is_tombstone then hash(author_id) end as author_hash, hash(text) as text_hash"
 
 WRITTEN: tuple[type[Contract], ...] = (
     *(RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord),
-    *(Correction, AccountedFile, SourceField, ColumnProfile, DriftStatistic),
+    *(Correction, AccountedFile, SourceField, ColumnProfile, DriftStatistic, LoadCheck),
 )
 
 
@@ -67,12 +76,22 @@ class Account(NamedTuple):
     quarantined: int = 0
 
 
-def prepare(source: Source, warehouse: Warehouse, *, accept_schema: bool = False, accept_drift: bool = False) -> Account:
+class Accepted(NamedTuple):
+    """What may pass this once although it would stop a run."""
+
+    schema: bool
+    drift: bool
+    load: bool
+
+
+def prepare(
+    source: Source, warehouse: Warehouse, *, accept_schema: bool = False, accept_drift: bool = False, accept_load: bool = False
+) -> Account:
     """Stage all raw rows of a source that arrived since the last time; a killed run or replay is finished first.
 
     Raises `SourceError` if one is to be finished with another mapping than it began with. Raises, unless that is accepted and
-    before anything but the profiles is committed, `SchemaChangedError` if the source is frozen and fields changed, `DriftError` if
-    a load differs too much from those before it.
+    before anything but the profiles is committed, `SchemaChangedError` if the source is frozen and fields changed, `ChecksError` if
+    a load as a whole is not sound, `DriftError` if it differs too much from those before it.
     """
     from transforms.quarantine import finish_replay  # which stages by the functions of this module
 
@@ -86,7 +105,8 @@ def prepare(source: Source, warehouse: Warehouse, *, accept_schema: bool = False
     if is_prepared(source, warehouse):
         return finished
     newest = warehouse.versions()[RawRecord.relation()]
-    staged = _prepare_until(newest, source, warehouse, accept_schema=accept_schema, accept_drift=accept_drift)
+    accepted = Accepted(accept_schema, accept_drift, accept_load)
+    staged = _prepare_until(newest, source, warehouse, accepted)
     return Account(*map(sum, zip(finished, staged, strict=True)))
 
 
@@ -97,10 +117,10 @@ def finish_prepare(source: Source, warehouse: Warehouse) -> Account:
         return Account()
     refuse_other_mapping(warehouse, QuarantinedRecord.relation(), noted(transaction(source.name), begun, source), source)
     # what was begun was accepted, or let pass
-    return _prepare_until(begun, source, warehouse, accept_schema=True, accept_drift=True)
+    return _prepare_until(begun, source, warehouse, Accepted(schema=True, drift=True, load=True))
 
 
-def _prepare_until(version: int, source: Source, warehouse: Warehouse, *, accept_schema: bool, accept_drift: bool) -> Account:
+def _prepare_until(version: int, source: Source, warehouse: Warehouse, accepted: Accepted) -> Account:
     """Stage what arrived up to a version of raw."""
     consumed = warehouse.consumed(StagedRecord.relation(), transaction(source.name))
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
@@ -109,11 +129,12 @@ def _prepare_until(version: int, source: Source, warehouse: Warehouse, *, accept
         connection.execute("create view incoming as select * from arrived where source = getvariable('source')")
         spool = scratch / "accepted.arrow"
         compared = split(connection, source, warehouse, spool)
-        if not accept_schema:
+        if not accepted.schema:
             refuse_stops(source, compared)
         transactions = noted(transaction(source.name), version, source)
         accounts = account(connection, source)
-        watch(connection, source, warehouse, spool, is_accepted=accept_drift)
+        watch_checks(connection, source, warehouse, is_accepted=accepted.load)
+        watch(connection, source, warehouse, spool, is_accepted=accepted.drift)
         publish_once(warehouse, QuarantinedRecord, quarantined(connection, warehouse), transactions)
         publish_once(warehouse, SourceField, compared.batches(), transactions)
         publish_versions(connection, warehouse, spool, accounts, transactions)
@@ -122,7 +143,12 @@ def _prepare_until(version: int, source: Source, warehouse: Warehouse, *, accept
 
 def noted(name: str, version: int, source: Source) -> dict[str, int]:
     """Note how far a transaction has come, and once more under a name that tells the mapping it has come so far with."""
-    return {name: version, f"{name}:{digest_of(source.model_dump_json(exclude={'uri', 'drift'}))}": version}
+    return {name: version, f"{name}:{_mapping_digest(source)}": version}
+
+
+def _mapping_digest(source: Source) -> str:
+    """Digest what decides how a row is staged; `ids: shared` stages as a source file that does not say `ids`."""
+    return digest_of(source.model_dump_json(exclude=UNMAPPED | (set() if source.ids == "own" else {"ids"})))
 
 
 def refuse_other_mapping(warehouse: Warehouse, relation: str, begun: dict[str, int], source: Source) -> None:
@@ -190,7 +216,7 @@ def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Ware
             stream.write_batch(accepted.cast(StagedRecord.arrow_schema()))
             ids = np.arange(n_accepted, n_accepted + accepted.num_rows)
             keyed = pa.table(accepted).append_column("accepted_id", pa.array(ids)).append_column("shape_id", pa.array(shape_ids[good]))
-            _insert(writer, "accepted", keyed.select(ACCEPTED.names))
+            _insert(writer, "accepted", keyed, f"{', '.join(KEYED)}, {HASHES}")
             _insert(writer, "rejected", rejected.select(REJECTED.names).to_arrow())
             n_accepted += accepted.num_rows
             warehouse.report("candidates", batch.num_rows, batch.nbytes)
@@ -219,8 +245,8 @@ def _hold_back(connection: duckdb.DuckDBPyConnection, held: list[Held]) -> None:
     if not held:
         return
     connection.register("held", pl.DataFrame(held, Held._fields, orient="row"))
-    rejected = f"select {', '.join(PLACE)}, held.column, held.rule, null from accepted join held using (shape_id)"
-    connection.execute(f"insert into rejected {rejected}")
+    rejected = f"select {', '.join(PLACE)}, held.column, held.rule from accepted join held using (shape_id)"
+    connection.execute(f"insert into rejected by name {rejected}")
     connection.execute("delete from accepted where shape_id in (select shape_id from held)")
 
 
@@ -238,15 +264,23 @@ def judge(candidates: pl.DataFrame) -> pl.DataFrame:
     """Hold candidates against `StagedRecord`: a row for each that breaks it, with its position, the rule and the value's digest."""
     candidates = candidates.with_row_index("row")
     is_read = pl.col("rejected_rule").is_null()
-    unread = candidates.filter(~is_read).select("row", *PLACE, column="rejected_column", rule="rejected_rule", value="rejected_value")
+    raw = ("event_raw", "known_raw")
+    reasons = {"column": "rejected_column", "rule": "rejected_rule", "value": "rejected_value"}
+    unread = candidates.filter(~is_read).select("row", *PLACE, *raw, **reasons)
     read = candidates.filter(is_read)
     failures = StagedRecord.failures(read.select(StagedRecord.arrow_schema().names))
     failing = read[failures["row"].to_list()].with_columns(failures["column", "rule"])
     values: list[pl.Expr] = [pl.when(pl.col("column") == name).then(pl.col(name).cast(pl.String)) for name in failures["column"].unique()]
-    failed = failing.select("row", *PLACE, "column", "rule", value=pl.coalesce(values or [pl.lit(None, pl.String)]))
+    failed = failing.select("row", *PLACE, *raw, "column", "rule", value=pl.coalesce(values or [pl.lit(None, pl.String)]))
     # the value is the source's text and must not travel further
     digest = pl.col("value").map_elements(digest_of, return_dtype=pl.String, skip_nulls=True)
-    return pl.concat([unread, failed]).with_columns(digest=digest).drop("value")
+    is_time = pl.col("rule").is_in(["not_a_time", "not_nullable", "expression_failed"])
+    written = pl.coalesce(
+        pl.when(is_time & (pl.col("column") == column)).then(text)
+        for column, text in (("event_timestamp", "event_raw"), ("known_timestamp", "known_raw"))
+    )
+    judged = pl.concat([unread, failed]).with_columns(digest=digest, day_order=day_order(written))
+    return judged.drop("value", *raw)
 
 
 def account(connection: duckdb.DuckDBPyConnection, source: Source) -> pl.DataFrame:
@@ -296,8 +330,8 @@ def _create_table(connection: duckdb.DuckDBPyConnection, name: str, schema: pa.S
     connection.unregister("shape")
 
 
-def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, columns: str = "*") -> None:
     if rows.num_rows:
         connection.register("batch", rows)
-        connection.execute(f"insert into {table} from batch")
+        connection.execute(f"insert into {table} by name select {columns} from batch")
         connection.unregister("batch")

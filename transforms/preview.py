@@ -1,15 +1,22 @@
-"""A look at rows before they are staged: do the fields of new files fit those of the loads before? Nothing is written."""
+"""A look at rows before they are staged: whether the fields of new files fit those of the loads before, and what checks would find.
+
+Nothing is written to the home.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import polars as pl
 import pyarrow as pa
 
+from transforms.checks import check_loads
 from transforms.errors import FileRefusedError
 from transforms.fields import UNFIT, Compared, Shapes, compare, expect, in_words, known_fields
-from transforms.prepare import create_documents, loads_of, transaction
+from transforms.prepare import WRITTEN, create_documents, loads_of, split, transaction
 from transforms.reading import read_payloads
 from transforms.schemas.fields import SourceField
 from transforms.schemas.raw import RawRecord
@@ -57,6 +64,24 @@ def look_at_fields(source: Source, warehouse: Warehouse, files: Sequence[SourceF
     n_files = len({shape.source_uri for shape in shapes.ids})
     compared = compare(shapes, known, source)
     return Look(shapes.n_rows.total(), n_files, _changes(compared, {*source.fields(), *source.attributes}), compared.stops)
+
+
+def look_at_checks(source: Source, warehouse: Warehouse, files: Sequence[SourceFile]) -> list[str]:
+    """Stage the heads of new files in a home that is thrown away, and say what the checks find there."""
+    with TemporaryDirectory() as folder:
+        home = Warehouse(warehouse.settings.model_copy(update={"home": Path(folder)}))
+        for contract in WRITTEN:
+            home.create(contract)
+        with home.scratch() as scratch, home.connect() as connection:
+            connection.execute("set variable source = $name", {"name": source.name})
+            heads = pa.Table.from_batches(_heads(source, files), RawRecord.arrow_schema())
+            connection.register("heads", heads)
+            connection.execute("create table incoming as from heads")
+            split(connection, source, home, scratch / "accepted.arrow")
+            checks = check_loads(connection, source, home)
+    found = checks.filter(pl.col("verdict") != "still").sort(pl.col("verdict") != "stop", maintain_order=True)
+    stops = ["this stops the run before it stages; mend the source file, or --accept-load stages it as it is"]
+    return [f"{reason}; in {heads.num_rows:,} first rows" for reason in found["reason"]] + stops * ("stop" in found["verdict"])
 
 
 def _changes(compared: Compared, read: set[str]) -> list[str]:

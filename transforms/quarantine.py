@@ -7,6 +7,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
+from transforms.checks import refuse_replayed
 from transforms.errors import MillraceError
 from transforms.prepare import Account, account, finish_prepare, noted, quarantined, refuse_other_mapping, split, total
 from transforms.schemas.fields import SourceField
@@ -37,11 +38,12 @@ def show(warehouse: Warehouse, rule: str | None, limit: int) -> list[dict[str, A
     return rows.to_dicts()
 
 
-def replay(source: Source, warehouse: Warehouse) -> Account:
+def replay(source: Source, warehouse: Warehouse, *, accept_load: bool = False) -> Account:
     """Hold a source's rejected rows against its mapping and rules as they are now.
 
     What passes moves to staging (or counts as a duplicate), the rest stays with the rule it breaks now. `read` of the
-    account is how many were tried. A run or a replay that was killed is finished first.
+    account is how many were tried. A run or a replay that was killed is finished first. Raises `ChecksError`, unless that is accepted,
+    if what passes now has keys, dates or ids that stop a load.
     """
     if warehouse.table(RELATION) is None:
         message = f"{warehouse.settings.root}: nothing was ever quarantined here"
@@ -50,7 +52,7 @@ def replay(source: Source, warehouse: Warehouse) -> Account:
         warehouse.create(contract)
     finish_prepare(source, warehouse)
     finish_replay(source, warehouse)
-    return _replay_until(warehouse.versions()[RELATION], source, warehouse)
+    return _replay_until(warehouse.versions()[RELATION], source, warehouse, is_accepted=accept_load)
 
 
 def finish_replay(source: Source, warehouse: Warehouse) -> None:
@@ -58,10 +60,10 @@ def finish_replay(source: Source, warehouse: Warehouse) -> None:
     begun = warehouse.consumed(AccountedFile.relation(), _transaction(source))
     if warehouse.consumed(RELATION, _transaction(source)) < begun:
         refuse_other_mapping(warehouse, AccountedFile.relation(), noted(_transaction(source), begun, source), source)
-        _replay_until(begun, source, warehouse)
+        _replay_until(begun, source, warehouse, is_accepted=True)  # what was begun was accepted, or let pass
 
 
-def _replay_until(version: int, source: Source, warehouse: Warehouse) -> Account:
+def _replay_until(version: int, source: Source, warehouse: Warehouse, *, is_accepted: bool) -> Account:
     """Replay what was in quarantine at one of its versions; accounting, repeats, staging and quarantine each note that they have it."""
     transactions = noted(_transaction(source), version, source)
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
@@ -71,6 +73,8 @@ def _replay_until(version: int, source: Source, warehouse: Warehouse) -> Account
         connection.execute("create view incoming as select * from tried where source = getvariable('source')")
         spool = scratch / "accepted.arrow"
         compared = split(connection, source, warehouse, spool, is_replay=True)
+        if not is_accepted:
+            refuse_replayed(connection, source, warehouse)
         tried = account(connection, source)
         n_passed = pl.col("n_staged") + pl.col("n_duplicates")
         passed = tried.with_columns(n_read=pl.lit(0, pl.Int64), n_quarantined=-n_passed).filter(n_passed > 0)

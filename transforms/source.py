@@ -16,10 +16,12 @@ import pyarrow as pa
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from transforms.errors import SourceError
+from transforms.errors import NoFilesError, SourceError
 from transforms.expressions import bound, column_references, quoted, sealed
 
 SchemaPolicy = Literal["evolve", "freeze", "quarantine"]
+Unit = Literal["seconds", "milliseconds", "microseconds", "nanoseconds"]
+Ratio = Annotated[float, Field(ge=0, le=1)]
 Format = Literal["jsonl", "csv", "parquet"]
 SUFFIXES: dict[str, Format] = {
     ".jsonl": "jsonl",
@@ -31,6 +33,7 @@ SUFFIXES: dict[str, Format] = {
 STATEFUL = ("hz", "iso2022", "utf-7")
 NO_FILE_IS_IN = {"idna", "punycode", "raw-unicode-escape", "unicode-escape"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+EPOCH = "{column: NAME, unit: milliseconds} (or seconds, microseconds, nanoseconds)"
 EXAMPLES = {"tuple_type": "is a list, e.g. [poc, active]", "model_type": "holds keys of its own, e.g. `record_id: id`"}
 Expression = Annotated[str, Field(min_length=1), BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)]
 
@@ -45,6 +48,19 @@ class KnownColumn(_Model):
     column: Expression
 
 
+class KnownEpoch(KnownColumn):
+    """`known: {column: NAME, unit: milliseconds}`: the same, as a number since 1970."""
+
+    unit: Unit
+
+
+class EpochColumn(_Model):
+    """`event_timestamp: {column: NAME, unit: seconds}`: a time as a number since 1970, whose unit nobody can guess."""
+
+    column: Expression
+    unit: Unit
+
+
 class RecordMapping(_Model):
     """Each field of the canonical record: a column of the source, or an SQL expression over its row.
 
@@ -54,7 +70,7 @@ class RecordMapping(_Model):
     record_id: Expression
     author_id: Expression
     subject_id: Expression = "null"
-    event_timestamp: Expression
+    event_timestamp: Expression | EpochColumn
     text: Expression
     label: Expression = "null"
 
@@ -106,7 +122,7 @@ class Source(_Model):
     format: Format | None = None
     encoding: str = "utf-8"
     delimiter: Annotated[str, Field(min_length=1, max_length=1, pattern=r'[^"\r\n]')] = ","
-    known: Literal["at_load", "at_event"] | KnownColumn
+    known: Literal["at_load", "at_event"] | KnownEpoch | KnownColumn
     record: RecordMapping
     text: Literal["keep", "redact"] = "keep"
     tombstone: Expression = "false"
@@ -114,6 +130,10 @@ class Source(_Model):
     attributes: tuple[str, ...] = ()
     schema_policy: SchemaPolicy = Field("evolve", alias="schema")  # pydantic's models have a `schema` of their own
     drift: Drift = Drift()
+    ids: Literal["own", "shared"] | None = None
+    max_quarantined_ratio: Ratio = 0.5
+    warn_quarantined_ratio: Ratio = 0.1
+    max_collision_ratio: Ratio = 0.01
 
     @property
     def is_transcoded(self) -> bool:
@@ -127,8 +147,15 @@ class Source(_Model):
 
     def expressions(self) -> dict[str, str]:
         """All mapped SQL expressions by the canonical name they give; `known_timestamp` only where a column gives it."""
+        event = self.record.event_timestamp
         known = {"known_timestamp": self.known.column} if isinstance(self.known, KnownColumn) else {}
-        return {**self.record.model_dump(), **known, "is_tombstone": self.tombstone}
+        times = {"event_timestamp": event.column if isinstance(event, EpochColumn) else event, **known}
+        return {**self.record.model_dump(), **times, "is_tombstone": self.tombstone}
+
+    def units(self) -> dict[str, Unit]:
+        """Units of the times that are numbers since 1970, by the canonical name."""
+        given = {"event_timestamp": self.record.event_timestamp, "known_timestamp": self.known}
+        return {name: time.unit for name, time in given.items() if isinstance(time, EpochColumn | KnownEpoch)}
 
     @property
     def known_in_words(self) -> str:
@@ -214,7 +241,7 @@ def list_files(source: Source) -> Listing:
             files.append(file)
     if not files:
         message = f"{source.uri}: no file to load there; check `uri` (a file, a folder or a glob) and `format`"
-        raise SourceError(message)
+        raise NoFilesError(message)
     return Listing(files, passed_over)
 
 
@@ -334,7 +361,9 @@ def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"] if part not in {"KnownColumn", "literal['at_load','at_event']"})
     if key == "known" or key.startswith("known."):
-        return "known: say when a row could be known: at_load, at_event or {column: NAME}"
+        return f"known: say when a row could be known: at_load, at_event or {{column: NAME}}; of a number since 1970 the unit too: {EPOCH}"
+    if key.startswith("record.event_timestamp."):
+        return f"record.event_timestamp: is a column or an expression; of a number since 1970 say the unit too: {EPOCH}"
     if first["type"] == "missing":
         return f"{key}: is missing; add it, e.g. `{key.rsplit('.', 1)[-1]}: ...`"
     if first["type"] == "extra_forbidden":

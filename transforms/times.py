@@ -12,6 +12,9 @@ CLOCK = r"\d{1,2}:\d{1,2}(?::\d{1,2}(?:[.,]\d+)?)?|\d\d(?:\d\d(?:\d\d(?:[.,]\d+)
 # with a region in brackets, as Java writes it, the offset decides
 ZONE = rf"(?i:Z|UTC|GMT)|{OFFSET}|(?:[Zz]|{OFFSET})\[[^\]]+\]|[A-Za-z_]+(?:/[\w+-]+)+"
 FORM = rf"^({DATE})(?:(?:[Tt]|\s+)({CLOCK})\s*({ZONE})?)?$"
+MICROSECONDS = {"seconds": "* 1000000", "milliseconds": "* 1000", "microseconds": "", "nanoseconds": "/ 1000"}
+# how many digits the seconds, milliseconds, microseconds or nanoseconds since 1970 have of any instant from 1973 to 2286
+EPOCH_NUMBER = r"-?(\d{9,10}|\d{12,13}|\d{15,16}|\d{18,19})(\.\d*)?"
 CLOCKED = rf"\s*(?:{DATE})(?:[Tt]|\s+)(?:{CLOCK})\s*"
 
 DAY_SQL = """case
@@ -47,6 +50,16 @@ def time_sql(text: str) -> str:
     parts = f"regexp_extract(trim({text}, ' \t\r\n'), '{FORM}', ['day', 'clock', 'zone'])"
     other = f"list_transform([{parts}], lambda part: {DAY_SQL} || {CLOCK_SQL} || {ZONE_SQL})[1]"
     time = f"try_cast(case when regexp_full_match({text}, '{QUICK}') then {text} else {other} end as timestamptz)"
+    return _bounded(time)
+
+
+def epoch_sql(text: str, unit: str) -> str:
+    """Compose SQL that reads a number of units since 1970 as an instant; null where it is none in the years 1 to 9998."""
+    number = f"try_cast({text} as decimal(38, 9))"
+    return _bounded(f"try(make_timestamptz(round({number} {MICROSECONDS[unit]})::bigint))")
+
+
+def _bounded(time: str) -> str:
     # Python's and Polars' times end there
     return f"case when {time} >= '0001-01-01'::timestamptz and {time} < '9999-12-31'::timestamptz then {time} end"
 
@@ -54,6 +67,7 @@ def time_sql(text: str) -> str:
 def time_rule_sql(text: str) -> str:
     """Compose SQL that names the rule which a text breaks that is no time."""
     return rf"""case
+        when regexp_full_match(trim({text}), '{EPOCH_NUMBER}') then 'epoch_without_unit'
         when regexp_full_match({text}, '{CLOCKED}(?:{ZONE}|(?i:[ap]\.?m\.?))') then 'not_a_time'
         when regexp_full_match({text}, '{CLOCKED}[A-Za-z]{{2}}\w*(?:[+-][\d:]+)?') then 'ambiguous_time_zone'
         when regexp_full_match({text}, '{CLOCKED}[+-]\d[\d:]*(?:\[[^\]]+\])?') then 'impossible_offset'

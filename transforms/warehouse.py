@@ -42,6 +42,7 @@ RELATIONS = (
     "duplicates.documents",
     "profiles.columns",
     "profiles.drift",
+    "profiles.checks",
     "features.record_quality",
     "features.record_text",
     "features.record_pii",

@@ -15,7 +15,8 @@ def plan(source: str, home: str | None) -> None:
 
     A view whose model, kernel, contract or engine has changed since it was made is computed again, all of it. A published
     feature that was removed or retyped is a breaking change: run refuses it without --accept-breaking. Rows that are not
-    there yet are estimated from those that are, seconds from past runs of this home. Fields are looked at in the heads of files.
+    there yet are estimated from those that are, seconds from past runs of this home. Fields, and
+    what the checks of a load find, are looked at in the heads of files.
     """
     from flows.planning import plan_run
     from transforms.settings import Settings
@@ -38,6 +39,8 @@ def plan(source: str, home: str | None) -> None:
         click.echo(f"  {step.relation:<28}{rows:>14}{seconds:>16}   {step.why}")
     for line in planned.fields:
         click.echo(f"  fields: {line}")
+    for line in planned.checks:
+        click.echo(f"  checks: {line}")
     for change in planned.breaking:
         click.echo(f"  breaking: {change}")
     if planned.breaking:

@@ -116,7 +116,8 @@ def import_(path: str, source: str, home: str | None, *, dry_run: bool) -> None:
 @quarantine.command()
 @source_option
 @home_option
-def replay(source: str, home: str | None) -> None:
+@click.option("--accept-load", is_flag=True, help="Stage what passes though its keys, dates or ids look wrong.")
+def replay(source: str, home: str | None, *, accept_load: bool) -> None:
     """Try a source's rejected rows again, corrected where they are, with its mapping as it is now."""
     from flows.stages import hold
     from transforms.quarantine import replay
@@ -124,7 +125,7 @@ def replay(source: str, home: str | None) -> None:
 
     checked, warehouse = load_source(Path(source)), open_warehouse(home)
     with hold(warehouse.settings.root):
-        tried = replay(checked, warehouse)
+        tried = replay(checked, warehouse, accept_load=accept_load)
     click.echo(f"{tried.read:,} tried: {tried.staged:,} staged, {tried.duplicates:,} duplicates, {tried.quarantined:,} stay in quarantine")
     if tried.staged:
         click.echo(f"Next: millrace run --source {source}   brings them into the features")

@@ -11,6 +11,7 @@ import polars as pl
 
 from feature_repo.catalogue import catalogue, kind
 from flows.history import history_path
+from transforms.checks import kept_checks
 from transforms.featurize import VIEWS, view_name
 from transforms.paths import scan_parquet
 from transforms.profile import sketch_values
@@ -73,6 +74,7 @@ class Shown(NamedTuple):
     drift: pl.DataFrame
     shapes: pl.DataFrame
     fields: pl.DataFrame
+    checks: pl.DataFrame
     features: list[Feature]
     runs: pl.DataFrame
 
@@ -108,6 +110,7 @@ def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
         drift=drift,
         shapes=_shapes(warehouse, drift),
         fields=_table(warehouse, "profiles.fields"),
+        checks=kept_checks(warehouse),
         features=_features(warehouse),
         runs=read_runs(warehouse),
     )

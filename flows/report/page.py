@@ -153,11 +153,13 @@ def _headline(shown: Shown) -> list[tuple[str, str, str, str]]:
     books = ("every row is accounted for", "good") if shown.is_balanced else ("rows are missing: see millrace status", "bad")
     of_what = f"{_several(shown.freshness.height, 'source')}, {_several(shown.loads.height, 'load')}"
     last_run = shown.runs.filter(pl.col("run") == pl.col("run").max())
+    n_stopped = shown.checks.filter(~pl.col("is_staged"), verdict="stop")["load_id"].n_unique()
+    rejected = (f"{n_quarantined / max(n_read, 1):.2%} of what was read", "")
     online = ("behind", ", ".join(shown.behind), "bad") if shown.behind else ("up to date", "all views", "good")
     return [
         ("Rows read", f"{n_read:,}", *books),
         ("Versions staged", f"{n_staged:,}", of_what, ""),
-        ("Quarantined", f"{n_quarantined:,}", f"{n_quarantined / max(n_read, 1):.2%} of what was read", ""),
+        ("Quarantined", f"{n_quarantined:,}", *((f"{_several(n_stopped, 'load')} stopped: see checks", "bad") if n_stopped else rejected)),
         ("Newest record", *_age(shown, "last_known_timestamp")),
         ("Newest load", *_age(shown, "last_loaded_timestamp")),
         ("Last run took", f"{last_run['seconds'].sum():.1f} s", "see speed" if last_run.height else "no run was measured", ""),
@@ -194,6 +196,12 @@ def _tables(shown: Shown) -> dict[str, Table]:
     if fields.height:
         changed = fields.filter(~pl.col("change").is_in(["same", "first"])).sort("loaded_timestamp", descending=True)
         fields = changed.select("source", "field", "change", "type", "n_rows", "loaded_timestamp")
+    found = shown.checks.filter(pl.col("n_broken") > 0).sort("loaded_timestamp", descending=True, maintain_order=True)
+    share = (pl.col("n_broken") / pl.col("n_rows")).round(4)
+    state = pl.when(pl.col("is_staged")).then(pl.lit("staged")).otherwise(pl.lit("waits"))
+    checks = found.select(
+        "loaded_timestamp", "source", "check", "n_broken", "n_rows", "reason", share=share, verdict="verdict", state=state
+    )
     runs = shown.runs.with_columns(rows_a_second=(pl.col("rows") / pl.col("seconds")).round(0)).reverse()
     return {
         "arrivals": _table("Versions and lateness in seconds, by period", shown.arrivals.reverse()),
@@ -201,6 +209,7 @@ def _tables(shown: Shown) -> dict[str, Table]:
         "languages": _table("Versions by period and language", shown.languages.reverse()),
         "speed": _table("Rows and seconds of the last runs, by stage", runs),
         "fields": _table("Fields that are new, missing or of another type", fields),
+        "checks": _table("What the checks found in loads", checks),
         "tables": Table("Tables of the home", ["table", "rows", "version"], list(shown.tables)),
     }
 

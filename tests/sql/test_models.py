@@ -26,7 +26,8 @@ from transforms.sql import model
 HERE = Path(__file__).parent
 SQL = Path(sql_package).parent
 MODELS = {path.stem: f"{path.parent.name}/{path.stem}" for path in sorted(SQL.rglob("*.sql"))}
-EARLIER = StagedRecord.arrow_schema().append(pa.field("earlier_id", pa.int64())).append(pa.field("is_staged", pa.bool_()))
+OF_EARLIER = [("earlier_id", pa.int64()), ("is_staged", pa.bool_()), ("author_hash", pa.uint64())]
+EARLIER = pa.schema([*StagedRecord.arrow_schema(), *OF_EARLIER])
 ARRIVING = {"record_id", "event_timestamp", "content_id"}
 LABELLED = pa.schema([("content_id", pa.int64()), ("root_id", pa.int64()), ("origin_id", pa.string()), ("origin_similarity", pa.float64())])
 FIRST = pa.schema([*LABELLED, ("record_id", pa.string()), ("event_timestamp", pa.timestamp("us", "UTC"))])

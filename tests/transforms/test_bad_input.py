@@ -57,6 +57,11 @@ BAD_LINES = {
     "object as id": (row(id={"a": 1}), "record_id:not_text"),
     "object as author": (row(author={"a": 1}), "author_id:not_text"),
     "object as label": (row(label=[1]), "label:not_text"),
+    "id in exponent form": (row(id="5.70306E+17"), "record_id:exponent_form"),
+    "id in exponent form with a comma": (row(id="5,70306E+17"), "record_id:exponent_form"),
+    "id in exponent form as a number": (row(id=1).replace(b'"id": 1', b'"id": 5.70306e+17'), "record_id:exponent_form"),
+    "short id in exponent form": (row(id="6E+17"), "record_id:exponent_form"),
+    "author in exponent form": (row(author="1.02E+09"), "author_id:exponent_form"),
     "null id": (row(id=None), "record_id:not_nullable"),
     "empty id": (row(id=""), "record_id:str_length(1, None)"),
     "null author": (row(author=None), "author_id:not_nullable"),
@@ -72,8 +77,8 @@ BAD_LINES = {
     "words as time": (row(written="yesterday evening"), "event_timestamp:not_a_time"),
     "zeros as time": (row(written="0000-00-00 00:00"), "event_timestamp:not_a_time"),
     "US date": (row(written="01/31/2026 10:00"), "event_timestamp:not_a_time"),
-    "epoch milliseconds as text": (row(written="1767261600000"), "event_timestamp:not_a_time"),
-    "epoch milliseconds": (row(written=1767261600000), "event_timestamp:not_a_time"),
+    "epoch milliseconds as text": (row(written="1767261600000"), "event_timestamp:epoch_without_unit"),
+    "epoch milliseconds": (row(written=1767261600000), "event_timestamp:epoch_without_unit"),
     "infinity": (row(written="infinity"), "event_timestamp:not_a_time"),
     "minus infinity": (row(written="-infinity"), "event_timestamp:not_a_time"),
     "now": (row(written="now"), "event_timestamp:not_a_time"),
@@ -100,6 +105,9 @@ STRANGE_LINES = {
     "blanks around": (b" \t" + GOOD + b"  ", "hi"),
     "deep field nobody mapped": (GOOD[:-1] + b', "x": ' + DEEP + b"}", "hi"),
     "number as id": (row(id=7), "hi"),
+    "hexadecimal id like an exponent": (row(id="5e10"), "hi"),
+    "version as id": (row(id="v1.2-e5"), "hi"),
+    "address as author": (row(author="a.1e+5x@example.com"), "hi"),
     "number as text": (with_text(b"1.50"), "1.50"),
     "true as text": (with_text(b"true"), "true"),
     "escaped NUL": (with_text(rb'"h\u0000i"'), "h\x00i"),
@@ -227,4 +235,4 @@ def test_an_expression_that_fails_on_a_row_costs_only_that_row(
     record = {"record_id": "id", "author_id": "author", "event_timestamp": "strptime(written, '%d.%m.%Y')", "text": "text"}
     lines = [row(written="31.12.2025"), row(written="32.12.2025"), row(id="r2", written="30.12.2025")]
     assert stage(make_source(write("a.jsonl", *lines), record=record)) == Account(read=3, staged=2, quarantined=1)
-    assert rejections() == {2: "event_timestamp:not_nullable"}
+    assert rejections() == {2: "event_timestamp:expression_failed"}

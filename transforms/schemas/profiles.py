@@ -9,6 +9,7 @@ from transforms.schemas.base import Contract
 
 KINDS = ["number", "category", "vocabulary"]
 STATISTICS = ["psi", "js_distance", "wasserstein"]
+CHECKS = ["quarantined", "collisions", "dates", "ids", "expression"]
 VERDICTS = ["still", "warn", "stop", "no_reference"]
 
 
@@ -53,3 +54,25 @@ class DriftStatistic(Contract):
 
         name = "profiles.drift"
         metadata = {"key": ["source", "load_id", "column", "statistic"]}  # noqa: RUF012
+
+
+class LoadCheck(Contract):
+    """What one check found in one load. How much is rejected and how many keys collide is said of every load, the others if found."""
+
+    source: str = pa.Field(description="Name of the source.")
+    load_id: str = pa.Field(description="The load that was looked at.")
+    loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When the load began.")
+    check_: str = pa.Field(alias="check", isin=CHECKS, description="What was looked for, see docs/sources.md.")
+    column: str = pa.Field(description="The canonical column; empty where it is about whole rows.")
+    n_rows: int = pa.Field(ge=0, description="Rows that were looked at.")
+    n_broken: int = pa.Field(ge=0, description="Those of them in which it was found.")
+    warn: float = pa.Field(ge=0, nullable=True, description="The share above which a run warns; null for never.")
+    stop: float = pa.Field(ge=0, nullable=True, description="The share above which a run stops; null for never.")
+    verdict: str = pa.Field(isin=VERDICTS, description="What follows: still, warn or stop.")
+    reason: str = pa.Field(description="What was found and where, in words; never a value.")
+
+    class Config(Contract.Config):
+        """Relation and key."""
+
+        name = "profiles.checks"
+        metadata = {"key": ["source", "load_id", "check", "column"]}  # noqa: RUF012

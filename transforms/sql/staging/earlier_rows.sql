@@ -14,6 +14,7 @@ with staged as (
         event_timestamp,
         known_timestamp,
         loaded_timestamp,
+        case when not is_tombstone then hash(author_id) end as author_hash,
         true as is_staged
     from staging.records
     where record_id in (select accepted.record_id from accepted)
@@ -30,6 +31,7 @@ repeated as (
         event_timestamp,
         known_timestamp,
         loaded_timestamp,
+        hash(author_id) as author_hash,
         false as is_staged
     from staging.repeats
     where record_id in (select accepted.record_id from accepted)

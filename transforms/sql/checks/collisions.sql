@@ -1,0 +1,68 @@
+-- collisions: the accepted rows of every load that stand beside a stranger: in the order in which the rows of their record were known,
+-- the one before or after is by another author, with another text, written at another time or known at the same one. An update leaves
+-- the author, the text or the time as it was, or is known later.
+-- Staged rows of the same source count as neighbours, by author and time alone, for their texts are not read here. No tombstone does.
+-- grain: load_id
+-- reads: accepted, earlier_rows
+with candidates as (
+    select
+        accepted_id,
+        load_id,
+        source_uri,
+        row_number,
+        record_id,
+        author_hash,
+        text_hash,
+        content_digest,
+        event_timestamp,
+        known_timestamp
+    from accepted
+    where author_hash is not null
+
+    union all
+
+    select
+        null as accepted_id,
+        load_id,
+        source_uri,
+        row_number,
+        record_id,
+        author_hash,
+        null as text_hash,
+        content_digest,
+        event_timestamp,
+        known_timestamp
+    from earlier_rows
+    where is_staged and author_hash is not null and source = getvariable('source')
+),
+
+several as (
+    select record_id
+    from candidates
+    group by record_id
+    having min(author_hash) <> max(author_hash)
+),
+
+compared as (
+    select
+        *,
+        lag(author_hash) over known_order <> author_hash
+        and (lag(event_timestamp) over known_order <> event_timestamp or lag(known_timestamp) over known_order = known_timestamp)
+        and coalesce(lag(text_hash) over known_order <> text_hash, true) as is_other_before,
+        lead(author_hash) over known_order <> author_hash
+        and (lead(event_timestamp) over known_order <> event_timestamp or lead(known_timestamp) over known_order = known_timestamp)
+        and coalesce(lead(text_hash) over known_order <> text_hash, true) as is_other_after
+    from candidates
+    where record_id in (select several.record_id from several)
+    window known_order as (partition by record_id order by known_timestamp, event_timestamp, author_hash, content_digest)
+)
+
+select
+    load_id,
+    count(*) as n_broken,
+    count(distinct record_id) as n_records,
+    min(source_uri) as source_uri,
+    arg_min(row_number, (source_uri, row_number)) as row_number
+from compared
+where accepted_id is not null and (is_other_before or is_other_after)
+group by load_id
