@@ -56,7 +56,7 @@ def time_sql(text: str) -> str:
 def epoch_sql(text: str, unit: str) -> str:
     """Compose SQL that reads a number of units since 1970 as an instant; null where it is none in the years 1 to 9998."""
     number = f"try_cast({text} as decimal(38, 9))"
-    return _bounded(f"try(make_timestamptz(round({number} {MICROSECONDS[unit]})::bigint))")
+    return _bounded(f"try(make_timestamptz(floor({number} {MICROSECONDS[unit]})::bigint))")
 
 
 def _bounded(time: str) -> str:

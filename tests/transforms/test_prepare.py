@@ -394,7 +394,7 @@ def test_no_log_line_nor_account_carries_a_text(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    stage(make_source(write("a.jsonl", *marked_rows(note)), encoding=encoding))
+    stage(make_source(write("a.jsonl", *marked_rows(note)), encoding=encoding, max_quarantined_ratio=1))
     printed = capfd.readouterr()
     reasons = query('select "column", rule, digest, source_uri from quarantine.records')
     assert len(reasons) >= 10

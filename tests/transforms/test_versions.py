@@ -224,7 +224,7 @@ class Home:
         self.use(RECORD)
 
     def use(self, mapping: dict[str, str]) -> None:
-        self.source = self.make_source(self.folder / "data", record=mapping)
+        self.source = self.make_source(self.folder / "data", record=mapping, max_quarantined_ratio=1)  # any row may be bad
 
     def take(self, step: Step, history: History) -> None:
         if step.file:

@@ -18,8 +18,8 @@ passed as (
     select
         load_id,
         count(*) as n_passed,
-        count(*) filter (where extract(day from event_timestamp) <= 12) as n_event_days,
-        count(*) filter (where extract(day from known_timestamp) <= 12) as n_known_days
+        count(*) filter (where day(event_timestamp) <= 12) as n_event_days,
+        count(*) filter (where day(known_timestamp) <= 12) as n_known_days
     from accepted
     group by load_id
 )
