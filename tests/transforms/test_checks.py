@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
@@ -20,8 +21,9 @@ from transforms.accounting import recount
 from transforms.checks import MENDS, MIN_ROWS, day_order, kind_of, notices, waiting, without_values
 from transforms.errors import ChecksError
 from transforms.ingest import ingest
-from transforms.prepare import Account, prepare
+from transforms.prepare import Account, noted, prepare
 from transforms.quarantine import replay
+from transforms.schemas.base import digest_of
 from transforms.schemas.staging import AccountedFile
 from transforms.source import Source
 from transforms.sql import model
@@ -429,3 +431,26 @@ def test_numbers_since_1970_without_a_unit_stop_the_load_with_the_mend(
     lines = [json.dumps({**json.loads(note(f"r{n}")), "written": 1767261600000 + n}).encode() for n in range(10)]
     said = stopped(make_source(write("a.jsonl", *lines)), warehouse)
     assert "event_timestamp: epoch_without_unit (10 rows, first row 1 of a.jsonl; say the unit: {column: NAME, unit: milliseconds}" in said
+
+
+def test_keys_that_decide_nothing_about_a_row_leave_the_mapping_as_it_was(make_source: MakeSource) -> None:
+    """A run that was killed under a version without these keys is finished by this one."""
+    before = """{
+        "name": "notes", "format": null, "encoding": "utf-8", "delimiter": ",", "known": {"column": "known"},
+        "record": {"record_id": "id", "author_id": "author", "subject_id": "subject", "event_timestamp": "written", "text": "text",
+                   "label": "label"},
+        "text": "keep", "tombstone": "false", "positive_labels": ["bad"], "attributes": [], "schema_policy": "evolve"
+    }"""
+    digest = digest_of(json.dumps(json.loads(before), separators=(",", ":")))
+    assert noted("p", 1, make_source("a.jsonl")) == {"p": 1, f"p:{digest}": 1}
+    assert noted("p", 1, make_source("a.jsonl", ids="shared", max_collision_ratio=1, max_quarantined_ratio=0)) == {"p": 1, f"p:{digest}": 1}
+    assert noted("p", 1, make_source("a.jsonl", ids="own")) != {"p": 1, f"p:{digest}": 1}
+
+
+def test_a_home_of_before_there_were_checks_goes_on(make_source: MakeSource, warehouse: Warehouse, write: Write, note: Note) -> None:
+    source = make_source(write("data/1.jsonl", note("r1")).parent)
+    load(source, warehouse)
+    shutil.rmtree(warehouse.folder("profiles.checks"))
+    assert waiting(warehouse) == []
+    write("data/2.jsonl", note("r2"))
+    assert load(source, warehouse) == Account(read=1, staged=1)
