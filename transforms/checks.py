@@ -226,7 +226,7 @@ def _explain(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: W
     row = connection.sql(
         "from corrected_rows where load_id = $load_id and source_uri = $source_uri and row_number = $row_number", params=given
     )
-    with duckdb.connect() as alone:
+    with duckdb.connect(config={"enable_external_access": "false"}) as alone:
         alone.execute("set timezone = 'UTC'")
         alone.register("given", row.to_arrow_table())
         alone.execute("create table incoming as from given")

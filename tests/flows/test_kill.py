@@ -9,7 +9,7 @@ import pytest
 
 from tests.flows.conftest import INCREMENTS, VIEWS, Lives
 
-PROFILED = ("profiles.columns", "profiles.drift", "profiles.fields")
+PROFILED = ("profiles.checks", "profiles.columns", "profiles.drift", "profiles.fields")
 PREPARED = (*PROFILED, "quarantine.records", "accounting.files", "staging.repeats", "staging.records")
 INDEX = ("duplicates.contents", "duplicates.documents")
 # views of a record's text alone take one way; one stands for all
