@@ -113,13 +113,18 @@ def kept_checks(warehouse: Warehouse) -> pl.DataFrame:
 def waiting(warehouse: Warehouse) -> list[str]:
     """Say which loads wait because a check has stopped them, and why."""
     stopped = kept_checks(warehouse).filter(~pl.col("is_staged"), verdict="stop")
-    return [f"{row['source']}: load {row['load_id']} waits, nothing of it is staged: {row['reason']}" for row in stopped.to_dicts()]
+    return [f"{row['source']}: load {row['load_id']} waits, nothing of it is staged: {finding(row)}" for row in stopped.to_dicts()]
 
 
 def notices(warehouse: Warehouse, source: str, loads: set[str]) -> list[str]:
     """Say what was found in some staged loads that is worth a look, or was accepted."""
     found = kept_checks(warehouse).filter(pl.col("source") == source, pl.col("load_id").is_in(list(loads)), pl.col("verdict") != "still")
-    return [f"{source}: load {row['load_id']}: {row['reason']}" for row in found.to_dicts()]
+    return [f"{source}: load {row['load_id']}: {finding(row)}" for row in found.to_dicts()]
+
+
+def finding(check: Mapping[str, Any]) -> str:
+    """Say what a check found, and where first."""
+    return f"{check['reason']} (first {check['place']})" if check["place"] else str(check["reason"])
 
 
 def refuse_stops(source: Source, checks: pl.DataFrame, command: str = "run") -> None:
@@ -129,7 +134,7 @@ def refuse_stops(source: Source, checks: pl.DataFrame, command: str = "run") -> 
         return
     load_id = str(stopping["load_id"][0])
     found = checks.filter(pl.col("verdict") != "still", load_id=load_id)
-    reasons = found.sort(pl.col("verdict") != "stop", maintain_order=True)["reason"].to_list()
+    reasons = [finding(row) for row in found.sort(pl.col("verdict") != "stop", maintain_order=True).to_dicts()]
     message = (
         f"{source.name}: load {load_id} is stopped, nothing was staged: {'; '.join(reasons)}. Mend the source file and run again, for the "
         f"rows are loaded already; if they are as they should be, millrace {command} --source FILE --accept-load stages them"
@@ -143,7 +148,8 @@ def _row(found: Mapping[str, Any], check: str, column: str, limits: tuple[float 
     share = n_broken / max(n_rows, 1)
     is_stop = stop is not None and share > stop and n_broken >= MIN_ROWS
     is_warn = n_broken > 0 and any(limit is not None and share > limit for limit in limits)
-    judged = {"warn": warn, "stop": stop, "verdict": "stop" if is_stop else "warn" if is_warn else "still", "reason": reason}
+    verdict = "stop" if is_stop else "warn" if is_warn else "still"
+    judged = {"warn": warn, "stop": stop, "verdict": verdict, "reason": reason, "place": _place(found)}
     return {"load_id": found["load_id"], "check": check, "column": column, "n_rows": n_rows, "n_broken": n_broken, **judged}
 
 
@@ -153,6 +159,7 @@ def _rejected(connection: duckdb.DuckDBPyConnection, source: Source, n_rows: Map
     for load_id, n_read in n_rows.items():
         of_load = [rule for rule in rules if rule["load_id"] == load_id]
         found = {"load_id": load_id, "n_rows": n_read, "n_broken": sum(rule["n_broken"] for rule in of_load)}
+        found |= {name: of_load[0][name] for name in ("source_uri", "row_number")} if of_load else {}
         named = ", ".join(_rule(rule) for rule in of_load[:NAMED_RULES])
         more = f" and {len(of_load) - NAMED_RULES} more rules" if len(of_load) > NAMED_RULES else ""
         reason = f"{_share(found)} are rejected (max_quarantined_ratio {source.max_quarantined_ratio:.0%})"
@@ -161,9 +168,9 @@ def _rejected(connection: duckdb.DuckDBPyConnection, source: Source, n_rows: Map
 
 
 def _rule(rule: Mapping[str, Any]) -> str:
-    """Name a rule, the rows it rejects, the first of them and the mend."""
+    """Name a rule, the rows it rejects and the mend."""
     mend = f"; {MENDS[rule['rule']]}" if rule["rule"] in MENDS else ""
-    return f"{rule['column']}: {rule['rule']} ({rule['n_broken']:,} rows, first {_place(rule)}{mend})"
+    return f"{rule['column']}: {rule['rule']} ({rule['n_broken']:,} rows{mend})"
 
 
 def _collisions(connection: duckdb.DuckDBPyConnection, source: Source, n_accepted: Mapping[str, int]) -> Iterator[dict[str, Any]]:
@@ -172,7 +179,7 @@ def _collisions(connection: duckdb.DuckDBPyConnection, source: Source, n_accepte
     collisions = {row["load_id"]: row for row in connection.sql(model("checks/collisions")).pl().to_dicts()}
     for load_id, n_rows in n_accepted.items():
         found = {**none, **collisions.get(load_id, {}), "load_id": load_id, "n_rows": n_rows}
-        where = f", first {_place(found)}: map a column that is another one for every record" if found["n_broken"] else ""
+        where = ": map a column that is another one for every record" if found["n_broken"] else ""
         reason = (
             f"record_id is no key in {_share(found)}: {found['n_records']:,} ids stand for rows that differ in author, time and text "
             f"(max_collision_ratio {source.max_collision_ratio:.1%}){where}"
@@ -201,7 +208,7 @@ def _foreign_ids(connection: duckdb.DuckDBPyConnection, source: Source) -> Itera
         return
     for row in connection.sql(model("checks/foreign_ids")).pl().to_dicts():
         reason = (
-            f"{_share(row)} have the record_id of a record of source {row['sources']}, first {_place(row)}: say `ids: own` if each source "
+            f"{_share(row)} have the record_id of a record of source {row['sources']}: say `ids: own` if each source "
             "has ids of its own, `ids: shared` if they are about the same records"
         )
         yield {**_row(row, "ids", "record_id", (None, 0.0), reason), "verdict": "stop"}
@@ -210,9 +217,7 @@ def _foreign_ids(connection: duckdb.DuckDBPyConnection, source: Source) -> Itera
 def _failures(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> Iterator[dict[str, Any]]:
     """Say of expressions that failed on what kind of value the first one did, and what the engine said, without the value."""
     for row in connection.sql(model("checks/rejections")).pl().filter(rule="expression_failed").to_dicts():
-        reason = (
-            f"{row['column']}: the expression fails in {_share(row)}, first {_place(row)}: {_explain(connection, source, warehouse, row)}"
-        )
+        reason = f"{row['column']}: the expression fails in {_share(row)}: {_explain(connection, source, warehouse, row)}"
         yield _row(row, "expression", row["column"], (0.0, None), reason)
 
 
@@ -280,4 +285,4 @@ def _share(found: Mapping[str, Any]) -> str:
 
 
 def _place(found: Mapping[str, Any]) -> str:
-    return f"row {found['row_number']:,} of {found['source_uri'].rsplit('/', 1)[-1]}"
+    return f"row {found['row_number']:,} of {found['source_uri'].rsplit('/', 1)[-1]}" if found.get("source_uri") else ""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import polars as pl
 import pyarrow as pa
 
-from transforms.checks import check_loads
+from transforms.checks import check_loads, finding
 from transforms.errors import FileRefusedError
 from transforms.fields import UNFIT, Compared, Shapes, compare, expect, in_words, known_fields
 from transforms.prepare import WRITTEN, create_documents, loads_of, split, transaction
@@ -81,7 +81,7 @@ def look_at_checks(source: Source, warehouse: Warehouse, files: Sequence[SourceF
             checks = check_loads(connection, source, home)
     found = checks.filter(pl.col("verdict") != "still").sort(pl.col("verdict") != "stop", maintain_order=True)
     stops = ["this stops the run before it stages; mend the source file, or --accept-load stages it as it is"]
-    return [f"{reason}; in {heads.num_rows:,} first rows" for reason in found["reason"]] + stops * ("stop" in found["verdict"])
+    return [f"{finding(row)}; in {heads.num_rows:,} first rows" for row in found.to_dicts()] + stops * ("stop" in found["verdict"])
 
 
 def _changes(compared: Compared, read: set[str]) -> list[str]:

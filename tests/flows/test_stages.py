@@ -92,10 +92,11 @@ def test_a_stopped_load_is_named_by_plan_run_status_and_report(tmp_path: Path) -
     (tmp_path / "data" / "1.jsonl").write_text("".join(json.dumps({**row, "about": "", "label": "", "gone": False}) + "\n" for row in cut))
     parameters = PipelineParameters(source=str(notes.source), home=str(tmp_path / "home"))
     source, warehouse = load_source(notes.source), Warehouse(Settings(home=tmp_path / "home"))
-    expected = "30 of 30 rows (100.0%) are rejected (max_quarantined_ratio 50%): record_id: exponent_form (30 rows, first row 1 of 1.jsonl"
+    expected = "30 of 30 rows (100.0%) are rejected (max_quarantined_ratio 50%): record_id: exponent_form (30 rows; "
     planned = plan_run(source, warehouse).checks
     assert not warehouse.settings.root.exists()
     assert planned[0].startswith(expected)
+    assert "(first row 1 of 1.jsonl)" in planned[0]
     assert "this stops the run" in planned[1]
     command = CliRunner().invoke(run, ["--source", str(notes.source), "--home", str(tmp_path / "home"), "--plain"])
     assert isinstance(command.exception, ChecksError)

@@ -69,7 +69,8 @@ class LoadCheck(Contract):
     warn: float = pa.Field(ge=0, nullable=True, description="The share above which a run warns; null for never.")
     stop: float = pa.Field(ge=0, nullable=True, description="The share above which a run stops; null for never.")
     verdict: str = pa.Field(isin=VERDICTS, description="What follows: still, warn or stop.")
-    reason: str = pa.Field(description="What was found and where, in words; never a value.")
+    reason: str = pa.Field(description="What was found, in words; never a value, nor the name of a file.")
+    place: str = pa.Field(description="Where it was found first: row and file; empty where it was not.")
 
     class Config(Contract.Config):
         """Relation and key."""
