@@ -224,11 +224,8 @@ def test_a_load_that_is_nearly_all_rejected_is_staged_once_the_source_file_is_me
 ) -> None:
     file = write("a.jsonl", *(note(f"r{n}", author=None, writer="ann") for n in range(20)), note("good"))
     said = stopped(make_source(file), warehouse)
-    assert (
-        "20 of 21 rows (95.2%) are rejected (max_quarantined_ratio 50%): author_id: not_nullable (20 rows; map a column that is filled) (first row 1"
-        in said
-    )
-    assert "stopped, nothing was staged" in waiting(warehouse)[0] or "waits, nothing of it is staged" in waiting(warehouse)[0]
+    assert "20 of 21 rows (95.2%) are rejected (max_quarantined_ratio 50%): author_id: not_nullable (20 rows; map a" in said
+    assert "waits, nothing of it is staged" in waiting(warehouse)[0]
     mended = make_source(file, record={**RECORD, "author_id": "coalesce(writer, author)"})
     assert load(mended, warehouse) == Account(read=21, staged=21)
     assert waiting(warehouse) == []
@@ -327,7 +324,7 @@ def test_ids_of_another_source_stop_the_load_until_the_source_file_says_whose_th
     first, second = two_sources(make_source, write, note, None)
     assert load(first, warehouse).staged == 2
     ingest(second, warehouse)
-    said = r"1 of 2 rows \(50\.0%\) have the record_id of a record of source tickets: say `ids: own` .*shared` .* \(first row 1 of calls\.jsonl\)"
+    said = r"1 of 2 rows \(50\.0%\) have the record_id of a record of source tickets: say `ids: own` .* \(first row 1 of calls\.jsonl\)"
     with pytest.raises(ChecksError, match=said):
         prepare(second, warehouse)
     _, second = two_sources(make_source, write, note, "own")
