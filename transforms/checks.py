@@ -12,8 +12,9 @@ import duckdb
 import polars as pl
 
 from transforms.errors import ChecksError
-from transforms.expressions import column_references
+from transforms.expressions import bound, column_references, quoted, sealed
 from transforms.mapping import candidates_parameters
+from transforms.paths import scan_parquet
 from transforms.profile import store, stored
 from transforms.schemas.profiles import LoadCheck
 from transforms.schemas.staging import AccountedFile
@@ -51,6 +52,7 @@ NUMBER = r"([0-9]{1,2})"
 DAY_FIRST = rf"^\D*{NUMBER}[-/. ]{NUMBER}[-/. ](?:[0-9]{{4}}|[0-9]{{2}})(?:\D|$)"
 YEAR_FIRST = rf"^\D*[0-9]{{4}}[-/. ]{NUMBER}[-/. ]{NUMBER}(?:\D|$)"
 MONTHS, DAYS = 12, 31
+MIN_PART = 3  # shorter parts of words say nothing, and stand in every message
 SCHEMA = pl.DataFrame(LoadCheck.arrow_schema().empty_table()).schema
 ACCOUNTED = {"source": pl.String, "load_id": pl.String}
 
@@ -104,7 +106,7 @@ def kept_checks(warehouse: Warehouse) -> pl.DataFrame:
     """Read what was found in all loads, with `is_staged`: whether the load is in the accounts."""
     checks = stored(warehouse.create(LoadCheck), LoadCheck) if warehouse.table(LoadCheck.relation()) else pl.LazyFrame(schema=SCHEMA)
     with_accounts = warehouse.files(AccountedFile.relation())
-    accounts = pl.scan_parquet(with_accounts).select("source", "load_id") if with_accounts else pl.LazyFrame(schema=ACCOUNTED)
+    accounts = scan_parquet(with_accounts).select("source", "load_id") if with_accounts else pl.LazyFrame(schema=ACCOUNTED)
     staged = accounts.unique().with_columns(is_staged=True)
     found = checks.join(staged, on=["source", "load_id"], how="left").with_columns(pl.col("is_staged").fill_null(value=False))
     return found.sort("loaded_timestamp", "load_id", "check", "column").collect()
@@ -231,20 +233,22 @@ def _explain(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: W
     row = connection.sql(
         "from corrected_rows where load_id = $load_id and source_uri = $source_uri and row_number = $row_number", params=given
     )
-    with duckdb.connect(config={"enable_external_access": "false"}) as alone:
+    with duckdb.connect() as alone, sealed() as engine:
         alone.execute("set timezone = 'UTC'")
         alone.register("given", row.to_arrow_table())
         alone.execute("create table incoming as from given")
         alone.execute("set variable field_paths = []::varchar[]")  # no type of a field is asked for
         create_documents(alone, source, warehouse)
-        alone.execute("set variable structure = $structure", {"structure": candidates_parameters(source)["structure"]})
-        alone.execute("create table fields as select unnest(json_transform(document, getvariable('structure'))) from documents")
-        quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
-        values = alone.execute(f"select {quoted} from fields").fetchone() if names else ()
+        engine.register("documents", alone.sql("select document from documents").to_arrow_table())
+        structure = candidates_parameters(source)["structure"]
+        engine.execute(
+            "create table fields as select unnest(json_transform(document, $structure)) from documents", {"structure": structure}
+        )
+        values = engine.execute(f"select {', '.join(map(quoted, names))} from fields").fetchone() if names else ()
         try:
-            alone.execute(f"select ({expression})::varchar from fields").fetchone()
-        except duckdb.Error as error:
-            said = without_values(str(error), expression, [value for value in values or () if value is not None])
+            engine.execute(f"select {bound(expression)}::varchar from fields").fetchone()
+        except (duckdb.Error, UnicodeDecodeError) as error:
+            said = without_values(error, expression, [value for value in values or () if value is not None])
         else:
             said = "it does not fail on this row alone"
     kinds = [f"{name} is {kind_of(value)}" for name, value in zip(names, values or (), strict=True)]
@@ -260,9 +264,14 @@ def kind_of(value: str | None) -> str:
     return f"text of {len(value):,} characters like {shape!r}"
 
 
-def without_values(message: str, expression: str, values: list[str]) -> str:
-    """Take out of an engine's message what may come from the row: its values, what is quoted or a number, and every word of theirs."""
-    kind, _, said = message.partition(": ")
+def without_values(error: duckdb.Error | UnicodeDecodeError, expression: str, values: list[str]) -> str:
+    """Take out of an engine's message what may come from the row: its values, what is quoted or a number, and every word of theirs.
+
+    DuckDB cuts long values off at some byte: a part of a word goes too, and a message that ends within a character is not shown.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return "a message that is no text"
+    kind, _, said = str(error).partition(": ")
     lines = said.splitlines()
     detail = next((line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")), "")
     said = lines[0] if lines else ""
@@ -270,10 +279,13 @@ def without_values(message: str, expression: str, values: list[str]) -> str:
         said = said.replace(value, "...") if value else said
     said = re.sub(r"\"[^\"]*\"|'[^']*'", lambda quoted: quoted[0] if quoted[0][1:-1] and quoted[0][1:-1] in expression else "...", said)
     words = {word.lower() for value in values for word in re.findall(r"\w+", value)}
+    of_words = "\n".join(words)
     known = {word.lower() for word in re.findall(r"\w+", expression)}
 
     def kept(word: re.Match[str]) -> str:
-        is_of_row = word[0].lower() in words or any(char.isdigit() for char in word[0])
+        lower = word[0].lower()
+        is_part = len(lower) >= MIN_PART and lower in of_words
+        is_of_row = is_part or lower in words or any(char.isdigit() for char in lower)
         return "..." if is_of_row and word[0].lower() not in known else word[0]
 
     said, detail = re.sub(r"\w+", kept, said), re.sub(r"\w+", lambda word: "..." if word[0].lower() in words else word[0], detail)

@@ -39,9 +39,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from feature_repo.stores.bulk import GuardedWrites
 from feature_repo.stores.nearest import nearest
-from feature_repo.stores.searching import Search, quoted
+from feature_repo.stores.searching import Search
 from feature_repo.stores.values import RequestError, key_values
 from transforms.errors import MillraceError
+from transforms.expressions import quoted
 
 PRESENT, NOT_FOUND, OUTSIDE_MAX_AGE = FieldStatus.PRESENT, FieldStatus.NOT_FOUND, FieldStatus.OUTSIDE_MAX_AGE
 VECTOR = GetOnlineFeaturesResponse.FeatureVector

@@ -14,6 +14,7 @@ from feast.infra.online_stores.sqlite import SqliteFilterTranslator
 from feast.value_type import ValueType
 
 from feature_repo.stores.values import RequestError
+from transforms.expressions import quoted
 
 NUMBERS = {ValueType.INT32, ValueType.INT64, ValueType.FLOAT, ValueType.DOUBLE}
 RESERVED = {"rank", "rowid", "entity_key"}  # by the full-text table
@@ -79,11 +80,6 @@ class Search(NamedTuple):
                 raise
             message = "query_string: no full-text query of SQLite's (FTS5): give words, or put them between double quotes"
             raise RequestError(message) from error
-
-
-def quoted(name: str) -> str:
-    """Quote a name for SQLite."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _columns(names: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from transforms.mapping import candidates_sql, json_structure
+from transforms.mapping import candidates_parameters, candidates_sql
 from transforms.reading import read_payloads
 from transforms.source import RecordMapping, Source, SourceFile
 from transforms.sql import model
@@ -76,8 +76,7 @@ def staged(connection: duckdb.DuckDBPyConnection, documents: list[str], source: 
     connection.execute("set variable field_paths = ['$.author', '$.text']")
     connection.execute(DECODED, {"documents": documents})
     connection.execute(f"create or replace temp view documents as {model('staging/documents')}")
-    parameters = {"structure": json_structure(source), "positive_labels": []}
-    candidates = connection.sql(candidates_sql(source), params=parameters).to_arrow_table()
+    candidates = connection.sql(candidates_sql(source), params=candidates_parameters(source)).to_arrow_table()
     rows: list[dict[str, Any]] = candidates.sort_by("row_number").to_pylist()
     return rows
 
