@@ -26,7 +26,8 @@ def parquet(connection: duckdb.DuckDBPyConnection, files: Sequence[str | Path], 
 
 def parquet_sql(files: Sequence[str | Path], *, is_partitioned: bool = False) -> str:
     """Read Parquet files in the text of a query, for people to run."""
-    return f"read_parquet([{', '.join(literal(as_pattern(file)) for file in files)}], hive_partitioning = {str(is_partitioned).lower()})"
+    paths = ", ".join(literal(as_pattern(file)) for file in files)
+    return f"read_parquet([{paths}], union_by_name = true, hive_partitioning = {str(is_partitioned).lower()})"
 
 
 def scan_parquet(files: Sequence[str | Path], schema: pl.Schema | None = None) -> pl.LazyFrame:

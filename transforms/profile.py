@@ -243,11 +243,12 @@ def _hash_buckets(values: pl.Series, n_buckets: int) -> pl.Series:
     return values.replace_strict(distinct, buckets, return_dtype=pl.String)
 
 
-def _hashed_label(labels: pl.Series) -> pl.Series:
+def hashed_label(labels: pl.Series) -> pl.Series:
+    """Give the bucket of each text's hash as its name."""
     return "#" + _hash_buckets(labels, LABEL_BUCKETS)
 
 
-NAME = pl.when(pl.col("key").str.contains(SHOWN_LABEL)).then("key").otherwise(pl.col("key").map_batches(_hashed_label, pl.String))
+NAME = pl.when(pl.col("key").str.contains(SHOWN_LABEL)).then("key").otherwise(pl.col("key").map_batches(hashed_label, pl.String))
 CHEAP = (
     sketched("n_bytes", pl.col("text").str.len_bytes()),
     sketched("lateness_seconds", (pl.col("known_timestamp") - pl.col("event_timestamp")).dt.total_microseconds() / 1e6),
@@ -296,5 +297,5 @@ def _name_few_labels(counts: pl.DataFrame) -> pl.DataFrame:
     is_label = pl.col("column") == "label"
     rank = pl.col("n").rank("ordinal", descending=True).over("load_id", "column")
     is_kept = ~is_label | (rank <= LABEL_BUCKETS) | pl.col("key").str.starts_with("#")
-    hashed = pl.when(is_kept).then("key").otherwise(pl.col("key").map_batches(_hashed_label, pl.String))
+    hashed = pl.when(is_kept).then("key").otherwise(pl.col("key").map_batches(hashed_label, pl.String))
     return merge([counts.with_columns(key=hashed)])

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,8 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as pads
+from deltalake import write_deltalake
+from feast.data_format import DeltaFormat
 from feast.data_source import DataSource
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_logging import LoggingConfig, LoggingSource
@@ -31,12 +33,25 @@ from feast.utils import (
 )
 from pydantic import ByteSize, Field, TypeAdapter
 
-from feature_repo.stores import sources
-from feature_repo.stores.sources import ViewRead, snapshot
+from feature_repo.stores import monitoring, sources
+from feature_repo.stores.columns import Files
+from feature_repo.stores.newest import latest, list_rows, picked
+from feature_repo.stores.sources import Index, ViewRead, known, numbered, snapshot
 from feature_repo.stores.spine import EVENT_TIMESTAMP, Spine, SpineRows, read_spine
-from feature_repo.stores.sql import point_in_time_sql
-from feature_repo.stores.timeline import CREATED, INSTANT, INSTANT_UP, Partitions, Timeline, n_partitions, to_instant, ttl_units
-from transforms.expressions import quoted
+from feature_repo.stores.sql import point_in_time_sql, pull_sql
+from feature_repo.stores.timeline import (
+    CREATED,
+    INSTANT,
+    INSTANT_UP,
+    SAMPLE_ROWS,
+    Partitions,
+    Timeline,
+    instant_of,
+    n_partitions,
+    to_instant,
+    ttl_units,
+    units_since_1970,
+)
 from transforms.instants import in_utc, instants_in
 from transforms.settings import Settings
 from transforms.warehouse import Warehouse
@@ -113,6 +128,10 @@ class AsofRetrievalJob(RetrievalJob):
         """Features, keys and table versions of the retrieval."""
         return self._metadata
 
+    def tables(self) -> Iterator[pa.Table]:
+        """Run as the result is read, without on-demand views: at least one table, maybe without rows."""
+        return self._batches()
+
     def to_sql(self) -> str:
         """Give DuckDB SQL with the same result; a spine that is no file and no query is the relation `spine` in it."""
         return self._sql
@@ -143,17 +162,20 @@ class AsofRetrievalJob(RetrievalJob):
         return sources.write_parquet(self.to_arrow_reader(), str(path), self._config.offline_store.storage_options)
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:  # noqa: ARG002, FBT001, FBT002
-        """Write the result where a saved dataset is to be: one Parquet file."""
+        """Write the result where a saved dataset is to be: a Delta table if it says so, else one Parquet file."""
         if not isinstance(storage, SavedDatasetFileStorage):
             message = f"{type(storage).__name__}: this store persists to SavedDatasetFileStorage only"
             raise TypeError(message)
         uri, options = sources.location(self._config, storage.file_options.uri), sources.storage_options(self._config, storage.file_options)
         if sources.exists(uri, options) and not allow_overwrite:
             raise SavedDatasetLocationAlreadyExists(uri)
-        sources.write_parquet(self.to_arrow_reader(), uri, options)
+        if isinstance(storage.file_options.file_format, DeltaFormat):
+            write_deltalake(uri, self.to_arrow_reader(), mode="overwrite", schema_mode="overwrite", storage_options=options)
+        else:
+            sources.write_parquet(self.to_arrow_reader(), uri, options)
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002
-        return pa.concat_tables(self._batches(), promote_options="permissive")
+        return pa.concat_tables(self._batches())
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:  # noqa: ARG002
         frame: pd.DataFrame = self._to_arrow_internal().to_pandas()
@@ -227,13 +249,10 @@ class AsofOfflineStore(OfflineStore):
         created_timestamp_column: str | None,
         start_date: datetime,
         end_date: datetime,
-    ) -> RetrievalJob:
+    ) -> AsofRetrievalJob:
         """Take each entity's newest row of a span of time, both ends included."""
         times = [timestamp_field, *_present(created_timestamp_column)]
-        newest = ", ".join(f"{quoted(column)} desc nulls last" for column in times)
-        keys = ", ".join(map(quoted, join_key_columns)) or "1"
-        latest = f"qualify row_number() over (partition by {keys} order by {newest}) = 1"
-        return _pull(config, data_source, join_key_columns, feature_name_columns, times, (start_date, end_date), latest)
+        return _pull(config, data_source, join_key_columns, feature_name_columns, times, (start_date, end_date), only_newest=True)
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -245,16 +264,17 @@ class AsofOfflineStore(OfflineStore):
         created_timestamp_column: str | None = None,
         start_date: datetime | None = None,
         end_date: datetime | None = None,
-    ) -> RetrievalJob:
+    ) -> AsofRetrievalJob:
         """Take all rows of a span of time, both ends included."""
         times = [timestamp_field, *_present(created_timestamp_column)]
-        return _pull(config, data_source, join_key_columns, feature_name_columns, times, (start_date, end_date))
+        return _pull(config, data_source, join_key_columns, feature_name_columns, times, (start_date, end_date), only_newest=False)
 
     @staticmethod
     def offline_write_batch(config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None) -> None:
         """Add rows to a view's source as one more file or commit.
 
-        Raises `ValueError` where the table lacks a column of the source, or the source is one single Parquet file.
+        A source that is one single Parquet file is written again. Raises `ValueError` where the table lacks a column of the
+        source, or the single file is on object storage.
         """
         source = feature_view.batch_source
         schema = snapshot(config, source).schema
@@ -287,6 +307,66 @@ class AsofOfflineStore(OfflineStore):
         rows = data if isinstance(data, pa.Table) else pads.dataset(data).to_table()
         uri = sources.location(config, destination.path)
         sources.add_file(rows, uri, sources.storage_options(config, destination), destination.partition_by or [])
+
+    @staticmethod
+    def compute_monitoring_metrics(
+        config: RepoConfig,
+        data_source: DataSource,
+        feature_columns: list[tuple[str, str]],
+        timestamp_field: str,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+        histogram_bins: int = 20,
+        top_n: int = 10,
+    ) -> list[dict[str, Any]]:
+        """Describe the features of a span of time, both ends included, as Feast's monitoring does; no text is kept."""
+        names = [name for name, _ in feature_columns]
+        job = AsofOfflineStore.pull_all_from_table_or_query(config, data_source, [], names, timestamp_field, None, start_date, end_date)
+        return monitoring.describe(job.tables(), feature_columns, histogram_bins, top_n)
+
+    @staticmethod
+    def get_monitoring_max_timestamp(config: RepoConfig, data_source: DataSource, timestamp_field: str) -> datetime | None:
+        """Find the newest instant of a source; None where it has none."""
+        try:
+            index = Index(snapshot(config, data_source), [], {INSTANT: timestamp_field})
+        except FileNotFoundError:  # nothing is written yet
+            return None
+        newest = [index.frame(batch).select(pl.col(INSTANT).max()).item() for _, batch in index.rows.batches(index.columns)]
+        found = [units for units in newest if units is not None]
+        return instant_of(max(found), index.unit) if found else None
+
+    @staticmethod
+    def ensure_monitoring_tables(config: RepoConfig) -> None:
+        """Do nothing: what is saved makes its file."""
+
+    @staticmethod
+    def save_monitoring_metrics(config: RepoConfig, metric_type: str, metrics: list[dict[str, Any]]) -> None:
+        """Keep metrics; those of the same key are replaced."""
+        monitoring.save(_monitored(config), metric_type, metrics)
+
+    @staticmethod
+    def query_monitoring_metrics(
+        config: RepoConfig,
+        project: str,
+        metric_type: str,
+        filters: dict[str, Any] | None = None,
+        start_date: date | None = None,
+        end_date: date | None = None,
+    ) -> list[dict[str, Any]]:
+        """Read a project's metrics (of all, where it is empty), the oldest first."""
+        return monitoring.query(_monitored(config), project, metric_type, filters or {}, (start_date, end_date))
+
+    @staticmethod
+    def clear_monitoring_baseline(
+        config: RepoConfig,
+        project: str,
+        feature_view_name: str | None = None,
+        feature_name: str | None = None,
+        data_source_type: str | None = None,
+    ) -> None:
+        """Let no feature metric that matches be a baseline any more."""
+        wanted = {"feature_view_name": feature_view_name, "feature_name": feature_name, "data_source_type": data_source_type}
+        monitoring.clear_baseline(_monitored(config), project, wanted)
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
         """Accept a source that is not there yet (the pipeline makes it later); refuse one of another kind."""
@@ -321,48 +401,49 @@ class Join:
                 result = batch
                 for read in self.reads:
                     values = views[read.name].values(self._asked(read, spine, batch))
-                    for feature, column in zip(read.features, values.to_arrow(compat_level=pl.CompatLevel.oldest()).columns, strict=True):
+                    for feature, column in zip(read.features, values.columns, strict=True):
                         result = result.append_column(_name(read, feature, full_names=self.full_names), column)
                 yield result
 
     def _open(self, read: ViewRead, stack: ExitStack) -> Timeline | Partitions:
-        keys, schema = list(read.spine_keys), read.rows.scan().collect_schema()
-        times = {name: to_instant(column, schema[column], _unit(read)) for name, column in read.timestamps.items()}
-        named = [pl.col(column).alias(name) for name, column in read.columns.items()]
-        rows = read.rows.scan().select(*named, **{CREATED: pl.lit(None, pl.Int64), **times})
-        make = partial(
-            Timeline,
-            keys=keys,
-            features=read.features,
-            ttl_units=ttl_units(read.view.ttl, _unit(read)),
-            as_known=self.as_known and CREATED in read.timestamps,
-        )
-        number = n_partitions(rows, _memory_limit(self.config) // 2 // len(self.reads)) if keys else 1
+        index, columns = read.index, {**read.index.columns, **read.feature_columns}
+        make = partial(self._timeline, read)
+        sample = read.rows.table(columns, SAMPLE_ROWS)
+        number = n_partitions(read.rows.n_rows(), sample, memory_limit(self.config) // 2 // len(self.reads)) if index.keys else 1
         if number == 1:
-            return make(rows.collect())
-        folder = stack.enter_context(_warehouse(self.config).scratch())
-        return Partitions.write(rows, keys, folder, number, make)
+            return make(read.rows.table(columns))
+        files = Files(stack.enter_context(warehouse(self.config).scratch()), sample.schema)
+        return Partitions.write((batch for _, batch in read.rows.batches(columns)), index.frame, files, number, make)
+
+    def _timeline(self, read: ViewRead, rows: pa.Table) -> Timeline:
+        return Timeline(
+            read.index.frame(rows),
+            rows.select(list(read.feature_columns)),
+            read.rows.kinds(read.feature_columns),
+            ttl_units(read.view.ttl, read.index.unit),
+            self.as_known and CREATED in read.timestamps,
+        )
 
     def _asked(self, read: ViewRead, spine: SpineRows, batch: pa.Table) -> pl.DataFrame:
-        schema = read.rows.scan().collect_schema()
-        columns = list(dict.fromkeys([spine.event_timestamp, *read.spine_keys.values()]))
+        """Give the spine's keys and instants as the view's index has them."""
+        columns = numbered("key", read.spine_keys.values())
         instants = instants_in(batch[spine.event_timestamp], spine.event_timestamp)
-        named = batch.select(columns).set_column(columns.index(spine.event_timestamp), spine.event_timestamp, instants)
-        frame = pl.DataFrame(sources.known_zones(named))
+        frame = known(pa.table({**{name: batch[column] for name, column in columns.items()}, INSTANT: instants}))
+        wanted, unit = read.index.schema, read.index.unit
         keys = [
-            matching(spine_key, frame.schema[spine_key], schema[read.columns[key]], read.view.name).alias(key)
-            for key, spine_key in read.spine_keys.items()
+            matching(pl.col(name), frame.schema[name], wanted[name], (read.view.name, column)).alias(name)
+            for name, column in columns.items()
         ]
-        at = partial(to_instant, spine.event_timestamp, frame.schema[spine.event_timestamp], _unit(read))
+        at = partial(to_instant, INSTANT, frame.schema[INSTANT], unit)
         return frame.select(*keys, at().alias(INSTANT), at(up=True).alias(INSTANT_UP))
 
 
-def matching(spine_key: str, kind: pl.DataType, wanted: pl.DataType, view: str) -> pl.Expr:
+def matching(column: pl.Expr, kind: pl.DataType, wanted: pl.DataType, named: tuple[str, str]) -> pl.Expr:
     """Make a spine's key column of the view's type; a value that type cannot hold becomes null, which matches nothing.
 
-    An integer and the text of its digits are the same key, as online. Raises `ValueError` where the types have nothing in common.
+    An integer and the text of its digits are the same key, as online. Raises `ValueError`, naming view and key, where the types
+    have nothing in common.
     """
-    column = pl.col(spine_key)
     if kind == wanted:
         return column
     if kind == pl.Null or (_is_text(kind) and _is_text(wanted)) or (kind.is_integer() and wanted.is_numeric()):
@@ -375,8 +456,16 @@ def matching(spine_key: str, kind: pl.DataType, wanted: pl.DataType, view: str) 
     if _is_text(kind) and wanted.is_integer():  # only the digits of an integer are that integer: not 007, not +7
         cast = column.cast(pl.String).cast(wanted, strict=False)
         return pl.when(cast.cast(pl.String) == column.cast(pl.String)).then(cast)
-    message = f"view {view}: its key {spine_key!r} is {wanted}, the spine's is {kind}; convert the spine's column"
+    if _is_instant(kind) and _is_instant(wanted):  # pandas counts in nanoseconds
+        cast = column.cast(wanted, strict=False)
+        return pl.when(cast.cast(kind, strict=False) == column).then(cast)
+    view, key = named
+    message = f"view {view}: its key {key!r} is {wanted}, the spine's is {kind}; convert the spine's column"
     raise ValueError(message)
+
+
+def _is_instant(kind: pl.DataType) -> bool:
+    return isinstance(kind, pl.Datetime | pl.Date)
 
 
 def _is_text(kind: pl.DataType) -> bool:
@@ -391,12 +480,6 @@ def _names(reads: list[ViewRead], *, full_feature_names: bool) -> dict[str, str]
     return {_name(read, feature, full_names=full_feature_names): read.name for read in reads for feature in read.features}
 
 
-def _unit(read: ViewRead) -> Literal["us", "ns"]:
-    """Compare in nanoseconds only where the view has them, since those end in the year 2262."""
-    kinds = [read.rows.schema.field(column).type for column in read.timestamps.values()]
-    return "ns" if any(pa.types.is_timestamp(kind) and kind.unit == "ns" for kind in kinds) else "us"
-
-
 def _read(config: RepoConfig, view: FeatureView, features: list[str]) -> ViewRead:
     version = config.offline_store.as_of_versions.get(view.name)
     read = ViewRead(view, list(dict.fromkeys(features)), snapshot(config, view.batch_source, version))
@@ -404,34 +487,55 @@ def _read(config: RepoConfig, view: FeatureView, features: list[str]) -> ViewRea
     return read
 
 
-def _entities_between(reads: list[ViewRead], start: datetime, end: datetime) -> pl.DataFrame:
+def _entities_between(reads: list[ViewRead], start: datetime, end: datetime) -> pa.Table:
     """List the keys with a row in a span of time, as a spine at its end; a view's keys are null in another view's rows."""
-    found = []
-    for read in reads:
-        schema, column = read.rows.scan().collect_schema(), read.timestamps[INSTANT]
-        instant = to_instant(column, schema[column], _unit(read))
-        first, last = (pl.lit(in_utc(make_tzaware(time))).cast(pl.Datetime(_unit(read), "UTC")).to_physical() for time in (start, end))
-        keys = [pl.col(read.columns[key]).alias(spine_key) for key, spine_key in read.spine_keys.items()]
-        if keys:
-            found.append(read.rows.scan().filter(instant.is_between(first, last)).select(keys).unique())
-    keys_of_all = pl.concat(found, how="diagonal_relaxed").unique().collect() if found else pl.DataFrame([{}])
-    sorted_keys = keys_of_all.sort(pl.all()) if keys_of_all.width else keys_of_all
-    return sorted_keys.with_columns(pl.lit(in_utc(make_tzaware(end))).cast(pl.Datetime("us", "UTC")).alias(EVENT_TIMESTAMP))
+    kinds = {
+        key: _stored(read.rows.schema.field(read.columns[own]).type) for read in reversed(reads) for own, key in read.spine_keys.items()
+    }
+    names = list(dict.fromkeys(key for read in reads for key in read.spine_keys.values()))
+    found = [part for read in reads if read.spine_keys for part in _keys_between(read, names, start, end)]
+    at = pa.scalar(in_utc(make_tzaware(end)), pa.timestamp("us", "UTC"))
+    if not found:
+        return pa.table({EVENT_TIMESTAMP: pa.array([at])})
+    keys = pl.concat(found, how="diagonal_relaxed").unique()
+    rows = keys.select(map(str, range(len(names)))).sort(pl.all()).to_arrow()
+    columns = [rows[str(number)].cast(kinds[name]) for number, name in enumerate(names)]
+    return pa.table([*columns, pa.repeat(at, rows.num_rows)], names=[*names, EVENT_TIMESTAMP])
 
 
-def _warehouse(config: RepoConfig) -> Warehouse:
+def _keys_between(read: ViewRead, names: list[str], start: datetime, end: datetime) -> Iterator[pl.DataFrame]:
+    """Give the keys of a view's rows of a span, named by their place in `names`."""
+    index = read.index
+    first, last = (units_since_1970(make_tzaware(time), index.unit) for time in (start, end))
+    keys = [pl.col(name).alias(str(names.index(key))) for name, key in numbered("key", read.spine_keys.values()).items()]
+    yield index.schema.to_frame().select(keys)
+    for _, batch in read.rows.batches(index.columns):
+        yield index.frame(batch).filter(pl.col(INSTANT).is_between(first, last)).select(keys).unique()
+
+
+def _stored(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _monitored(config: RepoConfig) -> Path:
+    return sources.warehouse_folder(config) / "feast" / "monitoring"
+
+
+def warehouse(config: RepoConfig) -> Warehouse:
+    """Open the warehouse, within the store's memory limit."""
     limit = {"memory_limit": config.offline_store.memory_limit} if config.offline_store.memory_limit else {}
     return Warehouse(Settings(home=sources.warehouse_folder(config), **limit))
 
 
-def _memory_limit(config: RepoConfig) -> int:
-    return int(TypeAdapter(ByteSize).validate_python(_warehouse(config).settings.memory_limit))
+def memory_limit(config: RepoConfig) -> int:
+    """Count the bytes of the store's memory limit."""
+    return int(TypeAdapter(ByteSize).validate_python(warehouse(config).settings.memory_limit))
 
 
 @contextmanager
 def connect(config: RepoConfig) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open DuckDB over the warehouse, within the store's memory limit."""
-    with _warehouse(config).connect() as connection:
+    with warehouse(config).connect() as connection:
         yield connection
 
 
@@ -442,28 +546,37 @@ def _pull(
     features: list[str],
     times: list[str],
     span: tuple[datetime | None, datetime | None],
-    latest: str = "",
-) -> RetrievalJob:
+    *,
+    only_newest: bool,
+) -> AsofRetrievalJob:
     rows = snapshot(config, source)
-    dummy = [] if keys else [f"'{DUMMY_ENTITY_VAL}' as {DUMMY_ENTITY_ID}"]
-    given = [*map(quoted, [*keys, *features, *times])] if features else ["*"]  # Feast names none where it transforms the rows itself
-    instant = f"{quoted(times[0])}::timestamptz"
-    sql = f"""
-        select {", ".join([*given, *dummy])} from feature_rows
-        where {instant} >= coalesce($start, '-infinity'::timestamptz) and {instant} <= coalesce($end, 'infinity'::timestamptz)
-        {latest}
-    """
-    parameters = dict(zip(("start", "end"), (time and make_tzaware(time) for time in span), strict=True))
+    names = (
+        list(dict.fromkeys([*keys, *features, *times])) if features else rows.schema.names
+    )  # Feast names none where it transforms the rows
+    index = Index(rows, keys, dict(zip((INSTANT, CREATED), times, strict=False)))
+    first, last = (
+        units_since_1970(make_tzaware(time), index.unit) if time else end for time, end in zip(span, (-(2**63), 2**63 - 1), strict=True)
+    )
+    values = numbered("value", names)
 
     def batches() -> Iterator[pa.Table]:
+        yield rows.kinds(values).empty_table()
+        if not only_newest:
+            for _, batch in rows.batches({**index.columns, **values}):
+                is_in = index.frame(batch)[INSTANT].is_between(first, last).fill_null(value=False)
+                yield rows.picked(batch.select(list(values)), is_in.arg_true().to_arrow(), values)
+            return
         with connect(config) as connection:
-            rows.create_view(connection, "feature_rows")
-            reader = connection.sql(sql, params=parameters).to_arrow_reader(PULLED_ROWS)
-            yield reader.schema.empty_table()
-            for batch in reader:
-                yield pa.Table.from_batches([batch])
+            list_rows(connection, index)
+            found = latest(connection, index, first, last)
+            yield from (rows.picked(batch, places, values) for _, batch, places in picked(rows, values, found))
 
-    return AsofRetrievalJob(batches, sql, config)
+    def named() -> Iterator[pa.Table]:
+        for table in batches():
+            given = table.rename_columns(names)
+            yield given if keys else given.append_column(DUMMY_ENTITY_ID, pa.repeat(DUMMY_ENTITY_VAL, given.num_rows))
+
+    return AsofRetrievalJob(named, pull_sql(index, values, names, span, only_newest=only_newest), config)
 
 
 def _present(column: str | None) -> list[str]:

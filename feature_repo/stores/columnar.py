@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,13 @@ from tqdm import tqdm
 
 from feature_repo.done import Done, done_path, read_done, write_done
 from feature_repo.stores import sources
-from feature_repo.stores.asof import AsofOfflineStore, connect
+from feature_repo.stores.asof import AsofOfflineStore, connect, memory_limit, warehouse
 from feature_repo.stores.bulk import bulk_writer
 from feature_repo.stores.codec import encode_entity_keys
-from feature_repo.stores.sources import Snapshot, snapshot
-from transforms.expressions import quoted
+from feature_repo.stores.columns import Files, gathered
+from feature_repo.stores.newest import FOUND_ROWS, NEWEST_FIRST, list_rows, picked
+from feature_repo.stores.sources import Index, Snapshot, numbered, snapshot
+from feature_repo.stores.timeline import CREATED, INSTANT, SAMPLE_ROWS, n_partitions, units_since_1970
 
 CHUNK_ROWS = 50_000
 FIRST, EPOCH = datetime(1, 1, 1, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)
@@ -176,10 +179,9 @@ class Materialization:
 
     def _write(self, rows: Snapshot, span: Span, skipped: int, task: MaterializationTask) -> int:
         written = 0
-        with self._newest(rows, span) as (newest, has_earlier):
+        with self._newest(rows, span) as (newest, total, has_earlier):
             finished = self._finished(rows, span, has_earlier=has_earlier)
-            total = int(newest.aggregate("count(*)").fetchall()[0][0])
-            for batch, n_written in self._written(newest, total, skipped, task, self._zones(rows.schema)):
+            for batch, n_written in self._written(newest, total, skipped, task):
                 written, skipped = written + n_written, skipped + batch.num_rows
                 if finished:
                     finished = replace(finished, witness=self._witness(batch))
@@ -189,7 +191,7 @@ class Materialization:
         return written
 
     def _written(
-        self, newest: duckdb.DuckDBPyRelation, total: int, skipped: int, task: MaterializationTask, zones: dict[str, pa.DataType]
+        self, newest: Callable[[int], Iterator[pa.RecordBatch]], total: int, skipped: int, task: MaterializationTask
     ) -> Iterator[tuple[pa.RecordBatch, int]]:
         """Write the chunks after those skipped, and give each with the number of its entities that were not left out as older."""
         if skipped >= total:
@@ -197,8 +199,8 @@ class Materialization:
         report = _progress.get() or _nobody
         with bulk_writer(self.config, self.online_store, self.view) as write, (task.tqdm_builder or _no_bar)(total) as bar:
             bar.update(skipped)
-            for batch in self._chunks(newest, skipped):
-                yield batch, write(_typed(batch, zones))
+            for batch in newest(skipped):
+                yield batch, write(batch)
                 bar.update(batch.num_rows)
                 report(self.view.name, batch.num_rows, total)
 
@@ -221,58 +223,88 @@ class Materialization:
         done = self.done()
         return done.since if done and done.rows is not None else done
 
-    def _chunks(self, newest: duckdb.DuckDBPyRelation, skipped: int) -> Iterator[pa.RecordBatch]:
-        keys = ", ".join(quoted(key) for key in _keys(self.view))
-        left = newest.order(keys).limit(1 << 62, offset=skipped) if skipped else newest.order(keys)
-        yield from _of_size(left.to_arrow_reader(self.chunk_rows), self.chunk_rows)
-
     @contextmanager
-    def _newest(self, rows: Snapshot, span: Span) -> Iterator[tuple[duckdb.DuckDBPyRelation, bool]]:
-        """Give each entity's newest row of the span, for an increment if it is new; and whether there are rows before the span."""
-        parameters = {"start": span.start, "end": span.end, "until": datetime.fromisoformat(span.since.until) if span.since else FIRST}
+    def _newest(self, rows: Snapshot, span: Span) -> Iterator[tuple[Callable[[int], Iterator[pa.RecordBatch]], int, bool]]:
+        """Find each entity's newest row of the span, for an increment if it is new.
+
+        Gives what reads the rows in chunks, in the order of their keys, after some that are skipped; how many there are; and
+        whether there are rows before the span.
+        """
+        index = self._index(rows)
+        start, end = (units_since_1970(time, index.unit) for time in (span.start, span.end))
+        until = units_since_1970(datetime.fromisoformat(span.since.until) if span.since else FIRST, index.unit)
+        known = span.since.identities if span.since else []
         with connect(self.config) as connection:
-            rows.create_view(connection, "arrived", without=span.since.identities if span.since else ())
-            known = set(rows.identities) - set(span.since.identities) if span.since else set(rows.identities)
-            rows.create_view(connection, "present", without=known)
-            connection.execute(f"create temp table newest as {self._sql(span)}", parameters)
-            earlier = f"select exists (from arrived where {self._instant} < $start)"
-            yield connection.table("newest"), connection.execute(earlier, {"start": span.start}).fetchall()[0][0]
+            list_rows(connection, index, arrived=set(rows.identities) - set(known))
+            connection.execute(f"create temp table newest as {self._sql(span)}", {"start": start, "end": end, "until": until})
+            ((total,),) = connection.execute("select count(*) from newest").fetchall()
+            earlier = f"select exists (from seen where has_arrived and {INSTANT} < $start)"
+            ((has_earlier,),) = connection.execute(earlier, {"start": start}).fetchall()
+            yield partial(self._chunks, connection, rows, total), total, has_earlier
+
+    def _chunks(self, connection: duckdb.DuckDBPyConnection, rows: Snapshot, total: int, skipped: int) -> Iterator[pa.RecordBatch]:
+        """Read the newest rows in the order of their keys, though they lie in that of the files."""
+        kinds = rows.kinds(self._columns)
+        for part in self._parts(connection, rows, total, skipped):
+            order = pc.sort_indices(part.column(len(kinds)))  # the rank, which is the last
+            for first in range(0, part.num_rows, self.chunk_rows):
+                places = order[first : first + self.chunk_rows]
+                columns = [gathered(column, places, kind) for column, kind in zip(part.columns[: len(kinds)], kinds.types, strict=True)]
+                chunk = pa.table(columns, kinds)
+                if DUMMY_ENTITY_ID in _keys(self.view):
+                    chunk = chunk.append_column(DUMMY_ENTITY_ID, pa.repeat(DUMMY_ENTITY_VAL, chunk.num_rows))
+                yield from chunk.to_batches()
+
+    def _parts(self, connection: duckdb.DuckDBPyConnection, rows: Snapshot, total: int, skipped: int) -> Iterator[pa.Table]:
+        """Cut the newest rows by the rank of their keys into parts that fit into memory, each with its ranks as the last column."""
+        sql = "select place, rank - $skipped as rank from newest where rank >= $skipped order by place"
+        found = connection.sql(sql, params={"skipped": skipped}).to_arrow_reader(FOUND_ROWS)
+        sample = rows.table(self._columns, SAMPLE_ROWS)
+        schema = sample.schema.append(pa.field("rank", pa.int64()))
+        number = n_partitions(total, sample, memory_limit(self.config) // 2)
+        part_rows = self.chunk_rows * -(-total // (number * self.chunk_rows))
+        ranked = (
+            pa.RecordBatch.from_arrays([*batch.take(places).columns, ranks["rank"].combine_chunks()], schema=schema)
+            for ranks, batch, places in picked(rows, self._columns, found)
+        )
+        if total - skipped <= part_rows:
+            yield pa.Table.from_batches(ranked, schema)
+            return
+        with warehouse(self.config).scratch() as folder:
+            files = Files(folder, schema)
+            for batch in ranked:
+                files.add(batch, batch.column(len(schema) - 1).to_numpy() // part_rows)
+            files.close()
+            yield from (files.read(part) for part in range(-(-(total - skipped) // part_rows)))
+
+    def _index(self, rows: Snapshot) -> Index:
+        source, columns = self.view.batch_source, self._columns
+        times = {INSTANT: source.timestamp_field, CREATED: source.created_timestamp_column}
+        keys = [columns[key] for key in _keys(self.view) if key != DUMMY_ENTITY_ID]
+        return Index(rows, keys, {name: columns[time] for name, time in times.items() if time})
 
     @property
     def _columns(self) -> dict[str, str]:
-        """For each key, feature and timestamp of the view the source's column, quoted."""
+        """For each key, feature and timestamp of the view the source's column."""
         source = self.view.batch_source
         mapped = {name: column for column, name in source.field_mapping.items()}
         keys = [key for key in _keys(self.view) if key != DUMMY_ENTITY_ID]
         times = [time for time in (source.timestamp_field, source.created_timestamp_column) if time]
-        return {name: quoted(mapped.get(name, name)) for name in (*keys, *(field.name for field in self.view.features), *times)}
-
-    @property
-    def _instant(self) -> str:
-        return f"{self._columns[self.view.batch_source.timestamp_field]}::timestamptz"
+        return {name: mapped.get(name, name) for name in (*keys, *(field.name for field in self.view.features), *times)}
 
     def _sql(self, span: Span) -> str:
-        columns, source = self._columns, self.view.batch_source
-        keys = [columns[key] for key in _keys(self.view) if key != DUMMY_ENTITY_ID]
-        newest = [f"{columns[time]} desc nulls last" for time in (source.timestamp_field, source.created_timestamp_column) if time]
-        given = [f"{column} as {quoted(name)}" for name, column in columns.items()]
-        dummy = [] if keys else [f"'{DUMMY_ENTITY_VAL}' as {quoted(DUMMY_ENTITY_ID)}"]
-        there = " and ".join(f"{column} is not null" for column in keys) or "true"
+        keys = list(numbered("key", [key for key in _keys(self.view) if key != DUMMY_ENTITY_ID]))
+        there = " and ".join(f"{key} is not null" for key in keys) or "true"
         key_list = ", ".join(keys) or "1"
         changed = f"where ({key_list}) in (select ({key_list}) from fresh)" if span.since else ""
         return f"""
-            with seen as (
-                select *, true as __has_arrived from arrived
-                union all by name
-                select *, false as __has_arrived from present
-            ),
-            passed as (select *, {self._instant} as __instant from seen where {there} and {self._instant} between $start and $end),
-            fresh as (select * from passed where __has_arrived or __instant > $until),
+            with passed as (from seen where {there} and {INSTANT} between $start and $end),
+            fresh as (from passed where has_arrived or {INSTANT} > $until),
             newest as (
-                select * from passed {changed}
-                qualify row_number() over (partition by {key_list} order by {", ".join(newest)}, __has_arrived desc) = 1
+                from passed {changed}
+                qualify row_number() over (partition by {key_list} order by {NEWEST_FIRST}, has_arrived desc, place desc) = 1
             )
-            select {", ".join([*given, *dummy])} from newest where __has_arrived or __instant > $until
+            select place, row_number() over (order by {key_list}) - 1 as rank from newest where has_arrived or {INSTANT} > $until
         """
 
     def _digest(self) -> str:
@@ -310,23 +342,6 @@ def _nobody(_view: str, _entities: int, _total: int) -> None:
 
 def _no_bar(total: int) -> Any:
     return tqdm(total=total, disable=True)
-
-
-def _typed(batch: pa.RecordBatch, types: dict[str, pa.DataType]) -> pa.RecordBatch:
-    """Give some columns of a batch other types."""
-    return batch.cast(pa.schema([field.with_type(types.get(field.name, field.type)) for field in batch.schema])) if types else batch
-
-
-def _of_size(batches: pa.RecordBatchReader, rows: int) -> Iterator[pa.RecordBatch]:
-    """Cut and join batches so that each but the last has this many rows, whatever DuckDB gives."""
-    waiting = batches.schema.empty_table()
-    for batch in batches:
-        waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
-        while waiting.num_rows >= rows:
-            yield waiting.slice(0, rows).combine_chunks().to_batches()[0]
-            waiting = waiting.slice(rows)
-    if waiting.num_rows:
-        yield waiting.combine_chunks().to_batches()[0]
 
 
 def _keys(view: FeatureView) -> list[str]:

@@ -3,17 +3,17 @@
 A `Snapshot` is fixed when it is taken: a Delta table at one version, or the Parquet files of that moment.
 """
 
-import glob
+import fcntl
 import os
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, unquote
+from typing import Any, BinaryIO
+from urllib.parse import unquote
 from uuid import uuid4
 
-import duckdb
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -27,16 +27,23 @@ from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
 from feast.infra.offline_stores.file_source import FileSource
 from feast.repo_config import RepoConfig
 
-from feature_repo.stores.timeline import CREATED, INSTANT
-from transforms.paths import as_pattern, refuse_path
+from feature_repo.stores.columns import carried, gathered
+from feature_repo.stores.timeline import CREATED, INSTANT, TimeUnit, to_instant
+from transforms.paths import refuse_path
 
 # what Spark and others put beside the data; Arrow's own rule would also leave out a partition such as __log_date=2026-01-01
 NO_DATA = (".", "_SUCCESS", "_metadata", "_common_metadata", "_delta_log", "_temporary")
 
+# columns that Arrow adds to every file that it scans
+NAMES_OF_ARROWS = {"__fragment_index", "__batch_index", "__last_in_fragment", "__filename"}
+
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A source's rows at one moment; `version` is None where the source keeps no versions (plain Parquet)."""
+    """A source's rows at one moment; `version` is None where the source keeps no versions (plain Parquet).
+
+    Arrow alone reads the rows: it tells `x` from `X`, and knows every type that a source may have.
+    """
 
     uri: str
     version: int | None
@@ -45,40 +52,36 @@ class Snapshot:
     partitions: tuple[str, ...]
     storage_options: Mapping[str, str]
 
-    def scan(self) -> pl.LazyFrame:
-        """Read the rows with Polars, lazily."""
-        empty = known_zones(self.schema.empty_table())
-        if not self.files:
-            return pl.LazyFrame(pl.DataFrame(empty))
-        if empty.schema != self.schema:
-            return pl.scan_pyarrow_dataset(_dataset(replace(self, schema=empty.schema), list(self.files)))
-        # Polars takes the URI of a Delta file for its path, in which a blank is none
-        if self.version is not None and (is_remote(self.uri) or self.partitions or quote(self.uri) == self.uri):
-            return pl.scan_delta(self.uri, version=self.version, storage_options=dict(self.storage_options))
-        if self._is_below_partitions:
-            return pl.scan_pyarrow_dataset(_dataset(self, list(self.files)))
-        options, is_partitioned = dict(self.storage_options) or None, bool(self.partitions)
-        files = [pl.scan_parquet(file, glob=False, hive_partitioning=is_partitioned, storage_options=options) for file in self.files]
-        return pl.concat(files, how="diagonal_relaxed")
+    def kinds(self, columns: Mapping[str, str]) -> pa.Schema:
+        """Give the source's own types of columns, under the names that they are given."""
+        return pa.schema([self.schema.field(column).with_name(name) for name, column in columns.items()])
 
-    def create_view(self, connection: duckdb.DuckDBPyConnection, name: str, without: Collection[str] = ()) -> None:
-        """Make the rows a view of DuckDB's, leaving out the files of these `identities`."""
-        files = [file for file, identity in zip(self.files, self.identities, strict=True) if identity not in without]
-        carried = pa.schema([field.with_type(_carried(field.type)) for field in self.schema])
-        has_wide_decimals = "decimal256" in str(self.schema.types)
-        if not files:
-            connection.from_arrow(carried.empty_table()).create_view(name)
-        elif is_remote(self.uri) or (self.partitions and self.version is not None) or self._is_below_partitions or has_wide_decimals:
-            # DuckDB has no S3 here, a Delta file lacks its partition's columns, and DuckDB makes floats of wide decimals
-            connection.register(name, _cast(_dataset(self, files), carried))
-        else:
-            patterns = [as_pattern(file) for file in files]
-            connection.read_parquet(patterns, union_by_name=True, hive_partitioning=bool(self.partitions)).create_view(name)
+    def batches(self, columns: Mapping[str, str]) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """Read columns under the names that they are given, in the order of the files, each batch with its file's identity.
 
-    @property
-    def _is_below_partitions(self) -> bool:
-        """Whether others than Arrow would take folders above the source for partitions of it."""
-        return bool(self.partitions) and self.version is None and "=" in self.uri
+        Types are those of `carried`; `picked` and `gathered` give the source's own back.
+        """
+        projection = {name: pads.field(column) for name, column in columns.items()}
+        dataset = self._dataset()
+        for identity, file in zip(self.identities, dataset.get_fragments(), strict=True):
+            for batch in file.to_batches(schema=dataset.schema, columns=projection):
+                yield identity, batch
+
+    def table(self, columns: Mapping[str, str], n_rows: int | None = None) -> pa.Table:
+        """Read columns at once, of all rows or of the first, with the types of `carried`."""
+        projection = {name: pads.field(column) for name, column in columns.items()}
+        dataset = self._dataset()
+        return dataset.to_table(columns=projection) if n_rows is None else dataset.head(n_rows, columns=projection)
+
+    def picked(self, batch: pa.RecordBatch, places: pa.Array, columns: Mapping[str, str]) -> pa.Table:
+        """Take rows of a batch, as the source's own types."""
+        kinds = self.kinds(columns)
+        values = [gathered(pa.chunked_array([column]), places, kind) for column, kind in zip(batch.columns, kinds.types, strict=True)]
+        return pa.table(values, kinds)
+
+    def n_rows(self) -> int:
+        """Count the rows, by what the files say of themselves."""
+        return int(self._dataset().count_rows())
 
     def is_whole(self) -> bool:
         """Whether all files are still there: old versions of a Delta table are cleaned away at some time."""
@@ -91,9 +94,24 @@ class Snapshot:
             return [file.removeprefix(self.uri) for file in self.files]
         return [f"{info.path} {info.mtime_ns} {info.size}" for info in self._infos()]
 
+    def _dataset(self) -> pads.Dataset:
+        """Open the files, in their order."""
+        schema = pa.schema([field.with_type(carried(field.type)) for field in self.schema])
+        filesystem, path = file_system(self.uri, self.storage_options)
+        if self.version is None or not (self.partitions or is_remote(self.uri)):
+            fields = pa.schema([schema.field(name) for name in self.partitions])
+            partitioning = pads.partitioning(fields, flavor="hive") if self.partitions else None
+            files, base = [_path(file) for file in self.files], _base(filesystem, path)
+            return pads.dataset(files, schema, "parquet", filesystem, partitioning, partition_base_dir=base)
+        table = DeltaTable(self.uri, version=self.version, storage_options=dict(self.storage_options))
+        dataset = table.to_pyarrow_dataset(schema=schema)  # a Delta file lacks its partition's columns
+        files_by_name = {file.path.rsplit("/", 1)[-1]: file for file in dataset.get_fragments()}
+        fragments = [files_by_name[file.rsplit("/", 1)[-1]] for file in self.files]
+        return pads.FileSystemDataset(fragments, schema, dataset.format, dataset.filesystem)
+
     def _infos(self) -> list[pafs.FileInfo]:
         filesystem, _ = file_system(self.uri, self.storage_options)
-        infos: list[pafs.FileInfo] = filesystem.get_file_info([file.split("://", 1)[-1] for file in self.files])
+        infos: list[pafs.FileInfo] = filesystem.get_file_info([_path(file) for file in self.files])
         return infos
 
 
@@ -121,6 +139,16 @@ class ViewRead:
         return {name: self._mapped.get(name, name) for name in (*self.spine_keys, *self.features)}
 
     @property
+    def index(self) -> "Index":
+        """Keys and times of the rows."""
+        return Index(self.rows, [self.columns[key] for key in self.spine_keys], self.timestamps)
+
+    @property
+    def feature_columns(self) -> dict[str, str]:
+        """For each feature a name of ours and the source's column."""
+        return numbered("feature", [self.columns[feature] for feature in self.features])
+
+    @property
     def _mapped(self) -> dict[str, str]:
         return {name: column for column, name in self.view.batch_source.field_mapping.items()}
 
@@ -144,19 +172,89 @@ class ViewRead:
                 raise ValueError(message)
 
 
+@dataclass(frozen=True)
+class Index:
+    """Keys and times of a source's rows, for the engines that find rows: under names of ours, and in types that these know.
+
+    An engine that finds rows sees no name of a user's (DuckDB does not tell `x` from `X`) and no feature.
+    """
+
+    rows: Snapshot
+    keys: Sequence[str]
+    times: Mapping[str, str]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """For each name of ours the source's column."""
+        return {**numbered("key", self.keys), **self.times}
+
+    @property
+    def unit(self) -> TimeUnit:
+        """Count in nanoseconds only where there are some, since those end in the year 2262."""
+        kinds = [self.rows.schema.field(column).type for column in self.times.values()]
+        return "ns" if any(pa.types.is_timestamp(kind) and kind.unit == "ns" for kind in kinds) else "us"
+
+    def frame(self, rows: pa.Table | pa.RecordBatch) -> pl.DataFrame:
+        """Give the index of rows that have its columns: keys, `INSTANT` and `CREATED`."""
+        frame = known(rows.select(list(self.columns)))
+        created = pl.lit(None, pl.Int64).alias(CREATED)
+        times = [to_instant(name, frame.schema[name], self.unit).alias(name) for name in self.times]
+        return frame.with_columns(*([] if CREATED in self.times else [created]), *times)
+
+    @property
+    def schema(self) -> pl.Schema:
+        """Types of what `frame` gives."""
+        return self.frame(self.rows.kinds(self.columns).empty_table()).schema
+
+
+def numbered(what: str, columns: Iterable[str]) -> dict[str, str]:
+    """Name columns by their position."""
+    return {f"{what}_{number}": column for number, column in enumerate(columns)}
+
+
+def known(rows: pa.Table | pa.RecordBatch) -> pl.DataFrame:
+    """Hand keys and times to Polars: dictionaries as their values, extensions as what they store, instants without their zone."""
+    return pl.DataFrame({name: pl.from_arrow(_plain(rows.column(name))) for name in rows.schema.names})
+
+
+def _plain(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return column.cast(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType):
+        return column.cast(kind.storage_type)
+    return column.cast(pa.timestamp(kind.unit)) if pa.types.is_timestamp(kind) and kind.tz else column
+
+
 def snapshot(config: RepoConfig, source: DataSource, version: int | None = None) -> Snapshot:
     """Fix a source's rows: a Delta table's newest version, or the one given, or the Parquet files there are now.
 
-    Raises `FileNotFoundError` where there is nothing, and `TypeError` for a source that is not a `FileSource`.
+    Raises `FileNotFoundError` where there is nothing, `TypeError` for a source that is not a `FileSource`, and `ValueError` for
+    one that Arrow cannot read.
     """
     if not isinstance(source, FileSource):
         message = f"source {source.name!r} is a {type(source).__name__}; this store reads FileSource only"
         raise TypeError(message)
     uri, options = location(config, source.path), storage_options(config, source)
+    found = _snapshot(source, uri, options, version)
+    taken = NAMES_OF_ARROWS & set(found.schema.names)
+    if taken:
+        message = f"source {source.name!r}: {uri} has a column {min(taken)!r}, a name that Arrow keeps for itself; rename it"
+        raise ValueError(message)
+    return found
+
+
+def _snapshot(source: FileSource, uri: str, options: dict[str, str], version: int | None) -> Snapshot:
     if _is_delta(uri, options):
         table = _delta_table(source, uri, version, options)
         partitions = tuple(table.metadata().partition_columns)
         files = tuple(table.file_uris() if is_remote(uri) else map(unquote, table.file_uris()))
+        unread = {"columnMapping", "deletionVectors"} & set(table.protocol().reader_features or ())
+        if unread:
+            message = (
+                f"source {source.name!r}: {uri} uses {', '.join(sorted(unread))}, which this store cannot read; write the table without"
+            )
+            raise ValueError(message)
         return Snapshot(uri, table.version(), files, pa.schema(table.schema().to_arrow()), partitions, options)
     if version is not None:
         message = f"source {source.name!r}: {uri} is Parquet, which keeps no versions; take version {version} out of as_of_versions"
@@ -168,7 +266,11 @@ def snapshot(config: RepoConfig, source: DataSource, version: int | None = None)
     prefix = f"{uri.split('://', 1)[0]}://" if is_remote(uri) else ""
     files = tuple(prefix + file for file in sorted(dataset.files))
     schema = pa.unify_schemas([dataset.schema, *(file.physical_schema for file in dataset.get_fragments())], promote_options="permissive")
-    return Snapshot(uri, None, files, schema, _partitions(uri, files), options)
+    return Snapshot(uri, None, files, schema, _partitions(*file_system(uri, options), files), options)
+
+
+def _path(file: str) -> str:
+    return file.split("://", 1)[-1]
 
 
 def known_zones(table: pa.Table) -> pa.Table:
@@ -183,34 +285,53 @@ def known_zones(table: pa.Table) -> pa.Table:
 def parquet(uri: str, options: Mapping[str, str]) -> pads.FileSystemDataset | None:
     """Open Parquet, a file, a folder or a glob, as a dataset; None where nothing is."""
     filesystem, path = file_system(uri, options)
-    kind = filesystem.get_file_info(path).type
-    if kind == pafs.FileType.Directory:
-        return pads.dataset(path, filesystem=filesystem, format="parquet", partitioning="hive", ignore_prefixes=list(NO_DATA))
-    is_pattern = kind == pafs.FileType.NotFound and glob.has_magic(path)
-    files = sorted(map(str, Path(path).parent.glob(Path(path).name))) if is_pattern else [path]
-    return None if kind == pafs.FileType.NotFound and not (is_pattern and files) else _files(files, str(Path(path).parent), filesystem)
+    files: str | list[str] = path
+    if filesystem.get_file_info(path).type == pafs.FileType.NotFound:  # a name may hold what a pattern has
+        files = sorted(map(str, Path(path).parent.glob(Path(path).name))) if any(character in path for character in "*?[") else []
+    if not files:
+        return None
+    base = _base(filesystem, path)
+    return pads.dataset(files, None, "parquet", filesystem, "hive", partition_base_dir=base, ignore_prefixes=list(NO_DATA))
 
 
-def _files(files: list[str], base: str, filesystem: pafs.FileSystem, schema: pa.Schema | None = None) -> pads.FileSystemDataset:
-    """Open Parquet files, partitioned by the folders `column=value` between `base` and them, not by those above."""
-    options = pads.FileSystemFactoryOptions(partition_base_dir=base, partitioning=pads.HivePartitioning.discover())
-    return pads.FileSystemDatasetFactory(filesystem, files, pads.ParquetFileFormat(), options).finish(schema)
+def _base(filesystem: pafs.FileSystem, path: str) -> str:
+    """Find the folder below which folders are partitions: the source itself, or where its file or files are."""
+    return path if filesystem.get_file_info(path).type == pafs.FileType.Directory else path.rpartition("/")[0]
 
 
 def append(config: RepoConfig, source: FileSource, rows: pa.Table) -> None:
-    """Add rows to a source as one more file or commit; nothing that is there is written again.
+    """Add rows to a source as one more file or commit; only a source that is one single Parquet file is written again.
 
-    Raises `ValueError` for a source that is one single Parquet file, which cannot grow.
+    Raises `ValueError` for a single file on object storage, where two who write at once cannot wait for each other.
     """
     uri, options = location(config, source.path), storage_options(config, source)
     if isinstance(source.file_format, DeltaFormat) or _is_delta(uri, options):
         write_deltalake(uri, rows, mode="append", storage_options=options)
         return
     filesystem, path = file_system(uri, options)
-    if filesystem.get_file_info(path).type == pafs.FileType.File or path.endswith(".parquet"):
-        message = f"source {source.name!r}: {uri} is one Parquet file, which cannot be appended to; give the source a folder"
+    if filesystem.get_file_info(path).type != pafs.FileType.File:
+        add_file(rows, uri, options, _partitions(filesystem, path, snapshot(config, source).files))
+        return
+    if is_remote(uri):
+        message = f"source {source.name!r}: {uri} is one Parquet file, which cannot be appended to there; give the source a folder"
         raise ValueError(message)
-    add_file(rows, uri, options, _partitions(uri, snapshot(config, source).files))
+    with _alone(Path(path)) as file:
+        before = pq.ParquetFile(file)
+        kinds = before.schema_arrow
+        groups = (before.read_row_group(number) for number in range(before.num_row_groups))
+        batches = (batch for table in (*groups, rows.select(kinds.names).cast(kinds)) for batch in table.to_batches())
+        write_parquet(pa.RecordBatchReader.from_batches(kinds, batches), uri, options)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that nobody else is about to replace: who waited for one that was replaced waits for the new one."""
+    while True:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                yield file
+                return
 
 
 def add_file(rows: pa.Table, uri: str, options: Mapping[str, str], partitions: Collection[str] = ()) -> None:
@@ -235,7 +356,10 @@ def exists(uri: str, options: Mapping[str, str]) -> bool:
 
 
 def write_parquet(batches: pa.RecordBatchReader, uri: str, options: Mapping[str, str]) -> int:
-    """Write batches to one Parquet file, which appears when it is whole; returns the number of rows."""
+    """Write batches to one Parquet file, which appears when it is whole; returns the number of rows.
+
+    What was there is replaced; where that is a folder, the file becomes the only one in it.
+    """
     filesystem, path = file_system(uri, options)
     unfinished = f"{path}.{uuid4().hex}.unfinished"
     rows = 0
@@ -244,6 +368,9 @@ def write_parquet(batches: pa.RecordBatchReader, uri: str, options: Mapping[str,
             for batch in batches:
                 writer.write_batch(batch)
                 rows += batch.num_rows
+        if filesystem.get_file_info(path).type == pafs.FileType.Directory:
+            filesystem.delete_dir_contents(path)
+            path = f"{path}/{uuid4().hex}.parquet"
         filesystem.move(unfinished, path)
     finally:
         if filesystem.get_file_info(unfinished).type != pafs.FileType.NotFound:
@@ -292,14 +419,10 @@ def is_remote(uri: str) -> bool:
     return "://" in uri
 
 
-def _partitions(uri: str, files: Sequence[str]) -> tuple[str, ...]:
+def _partitions(filesystem: pafs.FileSystem, path: str, files: Sequence[str]) -> tuple[str, ...]:
     """Read the partition columns off a file's path."""
-    return tuple(part.split("=")[0] for part in files[0].removeprefix(_base(uri, files)).split("/")[:-1] if "=" in part) if files else ()
-
-
-def _base(path: str, files: Sequence[str]) -> str:
-    """The folder of a source: itself, or the one that a file or a pattern is in."""
-    return path if all(file.startswith(f"{path.rstrip('/')}/") for file in files) else str(Path(path).parent)
+    below = _path(files[0]).removeprefix(_base(filesystem, path)).split("/")[:-1] if files else []
+    return tuple(part.split("=")[0] for part in below if "=" in part)
 
 
 def _delta_table(source: FileSource, uri: str, version: int | None, options: dict[str, str]) -> DeltaTable:
@@ -314,41 +437,3 @@ def _delta_table(source: FileSource, uri: str, version: int | None, options: dic
 
 def _is_delta(uri: str, options: Mapping[str, str]) -> bool:
     return DeltaTable.is_deltatable(uri, dict(options)) if is_remote(uri) else Path(uri, "_delta_log").is_dir()
-
-
-def _carried(kind: pa.DataType) -> pa.DataType:
-    """The type in which DuckDB carries a value that it has no type for without loss: wide decimals as text, half floats as floats."""
-    if pa.types.is_decimal256(kind):
-        return pa.string()
-    if pa.types.is_float16(kind):
-        return pa.float32()
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        inner = _carried(kind.value_type)
-        return kind if inner == kind.value_type else pa.list_(inner)
-    return kind
-
-
-def _cast(dataset: pads.Dataset, schema: pa.Schema) -> pads.Dataset | pads.Scanner:
-    if dataset.schema.equals(schema):
-        return dataset
-    columns = {name: pads.field(name) for name in schema.names}
-    other = [field for field in schema if field.type != dataset.schema.field(field.name).type]
-    return dataset.scanner(columns={**columns, **{field.name: columns[field.name].cast(field.type) for field in other}})
-
-
-def _dataset(rows: Snapshot, files: list[str]) -> pads.Dataset:
-    filesystem, _ = file_system(rows.uri, rows.storage_options)
-    if rows.version is None:
-        paths = [file.split("://", 1)[-1] for file in files]
-        return _files(paths, _base(rows.uri.split("://", 1)[-1], paths), filesystem, rows.schema)
-    table = DeltaTable(rows.uri, version=rows.version, storage_options=dict(rows.storage_options))
-    dataset = table.to_pyarrow_dataset(schema=rows.schema)
-    if len(files) == len(rows.files):
-        return dataset
-    wanted = {file.rsplit("/", 1)[-1] for file in files}
-    return pads.FileSystemDataset(
-        [fragment for fragment in dataset.get_fragments() if fragment.path.rsplit("/", 1)[-1] in wanted],
-        dataset.schema,
-        dataset.format,
-        dataset.filesystem,
-    )

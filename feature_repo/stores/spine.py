@@ -78,9 +78,9 @@ def read_spine(spine: Spine, connection: duckdb.DuckDBPyConnection, storage_opti
             message = f"the spine {spine}: no Parquet there"
             raise FileNotFoundError(message)
         rows = parquet_sql(dataset.files, is_partitioned=not Path(spine).is_file())
-        return SpineRows(dataset, _event_timestamp(dataset.schema), f"from {rows}")
+        return SpineRows(dataset, _event_timestamp(dataset.schema), rows)
     table = to_arrow(connection, spine)
-    return SpineRows(table, _event_timestamp(table.schema), f"from ({spine}\n)" if isinstance(spine, str) else "from spine")
+    return SpineRows(table, _event_timestamp(table.schema), f"({spine}\n)" if isinstance(spine, str) else "spine")
 
 
 def to_arrow(connection: duckdb.DuckDBPyConnection, spine: Spine) -> pa.Table:

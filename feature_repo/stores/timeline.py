@@ -5,22 +5,25 @@ of its key, and only then are the features gathered. The work grows with n log n
 usual join of every spine row with every earlier row of its key grows with the square of a key's rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
-from transforms.paths import scan_parquet
+from feature_repo.stores.columns import Files, carried, gathered
 
 INSTANT, INSTANT_UP, CREATED = "__instant", "__instant_up", "__created"
-_VISIBLE, _ROW, _RANK, _SPINE_ROW, _PARTITION = "__visible", "__row", "__rank", "__spine_row", "__partition"
+_VISIBLE, _ROW, _RANK, _SPINE_ROW = "__visible", "__row", "__rank", "__spine_row"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TimeUnit = Literal["us", "ns"]
 _PER_UNIT: dict[str, int] = {"ms": 1_000_000, "us": 1_000, "ns": 1}
-_SAMPLE_ROWS = 10_000
+SAMPLE_ROWS = 10_000
 
 
 def to_instant(column: str, kind: pl.DataType, unit: TimeUnit, *, up: bool = False) -> pl.Expr:
@@ -39,38 +42,64 @@ def to_instant(column: str, kind: pl.DataType, unit: TimeUnit, *, up: bool = Fal
     return -(-counted // factor) if up else counted // factor
 
 
+def units_since_1970(instant: datetime, unit: TimeUnit) -> int:
+    """Count an instant that has a zone in units, exactly."""
+    return (instant - EPOCH) // timedelta(microseconds=1) * (_PER_UNIT["us"] // _PER_UNIT[unit])
+
+
+def instant_of(units: int, unit: TimeUnit) -> datetime:
+    """Give the instant of a count of units, to the microsecond."""
+    return EPOCH + timedelta(microseconds=units // (_PER_UNIT["us"] // _PER_UNIT[unit]))
+
+
 @dataclass(frozen=True)
 class Timeline:
-    """The rows of one view, or of one partition of its keys: keys, `INSTANT`, `CREATED` and the features.
+    """The rows of one view, or of one partition of its keys: an `index` of keys, `INSTANT` and `CREATED`, and the features.
 
-    With `as_known` a row counts from when it was created: the newest event among those created by the spine's instant.
-    A row older than `ttl_units` at the spine's instant has expired; exactly as old has not. None: rows never expire.
+    The features stay in Arrow, and come out as `kinds` says. With `as_known` a row counts from when it was created: the
+    newest event among those created by the spine's instant. A row older than `ttl_units` at the spine's instant has expired;
+    exactly as old has not. None: rows never expire.
     """
 
-    rows: pl.DataFrame
-    keys: Sequence[str]
-    features: Sequence[str]
+    index: pl.DataFrame
+    features: pa.Table
+    kinds: pa.Schema
     ttl_units: int | None
     as_known: bool
 
-    def values(self, spine: pl.DataFrame) -> pl.DataFrame:
+    def values(self, spine: pl.DataFrame) -> pa.Table:
         """Give the features of each row of a spine (keys, `INSTANT`, and `INSTANT_UP` where there is a TTL), in its order."""
-        asked = spine.select(*self.keys, INSTANT).with_row_index(_SPINE_ROW).drop_nulls().sort(INSTANT)
-        by = list(self.keys) or None
-        found = asked.join_asof(self._index, left_on=INSTANT, right_on=_VISIBLE, by=by, check_sortedness=False)
+        asked = spine.select(*self._keys, INSTANT).with_row_index(_SPINE_ROW).drop_nulls().sort(INSTANT)
+        by = self._keys or None
+        found = asked.join_asof(self._visible, left_on=INSTANT, right_on=_VISIBLE, by=by, check_sortedness=False)
         place = pl.repeat(None, spine.height, dtype=pl.get_index_type(), eager=True).scatter(found[_SPINE_ROW], found[_ROW])
         if self.ttl_units is not None:
-            expired = self.rows[INSTANT].gather(place) < spine[INSTANT_UP] - self.ttl_units
+            expired = self.index[INSTANT].gather(place) < spine[INSTANT_UP] - self.ttl_units
             place = place.set(expired.fill_null(value=False), None)
-        return self.rows.select(pl.col(self.features).gather(place))
+        places = place.to_arrow()
+        columns = [gathered(column, places, kind) for column, kind in zip(self._columns, self.kinds.types, strict=True)]
+        return pa.table(columns, self.kinds)
+
+    @property
+    def _keys(self) -> list[str]:
+        return [name for name in self.index.columns if name not in (INSTANT, CREATED)]
 
     @cached_property
-    def _index(self) -> pl.DataFrame:
+    def _columns(self) -> list[pa.ChunkedArray]:
+        """Join the chunks of what Arrow would join for each batch of the spine."""
+        return [
+            column if pa.types.is_primitive(column.type) else pa.chunked_array([column.combine_chunks()], column.type)
+            for column in self.features.columns
+        ]
+
+    @cached_property
+    def _visible(self) -> pl.DataFrame:
         """Order the rows by the instant from which each is the newest of its key."""
-        rows = self.rows.select(*self.keys, INSTANT, CREATED).with_row_index(_ROW).drop_nulls([*self.keys, INSTANT])
+        keys = self._keys
+        rows = self.index.with_row_index(_ROW).drop_nulls([*keys, INSTANT])
         rows = rows.sort(INSTANT, CREATED, maintain_order=True)  # of equals the join takes the last
         if not self.as_known:
-            return rows.select(*self.keys, _ROW, pl.col(INSTANT).alias(_VISIBLE))
+            return rows.select(*keys, _ROW, pl.col(INSTANT).alias(_VISIBLE))
         # What is visible only grows: sorted by when rows become visible, the newest event so far is a running maximum.
         newest = pl.col(_RANK).cum_max()
         visible = (
@@ -78,39 +107,45 @@ class Timeline:
             .drop_nulls(CREATED)
             .with_columns(pl.max_horizontal(INSTANT, CREATED).alias(_VISIBLE))
             .sort(_VISIBLE, maintain_order=True)
-            .with_columns(newest.over(self.keys) if self.keys else newest)
+            .with_columns(newest.over(keys) if keys else newest)
         )
-        return visible.select(*self.keys, rows[_ROW].gather(visible[_RANK]).alias(_ROW), _VISIBLE)
+        return visible.select(*keys, rows[_ROW].gather(visible[_RANK]).alias(_ROW), _VISIBLE)
 
 
 @dataclass(frozen=True)
 class Partitions:
-    """A view that is too large for memory: its rows in one folder of Parquet per hash of the key, one read at a time."""
+    """A view that is too large for memory: its rows in one file per hash of the key, one read at a time."""
 
-    folder: Path
+    files: Files
     number: int
-    make: Callable[[pl.DataFrame], Timeline]
-    empty: pl.DataFrame
+    make: Callable[[pa.Table], Timeline]
 
     @classmethod
     def write(
-        cls, rows: pl.LazyFrame, keys: Sequence[str], folder: Path, number: int, make: Callable[[pl.DataFrame], Timeline]
+        cls,
+        batches: Iterable[pa.RecordBatch],
+        index: Callable[[pa.RecordBatch], pl.DataFrame],
+        files: Files,
+        number: int,
+        make: Callable[[pa.Table], Timeline],
     ) -> "Partitions":
-        """Spread rows over the folders."""
-        partition = {_PARTITION: _partition(keys, number)}
-        rows.sink_parquet(pl.PartitionBy(folder, key=partition, include_key=False), mkdir=True, compression="lz4")
-        return cls(folder, number, make, rows.collect_schema().to_frame())
+        """Spread rows over the files."""
+        for batch in batches:
+            files.add(batch, _partition(index(batch), number))
+        files.close()
+        return cls(files, number, make)
 
-    def values(self, spine: pl.DataFrame) -> pl.DataFrame:
+    def values(self, spine: pl.DataFrame) -> pa.Table:
         """Give the features of each row of a spine, in its order."""
-        keys = self.make(self.empty).keys
-        asked = spine.with_row_index(_SPINE_ROW).with_columns(_partition(keys, self.number).alias(_PARTITION))
-        parts = [self.make(self.empty).values(asked.clear()).with_columns(asked.clear()[_SPINE_ROW])]
-        for (number,), part in asked.partition_by(_PARTITION, as_dict=True).items():
-            files = list(self.folder.glob(f"{_PARTITION}={number}/*.parquet"))
-            timeline = self.make(scan_parquet(files).collect() if files else self.empty)
-            parts.append(timeline.values(part).with_columns(part[_SPINE_ROW]))
-        return pl.concat(parts).sort(_SPINE_ROW).drop(_SPINE_ROW)
+        part = _partition(spine, self.number)
+        rows = [np.flatnonzero(part == number) for number in range(self.number)]
+        parts = [self.make(self.files.read(number)).values(spine[rows[number]]) for number in range(self.number) if len(rows[number])]
+        if not parts:
+            return self.make(self.files.read(0)).values(spine)
+        back = np.argsort(np.concatenate(rows))
+        joined = pa.concat_tables(parts)
+        columns = [gathered(column.cast(carried(column.type)), pa.array(back), column.type) for column in joined.columns]
+        return pa.table(columns, joined.schema)
 
 
 def ttl_units(ttl: timedelta | None, unit: TimeUnit) -> int | None:
@@ -118,12 +153,11 @@ def ttl_units(ttl: timedelta | None, unit: TimeUnit) -> int | None:
     return ttl // timedelta(microseconds=1) * (_PER_UNIT["us"] // _PER_UNIT[unit]) if ttl else None
 
 
-def n_partitions(rows: pl.LazyFrame, budget: int) -> int:
-    """Count the parts of at most `budget` bytes that rows fall into, by their number and the width of the first."""
-    n_rows = rows.select(pl.len()).collect().item()
-    sample = rows.head(_SAMPLE_ROWS).collect()
-    return 1 + int(n_rows * sample.estimated_size() / max(1, sample.height)) // budget
+def n_partitions(n_rows: int, sample: pa.Table, budget: int) -> int:
+    """Count the parts of at most `budget` bytes that rows fall into, by their number and the width of some."""
+    return 1 + int(n_rows * sample.nbytes / max(1, sample.num_rows)) // budget
 
 
-def _partition(keys: Sequence[str], number: int) -> pl.Expr:
-    return pl.struct(keys).hash(seed=0) % number
+def _partition(index: pl.DataFrame, number: int) -> npt.NDArray[np.int64]:
+    keys = [name for name in index.columns if name not in (INSTANT, INSTANT_UP, CREATED)]
+    return index.select(pl.struct(keys).hash(seed=0) % number).to_series().cast(pl.Int64).to_numpy()

@@ -1,6 +1,7 @@
 """Reading and writing sources: pulls for materialization, appends, logs, schemas, snapshots, object storage, what is refused."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -186,12 +187,46 @@ def test_appends_under_the_names_of_the_source(write_view: WriteView, make_store
     assert store.get_historical_features(ASKED, ["visits:value"]).to_arrow()["value"].to_pylist() == [100, 21, 700]
 
 
-def test_a_single_file_refuses_to_grow(write_view: WriteView, make_store: MakeStore) -> None:
+def test_a_single_file_is_written_again_with_its_types(write_view: WriteView, make_store: MakeStore) -> None:
     view = write_view("visits", PULLED, layout="file")
-    before = Path(view.batch_source.path).read_bytes()
-    with pytest.raises(ValueError, match=r"visits\.parquet.*folder"):
-        make_store(view).write_to_offline_store("visits", NEW)
-    assert Path(view.batch_source.path).read_bytes() == before
+    path, store = Path(view.batch_source.path), make_store(view)
+    kinds, at_offset = pa.dictionary(pa.int8(), pa.string()), pa.timestamp("ms", "+05:30")
+    rows = PULLED.append_column("kind", pa.array(list("aababc"), kinds)).append_column("when", pa.array([1] * 6, at_offset))
+    pq.write_table(rows, path, row_group_size=2)
+    schema = pq.read_schema(path)
+    new = pa.Table.from_pandas(NEW.assign(kind=["a", "z"]), preserve_index=False).append_column("when", pa.array([2, 3], at_offset))
+    with path.open("rb") as reader:
+        AsofOfflineStore.offline_write_batch(store.config, view, new, None)
+        assert pq.read_table(reader).num_rows == 6  # who reads it goes on with what was there
+    assert pq.read_schema(path) == schema
+    assert pq.read_table(path).slice(0, 6).to_pylist() == rows.to_pylist()
+    assert pq.read_table(path)["kind"].to_pylist()[6:] == ["a", "z"]
+    assert store.get_historical_features(ASKED, ["visits:value"]).to_arrow()["value"].to_pylist() == [100, 21, 700]
+    assert [file.name for file in path.parent.iterdir()] == ["visits.parquet"]
+
+
+def test_pushes_to_a_single_file_at_once_are_all_kept(write_view: WriteView, make_store: MakeStore) -> None:
+    view = write_view("visits", PULLED, layout="file")
+    store, path = make_store(view), Path(view.batch_source.path)
+
+    def push(number: int) -> None:
+        AsofOfflineStore.offline_write_batch(store.config, view, pa.Table.from_pandas(NEW.assign(value=number), preserve_index=False), None)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(push, range(1000, 1008)))
+    values = pq.read_table(path)["value"].to_pylist()
+    assert sorted(values) == sorted([*PULLED["value"].to_pylist(), *range(1000, 1008), *range(1000, 1008)])
+
+
+def test_an_append_that_fails_leaves_the_file(write_view: WriteView, make_store: MakeStore) -> None:
+    view = write_view("visits", PULLED, layout="file")
+    path = Path(view.batch_source.path)
+    before = path.read_bytes()
+    rows = pa.Table.from_pandas(NEW.assign(value=["many", "words"]), preserve_index=False)
+    with pytest.raises(pa.ArrowInvalid):
+        AsofOfflineStore.offline_write_batch(make_store(view).config, view, rows, None)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["visits.parquet"]
 
 
 # --- logs ---

@@ -14,10 +14,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 from feast import FeatureStore, FeatureView
+from feast.data_format import DeltaFormat, FileFormat, ParquetFormat
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from polars.testing import assert_frame_equal
+
+from tests.feature_repo.stores.conftest import write_source
 
 MakeStore = Callable[..., FeatureStore]
 WriteView = Callable[..., FeatureView]
@@ -218,6 +222,23 @@ def test_a_saved_dataset_is_not_overwritten_unasked(store: FeatureStore, spine: 
         job.persist(storage)
     assert (tmp_path / "saved.parquet").read_bytes() == before
     job.persist(storage, allow_overwrite=True)
+
+
+@pytest.mark.parametrize("layout", ["file", "folder", "delta"])
+@pytest.mark.parametrize("file_format", [ParquetFormat(), DeltaFormat()])
+def test_a_saved_dataset_replaces_what_was_there(
+    store: FeatureStore, spine: pa.Table, tmp_path: Path, layout: str, file_format: FileFormat
+) -> None:
+    path = tmp_path / "saved"
+    if isinstance(file_format, DeltaFormat) != (layout == "delta"):
+        layout = ""  # there is nothing yet
+    if layout:
+        write_source(path, pa.table({"user": [9, 9], "stale": [1, 2]}), layout)
+    job, storage = store.get_historical_features(spine, ["visits:value"]), SavedDatasetFileStorage(str(path), file_format)
+    job.persist(storage, allow_overwrite=True)
+    saved = DeltaTable(path).to_pyarrow_table() if isinstance(file_format, DeltaFormat) else pq.read_table(path)
+    assert_frame_equal(pl.DataFrame(saved), job.to_polars(), check_row_order=False)
+    assert [file for file in tmp_path.iterdir() if "unfinished" in file.name] == []
 
 
 def test_sql_of_a_job_gives_its_result(write_view: WriteView, make_store: MakeStore, spine: pa.Table, tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ CASES: dict[str, tuple[pa.Table, tuple[str, ...], dict[str, str]]] = {
     "naive": (table(("a", 1, 1), ("a", 2, 3), ("b", 6, 6), zone=None), ("user",), {}),
     "no created": (HISTORY.slice(4).drop_columns(CREATED), ("user",), {}),
     "mapped": (HISTORY.rename_columns(["the_user", "raw value", EVENT, CREATED]), ("user",), {"the_user": "user", "raw value": "value"}),
-    "mapped times": (HISTORY.rename_columns(["user", "value", "seen", "known"]), ("user",), {"seen": EVENT, "known": CREATED}),
+    "mapped times": (HISTORY.slice(3).rename_columns(["user", "value", "seen", "known"]), ("user",), {"seen": EVENT, "known": CREATED}),
     "names of our own": (PAIRS.rename_columns(["user", "instant", EVENT, CREATED, "has_arrived"]), ("user",), {}),
 }
 
