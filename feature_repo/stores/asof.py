@@ -43,7 +43,6 @@ from feature_repo.stores.timeline import (
     CREATED,
     INSTANT,
     INSTANT_UP,
-    SAMPLE_ROWS,
     Partitions,
     Timeline,
     instant_of,
@@ -408,11 +407,11 @@ class Join:
     def _open(self, read: ViewRead, stack: ExitStack) -> Timeline | Partitions:
         index, columns = read.index, {**read.index.columns, **read.feature_columns}
         make = partial(self._timeline, read)
-        sample = read.rows.table(columns, SAMPLE_ROWS)
-        number = n_partitions(read.rows.n_rows(), sample, memory_limit(self.config) // 2 // len(self.reads)) if index.keys else 1
+        budget = memory_limit(self.config) // 2 // len(self.reads)
+        number = n_partitions(read.rows.n_rows(), read.rows.row_bytes(columns), budget) if index.keys else 1
         if number == 1:
             return make(read.rows.table(columns))
-        files = Files(stack.enter_context(warehouse(self.config).scratch()), sample.schema)
+        files = Files(stack.enter_context(warehouse(self.config).scratch()), read.rows.carried(columns))
         return Partitions.write((batch for _, batch in read.rows.batches(columns)), index.frame, files, number, make)
 
     def _timeline(self, read: ViewRead, rows: pa.Table) -> Timeline:

@@ -44,7 +44,7 @@ from feature_repo.stores.codec import encode_entity_keys
 from feature_repo.stores.columns import Files, gathered
 from feature_repo.stores.newest import FOUND_ROWS, NEWEST_FIRST, list_rows, picked
 from feature_repo.stores.sources import Index, Snapshot, numbered, snapshot
-from feature_repo.stores.timeline import CREATED, INSTANT, SAMPLE_ROWS, n_partitions, units_since_1970
+from feature_repo.stores.timeline import CREATED, INSTANT, n_partitions, units_since_1970
 
 CHUNK_ROWS = 50_000
 FIRST, EPOCH = datetime(1, 1, 1, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)
@@ -259,9 +259,8 @@ class Materialization:
         """Cut the newest rows by the rank of their keys into parts that fit into memory, each with its ranks as the last column."""
         sql = "select place, rank - $skipped as rank from newest where rank >= $skipped order by place"
         found = connection.sql(sql, params={"skipped": skipped}).to_arrow_reader(FOUND_ROWS)
-        sample = rows.table(self._columns, SAMPLE_ROWS)
-        schema = sample.schema.append(pa.field("rank", pa.int64()))
-        number = n_partitions(total, sample, memory_limit(self.config) // 2)
+        schema = rows.carried(self._columns).append(pa.field("rank", pa.int64()))
+        number = n_partitions(total, rows.row_bytes(self._columns), memory_limit(self.config) // 2)
         part_rows = self.chunk_rows * -(-total // (number * self.chunk_rows))
         ranked = (
             pa.RecordBatch.from_arrays([*batch.take(places).columns, ranks["rank"].combine_chunks()], schema=schema)

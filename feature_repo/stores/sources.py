@@ -34,6 +34,7 @@ from transforms.paths import refuse_path
 # what Spark and others put beside the data; Arrow's own rule would also leave out a partition such as __log_date=2026-01-01
 NO_DATA = (".", "_SUCCESS", "_metadata", "_common_metadata", "_delta_log", "_temporary")
 
+SAMPLE_ROWS = 10_000
 # columns that Arrow adds to every file that it scans
 NAMES_OF_ARROWS = {"__fragment_index", "__batch_index", "__last_in_fragment", "__filename"}
 
@@ -67,11 +68,23 @@ class Snapshot:
             for batch in file.to_batches(schema=dataset.schema, columns=projection):
                 yield identity, batch
 
-    def table(self, columns: Mapping[str, str], n_rows: int | None = None) -> pa.Table:
-        """Read columns at once, of all rows or of the first, with the types of `carried`."""
+    def carried(self, columns: Mapping[str, str]) -> pa.Schema:
+        """Give the types in which columns are read."""
+        return pa.schema([field.with_type(carried(field.type)) for field in self.kinds(columns)])
+
+    def table(self, columns: Mapping[str, str]) -> pa.Table:
+        """Read columns at once, with the types of `carried`."""
+        return self._dataset().to_table(columns={name: pads.field(column) for name, column in columns.items()})
+
+    def row_bytes(self, columns: Mapping[str, str]) -> float:
+        """Tell how many bytes a row takes in memory: by the types if these say so, else by the first rows."""
+        kinds = self.carried(columns).types
+        if all(pa.types.is_primitive(kind) for kind in kinds):
+            return float(sum(kind.bit_width for kind in kinds) / 8)
         projection = {name: pads.field(column) for name, column in columns.items()}
-        dataset = self._dataset()
-        return dataset.to_table(columns=projection) if n_rows is None else dataset.head(n_rows, columns=projection)
+        few = {"batch_size": SAMPLE_ROWS, "batch_readahead": 0, "fragment_readahead": 0}  # else whole files are read ahead
+        sample = self._dataset().head(SAMPLE_ROWS, columns=projection, **few)
+        return float(sample.nbytes / max(1, sample.num_rows))
 
     def picked(self, batch: pa.RecordBatch, places: pa.Array, columns: Mapping[str, str]) -> pa.Table:
         """Take rows of a batch, as the source's own types."""

@@ -23,7 +23,6 @@ _VISIBLE, _ROW, _RANK, _SPINE_ROW = "__visible", "__row", "__rank", "__spine_row
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TimeUnit = Literal["us", "ns"]
 _PER_UNIT: dict[str, int] = {"ms": 1_000_000, "us": 1_000, "ns": 1}
-SAMPLE_ROWS = 10_000
 
 
 def to_instant(column: str, kind: pl.DataType, unit: TimeUnit, *, up: bool = False) -> pl.Expr:
@@ -153,9 +152,9 @@ def ttl_units(ttl: timedelta | None, unit: TimeUnit) -> int | None:
     return ttl // timedelta(microseconds=1) * (_PER_UNIT["us"] // _PER_UNIT[unit]) if ttl else None
 
 
-def n_partitions(n_rows: int, sample: pa.Table, budget: int) -> int:
-    """Count the parts of at most `budget` bytes that rows fall into, by their number and the width of some."""
-    return 1 + int(n_rows * sample.nbytes / max(1, sample.num_rows)) // budget
+def n_partitions(n_rows: int, row_bytes: float, budget: int) -> int:
+    """Count the parts of at most `budget` bytes that rows fall into."""
+    return 1 + int(n_rows * row_bytes) // budget
 
 
 def _partition(index: pl.DataFrame, number: int) -> npt.NDArray[np.int64]:
