@@ -362,7 +362,7 @@ def test_joins_pulls_and_appends_on_object_storage(
     [
         (pa.table({EVENT: [at(1)]}), ["visits", "'user'", EVENT]),
         (pa.table({"user": [1]}), [EVENT, "user"]),
-        (pa.table({"user": ["1"], EVENT: [at(1)]}), ["visits", "'user'", "int64", "str"]),
+        (pa.table({"user": [True], EVENT: [at(1)]}), ["visits", "'user'", "int64", "bool"]),
         (pa.table({"user": [1], "value": [3], EVENT: [at(1)]}), ["visits", "'value'", "full_feature_names"]),
     ],
     ids=["no key", "no instant", "key of another type", "column named as a feature"],
