@@ -176,13 +176,11 @@ def staged_loads(source: Source, warehouse: Warehouse) -> set[str]:
 
 def notice_drifts(source: Source, warehouse: Warehouse, loads: set[str]) -> tuple[list[str], list[dict[str, Any]]]:
     """Say, to people and to programs, which of some loads differ from those before them more than loads of their source do."""
-    from transforms.drift import drifted, payload, told
+    from transforms.drift import described, drifted, payload
 
     found = drifted(warehouse, source.name, loads)
-    notices = [
-        f"{source.name}: load {load} differs from the loads before it: {told(rows)}; see millrace report" for load, rows in found.items()
-    ]
-    return notices, [payload(source.name, load, rows) for load, rows in found.items()]
+    notices = [f"{source.name}: {described(load, rows)}; see millrace report" for load, rows in found]
+    return notices, [payload(source.name, load, rows) for load, rows in found]
 
 
 def notice_checks(source: Source, warehouse: Warehouse, loads: set[str]) -> list[str]:

@@ -1,13 +1,16 @@
 """Drift: how far a load is from the loads before it, as an effect size, and what follows from it.
 
-Never a p-value: of many rows any difference is significant, of few none, and a source's days differ by nature. So a load must
-be far from its window by a fixed amount, and farther than the window's own loads usually are from each other (compare Redyuk,
-Kaoudi, Markl, Schelter 2021, EDBT: judge a batch by the batches before it). docs/drift.md tells what was measured.
+Of many rows any difference is significant, and a source's days differ by nature. So a load must be far from its window by a fixed
+amount, and farther than the source's own history of such distances lets expect (compare Redyuk, Kaoudi, Markl, Schelter 2021, EDBT:
+judge a batch by the batches before it). docs/drift.md says how, and what was measured.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import duckdb
 import numpy as np
@@ -26,6 +29,15 @@ BINS = 10
 # a load counts as if so many rows more, spread as the reference is, had come with it: a few rows cannot look far from anything
 PRIOR_ROWS = 100
 GRID = np.linspace(0.01, 0.99, 99)
+# so many earlier loads tell how far loads of a source usually are, and at least so many must
+EARLIER_LOADS = 200
+MIN_EARLIER_LOADS = 3
+# a load is no news that is not farther, by half, than one of the newest few
+RECENT_LOADS = 7
+NEWS = 1.5
+# an earlier load that warned counts as at most so many times as far as where the warning began, or one bad load would hide the next
+MAX_EXCESS = 2
+MAX_FILES = 3
 
 
 class Spread(NamedTuple):
@@ -35,8 +47,8 @@ class Spread(NamedTuple):
     n_null: float
     n_rows: float
 
-    def __sub__(self, other: "Spread") -> "Spread":
-        return Spread(self.counts - other.counts, self.n_null - other.n_null, self.n_rows - other.n_rows)
+    def __add__(self, other: "Spread") -> "Spread":  # type: ignore[override]
+        return Spread(self.counts + other.counts, self.n_null + other.n_null, self.n_rows + other.n_rows)
 
 
 def psi(one: Spread, rest: Spread, values: np.ndarray | None) -> float:
@@ -78,8 +90,11 @@ def wasserstein(one: Spread, rest: Spread, values: np.ndarray) -> float | None:
     if not n_one or not rest.counts.sum():
         return None
     of_one, of_rest = quantiles_of(values, one.counts, GRID), quantiles_of(values, rest.counts, GRID)
-    unit = (of_rest[74] - of_rest[24]) or (of_rest[-1] - of_rest[0]) or 1.0
-    return float(np.mean(np.abs(of_one - of_rest)) / unit * n_one / (n_one + PRIOR_ROWS))
+    return float(np.mean(np.abs(of_one - of_rest)) / _unit(of_rest) * n_one / (n_one + PRIOR_ROWS))
+
+
+def _unit(quantiles: np.ndarray) -> float:
+    return float((quantiles[74] - quantiles[24]) or (quantiles[-1] - quantiles[0]) or 1.0)
 
 
 def _divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
@@ -113,46 +128,121 @@ def distances(kind: str, one: Spread, rest: Spread, values: np.ndarray | None) -
     return {"psi": psi(one, rest, values), "wasserstein": wasserstein(one, rest, values)}
 
 
-def judge(profiles: pl.DataFrame, window: pl.DataFrame, drift: Drift) -> pl.DataFrame:
-    """Hold one load's profiles against those of the loads of its window: rows of `DriftStatistic`."""
-    rows = [row for profile in profiles.to_dicts() for row in _judge_column(profile, window.filter(column=profile["column"]), drift)]
+class Measured(NamedTuple):
+    """One statistic of a column of a load, and the reference that it was measured against."""
+
+    profile: Mapping[str, Any]
+    statistic: str
+    value: float | None
+    n_loads: int
+    rest: Spread
+    values: np.ndarray | None
+
+    @property
+    def power(self) -> int:
+        """Psi grows with the square of what a distance grows with."""
+        return 2 if self.statistic == "psi" else 1
+
+
+def judge(profiles: pl.DataFrame, window: pl.DataFrame, earlier: pl.DataFrame, drift: Drift) -> pl.DataFrame:
+    """Hold one load's profiles against those of the loads of its window: rows of `DriftStatistic`.
+
+    `earlier` has a row for each statistic of each earlier load, see the model `earlier_distances`.
+    """
+    measured = [each for profile in profiles.to_dicts() for each in _measure(profile, window.filter(column=profile["column"]))]
+    histories = [earlier.filter(column=each.profile["column"], statistic=each.statistic) for each in measured]
+    is_judged = [_is_judged(each, history.height, drift) for each, history in zip(measured, histories, strict=True)]
+    rows = []
+    for each, history, judged in zip(measured, histories, is_judged, strict=True):
+        is_raised = judged and drift.false_alarms is not None
+        usual = usual_bound(each, history, (drift.false_alarms or 0) / sum(is_judged)) if is_raised else 0.0
+        warn, stop = drift.thresholds(each.profile["column"], each.statistic, usual)
+        rows.append(
+            {
+                **{name: each.profile[name] for name in ("source", "load_id", "loaded_timestamp", "column")},
+                "statistic": each.statistic,
+                "value": each.value,
+                "n_reference_loads": each.n_loads,
+                "n_reference_rows": int(each.rest.n_rows),
+                "warn": warn,
+                "stop": stop,
+                "verdict": _verdict(each.value, warn, stop) if judged and each.value is not None else "no_reference",
+            }
+        )
     return pl.DataFrame(rows, schema=pl.DataFrame(DriftStatistic.arrow_schema().empty_table()).schema)
 
 
-def _judge_column(profile: dict[str, Any], window: pl.DataFrame, drift: Drift) -> Iterator[dict[str, Any]]:
-    n_rows = int(window["n_rows"].sum())
-    is_told = window.height >= drift.min_reference_loads and n_rows >= drift.min_reference_rows
-    kind = profile["kind"]
-    found, usual = _measure(kind, [profile, *window.to_dicts()]) if is_told else ({}, {})
-    for statistic in STATISTICS_OF[kind]:
-        value = found.get(statistic)
-        warn, stop = drift.thresholds(profile["column"], statistic, usual.get(statistic, 0.0))
-        yield {
-            **{name: profile[name] for name in ("source", "load_id", "loaded_timestamp", "column")},
-            "statistic": statistic,
-            "value": value,
-            "n_reference_loads": window.height,
-            "n_reference_rows": n_rows,
-            "warn": warn,
-            "stop": stop,
-            "verdict": "no_reference" if value is None else _verdict(value, warn, stop),
-        }
+def _measure(profile: Mapping[str, Any], window: pl.DataFrame) -> Iterator[Measured]:
+    """Measure by every statistic of its kind how far a profile is from those of the window together."""
+    spreads, values = _align(profile["kind"], [profile, *window.to_dicts()])
+    rest = sum(spreads[1:], Spread(np.zeros(len(spreads[0].counts)), 0, 0))
+    found = distances(profile["kind"], spreads[0], rest, values) if window.height else {}
+    for statistic in STATISTICS_OF[profile["kind"]]:
+        yield Measured(profile, statistic, found.get(statistic), window.height, rest, values)
+
+
+def _is_judged(measured: Measured, n_earlier: int, drift: Drift) -> bool:
+    has_reference = measured.n_loads >= drift.min_reference_loads and measured.rest.n_rows >= drift.min_reference_rows
+    return measured.value is not None and has_reference and (drift.false_alarms is None or n_earlier >= MIN_EARLIER_LOADS)
+
+
+def usual_bound(measured: Measured, earlier: pl.DataFrame, false_alarms: float) -> float:
+    """Tell the value that a load of the source exceeds in a share `false_alarms` of loads, by the distances of earlier loads.
+
+    Distances are first made comparable: a load lies from its window by what loads of this source differ by, and by chance, the
+    farther the fewer rows and loads there are. Square roots of such distances are nearly normal (compare Wilson and Hilferty 1931,
+    PNAS 17), so the bound is a prediction bound of Student's t, the wider the fewer loads are known.
+    """
+    n_rows = np.append(earlier["n_rows"].to_numpy(), measured.profile["n_rows"]).astype(float)
+    one_more = 1 + 1 / np.append(earlier["n_reference_loads"].to_numpy(), measured.n_loads)
+    limits = earlier.select(pl.when(pl.col("verdict").is_in(["warn", "stop"])).then("warn").fill_null(np.inf)).to_series().to_numpy()
+    values = earlier["value"].to_numpy() ** (1 / measured.power)
+    capped = np.minimum(values, MAX_EXCESS * limits ** (1 / measured.power))
+    by_chance = chance(measured, n_rows)
+    by_nature = np.median(np.maximum(capped**2 - by_chance[:-1] ** 2, 0) / one_more[:-1])
+    scale = np.sqrt(by_nature * one_more + by_chance**2)
+    scores, n = np.sqrt(capped / scale[:-1]), len(values)
+    predicted = np.mean(scores) + student_quantile(false_alarms, n - 1) * np.std(scores, ddof=1) * np.sqrt(1 + 1 / n)
+    recent = np.max((values / scale[:-1])[-RECENT_LOADS:])
+    return float((max(predicted**2, recent * NEWS) * scale[-1]) ** measured.power)
+
+
+def chance(measured: Measured, n_rows: np.ndarray) -> np.ndarray:
+    """Tell how far loads of so many rows, drawn from the reference, would lie from it by chance; for psi its square root."""
+    rest, n_reference = measured.rest, max(measured.rest.n_rows, 1)
+    one_more = 1 / n_rows + 1 / n_reference
+    if measured.statistic == "wasserstein":
+        assert measured.values is not None  # noqa: S101 - only of numbers
+        error = np.sqrt(GRID * (1 - GRID) * one_more[:, None])
+        ends = [quantiles_of(measured.values, rest.counts, shares) for shares in (np.minimum(GRID + error, 1), np.maximum(GRID - error, 0))]
+        expected = np.mean(ends[0] - ends[1], axis=1) / 2 / _unit(quantiles_of(measured.values, rest.counts, GRID))
+    elif measured.profile["kind"] == "vocabulary":
+        # the greatest of many squares of normal variables
+        shares = (rest.counts + 0.5) / (rest.n_rows - rest.n_null + 1)
+        n_buckets = np.minimum(1, n_rows[:, None] * shares).sum(axis=1)
+        expected = np.sqrt(np.maximum(np.log(n_buckets), 1) / (4 * np.log(2)) * one_more)
+    else:
+        counts = rest.counts if measured.values is None else np.bincount(_decile(rest.counts), rest.counts, BINS)
+        shares = (np.append(counts, rest.n_null) + 0.5) / np.sum(np.append(counts, rest.n_null) + 0.5)
+        squares = (np.minimum(1, n_rows[:, None] * shares) * (1 - shares)).sum(axis=1) * one_more
+        expected = np.sqrt(squares if measured.statistic == "psi" else squares / (8 * np.log(2)))
+    found: np.ndarray = expected * n_rows / (n_rows + PRIOR_ROWS)
+    return found
+
+
+def student_quantile(above: float, freedom: int) -> float:
+    """Tell what Student's t exceeds in a share `above` (Wallace 1959, Annals of Mathematical Statistics 30(4)).
+
+    From 4 degrees of freedom on within 4 % for a share of 1 in 1,000, and never too small; farther too large of fewer.
+    """
+    z = NormalDist().inv_cdf(1 - above) * (8 * freedom + 3) / (8 * freedom + 1)
+    return float(np.sqrt(freedom * np.expm1(min(z * z / freedom, 500))))
 
 
 def _verdict(value: float, warn: float | None, stop: float | None) -> str:
     if stop is not None and value >= stop:
         return "stop"
     return "warn" if warn is not None and value >= warn else "still"
-
-
-def _measure(kind: str, profiles: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float | None], dict[str, float]]:
-    """Tell how far the first profile is from the others together, and how far one of the others usually is from its fellows."""
-    spreads, values = _align(kind, profiles)
-    total = Spread(sum(s.counts for s in spreads[1:]), sum(s.n_null for s in spreads[1:]), sum(s.n_rows for s in spreads[1:]))  # type: ignore[arg-type]
-    found = distances(kind, spreads[0], total, values)
-    among = [distances(kind, spread, total - spread, values) for spread in spreads[1:]]
-    usual = {name: float(np.median([d[name] for d in among if d[name] is not None] or [0.0])) for name in found}
-    return found, usual
 
 
 def _align(kind: str, profiles: Sequence[Mapping[str, Any]]) -> tuple[list[Spread], np.ndarray | None]:
@@ -175,42 +265,76 @@ def watch(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Ware
     Raises `DriftError` if one is to be stopped, unless drift is accepted. Every load that passes is of the next one's window.
     """
     profiles = profile_loads(connection, spool)
-    window = _window(connection, source, profiles)
+    window = _before(connection, source, profiles, "profiles/reference_columns", source.drift.reference_loads)
+    earlier = _before(connection, source, profiles, "profiles/earlier_distances", EARLIER_LOADS)
     judged = []
     for load in profiles.sort("loaded_timestamp", "load_id").partition_by("load_id", maintain_order=True):
-        newest = window["load_id"].unique(maintain_order=True).tail(source.drift.reference_loads)
-        judged.append(judge(load, window.filter(pl.col("load_id").is_in(newest.implode())), source.drift))
+        judged.append(judge(load, _newest(window, source.drift.reference_loads), _newest(earlier, EARLIER_LOADS), source.drift))
         window = pl.concat([window, load])
+        measured = judged[-1].drop_nulls("value").join(load.select("column", "n_rows"), on="column")
+        earlier = pl.concat([earlier, measured.select(earlier.columns)])
     statistics = pl.concat(judged) if judged else pl.DataFrame(DriftStatistic.arrow_schema().empty_table())
     store_rows(warehouse, ColumnProfile, profiles)
     store_rows(warehouse, DriftStatistic, statistics)
     stopping = statistics.filter(verdict="stop")
     if stopping.height and not is_accepted:
-        raise drift_error(source, stopping)
+        load_id = str(stopping["load_id"][0])
+        raise drift_error(source, name_load(connection, load_id, "incoming", "accepted"), stopping.filter(load_id=load_id))
 
 
-def _window(connection: duckdb.DuckDBPyConnection, source: Source, profiles: pl.DataFrame) -> pl.DataFrame:
-    """Fetch the profiles of the staged loads before the first of those that are judged, the oldest first."""
+def _before(connection: duckdb.DuckDBPyConnection, source: Source, profiles: pl.DataFrame, name: str, n_loads: int) -> pl.DataFrame:
+    """Fetch rows of the newest staged loads before the first of those that are judged, the oldest first."""
     parameters = {
         "source": source.name,
         "judged": profiles["load_id"].unique().to_list() or [""],
         "before": profiles["loaded_timestamp"].min(),
-        "n_loads": source.drift.reference_loads,
+        "n_loads": n_loads,
     }
-    window: pl.DataFrame = connection.sql(model("profiles/reference_columns"), params=parameters).pl()
-    return window
+    rows: pl.DataFrame = connection.sql(model(name), params=parameters).pl()
+    return rows
 
 
-def drift_error(source: Source, stopping: pl.DataFrame) -> DriftError:
+def _newest(rows: pl.DataFrame, n_loads: int) -> pl.DataFrame:
+    newest = rows["load_id"].unique(maintain_order=True).tail(n_loads)
+    return rows.filter(pl.col("load_id").is_in(newest.implode()))
+
+
+class LoadName(NamedTuple):
+    """A load by what people know it by: its files, and the days on which its records became known."""
+
+    load_id: str
+    files: list[str]
+    days: list[str]
+
+    def __str__(self) -> str:
+        """Name the first files and the days, and the load for those who look it up."""
+        more = f" and {len(self.files) - MAX_FILES:,} more files" if len(self.files) > MAX_FILES else ""
+        return f"{', '.join(self.files[:MAX_FILES])}{more} ({' to '.join(self.days)}, load {self.load_id})"
+
+
+def drift_error(source: Source, load: LoadName, stopping: pl.DataFrame) -> DriftError:
     """Say which load is stopped by which columns, and how to look and how to let it pass."""
-    load_id = str(stopping["load_id"][0])
-    rows = stopping.filter(load_id=load_id)
-    n_loads = max(rows["n_reference_loads"].to_list())
     message = (
-        f"{source.name}: load {load_id} differs from the {n_loads} loads before it: {told(rows)}; nothing was "
-        "staged. Look at it with millrace report; if it is as it should be, millrace run --source FILE --accept-drift lets it pass"
+        f"{described(load, stopping)}; nothing was staged. Look at it with millrace report; if it is as it should be, "
+        "millrace run --source FILE --accept-drift lets it pass"
     )
-    return DriftError(message, payload(source.name, load_id, rows))
+    return DriftError(f"{source.name}: {message}", payload(source.name, load, stopping))
+
+
+def name_load(connection: duckdb.DuckDBPyConnection, load_id: str, files: str, records: str) -> LoadName:
+    """Name a load by its rows in two relations, one that has its files and one that has its accepted rows."""
+    uris = connection.sql(f"select distinct source_uri from {files} where load_id = $load_id order by all", params={"load_id": load_id})
+    days = "select min(known_timestamp)::date::varchar, max(known_timestamp)::date::varchar"
+    row = connection.sql(f"{days} from {records} where load_id = $load_id", params={"load_id": load_id}).fetchall()[0]
+    # the day of the load where no row of it was accepted
+    known = sorted({day for day in row if day}) or [f"{load_id[:4]}-{load_id[4:6]}-{load_id[6:8]}"]
+    return LoadName(load_id, [url2pathname(urlsplit(uri).path) for (uri,) in uris.fetchall()], known)
+
+
+def described(load: LoadName, rows: pl.DataFrame) -> str:
+    """Say which load differs from those before it, in which columns."""
+    n_loads = max(rows["n_reference_loads"].to_list())
+    return f"{load} differs from the {n_loads} loads before it: {told(rows)}"
 
 
 def told(rows: pl.DataFrame) -> str:
@@ -221,10 +345,11 @@ def told(rows: pl.DataFrame) -> str:
     )
 
 
-def payload(source: str, load_id: str, rows: pl.DataFrame) -> dict[str, Any]:
+def payload(source: str, load: LoadName, rows: pl.DataFrame) -> dict[str, Any]:
     """Tell the same to programs."""
     statistics = rows.select("column", "statistic", "value", "warn", "stop", "verdict").to_dicts()
-    return {"source": source, "load": load_id, "columns": rows["column"].unique().sort().to_list(), "statistics": statistics}
+    columns = rows["column"].unique().sort().to_list()
+    return {"source": source, "load": load.load_id, "files": load.files, "days": load.days, "columns": columns, "statistics": statistics}
 
 
 def staged_loads(warehouse: Warehouse, source: str) -> set[str]:
@@ -236,11 +361,12 @@ def staged_loads(warehouse: Warehouse, source: str) -> set[str]:
         return {load_id for (load_id,) in rows.fetchall()}
 
 
-def drifted(warehouse: Warehouse, source: str, loads: set[str]) -> dict[str, pl.DataFrame]:
-    """Fetch what of some loads is to be warned of, or passed though it would stop, by their ids."""
+def drifted(warehouse: Warehouse, source: str, loads: set[str]) -> list[tuple[LoadName, pl.DataFrame]]:
+    """Fetch what of some loads is to be warned of, or passed though it would stop, with the loads' names."""
     if not loads:
-        return {}
+        return []
     with warehouse.connect() as connection:
         sql = f"from {DriftStatistic.relation()} where source = $source and list_contains($loads, load_id) and verdict in ('warn', 'stop')"
         rows: pl.DataFrame = connection.sql(f"{sql} order by all", params={"source": source, "loads": sorted(loads)}).pl()
-    return {frame["load_id"][0]: frame for frame in rows.partition_by("load_id", maintain_order=True)}
+        found = rows.partition_by("load_id", maintain_order=True)
+        return [(name_load(connection, frame["load_id"][0], "accounting.files", "staging.records"), frame) for frame in found]

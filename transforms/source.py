@@ -34,6 +34,10 @@ STATEFUL = ("hz", "iso2022", "utf-7")
 NO_FILE_IS_IN = {"idna", "punycode", "raw-unicode-escape", "unicode-escape"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 EPOCH = "{column: NAME, unit: milliseconds} (or seconds, microseconds, nanoseconds)"
+REPLACED = {
+    "drift.beyond_usual": "thresholds now follow from the source's own history; say `false_alarms: 0.02`, the share of undisturbed loads "
+    "that may warn, or `false_alarms: null` for thresholds as they are given",
+}
 EXAMPLES = {"tuple_type": "is a list, e.g. [poc, active]", "model_type": "holds keys of its own, e.g. `record_id: id`"}
 Expression = Annotated[str, Field(min_length=1), BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)]
 
@@ -93,25 +97,24 @@ class ColumnThresholds(_Model):
 class Drift(_Model):
     """`drift:`, how far a load may be from the loads before it; see docs/drift.md for what was measured.
 
-    A threshold is raised to `beyond_usual` times what the window's loads usually differ by (for psi, which grows with the square,
-    to its square times), so that a source whose days differ by nature is no alarm; with 0 it stands as it is given.
+    A threshold is raised to what the source's own history lets expect, such that of loads in which nothing is wrong a share of at
+    most `false_alarms` warns, all columns together. With null, thresholds are as they are given.
     """
 
     reference_loads: Annotated[int, Field(ge=1)] = 28
     min_reference_loads: Annotated[int, Field(ge=1)] = 7
     min_reference_rows: Annotated[int, Field(ge=1)] = 1000
-    beyond_usual: Annotated[float, Field(ge=0)] = 3
+    false_alarms: Annotated[float, Field(gt=0, lt=1)] | None = 0.02
     warn: Thresholds = Thresholds(psi=0.1, js_distance=0.15, wasserstein=0.25)
     stop: Thresholds = Thresholds()
     columns: dict[str, ColumnThresholds] = {}
 
     def thresholds(self, column: str, statistic: str, usual: float) -> tuple[float | None, float | None]:
-        """Tell from which values on to warn and to stop, where loads usually differ by `usual`."""
-        least = usual * self.beyond_usual ** (2 if statistic == "psi" else 1)
+        """Tell from which values on to warn and to stop, where loads of the source usually differ by less than `usual`."""
         own = self.columns.get(column, ColumnThresholds())
         given = ((own.warn, self.warn), (own.stop, self.stop))
         warn, stop = (getattr(first if statistic in first.model_fields_set else second, statistic) for first, second in given)
-        return (None if warn is None else max(warn, least)), (None if stop is None else max(stop, least))
+        return (None if warn is None else max(warn, usual)), (None if stop is None else max(stop, usual))
 
 
 class Source(_Model):
@@ -366,6 +369,8 @@ def _explain(error: ValidationError) -> str:
         return f"record.event_timestamp: is a column or an expression; of a number since 1970 say the unit too: {EPOCH}"
     if first["type"] == "missing":
         return f"{key}: is missing; add it, e.g. `{key.rsplit('.', 1)[-1]}: ...`"
+    if key in REPLACED:
+        return f"{key}: is no key any more; {REPLACED[key]}"
     if first["type"] == "extra_forbidden":
         parts: tuple[type[_Model], ...] = (Drift, Thresholds) if key.startswith("drift.") else (Source, RecordMapping)
         names = [field.alias or name for part in parts for name, field in part.model_fields.items()]

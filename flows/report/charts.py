@@ -121,7 +121,11 @@ def drift_over_loads(drift: pl.DataFrame, source: str, column: str) -> Spec:
     description = f"PSI of {column} over the loads of {source}."
     chart = _chart(values.select("load_id", "value", "verdict", "warn", "stop"), description)
     line = chart.mark_line(point={"size": 22}).encode(x=_by_load(), y=_psi("value"), tooltip=["load_id:N", "value:Q", "verdict:N"])
-    limits = [chart.mark_rule(strokeDash=dash).encode(y=_psi(f"max({level})")) for level, dash in (("warn", [2, 3]), ("stop", [8, 3]))]
+    # each load has thresholds of its own, by the loads before it
+    limits = [
+        chart.mark_line(strokeDash=dash, interpolate="step").encode(x=_by_load(), y=_psi(level))
+        for level, dash in (("warn", [2, 3]), ("stop", [8, 3]))
+    ]
     return _spec(alt.layer(line, *limits, description=description).properties(title=f"{column}: PSI by load"), height=110)
 
 

@@ -279,7 +279,8 @@ def _with_histogram(feature: Feature, values: pl.Series) -> Feature:
     is_log = bool(not is_time and low >= 0 and high > SKEWED * max(median, 1))
     clipped = np.clip(numbers, low, high)
     shown, low, high = (np.log1p(clipped), np.log1p(low), np.log1p(high)) if is_log else (clipped, low, high)
-    bins, _ = np.histogram(shown, N_BINS, (low, high if high > low else low + 1))
+    # values that differ in their last digits only are one value: no bins lie between them
+    bins, _ = np.histogram(shown, N_BINS, (low, low + 1 if np.isclose(low, high, rtol=1e-9, atol=0) else high))
     write = _day if is_time else short
     return feature._replace(bins=tuple(bins.tolist()), is_log=is_log, quantiles=tuple(write(float(value)) for value in (p5, median, p95)))
 

@@ -108,7 +108,7 @@ def events() -> Iterator[Callable[[], list[Event]]]:
 
 def test_drift_emits_an_event_that_names_the_columns(tmp_path: Path, events: Callable[[], list[Event]]) -> None:
     record = "{record_id: id, author_id: author, event_timestamp: written, text: text}"
-    drift = "{min_reference_loads: 1, min_reference_rows: 1, stop: {wasserstein: 2}}"
+    drift = "{min_reference_loads: 1, min_reference_rows: 1, false_alarms: null, stop: {wasserstein: 2}}"
     (tmp_path / "source.yaml").write_text(f"name: notes\nuri: 'data/*.jsonl'\nknown: at_event\nrecord: {record}\ndrift: {drift}\n")
     parameters = PipelineParameters(source=str(tmp_path / "source.yaml"), home=str(tmp_path / "home"))
     (tmp_path / "data").mkdir()
@@ -126,11 +126,13 @@ def test_drift_emits_an_event_that_names_the_columns(tmp_path: Path, events: Cal
     (stopped,) = events()
     assert (stopped.event, stopped.resource.id) == ("millrace.drift.stopped", "millrace.source.notes")
     assert stopped.payload["columns"] == ["n_bytes", "n_words"]
+    assert (stopped.payload["files"], stopped.payload["days"]) == ([f"{tmp_path}/data/b.jsonl"], ["2026-01-01"])
     assert {row["statistic"] for row in stopped.payload["statistics"]} == {"wasserstein"}
     assert "word" not in str(stopped.payload["statistics"]).replace("n_words", "")
     flow = pipeline(parameters.model_copy(update={"accept_drift": True}))
     assert flow["staged"] == 300
-    assert any("differs from the loads before it: n_words wasserstein" in notice or "n_bytes" in notice for notice in flow["notices"])
+    (notice,) = flow["notices"]
+    assert f"notes: {tmp_path}/data/b.jsonl (2026-01-01, load {stopped.payload['load']}) differs from the 1 loads before it: n_" in notice
     _, warned = events()
     assert (warned.event, warned.payload["load"]) == ("millrace.drift.warned", stopped.payload["load"])
     assert {"n_bytes", "n_words"} <= set(warned.payload["columns"])

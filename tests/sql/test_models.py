@@ -17,7 +17,7 @@ from transforms.prepare import ACCEPTED, REJECTED
 from transforms.schemas.duplicates import KnownContent, KnownDocument
 from transforms.schemas.features import AuthorActivity, RecordDuplicates, RecordQuality, SubjectActivity
 from transforms.schemas.fields import SourceField
-from transforms.schemas.profiles import ColumnProfile
+from transforms.schemas.profiles import ColumnProfile, DriftStatistic
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, Correction, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.sql import __file__ as sql_package
@@ -32,7 +32,7 @@ ARRIVING = {"record_id", "event_timestamp", "content_id"}
 LABELLED = pa.schema([("content_id", pa.int64()), ("root_id", pa.int64()), ("origin_id", pa.string()), ("origin_similarity", pa.float64())])
 FIRST = pa.schema([*LABELLED, ("record_id", pa.string()), ("event_timestamp", pa.timestamp("us", "UTC"))])
 CASES = sorted(path.parent for path in HERE.rglob("given.yaml"))
-ROWS = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, Correction, AccountedFile, SourceField, ColumnProfile)
+ROWS = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, Correction, AccountedFile, SourceField, ColumnProfile, DriftStatistic)
 CONTRACTS = (*ROWS, RecordQuality, AuthorActivity, SubjectActivity)
 TYPES = {contract.relation(): contract.arrow_schema() for contract in CONTRACTS} | {
     "arrived": StagedRecord.arrow_schema(),

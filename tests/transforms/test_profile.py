@@ -92,7 +92,7 @@ def test_load_is_profiled_by_what_became_of_its_rows_and_what_is_in_them(
     assert (outcome["n_rows"], found["n_bytes"]["n_rows"], found["n_words"]["n_rows"]) == (5, 4, 4)
     assert (found["label"]["good"], found["label"]["bad"], found["label"]["n_null"]) == (2, 1, 1)
     assert (found["subject_id"]["present"], found["subject_id"]["n_null"]) == (3, 1)
-    assert (found["is_repeated_text"]["true"], found["is_repeated_text"]["false"]) == (1, 3)
+    assert (found["is_repeated_nearby"]["true"], found["is_repeated_nearby"]["false"]) == (1, 3)
     assert (found["language"]["en"], found["language"]["de"], found["script"]["Latn"]) == (3, 1, 4)
     assert (found["pii"]["EMAIL_ADDRESS"], found["pii"]["none"]) == (1, 3)
     late = found["lateness_seconds"]

@@ -1,19 +1,19 @@
--- repeated_texts: how many texts of a load stand in it more than once, as counts of the profile's column `is_repeated_text`.
+-- repeated_texts: how many texts stand earlier among the same hundred rows of their file, as counts of the column `is_repeated_nearby`.
+-- of all rows of a load, the more would repeat one the more rows there are, so days of other sizes would differ
 -- grain: load_id, key
 -- reads: spooled
 with texts as (
     select
         load_id,
-        hash(text) as text_hash,
         count(*) as n
     from spooled
     where text is not null
-    group by load_id, hash(text)
+    group by load_id, source_uri, row_number // 100, hash(text)
 )
 
 select
     load_id,
-    'is_repeated_text' as "column",
+    'is_repeated_nearby' as "column",
     'category' as kind,
     unnest(['false', 'true']) as key,
     unnest([count(*), sum(n)::bigint - count(*)]) as n
