@@ -117,7 +117,7 @@ def test_what_is_expensive_is_told_of_a_sample_that_is_the_same_every_time(
     rows = [note(f"r{n}", text="word " * (1 + n % 9)) for n in range(200)]
     stage(make_source(write("notes.jsonl", *rows)))
     first = profiles()
-    stage(make_source(write("other.jsonl", *rows), name="others"))
+    stage(make_source(write("other.jsonl", *rows), name="others", ids="own"))
     second = profiles()
     assert (first["n_words"]["n_rows"], first["n_bytes"]["n_rows"]) == (40, 200)
     assert first["n_words"]["bucket_counts"] == second["n_words"]["bucket_counts"]
