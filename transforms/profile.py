@@ -216,7 +216,7 @@ def _count_accepted(connection: duckdb.DuckDBPyConnection, spool: Path) -> Itera
         for batch in stream:
             rows, of_sample = (pl.DataFrame(batch)[_within(ids, first, batch.num_rows)] for ids in (accepted, sampled))
             first += batch.num_rows
-            yield count(rows.lazy(), ["load_id"], CHEAP)
+            yield count(rows.lazy(), ["load_id"], (*CHEAP, _label()))
             yield count(_measured(of_sample).lazy(), ["load_id"], SAMPLED)
             yield _count_vocabulary(of_sample)
 
@@ -248,11 +248,18 @@ def hashed_label(labels: pl.Series) -> pl.Series:
     return "#" + _hash_buckets(labels, LABEL_BUCKETS)
 
 
-NAME = pl.when(pl.col("key").str.contains(SHOWN_LABEL)).then("key").otherwise(pl.col("key").map_batches(hashed_label, pl.String))
+def _label() -> Profiled:
+    """Name labels that may be shown, hash the others.
+
+    Made at each use: an expression that calls Python, kept in its module, is a reference cycle through Polars that no collector sees.
+    """
+    hashed = pl.col("key").map_batches(hashed_label, pl.String)
+    return Profiled("label", "category", pl.col("label"), pl.when(pl.col("key").str.contains(SHOWN_LABEL)).then("key").otherwise(hashed))
+
+
 CHEAP = (
     sketched("n_bytes", pl.col("text").str.len_bytes()),
     sketched("lateness_seconds", (pl.col("known_timestamp") - pl.col("event_timestamp")).dt.total_microseconds() / 1e6),
-    Profiled("label", "category", pl.col("label"), NAME),
     _category("is_tombstone"),
     _presence("subject_id"),
     _presence("attributes"),
