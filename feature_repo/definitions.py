@@ -10,7 +10,7 @@ from feast.types import Float64, UnixTimestamp
 
 from feature_repo.fields import feature_view
 from feature_repo.instants import instants
-from transforms.featurize import RECORD_KERNELS
+from transforms.code import RECORD_KERNELS
 from transforms.schemas.features import (
     AuthorActivity,
     RecordDuplicates,

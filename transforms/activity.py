@@ -7,6 +7,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
+from transforms.rows import view_batches
 from transforms.schemas.base import Contract
 from transforms.sql import model
 
@@ -138,10 +139,3 @@ def add_up(instants: pl.DataFrame) -> pl.DataFrame:
     sums = pl.exclude("entity_id", "instant_us", "event_us").cum_sum().over("entity_id")
     least = pl.col("event_us").cum_min().forward_fill().over("entity_id")
     return instants.sort("entity_id", "instant_us").with_columns(sums, least)
-
-
-def view_batches(contract: type[Contract], rows: pa.Table) -> list[pa.RecordBatch]:
-    """Bring computed rows into the shape of their view, with `is_new` behind."""
-    schema = contract.arrow_schema().append(pa.field("is_new", pa.bool_()))
-    batches: list[pa.RecordBatch] = rows.select(schema.names).cast(schema).combine_chunks().to_batches()
-    return batches

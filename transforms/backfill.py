@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.activity import announced, bucket_rows, create_changes, create_published, create_record_changes, take_bucket
-from transforms.code import code_digest
-from transforms.duplicates import bring_index_up, duplicate_rows
+from transforms.code import RECORD_KERNELS, code_digest
+from transforms.duplicate_index import bring_index_up
+from transforms.duplicates import duplicate_rows
 from transforms.errors import MillraceError
 from transforms.featurize import (
     OF_RECORDS,
-    RECORD_KERNELS,
     TRANSACTION,
     VIEWS,
     Counted,
@@ -28,9 +28,9 @@ from transforms.featurize import (
     has_columns_as_defined,
     is_made_by_other_code,
     read_unfinished,
-    record_rows,
     write_unfinished,
 )
+from transforms.records import record_rows
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownDocument
 from transforms.schemas.features import RecordDuplicates, RecordQuality
@@ -180,7 +180,7 @@ def _due_rows(
     if contract in RECORD_KERNELS:
         connection.execute(f"create or replace view arrived as select * from staging.records where record_id {is_due}")
         connection.execute("create or replace view gone as select * from staging.records limit 0")
-        rows = record_rows(connection, contract, batch_rows, now, is_whole=False)
+        rows = record_rows(connection, contract, batch_rows, now, is_whole=False, kernel=RECORD_KERNELS[contract])
     elif contract is RecordDuplicates:
         documents = f"select * from {KnownDocument.relation()} where record_id {is_due}"
         connection.execute(f"create or replace view index_documents as {documents}")

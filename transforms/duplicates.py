@@ -5,7 +5,7 @@ record ids, and on nothing else: so what arrives changes nothing before the firs
 there on all documents are labelled again, and those with other values are added. A text is read once, when it arrives.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 
 import duckdb
@@ -13,44 +13,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from transforms.activity import view_batches
+from transforms.rows import view_batches
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownContent, KnownDocument
-from transforms.schemas.staging import StagedRecord
 from transforms.sql import model
 from transforms.text.duplicates import BANDS, HEADS, MIN_SIMILARITY, digest_contents, estimate_similarity, normalise, sign
-from transforms.warehouse import CODE, Warehouse
-
-INDEX: tuple[type[Contract], ...] = (KnownContent, KnownDocument)
-
-
-def bring_index_up(warehouse: Warehouse, now: datetime, done: Mapping[str, int], code: int, *, is_anew: bool = False) -> dict[str, int]:
-    """Bring the index up to the newest staged records, in two commits that `done` goes with: new texts, then documents.
-
-    Where other code has made it, or if it `is_anew`, all of it is made again. Tells the version that the documents have then.
-    Raises `AlreadyPublishedError` if another run was first.
-    """
-    ((transaction, version),) = done.items()
-    is_done = {contract: _consumed(contract, warehouse, transaction, code) >= version for contract in INDEX}
-    if not is_done[KnownDocument]:
-        since = -1 if is_anew else min(_consumed(contract, warehouse, transaction, code) for contract in INDEX)
-        with warehouse.connect() as connection:
-            for contract in INDEX if since < 0 else ():
-                warehouse.create_view(connection, contract.relation(), [], contract.arrow_schema())
-            warehouse.create_arrivals(connection, StagedRecord, since)
-            contents = _new_contents(connection, warehouse.settings.batch_rows)
-            if is_done[KnownContent]:  # a run was killed between the two commits
-                for _ in contents:
-                    pass
-            else:
-                warehouse.publish(KnownContent, contents, done, code, is_whole=since < 0)
-            documents = _changed_documents(connection, warehouse.settings.batch_rows, now)
-            warehouse.publish(KnownDocument, documents, done, code, is_whole=since < 0)
-    return {KnownDocument.relation(): warehouse.versions()[KnownDocument.relation()]}
-
-
-def _consumed(contract: type[Contract], warehouse: Warehouse, transaction: str, code: int) -> int:
-    return warehouse.consumed(contract.relation(), transaction) if warehouse.consumed(contract.relation(), CODE) == code else -1
 
 
 def duplicate_rows(
@@ -66,7 +33,7 @@ def duplicate_rows(
         yield from view_batches(contract, pa.table(batch).append_column("created_timestamp", created))
 
 
-def _new_contents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> Iterator[pa.RecordBatch]:
+def new_contents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> Iterator[pa.RecordBatch]:
     """Digest what records say anew into `arriving_documents`; stream the texts that were never seen, signed: `new_contents`."""
     connection.execute("create table arriving_documents (record_id varchar, event_timestamp timestamptz, content_id bigint)")
     connection.from_arrow(KnownContent.arrow_schema().empty_table()).create("new_contents")
@@ -89,7 +56,7 @@ def _new_contents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> Ite
         yield from signed.to_batches()
 
 
-def _changed_documents(connection: duckdb.DuckDBPyConnection, batch_rows: int, now: datetime) -> Iterator[pa.RecordBatch]:
+def changed_documents(connection: duckdb.DuckDBPyConnection, batch_rows: int, now: datetime) -> Iterator[pa.RecordBatch]:
     """Label what records say from the first change on; stream the documents with other values than the index holds."""
     connection.execute(f"set variable first_change = ({model('duplicates/first_change')})")
     known = f"select * from {KnownContent.relation()} union all select * from new_contents"

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pydantic import BaseModel, model_validator
 
 from transforms.accounting import recount
-from transforms.duplicates import INDEX
+from transforms.duplicate_index import INDEX
 from transforms.errors import ErasureError
 from transforms.featurize import VIEWS, files_resting_on, files_with_entities, recompute, view_name
 from transforms.paths import parquet, scan_parquet

@@ -7,6 +7,7 @@ arrived since is what it works on; where the code is another, that is everything
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,42 +16,20 @@ import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from transforms.activity import activity_rows, create_activity, history_rows, view_batches
-from transforms.code import code_digest
-from transforms.duplicates import bring_index_up, duplicate_rows
+from transforms.activity import activity_rows, create_activity, history_rows
+from transforms.code import RECORD_KERNELS, code_digest
+from transforms.duplicate_index import bring_index_up
+from transforms.duplicates import duplicate_rows
 from transforms.paths import parquet
 from transforms.profile import profile_views
+from transforms.records import record_rows
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownDocument
-from transforms.schemas.features import (
-    AuthorActivity,
-    RecordDuplicates,
-    RecordEmbedding,
-    RecordPii,
-    RecordQuality,
-    RecordText,
-    RecordVector,
-    SubjectActivity,
-)
+from transforms.schemas.features import AuthorActivity, RecordDuplicates, SubjectActivity
 from transforms.schemas.staging import StagedRecord
-from transforms.settings import Settings
-from transforms.sql import model
-from transforms.text.embedding import embed_text
-from transforms.text.pii import score_pii
-from transforms.text.quality import score_quality
-from transforms.text.signals import score_text
-from transforms.text.vectors import hash_text
 from transforms.warehouse import CODE, AlreadyPublishedError, Rows, Warehouse
 
-# what is computed of a record's text alone: from the texts that stand at an instant to the rows of a view
-RECORD_KERNELS: dict[type[Contract], Callable[[pl.LazyFrame], pl.LazyFrame]] = {
-    RecordQuality: score_quality,
-    RecordText: score_text,
-    RecordPii: score_pii,
-    RecordVector: hash_text,
-    **({RecordEmbedding: embed_text} if Settings().embedder else {}),
-}
 OF_RECORDS: tuple[type[Contract], ...] = (*RECORD_KERNELS, RecordDuplicates)
 VIEWS: tuple[type[Contract], ...] = (*OF_RECORDS, AuthorActivity, SubjectActivity)
 TRANSACTION = "featurize"
@@ -210,7 +189,7 @@ def _publish_view(contract: type[Contract], warehouse: Warehouse, now: datetime,
 def _kind(contract: type[Contract], warehouse: Warehouse, connection: duckdb.DuckDBPyConnection, *, is_whole: bool) -> RowsOfView:
     """How a view's rows are made; of duplicates, from the documents that came to the index since the view was made."""
     if contract is not RecordDuplicates:
-        return record_rows if contract in RECORD_KERNELS else activity_rows
+        return partial(record_rows, kernel=RECORD_KERNELS[contract]) if contract in RECORD_KERNELS else activity_rows
     since = -1 if is_whole else warehouse.consumed(contract.relation(), KnownDocument.relation())
     create_index_documents(warehouse, connection, since)
     return duplicate_rows
@@ -285,7 +264,7 @@ def _anew(connection: duckdb.DuckDBPyConnection, contract: type[Contract], batch
     if contract in RECORD_KERNELS:
         connection.from_arrow(StagedRecord.arrow_schema().empty_table()).create_view("arrived")
         connection.execute("create view gone as from lost_entities")
-        computed = record_rows(connection, contract, batch_rows, now, is_whole=False)
+        computed = record_rows(connection, contract, batch_rows, now, is_whole=False, kernel=RECORD_KERNELS[contract])
     else:
         create_activity(connection, contract)
         computed = history_rows(connection, contract, batch_rows, now)
@@ -306,20 +285,3 @@ class Counted:
         for batch in self._batches:
             self.n_new += batch.column("is_new").true_count
             yield batch.select(self._names)
-
-
-def record_rows(
-    connection: duckdb.DuckDBPyConnection, contract: type[Contract], batch_rows: int, now: datetime, *, is_whole: bool
-) -> Iterator[pa.RecordBatch]:
-    """Compute a record view from the texts of the versions in `arrived`; `is_new` tells the instants that were not published before."""
-    touched = "true" if is_whole else "record_id in (select record_id from arrived union all select record_id from gone)"
-    published = f"select distinct record_id, event_timestamp from {contract.relation()} where {touched}"
-    connection.execute(f"create or replace table published_instants as {published}")
-    standing = f"""
-        select standing.*, published_instants.record_id is null as is_new
-        from ({model("features/standing_versions")}) as standing left join published_instants using (record_id, event_timestamp)
-    """
-    for batch in connection.sql(standing).to_arrow_reader(batch_rows):
-        versions = pl.DataFrame(batch).with_columns(created_timestamp=pl.lit(now, pl.Datetime("us", "UTC")))
-        scored = RECORD_KERNELS[contract](versions.lazy()).collect().with_columns(versions["is_new"])
-        yield from view_batches(contract, scored.to_arrow())

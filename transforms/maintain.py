@@ -12,7 +12,7 @@ from typing import NamedTuple
 import duckdb
 import pyarrow as pa
 
-from transforms.duplicates import INDEX
+from transforms.duplicate_index import INDEX
 from transforms.featurize import TRANSACTION, VIEWS, consistent_versions
 from transforms.prepare import transaction
 from transforms.schemas.base import Contract

@@ -14,9 +14,9 @@ import duckdb
 import polars as pl
 from pydantic import BaseModel
 
-from transforms.code import code_digest
+from transforms.code import RECORD_KERNELS, code_digest
 from transforms.errors import MillraceError
-from transforms.featurize import OF_RECORDS, RECORD_KERNELS, TRANSACTION, VIEWS, consistent_versions, view_name
+from transforms.featurize import OF_RECORDS, TRANSACTION, VIEWS, consistent_versions, view_name
 from transforms.schemas.base import Contract
 from transforms.schemas.features import RecordDuplicates
 from transforms.schemas.staging import Correction, StagedRecord

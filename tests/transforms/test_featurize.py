@@ -33,9 +33,9 @@ from tests.transforms.histories import (
     version,
 )
 from transforms.activity import add_up
-from transforms.code import code_digest
+from transforms.code import RECORD_KERNELS, code_digest
 from transforms.errors import GateError
-from transforms.featurize import RECORD_KERNELS, VIEWS, Rows, consistent_versions, featurize, stale_views, view_name
+from transforms.featurize import VIEWS, Rows, consistent_versions, featurize, stale_views, view_name
 from transforms.schemas.features import RecordQuality
 from transforms.schemas.staging import StagedRecord
 from transforms.text import quality

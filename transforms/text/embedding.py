@@ -19,7 +19,6 @@ from transforms.errors import MillraceError
 from transforms.settings import Settings
 from transforms.text.vectors import DIMENSION, Vectors, hashed, with_vectors
 
-LIBRARIES = ("sentence-transformers", "torch", "transformers")
 TEXTS_AT_ONCE = 64
 
 
@@ -93,12 +92,12 @@ def embedder_of(view: str) -> TextEmbedder:
 
 
 def model_digest() -> str:
-    """Digest what decides the vectors of the model that is set: its folder's files, and the libraries that run it."""
+    """Digest the files of the model that is set."""
     folder = cast("Path", Settings().embedder).expanduser().resolve()
     check_model(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     state = tuple((path, stat.st_size, stat.st_mtime_ns) for path in files for stat in [path.stat()])
-    return " ".join([_digest(folder, state), *(f"{library} {version(library)}" for library in LIBRARIES)])
+    return _digest(folder, state)
 
 
 def check_model(folder: Path) -> None:
