@@ -1,5 +1,8 @@
 """Name the language of each of a list of texts, by two kept libraries, in plain Python. No Polars, no pool.
 
+Where pycld2 is not installed (it has no wheel for Python 3.14) py3langid answers alone: as often right, more slowly, and without a
+second language (docs/accuracy.md). The digest of code names the version of both, or that one is absent.
+
 Run as a program it is a worker of `transforms.text.workers`: lists of texts in, lists of answers out, until its input ends.
 So a worker imports two small libraries and nothing of its parent, and ends when the parent is gone, however that went.
 """
@@ -10,7 +13,10 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING, BinaryIO
 
-import pycld2
+try:
+    import pycld2
+except ImportError:
+    pycld2 = None
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
@@ -54,6 +60,9 @@ def identify(texts: list[str]) -> list[Answer]:
 
 
 def _identify(text: str) -> Answer:
+    if pycld2 is None:
+        guess, probability = _second_opinion(text)
+        return (guess, probability, None) if guess != UNKNOWN and probability >= LEAST_PROBABILITY else (UNKNOWN, 0.0, None)
     is_sure, _, ((_, code, percent, _), (_, second_code, _, _), _) = pycld2.detect(text, isPlainText=True)
     language, second = _iso(code), _iso(second_code)
     is_sure = is_sure and percent >= SURE_PERCENT and language != UNKNOWN

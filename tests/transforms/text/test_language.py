@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
-import pycld2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +17,9 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from transforms.text import identify, language, workers
 from transforms.text.language import LANGUAGE, LANGUAGE_GROUPS, SCRIPT, SCRIPTS, identify_language
 from transforms.text.workers import WorkerEndedError
+
+pycld2 = identify.pycld2
+needs_pycld2 = pytest.mark.skipif(pycld2 is None, reason="pycld2 is not installed: it has no wheel for this Python")
 
 SENTENCES = {
     "en": "Everyone may say what they think without fear.",
@@ -82,6 +84,15 @@ def test_what_is_in_no_language_is_undetermined(text: str) -> None:
     assert named(text).select(*LANGUAGE).row(0) == ("und", "und", 0.0, 0, None)
 
 
+def test_without_pycld2_every_sentence_is_named_and_what_is_no_language_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identify, "pycld2", None)
+    found = named(*SENTENCES.values(), *NOT_A_LANGUAGE)
+    said = list(zip([*SENTENCES, *["und"] * len(NOT_A_LANGUAGE)], found["language"], found["language_score"], strict=True))
+    assert [answer for answer in said if answer[0] != answer[1]] == []
+    assert [answer for answer in said if (answer[1] == "und") != (answer[2] == 0)] == []
+    assert found["second_language"].null_count() == found.height
+
+
 def test_null_gives_nulls_and_no_text_gives_no_rows() -> None:
     found = named(None, SENTENCES["de"], None)
     assert found["language"].to_list() == [None, "de", None]
@@ -109,6 +120,7 @@ def test_a_text_is_named_the_same_whatever_stands_beside_it(texts: list[str | No
     assert named(*texts).equals(pl.concat([named(), *(named(text) for text in texts)]))
 
 
+@needs_pycld2
 def test_every_character_can_be_read() -> None:
     """Each of the 1.1 million, also those that pycld2 refuses, among letters."""
     text = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
@@ -130,6 +142,7 @@ def test_addresses_do_not_count() -> None:
     assert named(SENTENCES["sv"] + addresses).equals(named(SENTENCES["sv"] + "  "))
 
 
+@needs_pycld2
 def test_where_the_two_disagree_and_neither_is_sure_the_score_is_a_half(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identify, "_second_opinion", lambda _: ("nl", 0.6))
     assert named("thanks a lot").select("language", "language_score", "second_language").row(0) == ("en", 0.5, "nl")
@@ -137,10 +150,12 @@ def test_where_the_two_disagree_and_neither_is_sure_the_score_is_a_half(monkeypa
     assert named("thanks a lot").select("language", "language_score", "second_language").row(0) == ("nl", 0.7, "en")
 
 
+@needs_pycld2
 def test_a_long_text_in_two_languages_names_both() -> None:
     assert named(f"{SENTENCES['ru']} {SENTENCES['ru']} {SENTENCES['el']}").select("language", "second_language").row(0) == ("ru", "el")
 
 
+@needs_pycld2
 def test_every_code_is_an_iso_code_and_has_a_group() -> None:
     names = set(pycld2.DETECTED_LANGUAGES)
     answers = {code for name, code in pycld2.LANGUAGES if name in names}
