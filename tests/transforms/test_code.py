@@ -148,6 +148,14 @@ def test_another_version_of_a_library_changes_the_views_that_import_it(
     assert changed(before) == views
 
 
+@pytest.mark.usefixtures("sources")
+def test_a_library_that_is_absent_changes_the_views_that_import_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As pycld2 is on Python 3.14, where languages are named without it."""
+    before, version = digests(), code._version
+    monkeypatch.setattr(code, "_version", lambda asked: "absent" if asked == "pycld2" else version(asked))
+    assert changed(before) == {"record_text"}
+
+
 def test_a_library_is_named_by_what_it_was_installed_as() -> None:
     assert code._version("yaml") == f"PyYAML {code.version('PyYAML')}"
     assert code._version("no_such_library") == "absent"

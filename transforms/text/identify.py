@@ -1,7 +1,7 @@
 """Name the language of each of a list of texts, by two kept libraries, in plain Python. No Polars, no pool.
 
-Where pycld2 is not installed (it has no wheel for Python 3.14) py3langid answers alone: as often right, more slowly, and without a
-second language (docs/accuracy.md). The digest of code names the version of both, or that one is absent.
+Where pycld2 is not installed (it has no wheel for Python 3.14) py3langid answers alone, more slowly and without a second language
+(docs/decisions/0009). The digest of code holds the versions of both, or that one is absent.
 
 Run as a program it is a worker of `transforms.text.workers`: lists of texts in, lists of answers out, until its input ends.
 So a worker imports two small libraries and nothing of its parent, and ends when the parent is gone, however that went.
