@@ -76,6 +76,7 @@ def test_every_file_of_a_source_is_read_once_whatever_its_name(
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "in=[1]")
         written = {root / f"x{above}" / f"{name}.{format_}": format_ for above, name, format_ in names}
+        written[root / "plain.jsonl"] = "jsonl"  # of files with a leading dot alone there would be nothing to load
         for number, (path, format_) in enumerate(written.items()):
             write(path, format_, [number])
         source = of_days(root)
@@ -194,7 +195,9 @@ def test_parquet_names_that_raw_could_not_keep_are_refused(
 
 
 def test_the_text_of_a_query_names_files_and_nothing_else(tmp_path: Path) -> None:
-    assert parquet_sql([tmp_path / "it's[1]?.parquet"]).endswith("it''s[[]1][?].parquet'], hive_partitioning = false)")
+    assert parquet_sql([tmp_path / "it's[1]?.parquet"]).endswith(
+        "it''s[[]1][?].parquet'], union_by_name = true, hive_partitioning = false)"
+    )
 
 
 def test_nothing_else_opens_parquet_or_writes_a_name_into_sql() -> None:

@@ -23,7 +23,9 @@ BEGIN = datetime(2026, 1, 1, 10, tzinfo=UTC)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 KEYS = {view_name(contract): contract.key()[0] for contract in VIEWS}
 RECORD = "{record_id: id, author_id: author, subject_id: subject, event_timestamp: written, text: text, label: label}"
-SOURCE = f"name: notes\nuri: notes\nknown: {{column: known}}\nrecord: {RECORD}\npositive_labels: [bad]\ntombstone: gone\n"
+# versions here may differ in all that they say
+CHECKS = "max_collision_ratio: 1"
+SOURCE = f"name: notes\nuri: notes\nknown: {{column: known}}\nrecord: {RECORD}\npositive_labels: [bad]\ntombstone: gone\n{CHECKS}\n"
 Note = Callable[..., bytes]
 
 

@@ -40,7 +40,7 @@ VALUES = {
     102: "event_timestamp:beyond_tomorrow",  # year 5138
     103: "event_timestamp:not_after_1970",
     104: "text:empty",
-    105: "event_timestamp:not_a_time",  # epoch milliseconds
+    105: "event_timestamp:epoch_without_unit",  # epoch milliseconds
     106: "event_timestamp:not_a_time",  # date in US order
     107: "author_id:not_nullable",
 }
