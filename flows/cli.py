@@ -1,6 +1,5 @@
 """The command line. Heavy packages are imported inside commands, so that `--help` answers at once."""
 
-import atexit
 import os
 import sys
 from pathlib import Path
@@ -62,8 +61,6 @@ def main(*, debug: bool) -> None:
 
     A source is a small YAML file; start from a copy of sources/cve_events.yaml.
     """
-    # DuckDB's binding may print a page about leaked types while Python ends; this runs last, after all that is to be read
-    atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno()))
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if debug else "CRITICAL")
@@ -199,9 +196,13 @@ def _run(parameters: "PipelineParameters", *, plain: bool) -> "Summary":
             from flows.stages import run_plain
 
             return run_plain(parameters, report)
+        from flows.importing import end_threads
         from flows.pipeline import run_local
 
-        return run_local(parameters, report)
+        try:
+            return run_local(parameters, report)
+        finally:
+            end_threads()
 
 
 def _nothing(source: str, home: Path) -> "Summary":

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 
+SECONDS_TO_END = 10
+
 
 @contextmanager
 def _loggers_kept() -> Iterator[None]:
@@ -24,9 +26,22 @@ def _loggers_kept() -> Iterator[None]:
 
 with _loggers_kept():
     import prefect.main  # noqa: F401
+    from prefect._internal.concurrency.threads import get_global_loop, get_run_sync_loop
+    from prefect.events.worker import EventsWorker
     from prefect.logging.configuration import setup_logging
 
 
 def show_runs() -> None:
     """Have Prefect show on the console what a run logs."""
     setup_logging(incremental=False)
+
+
+def end_threads() -> None:
+    """End the threads that Prefect leaves running behind a flow, once what they have to send is sent.
+
+    They would outlive the interpreter, and with them whatever the flow refers to: DuckDB then prints a page of leaked objects.
+    """
+    EventsWorker.drain_all(at_exit=False)
+    for loop in (get_run_sync_loop(), get_global_loop()):
+        loop.shutdown()
+        loop.thread.join(SECONDS_TO_END)
