@@ -147,7 +147,7 @@ def _is_due(view: str, warehouse: Warehouse, now: datetime) -> bool:
     files = set(identities(warehouse, relation, warehouse.files(relation)))
     if done is None or done.rows is not None or not files.issubset(done.identities) or _is_lost(warehouse, view, done):
         return True
-    with warehouse.connect() as connection:
+    with warehouse.connect(of=(relation,)) as connection:
         sql = f"select count(*) from {relation} where event_timestamp > $until::timestamptz and event_timestamp <= $now"
         return bool(connection.execute(sql, {"now": now, "until": done.until}).fetchall()[0][0])
 

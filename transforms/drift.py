@@ -356,7 +356,7 @@ def staged_loads(warehouse: Warehouse, source: str) -> set[str]:
     """Name the loads of a source that are in the accounts."""
     if warehouse.table("accounting.files") is None:
         return set()
-    with warehouse.connect() as connection:
+    with warehouse.connect(of=("accounting.files",)) as connection:
         rows = connection.sql("select distinct load_id from accounting.files where source = $source", params={"source": source})
         return {load_id for (load_id,) in rows.fetchall()}
 
@@ -365,7 +365,7 @@ def drifted(warehouse: Warehouse, source: str, loads: set[str]) -> list[tuple[Lo
     """Fetch what of some loads is to be warned of, or passed though it would stop, with the loads' names."""
     if not loads:
         return []
-    with warehouse.connect() as connection:
+    with warehouse.connect(of=(DriftStatistic.relation(), "accounting.files", "staging.records")) as connection:
         sql = f"from {DriftStatistic.relation()} where source = $source and list_contains($loads, load_id) and verdict in ('warn', 'stop')"
         rows: pl.DataFrame = connection.sql(f"{sql} order by all", params={"source": source, "loads": sorted(loads)}).pl()
         found = rows.partition_by("load_id", maintain_order=True)

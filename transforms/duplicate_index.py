@@ -22,7 +22,7 @@ def bring_index_up(warehouse: Warehouse, now: datetime, done: Mapping[str, int],
     is_done = {contract: _consumed(contract, warehouse, transaction, code) >= version for contract in INDEX}
     if not is_done[KnownDocument]:
         since = -1 if is_anew else min(_consumed(contract, warehouse, transaction, code) for contract in INDEX)
-        with warehouse.connect() as connection:
+        with warehouse.connect(of=(StagedRecord.relation(), *(contract.relation() for contract in INDEX))) as connection:
             for contract in INDEX if since < 0 else ():
                 warehouse.create_view(connection, contract.relation(), [], contract.arrow_schema())
             warehouse.create_arrivals(connection, StagedRecord, since)

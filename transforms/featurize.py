@@ -26,7 +26,7 @@ from transforms.records import record_rows
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownDocument
-from transforms.schemas.features import AuthorActivity, RecordDuplicates, SubjectActivity
+from transforms.schemas.features import AuthorActivity, RecordDuplicates, RecordQuality, SubjectActivity
 from transforms.schemas.staging import StagedRecord
 from transforms.warehouse import CODE, AlreadyPublishedError, Rows, Warehouse
 
@@ -173,7 +173,7 @@ def _publish_view(contract: type[Contract], warehouse: Warehouse, now: datetime,
     try:
         if contract is RecordDuplicates:
             done |= bring_index_up(warehouse, now, done, code_digest(contract))
-        with warehouse.connect() as connection:
+        with warehouse.connect(of=(StagedRecord.relation(), RecordQuality.relation(), contract.relation())) as connection:
             warehouse.create_arrivals(connection, StagedRecord, since=consumed)
             compute = _kind(contract, warehouse, connection, is_whole=is_replaced)
             counted = Counted(compute(connection, contract, warehouse.settings.batch_rows, now, is_whole=is_replaced), contract)

@@ -191,14 +191,14 @@ def newest_load(warehouse: Warehouse, source: str) -> str:
     """Name the newest load of a source whose fields were told; empty if there is none."""
     if warehouse.table(SourceField.relation()) is None:
         return ""
-    with warehouse.connect() as connection:
+    with warehouse.connect(of=(SourceField.relation(),)) as connection:
         newest = f"select coalesce(max(load_id), '') from {SourceField.relation()} where source = $source"
         return str(connection.execute(newest, {"source": source}).fetchall()[0][0])
 
 
 def notices(warehouse: Warehouse, source: Source, after: str) -> list[str]:
     """Say what changed in the fields of a source in its loads after one."""
-    with warehouse.connect() as connection:
+    with warehouse.connect(of=(SourceField.relation(),)) as connection:
         rows = connection.execute(model("profiles/field_changes"), {"source": source.name, "after": after}).fetchall()
     lines = [_notice(source, *row) for row in rows[:NOTICED]]
     more = len(rows) - NOTICED

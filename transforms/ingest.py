@@ -75,7 +75,7 @@ def _n_loaded(source: Source, warehouse: Warehouse) -> int:
     """Count the files that were loaded from where a source points to now."""
     if warehouse.table(RawRecord.relation()) is None:
         return 0
-    with warehouse.connect() as connection:
+    with warehouse.connect(of=("raw.records",)) as connection:
         sql = "select distinct source_uri from raw.records where source = $source"
         uris = [uri for (uri,) in connection.execute(sql, {"source": source.name}).fetchall()]
     paths = [url2pathname(urlsplit(uri).path) for uri in uris]
@@ -161,7 +161,7 @@ def _changed(files: list[NewFile], source: Source, warehouse: Warehouse) -> list
     uris = [new.file.uri for new in files]
     if not uris or warehouse.table("accounting.files") is None:
         return []
-    with warehouse.connect() as connection:
+    with warehouse.connect(of=("accounting.files",)) as connection:
         rows = connection.execute(
             "select distinct source_uri from accounting.files where source = $source and list_contains($uris, source_uri)",
             {"source": source.name, "uris": uris},

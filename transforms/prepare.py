@@ -28,6 +28,7 @@ from transforms.versions import PLACE, decide, publish_once, publish_versions
 from transforms.warehouse import Warehouse
 
 MAX_STOPS = 8
+OF_LOADS = ("raw.", "staging.", "quarantine.", "accounting.", "profiles.")
 # keys of a source that decide nothing about how a row is staged
 UNMAPPED = {"uri", "drift", "max_quarantined_ratio", "warn_quarantined_ratio", "max_collision_ratio"}
 MEND = "name a new field in `record` or `attributes`, say `schema: evolve`, or take it all as it is, once: millrace run --accept-schema"
@@ -123,7 +124,7 @@ def finish_prepare(source: Source, warehouse: Warehouse) -> Account:
 def _prepare_until(version: int, source: Source, warehouse: Warehouse, accepted: Accepted) -> Account:
     """Stage what arrived up to a version of raw."""
     consumed = warehouse.consumed(StagedRecord.relation(), transaction(source.name))
-    with warehouse.scratch() as scratch, warehouse.connect() as connection:
+    with warehouse.scratch() as scratch, warehouse.connect(of=OF_LOADS) as connection:
         warehouse.create_arrivals(connection, RawRecord, consumed, version)
         connection.execute("set variable source = $name", {"name": source.name})
         connection.execute("create view incoming as select * from arrived where source = getvariable('source')")
