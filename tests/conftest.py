@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: a home of one's own, the sample, and the larger data sets where they are at hand."""
 
+import gc
 import importlib.util
 import os
 import shutil
@@ -36,6 +37,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=6, help="random moments at which a run is killed (6)")
     parser.addoption("--rounds", type=int, default=4, help="rounds of two runs at once (4)")
     parser.addoption("--orders", type=int, default=1, help="shuffled orders in which the sample's files are loaded (1)")
+
+
+def pytest_unconfigure() -> None:
+    """Take Hypothesis's callback off the garbage collector.
+
+    It outlives the last collection of the interpreter, and with it all tests that Hypothesis remembers and whatever their
+    annotations name: DuckDB then prints a page of leaked objects.
+    """
+    gc.callbacks[:] = [callback for callback in gc.callbacks if not callback.__module__.startswith("hypothesis.")]
 
 
 @pytest.fixture
