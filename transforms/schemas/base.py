@@ -29,7 +29,11 @@ FAILURES = {"row": pl.UInt32, "column": pl.String, "rule": pl.String}
 
 
 class Column(NamedTuple):
-    """One column of a contract, as docs, the catalogue and Feast need it."""
+    """One column of a contract, as docs, the catalogue and Feast need it.
+
+    A column that is not served is only stored: an increment goes on from it. `empty` is the value of an entity of which nothing
+    counts, whether it was ever seen or not; None is null.
+    """
 
     name: str
     dtype: pl.DataType
@@ -38,6 +42,8 @@ class Column(NamedTuple):
     origin: str | None
     bounds: str
     vector_length: int | None = None
+    is_served: bool = True
+    empty: int | None = None
 
 
 class Contract(pa.DataFrameModel):
@@ -60,6 +66,11 @@ class Contract(pa.DataFrameModel):
         return list(cls.Config.metadata["key"])
 
     @classmethod
+    def entity(cls) -> list[str]:
+        """Name the columns that tell one entity of a feature view from another: the key without the times of the row."""
+        return [name for name in cls.key() if name not in {"event_timestamp", "created_timestamp"}]
+
+    @classmethod
     def version(cls) -> int:
         """Number the contract's rules; raised when a rule changes, so that a rejected row says what it was held against."""
         return int(cls.Config.metadata["version"])
@@ -76,6 +87,8 @@ class Contract(pa.DataFrameModel):
                 origin=(column.metadata or {}).get("origin"),
                 bounds=_bounds(column.checks),
                 vector_length=(column.metadata or {}).get("vector_length"),
+                is_served=(column.metadata or {}).get("served", True),
+                empty=(column.metadata or {}).get("empty"),
             )
             for name, column in cls.to_schema().columns.items()
         ]
