@@ -1,0 +1,226 @@
+"""Aggregates over change points: what the spans that cover each row come to. NumPy alone: no table, no SQL, no names.
+
+Rows are the change points of all entities, sorted by entity and instant and numbered 0 to n - 1 (`rows_of`). A span is one
+version of a record in one window: it counts on the rows `starts[i]` to `ends[i] - 1` of its entity, on one row at least.
+Keys, values and codes are ranks that the caller makes, from 0 to 2**31 - 1, and all arrays are int64 unless said otherwise.
+
+Costs are in rows n and spans m. Spans are sorted as whole numbers, with the key in the upper and the row in the lower half:
+NumPy sorts a million of them in 7 ms, where sorting two columns takes 150 ms.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+LOWER = 32
+MASK = (1 << LOWER) - 1
+MAX_KEY = 2**31 - 1
+# well below 2**63, so that rounding in the check cannot let a sum through that wraps
+MAX_SUM = 2.0**62
+
+
+def rows_of(entities: Ints, instants: Ints) -> tuple[Ints, Ints]:
+    """Number the distinct pairs of entity and instant in their order: the row of each pair, and a position of each row.
+
+    One sort of one whole number a pair: both ranges in 63 bits where they fit, else the ranks of the instants, or of both.
+    2.5 million pairs take 0.18, 0.32 or 0.61 s on one core, so dense entity codes are quick. To sort them by two columns
+    alone takes 0.5 s, in NumPy (lexsort) as in Polars.
+
+    >>> row_of_each, position = rows_of(np.array([7, 3, 7, 7]), np.array([20, 50, 10, 20]))
+    >>> row_of_each.tolist()
+    [2, 0, 1, 2]
+    >>> np.array([20, 50, 10, 20])[position].tolist()
+    [50, 10, 20]
+    """
+    pairs = _pairs(entities, instants)
+    order = np.argsort(pairs)
+    is_first = np.diff(pairs[order], prepend=-1) != 0
+    row_of_each = np.empty_like(order)
+    row_of_each[order] = np.cumsum(is_first) - 1
+    return row_of_each, order[is_first]
+
+
+def running_sum(starts: Ints, ends: Ints, n: int, weights: Ints) -> Ints:
+    """Add up the weights of the spans that cover each row, exactly; `OverflowError` where a sum could pass 2**62.
+
+    Each weight is added at its start and taken out at its end, and the changes are summed from the first row on: O(n + m).
+
+    >>> running_sum(np.array([0, 1]), np.array([2, 4]), 4, np.array([10, -3])).tolist()
+    [10, 7, -3, -3]
+    """
+    if np.abs(weights.astype(np.float64)).sum() >= MAX_SUM:
+        msg = "the weights add up to 2**62 or more: state a coarser unit"
+        raise OverflowError(msg)
+    changes = np.zeros(n + 1, np.int64)
+    np.add.at(changes, starts, weights)
+    np.subtract.at(changes, ends, weights)
+    return np.cumsum(changes[:n])
+
+
+def greatest(starts: Ints, ends: Ints, n: int, keys: Ints) -> Ints:
+    """Find the greatest key of the spans that cover each row; -1 where none does.
+
+    A span is two blocks of a power of two rows that may overlap. From the longest length to the shortest, each block of
+    that length puts its key at its first row, and what is there goes on to both halves: at most O(m + n log n) time, O(n + m) memory.
+
+    >>> greatest(np.array([0, 1]), np.array([3, 2]), 4, np.array([4, 9])).tolist()
+    [4, 9, 4, -1]
+    """
+    level = (np.frexp(ends - starts)[1] - 1).astype(np.int8)
+    by_level = np.argsort(level, kind="stable")
+    starts, ends, narrow = starts[by_level], ends[by_level], _narrow(keys)[by_level]
+    bounds = np.searchsorted(level[by_level], np.arange(level.max(initial=0) + 2))
+    best = np.full(n, -1, np.int32)
+    for power in reversed(range(len(bounds) - 1)):
+        length, same = 1 << power, slice(bounds[power], bounds[power + 1])
+        np.maximum(best[length:], best[:-length], out=best[length:])
+        np.maximum.at(best, starts[same], narrow[same])
+        np.maximum.at(best, ends[same] - length, narrow[same])
+    return best.astype(np.int64)
+
+
+def greatest_k(starts: Ints, ends: Ints, n: int, keys: Ints, k: int) -> Ints:
+    """Find the k greatest distinct keys of the spans that cover each row, in descending order, padded with -1.
+
+    `greatest` k times; after each time the spans lose the rows on which their key was the greatest. Those are at most
+    2 m runs of rows, so O(k (n log n + k m log m)) time at most and O(k (n + m)) memory. The array is contiguous by column.
+
+    >>> greatest_k(np.array([0, 1]), np.array([3, 2]), 3, np.array([4, 9]), 2).tolist()
+    [[4, -1], [9, 4], [4, -1]]
+    """
+    found = np.full((n, k), -1, np.int64, order="F")
+    begins, stops = _union(starts, ends, keys)
+    for column in found.T:
+        if not begins.size:
+            break
+        column[:] = greatest(_row(begins), _row(stops), n, _key(begins))
+        begins, stops = _cut_out(begins, stops, column)
+    return found
+
+
+def distinct(starts: Ints, ends: Ints, n: int, values: Ints) -> Ints:
+    """Count the distinct values of the spans that cover each row.
+
+    The spans of a value are merged into their union, and then each row is covered by one span a value: O(n + m log m).
+
+    >>> distinct(np.array([0, 1, 1]), np.array([3, 2, 4]), 4, np.array([5, 6, 5])).tolist()
+    [1, 2, 1, 1]
+    """
+    begins, stops = _union(starts, ends, values)
+    return running_sum(_row(begins), _row(stops), n, np.ones_like(begins))
+
+
+def most_frequent(starts: Ints, ends: Ints, n: int, values: Ints, k: int) -> Ints:
+    """Find the k most frequent values of the spans that cover each row, the smaller of equally frequent ones first, padded with -1.
+
+    How often a value counts changes only where one of its spans starts or ends. Between two such rows it is one span,
+    with the rank of (count, -value) as its key, for `greatest_k`: at most 2 m spans.
+
+    >>> most_frequent(np.array([0, 1, 1]), np.array([3, 2, 3]), 3, np.array([5, 6, 5]), 2).tolist()
+    [[5, -1], [5, 6], [5, -1]]
+    """
+    points = np.concatenate([_pack(values, starts), _pack(values, ends)])
+    order = np.argsort(points)
+    points = points[order]
+    counts = np.cumsum(np.where(order < len(starts), 1, -1))[:-1]
+    is_span = (counts > 0) & (points[:-1] < points[1:])
+    begins, stops = points[:-1][is_span], points[1:][is_span]
+    order_of_rank, ranks = np.unique(_pack(counts[is_span], MAX_KEY - _key(begins)), return_inverse=True)
+    value_of_rank = np.append(MAX_KEY - _row(order_of_rank), -1)  # rank -1, no value, finds the -1 at the end
+    return value_of_rank[greatest_k(_row(begins), _row(stops), n, ranks, k)]
+
+
+def quantile(starts: Ints, ends: Ints, n: int, codes: Ints, q: float) -> Ints:
+    """Find the discrete quantile of the codes of the spans that cover each row, as DuckDB's `quantile_disc(x, q)`; -1 where none does.
+
+    From the highest bit of the codes to the lowest: of the spans on a row those with a 0 are counted, and the row goes
+    left, to the codes with a 0, if its quantile is among them, else right. Rows and spans are parted so that each span
+    covers neighbours again: O((n + m) bits) time and O(n + m) memory. Fewer bits are quicker: rank codes within an entity.
+
+    DuckDB takes `0.55` in SQL for a DECIMAL and rounds differently from a DOUBLE; this is the DOUBLE, `0.55e0` or a parameter.
+
+    >>> quantile(np.array([0, 1, 1]), np.array([3, 2, 3]), 4, np.array([7, 3, 5]), 0.5).tolist()
+    [7, 5, 5, -1]
+    """
+    total = running_sum(starts, ends, n, np.ones_like(starts))
+    smaller = np.maximum(total - np.floor(total - total * q).astype(np.int64), 1) - 1
+    rows, found, codes = np.arange(n), np.zeros(n, np.int64), _narrow(codes).astype(np.int64)
+    for bit in reversed(range(int(codes.max(initial=0)).bit_length())):
+        is_one = (codes >> bit & 1).astype(bool)
+        zeros = running_sum(starts[~is_one], ends[~is_one], n, np.ones(np.count_nonzero(~is_one), np.int64))
+        right = smaller >= zeros
+        smaller, found = smaller - zeros * right, 2 * found + right
+        to_left = np.concatenate([[0], np.cumsum(~right)])
+        starts, ends = (np.where(is_one, to_left[-1] + at - to_left[at], to_left[at]) for at in (starts, ends))
+        left = starts < ends
+        starts, ends, codes = starts[left], ends[left], codes[left]
+        smaller, found, rows = (np.concatenate([each[~right], each[right]]) for each in (smaller, found, rows))
+    answer = np.empty(n, np.int64)
+    answer[rows] = found
+    answer[total == 0] = -1
+    return answer
+
+
+def _pairs(entities: Ints, instants: Ints) -> Ints:
+    """One whole number, 0 or more, of each pair, in the order of the pairs."""
+    if not entities.size:
+        return entities
+    if _width(entities) * _width(instants) >= 2**63:
+        instants = np.unique(instants, return_inverse=True)[1]
+    if _width(entities) * _width(instants) >= 2**63:
+        entities = np.unique(entities, return_inverse=True)[1]
+    pairs: Ints = (entities - entities.min()) * _width(instants) + (instants - instants.min())
+    return pairs
+
+
+def _width(numbers: Ints) -> int:
+    return int(numbers.max()) - int(numbers.min()) + 1
+
+
+def _narrow(keys: Ints) -> npt.NDArray[np.int32]:
+    """The keys in half the bytes, which halves the time of a pass over the rows."""
+    if keys.size and not 0 <= keys.min() <= keys.max() <= MAX_KEY:
+        msg = f"keys must be from 0 to 2**31 - 1, not {keys.min()} to {keys.max()}: rank them"
+        raise ValueError(msg)
+    return keys.astype(np.int32)
+
+
+def _pack(keys: Ints, rows: Ints) -> Ints:
+    """One whole number of each key and row, in the order of both."""
+    return _narrow(keys).astype(np.int64) << LOWER | rows
+
+
+def _key(packed: Ints) -> Ints:
+    return packed >> LOWER
+
+
+def _row(packed: Ints) -> Ints:
+    return packed & MASK
+
+
+def _union(starts: Ints, ends: Ints, keys: Ints) -> tuple[Ints, Ints]:
+    """Merge the spans of a key that overlap or touch: their starts and ends, packed and sorted.
+
+    Of starts and ends in order, all spans before a start have ended if as many ends as there are starts before it lie before it.
+    """
+    begins, stops = np.sort(_pack(keys, starts)), np.sort(_pack(keys, ends))
+    is_apart = stops[:-1] < begins[1:]
+    is_first, is_last = np.append(True, is_apart), np.append(is_apart, True)
+    return begins[is_first[: len(begins)]], stops[is_last[: len(stops)]]
+
+
+def _cut_out(begins: Ints, stops: Ints, best: Ints) -> tuple[Ints, Ints]:
+    """Take the runs of rows on which a key is the best out of the spans of that key, each of which lies within one span.
+
+    A run ends where the rest of its span starts, and starts where what comes before it ends. So the starts of what is
+    left are the starts and the runs' ends, and in order the first start belongs to the first end, and so on.
+    """
+    cuts = np.flatnonzero(np.diff(best)) + 1
+    firsts = np.concatenate([[0], cuts])
+    won = best[firsts] >= 0
+    keys, lasts = best[firsts][won], np.concatenate([cuts, [len(best)]])[won]
+    begins = np.sort(np.concatenate([begins, _pack(keys, lasts)]))
+    stops = np.sort(np.concatenate([stops, _pack(keys, firsts[won])]))
+    left = begins < stops
+    return begins[left], stops[left]
