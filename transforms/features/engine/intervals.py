@@ -91,11 +91,12 @@ def greatest_k(starts: Ints, ends: Ints, n: int, keys: Ints, k: int) -> Ints:
     """
     found = np.full((n, k), -1, np.int64, order="F")
     begins, stops = _union(starts, ends, keys)
-    for column in found.T:
+    for rank in range(k):
+        if rank > 0:
+            begins, stops = _cut_out(begins, stops, found[:, rank - 1])
         if not begins.size:
             break
-        column[:] = greatest(_row(begins), _row(stops), n, _key(begins))
-        begins, stops = _cut_out(begins, stops, column)
+        found[:, rank] = greatest(_row(begins), _row(stops), n, _key(begins))
     return found
 
 

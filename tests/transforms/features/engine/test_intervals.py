@@ -38,11 +38,11 @@ class Spans(NamedTuple):
 
 @st.composite
 def spans(draw: st.DrawFn, numbers: st.SearchStrategy[int] = KEYS) -> Spans:
-    """Draw entities of 1 to 40 rows, and spans that stay within the rows of one."""
-    sizes = draw(st.lists(st.integers(1, 6) | st.integers(1, 40), min_size=1, max_size=4))
+    """Draw entities of 1 to 40 rows, or none, and spans that stay within the rows of one."""
+    sizes = draw(st.lists(st.integers(1, 6) | st.integers(1, 40), max_size=4))
     edges = [sum(sizes[:at]) for at in range(len(sizes) + 1)]
     drawn = []
-    for _ in range(draw(st.integers(0, 25))):
+    for _ in range(draw(st.integers(0, 25)) if sizes else 0):
         entity = draw(st.integers(0, len(sizes) - 1))
         start = draw(st.integers(edges[entity], edges[entity + 1] - 1))
         drawn.append((start, draw(st.integers(start + 1, edges[entity + 1])), draw(numbers)))
