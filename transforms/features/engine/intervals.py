@@ -83,8 +83,8 @@ def greatest(starts: Ints, ends: Ints, n: int, keys: Ints) -> Ints:
 def greatest_k(starts: Ints, ends: Ints, n: int, keys: Ints, k: int) -> Ints:
     """Find the k greatest distinct keys of the spans that cover each row, in descending order, padded with -1.
 
-    `greatest` k times; after each time the spans lose the rows on which their key was the greatest. Those are at most
-    2 m runs of rows, so O(k (n log n + k m log m)) time at most and O(k (n + m)) memory. The array is contiguous by column.
+    `greatest` k times; before the next time the spans lose the rows on which their key was the greatest. Those are at most
+    2 m + 1 runs of rows, so at most O(k (n log n + k m log m)) time and O(k (n + m)) memory. The array is contiguous by column.
 
     >>> greatest_k(np.array([0, 1]), np.array([3, 2]), 3, np.array([4, 9]), 2).tolist()
     [[4, -1], [9, 4], [4, -1]]
@@ -203,7 +203,7 @@ def _row(packed: Ints) -> Ints:
 def _union(starts: Ints, ends: Ints, keys: Ints) -> tuple[Ints, Ints]:
     """Merge the spans of a key that overlap or touch: their starts and ends, packed and sorted.
 
-    Of starts and ends in order, all spans before a start have ended if as many ends as there are starts before it lie before it.
+    All spans that start before a start have ended before it if as many ends lie before it as starts do.
     """
     begins, stops = np.sort(_pack(keys, starts)), np.sort(_pack(keys, ends))
     is_apart = stops[:-1] < begins[1:]
@@ -214,8 +214,8 @@ def _union(starts: Ints, ends: Ints, keys: Ints) -> tuple[Ints, Ints]:
 def _cut_out(begins: Ints, stops: Ints, best: Ints) -> tuple[Ints, Ints]:
     """Take the runs of rows on which a key is the best out of the spans of that key, each of which lies within one span.
 
-    A run ends where the rest of its span starts, and starts where what comes before it ends. So the starts of what is
-    left are the starts and the runs' ends, and in order the first start belongs to the first end, and so on.
+    What comes before a run in its span ends where the run starts, and what comes after it starts where the run ends. So the
+    starts of what is left are those of the spans and the ends of the runs; sorted, each belongs to the end in the same place.
     """
     cuts = np.flatnonzero(np.diff(best)) + 1
     firsts = np.concatenate([[0], cuts])

@@ -121,7 +121,7 @@ def test_quantile_and_distinct_equal_duckdb(duck: duckdb.DuckDBPyConnection, cas
     assert distinct(*case).tolist() == in_duckdb(duck, case, "count(distinct number)")
 
 
-@pytest.mark.parametrize("q", [0.0, 0.01, 0.29, 1 / 3, 0.5, 0.55, 0.57, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize("q", [0.0, 0.01, np.nextafter(0.01, 1), 0.29, 1 / 3, 0.5, 0.55, 0.57, 0.9, 0.999, 1.0])
 def test_quantile_takes_the_place_that_duckdb_takes_among_one_to_400(duck: duckdb.DuckDBPyConnection, q: float) -> None:
     """0.55 of 100 is 55.00000000000001 as a DOUBLE, so that the 56th of 100 is taken."""
     each = np.arange(400)
