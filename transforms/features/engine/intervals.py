@@ -5,7 +5,7 @@ version of a record in one window: it counts on the rows `starts[i]` to `ends[i]
 Keys, values and codes are ranks that the caller makes, from 0 to 2**31 - 1, and all arrays are int64 unless said otherwise.
 
 Costs are in rows n and spans m. Spans are sorted as whole numbers, with the key in the upper and the row in the lower half:
-NumPy sorts a million of them in 7 ms, where sorting two columns takes 150 ms.
+NumPy packs and sorts a million of them in 10 ms, where it takes 180 ms to sort by two columns.
 """
 
 import numpy as np
