@@ -1,6 +1,6 @@
 """The catalogue of features, made from their contracts: for the command line and for docs/features.md."""
 
-from transforms.featurize import VIEWS, view_name
+from transforms.features.registry import views
 from transforms.schemas.base import Column
 
 KINDS = {"String": "text", "Int64": "integer", "Float64": "number", "Datetime": "timestamp (UTC)", "Boolean": "flag", "List": "numbers"}
@@ -9,18 +9,18 @@ KINDS = {"String": "text", "Int64": "integer", "Float64": "number", "Datetime": 
 def catalogue() -> dict[str, list[Column]]:
     """All features by view, entity key first; times of the row itself left out."""
     times = {"event_timestamp", "created_timestamp"}
-    return {view_name(view): [column for column in view.columns() if column.name not in times] for view in VIEWS}
+    return {view.name: [column for column in view.contract.columns() if column.name not in times] for view in views()}
 
 
 def catalogue_markdown() -> str:
     """The catalogue as a page."""
     lines = ["# Features", "", "Made from the contracts in `transforms/schemas/features.py` by `millrace features --markdown`.", ""]
-    for view in VIEWS:
-        lines += [f"## {view_name(view)}", "", view.__doc__ or "", "", f"Key: `{view.key()[0]}`.", ""]
+    for view in views():
+        lines += [f"## {view.name}", "", view.description, "", f"Key: `{'`, `'.join(view.entity.columns)}`.", ""]
         lines += ["| feature | type | range | meaning | after |", "|---|---|---|---|---|"]
         lines += [
             f"| `{column.name}` | {kind(column)} | {column.bounds} | {column.description} | {column.origin or ''} |"
-            for column in catalogue()[view_name(view)]
+            for column in catalogue()[view.name]
         ]
         lines.append("")
     lines += ["## author_tenure", "", "Computed on demand, from `author_activity:first_event_timestamp` and the instant asked for.", ""]

@@ -10,36 +10,14 @@ from feast.types import Float64, UnixTimestamp
 
 from feature_repo.fields import feature_view
 from feature_repo.instants import instants
-from transforms.code import RECORD_KERNELS
-from transforms.schemas.features import (
-    AuthorActivity,
-    RecordDuplicates,
-    RecordEmbedding,
-    RecordPii,
-    RecordQuality,
-    RecordText,
-    RecordVector,
-    SubjectActivity,
-)
+from transforms.features.registry import registry, view_name, views
 
-record = Entity(name="record", join_keys=["record_id"], value_type=ValueType.STRING, description="One text: a ticket, a review, a message.")
-author = Entity(name="author", join_keys=["author_id"], value_type=ValueType.STRING, description="Who wrote it.")
-subject = Entity(
-    name="subject",
-    join_keys=["subject_id"],
-    value_type=ValueType.STRING,
-    description="What it is about: product, channel, thread or queue.",
-)
-
-record_quality = feature_view(RecordQuality, record)
-record_text = feature_view(RecordText, record)
-record_pii = feature_view(RecordPii, record)
-record_duplicates = feature_view(RecordDuplicates, record)
-record_vector = feature_view(RecordVector, record)
-if RecordEmbedding in RECORD_KERNELS:  # MILLRACE_EMBEDDER names a model
-    record_embedding = feature_view(RecordEmbedding, record)
-author_activity = feature_view(AuthorActivity, author)
-subject_activity = feature_view(SubjectActivity, subject)
+entities = {
+    column: Entity(name=entity.name, join_keys=[column], value_type=ValueType.STRING, description=entity.description)
+    for entity in registry().entities.values()
+    for column in entity.columns
+}
+feature_views = {view.name: feature_view(view.contract, entities[view.entity.columns[0]]) for view in views()}
 
 instant = RequestSource(
     name="instant",
@@ -50,7 +28,7 @@ instant = RequestSource(
 
 # mode="python" would be quicker online, but Feast 0.67 drops its result where full feature names are asked for
 @on_demand_feature_view(
-    sources=[author_activity[["first_event_timestamp"]], instant],
+    sources=[feature_views["author_activity"][["first_event_timestamp"]], instant],
     # Feast compares this field with what it infers, which has no description, so the view's own carries it
     schema=[Field(name="days_since_first_record", dtype=Float64)],
     mode="pandas",
@@ -63,22 +41,10 @@ def author_tenure(inputs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"days_since_first_record": days})
 
 
-activity_v1 = FeatureService(
-    name="activity_v1",
-    features=[author_activity, subject_activity, author_tenure],
-    description="What is known of an author and a subject. Online in every home. "
-    "Ask with full feature names and, online, with the instant as event_timestamp.",
-)
-
-triage_v1 = FeatureService(
-    name="triage_v1",
-    features=[record_quality, author_activity, subject_activity, author_tenure],
-    description="activity_v1 with what is known of a record when it arrives. Online where MILLRACE_ONLINE names record_quality.",
-)
-
-triage_v2 = FeatureService(
-    name="triage_v2",
-    features=[record_quality, record_text, record_pii, record_duplicates, author_activity, subject_activity, author_tenure],
-    description="As triage_v1, with what the record's text is like, what it gives away and which earlier record it repeats. "
-    "Online where MILLRACE_ONLINE names its four views of records.",
-)
+served = feature_views | {"author_tenure": author_tenure}
+services = [
+    FeatureService(name=name, features=[served[view_name(item)] for item in service.features], description=service.description)
+    for name, service in registry().services.items()
+]
+# Feast finds what is a value of this module
+globals().update({f"_{item.name}": item for item in (*entities.values(), *feature_views.values(), *services)})

@@ -10,9 +10,9 @@ from feature_repo.client import repo_config, store_settings
 from feature_repo.done import done_path, read_done, write_done
 from feature_repo.locks import Lock, registered, replace_spine
 from feature_repo.online import identities, materialize
-from transforms.erase import Noted, create_noted, every_file, touched
+from transforms.erase import Noted, create_noted, every_file, touched, touched_by
 from transforms.errors import ErasureError
-from transforms.featurize import VIEWS, files_resting_on, view_name
+from transforms.features.registry import views
 from transforms.versions import PLACE
 from transforms.warehouse import Warehouse, files_of_version
 
@@ -50,25 +50,23 @@ def erase_online(warehouse: Warehouse, note: Noted, now: datetime) -> None:
     home = warehouse.settings.root
     store = feast.FeatureStore(config=repo_config(home))
     online_store = store.provider.online_store
-    for contract in VIEWS:
-        path = done_path(home, store_settings(home)["project"], view_name(contract))
+    for view in views():
+        path = done_path(home, store_settings(home)["project"], view.name)
         done = read_done(path)
         if done:  # else nothing was ever written
             with warehouse.connect() as connection:
                 create_noted(connection, note)
-                files = files_resting_on(connection, warehouse.files(contract.relation()), contract, "touched_entities")
+                files = view.rests_on(connection, warehouse.files(view.relation), touched_by(view))
             # the witness may be one of those that go, and what their files hold is not online any more
-            of_others = sorted(set(done.identities) - set(identities(warehouse, contract.relation(), files)))
+            of_others = sorted(set(done.identities) - set(identities(warehouse, view.relation, files)))
             write_done(path, replace(done, witness="", identities=of_others))
-            delete_entities(store.config, online_store, store.get_feature_view(view_name(contract)), touched(note, contract))
+            delete_entities(store.config, online_store, store.get_feature_view(view.name), touched(note, view))
     materialize(warehouse, now, warehouse.report)
 
 
 def touched_locks(warehouse: Warehouse, connection: duckdb.DuckDBPyConnection) -> list[TouchedLock]:
-    """List the locks that need data files with rows of `touched_entities`, or whose spines name what is in `erased_rows`."""
-    lost = {
-        file for contract in VIEWS for file in files_resting_on(connection, every_file(warehouse, contract), contract, "touched_entities")
-    }
+    """List the locks that need data files with rows of touched entities, or whose spines name what is in `erased_rows`."""
+    lost = {file for view in views() for file in view.rests_on(connection, every_file(warehouse, view.contract), touched_by(view))}
     found = []
     for lock in registered(warehouse.settings.root):
         files = {file for view, version in lock.tables.items() for file in files_of_version(warehouse.folder(f"features.{view}"), version)}

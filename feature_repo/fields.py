@@ -11,7 +11,6 @@ from feast.data_format import DeltaFormat
 from feast.types import Array, FeastType, Float32, Float64, Int64, String, UnixTimestamp
 
 from feature_repo.online_views import online_views
-from transforms.featurize import view_name
 from transforms.schemas.base import Column, Contract
 from transforms.settings import Settings
 
@@ -44,7 +43,7 @@ def feature_view(contract: type[Contract], entity: Entity, owner: str = "") -> F
     A row holds until the next one (windows change at their own instants), so nothing expires. Whether it is online is the
     home's choice: that of `MILLRACE_HOME` here, and of the home that is registered in `feature_repo.online.apply`.
     """
-    name = view_name(contract)
+    name = contract.relation().removeprefix("features.")
     source = FileSource(
         name=name,
         path=contract.relation().replace(".", "/"),

@@ -15,8 +15,7 @@ from typing import Any
 from feature_repo.client import REPOSITORY, repo_config, store_settings, write_store_settings
 from feature_repo.done import Done, done_path, read_done, write_done
 from feature_repo.online_views import keep, online_views
-from transforms import schemas
-from transforms.featurize import VIEWS, view_name
+from transforms.features.registry import registry, views
 from transforms.replacing import replace_file
 from transforms.warehouse import Report, Warehouse
 
@@ -25,12 +24,14 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def definitions_digest(home: Path) -> str:
     """Digest what says what is served, and by what: files, the views that there are with these settings, and those online in a home."""
-    files = [
-        *(REPOSITORY / name for name in ("definitions.py", "fields.py", "feature_store.yaml")),
-        Path(schemas.__file__).parent / "features.py",
-    ]
-    views = " ".join([*map(view_name, VIEWS), "online:", *online_views(home)])
-    return hashlib.sha256(b"".join([*(file.read_bytes() for file in files), views.encode()])).hexdigest()
+    files = [REPOSITORY / name for name in ("definitions.py", "fields.py", "feature_store.yaml")]
+    declared = repr(
+        (
+            [(view.contract.columns(), view.entity, view.description) for view in views()],
+            [registry().derived, registry().services, online_views(home)],
+        )
+    )
+    return hashlib.sha256(b"".join([*(file.read_bytes() for file in files), declared.encode()])).hexdigest()
 
 
 def is_applied(warehouse: Warehouse) -> bool:
@@ -73,12 +74,17 @@ def _take_offline(store: Any, warehouse: Warehouse) -> None:
     """Delete what the online store holds of views that are online no more, the space on disk included."""
     from feature_repo.stores.deletion import delete_views
 
-    off = {view: _done_path(warehouse, view) for view in map(view_name, VIEWS) if view not in online_views(warehouse.settings.root)}
+    off = {view: _done_path(warehouse, view) for view in _written(warehouse) if view not in online_views(warehouse.settings.root)}
     written = [store.get_feature_view(view) for view, path in off.items() if path.is_file()]
     if written:
         delete_views(store.config, store.provider.online_store, written)
     for path in off.values():
         path.unlink(missing_ok=True)
+
+
+def _written(warehouse: Warehouse) -> list[str]:
+    """The views of which the online store may hold something, those included that nothing declares any more."""
+    return sorted(path.stem for path in _done_path(warehouse, "any").parent.glob("*.json"))
 
 
 def due_views(warehouse: Warehouse, now: datetime) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from feature_repo.client import store_settings
 from feature_repo.done import done_path
 from transforms.errors import HomeError
-from transforms.featurize import OF_RECORDS, VIEWS, view_name
+from transforms.features.registry import views
 from transforms.replacing import replace_file
 from transforms.settings import Settings
 
@@ -22,7 +22,7 @@ def online_views(home: Path) -> list[str]:
     too, and a new one keeps none. Raises `HomeError` for a name that is no view of records.
     """
     kept = _asked_for() if Settings().online is not None else _kept(home)
-    return [view for view in map(view_name, VIEWS) if view in kept or view not in _of_records()]
+    return [view.name for view in views() if (view.name in kept if view.is_of_records else view.online)]
 
 
 def keep(home: Path, views: list[str]) -> None:
@@ -31,7 +31,7 @@ def keep(home: Path, views: list[str]) -> None:
 
 
 def _of_records() -> list[str]:
-    return [view_name(contract) for contract in OF_RECORDS]
+    return [view.name for view in views() if view.is_of_records]
 
 
 def _asked_for() -> set[str]:

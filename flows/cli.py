@@ -208,9 +208,9 @@ def _run(parameters: "PipelineParameters", *, plain: bool) -> "Summary":
 def _nothing(source: str, home: Path) -> "Summary":
     from feature_repo.online_views import online_views
     from flows.stages import Summary
-    from transforms.featurize import VIEWS, view_name
+    from transforms.features.registry import views
 
-    none = dict.fromkeys((view_name(view) for view in VIEWS), 0)
+    none = dict.fromkeys((view.name for view in views()), 0)
     unwritten = dict.fromkeys(online_views(home), 0)
     zero = {"files_loaded": 0, "read": 0, "staged": 0, "duplicates": 0, "quarantined": 0}
     return Summary(source=source, **zero, features=none, tables={}, materialized=unwritten, seconds={})

@@ -95,19 +95,19 @@ def _staged(source: Source, warehouse: Warehouse, n_loaded: int) -> tuple[int, i
 
 def _views(warehouse: Warehouse, n_staged: int, *, is_loading: bool) -> list[tuple[str, int, str]]:
     """List the views that rows would be added to: how many, as many a version as there are now, and why."""
-    from transforms.featurize import VIEWS, pending_versions
+    from transforms.features.registry import views
+    from transforms.featurize import pending_versions
 
     n_versions = warehouse.n_rows("staging.records")
-    views = []
-    for contract in VIEWS:
-        relation = contract.relation()
-        pending, why = pending_versions(contract, warehouse)
-        n_there = warehouse.n_rows(relation)
+    planned = []
+    for view in views():
+        pending, why = pending_versions(view, warehouse)
+        n_there = warehouse.n_rows(view.relation)
         rows_per_version = n_there / n_versions if n_versions else 0.0
         if pending or is_loading:
             reason = f"{pending:,} staged versions: {why}" if pending else "of what is staged"
-            views.append((relation, round((pending + n_staged) * rows_per_version), reason))
-    return views
+            planned.append((view.relation, round((pending + n_staged) * rows_per_version), reason))
+    return planned
 
 
 def _behind(warehouse: Warehouse) -> dict[str, int]:

@@ -199,9 +199,10 @@ def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
 
 def changed_code(warehouse: Warehouse) -> list[str]:
     """Say which views other code has made: they are computed again, all of them."""
-    from transforms.featurize import VIEWS, is_made_by_other_code
+    from transforms.features.registry import views
+    from transforms.featurize import is_made_by_other_code
 
-    changed = [contract.relation() for contract in VIEWS if is_made_by_other_code(contract, warehouse)]
+    changed = [view.relation for view in views() if is_made_by_other_code(view, warehouse)]
     return [f"{relation}: its model, kernel, contract or engine has changed; all of it is computed again" for relation in changed]
 
 

@@ -42,7 +42,8 @@ def new_contents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> Iter
     connection.execute(f"create table published_instants as select record_id, event_timestamp from held_documents where {touched}")
     connection.execute(f"create table seen_contents as select content_id from {KnownContent.relation()}")
     writing = connection.cursor()  # for the other one is busy streaming
-    for batch in connection.sql(model("features/standing_versions")).to_arrow_reader(batch_rows):
+    standing = f"select record_id, event_timestamp, text from ({model('features/standing_versions')})"
+    for batch in connection.sql(standing).to_arrow_reader(batch_rows):
         documents = pl.DataFrame(batch).with_columns(normal=normalise(pl.col("text")))
         documents = documents.with_columns(content_id=digest_contents(documents["normal"]))
         writing.register("batch_documents", documents.select("record_id", "event_timestamp", "content_id").to_arrow())

@@ -19,12 +19,13 @@ from pydantic import BaseModel, model_validator
 from transforms.accounting import recount
 from transforms.duplicate_index import INDEX
 from transforms.errors import ErasureError
-from transforms.featurize import VIEWS, files_resting_on, files_with_entities, recompute, view_name
+from transforms.features.registry import views
+from transforms.features.view import View
+from transforms.featurize import recompute
 from transforms.paths import parquet, scan_parquet
 from transforms.prepare import ACCEPTED, transaction
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
-from transforms.schemas.features import RecordDuplicates, RecordEmbedding
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, Correction, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.sql import model
@@ -72,33 +73,33 @@ class Erased(NamedTuple):
 
 
 class Noted(NamedTuple):
-    """An erasure that has begun: whose data, its number, and the Parquet files of the rows to go and the entities they touch."""
+    """An erasure that has begun: whose data, its number, the Parquet files of the rows to go, and by view of the entities they touch."""
 
     wanted: Wanted
     number: int
     rows: Path
-    entities: Path
+    entities: dict[str, Path]
 
 
 def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wanted) -> Erased:
-    """Make the tables `erased_rows` and `touched_entities` of what is to go, and count what goes with it.
+    """Make the table `erased_rows`, and for each view `touched_<view>` of the entities that lose a row, and count what goes with them.
 
-    Raises `ErasureError` if nothing is found, if rows are loaded of which nobody has yet read whose they are, or if there are
-    embeddings that nobody could make again.
+    Raises `ErasureError` if nothing is found, if rows are loaded of which nobody has yet read whose they are, or if there is a
+    table of features that nothing declares any more, so that nobody could make it again.
     """
     _refuse_unaccounted(warehouse)
-    _refuse_unkept_embeddings(warehouse)
+    _refuse_undeclared(warehouse)
     _find(connection, warehouse, wanted)
     outcomes = dict(connection.sql("select outcome, count(*) from erased_rows group by outcome").fetchall())
     if not outcomes:
         message = f"{warehouse.settings.root}: holds nothing of that; ids are told apart by capitals too"
         raise ErasureError(message)
     entities, feature_rows = {}, {}
-    for contract in VIEWS:
-        key, view = contract.key()[0], view_name(contract)
-        counts = f"from {contract.relation()} select count(distinct {key}), count(*)"
-        of_touched = counts if contract is RecordDuplicates else f"{counts} where {key} in (select {key} from touched_entities)"
-        ((entities[view], feature_rows[view]),) = connection.sql(of_touched).fetchall()
+    for view in views():
+        entity = view.entity.id_of_columns
+        is_touched = "true" if view.is_rebuilt_whole else f"{entity} in (select entity_id from {touched_by(view)})"
+        counts = f"from {view.relation} select count(distinct {entity}), count(*) where {is_touched}"
+        ((entities[view.name], feature_rows[view.name]),) = connection.sql(counts).fetchall()
     ((n_records,),) = connection.sql("select count(distinct record_id) from erased_rows").fetchall()
     of_erased = f"from {Correction.relation()} semi join erased_rows using ({', '.join(PLACE)}) select count(*)"
     ((n_corrections,),) = connection.sql(of_erased).fetchall()
@@ -124,7 +125,7 @@ def begin(warehouse: Warehouse, wanted: Wanted) -> None:
         _find(connection, warehouse, wanted)
         half = scratch / "note"
         half.mkdir()
-        for table in ("erased_rows", "touched_entities"):
+        for table in ("erased_rows", *map(touched_by, views())):
             connection.table(table).write_parquet(str(half / f"{table}.parquet"))
         content = {"wanted": wanted.model_dump(), "number": warehouse.versions()[RawRecord.relation()]}
         replace_file(half / "note.json", json.dumps(content).encode())
@@ -137,7 +138,8 @@ def noted(warehouse: Warehouse) -> Noted | None:
     if not folder.is_dir():
         return None
     content = json.loads((folder / "note.json").read_text("utf-8"))
-    return Noted(Wanted(**content["wanted"]), content["number"], folder / "erased_rows.parquet", folder / "touched_entities.parquet")
+    entities = {path.stem.removeprefix("touched_"): path for path in folder.glob("touched_*.parquet")}
+    return Noted(Wanted(**content["wanted"]), content["number"], folder / "erased_rows.parquet", entities)
 
 
 def erase_rows(warehouse: Warehouse, note: Noted) -> None:
@@ -170,10 +172,8 @@ def delete_files(warehouse: Warehouse, note: Noted) -> int:
     n_deleted = 0
     with warehouse.connect() as connection:
         create_noted(connection, note)
-        for contract in (*HELD, *INDEX, *VIEWS):
-            files = old_files(warehouse, contract)
-            if contract in VIEWS:
-                files = files_resting_on(connection, files, contract, "touched_entities")
+        of_views = [view.rests_on(connection, old_files(warehouse, view.contract), touched_by(view)) for view in views()]
+        for files in (*(old_files(warehouse, contract) for contract in (*HELD, *INDEX)), *of_views):
             for file in files:
                 Path(file).unlink()
             n_deleted += len(files)
@@ -198,12 +198,12 @@ def refuse_what_is_left(warehouse: Warehouse, note: Noted) -> None:
         create_noted(connection, note)
         for contract in HELD:
             left += files_holding(connection, every_file(warehouse, contract), "erased_rows")
-        for contract in VIEWS:
-            key = contract.key()[0]
-            vanished = f"select {key} from touched_entities where {key} not in (select {key} from staging.records where {key} is not null)"
+        for view in views():
+            still = f"select {view.entity.id_of_columns} from {view.relation}"
+            vanished = f"select entity_id from {touched_by(view)} where entity_id not in ({still})"
             connection.execute(f"create or replace temp table vanished as {vanished}")
-            left += files_with_entities(connection, every_file(warehouse, contract), contract, "vanished")
-        wholes: tuple[type[Contract], ...] = (*INDEX, RecordDuplicates)
+            left += view.files_of(connection, every_file(warehouse, view.contract), "vanished")
+        wholes = (*INDEX, *(view.contract for view in views() if view.is_rebuilt_whole))
         for whole in wholes:  # made again whole, so that no row names or counts what is gone
             left += old_files(warehouse, whole)
         again = f"select distinct source_uri || ' row ' || row_number from ({model('erase/erased_rows')}) limit 5"
@@ -221,19 +221,26 @@ def end(warehouse: Warehouse) -> None:
 
 def recompute_views(warehouse: Warehouse, note: Noted, now: datetime) -> None:
     """Compute the touched entities of every view again, in place of what was published of them."""
-    recompute(warehouse, scan_parquet([note.entities]).collect(), now)
+    recompute(warehouse, note.entities, now)
 
 
-def touched(note: Noted, contract: type[Contract]) -> list[str]:
-    """List the touched entities of a view."""
-    return scan_parquet([note.entities]).select(contract.key()[0]).collect().to_series().drop_nulls().unique().sort().to_list()
+def touched(note: Noted, view: View) -> pl.DataFrame:
+    """The key columns of the touched entities of a view."""
+    ids = scan_parquet([note.entities[view.name]]).collect()["entity_id"]
+    return ids.struct.unnest() if isinstance(ids.dtype, pl.Struct) else ids.alias(view.entity.columns[0]).to_frame()
+
+
+def touched_by(view: View) -> str:
+    """Name the table of the entities of a view that an erasure touches."""
+    return f"touched_{view.name}"
 
 
 def create_noted(connection: duckdb.DuckDBPyConnection, note: Noted) -> None:
-    """Make the tables `erased_rows` and `touched_entities` of what was noted, and set the variables."""
+    """Make the tables `erased_rows` and `touched_<view>` of what was noted, and set the variables."""
     set_wanted(connection, note.wanted)
-    for name, path in (("erased_rows", note.rows), ("touched_entities", note.entities)):
-        parquet(connection, [path]).create(name)
+    parquet(connection, [note.rows]).create("erased_rows")
+    for name, path in note.entities.items():
+        parquet(connection, [path]).create(f"touched_{name}")
 
 
 def set_wanted(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> None:
@@ -258,22 +265,26 @@ def _refuse_unaccounted(warehouse: Warehouse) -> None:
         raise ErasureError(message)
 
 
-def _refuse_unkept_embeddings(warehouse: Warehouse) -> None:
-    if RecordEmbedding not in VIEWS and warehouse.n_rows(RecordEmbedding.relation()):
-        message = (
-            f"{warehouse.folder(RecordEmbedding.relation())}: holds vectors of texts, made by a model that is not set now; "
-            "set MILLRACE_EMBEDDER to its folder, or delete this folder if the vectors are no longer wanted"
-        )
-        raise ErasureError(message)
+def _refuse_undeclared(warehouse: Warehouse) -> None:
+    declared = {view.relation for view in views()}
+    for relation in warehouse.relations():
+        if relation.startswith("features.") and relation not in declared and warehouse.n_rows(relation):
+            message = (
+                f"{warehouse.folder(relation)}: holds features that nothing declares now, so they cannot be made again without what is "
+                "erased; declare them again (MILLRACE_FEATURES, MILLRACE_EMBEDDER), or delete this folder if they are no longer wanted"
+            )
+            raise ErasureError(message)
 
 
 def _find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wanted) -> None:
     set_wanted(connection, wanted)
-    for contract in (*HELD, *VIEWS):
+    for contract in (*HELD, *(view.contract for view in views())):
         if warehouse.table(contract.relation()) is None:
             warehouse.create_view(connection, contract.relation(), [], contract.arrow_schema())
-    for name in ("erased_rows", "touched_entities"):
-        connection.execute(f"create table {name} as {model(f'erase/{name}')}")
+    connection.execute(f"create table erased_rows as {model('erase/erased_rows')}")
+    connection.execute(f"create table touched_versions as {model('erase/touched_versions')}")
+    for view in views():
+        connection.execute(f"create table {touched_by(view)} as {view.entities_of('touched_versions')}")
 
 
 def _decide_again(connection: duckdb.DuckDBPyConnection) -> None:

@@ -73,3 +73,7 @@ class CorrectionError(MillraceError):
 
 class BreakingChangeError(MillraceError):
     """Features that are published were removed or retyped, and nobody has accepted that."""
+
+
+class DeclarationError(MillraceError):
+    """A feature, an entity or a service is not declared as it must be."""

@@ -70,6 +70,11 @@ def column_name(expression: str) -> str | None:
 
 def column_references(expression: str) -> set[str]:
     """Find the columns that an expression reads; `ValueError` if it is not one plain expression over a row."""
+    return {name for name, *_ in dotted_references(expression)}
+
+
+def dotted_references(expression: str) -> set[tuple[str, ...]]:
+    """Find the columns that an expression reads with what stands before them: `a.b` is `("a", "b")`; `ValueError` as above."""
     return set(_columns(_tree(expression), frozenset()))
 
 
@@ -134,16 +139,16 @@ def _functions() -> tuple[frozenset[str], dict[str, list[str]]]:
     return frozenset(lists["allowed"].lower().split()), {reason: names.split() for reason, names in lists["refused"].items()}
 
 
-def _columns(node: Any, own: frozenset[str]) -> Iterator[str]:
+def _columns(node: Any, own: frozenset[str]) -> Iterator[tuple[str, ...]]:
     """Find columns below a node, but for the parameters of lambdas (`own`), whose names ignore case. `->` is JSON's arrow."""
     if isinstance(node, list):
         for child in node:
             yield from _columns(child, own)
     elif isinstance(node, dict) and node.get("class") == "COLUMN_REF":
         if node["column_names"][0].lower() not in own:
-            yield node["column_names"][0]
+            yield tuple(node["column_names"])
     elif isinstance(node, dict) and node.get("syntax_type") == "LAMBDA_KEYWORD":
-        yield from _columns(node["expr"], own | {name.lower() for name in _columns(node["lhs"], frozenset())})
+        yield from _columns(node["expr"], own | {name.lower() for name, *_ in _columns(node["lhs"], frozenset())})
     elif isinstance(node, dict):
         yield from _columns(list(node.values()), own)
 

@@ -5,63 +5,48 @@ arrived since is what it works on; where the code is another, that is everything
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-import duckdb
-import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from transforms.activity import activity_rows, create_activity, history_rows
-from transforms.code import RECORD_KERNELS, code_digest
-from transforms.duplicate_index import bring_index_up
-from transforms.duplicates import duplicate_rows
+from transforms.features.registry import views
+from transforms.features.view import Run, View
 from transforms.paths import parquet
 from transforms.profile import profile_views
-from transforms.records import record_rows
 from transforms.replacing import replace_file
 from transforms.schemas.base import Contract
-from transforms.schemas.duplicates import KnownDocument
-from transforms.schemas.features import AuthorActivity, RecordDuplicates, RecordQuality, SubjectActivity
 from transforms.schemas.staging import StagedRecord
 from transforms.warehouse import CODE, AlreadyPublishedError, Rows, Warehouse
 
-OF_RECORDS: tuple[type[Contract], ...] = (*RECORD_KERNELS, RecordDuplicates)
-VIEWS: tuple[type[Contract], ...] = (*OF_RECORDS, AuthorActivity, SubjectActivity)
 TRANSACTION = "featurize"
-RowsOfView = Callable[..., Iterator[pa.RecordBatch]]
 
 
-def view_name(contract: type[Contract]) -> str:
-    """Name the feature view of a contract, e.g. `author_activity`."""
-    return contract.relation().removeprefix("features.")
-
-
-def stale_views(warehouse: Warehouse) -> list[type[Contract]]:
+def stale_views(warehouse: Warehouse) -> list[View]:
     """List the feature views that have not seen the newest staged records, or that other code has made."""
     version = warehouse.versions().get(StagedRecord.relation(), -1)
-    return [contract for contract in VIEWS if _consumed(contract, warehouse) < version]
+    return [view for view in views() if _consumed(view, warehouse) < version]
 
 
-def is_made_by_other_code(contract: type[Contract], warehouse: Warehouse) -> bool:
-    """Whether a view holds rows whose model, kernel, contract or engine has changed since, so that it must be made again."""
-    made_by = warehouse.consumed(contract.relation(), CODE)
-    return warehouse.consumed(contract.relation(), TRANSACTION) >= 0 and made_by != code_digest(contract)
+def is_made_by_other_code(view: View, warehouse: Warehouse) -> bool:
+    """Whether a view holds rows whose declaration, kernel, model or engine has changed since, so that it must be made again."""
+    made_by = warehouse.consumed(view.relation, CODE)
+    return warehouse.consumed(view.relation, TRANSACTION) >= 0 and made_by != view.digest()
 
 
 def breaking_changes(warehouse: Warehouse) -> list[str]:
     """List the published features that their contract no longer has, or has with another type: whoever reads them would fail."""
     changes = []
-    for contract in VIEWS:
-        table = warehouse.table(contract.relation())
+    for view in views():
+        table = warehouse.table(view.relation)
         published = pa.schema(table.schema().to_arrow()) if table else pa.schema([])
-        wanted = contract.arrow_schema()
+        wanted = view.contract.arrow_schema()
         for field in published:
-            name = f"{contract.relation()}.{field.name}"
+            name = f"{view.relation}.{field.name}"
             if field.name not in wanted.names:
                 changes.append(f"{name}: removed")
             elif wanted.field(field.name).type != field.type:
@@ -69,20 +54,22 @@ def breaking_changes(warehouse: Warehouse) -> list[str]:
     return changes
 
 
-def has_columns_as_defined(contract: type[Contract], warehouse: Warehouse) -> bool:
+def has_columns_as_defined(view: View, warehouse: Warehouse) -> bool:
     """Whether a view's table has the columns of its contract."""
-    table = warehouse.table(contract.relation())
+    table = warehouse.table(view.relation)
     # types are compared, not hashed: Delta and Arrow name the items of a list in different ways
     return table is None or {field.name: field.type for field in pa.schema(table.schema().to_arrow())} == {
-        field.name: field.type for field in contract.arrow_schema()
+        field.name: field.type for field in view.contract.arrow_schema()
     }
 
 
-def pending_versions(contract: type[Contract], warehouse: Warehouse) -> tuple[int, str]:
+def pending_versions(view: View, warehouse: Warehouse) -> tuple[int, str]:
     """Count the staged versions that a view's next run starts from, and say why."""
-    n_rows = warehouse.n_rows(StagedRecord.relation(), since=_consumed(contract, warehouse))
-    if is_made_by_other_code(contract, warehouse):
-        return n_rows, "its model, kernel, contract or engine has changed, so all of it again"
+    n_rows = warehouse.n_rows(StagedRecord.relation(), since=_consumed(view, warehouse))
+    if is_made_by_other_code(view, warehouse):
+        return n_rows, "its declaration, kernel or engine has changed, so all of it again"
+    if warehouse.consumed(view.relation, TRANSACTION) < 0:
+        return n_rows, "it is new"
     return n_rows, "they came since it was made"
 
 
@@ -122,14 +109,14 @@ def consistent_versions(warehouse: Warehouse) -> dict[str, int]:
     """
     if unfinished := read_unfinished(warehouse):
         return unfinished.versions
-    tables = {contract: table for contract in VIEWS if (table := warehouse.table(contract.relation()))}
+    tables = {view: table for view in views() if (table := warehouse.table(view.relation)) and _made_from(table) >= 0}
     agreed = min((_made_from(table) for table in tables.values()), default=-1)
     versions = {}
-    for contract, newest in tables.items():
+    for view, newest in tables.items():
         table = newest
         while _made_from(table) > agreed:
-            table = warehouse.table_at(contract.relation(), table.version() - 1)
-        versions[view_name(contract)] = table.version()
+            table = warehouse.table_at(view.relation, table.version() - 1)
+        versions[view.name] = table.version()
     return versions
 
 
@@ -145,39 +132,59 @@ def _made_from(table: DeltaTable) -> int:
     return -1 if version is None else version
 
 
-def _consumed(contract: type[Contract], warehouse: Warehouse) -> int:
+def _consumed(view: View, warehouse: Warehouse) -> int:
     """The staging version a view was made from by the code as it is now; -1 if by other code, or never."""
-    return -1 if is_made_by_other_code(contract, warehouse) else warehouse.consumed(contract.relation(), TRANSACTION)
+    return -1 if is_made_by_other_code(view, warehouse) else warehouse.consumed(view.relation, TRANSACTION)
 
 
 def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
-    """Bring every feature view up to the newest staged records; what became of the rows of each, by its name."""
-    for contract in VIEWS:
-        warehouse.create(contract)
+    """Bring every feature view up to the newest staged records; what became of the rows of each, by its name.
+
+    Views that take up the same records share what they read of them.
+    """
+    for view in views():
+        warehouse.create(view.contract)
     stale = stale_views(warehouse)
-    rows = {view_name(contract): _publish_view(contract, warehouse, now, is_stale=contract in stale) for contract in VIEWS}
-    profile_views(warehouse, VIEWS)
+    rows = {view.name: Rows(untouched=warehouse.n_rows(view.relation)) for view in views()}
+    for view in (view for view in stale if view.is_of_records):
+        rows[view.name] = _publish(warehouse, now, [view])[view.name]
+    others = sorted((view for view in stale if not view.is_of_records), key=lambda view: _consumed(view, warehouse))
+    for _, beside in groupby(others, key=lambda view: _consumed(view, warehouse)):
+        rows |= _publish(warehouse, now, list(beside))
+    profile_views(warehouse, [view.contract for view in views()])
     write_unfinished(warehouse, None)  # what a stopped backfill had left of other code is made now; of holes, the next one finds them
     return rows
 
 
-def _publish_view(contract: type[Contract], warehouse: Warehouse, now: datetime, *, is_stale: bool) -> Rows:
-    n_before = warehouse.n_rows(contract.relation())
-    if not is_stale:
-        return Rows(untouched=n_before)
+def _publish(warehouse: Warehouse, now: datetime, beside: Sequence[View]) -> dict[str, Rows]:
+    """Publish views that have taken up the same records so far, one after the other."""
     version = warehouse.versions()[StagedRecord.relation()]
-    consumed = _consumed(contract, warehouse)
-    # what other code made is replaced in one commit; older versions of the table keep it
-    is_replaced = consumed < 0
+    consumed = _consumed(beside[0], warehouse)
+    carried = {view: _prepare(view, warehouse, now, version) for view in beside}
+    reads = {f"features.{name}" for view in beside for name in view.reads}
+    with warehouse.connect(of=(StagedRecord.relation(), *reads, *(view.relation for view in beside))) as connection:
+        warehouse.create_arrivals(connection, StagedRecord, since=consumed)
+        run = Run(warehouse, connection, now, tuple(beside))
+        return {view.name: _publish_view(view, run, done, is_replaced=consumed < 0) for view, done in carried.items()}
+
+
+def _prepare(view: View, warehouse: Warehouse, now: datetime, version: int) -> dict[str, int] | None:
+    """Publish what a view needs before its rows; the transactions of its commit, None if another run has just published it."""
     done = {TRANSACTION: version}
     try:
-        if contract is RecordDuplicates:
-            done |= bring_index_up(warehouse, now, done, code_digest(contract))
-        with warehouse.connect(of=(StagedRecord.relation(), RecordQuality.relation(), contract.relation())) as connection:
-            warehouse.create_arrivals(connection, StagedRecord, since=consumed)
-            compute = _kind(contract, warehouse, connection, is_whole=is_replaced)
-            counted = Counted(compute(connection, contract, warehouse.settings.batch_rows, now, is_whole=is_replaced), contract)
-            published = warehouse.publish(contract, counted, done, code_digest(contract), is_whole=is_replaced)
+        return done | view.prepare(warehouse, now, done)
+    except AlreadyPublishedError:
+        return None
+
+
+def _publish_view(view: View, run: Run, done: dict[str, int] | None, *, is_replaced: bool) -> Rows:
+    n_before = run.warehouse.n_rows(view.relation)
+    if done is None:
+        return Rows(untouched=n_before)
+    counted = Counted(view.rows(run, is_whole=is_replaced), view.contract)
+    try:
+        # what other code made is replaced in one commit; older versions of the table keep it
+        published = run.warehouse.publish(view.contract, counted, done, view.digest(), is_whole=is_replaced)
     except AlreadyPublishedError:
         return Rows(untouched=n_before)
     n_recomputed = published.n_rows - counted.n_new
@@ -186,90 +193,42 @@ def _publish_view(contract: type[Contract], warehouse: Warehouse, now: datetime,
     return Rows(counted.n_new, n_recomputed, n_before - n_recomputed)
 
 
-def _kind(contract: type[Contract], warehouse: Warehouse, connection: duckdb.DuckDBPyConnection, *, is_whole: bool) -> RowsOfView:
-    """How a view's rows are made; of duplicates, from the documents that came to the index since the view was made."""
-    if contract is not RecordDuplicates:
-        return partial(record_rows, kernel=RECORD_KERNELS[contract]) if contract in RECORD_KERNELS else activity_rows
-    since = -1 if is_whole else warehouse.consumed(contract.relation(), KnownDocument.relation())
-    create_index_documents(warehouse, connection, since)
-    return duplicate_rows
+def recompute(warehouse: Warehouse, entities: Mapping[str, Path], now: datetime) -> None:
+    """Compute some entities again from all that is staged, in place of all that was published of them.
 
-
-def create_index_documents(warehouse: Warehouse, connection: duckdb.DuckDBPyConnection, since: int = -1) -> None:
-    """Make `index_documents`: what the index of duplicates holds, or got after a version."""
-    files = warehouse.files(KnownDocument.relation(), since)
-    warehouse.create_view(connection, "index_documents", files, KnownDocument.arrow_schema())
-
-
-def recompute(warehouse: Warehouse, entities: pl.DataFrame, now: datetime) -> None:
-    """Compute some records, authors and subjects again from all that is staged, in place of all that was published of them.
-
-    `entities` has the columns record_id, author_id and subject_id. The data files that hold rows of theirs are written anew; who has
-    nothing staged any more has no rows afterwards. Every view must have been up to date before staging changed.
+    `entities` has for each view, by its name, a Parquet file with the `entity_id` of those. The data files that hold rows of theirs
+    are written anew; an entity of which nothing is staged any more has no rows afterwards. Every view must have been up to date
+    before staging changed.
     """
     version = warehouse.versions()[StagedRecord.relation()]
-    for contract in VIEWS:
-        if warehouse.consumed(contract.relation(), TRANSACTION) == version:
+    for view in views():
+        if warehouse.consumed(view.relation, TRANSACTION) == version:
             continue
-        if contract is RecordDuplicates:
-            _publish_duplicates_anew(warehouse, now, version)
-            continue
+        done = {TRANSACTION: version}
+        done |= view.prepare(warehouse, now, done, is_anew=True)
         with warehouse.connect() as connection:
-            connection.register("entities", entities.to_arrow())
-            connection.execute("create table lost_entities as from entities")
-            files = warehouse.files(contract.relation())
-            touched = files_with_entities(connection, files, contract, "lost_entities")
-            warehouse.create_view(connection, "published_files", files, contract.arrow_schema())
-            warehouse.create_view(connection, "touched_files", touched, contract.arrow_schema())
+            run = Run(warehouse, connection, now)
+            if view.is_rebuilt_whole:
+                rows = Counted(view.rows(run, is_whole=True), view.contract)
+                warehouse.publish(view.contract, rows, done, view.digest(), is_whole=True)
+                continue
+            parquet(connection, [entities[view.name]]).create("touched_entities")
+            files = warehouse.files(view.relation)
+            touched = view.files_of(connection, files, "touched_entities")
+            warehouse.create_view(connection, "published_files", files, view.contract.arrow_schema())
+            warehouse.create_view(connection, "touched_files", touched, view.contract.arrow_schema())
             # rows that other code made stay other code's: the next run makes them again
-            code = warehouse.consumed(contract.relation(), CODE)
-            batches = _anew(connection, contract, warehouse.settings.batch_rows, now)
-            warehouse.publish(contract, batches, {TRANSACTION: version}, code, touched)
+            code = warehouse.consumed(view.relation, CODE)
+            warehouse.publish(view.contract, _replaced(view, run), done, code, touched)
 
 
-def _publish_duplicates_anew(warehouse: Warehouse, now: datetime, version: int) -> None:
-    """Make index and view of duplicates again, whole: rows of other records name what is gone, or count it."""
-    done, code = {TRANSACTION: version}, code_digest(RecordDuplicates)
-    done |= bring_index_up(warehouse, now, done, code, is_anew=True)
-    with warehouse.connect() as connection:
-        create_index_documents(warehouse, connection)
-        rows = duplicate_rows(connection, RecordDuplicates, warehouse.settings.batch_rows, now, is_whole=True)
-        warehouse.publish(RecordDuplicates, Counted(rows, RecordDuplicates), done, code, is_whole=True)
-
-
-def files_resting_on(connection: duckdb.DuckDBPyConnection, files: list[str], contract: type[Contract], entities: str) -> list[str]:
-    """List those of a view's data files whose values rest on one of the entities in a table; of duplicates that may be any of them."""
-    return files if contract is RecordDuplicates else files_with_entities(connection, files, contract, entities)
-
-
-def files_with_entities(connection: duckdb.DuckDBPyConnection, files: list[str], contract: type[Contract], entities: str) -> list[str]:
-    """List those of a view's data files that hold a row of one of the entities in a table."""
-    if not files:
-        return []
-    parquet(connection, files, filename=True).create_view("searched_files")
-    held = f"select distinct filename from searched_files where {_is_among(contract, entities)}"
-    return [file for (file,) in connection.sql(held).fetchall()]
-
-
-def _is_among(contract: type[Contract], entities: str) -> str:
-    key = contract.key()[0]
-    return f"{key} in (select {key} from {entities} where {key} is not null)"
-
-
-def _anew(connection: duckdb.DuckDBPyConnection, contract: type[Contract], batch_rows: int, now: datetime) -> Iterator[pa.RecordBatch]:
-    """Stream the other rows of the touched files, then those of `lost_entities`, computed as if nothing had been published of them."""
-    untouched = f"not {_is_among(contract, 'lost_entities')}"
-    yield from connection.sql(f"from touched_files where {untouched}").to_arrow_reader(batch_rows)
-    connection.execute(f"create or replace view {contract.relation()} as from main.published_files where {untouched}")
-    if contract in RECORD_KERNELS:
-        connection.from_arrow(StagedRecord.arrow_schema().empty_table()).create_view("arrived")
-        connection.execute("create view gone as from lost_entities")
-        computed = record_rows(connection, contract, batch_rows, now, is_whole=False, kernel=RECORD_KERNELS[contract])
-    else:
-        create_activity(connection, contract)
-        computed = history_rows(connection, contract, batch_rows, now)
-    for batch in computed:
-        yield batch.select(contract.arrow_schema().names)
+def _replaced(view: View, run: Run) -> Iterator[pa.RecordBatch]:
+    """Stream the other rows of the touched files, then those of `touched_entities`, computed as if nothing had been published of them."""
+    untouched = f"{view.entity.id_of_columns} not in (select entity_id from touched_entities)"
+    yield from run.connection.sql(f"from touched_files where {untouched}").to_arrow_reader(run.batch_rows)
+    run.connection.execute(f"create or replace view {view.relation} as from main.published_files where {untouched}")
+    for batch in view.rebuild(run, "touched_entities"):
+        yield batch.select(view.contract.arrow_schema().names)
 
 
 class Counted:

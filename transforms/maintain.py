@@ -13,18 +13,19 @@ import duckdb
 import pyarrow as pa
 
 from transforms.duplicate_index import INDEX
-from transforms.featurize import TRANSACTION, VIEWS, consistent_versions
+from transforms.expressions import quoted
+from transforms.features.registry import views
+from transforms.featurize import TRANSACTION, consistent_versions
 from transforms.prepare import transaction
 from transforms.schemas.base import Contract
-from transforms.schemas.duplicates import KnownDocument
 from transforms.schemas.fields import SourceField
 from transforms.schemas.profiles import ColumnProfile, DriftStatistic, LoadCheck
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, RepeatedRecord, StagedRecord
-from transforms.warehouse import RELATIONS, ROWS_OF_A_FILE, Warehouse, n_rows_of
+from transforms.warehouse import ROWS_OF_A_FILE, Warehouse, n_rows_of
 
 # quarantine is not among them: a replay writes it anew
-COMPACTED: tuple[type[Contract], ...] = (
+KEPT: tuple[type[Contract], ...] = (
     RawRecord,
     AccountedFile,
     SourceField,
@@ -34,10 +35,7 @@ COMPACTED: tuple[type[Contract], ...] = (
     RepeatedRecord,
     StagedRecord,
     *INDEX,
-    *VIEWS,
 )
-# of several rows of an entity and instant the newest counts
-DATED: tuple[type[Contract], ...] = (KnownDocument, *VIEWS)
 FEW_FILES = 4
 REPLACED_SHARE = 0.1
 ROWS_OF_A_BUCKET = 500_000
@@ -68,9 +66,12 @@ def compact(warehouse: Warehouse, *, is_dry: bool) -> list[Compacted]:
     raw, staging = RawRecord.relation(), StagedRecord.relation()
     versions = warehouse.versions()
     sources = [source for source in _sources(warehouse) if warehouse.consumed(staging, transaction(source)) == versions[raw]]
-    views = [contract for contract in (*INDEX, *VIEWS) if warehouse.consumed(contract.relation(), TRANSACTION) == versions.get(staging)]
+    of_features = [view.contract for view in views()]
+    consumers = [
+        contract for contract in (*INDEX, *of_features) if warehouse.consumed(contract.relation(), TRANSACTION) == versions.get(staging)
+    ]
     done = []
-    for contract in COMPACTED:
+    for contract in (*KEPT, *of_features):
         files = warehouse.files(contract.relation())
         chosen = _chosen(contract, warehouse, files)
         if chosen and is_dry:
@@ -81,7 +82,7 @@ def compact(warehouse: Warehouse, *, is_dry: bool) -> list[Compacted]:
             notes = {transaction(source): warehouse.versions()[raw] for source in sources}
             _note(warehouse, [StagedRecord], notes)  # it alone says how much is staged
         if contract is StagedRecord and not is_dry and warehouse.versions().get(staging) != versions.get(staging):
-            _note(warehouse, views, {TRANSACTION: warehouse.versions()[staging]})
+            _note(warehouse, consumers, {TRANSACTION: warehouse.versions()[staging]})
     return done
 
 
@@ -95,12 +96,12 @@ def vacuum(warehouse: Warehouse, locked: Iterable[Mapping[str, int]], *, is_dry:
     kept: dict[str, set[int]] = {relation: {version} for relation, version in versions.items()}
     for source in _sources(warehouse):
         kept[RawRecord.relation()].add(warehouse.consumed(StagedRecord.relation(), transaction(source)))
-    for contract in (*INDEX, *VIEWS):
+    for contract in (*INDEX, *(view.contract for view in views())):
         kept.get(StagedRecord.relation(), set()).add(warehouse.consumed(contract.relation(), TRANSACTION))
     for needed in (consistent_versions(warehouse), *locked):
         for view, version in needed.items():
             kept.get(f"features.{view}", set()).add(version)
-    return [_vacuum(warehouse, relation, kept[relation], is_dry=is_dry) for relation in RELATIONS if relation in versions]
+    return [_vacuum(warehouse, relation, kept[relation], is_dry=is_dry) for relation in versions]
 
 
 def _vacuum(warehouse: Warehouse, relation: str, kept: set[int], *, is_dry: bool) -> Vacuumed:
@@ -135,17 +136,22 @@ def _note(warehouse: Warehouse, consumers: Iterable[type[Contract]], notes: Mapp
 
 def _chosen(contract: type[Contract], warehouse: Warehouse, files: list[str]) -> list[str]:
     """Choose the files to write anew: the small ones if they are several, all of a view in which many rows are replaced."""
-    if contract in DATED and files and _replaced_share(contract, warehouse) >= REPLACED_SHARE:
+    if is_dated(contract) and files and _replaced_share(contract, warehouse) >= REPLACED_SHARE:
         return files
     small = [file for file in files if n_rows_of(file) < ROWS_OF_A_FILE // 4]
     return small if len(small) > FEW_FILES else []
 
 
+def is_dated(contract: type[Contract]) -> bool:
+    """Whether of several rows of a key and instant the newest counts."""
+    return contract.key()[-1] == "created_timestamp"
+
+
 def _replaced_share(contract: type[Contract], warehouse: Warehouse) -> float:
     """The share of a view's rows in whose place newer ones stand."""
-    entity, instant, *_ = contract.key()
+    *key, _ = contract.key()
     with warehouse.connect() as connection:
-        sql = f"select 1 - count(distinct hash({entity}, {instant})) / count(*) from {contract.relation()}"
+        sql = f"select 1 - count(distinct hash({', '.join(key)})) / count(*) from {contract.relation()}"
         return float(connection.sql(sql).fetchall()[0][0] or 0)
 
 
@@ -162,14 +168,15 @@ def _compact(contract: type[Contract], warehouse: Warehouse, chosen: list[str]) 
 def _rows(connection: duckdb.DuckDBPyConnection, contract: type[Contract], batch_rows: int) -> Iterator[pa.RecordBatch]:
     """Stream the chosen rows; of a view the newest of every entity and instant, in their order, in buckets that fit memory."""
     sql, n_buckets = "from chosen", 1
-    if contract in DATED:
-        entity, instant, created = contract.key()
+    if is_dated(contract):
+        *key, created = map(quoted, contract.key())
+        entity, by = ", ".join(key[:-1]), ", ".join(key)
         (n_rows,) = connection.sql("select count(*) from chosen").fetchall()[0]
         n_buckets = 1 + n_rows // ROWS_OF_A_BUCKET
         sql = f"""
             from chosen where hash({entity}) % {n_buckets} = getvariable('bucket')
-            qualify row_number() over (partition by {entity}, {instant} order by {created} desc) = 1
-            order by {entity}, {instant}
+            qualify row_number() over (partition by {by} order by {created} desc) = 1
+            order by {by}
         """
     for bucket in range(n_buckets):
         connection.execute("set variable bucket = $bucket", {"bucket": bucket})

@@ -1,11 +1,13 @@
 """Every setting and its default, in one place. Each is also an environment variable, `MILLRACE_<NAME>`."""
 
+import os
 from pathlib import Path
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 HOME_NAME = ".millrace"
+CHECKOUT = Path(__file__).parents[1]
 
 
 def default_home() -> Path:
@@ -34,6 +36,19 @@ class Settings(BaseSettings):
     embedder: Path | None = Field(
         default=None, description="Folder of a sentence-transformers model; set, there is a view record_embedding made by it."
     )
+
+    features: str | None = Field(
+        default=None,
+        description="Folders of your own features, one Python file a subject, with "
+        f"{os.pathsep!r} between them; by default `features` of the checkout, if it is there. Empty for none.",
+    )
+
+    @property
+    def feature_folders(self) -> list[Path]:
+        """The folders of the user's own features, as absolute paths."""
+        if self.features is None:
+            return [CHECKOUT / "features"]
+        return [Path(folder).expanduser().resolve() for folder in self.features.split(os.pathsep) if folder]
 
     @property
     def root(self) -> Path:

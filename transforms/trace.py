@@ -4,6 +4,7 @@ A trace counts by the definition in docs/time.md, not by the models that made th
 Reads only.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -14,22 +15,19 @@ import duckdb
 import polars as pl
 from pydantic import BaseModel
 
-from transforms.code import RECORD_KERNELS, code_digest
 from transforms.errors import MillraceError
-from transforms.featurize import OF_RECORDS, TRANSACTION, VIEWS, consistent_versions, view_name
-from transforms.schemas.base import Contract
-from transforms.schemas.features import RecordDuplicates
+from transforms.features.engine.group_by import GroupView
+from transforms.features.entity import Entity
+from transforms.features.registry import view_of, views
+from transforms.features.view import View
+from transforms.features.windows import Window
+from transforms.featurize import TRANSACTION, consistent_versions
 from transforms.schemas.staging import Correction, StagedRecord
 from transforms.sql import model
-from transforms.text.duplicates import compare_texts
-from transforms.text.quality import score_quality
 from transforms.warehouse import CODE, Warehouse, data_files
 
-WINDOWS = ("1d", "7d", "28d", "lifetime")
-TIMES = {"event_timestamp", "created_timestamp"}
-INSTANT = pl.Datetime("us", "UTC")
-READ: tuple[type[Contract], ...] = (StagedRecord, *VIEWS)
 Row = dict[str, Any]
+Feature = int | float | datetime | str | list[float] | list[str] | None
 
 
 class Table(BaseModel):
@@ -89,14 +87,13 @@ class RecordTrace(BaseModel):
 
 
 class CountedRecord(BaseModel):
-    """A version of a record behind a feature value, and the windows it counts in."""
+    """A version of a record behind a feature value, the numbers that are read of it, and the windows it counts in."""
 
     record_id: str
     event_timestamp: datetime
     known_timestamp: datetime
-    n_words: int | None
-    n_characters: int | None
     is_positive: bool
+    inputs: dict[str, float | None]
     windows: list[str]
     source_uri: str
     row_number: int
@@ -107,8 +104,8 @@ class Value(BaseModel):
     """A feature as the table has it, and as its records make it."""
 
     feature: str
-    value: int | float | datetime | str | list[float] | None
-    by_records: int | float | datetime | str | list[float] | None
+    value: Feature
+    by_records: Feature
 
     @property
     def adds_up(self) -> bool:
@@ -174,8 +171,7 @@ def trace_record(warehouse: Warehouse, record_id: str, *, with_text: bool = Fals
         if not versions and not naming:
             message = f"{warehouse.settings.root}: no record has this id; ids are told apart by capitals too"
             raise MillraceError(message)
-        _create_spans(connection, "record_id", record_id)
-        spans = {row["known_timestamp"]: row for row in _rows(connection, "from counting_spans")}
+        spans = {row["known_timestamp"]: row for row in _rows(connection, model("lineage/counting_versions"), record_id=record_id)}
         quality = _rows(
             connection,
             "select event_timestamp, created_timestamp from features.record_quality where record_id = $record_id order by all",
@@ -194,7 +190,7 @@ def trace_record(warehouse: Warehouse, record_id: str, *, with_text: bool = Fals
 def parse_reference(reference: str) -> tuple[str, str | None, str]:
     """Take `view:entity` or `view:feature:entity` apart, as view, feature and entity; an entity may hold colons itself."""
     view, _, rest = reference.partition(":")
-    features = _features(_contract(view))
+    features = view_of(view).features
     first, _, entity = rest.partition(":")
     if first in features and entity:
         return view, first, entity
@@ -211,40 +207,53 @@ def trace_feature(
 
     `MillraceError` if there is no such view, or if it never had such an entity.
     """
-    contract = _contract(view)
-    key, features = contract.key()[0], _features(contract)
+    traced = view_of(view)
+    key = _key(traced.entity, entity)
     with _connect(warehouse, as_of_views=True) as (connection, tables):
-        connection.execute("set variable instant = $instant", {"instant": at})
-        connection.execute("set variable traced = $entity", {"entity": entity})
-        of_entity = f"where {key} = getvariable('traced')"
-        if not _rows(connection, f"select 1 from features.{view} {of_entity} union all select 1 from staging.records {of_entity} limit 1"):
-            message = f"features.{view}: knows no such {key}; ids are told apart by capitals too"
+        of_entity = " and ".join(f"{column} = ${column}" for column in key)
+        at_instant = f"where {of_entity} and event_timestamp <= $at order by event_timestamp desc, created_timestamp desc limit 1"
+        stored = _rows(connection, f"from {traced.relation} {at_instant}", **key, at=at)
+        if not stored and not _is_known(connection, traced, key):
+            message = f"{traced.relation}: knows no such {', '.join(key)}; ids are told apart by capitals too"
             raise MillraceError(message)
-        at_instant = (
-            f"{of_entity} and event_timestamp <= getvariable('instant') order by event_timestamp desc, created_timestamp desc limit 1"
-        )
-        stored = _rows(connection, f"from features.{view} {at_instant}")
-        if contract in RECORD_KERNELS:
-            nothing = dict.fromkeys(features)
-            computed, records, n_records = _computed_by_record(connection, contract, entity, at)
-        elif contract is RecordDuplicates:
-            nothing = dict.fromkeys(features)
-            computed, records, n_records = _duplicates_by_records(connection, entity, at)
-        else:
-            nothing = {name: 0 if name.startswith("n_") else None for name in features}
-            computed, records, n_records = _activity_by_records(connection, key, entity, _window(feature), limit)
-    held = stored[0] if stored else nothing
+        explained = traced.explain(connection, key, at, limit)
+    empty = {str(column.name): column.empty for column in traced.contract.columns()}
+    found = stored[0] if stored else empty
     return FeatureTrace(
         view=view,
         entity=entity,
         at=at,
-        event_timestamp=held.get("event_timestamp"),
-        created_timestamp=held.get("created_timestamp"),
-        values=[Value(feature=name, value=held[name], by_records=computed[name]) for name in features if feature in {None, name}],
-        records=records,
-        n_records=n_records,
+        event_timestamp=found.get("event_timestamp"),
+        created_timestamp=found.get("created_timestamp"),
+        values=[
+            Value(feature=name, value=found[name], by_records=explained.values[name]) for name in traced.features if feature in {None, name}
+        ],
+        records=[CountedRecord(**row) for row in explained.records],
+        n_records=explained.n_records,
         tables=tables,
     )
+
+
+def _key(entity: Entity, value: str) -> dict[str, str]:
+    """The key columns of an entity, as they are written in a reference: of several keys a JSON list of them."""
+    if len(entity.columns) == 1:
+        return {entity.columns[0]: value}
+    try:
+        return dict(zip(entity.columns, map(str, json.loads(value)), strict=True))
+    except (ValueError, TypeError):
+        example = json.dumps([f"{column.upper()}" for column in entity.columns])
+        message = f"{value}: {entity.name} has the keys {', '.join(entity.columns)}; write them as a list, e.g. '{example}'"
+        raise MillraceError(message) from None
+
+
+def _is_known(connection: duckdb.DuckDBPyConnection, view: View, key: dict[str, str]) -> bool:
+    """Whether a view has a row of an entity at any instant, or a staged record names it."""
+    of_entity = " and ".join(f"{column} = ${column}" for column in key)
+    if _rows(connection, f"select 1 from {view.relation} where {of_entity} limit 1", **key):
+        return True
+    versions = "(select *, greatest(event_timestamp, known_timestamp) as effective_timestamp from staging.records)"
+    named = f"select {view.entity.columns_of_id} from ({view.entities_of(versions)})"
+    return bool(_rows(connection, f"select 1 from ({named}) where {of_entity} limit 1", **key))
 
 
 def trace_file(warehouse: Warehouse, path: str) -> FileTrace:
@@ -260,25 +269,8 @@ def trace_file(warehouse: Warehouse, path: str) -> FileTrace:
             """,
             uri=uri,
         )
-        _create_spans(connection, "source_uri", uri)
-        views = []
-        for contract in VIEWS:
-            if contract in OF_RECORDS:
-                connection.execute(f"create or replace view record_rows as from {contract.relation()}")
-                (touched,) = _rows(connection, model("lineage/standing_rows"), source_uri=uri)
-            else:
-                key, view = contract.key()[0], contract.relation()
-                of_file = f"from counting_spans where source_uri = getvariable('traced') and {key} is not null"
-                connection.execute(
-                    f"create or replace view entity_spans as select {key} as entity_id, counts_from, until_lifetime {of_file}"
-                )
-                rows = (
-                    f"select distinct {key} as entity_id, event_timestamp from {view} where {key} in (select entity_id from entity_spans)"
-                )
-                connection.execute(f"create or replace view entity_rows as {rows}")
-                (touched,) = _rows(connection, model("lineage/resting_rows"))
-            views.append(Touched(view=view_name(contract), **touched))
-    return FileTrace(source_uri=uri, loads=[Load(**row) for row in loads], **counts, views=views, tables=tables)
+        touched = [Touched(view=view.name, **view.count_resting(connection, uri)) for view in views()]
+    return FileTrace(source_uri=uri, loads=[Load(**row) for row in loads], **counts, views=touched, tables=tables)
 
 
 def find_uri(warehouse: Warehouse, path: str) -> str:
@@ -291,8 +283,8 @@ def find_uri(warehouse: Warehouse, path: str) -> str:
 def _connect(warehouse: Warehouse, *, as_of_views: bool = False) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[Table]]]:
     """Open the views that agree on what they were made from; `as_of_views` over staging as it was then, else as it is now."""
     versions = consistent_versions(warehouse)
-    tables = [_table(contract, warehouse, versions[view_name(contract)]) for contract in VIEWS if view_name(contract) in versions]
-    if len(tables) < len(VIEWS) or any(table.made_from is None for table in tables):
+    tables = [_table(view, warehouse, versions[view.name]) for view in views() if view.name in versions]
+    if len(tables) < len(views()) or any(table.made_from is None for table in tables):
         message = f"{warehouse.settings.root}: no features are computed yet; millrace run --source FILE does that"
         raise MillraceError(message)
     newest = warehouse.versions()[StagedRecord.relation()]
@@ -301,19 +293,19 @@ def _connect(warehouse: Warehouse, *, as_of_views: bool = False) -> Iterator[tup
     with warehouse.connect() as connection:
         if warehouse.table(Correction.relation()) is None:  # a home made before there was one
             warehouse.create_view(connection, Correction.relation(), [], Correction.arrow_schema())
-        for contract, item in zip(READ, tables, strict=True):
+        for contract, item in zip((StagedRecord, *(view.contract for view in views())), tables, strict=True):
             files = data_files(warehouse.table_at(item.relation, item.version))
             warehouse.create_view(connection, item.relation, files, contract.arrow_schema())
         yield connection, tables
 
 
-def _table(contract: type[Contract], warehouse: Warehouse, version: int) -> Table:
-    table = warehouse.table_at(contract.relation(), version)
+def _table(view: View, warehouse: Warehouse, version: int) -> Table:
+    table = warehouse.table_at(view.relation, version)
     return Table(
-        relation=contract.relation(),
+        relation=view.relation,
         version=version,
         made_from=table.transaction_version(TRANSACTION),
-        is_current_code=table.transaction_version(CODE) == code_digest(contract),
+        is_current_code=table.transaction_version(CODE) == view.digest(),
     )
 
 
@@ -322,97 +314,22 @@ def _rows(connection: duckdb.DuckDBPyConnection, sql: str, **parameters: object)
     return frame.to_dicts()
 
 
-def _create_spans(connection: duckdb.DuckDBPyConnection, column: str, value: str) -> None:
-    """Make `counting_spans` of all versions of every record of which any version has a value in a column."""
-    connection.execute("set variable traced = $value", {"value": value})
-    of_value = f"select record_id from staging.records where {column} = getvariable('traced')"
-    connection.execute(f"create view traced_versions as select * from staging.records where record_id in ({of_value})")
-    connection.execute(f"create table counting_spans as {model('lineage/counting_spans')}")
-
-
-def _activity_by_records(
-    connection: duckdb.DuckDBPyConnection, key: str, entity: str, window: str, limit: int
-) -> tuple[Row, list[CountedRecord], int]:
-    """Add up an author's or subject's features from its records; list those that count in a window, the newest known first."""
-    _create_spans(connection, key, entity)
-    connection.execute(f"delete from counting_spans where {key} is distinct from getvariable('traced')")
-    connection.execute(f"create view counted_records as {model('lineage/counted_records')}")
-    (computed,) = _rows(connection, model("lineage/activity_of_records"))
-    in_window = f"from counted_records where is_in_{window}"
-    listed = _rows(connection, f"{in_window} order by known_timestamp desc, record_id limit $limit", limit=limit)
-    (counted,) = _rows(connection, f"select count(*) as n_records {in_window}")
-    records = [CountedRecord(**row, windows=[name for name in WINDOWS if row[f"is_in_{name}"]]) for row in listed]
-    return computed, records, counted["n_records"]
-
-
-def _computed_by_record(
-    connection: duckdb.DuckDBPyConnection, contract: type[Contract], record_id: str, at: datetime
-) -> tuple[Row, list[CountedRecord], int]:
-    """Compute a record view from the text of the version that stands; nothing but nulls where none does, or a tombstone."""
-    standing = _rows(connection, model("lineage/standing_version"), record_id=record_id, at=at)
-    text = standing[0]["text"] if standing and not standing[0]["is_tombstone"] else None
-    schema: dict[str, pl.DataType] = {
-        "record_id": pl.String(),
-        "event_timestamp": INSTANT,
-        "created_timestamp": INSTANT,
-        "text": pl.String(),
-    }
-    texts = pl.LazyFrame([{"record_id": record_id, "text": text}], schema)
-    (computed,) = RECORD_KERNELS[contract](texts).collect().to_dicts()
-    return computed, _counted_records(standing), len(standing)
-
-
-def _duplicates_by_records(connection: duckdb.DuckDBPyConnection, record_id: str, at: datetime) -> tuple[Row, list[CountedRecord], int]:
-    """Take the original from the index and compare its texts again; of all texts to look for it would be to make the index again.
-
-    `dup_similarity` is that of the original's texts which the index says, if any has it, else the greatest.
-    """
-    documents = _rows(connection, model("lineage/standing_document"), record_id=record_id, at=at)
-    document = documents[0] if documents else {"origin_id": None, "origin_similarity": None, "cluster_size": None}
-    origin_id = document["origin_id"] if document["origin_id"] != record_id else None
-    standing = _rows(connection, model("lineage/standing_version"), record_id=record_id, at=at)
-    origins = _rows(connection, model("lineage/standing_version"), record_id=origin_id, at=at)
-    known = _rows(connection, model("lineage/known_texts"), record_id=origin_id, at=at)
-    found = compare_texts(standing[0]["text"], [row["text"] for row in known]) if origin_id and standing else []
-    computed = {
-        "dup_of": origin_id,
-        "dup_similarity": document["origin_similarity"] if document["origin_similarity"] in found else max(found, default=None),
-        "dup_cluster_size": document["cluster_size"],
-        "is_duplicate": None if document["origin_id"] is None else int(origin_id is not None),
-    }
-    return computed, _counted_records(standing + origins), len(standing + origins)
-
-
-def _counted_records(versions: list[Row]) -> list[CountedRecord]:
-    schema: dict[str, pl.DataType] = {"text": pl.String(), "record_id": pl.String(), **dict.fromkeys(sorted(TIMES), INSTANT)}
-    texts = pl.LazyFrame([{"text": None if row["is_tombstone"] else row["text"]} for row in versions], schema)
-    counts = score_quality(texts).select("n_words", "n_characters").collect().to_dicts()
-    return [CountedRecord(**row, **counted, windows=["lifetime"]) for row, counted in zip(versions, counts, strict=True)]
-
-
-def _window(feature: str | None) -> str:
-    """The window of a feature, by the end of its name; what has none rests on all records."""
-    return next((window for window in WINDOWS if feature and feature.endswith(f"_{window}")), "lifetime")
-
-
-def _contract(view: str) -> type[Contract]:
-    contracts = {view_name(contract): contract for contract in VIEWS}
-    if view not in contracts:
-        message = f"{view}: is no feature view; there are {', '.join(contracts)}"
-        raise MillraceError(message)
-    return contracts[view]
-
-
-def _features(contract: type[Contract]) -> list[str]:
-    return [name for name in contract.arrow_schema().names if name not in {*TIMES, contract.key()[0]}]
+def windows() -> dict[str, Window]:
+    """The windows of all groups, by their names, the shortest first and the lifetime last."""
+    found = {window.name: window for view in views() if isinstance(view, GroupView) for window in view.windows}
+    return dict(sorted(found.items(), key=lambda item: (item[1].length is None, item[1].length)))
 
 
 def _version(row: Row, span: Row | None, *, with_text: bool) -> Version:
-    until = {window: span[f"until_{window}"] for window in WINDOWS} if span else {}
-    # in a window that it has left before it was known, or as a version that never stood, it does not count at all
-    until = {window: end for window, end in until.items() if span and (end is None or end > span["counts_from"])}
     shown = row if with_text else {**row, "text": None}
-    return Version(**shown, counts_from=span["counts_from"] if span and until else None, counts_until=until)
+    if span is None:
+        return Version(**shown)
+    from_, superseded = span["counts_from"], span["superseded_timestamp"]
+    ends = {name: window.leaves(row["event_timestamp"]) for name, window in windows().items()}
+    until = {name: min((end for end in (leaves, superseded) if end), default=None) for name, leaves in ends.items()}
+    # in a window that it has left before it was known, or as a version that never counted, it does not count at all
+    until = {name: end for name, end in until.items() if end is None or end > from_}
+    return Version(**shown, counts_from=from_ if until else None, counts_until=until)
 
 
 def _uri(connection: duckdb.DuckDBPyConnection, path: str) -> str:

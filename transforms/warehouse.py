@@ -43,14 +43,6 @@ RELATIONS = (
     "profiles.columns",
     "profiles.drift",
     "profiles.checks",
-    "features.record_quality",
-    "features.record_text",
-    "features.record_pii",
-    "features.record_duplicates",
-    "features.record_vector",
-    "features.record_embedding",
-    "features.author_activity",
-    "features.subject_activity",
 )
 ROWS_OF_A_FILE = 2_000_000
 COMMIT_TRIES = 4
@@ -135,9 +127,14 @@ class Warehouse:
         """Open a relation's Delta table as it was at a version."""
         return DeltaTable(str(self.folder(relation)), version=version)
 
+    def relations(self) -> tuple[str, ...]:
+        """Name the tables that a home can have, with those of features that are there."""
+        folders = (self.settings.root / "features").glob("*/_delta_log")
+        return (*RELATIONS, *sorted(f"features.{folder.parent.name}" for folder in folders))
+
     def versions(self) -> dict[str, int]:
         """The newest version of every table there is."""
-        tables = {relation: self.table(relation) for relation in RELATIONS}
+        tables = {relation: self.table(relation) for relation in self.relations()}
         return {relation: table.version() for relation, table in tables.items() if table}
 
     def consumed(self, relation: str, transaction: str) -> int:
@@ -221,7 +218,7 @@ class Warehouse:
             }
             with duckdb.connect(config=options) as connection:
                 connection.execute("set timezone = 'UTC'")
-                for relation in (name for name in RELATIONS if name.startswith(of)):
+                for relation in (name for name in self.relations() if name.startswith(of)):
                     table = self.table(relation)
                     if table and at and relation in at:
                         table = self.table_at(relation, at[relation])

@@ -12,7 +12,7 @@ import polars as pl
 from feature_repo.catalogue import catalogue, kind
 from flows.history import history_path
 from transforms.checks import kept_checks
-from transforms.featurize import VIEWS, view_name
+from transforms.features.registry import views
 from transforms.paths import scan_parquet
 from transforms.profile import sketch_values
 from transforms.schemas.base import Column
@@ -100,7 +100,7 @@ def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
         unit=unit,
         tables=tables,
         is_balanced=_is_balanced({name: n_rows for name, n_rows, _ in tables}, loads),
-        behind=due_views(warehouse, now) if is_applied(warehouse) else [view_name(view) for view in VIEWS],
+        behind=due_views(warehouse, now) if is_applied(warehouse) else [view.name for view in views()],
         freshness=freshness,
         loads=loads,
         rejects=rejects,
@@ -246,13 +246,13 @@ def read_runs(warehouse: Warehouse) -> pl.DataFrame:
 
 def _features(warehouse: Warehouse) -> list[Feature]:
     features = []
-    for contract in VIEWS:
-        scan = _scan(warehouse, contract.relation())
-        named = [column for column in catalogue()[view_name(contract)] if column.name not in contract.key()]
+    for view in views():
+        scan = _scan(warehouse, view.relation)
+        named = [column for column in catalogue()[view.name] if column.name in view.features]
         names = [column.name for column in named if column.name in scan.collect_schema()]
-        n_rows = warehouse.n_rows(contract.relation())
+        n_rows = warehouse.n_rows(view.relation)
         sample = scan.select(names).gather_every(max(1, n_rows // SAMPLE_ROWS)).collect(engine="streaming") if names else pl.DataFrame()
-        features += [describe(view_name(contract), column, sample) for column in named]
+        features += [describe(view.name, column, sample) for column in named]
     return features
 
 

@@ -22,6 +22,7 @@ ARROW_TYPES: dict[pl.DataType, arrow.DataType] = {
     pl.Float64(): arrow.float64(),
     pl.List(pl.String()): arrow.list_(arrow.string()),
     pl.List(pl.Int64()): arrow.list_(arrow.int64()),
+    pl.List(pl.Float64()): arrow.list_(arrow.float64()),
     pl.List(pl.Float32()): arrow.list_(arrow.float32()),
     pl.Datetime("us", "UTC"): arrow.timestamp("us", "UTC"),
 }

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
-from transforms.schemas.features import RecordText
 from transforms.text.characters import measure_characters
 from transforms.text.language import begin_identifying
 from transforms.text.lines import measure_lines
@@ -34,7 +34,7 @@ def score_text(records: pl.LazyFrame) -> pl.LazyFrame:
     Takes `record_id`, `event_timestamp`, `created_timestamp` and `text`; gives those without the text, and the features.
     """
     # collected here: Polars within a Polars callback may wait for a thread that it holds itself
-    return _score(records.collect()).lazy().select(pl.col(column.name).cast(column.dtype) for column in RecordText.columns())
+    return _score(records.collect()).lazy().with_columns(cs.integer().cast(pl.Int64), cs.float().cast(pl.Float64))
 
 
 def _score(records: pl.DataFrame) -> pl.DataFrame:

@@ -57,3 +57,11 @@ def _signed_counts(text: pl.Series) -> npt.NDArray[np.float64]:
     cells = words["row"].to_numpy().astype(np.int64) * DIMENSION + places[codes]
     sums = np.bincount(cells, signs[codes], len(text) * DIMENSION).astype(np.float64, copy=False)  # of no word: whole numbers
     return sums.reshape(len(text), DIMENSION)
+
+
+def is_unit_vector(column: str, length: int = 0) -> pl.Expr:
+    """Whether a vector has its length (0: any) and is 1 long, or all zeros; a null passes."""
+    vector = pl.col(column)
+    square = (vector * vector).list.sum()
+    is_long = (square == 0) | ((square - 1).abs() < 1e-4)  # noqa: PLR2004 - single precision
+    return vector.is_null() | ((vector.list.len() == (length or vector.list.len())) & is_long)

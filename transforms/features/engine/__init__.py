@@ -1,1 +1,1 @@
-"""How features are computed."""
+"""How each kind of feature view is computed."""

@@ -44,6 +44,13 @@ texts as (
     select
         record_id,
         known_timestamp,
+        author_id,
+        subject_id,
+        text_redacted,
+        label,
+        is_positive,
+        attributes,
+        source,
         case when not is_tombstone then text end as text
     from arrived
 
@@ -52,6 +59,13 @@ texts as (
     select
         records.record_id,
         records.known_timestamp,
+        records.author_id,
+        records.subject_id,
+        records.text_redacted,
+        records.label,
+        records.is_positive,
+        records.attributes,
+        records.source,
         case when not records.is_tombstone then records.text end as text
     from staging.records
     anti join arrived
@@ -64,9 +78,18 @@ texts as (
 select
     -- ids
     texts.record_id,
+    texts.author_id,
+    texts.subject_id,
     -- text
     texts.text,
+    texts.text_redacted,
+    texts.label,
+    texts.attributes,
+    texts.source,
+    -- flags
+    texts.is_positive,
     -- timestamps
+    texts.known_timestamp,
     standing.effective_timestamp as event_timestamp
 from texts
 inner join standing
@@ -74,11 +97,10 @@ inner join standing
         texts.record_id = standing.record_id
         and texts.known_timestamp = standing.known_timestamp
 
-union all
+union all by name
 
 select
     record_id,
-    null as text,
     effective_timestamp as event_timestamp
 from standing
 where known_timestamp is null

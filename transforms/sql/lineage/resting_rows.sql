@@ -8,17 +8,17 @@ with changes as (
         1 as weight,
         0 as is_row
     from entity_spans
-    where coalesce(counts_from < until_lifetime, true)
+    where coalesce(counts_from < until, true)
 
     union all
 
     select
         entity_id,
-        until_lifetime as instant,
+        until as instant,
         -1 as weight,
         0 as is_row
     from entity_spans
-    where counts_from < until_lifetime
+    where counts_from < until
 
     union all
 

@@ -1,16 +1,17 @@
 """What code a feature table was made by: a number that changes with all that decides the table's values, and with nothing else.
 
-It covers the module that computes the view and every module of ours that this one imports, by their syntax trees, so that no
-comment, docstring or line break counts; the SQL models they name, and the views that these read; the contracts they import; and
-the versions of Python and of the libraries they import. All of it is found in the sources, so nothing has to be listed here.
-Modules that move rows import those that compute them, never the other way round, so an error message of theirs changes no digest.
+It covers the modules that compute the view and every module of ours that they import, by their syntax trees, so that no comment,
+docstring or line break counts; the SQL models they name; the contracts they import; the versions of Python and of the libraries
+they import; the declaration; and the digests of the views that are read. All of it is found in the sources, so nothing has to be
+listed here. Modules that move rows import those that compute them, never the other way round, so an error message of theirs
+changes no digest.
 """
 
 import ast
 import hashlib
-import re
+import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -18,47 +19,16 @@ from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import NamedTuple
 
-import polars as pl
-
-from transforms.activity import activity_rows
-from transforms.duplicates import duplicate_rows
-from transforms.records import record_rows
 from transforms.schemas.base import Contract
-from transforms.schemas.features import (
-    AuthorActivity,
-    RecordDuplicates,
-    RecordEmbedding,
-    RecordPii,
-    RecordQuality,
-    RecordText,
-    RecordVector,
-    SubjectActivity,
-)
-from transforms.settings import Settings
-from transforms.text.embedding import embed_text, model_digest
-from transforms.text.pii import score_pii
-from transforms.text.quality import score_quality
-from transforms.text.signals import score_text
-from transforms.text.vectors import hash_text
 
-# what is computed of a record's text alone: from the texts that stand at an instant to the rows of a view
-RECORD_KERNELS: dict[type[Contract], Callable[[pl.LazyFrame], pl.LazyFrame]] = {
-    RecordQuality: score_quality,
-    RecordText: score_text,
-    RecordPii: score_pii,
-    RecordVector: hash_text,
-    **({RecordEmbedding: embed_text} if Settings().embedder else {}),
-}
-COMPUTED_IN: dict[type[Contract], tuple[str, ...]] = {
-    **{contract: (record_rows.__module__, kernel.__module__) for contract, kernel in RECORD_KERNELS.items()},
-    RecordDuplicates: (duplicate_rows.__module__,),
-    AuthorActivity: (activity_rows.__module__,),
-    SubjectActivity: (activity_rows.__module__,),
-}
 # the folder that holds our package
-ROOT = Path(__file__).parents[1]
-# imported by what computes values, but no part of it: contracts count by their columns, models by their own text
-APART = ("transforms.schemas.", "transforms.sql.", "transforms.errors.", "transforms.settings.")
+ROOT = Path(__file__).parents[2]
+PACKAGE = "transforms"
+# imported by what computes values, but no part of it: contracts and declarations count by what they say, models by their own text
+APART = (
+    *("transforms.schemas.", "transforms.sql.", "transforms.errors.", "transforms.settings."),
+    *("transforms.features.declare.", "transforms.features.contracts.", "transforms.features.entities.", "transforms.features.registry."),
+)
 
 
 class Module(NamedTuple):
@@ -69,29 +39,61 @@ class Module(NamedTuple):
     strings: frozenset[str]
 
 
-def code_digest(contract: type[Contract]) -> int:
-    """Digest everything that decides a feature table's values, as a number that a commit can carry as a transaction's version."""
-    content = f"{_code(contract)}\x1f{model_digest()}" if contract is RecordEmbedding else _code(contract)
+def digest(contract: type[Contract], modules: tuple[str, ...], declared: str, reads: Iterable[int]) -> int:
+    """Digest everything that decides a feature table's values, as a number that a commit can carry as a transaction's version.
+
+    `modules` compute it, `declared` is what its declaration says beside the contract, `reads` are the digests of the views it reads.
+    """
+    content = "\x1f".join([_code(modules, contract.relation().replace(".", "/")), _described(contract), declared, *map(str, reads)])
     return int(hashlib.sha256(content.encode()).hexdigest()[:15], 16)
 
 
 @cache
-def _code(contract: type[Contract]) -> str:
-    """Join all that counts, once in a process: neither sources nor libraries change under it, a model's folder may."""
-    return "\x1f".join(_content(contract))
+def _code(modules: tuple[str, ...], own_model: str) -> str:
+    """Join all that counts of code, once in a process: neither sources nor libraries change under it."""
+    return "\x1f".join(_content(_closure(modules), own_model))
 
 
-def _content(contract: type[Contract]) -> Iterator[str]:
-    modules = _closure(COMPUTED_IN[contract])
+def _content(modules: list["Module"], own_model: str) -> Iterator[str]:
     imports = frozenset().union(*(module.imports for module in modules))
     yield f"python {sys.version_info.major}.{sys.version_info.minor}"
     yield from (f"{library} {_version(library)}" for library in sorted(_libraries(imports)))
-    yield from map(_described, [contract, *_contracts(imports)])
+    yield from map(_described, _contracts(imports))
     yield from (module.syntax for module in modules)
-    for model in _models(contract, frozenset().union(*(module.strings for module in modules))):
+    for model in _models(own_model, frozenset().union(*(module.strings for module in modules))):
         yield "\n".join(line for line in model.splitlines() if not line.lstrip().startswith("--"))
-        for relation in re.findall(r"features\.\w+", next(line for line in model.splitlines() if line.startswith("-- reads: "))):
-            yield from _content(next(view for view in COMPUTED_IN if view.relation() == relation))
+
+
+def kernel_digest(declared: type) -> str:
+    """Digest the methods of a class, without its fields, and all that they use: of its own module by name, of ours and libraries by import.
+
+    So other declarations in the same file may change without a trace.
+    """
+    source = Path(inspect.getfile(declared)).read_text("utf-8")
+    tree = ast.parse(source)
+    node = next(item for item in tree.body if isinstance(item, ast.ClassDef) and item.name == declared.__name__)
+    body = [item for item in node.body if not isinstance(item, ast.AnnAssign)]
+    used = _used(tree, ast.Module(body, []))
+    module = _parse(ast.unparse(ast.Module([*used, *body], [])), declared.__module__.rpartition(".")[0])
+    return "\x1f".join(_content([module, *_closure(sorted(module.imports))], ""))
+
+
+def _used(tree: ast.Module, user: ast.AST) -> list[ast.stmt]:
+    """List the statements of a module, in their order, that define what something uses, and what that uses."""
+    names = {item.id for item in ast.walk(user) if isinstance(item, ast.Name)}
+    found: list[ast.stmt] = []
+    while more := [item for item in tree.body if item not in found and _defines(item) & names]:
+        found += more
+        names |= {item.id for statement in more for item in ast.walk(statement) if isinstance(item, ast.Name)}
+    return [item for item in tree.body if item in found]
+
+
+def _defines(statement: ast.stmt) -> set[str]:
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
+    if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return {statement.name}
+    return {item.id for item in ast.walk(statement) if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store)}
 
 
 def _closure(names: Iterable[str]) -> list[Module]:
@@ -113,7 +115,7 @@ def _path(name: str) -> Path | None:
     """Find the source of a module; None if it is no module of ours, but another's, or the name of something in one."""
     folder = ROOT.joinpath(*name.split("."))
     paths = (folder / "__init__.py", folder.with_suffix(".py"))
-    return next((path for path in paths if path.is_file()), None) if name.partition(".")[0] == __package__ else None
+    return next((path for path in paths if path.is_file()), None) if name.partition(".")[0] == PACKAGE else None
 
 
 @cache
@@ -135,7 +137,7 @@ def _parse(source: str, package: str) -> Module:
 
 
 def _libraries(imports: Iterable[str]) -> set[str]:
-    return {name.partition(".")[0] for name in imports} - sys.stdlib_module_names - {__package__}
+    return {name.partition(".")[0] for name in imports} - sys.stdlib_module_names - {PACKAGE}
 
 
 def _version(library: str) -> str:
@@ -160,10 +162,10 @@ def _described(contract: type[Contract]) -> str:
     return repr((contract.relation(), contract.version(), columns))
 
 
-def _models(contract: type[Contract], strings: Iterable[str]) -> list[str]:
-    """Read the SQL models that strings name, alone or by their folder (`duplicates/`), and the contract's own."""
-    folder = ROOT / __package__ / "sql"
+def _models(own: str, strings: Iterable[str]) -> list[str]:
+    """Read the SQL models that strings name, alone or by their folder (`duplicates/`), and the view's own."""
+    folder = ROOT / PACKAGE / "sql"
     names = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("*/*.sql")}
-    named = {*strings, contract.relation().replace(".", "/")}
+    named = {*strings, own}
     read = {name for name in names if name in named or name[: name.index("/") + 1] in named}
     return [(folder / f"{name}.sql").read_text("utf-8") for name in sorted(read)]

@@ -1,0 +1,467 @@
+"""Aggregates: what can be said of the records that count for an entity at an instant.
+
+A value is made of parts. A part has its definition, a DuckDB aggregate over the records that count (`Part.over`), and by its kind
+a quick way over all instants at once (`transforms.features.engine.timelines`). Traces and tests use the definition, tables the
+quick way. A null does not count, nor does a number that is not finite.
+"""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
+
+import polars as pl
+
+from transforms.errors import DeclarationError
+from transforms.features.windows import Window
+
+NEWEST = "{'event': event_timestamp, 'known': known_timestamp, 'record': record_id}"
+NEWEST_FIRST = "event_timestamp desc, known_timestamp desc, record_id desc"
+INSTANT = pl.Datetime("us", "UTC")
+DTYPES: dict[str, pl.DataType] = {
+    "whole": pl.Int64(),
+    "flag": pl.Int64(),
+    "fraction": pl.Float64(),
+    "text": pl.String(),
+    "instant": INSTANT,
+}
+NUMBERS = ("whole", "flag", "fraction")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What values are made of: a kind, the SQL of its input (None: 1 for each record), and the condition under which a record counts.
+
+    `k` is the length of a list, `q` which quantile. Equal parts are computed once.
+    """
+
+    kind: str
+    input: str | None = None
+    where: str | None = None
+    k: int = 0
+    q: float = 0.0
+
+    def over(self, x: str = "true", where: str = "true") -> str:
+        """The definition: SQL over the records that count, of which `x` and `where` are the columns of input and condition."""
+        of = f"filter (where {where} and {x} is not null)"
+        return {
+            "sum": f"coalesce(sum({x}::bigint) {of}, 0)::bigint",
+            "least": f"min({x}) {of}",
+            "greatest": f"max({x}) {of}",
+            "first": f"arg_min({x}, {NEWEST}) {of}",
+            "last": f"arg_max({x}, {NEWEST}) {of}",
+            "last_k": f"(array_agg({x} order by {NEWEST_FIRST}) {of})[:{self.k}]",
+            "distinct": f"count(distinct {x}) {of}",
+            "top_k": f"list_transform(list_sort(list_transform(map_entries(histogram({x}) {of}), "
+            f"lambda e: {{'n': -e.value::bigint, 'x': e.key}}))[:{self.k}], lambda e: e.x)",
+            "quantile": f"quantile_disc({x}, {self.q!r}::double) {of}",
+        }[self.kind]
+
+
+@dataclass(frozen=True)
+class Input:
+    """An expression over a record as DuckDB binds it: its SQL, its kind, whether it is never null, and the least and greatest it can be."""
+
+    sql: str
+    kind: str
+    is_never_null: bool = False
+    ge: float | None = None
+    le: float | None = None
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature of a group: its aggregate in one window. `value` is SQL over its parts, which it names in braces."""
+
+    name: str
+    window: Window
+    parts: dict[str, Part]
+    value: str
+    dtype: pl.DataType
+    description: str
+    empty: int | None = None
+    ge: float | None = None
+    le: float | None = None
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """What is said of the records of an entity that count: `of` is an SQL expression over a record.
+
+    A feature is named `<name>_<window>`. Without a name it is made of the kind and the expression's last word (`max_n_words`).
+    `where` counts only records that fulfil it. `windows` takes the place of the group's; a window alone, not in a list, leaves
+    the name as it is.
+    """
+
+    of: str
+    name: str = ""
+    _: KW_ONLY
+    where: str | None = None
+    windows: Sequence[Window] | Window | None = None
+    description: str = ""
+
+    kind: ClassVar[str] = ""
+    says: ClassVar[str] = ""
+    takes: ClassVar[tuple[str, ...]] = tuple(DTYPES)
+    value: ClassVar[str] = "{v}"
+    empty: ClassVar[int | None] = None
+
+    @property
+    def word(self) -> str:
+        """The aggregate's name, which features without one begin with."""
+        return type(self).__name__.lower()
+
+    @property
+    def feature_name(self) -> str:
+        """The name without a window."""
+        last = self.of.rpartition(".")[2]
+        if not self.name and not last.isidentifier():
+            message = f"{type(self).__name__}({self.of!r}) needs a name; say name=..."
+            raise DeclarationError(message)
+        return self.name or f"{self.word}_{last}"
+
+    def features(self, of: Input, windows: Sequence[Window]) -> list[Feature]:
+        """Make a feature for each window. Raises `DeclarationError` where the aggregate cannot be taken of such an input."""
+        if of.kind not in self.takes:
+            message = f"{self.feature_name}: {type(self).__name__} takes {' or '.join(self.takes)}, and {self.of!r} is {of.kind}"
+            raise DeclarationError(message)
+        is_alone = isinstance(self.windows, Window)
+        chosen = [self.windows] if isinstance(self.windows, Window) else (self.windows or windows)
+        meaning = self.description or self.says.format(of=self.of)
+        return [
+            Feature(
+                name=self.feature_name if is_alone else f"{self.feature_name}_{window.name}",
+                window=window,
+                parts=self.parts(of),
+                value=self.value_of(of),
+                dtype=self.dtype(of),
+                description=f"{meaning} {window.words}, as known at the instant.",
+                empty=self.empty,
+                **self.bounds(of),
+            )
+            for window in chosen
+        ]
+
+    def parts(self, of: Input) -> dict[str, Part]:
+        """The parts that a value is made of, by the names that `value` gives them."""
+        return {"v": Part(self.kind, served(of), self.where)}
+
+    def value_of(self, of: Input) -> str:
+        """SQL of the value over its parts."""
+        del of
+        return self.value
+
+    def dtype(self, of: Input) -> pl.DataType:
+        """The type of the value."""
+        return DTYPES[of.kind]
+
+    def bounds(self, of: Input) -> dict[str, float | None]:
+        """The least and the greatest that the value can be."""
+        return {"ge": of.ge, "le": of.le}
+
+
+@dataclass(frozen=True)
+class Count(Aggregate):
+    """How many records count. Its first argument is its name.
+
+    >>> Count("n_urgent", where="label = 'urgent'").feature_name
+    'n_urgent'
+    """
+
+    says = "Records"
+    empty = 0
+
+    @property
+    def feature_name(self) -> str:
+        """The first argument."""
+        return self.name or self.of
+
+    def parts(self, of: Input) -> dict[str, Part]:
+        """One for each record."""
+        del of
+        return {"v": Part("sum", None, self.where)}
+
+    def dtype(self, of: Input) -> pl.DataType:
+        """Whole."""
+        del of
+        return pl.Int64()
+
+    def bounds(self, of: Input) -> dict[str, float | None]:
+        """At least none."""
+        del of
+        return {"ge": 0, "le": None}
+
+
+@dataclass(frozen=True)
+class _Scaled(Aggregate):
+    """An aggregate of sums: exact, for a fraction is summed in units of `10 ** -decimals`, rounded half away from zero."""
+
+    _: KW_ONLY
+    decimals: int = 6
+
+    takes = NUMBERS
+
+    def whole(self, of: Input) -> str:
+        """SQL of the input in whole units."""
+        return f"({of.sql})::bigint" if of.kind != "fraction" else f"round({finite(of.sql)} * 1e{self.decimals})::bigint"
+
+    def unit(self, of: Input) -> str:
+        """SQL that divides by how many units make one."""
+        return f" / 1e{self.decimals}" if of.kind == "fraction" else ""
+
+    def n(self, of: Input) -> Part:
+        """How many inputs are there: as many as records where none can be null."""
+        return Part("sum", None if of.is_never_null else f"({self.whole(of)} is not null)::bigint", self.where)
+
+
+@dataclass(frozen=True)
+class Sum(_Scaled):
+    """The sum of a number; 0 where nothing counts."""
+
+    says = "Sum of {of} over records"
+    empty = 0
+
+    def parts(self, of: Input) -> dict[str, Part]:
+        """The sum in whole units."""
+        return {"v": Part("sum", self.whole(of), self.where)}
+
+    def value_of(self, of: Input) -> str:
+        """The sum."""
+        return "{v}" + (f"::double{self.unit(of)}" if self.unit(of) else "")
+
+    def dtype(self, of: Input) -> pl.DataType:
+        """Whole where the input is."""
+        return pl.Float64() if of.kind == "fraction" else pl.Int64()
+
+    def bounds(self, of: Input) -> dict[str, float | None]:
+        """Of numbers that are not negative, no sum is."""
+        return {"ge": 0 if of.ge is not None and of.ge >= 0 else None, "le": None}
+
+
+@dataclass(frozen=True)
+class Mean(_Scaled):
+    """The mean of a number; null where nothing counts."""
+
+    says = "Mean of {of} over records"
+
+    def parts(self, of: Input) -> dict[str, Part]:
+        """The sum in whole units and the number of inputs."""
+        return {"sum": Part("sum", self.whole(of), self.where), "n": self.n(of)}
+
+    def value_of(self, of: Input) -> str:
+        """The mean."""
+        return "{sum}::double / nullif({n}, 0)" + self.unit(of)
+
+    def dtype(self, of: Input) -> pl.DataType:
+        """A number."""
+        del of
+        return pl.Float64()
+
+
+@dataclass(frozen=True)
+class Share(Aggregate):
+    """The share of records that fulfil a condition, `of`; null where no record counts. A condition that is null is not fulfilled."""
+
+    says = "Share of records with {of} among those"
+    takes = ("flag",)
+
+    def parts(self, of: Input) -> dict[str, Part]:
+        """How many fulfil it, of how many."""
+        return {"sum": Part("sum", f"coalesce({of.sql}, false)::bigint", self.where), "n": Part("sum", None, self.where)}
+
+    def value_of(self, of: Input) -> str:
+        """The share."""
+        del of
+        return "{sum}::double / nullif({n}, 0)"
+
+    def dtype(self, of: Input) -> pl.DataType:
+        """A number."""
+        del of
+        return pl.Float64()
+
+    def bounds(self, of: Input) -> dict[str, float | None]:
+        """Between none and all."""
+        del of
+        return {"ge": 0, "le": 1}
+
+
+@dataclass(frozen=True)
+class Variance(_Scaled):
+    """The sample variance of a number; null where fewer than two count."""
+
+    says = "Sample variance of {of} over records"
+
+    def parts(self, of: Input) -> dict[str, Part]:
+        """Sums of the input and of its square, in whole units, and the number of inputs."""
+        x = self.whole(of)
+        return {"sum": Part("sum", x, self.where), "squares": Part("sum", f"({x}) * ({x})", self.where), "n": self.n(of)}
+
+    def value_of(self, of: Input) -> str:
+        """`(n * sum of squares - square of the sum) / (n * (n - 1))`, exact up to the one division."""
+        variance = "({n}::hugeint * {squares} - {sum}::hugeint * {sum})::double / nullif({n}::hugeint * ({n} - 1), 0)::double"
+        return variance + (f" / 1e{2 * self.decimals}" if of.kind == "fraction" else "")
+
+    def dtype(self, of: Input) -> pl.DataType:
+        """A number."""
+        del of
+        return pl.Float64()
+
+    def bounds(self, of: Input) -> dict[str, float | None]:
+        """Never negative."""
+        del of
+        return {"ge": 0, "le": None}
+
+
+@dataclass(frozen=True)
+class StdDev(Variance):
+    """The sample standard deviation of a number; null where fewer than two count."""
+
+    says = "Sample standard deviation of {of} over records"
+
+    def value_of(self, of: Input) -> str:
+        """The root of the variance."""
+        return f"sqrt({super().value_of(of)})"
+
+
+@dataclass(frozen=True)
+class Min(Aggregate):
+    """The least value; null where nothing counts."""
+
+    kind = "least"
+    says = "Least {of} among records"
+
+
+@dataclass(frozen=True)
+class Max(Aggregate):
+    """The greatest value; null where nothing counts."""
+
+    kind = "greatest"
+    says = "Greatest {of} among records"
+
+
+@dataclass(frozen=True)
+class First(Aggregate):
+    """The value of the record with the earliest event timestamp, of equal ones the one known first."""
+
+    kind = "first"
+    says = "First {of} among records"
+
+
+@dataclass(frozen=True)
+class Last(Aggregate):
+    """The value of the record with the latest event timestamp, of equal ones the one known last."""
+
+    kind = "last"
+    says = "Last {of} among records"
+
+
+@dataclass(frozen=True)
+class CountDistinct(Aggregate):
+    """How many values there are."""
+
+    kind = "distinct"
+    says = "Distinct values of {of} among records"
+    empty = 0
+
+    @property
+    def word(self) -> str:
+        """As counts are named."""
+        return "n_distinct"
+
+    def parts(self, of: Input) -> dict[str, Part]:
+        """The values, instants to the microsecond."""
+        return {"v": Part(self.kind, finite(of.sql) if of.kind == "fraction" else of.sql, self.where)}
+
+    def dtype(self, of: Input) -> pl.DataType:
+        """Whole."""
+        del of
+        return pl.Int64()
+
+    def bounds(self, of: Input) -> dict[str, float | None]:
+        """At least none."""
+        del of
+        return {"ge": 0, "le": None}
+
+
+@dataclass(frozen=True)
+class _Listed(Aggregate):
+    k: int = 5
+
+    takes = ("whole", "fraction", "text")
+
+    def parts(self, of: Input) -> dict[str, Part]:
+        """The list."""
+        return {"v": Part(self.kind, served(of), self.where, k=self.k)}
+
+    def dtype(self, of: Input) -> pl.DataType:
+        """A list of the input's type."""
+        return pl.List(DTYPES[of.kind])
+
+    def bounds(self, of: Input) -> dict[str, float | None]:
+        """A list has none."""
+        del of
+        return {"ge": None, "le": None}
+
+
+@dataclass(frozen=True)
+class LastK(_Listed):
+    """The values of the `k` records with the latest event timestamps, the latest first; null where nothing counts."""
+
+    kind = "last_k"
+    says = "Last values of {of}, the latest first, among records"
+
+    @property
+    def word(self) -> str:
+        """With its length."""
+        return f"last_{self.k}"
+
+
+@dataclass(frozen=True)
+class TopK(_Listed):
+    """The `k` most frequent values, the most frequent first, of equally frequent ones the lesser; null where nothing counts."""
+
+    kind = "top_k"
+    says = "Most frequent values of {of}, the most frequent first, among records"
+
+    @property
+    def word(self) -> str:
+        """With its length."""
+        return f"top_{self.k}"
+
+
+@dataclass(frozen=True)
+class Percentile(Aggregate):
+    """The `q`-quantile of a number (0.5: the median): the least value that at least this share of the inputs does not exceed."""
+
+    q: float = 0.5
+
+    kind = "quantile"
+    takes = ("whole", "fraction")
+
+    @property
+    def says(self) -> str:  # type: ignore[override]
+        """With the quantile."""
+        return f"{self.q}-quantile of {{of}} over records"
+
+    @property
+    def word(self) -> str:
+        """As quantiles are named, e.g. `p95`."""
+        return f"p{self.q * 100:g}".replace(".", "_")
+
+    def parts(self, of: Input) -> dict[str, Part]:
+        """The quantile."""
+        return {"v": Part(self.kind, served(of), self.where, q=self.q)}
+
+
+def finite(sql: str) -> str:
+    """SQL of a number that is null where it is not finite; of the two zeros the positive one."""
+    return f"case when isfinite(({sql})::double) then ({sql})::double + 0.0 end"
+
+
+def served(of: Input) -> str:
+    """SQL of an input as features have it: a flag as 0 or 1, an instant in whole seconds, as online stores keep no finer."""
+    return {
+        "flag": f"({of.sql})::bigint",
+        "whole": f"({of.sql})::bigint",
+        "fraction": finite(of.sql),
+        "instant": f"date_trunc('second', {of.sql})",
+    }.get(of.kind, of.sql)

@@ -1,0 +1,233 @@
+"""Groups: what is said of the records of an entity, exact at any instant, by running over the instants at which it changes."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+
+from transforms.errors import DeclarationError
+from transforms.expressions import bound, quoted
+from transforms.features.aggregates import Count, Feature, Input, Part
+from transforms.features.contracts import entity_contract, feature_field, stored_field
+from transforms.features.declare import GroupBy
+from transforms.features.engine.spans import change_points, create_named_versions, create_spans, explained_records, spans_of, versions_of
+from transforms.features.engine.timelines import Wanted, timelines
+from transforms.features.fingerprint import digest
+from transforms.features.inputs import Inputs, References
+from transforms.features.view import Explained, Run, View
+from transforms.features.windows import Window
+from transforms.rows import view_batches
+from transforms.sql import model
+
+# DuckDB and NumPy take entities in buckets, so that memory is bounded
+SPANS_OF_A_BUCKET = 500_000
+# what a span brought can be taken out of these again, most of the time; other parts are computed from all records
+EXTENDED = {"sum", "least", "greatest"}
+COMPUTED_IN = ("transforms.features.engine.timelines", "transforms.features.engine.spans")
+
+
+class GroupView(View):
+    """A declared group as a view."""
+
+    def __init__(self, declaration: GroupBy, record_views: Mapping[str, View]) -> None:
+        """Bind the declaration's expressions. Raises `DeclarationError` where one is wrong."""
+        self.entity, self.where, self.online = declaration.entity, declaration.where, declaration.online
+        self._declaration, self._record_views = declaration, record_views
+        self._inputs = Inputs({name: view.contract for name, view in record_views.items()})
+        self.references = self._read()
+        self.made = [feature for aggregate in declaration.aggregates for feature in self._bind(aggregate)]
+        self.parts = list(dict.fromkeys(part for feature in self.made for part in feature.parts.values()))
+        self.windows = list(dict.fromkeys(feature.window for feature in self.made))
+        self.contract = entity_contract(declaration.name, declaration.description, declaration.entity, self._columns())
+
+    def _read(self) -> References:
+        """The columns that are read of a record and of record views; checks the entity's key and the group's condition."""
+        for key in self.entity.keys.values():
+            kind = self._inputs.bind(key).kind
+            if kind.startswith("list of") != self.entity.many:
+                message = f"entity {self.entity.name}: {key!r} is {kind}; " + (
+                    "a list-valued key needs many=True" if not self.entity.many else "with many=True it must be a list"
+                )
+                raise DeclarationError(message)
+        texts = [*self.entity.keys.values(), self.where]
+        texts += [text for item in self._declaration.aggregates for text in (item.where, None if isinstance(item, Count) else item.of)]
+        return set().union(*(self._inputs.references(text) for text in texts if text))
+
+    def _bind(self, aggregate: Any) -> list[Feature]:
+        try:
+            of = Input("", "whole", is_never_null=True) if isinstance(aggregate, Count) else self._inputs.bind(aggregate.of)
+            for condition in (aggregate.where, self.where):
+                if condition and self._inputs.bind(condition).kind != "flag":
+                    message = f"where={condition!r} is no condition that is true or false"
+                    raise DeclarationError(message)
+            return list(aggregate.features(of, self._declaration.windows))
+        except DeclarationError as error:
+            message = f"{aggregate.feature_name}: {error}"
+            raise DeclarationError(message) from None
+
+    @cached_property
+    def stored(self) -> dict[tuple[Part, Window], str]:
+        """The column that each part in each window is stored in: that of a feature which is the part itself, else one of its own."""
+        stored = {(feature.parts["v"], feature.window): feature.name for feature in self.made if feature.value == "{v}"}
+        for feature in self.made:
+            for name, part in feature.parts.items():
+                stored.setdefault((part, feature.window), f"{feature.name}_{name}")
+        return stored
+
+    def _columns(self) -> dict[str, Any]:
+        served = {feature.name: feature_field(feature) for feature in self.made}
+        if len(served) < len(self.made):
+            twice = next(feature.name for feature in self.made if sum(other.name == feature.name for other in self.made) > 1)
+            message = f"{twice}: two features of a view have this name; say name=..."
+            raise DeclarationError(message)
+        unserved = {column: stored_field(f"Sum that {column} is made of.") for column in self.stored.values() if column not in served}
+        return served | unserved
+
+    @cached_property
+    def _wanted(self) -> list[tuple[Part, Window]]:
+        return list(self.stored)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The record views whose features are read."""
+        return tuple(sorted({view for view, *rest in self.references if rest}))
+
+    def digest(self) -> int:
+        """Digest the declaration as it is bound, the engine, and the views that are read."""
+        declared = repr(
+            (self.entity.sql, self.where, [(feature.name, feature.window, feature.parts, feature.value) for feature in self.made])
+        )
+        return digest(self.contract, COMPUTED_IN, declared, (self._record_views[name].digest() for name in self.reads))
+
+    def rows(self, run: Run, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
+        """Extend what is published by what arrived and went; what cannot be extended is computed from all records of the entity."""
+        create_published_instants(run.connection, self)
+        if not run.columns:
+            versions = "select *, 1 as sign from staging.records" if is_whole else model("features/relevant_versions")
+            run.columns |= create_spans(run.connection, versions, run.beside or (self,), "spans")
+        spans = spans_of(self, "spans", run.columns)
+        if is_whole:
+            run.connection.execute("create or replace table published as select entity_id, event_timestamp from activity limit 0")
+            yield from self._computed(run, spans, run.columns, "select distinct entity_id, event_timestamp from activity", is_whole=True)
+            return
+        incomplete = pl.DataFrame(run.connection.sql(f"select distinct entity_id from ({spans})").to_arrow_table())
+        if {part.kind for part in self.parts} <= EXTENDED:
+            left: list[pl.DataFrame] = []
+            yield from self._extended(run, spans, left)
+            incomplete = pl.concat([incomplete.head(0), *left])
+        if incomplete.height:
+            run.connection.register("incomplete", incomplete.to_arrow())
+            yield from self.rebuild(run, "incomplete")
+
+    def _extended(self, run: Run, spans: str, incomplete: list[pl.DataFrame]) -> Iterator[pa.RecordBatch]:
+        first = f"select entity_id, make_timestamptz(min(starts_us)) as event_timestamp from ({spans}) group by entity_id"
+        run.connection.execute(f"create or replace table first_changes as {first}")
+        run.connection.execute(f"create or replace table published as {model('features/published')}")
+        columns = ", ".join(f"{quoted(column)} as p{i}" for i, column in enumerate(self.stored.values()))
+        yield from self._computed(run, spans, run.columns, f"select entity_id, event_timestamp, {columns} from published", incomplete)
+
+    def rebuild(self, run: Run, entities: str) -> Iterator[pa.RecordBatch]:
+        """Compute entities from all versions of every record that ever counted for them."""
+        create_published_instants(run.connection, self)
+        columns = create_spans(run.connection, versions_of(self, entities), (self,), "rebuilt_spans")
+        spans = f"select * from ({spans_of(self, 'rebuilt_spans', columns)}) where entity_id in (select entity_id from {entities})"
+        first = f"select entity_id, '-infinity'::timestamptz as event_timestamp from {entities}"
+        run.connection.execute(f"create or replace table first_changes as {first}")
+        run.connection.execute(f"create or replace table published as {model('features/published')}")
+        yield from self._computed(run, spans, columns, "select entity_id, event_timestamp from published")
+
+    def _computed(
+        self,
+        run: Run,
+        spans: str,
+        columns: Mapping[str, str],
+        published: str,
+        incomplete: list[pl.DataFrame] | None = None,
+        *,
+        is_whole: bool = False,
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream the rows of all entities, bucket by bucket; unless `is_whole`, those that differ from `published`."""
+        of = {part: columns[part.input] if part.input else None for part in self.parts}
+        on = {part: columns[bound(part.where)] if part.where else None for part in self.parts}
+        wanted = [Wanted(f"p{i}", part, window, of[part], on[part]) for i, (part, window) in enumerate(self.stored)]
+        (n_rows,) = run.connection.execute(f"select (select count(*) from ({spans})) + (select count(*) from published)").fetchall()[0]
+        n_buckets = 1 + n_rows // SPANS_OF_A_BUCKET
+        for bucket in range(n_buckets):
+            of_bucket = f"hash(entity_id) % {n_buckets} = {bucket}"
+            found = run.connection.sql(f"select * from ({spans}) where {of_bucket}").pl()
+            before = run.connection.sql(
+                f"select * exclude (event_timestamp), epoch_us(event_timestamp) as instant_us from ({published}) where {of_bucket}"
+            ).pl()
+            made = timelines(found, wanted, before)
+            if incomplete is not None:
+                incomplete.append(made.incomplete.to_frame())
+            yield from self._batches(run, made.rows, is_whole=is_whole)
+
+    def _batches(self, run: Run, rows: pl.DataFrame, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
+        run.connection.register("running", rows.to_arrow())
+        names = {key: f"p{i}" for i, key in enumerate(self.stored)}
+        features = [
+            f"{feature.value.format(**{name: names[part, feature.window] for name, part in feature.parts.items()})} as {quoted(feature.name)}"
+            for feature in self.made
+        ]
+        served = {feature.name for feature in self.made}
+        features += [f"{names[key]} as {quoted(column)}" for key, column in self.stored.items() if column not in served]
+        sql = f"select entity_id, make_timestamptz(instant_us) as event_timestamp, {', '.join(features)}, true as is_new from running"
+        if not is_whole:
+            values = [name for name in self.contract.arrow_schema().names if name not in self.contract.key()]
+            differs = " or ".join(f"computed.{quoted(name)} is distinct from published.{quoted(name)}" for name in values)
+            sql = f"""
+                select computed.* replace (published.entity_id is null as is_new) from ({sql}) as computed
+                left join published on computed.entity_id = published.entity_id and computed.event_timestamp = published.event_timestamp
+                where published.entity_id is null or {differs}
+            """
+        sql = f"select {self.entity.columns_of_id}, * exclude (entity_id) from ({sql})"
+        for batch in run.connection.sql(sql).to_arrow_reader(run.batch_rows):
+            created = pa.repeat(pa.scalar(run.now, pa.timestamp("us", "UTC")), batch.num_rows)
+            yield from view_batches(self.contract, pa.table(batch).append_column("created_timestamp", created))
+
+    def instants(self, run: Run) -> str:
+        """The instants at which versions begin to count, leave a window or are superseded."""
+        columns = create_spans(run.connection, "select *, 1 as sign from staging.records", (self,), "spans")
+        return change_points(self, spans_of(self, "spans", columns))
+
+    def count_resting(self, connection: duckdb.DuckDBPyConnection, source_uri: str) -> dict[str, int]:
+        """Count the rows at whose instants a version of the file counts, in the longest of windows."""
+        connection.execute("set variable traced = $uri", {"uri": source_uri})
+        create_named_versions(connection, self)
+        longest = max(self.windows, key=lambda window: (window.length is None, window.length_us))
+        until = f"least(superseded_timestamp, make_timestamptz({longest.leaves_us}))"  # which leaves nulls out
+        ids = "unnest(entity_ids)" if self.entity.many else "entity_ids"
+        spans = f"select {ids} as entity_id, counts_from, {until} as until from ({model('lineage/entity_spans')})"
+        connection.execute(f"create or replace table entity_spans as select * from ({spans}) where entity_id is not null")
+        rows = f"select distinct {self.entity.id_of_columns} as entity_id, event_timestamp from {self.relation}"
+        connection.execute(f"create or replace view entity_rows as select * from ({rows}) semi join entity_spans using (entity_id)")
+        (counts,) = connection.sql(model("lineage/resting_rows")).pl().to_dicts()
+        return counts
+
+    def explain(self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int) -> Explained:
+        """Take the newest version of each record that was known before the instant, and aggregate those that count, by definition."""
+        columns = explained_records(connection, self, entity, at)
+        values = [f"{self._defined(feature, columns)} as {quoted(feature.name)}" for feature in self.made]
+        (found,) = connection.sql(f"select {', '.join(values)} from explained").pl().to_dicts()
+        shown = "record_id, event_timestamp, known_timestamp, source_uri, row_number, load_id, windows"
+        records = f"from explained select {shown} order by known_timestamp desc, record_id limit $limit"
+        listed = connection.sql(records, params={"limit": limit}).pl().to_dicts()
+        ((n_records,),) = connection.sql("select count(*) from explained").fetchall()
+        return Explained(found, listed, n_records)
+
+    def _defined(self, feature: Feature, columns: Mapping[str, str]) -> str:
+        parts = {}
+        for name, part in feature.parts.items():
+            where = f"list_contains(windows, '{feature.window.name}')" + (f" and {columns[bound(part.where)]}" if part.where else "")
+            parts[name] = part.over(columns[part.input] if part.input else "true", where)
+        return feature.value.format(**parts)
+
+
+def create_published_instants(connection: duckdb.DuckDBPyConnection, view: View) -> None:
+    """Make `activity` of what is published of a view, by `entity_id`."""
+    connection.execute(f"create or replace view activity as select *, {view.entity.id_of_columns} as entity_id from {view.relation}")

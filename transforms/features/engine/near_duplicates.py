@@ -1,0 +1,97 @@
+"""Near duplicates: which earlier record each record repeats, from the index of all texts."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from transforms.duplicate_index import bring_index_up
+from transforms.duplicates import duplicate_rows
+from transforms.features.declare import NearDuplicates
+from transforms.features.engine.record import count_standing, record_behind
+from transforms.features.entities import record
+from transforms.features.fingerprint import digest
+from transforms.features.view import Explained, Run, View
+from transforms.schemas.duplicates import KnownDocument
+from transforms.sql import model
+from transforms.text.duplicates import compare_texts
+from transforms.warehouse import Warehouse
+
+COMPUTED_IN = (duplicate_rows.__module__,)
+
+
+class NearDuplicatesView(View):
+    """The view of repeated records. Its values rest on all records before, so they are made again whole where a record goes."""
+
+    entity = record
+    online = False
+    is_of_records = True
+    is_rebuilt_whole = True
+
+    def __init__(self, declared: type[NearDuplicates]) -> None:
+        """Take the declared class."""
+        self.contract = declared
+
+    def digest(self) -> int:
+        """Digest what labels documents."""
+        return digest(self.contract, COMPUTED_IN, "", ())
+
+    def prepare(self, warehouse: Warehouse, now: datetime, done: Mapping[str, int], *, is_anew: bool = False) -> dict[str, int]:
+        """Bring the index up to what is staged."""
+        return bring_index_up(warehouse, now, done, self.digest(), is_anew=is_anew)
+
+    def rows(self, run: Run, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
+        """Take the documents that came to the index since the view was made."""
+        since = -1 if is_whole else run.warehouse.consumed(self.relation, KnownDocument.relation())
+        files = run.warehouse.files(KnownDocument.relation(), since)
+        run.warehouse.create_view(run.connection, "index_documents", files, KnownDocument.arrow_schema())
+        return duplicate_rows(run.connection, self.contract, run.batch_rows, run.now, is_whole=is_whole)
+
+    def instants(self, run: Run) -> str:
+        """The instants at which a version takes effect and stands."""
+        del run
+        return model("backfill/effective_instants")
+
+    def rebuild(self, run: Run, entities: str) -> Iterator[pa.RecordBatch]:
+        """Take all documents of the records from the index."""
+        documents = f"select * from {KnownDocument.relation()} where record_id in (select entity_id from {entities})"
+        run.connection.execute(f"create or replace view index_documents as {documents}")
+        return duplicate_rows(run.connection, self.contract, run.batch_rows, run.now, is_whole=False)
+
+    def rests_on(self, connection: duckdb.DuckDBPyConnection, files: list[str], entities: str) -> list[str]:
+        """List all files: a value may rest on any record."""
+        del connection, entities
+        return files
+
+    def count_resting(self, connection: duckdb.DuckDBPyConnection, source_uri: str) -> dict[str, int]:
+        """Count the instants at which a version of the file stands."""
+        return count_standing(connection, self.relation, source_uri)
+
+    def explain(self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int) -> Explained:
+        """Take the original from the index and compare its texts again; of all texts to look for it would be to make the index again.
+
+        `dup_similarity` is that of the original's texts which the index says, if any has it, else the greatest.
+        """
+        del limit
+        record_id = entity["record_id"]
+        documents = _rows(connection, "lineage/standing_document", record_id, at)
+        document = documents[0] if documents else {"origin_id": None, "origin_similarity": None, "cluster_size": None}
+        origin_id = document["origin_id"] if document["origin_id"] != record_id else None
+        standing = _rows(connection, "lineage/standing_version", record_id, at)
+        origins = _rows(connection, "lineage/standing_version", origin_id, at)
+        known = _rows(connection, "lineage/known_texts", origin_id, at)
+        found = compare_texts(standing[0]["text"], [row["text"] for row in known]) if origin_id and standing else []
+        computed = {
+            "dup_of": origin_id,
+            "dup_similarity": document["origin_similarity"] if document["origin_similarity"] in found else max(found, default=None),
+            "dup_cluster_size": document["cluster_size"],
+            "is_duplicate": None if document["origin_id"] is None else int(origin_id is not None),
+        }
+        behind = [record_behind(row) for row in standing + origins]
+        return Explained(computed, behind, len(behind))
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, name: str, record_id: str | None, at: datetime) -> list[dict[str, Any]]:
+    return connection.sql(model(name), params={"record_id": record_id, "at": at}).pl().to_dicts()

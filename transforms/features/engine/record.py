@@ -1,0 +1,142 @@
+"""Record views: features of each record's own content, by a kernel."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+
+from transforms.errors import DeclarationError
+from transforms.expressions import quoted, sealed
+from transforms.features.aggregates import DTYPES, Input, served
+from transforms.features.contracts import record_contract, value_field
+from transforms.features.declare import RecordSql, RecordView
+from transforms.features.engine.kernels import KEY, Kernel, record_rows, score
+from transforms.features.entities import record
+from transforms.features.fingerprint import digest, kernel_digest
+from transforms.features.inputs import Inputs
+from transforms.features.view import Explained, Run, View
+from transforms.sql import model
+
+COMPUTED_IN = ("transforms.features.engine.kernels",)
+
+
+class KernelView(View):
+    """A declared record view as a view."""
+
+    entity = record
+    is_of_records = True
+
+    def __init__(self, declared: type[RecordView], record_views: Mapping[str, View]) -> None:
+        """Take the class. Raises `DeclarationError` where it reads what there is not."""
+        self.contract, self._record_views = declared, record_views
+        self.online = bool(declared.Config.metadata["online"])
+        self.kernel: Kernel = declared.compute
+        inputs = Inputs({name: view.contract for name, view in record_views.items()})
+        for name in declared.Config.metadata["reads"]:
+            inputs.references(name)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The record views whose features are read."""
+        return tuple(sorted({name.partition(".")[0] for name in self.contract.Config.metadata["reads"] if "." in name}))
+
+    def digest(self) -> int:
+        """Digest the kernel and what it uses."""
+        declared = f"{kernel_digest(self.contract)}\x1f{self.contract.fingerprint()}"
+        return digest(self.contract, COMPUTED_IN, declared, (self._record_views[name].digest() for name in self.reads))
+
+    def rows(self, run: Run, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
+        """Compute the versions that arrived, and what stands at the instants of records that lost one."""
+        return record_rows(run.connection, self.contract, run.batch_rows, run.now, self.kernel, is_whole=is_whole)
+
+    def instants(self, run: Run) -> str:
+        """The instants at which a version takes effect and stands."""
+        del run
+        return model("backfill/effective_instants")
+
+    def rebuild(self, run: Run, entities: str) -> Iterator[pa.RecordBatch]:
+        """Compute all versions of records again."""
+        of_entities = f"from staging.records where record_id in (select entity_id from {entities})"
+        run.connection.execute(f"create or replace view arrived as {of_entities}")
+        run.connection.execute("create or replace view gone as from staging.records limit 0")
+        return self.rows(run, is_whole=False)
+
+    def count_resting(self, connection: duckdb.DuckDBPyConnection, source_uri: str) -> dict[str, int]:
+        """Count the instants at which a version of the file stands."""
+        return count_standing(connection, self.relation, source_uri)
+
+    def explain(self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int) -> Explained:
+        """Compute the version that stands; nothing but nulls where none does, or a tombstone."""
+        del limit
+        standing = connection.sql(model("lineage/standing_version"), params={**entity, "at": at}).pl()
+        text = pl.when(~pl.col("is_tombstone")).then("text")
+        versions = standing.with_columns(text=text, event_timestamp=pl.lit(at), created_timestamp=pl.lit(at))
+        of_views = [name.split(".") for name in self.contract.Config.metadata["reads"] if "." in name]
+        versions = versions.with_columns(**{f"{view}__{name}": _newest(connection, view, name, entity, at) for view, name in of_views})
+        values = score(self.contract, self.kernel, versions).select(self.features).to_dicts() if standing.height else []
+        return Explained(
+            values[0] if values else dict.fromkeys(self.features), [record_behind(row) for row in standing.to_dicts()], standing.height
+        )
+
+
+def count_standing(connection: duckdb.DuckDBPyConnection, relation: str, source_uri: str) -> dict[str, int]:
+    """Count the instants of a view of records at which a version of a file stands, and the records."""
+    connection.execute(f"create or replace view record_rows as from {relation}")
+    (counts,) = connection.sql(model("lineage/standing_rows"), params={"source_uri": source_uri}).pl().to_dicts()
+    return counts
+
+
+def _newest(connection: duckdb.DuckDBPyConnection, view: str, name: str, entity: Mapping[str, str], at: datetime) -> pl.Series:
+    at_instant = "where record_id = $record_id and event_timestamp <= $at order by event_timestamp desc, created_timestamp desc limit 1"
+    return connection.sql(f"select {quoted(name)} from features.{view} {at_instant}", params={**entity, "at": at}).pl().to_series()
+
+
+def record_behind(version: Mapping[str, Any]) -> dict[str, Any]:
+    """What is shown of a version behind a value: its row and its times, and no text."""
+    shown = ("record_id", "event_timestamp", "known_timestamp", "is_positive", "source_uri", "row_number", "load_id")
+    return {**{name: version[name] for name in shown}, "windows": ["lifetime"], "inputs": {}}
+
+
+def sql_view(declared: RecordSql, record_views: Mapping[str, View]) -> KernelView:
+    """Make a view of SQL expressions over a record. Raises `DeclarationError` where one is wrong."""
+    inputs = Inputs({name: view.contract for name, view in record_views.items()})
+    bound_to = {name: _bind(name, expression, inputs) for name, expression in declared.features.items()}
+    references = {reference for expression in declared.features.values() for reference in inputs.references(expression)}
+    reads = tuple(sorted({"text", *(".".join(reference) for reference in references)} - {"record_id"}))
+    columns = {
+        name: value_field(DTYPES[of.kind], declared.description or f"{declared.features[name]}.", of) for name, of in bound_to.items()
+    }
+    contract = record_contract(declared.name, declared.description, columns, reads=reads, online=declared.online)
+    sql = {name: served(of) for name, of in bound_to.items()}
+    contract.compute = staticmethod(partial(compute_sql, sql, reads))  # type: ignore[method-assign]
+    contract.fingerprint = staticmethod(lambda: repr(sorted(sql.items())))  # type: ignore[method-assign]
+    return KernelView(contract, record_views)
+
+
+def _bind(name: str, expression: str, inputs: Inputs) -> Input:
+    try:
+        of = inputs.bind(expression)
+    except DeclarationError as error:
+        message = f"{name}: {error}"
+        raise DeclarationError(message) from None
+    if of.kind not in DTYPES:
+        message = f"{name}: {expression!r} is a {of.kind}, and a feature is one value; cast it, e.g. to_json(...)::varchar"
+        raise DeclarationError(message)
+    return of
+
+
+def compute_sql(features: Mapping[str, str], reads: Sequence[str], records: pl.LazyFrame) -> pl.LazyFrame:
+    """Compute SQL expressions over records, in their order."""
+    of_views: dict[str, list[str]] = {}
+    for view, _, name in (item.partition(".") for item in reads if "." in item):
+        of_views.setdefault(view, []).append(f"{quoted(name)} := {quoted(f'{view}__{name}')}")
+    structs = "".join(f", struct_pack({', '.join(fields)}) as {quoted(view)}" for view, fields in of_views.items())
+    values = ", ".join(f"{sql} as {quoted(name)}" for name, sql in features.items())
+    with sealed() as connection:
+        connection.register("given", records.with_row_index("__row").collect().to_arrow())
+        found = connection.sql(f"select __row, {', '.join(KEY)}, {values} from (select *{structs} from given) order by __row").pl()
+    return found.drop("__row").lazy()

@@ -1,0 +1,119 @@
+"""From when to when each version of a record counts, with all that groups read of it. Made once for all groups of a run."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import duckdb
+
+from transforms.expressions import bound, dotted_references, quoted
+from transforms.features.aggregates import Part
+from transforms.features.entity import Entity
+from transforms.features.inputs import References, joined
+from transforms.features.windows import Window
+from transforms.sql import model
+
+TIMES = ("sign", "record_id", "event_us", "known_us", "starts_us", "superseded_us")
+
+
+class Group(Protocol):
+    """What is read of a record for a group."""
+
+    entity: Entity
+    where: str | None
+    parts: Sequence[Part]
+    windows: Sequence[Window]
+    references: References
+
+
+def expressions_of(group: Group) -> list[str]:
+    """List the SQL of all that is read of a record: the entity's key, the conditions, the inputs."""
+    conditions = [bound(where) for where in (group.where, *(part.where for part in group.parts)) if where]
+    return list(dict.fromkeys([group.entity.sql, *conditions, *(part.input for part in group.parts if part.input)]))
+
+
+def create_spans(connection: duckdb.DuckDBPyConnection, versions: str, groups: Sequence[Group], table: str) -> dict[str, str]:
+    """Make a table of spans of versions of records: a row a version, with a column for each expression; the columns by their SQL.
+
+    `versions` is SQL with the columns of staging and `sign`. A tombstone ends the version before it, and does not count itself.
+    """
+    references = set().union(*(group.references for group in groups))
+    columns = {sql: f"c{i}" for i, sql in enumerate(dict.fromkeys(sql for group in groups for sql in expressions_of(group)))}
+    read = sorted({column for column, *rest in references if not rest} - {"record_id"})
+    connection.execute(f"create or replace view relevant_versions as {versions}")
+    needed = ", ".join([*TIMES, "effective_timestamp", *map(quoted, read)])
+    connection.execute(f"create or replace table record_spans as select {needed} from ({model('features/record_spans')})")
+    values = ", ".join([*(f"records.{name}" for name in TIMES), *(f"{sql} as {column}" for sql, column in columns.items())])
+    connection.execute(f"create or replace table {table} as select {values} from {joined('record_spans', references)}")
+    return columns
+
+
+def spans_of(group: Group, table: str, columns: Mapping[str, str]) -> str:
+    """SQL of the spans that count for a group's entities: `entity_id`, the times, and the columns of its expressions."""
+    entity = columns[group.entity.sql]
+    where = f"where {columns[bound(group.where)]}" if group.where else ""
+    own = ", ".join([*TIMES, *(columns[sql] for sql in expressions_of(group)[1:])])
+    spans = f"select {f'unnest({entity})' if group.entity.many else entity} as entity_id, {own} from {table} {where}"
+    return f"select * from ({spans}) where entity_id is not null"
+
+
+def change_points(group: Group, spans: str) -> str:
+    """SQL of the instants at which the values of a group's entities change, `entity_id` and `instant_us`, some of them twice."""
+    leaving = [f"select entity_id, {window.leaves_us} as instant_us, starts_us from spans" for window in group.windows if window.length]
+    entered = "".join(f" union all select entity_id, instant_us from ({sql}) where instant_us > starts_us" for sql in leaving)
+    return f"""
+        with spans as ({spans})
+        select entity_id, starts_us as instant_us from spans
+        union all
+        select entity_id, superseded_us from spans where superseded_us > starts_us and superseded_us < 9223372036854775807
+        {entered}
+    """
+
+
+def versions_of(group: Group, entities: str) -> str:
+    """SQL of all versions of every record of which any version ever counted for an entity in a relation of `entity_id`."""
+    read = {reference for key in group.entity.keys.values() for reference in dotted_references(key)}
+    effective = "(select *, greatest(event_timestamp, known_timestamp) as effective_timestamp from staging.records)"
+    if group.entity.many:
+        ids = f"select record_id, unnest({group.entity.sql}) as entity_id from {joined(effective, read)}"
+    else:
+        ids = f"select record_id, {group.entity.sql} as entity_id from {joined(effective, read)}"
+    records = f"select record_id from ({ids}) where entity_id in (select entity_id from {entities})"
+    return f"select *, 1 as sign from staging.records where record_id in ({records})"
+
+
+def explained_records(connection: duckdb.DuckDBPyConnection, group: Group, entity: Mapping[str, str], at: datetime) -> dict[str, str]:
+    """Make `explained` of the records that count for an entity at an instant, by the definition in docs/time.md; its columns by SQL.
+
+    `windows` lists in which. Of each record it is the newest version that was known before the instant.
+    """
+    columns = {sql: f"c{i}" for i, sql in enumerate(expressions_of(group))}
+    connection.execute("create or replace table asked as select unnest($entity, recursive := true)", {"entity": dict(entity)})
+    connection.execute(f"create or replace table asked as select {group.entity.id_of_columns} as entity_id from asked")
+    connection.execute("set variable instant = $at", {"at": at})
+    connection.execute(f"create or replace view traced_versions as {versions_of(group, 'asked')}")
+    connection.execute(f"create or replace table known_versions as {model('lineage/known_versions')}")
+    values = ", ".join(f"{sql} as {column}" for sql, column in columns.items())
+    counted = f"select records.*, {values} from {joined('known_versions', group.references)}"
+    entity_id = columns[group.entity.sql]
+    is_asked = f"list_contains({entity_id}, entity_id)" if group.entity.many else f"{entity_id} = entity_id"
+    where = f"and {columns[bound(group.where)]}" if group.where else ""
+    inside = ", ".join(
+        f"case when coalesce(epoch_us(getvariable('instant')) < {window.leaves_us}, true) then '{window.name}' end"
+        for window in group.windows
+    )
+    connection.execute(f"""
+        create or replace table explained as
+        with counted as ({counted})
+        select counted.*, list_filter([{inside}], lambda name: name is not null) as windows
+        from counted semi join asked on {is_asked} {where}
+    """)
+    return columns
+
+
+def create_named_versions(connection: duckdb.DuckDBPyConnection, group: Group) -> None:
+    """Make `named_versions` of all versions of records, with what they name of a group's entity as `entity_ids`."""
+    read = {reference for key in group.entity.keys.values() for reference in dotted_references(key)}
+    effective = "(select *, greatest(event_timestamp, known_timestamp) as effective_timestamp from staging.records)"
+    named = f"select records.*, {group.entity.sql} as entity_ids from {joined(effective, read)}"
+    connection.execute(f"create or replace view named_versions as {named}")

@@ -1,0 +1,216 @@
+"""The quick way: what the parts of a group's features are at every change point of many entities at once.
+
+The change points of all entities, in order, are the rows; a version of a record counts in a window from one row to another.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from transforms.features.aggregates import Part
+from transforms.features.engine import intervals
+from transforms.features.windows import Window
+
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+NEVER = np.iinfo(np.int64).max
+
+
+class Wanted(NamedTuple):
+    """A part in a window: the column of its result, and those of the spans' input and condition (None: each record, every record)."""
+
+    column: str
+    part: Part
+    window: Window
+    input: str | None
+    where: str | None
+
+
+class Timelines(NamedTuple):
+    """The parts at each change point, by `entity_id` and `instant_us`, and the entities that only all their records can tell."""
+
+    rows: pl.DataFrame
+    incomplete: pl.Series
+
+
+class Rows(NamedTuple):
+    """The change points of all entities in order: whose each is, from which to which each span counts, which are published."""
+
+    frame: pl.DataFrame
+    entities: Ints
+    bounds: dict[Window, tuple[Ints, Ints]]
+    published: Ints
+
+
+def timelines(spans: pl.DataFrame, wanted: Sequence[Wanted], published: pl.DataFrame) -> Timelines:
+    """Compute parts at every change point of spans, and at the instants that are published.
+
+    A span is a version of a record: `entity_id`, `sign`, `event_us`, `known_us`, `record_id`, `starts_us`, `superseded_us`, inputs
+    and conditions. Where `published` has the columns of the parts, its rows are extended: what spans of sign 1 bring is added, what
+    those of sign -1 had brought is taken out. Where it has only `entity_id` and `instant_us`, the spans must be all there are.
+
+    What cannot be taken out of a least or greatest value without knowing the others makes an entity incomplete: it gets no rows.
+    """
+    rows = lay_out(spans, published, {item.window for item in wanted})
+    is_incomplete = np.zeros(int(rows.entities.max(initial=-1)) + 1, bool)
+    columns = []
+    for item in wanted:
+        before = published[item.column] if item.column in published.columns else None
+        values, unknown = _part(rows, spans, item, before)
+        is_incomplete[rows.entities[unknown]] = True
+        columns.append(values.alias(item.column))
+    frame = rows.frame.with_columns(columns)
+    if not is_incomplete.any():
+        return Timelines(frame, frame["entity_id"].head(0))
+    is_left_out = pl.Series(is_incomplete[rows.entities])
+    return Timelines(frame.filter(~is_left_out), frame.filter(is_left_out)["entity_id"].unique())
+
+
+def lay_out(spans: pl.DataFrame, published: pl.DataFrame, windows: set[Window]) -> Rows:
+    """Put all change points in order: where a version begins to count, leaves a window or is superseded, and what is published.
+
+    A version that was superseded before it left a window has that change point all the same, so that a table which was computed
+    before it was superseded has the rows of one that is computed now.
+    """
+    n = spans.height
+    ids = pl.concat([spans["entity_id"], published["entity_id"]])
+    entities = _codes(ids)
+    starts, superseded, event = (spans[name].to_numpy() for name in ("starts_us", "superseded_us", "event_us"))
+    is_counted = superseded > starts
+    ending = np.flatnonzero(is_counted & (superseded < NEVER))
+    leaves = {window: -(-(event + window.length_us) // window.hop_us) * window.hop_us for window in windows if window.length}
+    leaving = {window: np.flatnonzero(at > starts) for window, at in leaves.items()}
+    places = [np.arange(n), ending, *leaving.values(), n + np.arange(published.height)]
+    instants = [
+        starts,
+        superseded[ending],
+        *(leaves[window][place] for window, place in leaving.items()),
+        published["instant_us"].to_numpy(),
+    ]
+    of_point, instant = np.concatenate(places), np.concatenate(instants)
+    row_of, first = intervals.rows_of(entities[of_point], instant)
+    entity_of_row = entities[of_point[first]]
+    begin, at_ending, *at_leaving, at_published = np.split(row_of, np.cumsum([len(place) for place in places])[:-1])
+
+    lifetime_end = np.searchsorted(entity_of_row, entities[:n], side="right")  # the row after the entity's last
+    lifetime_end[ending] = at_ending
+    lifetime_end = np.where(is_counted, lifetime_end, begin)
+    bounds = dict.fromkeys(windows, (begin, lifetime_end))
+    for (window, place), row in zip(leaving.items(), at_leaving, strict=True):
+        end = begin.copy()
+        end[place] = np.minimum(row, lifetime_end[place])
+        bounds[window] = (begin, end)
+    frame = pl.DataFrame([ids.gather(of_point[first]).alias("entity_id"), pl.Series("instant_us", instant[first])])
+    return Rows(frame, entity_of_row, bounds, at_published)
+
+
+def _part(rows: Rows, spans: pl.DataFrame, item: Wanted, before: pl.Series | None) -> tuple[pl.Series, Flags]:
+    """Compute a part at each row, and at which rows it cannot be known."""
+    begin, end = rows.bounds[item.window]
+    counts = begin < end
+    for column in (item.input, item.where):
+        if column is not None:
+            name = spans[column]
+            counts &= (name if name.dtype == pl.Boolean and column == item.where else name.is_not_null()).fill_null(value=False).to_numpy()
+    place = np.flatnonzero(counts)
+    span = Spans(begin[place], end[place], spans["sign"].to_numpy()[place], len(rows.entities))
+    if item.part.kind == "sum":
+        weights = 1 if item.input is None else spans[item.input].gather(place).to_numpy()
+        return _sum(rows, span, weights, before), np.zeros(len(rows.entities), bool)
+    if item.part.kind in {"least", "greatest"}:
+        return _extreme(rows, span, spans[str(item.input)].gather(place), item.part.kind, before)
+    order = spans.select("event_us", "known_us", "record_id")[place]
+    return _other(item.part, span, spans[str(item.input)].gather(place), order), np.zeros(len(rows.entities), bool)
+
+
+class Spans(NamedTuple):
+    """From which row to before which the spans of a part count, with which sign, among how many rows."""
+
+    begin: Ints
+    end: Ints
+    sign: Ints
+    n: int
+
+
+def _sum(rows: Rows, span: Spans, weights: Ints | int, before: pl.Series | None) -> pl.Series:
+    sums = intervals.running_sum(span.begin, span.end, span.n, span.sign * weights)
+    if before is not None:
+        newest = _newest_published(rows)
+        sums += np.where(newest < 0, 0, before.to_numpy()[newest])
+    return pl.Series(sums)
+
+
+def _newest_published(rows: Rows) -> Ints:
+    """The newest published row of the entity at each row; -1 before the first."""
+    newest = np.full(len(rows.entities), -1)
+    newest[rows.published] = np.arange(len(rows.published))
+    by_row = np.full(len(rows.entities), -1)
+    by_row[rows.published] = rows.published
+    at = np.maximum.accumulate(by_row)
+    is_own = (at >= 0) & (rows.entities[at] == rows.entities)
+    return np.where(is_own, newest[at], -1)
+
+
+def _extreme(rows: Rows, span: Spans, values: pl.Series, kind: str, before: pl.Series | None) -> tuple[pl.Series, Flags]:
+    """The least or greatest value. Where the published one is to be taken out and nothing new is as good, it is not known."""
+    known = values if before is None else pl.concat([values, before])
+    ordered, codes = _ranks(known)
+    if kind == "least":
+        codes = np.where(codes < 0, -1, len(ordered) - 1 - codes)
+    of_span = codes[: len(values)]
+    added = span.sign > 0
+    best = intervals.greatest(span.begin[added], span.end[added], span.n, of_span[added])
+    unknown = np.zeros(span.n, bool)
+    if before is not None:
+        newest = _newest_published(rows)
+        published = np.where(newest < 0, -1, codes[len(values) :][newest])
+        removed = intervals.greatest(span.begin[~added], span.end[~added], span.n, of_span[~added])
+        unknown = (removed >= 0) & (removed >= published) & (best < published)
+        best = np.maximum(best, published)
+    return _values(ordered, np.where(best < 0, -1, len(ordered) - 1 - best) if kind == "least" else best), unknown
+
+
+def _other(part: Part, span: Spans, values: pl.Series, order: pl.DataFrame) -> pl.Series:
+    """The parts that only all records can tell."""
+    begin, end, _, n = span
+    if part.kind in {"first", "last", "last_k"}:
+        place = order.select(pl.struct(pl.all()).rank("ordinal")).to_series().cast(pl.Int64).to_numpy() - 1
+        position = np.argsort(place)
+        if part.kind == "last_k":
+            newest = intervals.greatest_k(begin, end, n, place, part.k)
+            return _lists(values, np.where(newest < 0, -1, position[newest]) if len(position) else newest)
+        newest = intervals.greatest(begin, end, n, len(place) - 1 - place if part.kind == "first" else place)
+        newest = np.where(newest < 0, -1, len(place) - 1 - newest) if part.kind == "first" else newest
+        return _values(values, np.where(newest < 0, -1, position[newest]) if len(position) else newest)
+    ordered, codes = _ranks(values)
+    if part.kind == "distinct":
+        return pl.Series(intervals.distinct(begin, end, n, codes))
+    if part.kind == "top_k":
+        return _lists(ordered, intervals.most_frequent(begin, end, n, codes, part.k))
+    return _values(ordered, intervals.quantile(begin, end, n, codes, part.q))
+
+
+def _codes(ids: pl.Series) -> Ints:
+    """Number entities: equal ids have equal numbers, from 0 on."""
+    return _ranks(ids)[1]
+
+
+def _ranks(values: pl.Series) -> tuple[pl.Series, Ints]:
+    """The distinct values in order, and for each value which of them it is; -1 for null."""
+    ranks = values.rank("dense")
+    return values.unique().drop_nulls().sort(), (ranks.cast(pl.Int64).fill_null(0) - 1).to_numpy()
+
+
+def _values(ordered: pl.Series, codes: Ints) -> pl.Series:
+    """The values that codes stand for; null for -1."""
+    return ordered.gather(pl.Series(codes, dtype=pl.Int64).replace(-1, None))
+
+
+def _lists(ordered: pl.Series, codes: Ints) -> pl.Series:
+    """The lists of values that rows of codes stand for, without the places that are -1; null for an empty one."""
+    flat = _values(ordered, codes.reshape(-1))
+    lists = flat.reshape(codes.shape).arr.to_list().list.drop_nulls() if codes.size else pl.Series([], dtype=pl.List(ordered.dtype))
+    return lists.set(lists.list.len() == 0, None)

@@ -1,0 +1,142 @@
+"""What declared expressions read: the columns of a staged version and, by the view's name, the features of its record views."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from transforms.errors import DeclarationError
+from transforms.expressions import bound, dotted_references, quoted, sealed
+from transforms.features.aggregates import Input
+from transforms.schemas.base import Contract
+from transforms.schemas.staging import StagedRecord
+
+# what depends on how a record was loaded is left out, so that a rebuild has the same values
+READABLE = (
+    *("record_id", "author_id", "subject_id", "event_timestamp", "known_timestamp"),
+    *("text", "text_redacted", "label", "is_positive", "attributes", "source"),
+)
+References = set[tuple[str, ...]]
+KINDS = {
+    "flag": ("BOOLEAN",),
+    "whole": ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"),
+    "fraction": ("DOUBLE", "FLOAT", "DECIMAL"),
+    "text": ("VARCHAR", "JSON", "UUID"),
+    "instant": ("TIMESTAMP", "DATE"),
+}
+
+
+class Inputs:
+    """The columns that expressions may read, with record views by their names."""
+
+    def __init__(self, record_views: Mapping[str, type[Contract]]) -> None:
+        """Take the record views' contracts."""
+        self._views = dict(record_views)
+
+    def bind(self, expression: str) -> Input:
+        """Find what an expression over a record gives. Raises `DeclarationError` with what is wrong with it."""
+        references = self.references(expression)
+        try:
+            kind, is_list = _kind(expression, self._schemas(references))
+        except (duckdb.Error, ValueError) as error:
+            message = f"{expression!r}: {_reason(error, expression)}"
+            raise DeclarationError(message) from None
+        if is_list:
+            return Input(bound(expression), f"list of {kind}")
+        column = self._column(expression, references)
+        sql = {"text": f"{bound(expression)}::varchar", "instant": f"{bound(expression)}::timestamptz"}.get(kind, bound(expression))
+        return Input(sql, kind, **column)
+
+    def references(self, expression: str) -> References:
+        """Find the columns that an expression reads, `(column,)` or `(view, column)`. Raises `DeclarationError` for one that is none."""
+        try:
+            references = dotted_references(expression)
+        except ValueError as error:
+            message = f"{expression!r}: {_reason(error, expression)}"
+            raise DeclarationError(message) from None
+        for reference in references:
+            self._refuse_unknown(expression, reference)
+        return references
+
+    def _refuse_unknown(self, expression: str, reference: tuple[str, ...]) -> None:
+        view, known = reference[0], set(READABLE)
+        if len(reference) > 1 and view in self._views:
+            known = {f"{view}.{column.name}" for column in self._views[view].columns() if column.is_served}
+        name = ".".join(reference[:2]) if len(reference) > 1 else view
+        if name in known:
+            return
+        everything = {*READABLE, *(f"{view}.{column.name}" for view, contract in self._views.items() for column in contract.columns())}
+        near = difflib.get_close_matches(name, everything, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(READABLE)}, and features of records as view.feature"
+        message = f"{expression!r} reads {name}, which is no column of a record; {hint}"
+        raise DeclarationError(message)
+
+    def _schemas(self, references: Iterable[tuple[str, ...]]) -> tuple[tuple[str, pa.Schema], ...]:
+        views = sorted({view for view, *rest in references if rest and view in self._views})
+        return (("records", _readable()), *((view, self._views[view].arrow_schema()) for view in views))
+
+    def _column(self, expression: str, references: References) -> dict[str, Any]:
+        """What is known of an expression that is a column and nothing else: bounds, and whether it is never null."""
+        names = [reference for reference in references if ".".join(reference) == expression.strip()]
+        if not names:
+            return {}
+        contract = StagedRecord if len(names[0]) == 1 else self._views[names[0][0]]
+        schema = contract.to_schema().columns[names[0][-1]]
+        limits = {check.name: next(iter(check.statistics.values())) for check in schema.checks if check.statistics}
+        is_complete = bool(contract.Config.metadata.get("complete"))
+        return {
+            "is_never_null": is_complete or not schema.nullable,
+            "ge": limits.get("greater_than_or_equal_to"),
+            "le": limits.get("less_than_or_equal_to"),
+        }
+
+
+def joined(records: str, references: Iterable[tuple[str, ...]]) -> str:
+    """SQL of `records` beside the features that are read of them: those of the instant at which a version takes effect.
+
+    `records` is a relation with `record_id` and `effective_timestamp`. Of several rows of an instant the newest counts.
+    """
+    columns: dict[str, set[str]] = {}
+    for view, *rest in references:
+        if rest:
+            columns.setdefault(view, set()).add(rest[0])
+    sql = f"{records} as records"
+    for view, names in sorted(columns.items()):
+        newest = ", ".join(f"arg_max_null({quoted(name)}, created_timestamp) as {quoted(name)}" for name in sorted(names))
+        sql += f"""
+            left join (
+                select record_id as __record_id, event_timestamp as __instant, {newest}
+                from features.{view} where record_id in (select record_id from {records}) group by all
+            ) as {view} on records.record_id = {view}.__record_id and records.effective_timestamp = {view}.__instant
+        """
+    return sql
+
+
+@cache
+def _readable() -> pa.Schema:
+    return pa.schema([StagedRecord.arrow_schema().field(name) for name in READABLE])
+
+
+@cache
+def _kind(expression: str, schemas: tuple[tuple[str, pa.Schema], ...]) -> tuple[str, bool]:
+    """The kind of what an expression gives, and whether it gives a list of that."""
+    with sealed() as connection:
+        for name, schema in schemas:
+            connection.register(name, schema.empty_table())
+        typed = connection.execute(f"describe select {bound(expression)} from {', '.join(name for name, _ in schemas)}").fetchall()[0][1]
+    element = typed.removesuffix("[]")
+    kind = next((kind for kind, names in KINDS.items() if element.startswith(names)), None)
+    if kind is None:
+        message = f"gives {typed}, of which no feature can be made; cast it, e.g. (...)::varchar"
+        raise ValueError(message)
+    return kind, element != typed
+
+
+def _reason(error: Exception, expression: str) -> str:
+    """The first line of what is wrong, with the mend of the commonest mistake."""
+    reason = str(error).partition("\n")[0]
+    is_arrow = "->" in expression and ("->>" in reason or "->" in reason or "json_extract" in reason)
+    return f"{reason}; put brackets around the arrow: (attributes->>'name') = ..." if is_arrow else reason

@@ -1,0 +1,194 @@
+"""All that is declared: the shipped views and services, and those of the user's own folders, as views that can be computed."""
+
+import importlib.util
+import inspect
+import pkgutil
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import duckdb
+
+from transforms.errors import DeclarationError
+from transforms.expressions import dotted_references
+from transforms.features import views as shipped
+from transforms.features.declare import Derived, GroupBy, NearDuplicates, RecordSql, RecordView, Service, SqlView
+from transforms.features.engine.group_by import GroupView
+from transforms.features.engine.near_duplicates import NearDuplicatesView
+from transforms.features.engine.record import KernelView, sql_view
+from transforms.features.entities import author, record, subject
+from transforms.features.entity import Entity
+from transforms.features.view import View
+from transforms.settings import Settings
+
+MODULES = "millrace_features"
+VIEW_KINDS = (RecordSql, GroupBy, SqlView)
+KINDS = (*VIEW_KINDS, Derived, Service, Entity)
+
+
+class Declared(NamedTuple):
+    """A declaration by its name, with the file it is in."""
+
+    name: str
+    item: Any
+    path: Path
+
+
+class Registry(NamedTuple):
+    """What is declared, by name: views after those that they read, and where each declaration is. `errors` says what is wrong."""
+
+    views: Mapping[str, View]
+    derived: Mapping[str, Derived]
+    services: Mapping[str, Service]
+    entities: Mapping[str, Entity]
+    paths: Mapping[str, Path]
+    errors: tuple[str, ...]
+
+
+def views() -> tuple[View, ...]:
+    """List the views, each after those that it reads. Raises `DeclarationError` if a declaration is wrong."""
+    return tuple(registry().views.values())
+
+
+def view_of(name: str) -> View:
+    """Find a view. Raises `DeclarationError` if none has the name, or if a declaration is wrong."""
+    found = registry().views
+    if name not in found:
+        message = f"{name}: is no feature view; there are {', '.join(found)}"
+        raise DeclarationError(message)
+    return found[name]
+
+
+def registry() -> Registry:
+    """Read all declarations, once as long as neither settings nor files change. Raises `DeclarationError` if one is wrong."""
+    found = read_registry()
+    if found.errors:
+        raise DeclarationError("\n  ".join(found.errors))
+    return found
+
+
+def read_registry() -> Registry:
+    """Read all declarations that can be read, with what is wrong with the others."""
+    settings = Settings()
+    files = tuple(path for folder in settings.feature_folders for path in sorted(folder.glob("*.py")))
+    return _registry(tuple((path, path.stat().st_mtime_ns) for path in files), settings.embedder)
+
+
+@lru_cache(maxsize=8)
+def _registry(files: tuple[tuple[Path, int], ...], _embedder: Path | None) -> Registry:
+    errors: list[str] = []
+    declared: dict[str, Declared] = {}
+    for item in [*_shipped(), *_of_user([path for path, _ in files], errors)]:
+        other = declared.setdefault(item.name, item)
+        if other.item != item.item:
+            errors.append(f"{item.path}: {item.name}: the name is taken by a declaration in {other.path.name}; choose another")
+    paths = {name: item.path for name, item in declared.items()}
+    entities = {entity.name: entity for entity in (record, author, subject)}
+    made: dict[str, View] = {}
+    for item in _in_order(declared, errors):
+        try:
+            made[item.name] = _view(item.item, {name: view for name, view in made.items() if view.is_of_records})
+        except (DeclarationError, duckdb.Error) as error:
+            errors.append(f"{item.path}: {item.name}: {error}")
+    for view in made.values():
+        if entities.setdefault(view.entity.name, view.entity) != view.entity:
+            errors.append(f"{paths[view.name]}: {view.name}: there is another entity {view.entity.name!r}; choose another name")
+    derived = {name: item.item for name, item in declared.items() if isinstance(item.item, Derived)}
+    services = {name: item.item for name, item in declared.items() if isinstance(item.item, Service)}
+    for name, service in (derived | services).items():
+        known = {*made, *derived}
+        errors += [
+            f"{paths[name]}: {name}: reads {view}, which is no view; there are {', '.join(known)}"
+            for view in map(view_name, service.of if isinstance(service, Derived) else service.features)
+            if view.partition(":")[0] not in known
+        ]
+    return Registry(made, derived, services, entities, paths, tuple(errors))
+
+
+def view_name(item: Any) -> str:
+    """The name of what a service or a derived view reads: of a declaration, or the name itself."""
+    return item if isinstance(item, str) else _name(item)
+
+
+def _name(item: Any) -> str:
+    return item.relation().removeprefix("features.") if isinstance(item, type) else str(item.name)
+
+
+def _view(item: Any, record_views: Mapping[str, View]) -> View:
+    if isinstance(item, type):
+        return NearDuplicatesView(item) if issubclass(item, NearDuplicates) else KernelView(item, record_views)
+    if isinstance(item, RecordSql):
+        return sql_view(item, record_views)
+    if isinstance(item, SqlView):
+        from transforms.features.engine.sql_view import QueryView
+
+        return QueryView(item, record_views)
+    return GroupView(item, record_views)
+
+
+def _in_order(declared: Mapping[str, Declared], errors: list[str]) -> Iterator[Declared]:
+    """List views so that each comes after the record views that it reads: of records first."""
+    due = {name: item for name, item in declared.items() if isinstance(item.item, (type, *VIEW_KINDS))}
+    due = dict(sorted(due.items(), key=lambda entry: isinstance(entry[1].item, GroupBy | SqlView)))
+    done: set[str] = set()
+    while ready := [item for name, item in due.items() if not (_reads(item.item) & set(due)) - {name} - done]:
+        item = ready[0]
+        done.add(item.name)
+        yield due.pop(item.name)
+    errors += [
+        f"{item.path}: {name}: reads {', '.join(sorted(_reads(item.item) & set(due)))}, which reads it" for name, item in due.items()
+    ]
+
+
+def _reads(item: Any) -> set[str]:
+    """The names of the views that a view of records may read."""
+    if isinstance(item, type):
+        return {name.partition(".")[0] for name in item.Config.metadata["reads"] if "." in name}  # type: ignore[attr-defined]
+    if not isinstance(item, RecordSql):
+        return set()
+    try:
+        return {view for expression in item.features.values() for view, *rest in dotted_references(expression) if rest}
+    except ValueError:
+        return set()  # which is said where it is bound
+
+
+def _shipped() -> Iterator[Declared]:
+    for info in pkgutil.iter_modules(shipped.__path__):
+        yield from _declared(import_module(f"{shipped.__name__}.{info.name}"))
+
+
+def _of_user(paths: list[Path], errors: list[str]) -> Iterator[Declared]:
+    for path in paths:
+        try:
+            yield from _declared(_import(path))
+        except Exception as error:  # noqa: BLE001 - whatever a user's file raises is said in one line
+            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+            line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else next(iter(lines[::-1]), None)
+            errors.append(f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {error}")
+
+
+def _import(path: Path) -> ModuleType:
+    """Run a user's file as a module that no other code can import by accident."""
+    name = f"{MODULES}.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        message = "cannot be read as Python"
+        raise DeclarationError(message)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _declared(module: ModuleType) -> Iterator[Declared]:
+    """List what a module declares; a class that it imports is another's."""
+    path = Path(inspect.getfile(module))
+    for item in vars(module).values():
+        is_class = isinstance(item, type) and issubclass(item, RecordView) and item.__module__ == module.__name__
+        if (is_class and item.is_wanted()) or (isinstance(item, KINDS) and not isinstance(item, Entity)):
+            yield Declared(_name(item), item, path)

@@ -1,0 +1,1 @@
+"""The views and services that are shipped: one declaration a file."""

@@ -1,0 +1,36 @@
+-- touched_versions: every row of the records that lose one, to find each entity that it names: what is computed again once the rows
+-- are gone. A repeat may have been a version before, and its entities are known as far as its columns tell them.
+-- grain: none
+-- reads: erased_rows, staging.records, staging.repeats
+with named as (
+    select
+        record_id,
+        author_id,
+        subject_id,
+        text,
+        text_redacted,
+        label,
+        attributes,
+        source,
+        is_positive,
+        event_timestamp,
+        known_timestamp
+    from staging.records
+
+    union all by name
+
+    select
+        record_id,
+        author_id,
+        subject_id,
+        source,
+        event_timestamp,
+        known_timestamp
+    from staging.repeats
+)
+
+select
+    *,
+    greatest(event_timestamp, known_timestamp) as effective_timestamp
+from named
+where record_id in (select erased_rows.record_id from erased_rows)

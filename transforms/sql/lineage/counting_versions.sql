@@ -1,0 +1,18 @@
+-- counting_versions: from when until when each version of a record counts at all (null: to this day); a tombstone does not.
+-- A version counts from the microsecond after it is written and known until the microsecond after a newer one is known.
+-- grain: record_id, known_timestamp
+-- reads: staging.records
+with known as (
+    select
+        record_id,
+        known_timestamp,
+        is_tombstone,
+        greatest(event_timestamp, known_timestamp) + interval 1 microsecond as counts_from,
+        lead(known_timestamp) over (partition by record_id order by known_timestamp) + interval 1 microsecond as superseded_timestamp
+    from staging.records
+    where record_id = $record_id
+)
+
+select * exclude (is_tombstone)
+from known
+where not is_tombstone
