@@ -22,6 +22,7 @@ from transforms.features.registry import view_of, views
 from transforms.features.view import View
 from transforms.features.windows import Window
 from transforms.featurize import TRANSACTION, consistent_versions
+from transforms.schemas.base import Contract
 from transforms.schemas.staging import Correction, StagedRecord
 from transforms.sql import model
 from transforms.warehouse import CODE, Warehouse, data_files
@@ -293,7 +294,8 @@ def _connect(warehouse: Warehouse, *, as_of_views: bool = False) -> Iterator[tup
     with warehouse.connect() as connection:
         if warehouse.table(Correction.relation()) is None:  # a home made before there was one
             warehouse.create_view(connection, Correction.relation(), [], Correction.arrow_schema())
-        for contract, item in zip((StagedRecord, *(view.contract for view in views())), tables, strict=True):
+        read: list[type[Contract]] = [StagedRecord, *(view.contract for view in views())]
+        for contract, item in zip(read, tables, strict=True):
             files = data_files(warehouse.table_at(item.relation, item.version))
             warehouse.create_view(connection, item.relation, files, contract.arrow_schema())
         yield connection, tables

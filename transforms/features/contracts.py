@@ -1,6 +1,6 @@
 """Contracts made from declarations: columns, types, bounds and descriptions, each taken from where it is declared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import pandera.polars as pa
@@ -25,30 +25,26 @@ def entity_contract(name: str, description: str, entity: Entity, columns: Mappin
     """Make the contract of a view of an entity: its key, the times of a row, then columns by name, with type and Pandera field."""
     keys = {column: (pl.String(), pa.Field(description=entity.description or f"Key of {entity.name}.")) for column in entity.columns}
     times = {column: (INSTANT, pa.Field(description=meaning)) for column, meaning in TIMES.items()}
-    return _contract(name, description, [*entity.columns, *TIMES], {**keys, **times, **columns}, Contract)
+    key = [*entity.columns, *TIMES]
+    config = type("Config", (Contract.Config,), {"name": f"features.{name}", "metadata": {"key": key, "version": 1}})
+    return type(_class_name(name), (Contract,), _body(description, {**keys, **times, **columns}) | {"Config": config})
 
 
 def record_contract(name: str, description: str, columns: Mapping[str, tuple[pl.DataType, Any]], **options: Any) -> type[RecordView]:
     """Make the class of a record view whose features are given by name, with type and Pandera field."""
-    body = {
-        "__doc__": description,
-        "__module__": __name__,
-        "__annotations__": {column: ANNOTATIONS[dtype] for column, (dtype, _) in columns.items()},
-        **{column: made for column, (_, made) in columns.items()},
-    }
-    return type(_class_name(name), (RecordView,), body, **options)
+    return type(_class_name(name), (RecordView,), _body(description, columns), **options)
 
 
 def feature_field(feature: Feature) -> tuple[pl.DataType, Any]:
     """The type and the Pandera field of a feature of a group."""
-    bounds = {name: value for name, value in (("ge", feature.ge), ("le", feature.le)) if value is not None}
+    bounds: dict[str, Any] = {name: value for name, value in (("ge", feature.ge), ("le", feature.le)) if value is not None}
     metadata = {"origin": None, "empty": feature.empty}
     return feature.dtype, pa.Field(nullable=True, description=feature.description, metadata=metadata, **bounds)
 
 
 def value_field(dtype: pl.DataType, description: str, of: Input) -> tuple[pl.DataType, Any]:
     """The type and the Pandera field of a feature that is what an expression gives."""
-    bounds = {name: value for name, value in (("ge", of.ge), ("le", of.le)) if value is not None}
+    bounds: dict[str, Any] = {name: value for name, value in (("ge", of.ge), ("le", of.le)) if value is not None}
     return dtype, pa.Field(nullable=True, description=description, metadata={"origin": None}, **bounds)
 
 
@@ -57,18 +53,10 @@ def stored_field(description: str) -> tuple[pl.DataType, Any]:
     return pl.Int64(), pa.Field(description=description, metadata={"served": False})
 
 
-def _contract(
-    name: str, description: str, key: Sequence[str], columns: Mapping[str, tuple[pl.DataType, Any]], base: type
-) -> type[Contract]:
-    config = type("Config", (Contract.Config,), {"name": f"features.{name}", "metadata": {"key": list(key), "version": 1}})
-    body = {
-        "__doc__": description,
-        "__module__": __name__,
-        "__annotations__": {column: ANNOTATIONS[dtype] for column, (dtype, _) in columns.items()},
-        "Config": config,
-        **{column: made for column, (_, made) in columns.items()},
-    }
-    return type(_class_name(name), (base,), body)
+def _body(description: str, columns: Mapping[str, tuple[pl.DataType, Any]]) -> dict[str, Any]:
+    annotations = {column: ANNOTATIONS[dtype] for column, (dtype, _) in columns.items()}
+    fields = {column: made for column, (_, made) in columns.items()}
+    return {"__doc__": description, "__module__": __name__, "__annotations__": annotations, **fields}
 
 
 def _class_name(name: str) -> str:

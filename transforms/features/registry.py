@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import duckdb
 
@@ -95,9 +95,11 @@ def _registry(files: tuple[tuple[Path, int], ...], _embedder: Path | None) -> Re
             made[item.name] = _view(item.item, {name: view for name, view in made.items() if view.is_of_records})
         except (DeclarationError, duckdb.Error) as error:
             errors.append(f"{item.path}: {item.name}: {error}")
-    for view in made.values():
-        if entities.setdefault(view.entity.name, view.entity) != view.entity:
-            errors.append(f"{paths[view.name]}: {view.name}: there is another entity {view.entity.name!r}; choose another name")
+    errors += [
+        f"{paths[view.name]}: {view.name}: there is another entity {view.entity.name!r}; choose another name"
+        for view in made.values()
+        if entities.setdefault(view.entity.name, view.entity) != view.entity
+    ]
     derived = {name: item.item for name, item in declared.items() if isinstance(item.item, Derived)}
     services = {name: item.item for name, item in declared.items() if isinstance(item.item, Service)}
     for name, service in (derived | services).items():
@@ -116,11 +118,15 @@ def view_name(item: Any) -> str:
 
 
 def _name(item: Any) -> str:
-    return item.relation().removeprefix("features.") if isinstance(item, type) else str(item.name)
+    return str(item.relation().removeprefix("features.") if _is_class(item) else item.name)
+
+
+def _is_class(item: Any) -> TypeGuard[type[RecordView]]:
+    return isinstance(item, type) and issubclass(item, RecordView)
 
 
 def _view(item: Any, record_views: Mapping[str, View]) -> View:
-    if isinstance(item, type):
+    if _is_class(item):
         return NearDuplicatesView(item) if issubclass(item, NearDuplicates) else KernelView(item, record_views)
     if isinstance(item, RecordSql):
         return sql_view(item, record_views)
@@ -147,8 +153,8 @@ def _in_order(declared: Mapping[str, Declared], errors: list[str]) -> Iterator[D
 
 def _reads(item: Any) -> set[str]:
     """The names of the views that a view of records may read."""
-    if isinstance(item, type):
-        return {name.partition(".")[0] for name in item.Config.metadata["reads"] if "." in name}  # type: ignore[attr-defined]
+    if _is_class(item):
+        return {name.partition(".")[0] for name in item.Config.metadata["reads"] if "." in name}
     if not isinstance(item, RecordSql):
         return set()
     try:

@@ -1,6 +1,6 @@
 """Groups: what is said of the records of an entity, exact at any instant, by running over the instants at which it changes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -53,6 +53,7 @@ class GroupView(View):
                     "a list-valued key needs many=True" if not self.entity.many else "with many=True it must be a list"
                 )
                 raise DeclarationError(message)
+        self._refuse_no_condition(self.where)
         texts = [*self.entity.keys.values(), self.where]
         texts += [text for item in self._declaration.aggregates for text in (item.where, None if isinstance(item, Count) else item.of)]
         return set().union(*(self._inputs.references(text) for text in texts if text))
@@ -60,14 +61,16 @@ class GroupView(View):
     def _bind(self, aggregate: Any) -> list[Feature]:
         try:
             of = Input("", "whole", is_never_null=True) if isinstance(aggregate, Count) else self._inputs.bind(aggregate.of)
-            for condition in (aggregate.where, self.where):
-                if condition and self._inputs.bind(condition).kind != "flag":
-                    message = f"where={condition!r} is no condition that is true or false"
-                    raise DeclarationError(message)
+            self._refuse_no_condition(aggregate.where)
             return list(aggregate.features(of, self._declaration.windows))
         except DeclarationError as error:
             message = f"{aggregate.feature_name}: {error}"
             raise DeclarationError(message) from None
+
+    def _refuse_no_condition(self, where: str | None) -> None:
+        if where and self._inputs.bind(where).kind != "flag":
+            message = f"where={where!r} is no condition that is true or false"
+            raise DeclarationError(message)
 
     @cached_property
     def stored(self) -> dict[tuple[Part, Window], str]:
@@ -108,7 +111,7 @@ class GroupView(View):
         create_published_instants(run.connection, self)
         if not run.columns:
             versions = "select *, 1 as sign from staging.records" if is_whole else model("features/relevant_versions")
-            run.columns |= create_spans(run.connection, versions, run.beside or (self,), "spans")
+            run.columns |= create_spans(run.connection, versions, self._groups(run), "spans")
         spans = spans_of(self, "spans", run.columns)
         if is_whole:
             run.connection.execute("create or replace table published as select entity_id, event_timestamp from activity limit 0")
@@ -122,6 +125,9 @@ class GroupView(View):
         if incomplete.height:
             run.connection.register("incomplete", incomplete.to_arrow())
             yield from self.rebuild(run, "incomplete")
+
+    def _groups(self, run: Run) -> Sequence["GroupView"]:
+        return [view for view in run.beside if isinstance(view, GroupView)] or [self]
 
     def _extended(self, run: Run, spans: str, incomplete: list[pl.DataFrame]) -> Iterator[pa.RecordBatch]:
         first = f"select entity_id, make_timestamptz(min(starts_us)) as event_timestamp from ({spans}) group by entity_id"
@@ -171,7 +177,8 @@ class GroupView(View):
         run.connection.register("running", rows.to_arrow())
         names = {key: f"p{i}" for i, key in enumerate(self.stored)}
         features = [
-            f"{feature.value.format(**{name: names[part, feature.window] for name, part in feature.parts.items()})} as {quoted(feature.name)}"
+            feature.value.format(**{name: names[part, feature.window] for name, part in feature.parts.items()})
+            + f" as {quoted(feature.name)}"
             for feature in self.made
         ]
         served = {feature.name for feature in self.made}
@@ -207,7 +214,7 @@ class GroupView(View):
         rows = f"select distinct {self.entity.id_of_columns} as entity_id, event_timestamp from {self.relation}"
         connection.execute(f"create or replace view entity_rows as select * from ({rows}) semi join entity_spans using (entity_id)")
         (counts,) = connection.sql(model("lineage/resting_rows")).pl().to_dicts()
-        return counts
+        return dict(counts)
 
     def explain(self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int) -> Explained:
         """Take the newest version of each record that was known before the instant, and aggregate those that count, by definition."""

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import duckdb
+import polars as pl
 import pyarrow as pa
 
 from transforms.duplicate_index import bring_index_up
@@ -94,4 +95,5 @@ class NearDuplicatesView(View):
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, name: str, record_id: str | None, at: datetime) -> list[dict[str, Any]]:
-    return connection.sql(model(name), params={"record_id": record_id, "at": at}).pl().to_dicts()
+    found: pl.DataFrame = connection.sql(model(name), params={"record_id": record_id, "at": at}).pl()
+    return found.to_dicts()

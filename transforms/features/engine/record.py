@@ -32,7 +32,8 @@ class KernelView(View):
 
     def __init__(self, declared: type[RecordView], record_views: Mapping[str, View]) -> None:
         """Take the class. Raises `DeclarationError` where it reads what there is not."""
-        self.contract, self._record_views = declared, record_views
+        self.contract = self._declared = declared
+        self._record_views = record_views
         self.online = bool(declared.Config.metadata["online"])
         self.kernel: Kernel = declared.compute
         inputs = Inputs({name: view.contract for name, view in record_views.items()})
@@ -46,7 +47,7 @@ class KernelView(View):
 
     def digest(self) -> int:
         """Digest the kernel and what it uses."""
-        declared = f"{kernel_digest(self.contract)}\x1f{self.contract.fingerprint()}"
+        declared = f"{kernel_digest(self.contract)}\x1f{self._declared.fingerprint()}"
         return digest(self.contract, COMPUTED_IN, declared, (self._record_views[name].digest() for name in self.reads))
 
     def rows(self, run: Run, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
@@ -87,12 +88,13 @@ def count_standing(connection: duckdb.DuckDBPyConnection, relation: str, source_
     """Count the instants of a view of records at which a version of a file stands, and the records."""
     connection.execute(f"create or replace view record_rows as from {relation}")
     (counts,) = connection.sql(model("lineage/standing_rows"), params={"source_uri": source_uri}).pl().to_dicts()
-    return counts
+    return dict(counts)
 
 
 def _newest(connection: duckdb.DuckDBPyConnection, view: str, name: str, entity: Mapping[str, str], at: datetime) -> pl.Series:
     at_instant = "where record_id = $record_id and event_timestamp <= $at order by event_timestamp desc, created_timestamp desc limit 1"
-    return connection.sql(f"select {quoted(name)} from features.{view} {at_instant}", params={**entity, "at": at}).pl().to_series()
+    found: pl.DataFrame = connection.sql(f"select {quoted(name)} from features.{view} {at_instant}", params={**entity, "at": at}).pl()
+    return found.to_series()
 
 
 def record_behind(version: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,5 +140,6 @@ def compute_sql(features: Mapping[str, str], reads: Sequence[str], records: pl.L
     values = ", ".join(f"{sql} as {quoted(name)}" for name, sql in features.items())
     with sealed() as connection:
         connection.register("given", records.with_row_index("__row").collect().to_arrow())
-        found = connection.sql(f"select __row, {', '.join(KEY)}, {values} from (select *{structs} from given) order by __row").pl()
+        ordered = f"select __row, {', '.join(KEY)}, {values} from (select *{structs} from given) order by __row"
+        found: pl.DataFrame = connection.sql(ordered).pl()
     return found.drop("__row").lazy()

@@ -13,17 +13,32 @@ from transforms.features.inputs import References, joined
 from transforms.features.windows import Window
 from transforms.sql import model
 
+AT_INSTANT = "epoch_us(getvariable('instant'))"
 TIMES = ("sign", "record_id", "event_us", "known_us", "starts_us", "superseded_us")
 
 
 class Group(Protocol):
     """What is read of a record for a group."""
 
-    entity: Entity
-    where: str | None
-    parts: Sequence[Part]
-    windows: Sequence[Window]
-    references: References
+    @property
+    def entity(self) -> Entity:
+        """Whose key is made of the record."""
+
+    @property
+    def where(self) -> str | None:
+        """The condition that a record must fulfil."""
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """What is computed of inputs."""
+
+    @property
+    def windows(self) -> Sequence[Window]:
+        """In which windows."""
+
+    @property
+    def references(self) -> References:
+        """The columns that are read."""
 
 
 def expressions_of(group: Group) -> list[str]:
