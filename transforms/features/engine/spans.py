@@ -14,7 +14,10 @@ from transforms.features.windows import Window
 from transforms.sql import model
 
 AT_INSTANT = "epoch_us(getvariable('instant'))"
-TIMES = ("sign", "record_id", "event_us", "known_us", "starts_us", "superseded_us")
+TIMES = ("sign", "event_us", "starts_us", "superseded_us")
+# which of several records is the first or the last
+ORDER = ("event_us", "known_us", "record_id")
+ORDERED = {"first", "last", "last_k"}
 
 
 class Group(Protocol):
@@ -43,8 +46,19 @@ class Group(Protocol):
 
 def expressions_of(group: Group) -> list[str]:
     """List the SQL of all that is read of a record: the entity's key, the conditions, the inputs."""
-    conditions = [bound(where) for where in (group.where, *(part.where for part in group.parts)) if where]
-    return list(dict.fromkeys([group.entity.sql, *conditions, *(part.input for part in group.parts if part.input)]))
+    return list(dict.fromkeys([group.entity.sql, *([bound(group.where)] if group.where else []), *inputs_of(group)]))
+
+
+def inputs_of(group: Group) -> list[str]:
+    """List the SQL of the inputs and the conditions of a group's parts."""
+    conditions = [bound(part.where) for part in group.parts if part.where]
+    return list(dict.fromkeys([*conditions, *(part.input for part in group.parts if part.input)]))
+
+
+def times_of(groups: Sequence[Group]) -> list[str]:
+    """List the columns of spans beside those of expressions."""
+    is_ordered = any(part.kind in ORDERED for group in groups for part in group.parts)
+    return list(dict.fromkeys([*TIMES, *(ORDER if is_ordered else ())]))
 
 
 def create_spans(connection: duckdb.DuckDBPyConnection, versions: str, groups: Sequence[Group], table: str) -> dict[str, str]:
@@ -56,9 +70,10 @@ def create_spans(connection: duckdb.DuckDBPyConnection, versions: str, groups: S
     columns = {sql: f"c{i}" for i, sql in enumerate(dict.fromkeys(sql for group in groups for sql in expressions_of(group)))}
     read = sorted({column for column, *rest in references if not rest} - {"record_id"})
     connection.execute(f"create or replace view relevant_versions as {versions}")
-    needed = ", ".join([*TIMES, "effective_timestamp", *map(quoted, read)])
+    times = times_of(groups)
+    needed = ", ".join(dict.fromkeys([*times, "record_id", "effective_timestamp", *map(quoted, read)]))
     connection.execute(f"create or replace table record_spans as select {needed} from ({model('features/record_spans')})")
-    values = ", ".join([*(f"records.{name}" for name in TIMES), *(f"{sql} as {column}" for sql, column in columns.items())])
+    values = ", ".join([*(f"records.{name}" for name in times), *(f"{sql} as {column}" for sql, column in columns.items())])
     connection.execute(f"create or replace table {table} as select {values} from {joined('record_spans', references)}")
     return columns
 
@@ -67,7 +82,7 @@ def spans_of(group: Group, table: str, columns: Mapping[str, str]) -> str:
     """SQL of the spans that count for a group's entities: `entity_id`, the times, and the columns of its expressions."""
     entity = columns[group.entity.sql]
     where = f"where {columns[bound(group.where)]}" if group.where else ""
-    own = ", ".join([*TIMES, *(columns[sql] for sql in expressions_of(group)[1:])])
+    own = ", ".join([*times_of([group]), *(columns[sql] for sql in inputs_of(group))])
     spans = f"select {f'unnest({entity})' if group.entity.many else entity} as entity_id, {own} from {table} {where}"
     return f"select * from ({spans}) where entity_id is not null"
 

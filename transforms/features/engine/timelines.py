@@ -12,6 +12,7 @@ import polars as pl
 
 from transforms.features.aggregates import Part
 from transforms.features.engine import intervals
+from transforms.features.engine.spans import ORDER
 from transforms.features.windows import Window
 
 Ints = npt.NDArray[np.int64]
@@ -122,8 +123,7 @@ def _part(rows: Rows, spans: pl.DataFrame, item: Wanted, before: pl.Series | Non
         return _sum(rows, span, weights, before), np.zeros(len(rows.entities), bool)
     if item.part.kind in {"least", "greatest"}:
         return _extreme(rows, span, spans[str(item.input)].gather(place), item.part.kind, before)
-    order = spans.select("event_us", "known_us", "record_id")[place]
-    return _other(item.part, span, spans[str(item.input)].gather(place), order), np.zeros(len(rows.entities), bool)
+    return _other(item.part, span, spans[str(item.input)].gather(place), spans[place]), np.zeros(len(rows.entities), bool)
 
 
 class Spans(NamedTuple):
@@ -173,11 +173,11 @@ def _extreme(rows: Rows, span: Spans, values: pl.Series, kind: str, before: pl.S
     return _values(ordered, np.where(best < 0, -1, len(ordered) - 1 - best) if kind == "least" else best), unknown
 
 
-def _other(part: Part, span: Spans, values: pl.Series, order: pl.DataFrame) -> pl.Series:
+def _other(part: Part, span: Spans, values: pl.Series, spans: pl.DataFrame) -> pl.Series:
     """The parts that only all records can tell."""
     begin, end, _, n = span
     if part.kind in {"first", "last", "last_k"}:
-        place = order.select(pl.struct(pl.all()).rank("ordinal")).to_series().cast(pl.Int64).to_numpy() - 1
+        place = spans.select(pl.struct(ORDER).rank("ordinal")).to_series().cast(pl.Int64).to_numpy() - 1
         position = np.argsort(place)
         if part.kind == "last_k":
             newest = intervals.greatest_k(begin, end, n, place, part.k)
