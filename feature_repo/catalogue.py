@@ -1,22 +1,33 @@
 """The catalogue of features, made from their contracts: for the command line and for docs/features.md."""
 
+import polars as pl
+
 from transforms.featurize import VIEWS, view_name
 from transforms.schemas.base import Column
 
-KINDS = {"String": "text", "Int64": "integer", "Float64": "number", "Datetime": "timestamp (UTC)", "Boolean": "flag", "List": "numbers"}
+KINDS: dict[pl.DataType, str] = {
+    pl.String(): "text",
+    pl.Int64(): "integer",
+    pl.Float64(): "number",
+    pl.Boolean(): "flag",
+    pl.Datetime("us", "UTC"): "timestamp (UTC)",
+    pl.List(pl.String()): "texts",
+    pl.List(pl.Int64()): "integers",
+    pl.List(pl.Float32()): "numbers",
+    pl.List(pl.Float64()): "numbers",
+}
 
 
 def catalogue() -> dict[str, list[Column]]:
-    """All features by view, entity key first; times of the row itself left out."""
-    times = {"event_timestamp", "created_timestamp"}
-    return {view_name(view): [column for column in view.columns() if column.name not in times] for view in VIEWS}
+    """All features by view, each with the columns of its key."""
+    return {view_name(view): view.served() for view in VIEWS}
 
 
 def catalogue_markdown() -> str:
     """The catalogue as a page."""
     lines = ["# Features", "", "Made from the contracts in `transforms/schemas/features.py` by `millrace features --markdown`.", ""]
     for view in VIEWS:
-        lines += [f"## {view_name(view)}", "", view.__doc__ or "", "", f"Key: `{view.key()[0]}`.", ""]
+        lines += [f"## {view_name(view)}", "", view.__doc__ or "", "", f"Key: `{'`, `'.join(view.entity())}`.", ""]
         lines += ["| feature | type | range | meaning | after |", "|---|---|---|---|---|"]
         lines += [
             f"| `{column.name}` | {kind(column)} | {column.bounds} | {column.description} | {column.origin or ''} |"
@@ -31,4 +42,4 @@ def catalogue_markdown() -> str:
 
 def kind(column: Column) -> str:
     """A column's type in words."""
-    return KINDS[str(column.dtype.base_type().__name__)]
+    return KINDS[column.dtype]

@@ -31,15 +31,15 @@ subject = Entity(
     description="What it is about: product, channel, thread or queue.",
 )
 
-record_quality = feature_view(RecordQuality, record)
-record_text = feature_view(RecordText, record)
-record_pii = feature_view(RecordPii, record)
-record_duplicates = feature_view(RecordDuplicates, record)
-record_vector = feature_view(RecordVector, record)
+record_quality = feature_view(RecordQuality, [record])
+record_text = feature_view(RecordText, [record])
+record_pii = feature_view(RecordPii, [record])
+record_duplicates = feature_view(RecordDuplicates, [record])
+record_vector = feature_view(RecordVector, [record])
 if RecordEmbedding in RECORD_KERNELS:  # MILLRACE_EMBEDDER names a model
-    record_embedding = feature_view(RecordEmbedding, record)
-author_activity = feature_view(AuthorActivity, author)
-subject_activity = feature_view(SubjectActivity, subject)
+    record_embedding = feature_view(RecordEmbedding, [record])
+author_activity = feature_view(AuthorActivity, [author])
+subject_activity = feature_view(SubjectActivity, [subject])
 
 instant = RequestSource(
     name="instant",

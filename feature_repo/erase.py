@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 import duckdb
+import polars as pl
 
 from feature_repo.client import repo_config, store_settings
 from feature_repo.done import done_path, read_done, write_done
@@ -60,7 +61,9 @@ def erase_online(warehouse: Warehouse, note: Noted, now: datetime) -> None:
             # the witness may be one of those that go, and what their files hold is not online any more
             of_others = sorted(set(done.identities) - set(identities(warehouse, contract.relation(), files)))
             write_done(path, replace(done, witness="", identities=of_others))
-            delete_entities(store.config, online_store, store.get_feature_view(view_name(contract)), touched(note, contract))
+            (key,) = contract.entity()
+            entities = pl.DataFrame({key: touched(note, contract)}, {key: pl.String})
+            delete_entities(store.config, online_store, store.get_feature_view(view_name(contract)), entities)
     materialize(warehouse, now, warehouse.report)
 
 

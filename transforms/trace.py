@@ -404,7 +404,7 @@ def _contract(view: str) -> type[Contract]:
 
 
 def _features(contract: type[Contract]) -> list[str]:
-    return [name for name in contract.arrow_schema().names if name not in {*TIMES, contract.key()[0]}]
+    return [column.name for column in contract.served() if column.name not in contract.entity()]
 
 
 def _version(row: Row, span: Row | None, *, with_text: bool) -> Version:

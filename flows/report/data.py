@@ -248,7 +248,7 @@ def _features(warehouse: Warehouse) -> list[Feature]:
     features = []
     for contract in VIEWS:
         scan = _scan(warehouse, contract.relation())
-        named = [column for column in catalogue()[view_name(contract)] if column.name not in contract.key()]
+        named = [column for column in catalogue()[view_name(contract)] if column.name not in contract.entity()]
         names = [column.name for column in named if column.name in scan.collect_schema()]
         n_rows = warehouse.n_rows(contract.relation())
         sample = scan.select(names).gather_every(max(1, n_rows // SAMPLE_ROWS)).collect(engine="streaming") if names else pl.DataFrame()

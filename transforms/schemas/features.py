@@ -25,6 +25,11 @@ def _count(description: str, origin: str | None = None) -> Any:
     return pa.Field(ge=0, nullable=True, description=description, metadata={"origin": origin})
 
 
+def _total(description: str) -> Any:
+    """Count or sum over records: 0 where none counts."""
+    return pa.Field(ge=0, nullable=True, description=description, metadata={"origin": None, "empty": 0})
+
+
 def _ratio(description: str, origin: str | None = None) -> Any:
     return pa.Field(ge=0, le=1, nullable=True, description=description, metadata={"origin": origin})
 
@@ -286,14 +291,14 @@ class _Activity(Contract):
     first_event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
         nullable=True, description="When the earliest record known so far was written, to the second; null if none has counted yet."
     )
-    n_records_1d: int = _count(_of("Records", "1d"))
-    n_records_7d: int = _count(_of("Records", "7d"))
-    n_records_28d: int = _count(_of("Records", "28d"))
-    n_records_lifetime: int = _count(_of("Records", "lifetime"))
-    n_words_1d: int = _count(_of("Words in records", "1d"))
-    n_words_7d: int = _count(_of("Words in records", "7d"))
-    n_words_28d: int = _count(_of("Words in records", "28d"))
-    n_words_lifetime: int = _count(_of("Words in records", "lifetime"))
+    n_records_1d: int = _total(_of("Records", "1d"))
+    n_records_7d: int = _total(_of("Records", "7d"))
+    n_records_28d: int = _total(_of("Records", "28d"))
+    n_records_lifetime: int = _total(_of("Records", "lifetime"))
+    n_words_1d: int = _total(_of("Words in records", "1d"))
+    n_words_7d: int = _total(_of("Words in records", "7d"))
+    n_words_28d: int = _total(_of("Words in records", "28d"))
+    n_words_lifetime: int = _total(_of("Words in records", "lifetime"))
     mean_characters_1d: float = _number(_of("Characters per record", "1d"))
     mean_characters_7d: float = _number(_of("Characters per record", "7d"))
     mean_characters_28d: float = _number(_of("Characters per record", "28d"))
