@@ -1,15 +1,26 @@
 """The catalogue of features, made from their contracts: for the command line and for docs/features.md."""
 
+import polars as pl
+
 from transforms.features.registry import views
 from transforms.schemas.base import Column
 
-KINDS = {"String": "text", "Int64": "integer", "Float64": "number", "Datetime": "timestamp (UTC)", "Boolean": "flag", "List": "numbers"}
+KINDS: dict[pl.DataType, str] = {
+    pl.String(): "text",
+    pl.Int64(): "integer",
+    pl.Float64(): "number",
+    pl.Boolean(): "flag",
+    pl.Datetime("us", "UTC"): "timestamp (UTC)",
+    pl.List(pl.String()): "texts",
+    pl.List(pl.Int64()): "integers",
+    pl.List(pl.Float32()): "numbers",
+    pl.List(pl.Float64()): "numbers",
+}
 
 
 def catalogue() -> dict[str, list[Column]]:
-    """All features by view, entity key first; times of the row itself left out."""
-    times = {"event_timestamp", "created_timestamp"}
-    return {view.name: [column for column in view.contract.columns() if column.name not in times] for view in views()}
+    """All features by view, each with the columns of its key."""
+    return {view.name: view.contract.served() for view in views()}
 
 
 def catalogue_markdown() -> str:
@@ -31,4 +42,4 @@ def catalogue_markdown() -> str:
 
 def kind(column: Column) -> str:
     """A column's type in words."""
-    return KINDS[str(column.dtype.base_type().__name__)]
+    return KINDS[column.dtype]

@@ -172,7 +172,8 @@ def online_features(features: "Sequence[str] | str", rows: "Sequence[Mapping[str
     """Read the newest values for some entities, e.g. `online_features(["author_activity:n_records_7d"], [{"author_id": "mitre"}])`.
 
     Each row carries the keys of the views asked for. Every row comes back, in order: its own columns, then the features as
-    `view__feature`, null for an unknown or null key and past the view's time to live. A view computed on demand gets the
+    `view__feature`, null for a null key and past the view's time to live. An entity that is not known has 0 in counts and sums, null
+    in the rest, as in training. A view computed on demand gets the
     row's `event_timestamp`, or now: a datetime (naive means UTC), a date or text in ISO 8601, never a number. The store
     stays open between calls; what is applied since is seen by the next one. Raises `NotOnlineError` for a view that is not
     online: those of records are where `MILLRACE_ONLINE` names them.

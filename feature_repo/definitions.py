@@ -12,12 +12,20 @@ from feature_repo.fields import feature_view
 from feature_repo.instants import instants
 from transforms.features.registry import registry, view_name, views
 
-entities = {
+joined_by = {
     column: Entity(name=entity.name, join_keys=[column], value_type=ValueType.STRING, description=entity.description)
     for entity in registry().entities.values()
+    if len(entity.columns) == 1
     for column in entity.columns
 }
-feature_views = {view.name: feature_view(view.contract, entities[view.entity.columns[0]]) for view in views()}
+# of several keys each is an entity for Feast: one that is declared, else one of its own
+joined_by |= {
+    column: Entity(name=column, join_keys=[column], value_type=ValueType.STRING, description=f"A key of {entity.name}.")
+    for entity in registry().entities.values()
+    for column in entity.columns
+    if column not in joined_by
+}
+feature_views = {view.name: feature_view(view.contract, [joined_by[column] for column in view.entity.columns]) for view in views()}
 
 instant = RequestSource(
     name="instant",
@@ -47,4 +55,4 @@ services = [
     for name, service in registry().services.items()
 ]
 # Feast finds what is a value of this module
-globals().update({f"_{item.name}": item for item in (*entities.values(), *feature_views.values(), *services)})
+globals().update({f"_{item.name}": item for item in (*joined_by.values(), *feature_views.values(), *services)})

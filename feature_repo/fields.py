@@ -8,9 +8,10 @@ import feature_repo.importing  # noqa: F401
 import polars as pl
 from feast import Entity, FeatureView, Field, FileSource
 from feast.data_format import DeltaFormat
-from feast.types import Array, FeastType, Float32, Float64, Int64, String, UnixTimestamp
+from feast.types import Array, Bool, FeastType, Float32, Float64, Int64, String, UnixTimestamp
 
 from feature_repo.online_views import online_views
+from feature_repo.stores.empty import EMPTY
 from transforms.schemas.base import Column, Contract
 from transforms.settings import Settings
 
@@ -19,26 +20,35 @@ FEAST_TYPES: dict[pl.DataType, FeastType] = {
     pl.Int64(): Int64,
     pl.Float64(): Float64,
     pl.Datetime("us", "UTC"): UnixTimestamp,
+    pl.Boolean(): Bool,
+    pl.List(pl.String()): Array(String),
+    pl.List(pl.Int64()): Array(Int64),
     pl.List(pl.Float32()): Array(Float32),
+    pl.List(pl.Float64()): Array(Float64),
 }
 FOR_EVER = timedelta(0)
 
 
 def feast_fields(contract: type[Contract]) -> list[Field]:
-    """Derive the fields of a feature view: its entity key and every feature, with type and description."""
-    times = {"event_timestamp", "created_timestamp"}
-    return [_field(column) for column in contract.columns() if column.name not in times]
+    """Derive the fields of a feature view: its key and every feature that is served, with type and description."""
+    return [_field(column) for column in contract.served()]
 
 
 def _field(column: Column) -> Field:
-    """Define a field; one whose contract says `vector_length` (0: as the model has it) can be searched for its neighbours."""
+    """Define a field.
+
+    One whose contract says `vector_length` (0: as the model has it) can be searched for its neighbours; `empty` becomes its tag.
+    """
     searched = {"vector_index": True, "vector_length": column.vector_length, "vector_search_metric": "cosine"}
     options = {} if column.vector_length is None else searched
-    return Field(name=column.name, dtype=FEAST_TYPES[column.dtype], description=column.description, **options)
+    tags = {} if column.empty is None else {EMPTY: str(column.empty)}
+    return Field(name=column.name, dtype=FEAST_TYPES[column.dtype], description=column.description, tags=tags, **options)
 
 
-def feature_view(contract: type[Contract], entity: Entity, owner: str = "") -> FeatureView:
+def feature_view(contract: type[Contract], entities: list[Entity], owner: str = "") -> FeatureView:
     """Define the view of a contract over its Delta table; its path is relative to the offline store's warehouse.
+
+    A key of several columns has one Feast entity for each of them, which other views may share.
 
     A row holds until the next one (windows change at their own instants), so nothing expires. Whether it is online is the
     home's choice: that of `MILLRACE_HOME` here, and of the home that is registered in `feature_repo.online.apply`.
@@ -54,7 +64,7 @@ def feature_view(contract: type[Contract], entity: Entity, owner: str = "") -> F
     )
     return FeatureView(
         name=name,
-        entities=[entity],
+        entities=entities,
         ttl=FOR_EVER,
         schema=feast_fields(contract),
         source=source,

@@ -198,8 +198,8 @@ def _profile_publications(contract: type[Contract], files: list[str], known: pl.
 
 
 def _columns_of(contract: type[Contract]) -> Iterator[Profiled]:
-    """Say how the columns of a view are counted; ids, times and vectors are not."""
-    for column in contract.columns():
+    """Say how the columns of a view are counted; ids, times, lists and what is only stored are not."""
+    for column in contract.served():
         if column.dtype.is_numeric():
             yield sketched(column.name, pl.col(column.name))
         elif column.dtype == pl.Boolean() or column.name in CATEGORIES:

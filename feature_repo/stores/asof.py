@@ -213,6 +213,8 @@ class AsofOfflineStore(OfflineStore):
     ) -> AsofRetrievalJob:
         """Join the newest feature row at or before each spine row's instant; every spine row comes back, in order.
 
+        Where a key has no row by then, a feature is what its field's tag `empty` says, else null.
+
         The spine is a pandas, Polars or Arrow frame, an SQL query over the warehouse, or a path to Parquet (a file, folder
         or glob), with an `event_timestamp` (naive means UTC, text is ISO 8601) and the views' keys. Without one the keys are those with
         a row from `start_date` to `end_date`, both included, as of `end_date`.
@@ -419,6 +421,7 @@ class Join:
             read.index.frame(rows),
             rows.select(list(read.feature_columns)),
             read.rows.kinds(read.feature_columns),
+            read.empty,
             ttl_units(read.view.ttl, read.index.unit),
             self.as_known and CREATED in read.timestamps,
         )

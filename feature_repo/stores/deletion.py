@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import polars as pl
 import pyarrow as pa
 from feast.feature_view import FeatureView
 from feast.infra.online_stores.helpers import _mmh3, compute_table_id, compute_versioned_name
@@ -12,6 +13,7 @@ from feast.infra.online_stores.online_store import OnlineStore
 from feast.repo_config import RepoConfig
 
 from feature_repo.stores.codec import encode_entity_keys
+from feature_repo.stores.serving import arrow_type
 
 WAIT_SECONDS = 60  # for another writer, or a reader
 KEYS_A_CALL = 1_000
@@ -23,18 +25,30 @@ def can_delete(online_store: OnlineStore) -> bool:
     return _deleter(online_store) is not None
 
 
-def delete_entities(config: RepoConfig, online_store: OnlineStore, view: FeatureView, entities: Sequence[str]) -> None:
-    """Delete what a view holds of entities, named by the view's one join key; those that are not there are passed over.
+def delete_entities(
+    config: RepoConfig, online_store: OnlineStore, view: FeatureView, entities: pl.DataFrame | Sequence[Mapping[str, Any]]
+) -> None:
+    """Delete what a view holds of entities: rows with all the view's join keys, a frame or dictionaries. Unknown ones are passed over.
 
-    SQLite's file is written anew afterwards, for deleted rows stay in it. Raises ValueError for a store of another kind.
+    SQLite's file is written anew afterwards, for deleted rows stay in it. Raises ValueError for a store of another kind, and for
+    rows that lack a key.
     """
     delete = _deleter(online_store)
     if delete is None:
         message = f"{type(online_store).__name__}: entities cannot be deleted from this online store"
         raise ValueError(message)
-    (key,) = view.entity_columns
-    encoded = encode_entity_keys(pa.table({key.name: pa.array(entities, pa.string())}), {key.name: key.dtype.to_value_type()})
-    delete(config, online_store, view, encoded.to_pylist())
+    rows = entities.to_dicts() if isinstance(entities, pl.DataFrame) else entities
+    delete(config, online_store, view, _encoded(view, rows))
+
+
+def _encoded(view: FeatureView, rows: Sequence[Mapping[str, Any]]) -> Keys:
+    missing = [f"{field.name!r}" for field in view.entity_columns if any(field.name not in row for row in rows)]
+    if missing:
+        message = f"view {view.name}: the rows to delete lack the key {', '.join(missing)}"
+        raise ValueError(message)
+    types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
+    keys = {field.name: pa.array([row[field.name] for row in rows], arrow_type(field.dtype)) for field in view.entity_columns}
+    return list(encode_entity_keys(pa.table(keys), types).to_pylist())
 
 
 def delete_views(config: RepoConfig, online_store: OnlineStore, views: Sequence[FeatureView]) -> None:

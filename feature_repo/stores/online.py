@@ -5,6 +5,8 @@ The bytes at rest are Feast's: writing is inherited, and any Feast client reads 
 - Feast makes four Python objects of every stored value. Here the stored bytes go into the response as they are.
 - A value whose event timestamp is older than its view's time to live reads as null with the status OUTSIDE_MAX_AGE, as in
   training (the boundary itself still holds). Feast serves it for ever.
+- An entity that is not stored has what its features are where nothing counts (`empty`), PRESENT and without an event timestamp; the
+  rest is null and NOT_FOUND.
 - Only the features asked for are read. Feast's SQLite store reads all of an entity's.
 - SQLite finds the nearest vectors by itself, and words and filters without a setting. Feast's needs an extension and a Python
   that may load it for vectors, and columns of its own for filters.
@@ -35,12 +37,14 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnline
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
 from feast.repo_config import RepoConfig
+from feast.value_type import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from feature_repo.stores.bulk import GuardedWrites
+from feature_repo.stores.empty import empty_values
 from feature_repo.stores.nearest import nearest
 from feature_repo.stores.searching import Search
-from feature_repo.stores.values import RequestError, key_values
+from feature_repo.stores.values import RequestError, key_values, proto_values
 from transforms.errors import MillraceError
 from transforms.expressions import quoted
 
@@ -80,6 +84,11 @@ class Stored(NamedTuple):
             return self
         kept = [None if instant in old else value for value, instant in zip(self.values, self.instants, strict=True)]
         return Stored(kept, self.instants)
+
+    def filled(self, value: bytes, keys: Sequence[bytes]) -> "Stored":
+        """The same feature with a value for the entities of which nothing is stored; a null key is no entity."""
+        there = zip(self.values, self.instants, keys, strict=True)
+        return Stored([value if at is None and key != NO_ENTITY else known for known, at, key in there], self.instants)
 
     def too_old(self, table: FeatureView, now: int) -> set[bytes]:
         """The event timestamps past the view's time to live at an instant, in nanoseconds since 1970; none or 0 is for ever."""
@@ -151,6 +160,14 @@ class LeanReads(OnlineStore):
         """Read what is stored without blocking, where the store can."""
         raise NotImplementedError
 
+    def read(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
+        """Read as `read_stored` does; an entity that the store does not know has the values of one of which nothing counts."""
+        return _with_empty(reads, self.read_stored(config, reads))
+
+    async def read_async(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
+        """Read as `read` does, without blocking."""
+        return _with_empty(reads, await self.read_stored_async(config, reads))
+
     def _read_features_per_fv(
         self,
         config: RepoConfig,
@@ -160,7 +177,7 @@ class LeanReads(OnlineStore):
         *response: Any,
     ) -> None:
         reads = _reads(config, grouped_refs, join_key_values, entity_name_to_join_key_map)
-        _answer(reads, self.read_stored(config, reads), *response)
+        _answer(reads, self.read(config, reads), *response)
 
     async def _read_features_per_fv_async(
         self,
@@ -171,7 +188,7 @@ class LeanReads(OnlineStore):
         *response: Any,
     ) -> None:
         reads = _reads(config, grouped_refs, join_key_values, entity_name_to_join_key_map)
-        _answer(reads, await self.read_stored_async(config, reads), *response)
+        _answer(reads, await self.read_async(config, reads), *response)
 
 
 class SqliteOnlineStoreConfig(sqlite.SqliteOnlineStoreConfig):
@@ -427,6 +444,29 @@ def _asked(
         raise RequestError(message)
     typed = {name: types.get(name, types.get(join_keys.get(name))) for name in columns}
     return {name: key_values(name, values, kind) if (kind := typed[name]) else values for name, values in columns.items()}
+
+
+def _with_empty(reads: Sequence[Read], found: list[list[Stored]]) -> list[list[Stored]]:
+    """Give entities of which nothing is stored the values of those of which nothing counts.
+
+    A view that was never materialized holds nothing of anybody, so it says nothing of anybody either.
+    """
+    return [_filled(read, stored) if read.table.materialization_intervals else stored for read, stored in zip(reads, found, strict=True)]
+
+
+def _filled(read: Read, stored: list[Stored]) -> list[Stored]:
+    empty = empty_values(read.table, read.requested_features)
+    kinds = {field.name: field.dtype.to_value_type() for field in read.table.features if field.name in empty}
+    return [
+        feature.filled(_serialized_number(empty[name], kinds[name]), read.keys) if name in empty and None in feature.instants else feature
+        for name, feature in zip(read.requested_features, stored, strict=True)
+    ]
+
+
+@lru_cache
+def _serialized_number(number: int, kind: ValueType) -> bytes:
+    (value,) = proto_values([number], kind)
+    return bytes(value.SerializeToString())
 
 
 def _answer(

@@ -118,7 +118,7 @@ class OpenStore:
 
     def _lean(self, plan: Plan, asked: Columns) -> dict[str, Values]:
         reads = [_read(view, asked) for view in plan.views]
-        found = self._store.provider.online_store.read_stored(self._store.config, reads)
+        found = self._store.provider.online_store.read(self._store.config, reads)
         now = time_ns()
         answer = {
             column: values

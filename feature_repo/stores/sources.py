@@ -28,6 +28,7 @@ from feast.infra.offline_stores.file_source import FileSource
 from feast.repo_config import RepoConfig
 
 from feature_repo.stores.columns import carried, gathered
+from feature_repo.stores.empty import empty_values
 from feature_repo.stores.timeline import CREATED, INSTANT, TimeUnit, to_instant
 from transforms.paths import refuse_path
 
@@ -160,6 +161,13 @@ class ViewRead:
     def feature_columns(self) -> dict[str, str]:
         """For each feature a name of ours and the source's column."""
         return numbered("feature", [self.columns[feature] for feature in self.features])
+
+    @property
+    def empty(self) -> list[pa.Scalar | None]:
+        """For each feature its value where nothing counts, None where that is null."""
+        values = empty_values(self.view, self.features)
+        kinds = [self.rows.schema.field(self.columns[feature]).type for feature in self.features]
+        return [pa.scalar(values[name], kind) if name in values else None for name, kind in zip(self.features, kinds, strict=True)]
 
     @property
     def _mapped(self) -> dict[str, str]:

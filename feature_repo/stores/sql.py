@@ -18,7 +18,8 @@ def point_in_time_sql(spine: SpineRows, reads: list[ViewRead], *, full_names: bo
     """Compose the whole retrieval for a session in UTC; a spine in memory is the relation `spine`.
 
     Each view keeps one row for each key and instant, the last created, and is joined ASOF; a row that is older than the TTL
-    gives nulls. With `as_known`, a row is visible from when it was created, and the newest event of all visible ones counts.
+    gives nulls, and no row what a field's tag `empty` says, else null. With `as_known`, a row is visible from when it was
+    created, and the newest event of all visible ones counts.
     """
     names = spine.schema.names
     views = [
@@ -26,7 +27,9 @@ def point_in_time_sql(spine: SpineRows, reads: list[ViewRead], *, full_names: bo
     ]
     own = [f"asked.spine_{place} as {quoted(name)}" for place, name in enumerate(names)]
     values = [
-        _value(number, read, place, full_names=full_names) for number, read in enumerate(reads) for place in range(len(read.features))
+        _value(number, read, place, names, full_names=full_names)
+        for number, read in enumerate(reads)
+        for place in range(len(read.features))
     ]
     joins = "".join(_join(number, read, names) for number, read in enumerate(reads))
     return f"""with asked as (
@@ -96,18 +99,25 @@ def _comment(read: ViewRead) -> str:
     return " ".join(read.name.split())  # a comment ends with its line
 
 
-def _value(number: int, read: ViewRead, place: int, *, full_names: bool) -> str:
+def _value(number: int, read: ViewRead, place: int, names: list[str], *, full_names: bool) -> str:
     name = quoted(f"{read.name}__{read.features[place]}" if full_names else read.features[place])
     value = f"view_{number}.feature_{place}"
-    if not read.view.ttl:
+    if read.view.ttl:
+        ttl = f"interval '{read.view.ttl // timedelta(microseconds=1)} microseconds'"
+        value = f"case when asked.instant - view_{number}.instant <= {ttl} then {value} end"
+    if read.empty[place] is None:
         return f"{value} as {name}"
-    ttl = f"interval '{read.view.ttl // timedelta(microseconds=1)} microseconds'"
-    return f"case when asked.instant - view_{number}.instant <= {ttl} then {value} end as {name}"
+    there = " and ".join(f"{column} is not null" for column in ["asked.instant", *_spine_keys(read, names)])
+    return f"case when view_{number}.visible is null and {there} then {read.empty[place]} else {value} end as {name}"
 
 
 def _join(number: int, read: ViewRead, names: list[str]) -> str:
-    keys = [f"asked.spine_{names.index(key)} = view_{number}.key_{place}" for place, key in enumerate(read.spine_keys.values())]
+    keys = [f"{key} = view_{number}.key_{place}" for place, key in enumerate(_spine_keys(read, names))]
     return f"\nasof left join view_{number} on " + " and ".join([*keys, f"asked.instant >= view_{number}.visible"])
+
+
+def _spine_keys(read: ViewRead, names: list[str]) -> list[str]:
+    return [f"asked.spine_{names.index(key)}" for key in read.spine_keys.values()]
 
 
 def _view_source(read: ViewRead) -> str:

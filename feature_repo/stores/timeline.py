@@ -5,7 +5,7 @@ of its key, and only then are the features gathered. The work grows with n log n
 usual join of every spine row with every earlier row of its key grows with the square of a key's rows.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from feature_repo.stores.columns import Files, carried, gathered
 
@@ -55,14 +56,15 @@ def instant_of(units: int, unit: TimeUnit) -> datetime:
 class Timeline:
     """The rows of one view, or of one partition of its keys: an `index` of keys, `INSTANT` and `CREATED`, and the features.
 
-    The features stay in Arrow, and come out as `kinds` says. With `as_known` a row counts from when it was created: the
-    newest event among those created by the spine's instant. A row older than `ttl_units` at the spine's instant has expired;
-    exactly as old has not. None: rows never expire.
+    The features stay in Arrow, and come out as `kinds` says; where a key has no row yet as `empty` says, else null. With
+    `as_known` a row counts from when it was created: the newest event among those created by the spine's instant. A row older
+    than `ttl_units` at the spine's instant has expired; exactly as old has not. None: rows never expire.
     """
 
     index: pl.DataFrame
     features: pa.Table
     kinds: pa.Schema
+    empty: Sequence[pa.Scalar | None]
     ttl_units: int | None
     as_known: bool
 
@@ -72,12 +74,16 @@ class Timeline:
         by = self._keys or None
         found = asked.join_asof(self._visible, left_on=INSTANT, right_on=_VISIBLE, by=by, check_sortedness=False)
         place = pl.repeat(None, spine.height, dtype=pl.get_index_type(), eager=True).scatter(found[_SPINE_ROW], found[_ROW])
+        is_unseen = pl.repeat(value=False, n=spine.height, eager=True).scatter(found[_SPINE_ROW], found[_ROW].is_null()).to_arrow()
         if self.ttl_units is not None:
             expired = self.index[INSTANT].gather(place) < spine[INSTANT_UP] - self.ttl_units
             place = place.set(expired.fill_null(value=False), None)
         places = place.to_arrow()
         columns = [gathered(column, places, kind) for column, kind in zip(self._columns, self.kinds.types, strict=True)]
-        return pa.table(columns, self.kinds)
+        filled = [
+            column if value is None else pc.if_else(is_unseen, value, column) for column, value in zip(columns, self.empty, strict=True)
+        ]
+        return pa.table(filled, self.kinds)
 
     @property
     def _keys(self) -> list[str]:

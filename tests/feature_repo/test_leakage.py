@@ -110,7 +110,8 @@ def test_author_with_one_record_has_nothing_at_its_instant_and_one_after(
     assert single.height > 0
     at = features_of(small, single, ACTIVITY)
     after = features_of(small, single.with_columns(pl.col("event_timestamp") + pl.duration(microseconds=1)), ACTIVITY)
-    assert set(at["author_activity__n_records_lifetime"]) == {None}
+    assert set(at["author_activity__n_records_lifetime"]) == {0}
+    assert set(at["author_activity__positive_ratio_lifetime"]) == {None}
     assert set(after["author_activity__n_records_lifetime"]) == {1}
 
 
@@ -143,10 +144,12 @@ def test_equal_spine_rows_get_equal_features(small: Warehouse, spine: pl.DataFra
     assert_frame_equal(twice[: spine.height], twice[spine.height :], check_exact=True)
 
 
-def test_null_and_unknown_keys_give_nulls(small: Warehouse, spine: pl.DataFrame) -> None:
+def test_null_keys_give_nulls_and_unknown_ones_no_records(small: Warehouse, spine: pl.DataFrame) -> None:
     row = spine.with_columns(event_timestamp=pl.lit(LATER)).head(1)
     rows = pl.concat([row, row.with_columns(author_id=pl.lit(None, pl.String)), row.with_columns(author_id=pl.lit("nobody"))])
-    assert features_of(small, rows, ACTIVITY)["author_activity__n_records_lifetime"].is_null().to_list() == [False, True, True]
+    found = features_of(small, rows, ACTIVITY)
+    assert found["author_activity__n_records_lifetime"].to_list()[1:] == [None, 0]
+    assert found["author_activity__positive_ratio_lifetime"].is_null().to_list() == [False, True, True]
 
 
 def test_column_of_nothing_but_null_keys_gives_nulls(small: Warehouse, spine: pl.DataFrame) -> None:

@@ -16,6 +16,8 @@ SERVICE = "triage_v1"
 TENURE = "author_tenure:days_since_first_record"
 COUNT = "author_activity:n_records_lifetime"
 FIRST = datetime.fromisoformat("2024-09-01T00:00:00+00:00")
+ASKED = [f"author_activity:{name}_{window}" for name in ("n_records", "n_words", "mean_characters") for window in ("1d", "lifetime")]
+ANSWERED = [name.replace(":", "__") for name in ASKED]
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +67,12 @@ def test_second_materialize_writes_nothing(served: Warehouse) -> None:
     assert (served.settings.root / "feast" / "online.db").read_bytes() == before
 
 
-def test_unknown_entity_is_served_nulls(served: Warehouse) -> None:
-    assert features_alone(online(served, [{"author_id": "nobody"}], [COUNT])) == [{"author_activity__n_records_lifetime": None}]
+@pytest.mark.parametrize("author", ["nobody", None])
+def test_unknown_entity_is_served_no_records_and_a_null_key_nulls(served: Warehouse, author: str | None) -> None:
+    asked = [{"author_id": author}]
+    expected = {name: 0 if author and name.startswith("author_activity__n_") else None for name in ANSWERED}
+    assert features_alone(online(served, asked, ASKED)) == [expected]
+    assert features_alone(offline(served, asked, ASKED)) == [expected]
 
 
 @pytest.mark.parametrize("features", [[TENURE], [COUNT, TENURE]])

@@ -82,8 +82,9 @@ class RecordView(Contract):
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
         key = ["record_id", "event_timestamp", "created_timestamp"]
         metadata = {"key": key, "version": version, "complete": complete, "reads": tuple(reads), "online": online}
-        cls.Config = type("Config", (Contract.Config,), {"name": f"features.{name}", "metadata": metadata})  # type: ignore[misc]
-        super().__init_subclass__()
+        config: Any = type("Config", (Contract.Config,), {"name": f"features.{name}", "metadata": metadata})
+        cls.Config = config  # type: ignore[misc]
+        super().__init_subclass__()  # type: ignore[no-untyped-call]
 
     @staticmethod
     def compute(records: pl.LazyFrame) -> pl.LazyFrame:

@@ -24,6 +24,7 @@ ARROW_TYPES: dict[pl.DataType, arrow.DataType] = {
     pl.List(pl.Int64()): arrow.list_(arrow.int64()),
     pl.List(pl.Float64()): arrow.list_(arrow.float64()),
     pl.List(pl.Float32()): arrow.list_(arrow.float32()),
+    pl.List(pl.Float64()): arrow.list_(arrow.float64()),
     pl.Datetime("us", "UTC"): arrow.timestamp("us", "UTC"),
 }
 FAILURES = {"row": pl.UInt32, "column": pl.String, "rule": pl.String}
@@ -93,6 +94,11 @@ class Contract(pa.DataFrameModel):
             )
             for name, column in cls.to_schema().columns.items()
         ]
+
+    @classmethod
+    def served(cls) -> list[Column]:
+        """Describe what is served of a feature view: its entity and its features, without the row's times and what is only stored."""
+        return [column for column in cls.columns() if column.is_served and column.name not in {"event_timestamp", "created_timestamp"}]
 
     @classmethod
     def rules(cls) -> list[str]:

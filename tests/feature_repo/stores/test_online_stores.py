@@ -526,11 +526,27 @@ def test_every_record_is_served_what_it_would_be_trained_on(small: Warehouse, sp
 # --- deleting ---
 
 
+def named(*people: str) -> list[dict[str, Any]]:
+    return [{"person_id": name} for name in people]
+
+
+def test_entity_of_several_keys_is_deleted_by_all_of_them(stores: Stores) -> None:
+    first = next(numbers)
+    trips = [{"origin_id": first + start, "target_id": end} for start, end in ((1, 1), (1, 2), (2, 1))]
+    for trip in trips:
+        stores.write(pairs, trip, {"distance": 0.5})
+    delete_entities(stores.lean.config, stores.lean.provider.online_store, pairs, pl.DataFrame(trips[:1]).reverse())
+    delete_entities(stores.lean.config, stores.lean.provider.online_store, pairs, [])
+    assert stores.frame(["pairs:distance"], trips)["pairs__distance"].to_list() == [None, 0.5, 0.5]
+    with pytest.raises(ValueError, match=r"^view pairs: the rows to delete lack the key 'target_id'$"):
+        delete_entities(stores.lean.config, stores.lean.provider.online_store, pairs, [{"origin_id": first}])
+
+
 def test_deleted_entity_is_gone_and_nobody_else(stores: Stores) -> None:
     for name in ("ann", "anne", "bob"):
         stores.write(people, {"person_id": name}, {"age": 40})
     stores.write(stats, {"driver_id": 1}, {"whole": 7})
-    delete_entities(stores.lean.config, stores.lean.provider.online_store, people, ["ann", "bob", "never there"])
+    delete_entities(stores.lean.config, stores.lean.provider.online_store, people, named("ann", "bob", "never there"))
     ages = served(stores.lean, ["people:age"], [{"person_id": name} for name in ("ann", "anne", "bob")])
     assert [bool(value) for value, _, _ in ages["people__age"]] == [False, True, False]
     assert served(stores.lean, ["stats:whole"], [{"driver_id": 1}])["stats__whole"][0][0]
@@ -539,7 +555,8 @@ def test_deleted_entity_is_gone_and_nobody_else(stores: Stores) -> None:
 def test_deleted_entity_leaves_no_bytes_behind(stores: Stores) -> None:
     for number in range(300):
         stores.write(people, {"person_id": f"quisling-{number}"}, {"age": number})
-    delete_entities(stores.lean.config, stores.lean.provider.online_store, people, [f"quisling-{number}" for number in range(300)])
+    everyone = pl.DataFrame(named(*(f"quisling-{number}" for number in range(300))))
+    delete_entities(stores.lean.config, stores.lean.provider.online_store, people, everyone)
     assert not any(b"quisling" in key for key in every_key(stores))
 
 
@@ -567,4 +584,4 @@ class OtherStore(OnlineStore):
 def test_store_of_another_kind_is_refused_before_anything_goes() -> None:
     assert not can_delete(OtherStore())
     with pytest.raises(ValueError, match="OtherStore: entities cannot be deleted"):
-        delete_entities(None, OtherStore(), people, ["ann"])  # type: ignore[arg-type]
+        delete_entities(None, OtherStore(), people, named("ann"))  # type: ignore[arg-type]

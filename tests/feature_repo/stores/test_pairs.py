@@ -1,0 +1,252 @@
+"""A view whose entity is an author within a subject, with lists, a column that is only stored, and counts of nothing that are 0."""
+
+import asyncio
+import itertools
+import random
+import warnings
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import duckdb
+import httpx
+import pandera.polars as pa
+import polars as pl
+import pytest
+from deltalake import write_deltalake
+from feast import Entity, FeatureStore, RepoConfig, ValueType
+from feast.feature_server import get_app
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feature_repo.fields import feature_view
+from feature_repo.stores.deletion import delete_entities
+from feature_repo.stores.serving import OpenStore
+from tests.feature_repo.stores.test_online_stores import LEAN
+from transforms.profile import _columns_of
+from transforms.schemas.base import Contract
+
+Instant = Annotated[pl.Datetime, "us", "UTC"]
+START = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = START + timedelta(days=10)
+TTL = timedelta(days=1)
+
+
+class PairActivity(Contract):
+    """What an author has written about a subject."""
+
+    subject_id: str = pa.Field(description="The subject.")
+    author_id: str = pa.Field(description="The author.")
+    event_timestamp: Instant = pa.Field(description="From when on the values hold.")
+    created_timestamp: Instant = pa.Field(description="When the row was computed.")
+    n_records: int = pa.Field(nullable=True, description="Records.", metadata={"empty": 0})
+    total: float = pa.Field(nullable=True, description="Sum of scores.", metadata={"empty": 0})
+    mean: float = pa.Field(nullable=True, description="Mean score.")
+    is_loud: bool = pa.Field(nullable=True, description="Whether any is loud.")
+    last_words: pl.List(pl.String) = pa.Field(nullable=True, description="The last words.")  # type: ignore[valid-type]
+    last_sizes: pl.List(pl.Int64) = pa.Field(nullable=True, description="The last sizes.")  # type: ignore[valid-type]
+    last_scores: pl.List(pl.Float64) = pa.Field(nullable=True, description="The last scores.")  # type: ignore[valid-type]
+    sum_micros: int = pa.Field(description="Sum of scores in millionths, from which an increment goes on.", metadata={"served": False})
+
+    class Config(Contract.Config):
+        """Relation and key."""
+
+        name = "features.pair_activity"
+        metadata = {"key": ["subject_id", "author_id", "event_timestamp", "created_timestamp"], "version": 1}  # noqa: RUF012
+
+
+FEATURES = [column.name for column in PairActivity.served()][2:]
+NOTHING = dict.fromkeys(FEATURES) | {"n_records": 0, "total": 0.0}
+KEYS = [{"subject_id": subject, "author_id": author} for subject, author in itertools.product(["", "a", "ab", "ä"], ["b", "bc", "c", ""])]
+SEEN, LATER = KEYS[:-2], (3, 7)
+
+
+def rows() -> list[dict[str, Any]]:
+    """Change points of all but two pairs, from START on; of two others the first is after NOW."""
+    draw = random.Random(13)  # noqa: S311 - no secret
+    return [
+        {
+            **key,
+            "event_timestamp": START + timedelta(minutes=draw.randrange(14_400) + (14_401 if place in LATER else 0)),
+            "created_timestamp": START,
+            "n_records": draw.randrange(5),
+            "total": draw.choice([0.0, 0.1, 2.5]),
+            "mean": draw.choice([None, 0.1, -0.0]),
+            "is_loud": draw.choice([None, True, False]),
+            "last_words": draw.choice([None, ["x"], ["", "ä", "x"]]),
+            "last_sizes": draw.choice([None, [2**60 + 1], [1, -1]]),
+            "last_scores": draw.choice([None, [0.1], [1.5, -0.0]]),
+            "sum_micros": number,
+        }
+        for place, key in enumerate(SEEN)
+        for number in range(4)
+    ]
+
+
+ROWS = rows()
+
+
+def truth(key: dict[str, Any], at: datetime, ttl: timedelta = timedelta.max) -> dict[str, Any]:
+    """The features of a pair at an instant, by definition."""
+    if None in key.values():
+        return dict.fromkeys(FEATURES)
+    known = [row for row in ROWS if row.items() >= key.items() and row["event_timestamp"] <= at]
+    newest = max(known, key=lambda row: row["event_timestamp"], default=NOTHING)
+    is_old = newest is not NOTHING and at - newest["event_timestamp"] > ttl
+    return {name: None if is_old else newest[name] for name in FEATURES}
+
+
+class Home(NamedTuple):
+    """A store over the table of pairs: before anything is online, and what it is."""
+
+    kind: str
+    store: FeatureStore
+
+    def trained(self, spine: list[tuple[dict[str, Any], datetime]], view: str = "pair_activity") -> Any:
+        """The retrieval for keys at instants."""
+        schema = {"subject_id": pl.String, "author_id": pl.String, "event_timestamp": pl.Datetime("us", "UTC")}
+        frame = pl.DataFrame([{**key, "event_timestamp": at} for key, at in spine], schema)
+        return self.store.get_historical_features(frame, [f"{view}:{name}" for name in FEATURES])
+
+    def served(self, keys: list[dict[str, Any]], view: str = "pair_activity") -> list[dict[str, Any]]:
+        frame = OpenStore(self.store).read([f"{view}:{name}" for name in FEATURES], keys)
+        return frame.rename(lambda name: name.removeprefix(f"{view}__")).select(FEATURES).to_dicts()
+
+    def asked(self, keys: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What plain Feast answers."""
+        found = self.store.get_online_features([f"pair_activity:{name}" for name in FEATURES], keys).to_dict()
+        return [{name: found[name][place] for name in FEATURES} for place in range(len(keys))]
+
+
+@pytest.fixture(scope="module", params=list(LEAN))
+def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    kind, folder = request.param, tmp_path_factory.mktemp("pairs")
+    where: dict[str, Any] = {"path": str(folder / "online.db")}
+    if kind == "redis":
+        address = request.getfixturevalue("redis_address")
+        where = {"connection_string": f"{address.host}:{address.port},db=6"}
+    elif kind == "postgres":
+        address = request.getfixturevalue("postgres_address")
+        login = {"user": "postgres", "password": "", "database": "postgres", "db_schema": "pairs", "sslmode": "disable"}
+        where = {"host": address.host, "port": address.port, **login}
+    write_deltalake(folder / "features" / "pair_activity", pl.DataFrame(ROWS, _schema()).to_arrow().cast(PairActivity.arrow_schema()))
+    store = FeatureStore(config=_config(folder, {"type": LEAN[kind], **where}))
+    entities = [Entity(name=name, join_keys=[f"{name}_id"], value_type=ValueType.STRING) for name in ("author", "subject")]
+    view = feature_view(PairActivity, entities)
+    brief = feature_view(PairActivity, entities)
+    brief.name, brief.ttl, view.online, brief.online = "pair_brief", TTL, True, True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        store.apply([*entities, view, brief, view.batch_source])
+    yield Home(kind, store)
+    if kind == "postgres":
+        store.provider.online_store._conn.close()
+
+
+def _schema() -> dict[str, Any]:
+    return {column.name: column.dtype for column in PairActivity.columns()}
+
+
+def _config(folder: Path, online_store: dict[str, Any]) -> RepoConfig:
+    return RepoConfig(
+        project="pairs",
+        provider="local",
+        registry=str(folder / "registry.db"),
+        offline_store={"type": "feature_repo.stores.asof.AsofOfflineStore", "warehouse": str(folder)},
+        batch_engine={"type": "feature_repo.stores.columnar.ColumnarComputeEngine"},
+        online_store=online_store,
+        repo_path=folder,
+        entity_key_serialization_version=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def filled(home: Home) -> Home:
+    """The same once it is materialized as of NOW; asked before, every feature of everybody is null."""
+    for ask in (home.served, home.asked):
+        assert ask(KEYS) == [dict.fromkeys(FEATURES)] * len(KEYS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        home.store.materialize(START - timedelta(days=1), NOW)
+    return home
+
+
+MINUTES = st.integers(-2_000, 20_000).map(lambda minutes: START + timedelta(minutes=minutes))
+CHANGES = st.sampled_from(ROWS).flatmap(lambda row: st.integers(-1, 1).map(lambda us: row["event_timestamp"] + timedelta(microseconds=us)))
+ASKED = st.sampled_from([*KEYS, {"subject_id": None, "author_id": "b"}, {"subject_id": "a", "author_id": None}])
+
+
+@pytest.mark.parametrize("home", ["sqlite"], indirect=True)
+@given(st.lists(st.tuples(ASKED, MINUTES | CHANGES), max_size=30))
+def test_a_pair_is_trained_on_what_it_was_and_on_nothing_where_it_was_not(home: Home, spine: list[tuple[dict[str, Any], datetime]]) -> None:
+    assert home.trained(spine).to_polars().select(FEATURES).to_dicts() == [truth(key, at) for key, at in spine]
+
+
+@pytest.mark.parametrize("home", ["sqlite"], indirect=True)
+def test_what_is_past_its_time_to_live_is_null_and_what_never_was_is_nothing(filled: Home) -> None:
+    spine = [(key, START + timedelta(hours=hours)) for key in KEYS for hours in range(0, 240, 7)]
+    expected = [truth(key, at, TTL) for key, at in spine]
+    job = filled.trained(spine, "pair_brief")
+    assert job.to_polars().select(FEATURES).to_dicts() == expected
+    with duckdb.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
+        connection.register("spine", filled.trained(spine).to_arrow().select(["subject_id", "author_id", "event_timestamp"]))
+        assert connection.sql(job.to_sql()).pl().select(FEATURES).to_dicts() == expected
+    assert filled.served(KEYS, "pair_brief") == [
+        truth(key, datetime.now(UTC), TTL) if truth(key, NOW) != NOTHING else NOTHING for key in KEYS
+    ]
+
+
+@given(st.lists(ASKED, min_size=1, max_size=20))
+@settings(max_examples=20)
+def test_a_pair_is_served_what_it_is_trained_on(filled: Home, keys: list[dict[str, Any]]) -> None:
+    expected = [truth(key, NOW) for key in keys]
+    assert filled.served(keys) == expected
+    assert filled.asked(keys) == expected
+
+
+def test_a_pair_that_nobody_has_seen_is_served_present_counts(filled: Home) -> None:
+    unseen, before = KEYS[-1], next(key for key in SEEN if truth(key, NOW) == NOTHING)
+    found = filled.store.get_online_features(["pair_activity:n_records", "pair_activity:total"], [unseen, before]).proto
+    answered = dict(zip(found.metadata.feature_names.val, found.results, strict=True))
+    kinds = {"n_records": "int64_val", "total": "double_val"}
+    assert {name: [value.WhichOneof("val") for value in answered[name].values] for name in kinds} == {
+        name: [kind] * 2 for name, kind in kinds.items()
+    }
+    assert {status for name in kinds for status in answered[name].statuses} == {FieldStatus.PRESENT}
+
+
+def test_the_server_answers_pairs(filled: Home) -> None:
+    body = {
+        "features": [f"pair_activity:{name}" for name in FEATURES],
+        "entities": {name: [key[name] for key in KEYS] for name in ("subject_id", "author_id")},
+    }
+
+    async def post() -> httpx.Response:
+        transport = httpx.ASGITransport(get_app(filled.store))
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            return await client.post("/get-online-features", json=body)
+
+    answer = asyncio.run(post()).json()
+    found = dict(zip(answer["metadata"]["feature_names"], answer["results"], strict=True))
+    assert [{name: found[name]["values"][place] for name in FEATURES} for place in range(len(KEYS))] == [truth(key, NOW) for key in KEYS]
+
+
+def test_what_is_only_stored_is_served_nowhere(filled: Home) -> None:
+    assert "sum_micros" not in {field.name for field in filled.store.get_feature_view("pair_activity").schema}
+    assert "sum_micros" not in {column.name for column in _columns_of(PairActivity)}
+    with pytest.raises(Exception, match="sum_micros"):
+        filled.store.get_online_features(["pair_activity:sum_micros"], KEYS[:1])
+
+
+def test_a_pair_is_deleted_alone(filled: Home) -> None:
+    gone, *others = [key for key in SEEN if truth(key, NOW) != NOTHING]
+    view = filled.store.get_feature_view("pair_activity")
+    delete_entities(filled.store.config, filled.store.provider.online_store, view, [gone])
+    assert filled.served([gone, *others]) == [NOTHING, *(truth(key, NOW) for key in others)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        filled.store.materialize(START - timedelta(days=1), NOW)
+    assert filled.served([gone]) == [truth(gone, NOW)]
