@@ -111,30 +111,30 @@ class GroupView(View):
         create_published_instants(run.connection, self)
         if not run.columns:
             versions = "select *, 1 as sign from staging.records" if is_whole else model("features/relevant_versions")
-            run.columns |= create_spans(run.connection, versions, self._groups(run), "spans")
+            run.columns |= create_spans(run.connection, versions, self._groups(run), "spans", is_increment=not is_whole)
         spans = spans_of(self, "spans", run.columns)
         if is_whole:
             run.connection.execute("create or replace table published as select entity_id, event_timestamp from activity limit 0")
             yield from self._computed(run, spans, run.columns, "select distinct entity_id, event_timestamp from activity", is_whole=True)
             return
-        incomplete = pl.DataFrame(run.connection.sql(f"select distinct entity_id from ({spans})").to_arrow_table())
-        if {part.kind for part in self.parts} <= EXTENDED:
-            left: list[pl.DataFrame] = []
-            yield from self._extended(run, spans, left)
-            incomplete = pl.concat([incomplete.head(0), *left])
-        if incomplete.height:
-            run.connection.register("incomplete", incomplete.to_arrow())
+        is_extended = {part.kind for part in self.parts} <= EXTENDED
+        left = f"select distinct entity_id from ({spans}) where {'is_retracted' if is_extended else 'true'}"
+        run.connection.execute(f"create or replace table incomplete as {left}")
+        if is_extended:
+            yield from self._extended(run, f"select * from ({spans}) where entity_id not in (select entity_id from incomplete)")
+        if run.connection.sql("from incomplete limit 1").fetchall():
             yield from self.rebuild(run, "incomplete")
 
     def _groups(self, run: Run) -> Sequence["GroupView"]:
         return [view for view in run.beside if isinstance(view, GroupView)] or [self]
 
-    def _extended(self, run: Run, spans: str, incomplete: list[pl.DataFrame]) -> Iterator[pa.RecordBatch]:
+    def _extended(self, run: Run, spans: str) -> Iterator[pa.RecordBatch]:
+        """Extend the rows of entities; those of which that cannot be done are added to `incomplete`."""
         first = f"select entity_id, make_timestamptz(min(starts_us)) as event_timestamp from ({spans}) group by entity_id"
         run.connection.execute(f"create or replace table first_changes as {first}")
         run.connection.execute(f"create or replace table published as {model('features/published')}")
         columns = ", ".join(f"{quoted(column)} as p{i}" for i, column in enumerate(self.stored.values()))
-        yield from self._computed(run, spans, run.columns, f"select entity_id, event_timestamp, {columns} from published", incomplete)
+        yield from self._computed(run, spans, run.columns, f"select entity_id, event_timestamp, {columns} from published")
 
     def rebuild(self, run: Run, entities: str) -> Iterator[pa.RecordBatch]:
         """Compute entities from all versions of every record that ever counted for them."""
@@ -152,7 +152,6 @@ class GroupView(View):
         spans: str,
         columns: Mapping[str, str],
         published: str,
-        incomplete: list[pl.DataFrame] | None = None,
         *,
         is_whole: bool = False,
     ) -> Iterator[pa.RecordBatch]:
@@ -169,8 +168,9 @@ class GroupView(View):
                 f"select * exclude (event_timestamp), epoch_us(event_timestamp) as instant_us from ({published}) where {of_bucket}"
             ).pl()
             made = timelines(found, wanted, before)
-            if incomplete is not None:
-                incomplete.append(made.incomplete.to_frame())
+            if made.incomplete.len():
+                run.connection.register("further", made.incomplete.to_frame().to_arrow())
+                run.connection.execute("insert into incomplete from further")
             yield from self._batches(run, made.rows, is_whole=is_whole)
 
     def _batches(self, run: Run, rows: pl.DataFrame, *, is_whole: bool) -> Iterator[pa.RecordBatch]:

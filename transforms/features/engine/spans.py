@@ -14,7 +14,8 @@ from transforms.features.windows import Window
 from transforms.sql import model
 
 AT_INSTANT = "epoch_us(getvariable('instant'))"
-TIMES = ("sign", "event_us", "starts_us", "superseded_us")
+TIMES = ("sign", "event_us", "starts_us", "superseded_us", "is_retracted")
+VERSION = ("record_id", "known_us", "content_digest")
 # which of several records is the first or the last
 ORDER = ("event_us", "known_us", "record_id")
 ORDERED = {"first", "last", "last_k"}
@@ -61,20 +62,30 @@ def times_of(groups: Sequence[Group]) -> list[str]:
     return list(dict.fromkeys([*TIMES, *(ORDER if is_ordered else ())]))
 
 
-def create_spans(connection: duckdb.DuckDBPyConnection, versions: str, groups: Sequence[Group], table: str) -> dict[str, str]:
+def create_spans(
+    connection: duckdb.DuckDBPyConnection, versions: str, groups: Sequence[Group], table: str, *, is_increment: bool = False
+) -> dict[str, str]:
     """Make a table of spans of versions of records: a row a version, with a column for each expression; the columns by their SQL.
 
     `versions` is SQL with the columns of staging and `sign`. A tombstone ends the version before it, and does not count itself.
+    Of an increment only what differs between versions as they are and as they were is a span.
     """
     references = set().union(*(group.references for group in groups))
     columns = {sql: f"c{i}" for i, sql in enumerate(dict.fromkeys(sql for group in groups for sql in expressions_of(group)))}
     read = sorted({column for column, *rest in references if not rest} - {"record_id"})
     connection.execute(f"create or replace view relevant_versions as {versions}")
     times = times_of(groups)
-    needed = ", ".join(dict.fromkeys([*times, "record_id", "effective_timestamp", *map(quoted, read)]))
-    connection.execute(f"create or replace table record_spans as select {needed} from ({model('features/record_spans')})")
+    needed = dict.fromkeys([*times, "record_id", "effective_timestamp", *map(quoted, read), *(VERSION if is_increment else ())])
+    needed.pop("is_retracted")
+    connection.execute(f"create or replace table record_spans as select {', '.join(needed)} from ({model('features/record_spans')})")
+    if is_increment:
+        connection.execute(f"create or replace table changed_spans as {model('features/changed_spans')}")
+    else:
+        connection.execute("create or replace view all_spans as select *, false as is_retracted from record_spans")
     values = ", ".join([*(f"records.{name}" for name in times), *(f"{sql} as {column}" for sql, column in columns.items())])
-    connection.execute(f"create or replace table {table} as select {values} from {joined('record_spans', references)}")
+    connection.execute(
+        f"create or replace table {table} as select {values} from {joined('changed_spans' if is_increment else 'all_spans', references)}"
+    )
     return columns
 
 
