@@ -11,7 +11,7 @@ import ast
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -64,6 +64,7 @@ def _content(modules: list["Module"], own_model: str) -> Iterator[str]:
         yield "\n".join(line for line in model.splitlines() if not line.lstrip().startswith("--"))
 
 
+@cache
 def kernel_digest(declared: type) -> str:
     """Digest the methods of a class, without its fields, and all that they use: of its own module by name, of ours and libraries by import.
 
@@ -147,7 +148,12 @@ def _version(library: str) -> str:
     except PackageNotFoundError:
         if find_spec(library) is None:
             return "absent"
-        return " ".join(f"{name} {version(name)}" for name in sorted(packages_distributions()[library]))
+        return " ".join(f"{name} {version(name)}" for name in sorted(_distributions()[library]))
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return packages_distributions()
 
 
 def _contracts(imports: Iterable[str]) -> list[type[Contract]]:

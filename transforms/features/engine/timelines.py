@@ -96,7 +96,7 @@ def lay_out(spans: pl.DataFrame, published: pl.DataFrame, windows: set[Window]) 
     entity_of_row = entities[of_point[first]]
     begin, at_ending, *at_leaving, at_published = np.split(row_of, np.cumsum([len(place) for place in places])[:-1])
 
-    lifetime_end = np.searchsorted(entity_of_row, entities[:n], side="right")  # the row after the entity's last
+    lifetime_end = np.cumsum(np.bincount(entity_of_row))[entities[:n]]  # the row after the entity's last
     lifetime_end[ending] = at_ending
     lifetime_end = np.where(is_counted, lifetime_end, begin)
     bounds = dict.fromkeys(windows, (begin, lifetime_end))
@@ -194,14 +194,27 @@ def _other(part: Part, span: Spans, values: pl.Series, spans: pl.DataFrame) -> p
 
 
 def _codes(ids: pl.Series) -> Ints:
-    """Number entities: equal ids have equal numbers, from 0 on."""
-    return _ranks(ids)[1]
+    """Number entities in their order, from 0 on."""
+    if not isinstance(ids.dtype, pl.Struct):
+        return _ranks(ids)[1]
+    codes = np.zeros(len(ids), np.int64)
+    for key in ids.struct.unnest():
+        ordered, of_key = _ranks(key)
+        codes = np.unique(codes * len(ordered) + of_key, return_inverse=True)[1]
+    return codes
 
 
 def _ranks(values: pl.Series) -> tuple[pl.Series, Ints]:
-    """The distinct values in order, and for each value which of them it is; -1 for null."""
-    ranks = values.rank("dense")
-    return values.unique().drop_nulls().sort(), (ranks.cast(pl.Int64).fill_null(0) - 1).to_numpy()
+    """The distinct values in order, and for each value which of them it is; -1 for null.
+
+    Only distinct values are sorted: of 500,000 texts to sort all takes five times as long.
+    """
+    encoded = values.to_arrow(compat_level=pl.CompatLevel.oldest()).dictionary_encode()
+    distinct = pl.Series(values.name, encoded.dictionary)
+    order = distinct.arg_sort().cast(pl.Int64).to_numpy()
+    ranks = np.empty(len(order) + 1, np.int64)
+    ranks[order], ranks[-1] = np.arange(len(order)), -1
+    return distinct.sort(), ranks[encoded.indices.fill_null(len(order)).to_numpy()]
 
 
 def _values(ordered: pl.Series, codes: Ints) -> pl.Series:
