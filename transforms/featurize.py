@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from transforms.features.contracts import UNSERVED
 from transforms.features.registry import views
 from transforms.features.view import Run, View
 from transforms.paths import parquet
@@ -47,6 +48,8 @@ def breaking_changes(warehouse: Warehouse) -> list[str]:
         wanted = view.contract.arrow_schema()
         for field in published:
             name = f"{view.relation}.{field.name}"
+            if UNSERVED in field.name:
+                continue
             if field.name not in wanted.names:
                 changes.append(f"{name}: removed")
             elif wanted.field(field.name).type != field.type:

@@ -18,6 +18,8 @@ ANNOTATIONS: dict[pl.DataType, Any] = {
     INSTANT: Annotated[pl.Datetime, "us", "UTC"],
     **{pl.List(item): Annotated[pl.List, item] for item in (pl.Int64(), pl.Float64(), pl.String())},
 }
+# in the name of a column that is stored and not served; no feature has it, for Feast joins view and feature with it
+UNSERVED = "__"
 TIMES = {"event_timestamp": "From when on the values hold, until the next row.", "created_timestamp": "When the row was computed."}
 
 

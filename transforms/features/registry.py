@@ -3,9 +3,10 @@
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,7 @@ import duckdb
 from transforms.errors import DeclarationError
 from transforms.expressions import dotted_references
 from transforms.features import views as shipped
+from transforms.features.contracts import UNSERVED
 from transforms.features.declare import Derived, GroupBy, NearDuplicates, RecordSql, RecordView, Service, SqlView
 from transforms.features.engine.group_by import GroupView
 from transforms.features.engine.near_duplicates import NearDuplicatesView
@@ -26,6 +28,9 @@ from transforms.features.entity import Entity
 from transforms.features.view import View
 from transforms.settings import Settings
 
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+# columns of every view, and of what computes it
+RESERVED = ("event_timestamp", "created_timestamp", "entity_id", "is_new")
 MODULES = "millrace_features"
 VIEW_KINDS = (RecordSql, GroupBy, SqlView)
 KINDS = (*VIEW_KINDS, Derived, Service, Entity)
@@ -92,7 +97,9 @@ def _registry(files: tuple[tuple[Path, int], ...], _embedder: Path | None) -> Re
     made: dict[str, View] = {}
     for item in _in_order(declared, errors):
         try:
-            made[item.name] = _view(item.item, {name: view for name, view in made.items() if view.is_of_records})
+            view = _view(item.item, {name: view for name, view in made.items() if view.is_of_records})
+            _refuse_names([view.name, *view.entity.columns, *view.features])
+            made[item.name] = view
         except (DeclarationError, duckdb.Error) as error:
             errors.append(f"{item.path}: {item.name}: {error}")
     errors += [
@@ -110,6 +117,13 @@ def _registry(files: tuple[tuple[Path, int], ...], _embedder: Path | None) -> Re
             if view.partition(":")[0] not in known
         ]
     return Registry(made, derived, services, entities, paths, tuple(errors))
+
+
+def _refuse_names(names: Iterable[str]) -> None:
+    for name in names:
+        if not NAME.fullmatch(name) or UNSERVED in name or name in RESERVED:
+            message = f"{name}: a name has small letters, digits and single underscores, and is none of {', '.join(RESERVED)}"
+            raise DeclarationError(message)
 
 
 def view_name(item: Any) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from transforms.errors import DeclarationError
 from transforms.expressions import bound, quoted
 from transforms.features.aggregates import Count, Feature, Input, Part
-from transforms.features.contracts import entity_contract, feature_field, stored_field
+from transforms.features.contracts import UNSERVED, entity_contract, feature_field, stored_field
 from transforms.features.declare import GroupBy
 from transforms.features.engine.spans import change_points, create_named_versions, create_spans, explained_records, spans_of, versions_of
 from transforms.features.engine.timelines import Wanted, timelines
@@ -78,7 +78,7 @@ class GroupView(View):
         stored = {(feature.parts["v"], feature.window): feature.name for feature in self.made if feature.value == "{v}"}
         for feature in self.made:
             for name, part in feature.parts.items():
-                stored.setdefault((part, feature.window), f"{feature.name}_{name}")
+                stored.setdefault((part, feature.window), f"{feature.name}{UNSERVED}{name}")
         return stored
 
     def _columns(self) -> dict[str, Any]:
