@@ -1,17 +1,17 @@
-"""The SQL of a source file: expressions over one row, and names. Whatever a user writes gets into SQL here and nowhere else.
+"""The SQL that users write: expressions over one row, whole queries, and names. It gets into SQL here and nowhere else.
 
-DuckDB parses an expression; what counts is the tree, so no spelling gets round a rule. The expression may call the functions
-that `functions.yaml` allows, and it is run by a connection that sees the rows and can reach nothing else.
+DuckDB parses it; what counts is the tree, so no spelling gets round a rule. It may call the functions that `functions.yaml`
+allows. An expression is run by a connection that sees the rows and can reach nothing else; a query names the relations it reads.
 """
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import yaml
@@ -30,6 +30,26 @@ CLASSES = frozenset(
     "BETWEEN CASE CAST COLLATE COLUMN_REF COMPARISON CONJUNCTION CONSTANT FUNCTION LAMBDA OPERATOR TYPE".split(),  # noqa: SIM905
 )
 NOT_ALLOWED = {"SUBQUERY": "a subquery", "WINDOW": "a window", "STAR": "a star", "PARAMETER": "a parameter"}
+# what a query may hold beside expressions: the types of its nodes, relations and modifiers
+QUERY_TYPES = frozenset(
+    "SELECT_NODE SET_OPERATION_NODE BASE_TABLE JOIN SUBQUERY TABLE_FUNCTION EXPRESSION_LIST EMPTY "  # noqa: SIM905
+    "ORDER_MODIFIER DISTINCT_MODIFIER LIMIT_MODIFIER LIMIT_PERCENT_MODIFIER ORDER_DEFAULT ASCENDING DESCENDING".split(),
+)
+# read as columns where there are none of these names
+VALUES_OF_A_RUN = frozenset(
+    "current_catalog current_date current_role current_schema current_time current_timestamp current_user "  # noqa: SIM905
+    "localtime localtimestamp session_user user".split(),
+)
+# the functions that make a relation of values
+ROWS_OF_VALUES = frozenset({"generate_series", "range", "unnest"})
+
+
+class Query(NamedTuple):
+    """A checked query: its SQL, its tree as text, in which comments and blanks leave no trace, and the relations that it reads."""
+
+    sql: str
+    tree: str
+    reads: frozenset[str]
 
 
 @contextmanager
@@ -82,10 +102,10 @@ def dotted_references(expression: str) -> set[tuple[str, ...]]:
 def _tree(expression: str) -> dict[str, Any]:
     """Parse and check an expression. Alone and between brackets it must be the same, so that it cannot end what stands around it."""
     with sealed() as connection:
-        plain, alone = (_statement(connection, text) for text in ("null", expression))
+        plain, alone = (_statement(connection, f"select {text}") for text in ("null", expression))
         is_plain = alone | {"select_list": plain["select_list"]} == plain  # no `from`, `where`, `union`
         is_single = is_plain and len(alone["select_list"]) == 1 and not alone["select_list"][0]["alias"]
-        if not is_single or _statement(connection, f"({expression}\n)") != alone:
+        if not is_single or _statement(connection, f"select ({expression}\n)") != alone:
             message = "is not a single SQL expression"
             raise ValueError(message)
     tree: dict[str, Any] = alone["select_list"][0]
@@ -94,14 +114,38 @@ def _tree(expression: str) -> dict[str, Any]:
     return tree
 
 
-def _statement(connection: duckdb.DuckDBPyConnection, expression: str) -> dict[str, Any]:
-    """Parse `select` and an expression, without the places that nodes have in the text."""
-    row = connection.execute("select json_serialize_sql($text)", {"text": f"select {expression}"}).fetchall()
+@cache
+def read_query(sql: str, relations: frozenset[str]) -> Query:
+    """Parse and check a query over relations; `ValueError` says why it is not one select statement over them alone.
+
+    Alone and between brackets it must be the same, so that it cannot end what stands around it.
+    """
+    text = sql.strip().removesuffix(";")
+    with sealed() as connection:
+        tree = _statement(connection, text)
+        around = _statement(connection, f"select * from ({text}\n)")
+    if around["from_table"].get("subquery", {}).get("node") != tree:
+        message = "is not a single select statement"
+        raise ValueError(message)
+    nodes = list(_walk(tree))
+    given = {entry["key"].lower() for node in nodes if "cte_map" in node for entry in node["cte_map"]["map"]}
+    if hidden := given & relations:
+        message = f"names a relation of its own {min(hidden)}; choose another name"
+        raise ValueError(message)
+    for node in nodes:
+        _check_of_query(node, relations, given)
+    reads = {node["table_name"].lower() for node in nodes if node.get("type") == "BASE_TABLE"}
+    return Query(text, json.dumps(tree, sort_keys=True), frozenset(reads & relations))
+
+
+def _statement(connection: duckdb.DuckDBPyConnection, sql: str) -> dict[str, Any]:
+    """Parse a select statement, without the places that nodes have in the text."""
+    row = connection.execute("select json_serialize_sql($text)", {"text": sql}).fetchall()
     parsed = json.loads(row[0][0], object_hook=lambda node: {key: node[key] for key in node if not key.startswith("query_location")})
     if parsed["error"]:
         raise ValueError(parsed.get("error_message", "cannot be parsed"))
     if len(parsed["statements"]) != 1:
-        message = "is not a single SQL expression"
+        message = "is not a single SQL statement"
         raise ValueError(message)
     return dict(parsed["statements"][0]["node"])
 
@@ -112,31 +156,91 @@ def _check(node: dict[str, Any]) -> None:
         message = f"may not hold {NOT_ALLOWED.get(kind, kind.lower().replace('_', ' '))}"
         raise ValueError(message)
     if kind == "FUNCTION":
-        path = node["qualified_name"]["path"]
-        if len(path) != 1:
-            message = f"may not call {'.'.join(path)}(); functions have their bare name, e.g. {path[-1]}(...)"
-            raise ValueError(message)
-        if reason := refusal(path[0]):
-            message = f"may not call {path[0]}(): {reason}"
-            raise ValueError(message)
+        _check_call(node, refusal)
+
+
+def _check_of_query(node: dict[str, Any], relations: frozenset[str], given: set[str]) -> None:
+    kind = node.get("class", node.get("type"))
+    is_known = kind in CLASSES | {"SUBQUERY", "WINDOW", "STAR"} if "class" in node else kind in QUERY_TYPES or not isinstance(kind, str)
+    if not is_known:
+        message = f"may not hold {NOT_ALLOWED.get(str(kind), str(kind).lower().replace('_', ' '))}"
+        raise ValueError(message)
+    if node.get("sample") or node.get("ref_type") == "POSITIONAL":
+        message = "may neither take a sample nor join by position, which is another in the next run"
+        raise ValueError(message)
+    if kind in {"FUNCTION", "WINDOW"}:
+        is_ordered = bool(node["order_bys"]["orders"] if kind == "FUNCTION" else node["orders"] + node["arg_orders"])
+        _check_call(node, partial(query_refusal, is_window=kind == "WINDOW", is_ordered=is_ordered))
+    if kind == "BASE_TABLE" and "class" not in node:
+        _check_relation(node, relations | given)
+    if kind == "TABLE_FUNCTION" and (name := node["function"]["qualified_name"]["path"][-1].lower()) not in ROWS_OF_VALUES:
+        message = f"may not read {name}(); relations are made by {', '.join(sorted(ROWS_OF_VALUES))}"
+        raise ValueError(message)
+    if kind == "COLUMN_REF" and len(node["column_names"]) == 1 and node["column_names"][0].lower() in VALUES_OF_A_RUN:
+        message = f"may not read {node['column_names'][0]}, which is another in the next run; a column needs another name"
+        raise ValueError(message)
+    kinds = [modifier["type"] for modifier in node.get("modifiers", []) if modifier["type"] != "DISTINCT_MODIFIER" or _is_on(modifier)]
+    if kinds and "ORDER_MODIFIER" not in kinds:
+        message = "may not take some of its rows in no order; write order by before limit, or with distinct on"
+        raise ValueError(message)
+
+
+def _is_on(modifier: dict[str, Any]) -> bool:
+    return bool(modifier["distinct_on_targets"])
+
+
+def _check_relation(node: dict[str, Any], known: Iterable[str]) -> None:
+    path = node["qualified_name"]["path"]
+    if len(path) != 1 or path[0].lower() not in known or node["at_clause"]:
+        message = f"may not read {'.'.join(path)}; it can read {', '.join(sorted(known))}"
+        raise ValueError(message)
+
+
+def _check_call(node: dict[str, Any], refused: Callable[[str], str | None]) -> None:
+    path = node["qualified_name"]["path"]
+    if len(path) != 1:
+        message = f"may not call {'.'.join(path)}(); functions have their bare name, e.g. {path[-1]}(...)"
+        raise ValueError(message)
+    if reason := refused(path[0]):
+        message = f"may not call {path[0]}(): {reason}"
+        raise ValueError(message)
 
 
 def refusal(function: str) -> str | None:
     """Say why an expression may not call a function; None if it may."""
-    allowed, refused = _functions()
-    name = function.lower()
+    name, allowed = function.lower(), _functions()["allowed"]
     if name in allowed:
         return None
-    reasons = (reason for reason, patterns in refused.items() if any(fnmatchcase(name, pattern) for pattern in patterns))
     near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.8)
-    return next(reasons, "it is not a function of one row's values" + (f"; did you mean {near[0]}?" if near else ""))
+    return _reason(name) or "it is not a function of one row's values" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def query_refusal(function: str, *, is_window: bool = False, is_ordered: bool = False) -> str | None:
+    """Say why a query may not call a function, in a window or not, over rows in an order or not; None if it may."""
+    name, lists = function.lower(), _functions()
+    if name in lists["aggregates"] or (name in lists["allowed"] | {"unnest"} and not is_window):
+        return None
+    if name in lists["ordered"] or (name in lists["windows"] and is_window):
+        return None if is_ordered else "what it gives depends on the order of rows; say order by in it"
+    known = lists["allowed"] | lists["aggregates"] | lists["ordered"] | lists["windows"]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    return _reason(name) or "there is no such function" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _reason(name: str) -> str | None:
+    reasons = _lists()["refused"].items()
+    return next((reason for reason, names in reasons if any(fnmatchcase(name, pattern) for pattern in names.split())), None)
 
 
 @cache
-def _functions() -> tuple[frozenset[str], dict[str, list[str]]]:
-    """Read which functions are allowed, and the patterns of those that are refused by their reason."""
-    lists = yaml.safe_load(files("transforms").joinpath("functions.yaml").read_text("utf-8"))
-    return frozenset(lists["allowed"].lower().split()), {reason: names.split() for reason, names in lists["refused"].items()}
+def _functions() -> dict[str, frozenset[str]]:
+    """Read which functions are allowed: over one row, over many, over many in an order, and in windows alone."""
+    return {name: frozenset(_lists()[name].lower().split()) for name in ("allowed", "aggregates", "ordered", "windows")}
+
+
+@cache
+def _lists() -> dict[str, Any]:
+    return dict(yaml.safe_load(files("transforms").joinpath("functions.yaml").read_text("utf-8")))
 
 
 def _columns(node: Any, own: frozenset[str]) -> Iterator[tuple[str, ...]]:

@@ -155,10 +155,13 @@ class GroupBy:
 class SqlView:
     """A user's own SQL: rows of an entity's key columns, `event_timestamp` and features.
 
-    It reads `versions`: the readable columns of every version of a record with `effective_from` and `effective_until` (null: to this
-    day), and features of record views as `features.<view>`. A row says what is known from `event_timestamp` on, so it may rest only
-    on versions with `effective_from` before that; whether it does is tested before anything is published. `sql` is the SQL itself or
-    the name of a file beside the declaration.
+    It is one select statement over `versions`, the readable columns of every version of a record with `effective_from` and
+    `effective_until` (null: to this day), and over record views by their names, with `record_id` and `effective_from`. A row says
+    what is known from `event_timestamp` on, so it may rest only on versions with `effective_from` up to that; whether it does is
+    tested before anything is published. `sql` is the SQL itself or the name of a file beside the declaration.
+
+    >>> from transforms.features.entities import author
+    >>> words = SqlView("author_words", author, "select author_id, effective_from as event_timestamp, length(text) as n from versions")
     """
 
     name: str

@@ -120,6 +120,12 @@ def _readable() -> pa.Schema:
     return pa.schema([StagedRecord.arrow_schema().field(name) for name in READABLE])
 
 
+def versions_schema() -> pa.Schema:
+    """The columns of `versions`, as a user's query reads them."""
+    times = [pa.field(name, pa.timestamp("us", "UTC")) for name in ("effective_from", "effective_until")]
+    return pa.schema([*_readable(), *times])
+
+
 @cache
 def _kind(expression: str, schemas: tuple[tuple[str, pa.Schema], ...]) -> tuple[str, bool]:
     """The kind of what an expression gives, and whether it gives a list of that."""
@@ -127,6 +133,11 @@ def _kind(expression: str, schemas: tuple[tuple[str, pa.Schema], ...]) -> tuple[
         for name, schema in schemas:
             connection.register(name, schema.empty_table())
         typed = connection.execute(f"describe select {bound(expression)} from {', '.join(name for name, _ in schemas)}").fetchall()[0][1]
+    return kind_of(typed)
+
+
+def kind_of(typed: str) -> tuple[str, bool]:
+    """The kind of a type of DuckDB's, and whether it is a list of that. `ValueError` where no feature can be of it."""
     element = typed.removesuffix("[]")
     kind = next((kind for kind, names in KINDS.items() if element.startswith(names)), None)
     if kind is None:

@@ -23,6 +23,7 @@ from transforms.features.declare import Derived, GroupBy, NearDuplicates, Record
 from transforms.features.engine.group_by import GroupView
 from transforms.features.engine.near_duplicates import NearDuplicatesView
 from transforms.features.engine.record import KernelView, sql_view
+from transforms.features.engine.sql_view import QueryView
 from transforms.features.entities import author, record, subject
 from transforms.features.entity import Entity
 from transforms.features.view import View
@@ -80,7 +81,7 @@ def registry() -> Registry:
 def read_registry() -> Registry:
     """Read all declarations that can be read, with what is wrong with the others."""
     settings = Settings()
-    files = tuple(path for folder in settings.feature_folders for path in sorted(folder.glob("*.py")))
+    files = tuple(path for folder in settings.feature_folders for kind in ("*.py", "*.sql") for path in sorted(folder.glob(kind)))
     return _registry(tuple((path, path.stat().st_mtime_ns) for path in files), settings.embedder)
 
 
@@ -88,7 +89,7 @@ def read_registry() -> Registry:
 def _registry(files: tuple[tuple[Path, int], ...], _embedder: Path | None) -> Registry:
     errors: list[str] = []
     declared: dict[str, Declared] = {}
-    for item in [*_shipped(), *_of_user([path for path, _ in files], errors)]:
+    for item in [*_shipped(), *_of_user([path for path, _ in files if path.suffix == ".py"], errors)]:
         other = declared.setdefault(item.name, item)
         if other.item != item.item:
             errors.append(f"{item.path}: {item.name}: the name is taken by a declaration in {other.path.name}; choose another")
@@ -97,7 +98,7 @@ def _registry(files: tuple[tuple[Path, int], ...], _embedder: Path | None) -> Re
     made: dict[str, View] = {}
     for item in _in_order(declared, errors):
         try:
-            view = _view(item.item, {name: view for name, view in made.items() if view.is_of_records})
+            view = _view(item, {name: view for name, view in made.items() if view.is_of_records})
             _refuse_names([view.name, *view.entity.columns, *view.features])
             made[item.name] = view
         except (DeclarationError, duckdb.Error) as error:
@@ -139,15 +140,14 @@ def _is_class(item: Any) -> TypeGuard[type[RecordView]]:
     return isinstance(item, type) and issubclass(item, RecordView)
 
 
-def _view(item: Any, record_views: Mapping[str, View]) -> View:
+def _view(declared: Declared, record_views: Mapping[str, View]) -> View:
+    item = declared.item
     if _is_class(item):
         return NearDuplicatesView(item) if issubclass(item, NearDuplicates) else KernelView(item, record_views)
     if isinstance(item, RecordSql):
         return sql_view(item, record_views)
     if isinstance(item, SqlView):
-        from transforms.features.engine.sql_view import QueryView
-
-        return QueryView(item, record_views)
+        return QueryView(item, record_views, declared.path.parent)
     return GroupView(item, record_views)
 
 

@@ -1,0 +1,166 @@
+"""The tests that a user's own query must pass before its rows are published: none may rest on what took effect after it.
+
+At some instants the query is run again on what was known by then: once with all that took effect later deleted, once with it
+altered. Its rows up to the instant must be the same. And it must give the same rows of the same versions in another order.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import duckdb
+
+from transforms.errors import GateError
+from transforms.expressions import dotted_references, quoted
+from transforms.features.engine.queries import differs
+from transforms.features.entity import Entity
+from transforms.features.inputs import joined
+from transforms.schemas.base import Contract, digest_of
+
+# A query is run 1 + 2 * N_CUTS times more, on about this many versions at most: the entities of a sample
+TESTED_VERSIONS = 100_000
+N_CUTS = 6
+QUANTILES = (0.1, 0.5, 0.9)
+EVER = datetime(9999, 1, 1, tzinfo=UTC)
+AFTER = "make_timestamptz(epoch_us(getvariable('cut')) + 1)"
+# the times of a version that takes effect in the microsecond after the cut
+MOVED = {
+    "effective_from": AFTER,
+    "effective_until": "null::timestamptz",
+    "event_timestamp": "getvariable('cut')::timestamptz",
+    "known_timestamp": "getvariable('cut')::timestamptz",
+}
+Rows = Callable[[Mapping[str, str]], str]
+
+
+class Trial(NamedTuple):
+    """A way to run the query again: what is done, SQL that does it to a relation, and what the rows of a query must not do."""
+
+    doing: str
+    relation: Callable[[str, list[str]], str]
+    mend: str
+
+
+def _shuffled(relation: str, _columns: list[str]) -> str:
+    return f"select * from {relation} order by hash(record_id, effective_from)"
+
+
+def _known(relation: str, columns: list[str]) -> str:
+    until = ", case when effective_until <= getvariable('cut') then effective_until end as effective_until"
+    values = ", ".join(quoted(column) for column in columns if column != "effective_until")
+    return f"select {values} {until if 'effective_until' in columns else ''} from {relation} where effective_from <= getvariable('cut')"
+
+
+def _altered(relation: str, columns: list[str]) -> str:
+    """What was known, but each version in effect ends; what is later has another's values; after the instant there is more of each."""
+    own = {"record_id", *MOVED}
+    moved = ", ".join(f"{sql} as {name}" for name, sql in MOVED.items() if name in columns)
+    swapped = ", ".join(f"{'one' if name in own else 'other'}.{quoted(name)}" for name in columns)
+    is_open, ended = "true", ""
+    if "effective_until" in columns:
+        is_open = "coalesce(effective_until > getvariable('cut'), true)"
+        ended = f"replace (case when {is_open} then {AFTER} else effective_until end as effective_until)"
+    return f"""
+        with numbered as (
+            select *, row_number() over (order by hash(record_id, effective_from)) - 1 as n, count(*) over () as n_all from {relation}
+        ),
+        swapped as (select {swapped} from numbered as one join numbered as other on other.n = (one.n + 1) % one.n_all)
+        select * {ended} from {relation} where effective_from <= getvariable('cut')
+        union all by name
+        select * from swapped where effective_from > getvariable('cut')
+        union all by name
+        select * replace ({moved}) from swapped where effective_from <= getvariable('cut') and {is_open}
+        union all by name
+        select * replace ({moved}, record_id || '+' as record_id) from {relation}
+    """
+
+
+RESTS_ONLY = "a row may rest only on versions with effective_from <= its event_timestamp"
+SHUFFLED = Trial("the versions come in another order", _shuffled, "break ties in order by, and in arg_max and the like")
+DELETED = Trial("what took effect later is deleted", _known, RESTS_ONLY)
+ALTERED = Trial("what took effect later is altered", _altered, RESTS_ONLY)
+
+
+def known_relations(connection: duckdb.DuckDBPyConnection, relations: Mapping[str, str], at: datetime) -> dict[str, str]:
+    """SQL of relations as they were known at an instant."""
+    connection.execute("set variable cut = $at", {"at": at})
+    return {name: _known(f"({sql})", _columns(connection, sql)) for name, sql in relations.items()}
+
+
+def refuse_leakage(
+    connection: duckdb.DuckDBPyConnection, contract: type[Contract], entity: Entity, relations: Mapping[str, str], rows: Rows, seed: int
+) -> None:
+    """Hold a query against what it may rest on; `rows` makes its SQL over relations. Raises `GateError` where it fails."""
+    tested = _take_sample(connection, entity, relations)
+    connection.execute(f"create or replace table expected_rows as {rows(tested)}")
+    columns = {name: _columns(connection, sql) for name, sql in tested.items()}
+    for cut, trial in _trials(connection, seed):
+        again = rows({name: trial.relation(f"({sql})", columns[name]) for name, sql in tested.items()})
+        connection.execute("set variable cut = $cut", {"cut": cut})
+        _refuse_other_rows(connection, contract, cut, trial, again)
+
+
+def _trials(connection: duckdb.DuckDBPyConnection, seed: int) -> Iterator[tuple[datetime, Trial]]:
+    yield EVER, SHUFFLED
+    for cut in _cuts(connection, seed):
+        yield cut, DELETED
+        yield cut, ALTERED
+
+
+def _cuts(connection: duckdb.DuckDBPyConnection, seed: int) -> list[datetime]:
+    """Instants just before a version takes effect or ends, and the last of all: quantiles, and some drawn by the seed; of a few, all."""
+    changes = "select unnest([effective_from, effective_until]) as instant from tested_versions"
+    found = connection.sql(f"select distinct instant from ({changes}) where instant is not null order by all").fetchall()
+    instants = [instant - timedelta(microseconds=1) for (instant,) in found[1:]] + [instant for (instant,) in found[-1:]]
+    if len(instants) <= N_CUTS:
+        return instants
+    chosen = {instants[int(quantile * len(instants))] for quantile in QUANTILES} | {instants[-1]}
+    others = [instant for instant in instants if instant not in chosen]
+    return sorted(chosen | set(random.Random(seed).sample(others, N_CUTS - len(chosen))))  # noqa: S311 - which instants are tested is no secret
+
+
+def _take_sample(connection: duckdb.DuckDBPyConnection, entity: Entity, relations: Mapping[str, str]) -> dict[str, str]:
+    """Make tables of what is tested: all versions, or of many those of some entities, with the rows of record views of their records."""
+    ((n_versions,),) = connection.sql(f"select count(*) from ({relations['versions']})").fetchall()
+    part = -(-n_versions // TESTED_VERSIONS)
+    sample = f"select * from ({relations['versions']})" if part <= 1 else _of_entities(entity, relations["versions"], part)
+    connection.execute(f"create or replace table tested_versions as {sample}")
+    for name, sql in relations.items():
+        if name != "versions":
+            of_sample = "where record_id in (select record_id from tested_versions)"
+            connection.execute(f"create or replace table {quoted(f'tested_{name}')} as select * from ({sql}) {of_sample}")
+    return {name: f"select * from {quoted(f'tested_{name}')}" for name in relations}
+
+
+def _of_entities(entity: Entity, versions: str, part: int) -> str:
+    references = {reference for key in entity.keys.values() for reference in dotted_references(key)}
+    effective = f"(select *, greatest(event_timestamp, known_timestamp) as effective_timestamp from ({versions}))"
+    key = f"({entity.sql})[1]" if entity.many else entity.sql
+    keyed = f"select records.* exclude (effective_timestamp), {key} as entity_id from {joined(effective, references)}"
+    is_taken = f"case when entity_id is null then hash(record_id) else hash(entity_id) end % {part} = 0"
+    return f"select * exclude (entity_id) from ({keyed}) where {is_taken}"
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, sql: str) -> list[str]:
+    return [column for column, *_ in connection.execute(f"describe {sql}").fetchall()]
+
+
+def _refuse_other_rows(connection: duckdb.DuckDBPyConnection, contract: type[Contract], cut: datetime, trial: Trial, sql: str) -> None:
+    keys = [*contract.entity(), "event_timestamp"]
+    key = ", ".join(map(quoted, keys))
+    rows = "select * from expected_rows where event_timestamp <= getvariable('cut')"
+    again = f"select * from ({sql}) where event_timestamp <= getvariable('cut')"
+    other = f"""
+        select {key} from ({rows}) as one full join ({again}) as other using ({key})
+        where one.event_timestamp is null or other.event_timestamp is null or {differs(contract, "one", "other")}
+    """
+    found = connection.sql(f"select count(*) over (), * from ({other}) order by all limit 5").fetchall()
+    if found:
+        places = "; ".join(digest_of(*row)[:12] for _, *row in found)
+        until = "" if cut == EVER else f" up to {cut:%Y-%m-%dT%H:%M:%S.%fZ}"
+        message = (
+            f"{contract.relation()}: {found[0][0]} rows{until} are others when {trial.doing}; nothing was committed. "
+            f"First keys (sha256 of {', '.join(keys)}): {places}; {trial.mend}"
+        )
+        raise GateError(message)

@@ -1,0 +1,71 @@
+"""What a user's own query reads and what is made of what it gives, as SQL. Relations come as CTEs, so that a query sees no others."""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from transforms.expressions import quoted
+from transforms.features.aggregates import Input, served
+from transforms.features.entity import Entity
+from transforms.schemas.base import Contract
+from transforms.sql import model
+
+# a fraction may differ by so much, relative to what is greater than 1: the last digits of a sum depend on the order of its addends
+TOLERANCE = "1e-9"
+
+
+def read_relations(record_views: Mapping[str, type[Contract]]) -> dict[str, str]:
+    """SQL of the relations that a query can read, by name: `versions`, and the newest rows of record views."""
+    return {"versions": model("features/effective_versions"), **{name: _newest(contract) for name, contract in record_views.items()}}
+
+
+def _newest(contract: type[Contract]) -> str:
+    features = ", ".join(f"arg_max_null({quoted(name)}, created_timestamp) as {quoted(name)}" for name in served_columns(contract))
+    effective_from = "make_timestamptz(epoch_us(event_timestamp) + 1) as effective_from"
+    return f"select record_id, {effective_from}, {features} from {contract.relation()} group by record_id, event_timestamp"
+
+
+def served_columns(contract: type[Contract]) -> list[str]:
+    """The features of a record view."""
+    return [str(column.name) for column in contract.columns() if column.is_served and column.name not in contract.key()]
+
+
+def query_rows(query: str, relations: Mapping[str, str], entity: Entity, features: Mapping[str, Input]) -> str:
+    """SQL of what a query gives over relations: keys, `event_timestamp`, features as they are served; a null key is no entity."""
+    given = ", ".join(f"{quoted(name)} as ({sql})" for name, sql in relations.items())
+    keys = ", ".join(map(quoted, entity.columns))
+    values = ", ".join(f"{_served(name, of)} as {quoted(name)}" for name, of in features.items())
+    is_there = " and ".join(f"{quoted(key)} is not null" for key in entity.columns)
+    return f"with {given} select {keys}, event_timestamp, {values} from ({query}\n) where {is_there}"
+
+
+def _served(name: str, of: Input) -> str:
+    kind = of.kind.removeprefix("list of ")
+    if kind == of.kind:
+        return served(Input(_typed(quoted(name), kind), kind))
+    return f"list_transform({quoted(name)}, lambda item: {served(Input(_typed('item', kind), kind))})"
+
+
+def _typed(sql: str, kind: str) -> str:
+    return {"text": f"{sql}::varchar", "instant": f"{sql}::timestamptz"}.get(kind, sql)
+
+
+def differs(contract: type[Contract], one: str, other: str) -> str:
+    """SQL of whether the values of two rows are different; fractions may differ in their last digits."""
+    columns = {str(column.name): column.dtype for column in contract.columns() if column.name not in contract.key()}
+    return "(" + " or ".join(_differ(dtype, f"{one}.{quoted(name)}", f"{other}.{quoted(name)}") for name, dtype in columns.items()) + ")"
+
+
+def _differ(dtype: pl.DataType, one: str, other: str) -> str:
+    differ = f"{one} is distinct from {other}"
+    if dtype == pl.Float64():
+        return f"({differ} and not coalesce({_near(one, other)}, false))"
+    if dtype == pl.List(pl.Float64()):
+        near = f"lambda pair: pair[1] is not distinct from pair[2] or coalesce({_near('pair[1]', 'pair[2]')}, false)"
+        are_near = f"len({one}) = len({other}) and list_bool_and(list_transform(list_zip({one}, {other}), {near}))"
+        return f"({differ} and not coalesce({are_near}, false))"
+    return differ
+
+
+def _near(one: str, other: str) -> str:
+    return f"abs({one} - {other}) <= {TOLERANCE} * greatest(abs({one}), abs({other}), 1)"
