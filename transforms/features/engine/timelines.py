@@ -59,7 +59,7 @@ def timelines(spans: pl.DataFrame, wanted: Sequence[Wanted], published: pl.DataF
     is_incomplete = np.zeros(int(rows.entities.max(initial=-1)) + 1, bool)
     columns = []
     for item in wanted:
-        before = published[item.column] if item.column in published.columns else None
+        before = published[item.column] if published.height and item.column in published.columns else None
         values, unknown = _part(rows, spans, item, before)
         is_incomplete[rows.entities[unknown]] = True
         columns.append(values.alias(item.column))
