@@ -122,9 +122,9 @@ def _registry(files: tuple[tuple[Path, int], ...], _embedder: Path | None) -> Re
     derived = {name: item.item for name, item in shaped.items() if isinstance(item.item, Derived)}
     services = {name: item.item for name, item in shaped.items() if isinstance(item.item, Service)}
     derivations: dict[str, Derivation] = {}
-    for name, item in derived.items():
+    for name, reader in derived.items():
         with _noting(shaped[name], errors):
-            derivations[name] = bind(item, {view: _found(view, made, declared) for view in map(view_name, item.of)})
+            derivations[name] = bind(reader, {view: _found(view, made, declared) for view in map(view_name, reader.of)})
     features = {name: view.features for name, view in made.items()} | {name: [*item.types] for name, item in derivations.items()}
     for name, service in services.items():
         with _noting(shaped[name], errors):
@@ -228,7 +228,8 @@ def _of_user(paths: list[Path], errors: list[str]) -> Iterator[Declared]:
         except Exception as error:  # noqa: BLE001 - whatever a user's file raises is said in one line
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
             line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else next(iter(lines[::-1]), None)
-            errors.append(f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {error}")
+            reason = error.msg if isinstance(error, SyntaxError) else error
+            errors.append(f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {reason}")
 
 
 def _import(path: Path) -> ModuleType:
