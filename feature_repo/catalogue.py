@@ -1,9 +1,13 @@
 """The catalogue of features, made from their contracts: for the command line and for docs/features.md."""
 
+from pathlib import Path
+
 import polars as pl
 
-from transforms.features.registry import views
+from transforms.features.declare import Service
+from transforms.features.registry import registry, view_name, views
 from transforms.schemas.base import Column
+from transforms.settings import CHECKOUT
 
 KINDS: dict[pl.DataType, str] = {
     pl.String(): "text",
@@ -23,21 +27,64 @@ def catalogue() -> dict[str, list[Column]]:
     return {view.name: view.contract.served() for view in views()}
 
 
+def derived_columns(name: str) -> list[Column]:
+    """The features of a derived view."""
+    declared, derivation = registry().derived[name], registry().derivations[name]
+    meanings = {feature: declared.descriptions.get(feature, f"`{expression}`.") for feature, expression in declared.features.items()}
+    return [Column(feature, dtype, meanings[feature], nullable=True, origin=None, bounds="") for feature, dtype in derivation.types.items()]
+
+
+def catalogue_lines() -> list[str]:
+    """The catalogue for a terminal, with the file in which each view and service is declared."""
+    found = registry()
+    columns = catalogue() | {name: derived_columns(name) for name in found.derived}
+    lines = []
+    for name, of_view in columns.items():
+        lines += ["", f"{name:<30}{_place(found.paths[name])}"]
+        lines += [f"  {column.name:<28}{kind(column):<18}{column.bounds:<12}{column.description}" for column in of_view]
+    lines += ["", "services"]
+    lines += [f"  {name:<28}{_place(found.paths[name])}: {', '.join(_read(service))}" for name, service in found.services.items()]
+    return lines[1:]
+
+
 def catalogue_markdown() -> str:
     """The catalogue as a page."""
-    lines = ["# Features", "", "Made from the contracts in `transforms/schemas/features.py` by `millrace features --markdown`.", ""]
-    for view in views():
-        lines += [f"## {view.name}", "", view.description, "", f"Key: `{'`, `'.join(view.entity.columns)}`.", ""]
-        lines += ["| feature | type | range | meaning | after |", "|---|---|---|---|---|"]
-        lines += [
-            f"| `{column.name}` | {kind(column)} | {column.bounds} | {column.description} | {column.origin or ''} |"
-            for column in catalogue()[view.name]
-        ]
-        lines.append("")
-    lines += ["## author_tenure", "", "Computed on demand, from `author_activity:first_event_timestamp` and the instant asked for.", ""]
-    lines += ["| feature | type | range | meaning | after |", "|---|---|---|---|---|"]
-    lines += ["| `days_since_first_record` | number |  | Days since the author's earliest record known by then was written. |  |", ""]
-    return "\n".join(lines)
+    found = registry()
+    lines = ["# Features", "", "Made from the declarations by `millrace features --markdown`.", ""]
+    for view in found.views.values():
+        lines += [f"## {view.name}", "", view.description, ""]
+        lines += [f"Key: `{'`, `'.join(view.entity.columns)}`. Declared in `{_place(found.paths[view.name])}`.", ""]
+        lines += [*_table(view.contract.served()), ""]
+    for name, declared in found.derived.items():
+        read = "`, `".join(f"{view}:{feature}" for view, feature in found.derivations[name].reads.values())
+        lines += [f"## {name}", "", declared.description, ""]
+        lines += [f"Computed when it is asked for, from `{read}` and the instant. Declared in `{_place(found.paths[name])}`.", ""]
+        lines += [*_table(derived_columns(name)), ""]
+    lines += ["## Services", "", "| service | reads | for |", "|---|---|---|"]
+    lines += [f"| `{name}` | {', '.join(_read(service))} | {service.description} |" for name, service in found.services.items()]
+    return "\n".join([*lines, ""])
+
+
+def _table(columns: list[Column]) -> list[str]:
+    rows = [
+        f"| `{column.name}` | {kind(column)} | {column.bounds} | {_cell(column.description)} | {column.origin or ''} |"
+        for column in columns
+    ]
+    return ["| feature | type | range | meaning | after |", "|---|---|---|---|---|", *rows]
+
+
+def _cell(text: str) -> str:
+    """A text in a table of Markdown, where a bar ends the cell."""
+    return text.replace("|", "\\|")
+
+
+def _read(service: Service) -> list[str]:
+    return [view_name(item) for item in service.features]
+
+
+def _place(path: Path) -> str:
+    """A file as seen from the checkout, where it is in it."""
+    return str(path.relative_to(CHECKOUT)) if path.is_relative_to(CHECKOUT) else str(path)
 
 
 def kind(column: Column) -> str:

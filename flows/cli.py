@@ -10,6 +10,7 @@ import click
 from flows.commands import home_option, open_warehouse, source_option
 from flows.commands.backfill import backfill
 from flows.commands.erase import erase
+from flows.commands.features import features
 from flows.commands.locks import locks
 from flows.commands.maintain import maintain
 from flows.commands.plan import plan
@@ -52,6 +53,7 @@ def main(*, debug: bool) -> None:
       millrace report                                 a page about all of it, to look at
       millrace trace --feature author_activity:ID     the records behind a value
       millrace features                               what each feature means
+      millrace features new NAME                      a start for features of your own, with a test
       millrace train-demo                             a model from these features, scored
       millrace quarantine list                        what was rejected, and why
       millrace maintain                               keep the home small and quick
@@ -137,29 +139,6 @@ def status(home: str | None) -> None:
     click.echo("\n  Everything adds up: read = staged + duplicates + quarantined, in every load.")
 
 
-@main.command()
-@home_option
-@click.option("--markdown", is_flag=True, help="As the page docs/features.md.")
-def features(home: str | None, *, markdown: bool) -> None:
-    """List every feature with its type, range and meaning; and of the home's sources, when their rows could be known."""
-    from feature_repo.catalogue import catalogue, catalogue_markdown, kind
-    from flows.history import read_sources
-    from transforms.settings import Settings
-
-    if markdown:
-        click.echo(catalogue_markdown(), nl=False)
-        return
-    for view, columns in catalogue().items():
-        click.echo(f"\n{view}")
-        for column in columns:
-            click.echo(f"  {column.name:<28}{kind(column):<18}{column.bounds:<12}{column.description}")
-    sources = read_sources(Path(home) if home else Settings().root)
-    if sources:
-        click.echo("\nsources")
-    for name, known in sources.items():
-        click.echo(f"  {name:<28}{known}")
-
-
 @main.command("train-demo")
 @home_option
 def train_demo(home: str | None) -> None:
@@ -234,7 +213,7 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
         click.echo(f"  why rows were rejected: millrace quarantine list --home {warehouse.settings.root}")
 
 
-for command in (backfill, erase, locks, maintain, plan, quarantine, report, trace):
+for command in (backfill, erase, features, locks, maintain, plan, quarantine, report, trace):
     main.add_command(command)
 
 if __name__ == "__main__":

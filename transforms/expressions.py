@@ -6,7 +6,7 @@ allows. An expression is run by a connection that sees the rows and can reach no
 
 import difflib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import cache, partial
@@ -86,6 +86,20 @@ def column_name(expression: str) -> str | None:
     """Name the column that an expression is, if it is nothing else."""
     tree = _tree(expression)
     return str(tree["column_names"][0]) if tree["class"] == "COLUMN_REF" and len(tree["column_names"]) == 1 else None
+
+
+def renamed(expression: str, names: Mapping[tuple[str, ...], str]) -> str:
+    """Write an expression with other names for columns that it reads.
+
+    >>> renamed("a.n / nullif(b, 0)", {("a", "n"): "a__n"})
+    '(a__n / "nullif"(b, 0))'
+    """
+    _tree(expression)
+    with sealed() as connection:
+        parsed = json.loads(connection.execute("select json_serialize_sql($text)", {"text": f"select {expression}"}).fetchall()[0][0])
+        _rename(parsed, names, frozenset())
+        (written,) = connection.execute("select json_deserialize_sql($tree)", {"tree": json.dumps(parsed)}).fetchall()[0]
+    return str(written).removeprefix("SELECT ")
 
 
 def column_references(expression: str) -> set[str]:
@@ -255,6 +269,21 @@ def _columns(node: Any, own: frozenset[str]) -> Iterator[tuple[str, ...]]:
         yield from _columns(node["expr"], own | {name.lower() for name, *_ in _columns(node["lhs"], frozenset())})
     elif isinstance(node, dict):
         yield from _columns(list(node.values()), own)
+
+
+def _rename(node: Any, names: Mapping[tuple[str, ...], str], own: frozenset[str]) -> None:
+    """Rename columns below a node in place, but for the parameters of lambdas, as `_columns` finds them."""
+    if isinstance(node, list):
+        for child in node:
+            _rename(child, names, own)
+    elif isinstance(node, dict) and node.get("class") == "COLUMN_REF":
+        path = tuple(node["column_names"])
+        if path[0].lower() not in own and path in names:
+            node["column_names"] = [names[path]]
+    elif isinstance(node, dict) and node.get("syntax_type") == "LAMBDA_KEYWORD":
+        _rename(node["expr"], names, own | {name.lower() for name, *_ in _columns(node["lhs"], frozenset())})
+    elif isinstance(node, dict):
+        _rename(list(node.values()), names, own)
 
 
 def _walk(node: Any) -> Iterator[dict[str, Any]]:

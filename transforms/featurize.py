@@ -27,10 +27,10 @@ from transforms.warehouse import CODE, AlreadyPublishedError, Rows, Warehouse
 TRANSACTION = "featurize"
 
 
-def stale_views(warehouse: Warehouse) -> list[View]:
-    """List the feature views that have not seen the newest staged records, or that other code has made."""
+def stale_views(warehouse: Warehouse, wanted: Sequence[View] | None = None) -> list[View]:
+    """List those of the wanted views, by default of all, that have not seen the newest staged records or that other code has made."""
     version = warehouse.versions().get(StagedRecord.relation(), -1)
-    return [view for view in views() if _consumed(view, warehouse) < version]
+    return [view for view in (views() if wanted is None else wanted) if _consumed(view, warehouse) < version]
 
 
 def is_made_by_other_code(view: View, warehouse: Warehouse) -> bool:
@@ -141,21 +141,24 @@ def _consumed(view: View, warehouse: Warehouse) -> int:
 
 
 def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
-    """Bring every feature view up to the newest staged records; what became of the rows of each, by its name.
+    """Bring every feature view up to the newest staged records; what became of the rows of each, by its name."""
+    rows = compute_views(views(), warehouse, now)
+    profile_views(warehouse, [view.contract for view in views()])
+    write_unfinished(warehouse, None)  # what a stopped backfill had left of other code is made now; of holes, the next one finds them
+    return rows
 
-    Views that take up the same records share what they read of them.
-    """
-    for view in views():
+
+def compute_views(wanted: Sequence[View], warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
+    """Bring views, listed after those that they read, up to the newest staged records. Those that take up the same share what they read."""
+    for view in wanted:
         warehouse.create(view.contract)
-    stale = stale_views(warehouse)
-    rows = {view.name: Rows(untouched=warehouse.n_rows(view.relation)) for view in views()}
+    stale = stale_views(warehouse, wanted)
+    rows = {view.name: Rows(untouched=warehouse.n_rows(view.relation)) for view in wanted}
     for view in (view for view in stale if view.is_of_records):
         rows[view.name] = _publish(warehouse, now, [view])[view.name]
     others = sorted((view for view in stale if not view.is_of_records), key=lambda view: _consumed(view, warehouse))
     for _, beside in groupby(others, key=lambda view: _consumed(view, warehouse)):
         rows |= _publish(warehouse, now, list(beside))
-    profile_views(warehouse, [view.contract for view in views()])
-    write_unfinished(warehouse, None)  # what a stopped backfill had left of other code is made now; of holes, the next one finds them
     return rows
 
 

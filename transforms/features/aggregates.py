@@ -122,7 +122,7 @@ class Aggregate:
     def features(self, of: Input, windows: Sequence[Window]) -> list[Feature]:
         """Make a feature for each window. Raises `DeclarationError` where the aggregate cannot be taken of such an input."""
         if of.kind not in self.takes:
-            message = f"{self.feature_name}: {type(self).__name__} takes {' or '.join(self.takes)}, and {self.of!r} is {of.kind}"
+            message = f"{type(self).__name__} takes a {' or '.join(self.takes)}, and {self.of!r} is a {of.kind}"
             raise DeclarationError(message)
         is_alone = isinstance(self.windows, Window)
         chosen = [self.windows] if isinstance(self.windows, Window) else (self.windows or windows)

@@ -1,11 +1,12 @@
 """Contracts made from declarations: columns, types, bounds and descriptions, each taken from where it is declared."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import pandera.polars as pa
 import polars as pl
 
+from transforms.errors import DeclarationError
 from transforms.features.aggregates import INSTANT, Feature, Input
 from transforms.features.declare import RecordView
 from transforms.features.entity import Entity
@@ -27,6 +28,7 @@ def entity_contract(name: str, description: str, entity: Entity, columns: Mappin
     """Make the contract of a view of an entity: its key, the times of a row, then columns by name, with type and Pandera field."""
     keys = {column: (pl.String(), pa.Field(description=entity.description or f"Key of {entity.name}.")) for column in entity.columns}
     times = {column: (INSTANT, pa.Field(description=meaning)) for column, meaning in TIMES.items()}
+    _refuse_taken(columns, [*keys, *times])
     key = [*entity.columns, *TIMES]
     config = type("Config", (Contract.Config,), {"name": f"features.{name}", "metadata": {"key": key, "version": 1}})
     return type(_class_name(name), (Contract,), _body(description, {**keys, **times, **columns}) | {"Config": config})
@@ -34,7 +36,14 @@ def entity_contract(name: str, description: str, entity: Entity, columns: Mappin
 
 def record_contract(name: str, description: str, columns: Mapping[str, tuple[pl.DataType, Any]], **options: Any) -> type[RecordView]:
     """Make the class of a record view whose features are given by name, with type and Pandera field."""
+    _refuse_taken(columns, ["record_id", *TIMES])
     return type(_class_name(name), (RecordView,), _body(description, columns), **options)
+
+
+def _refuse_taken(features: Iterable[str], taken: Sequence[str]) -> None:
+    if name := next((name for name in features if name in taken), None):
+        message = f"{name}: every row has a column of this name already; choose another"
+        raise DeclarationError(message)
 
 
 def feature_field(feature: Feature) -> tuple[pl.DataType, Any]:

@@ -40,9 +40,9 @@ class Inputs:
         """Find what an expression over a record gives. Raises `DeclarationError` with what is wrong with it."""
         references = self.references(expression)
         try:
-            kind, is_list = _kind(expression, self._schemas(references))
+            kind, is_list = kind_of(expression, self._schemas(references))
         except (duckdb.Error, ValueError) as error:
-            message = f"{expression!r}: {_reason(error, expression)}"
+            message = f"{expression!r}: {reason_of(error, expression)}"
             raise DeclarationError(message) from None
         if is_list:
             return Input(bound(expression), f"list of {kind}")
@@ -55,7 +55,7 @@ class Inputs:
         try:
             references = dotted_references(expression)
         except ValueError as error:
-            message = f"{expression!r}: {_reason(error, expression)}"
+            message = f"{expression!r}: {reason_of(error, expression)}"
             raise DeclarationError(message) from None
         for reference in references:
             self._refuse_unknown(expression, reference)
@@ -69,9 +69,8 @@ class Inputs:
         if name in known:
             return
         everything = {*READABLE, *(f"{view}.{column.name}" for view, contract in self._views.items() for column in contract.columns())}
-        near = difflib.get_close_matches(name, everything, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(READABLE)}, and features of records as view.feature"
-        message = f"{expression!r} reads {name}, which is no column of a record; {hint}"
+        hint = did_you_mean(name, everything) or f"; there are {', '.join(READABLE)}, and features of records as view.feature"
+        message = f"{expression!r} reads {name}, which is no column of a record{hint}"
         raise DeclarationError(message)
 
     def _schemas(self, references: Iterable[tuple[str, ...]]) -> tuple[tuple[str, pa.Schema], ...]:
@@ -92,6 +91,16 @@ class Inputs:
             "ge": limits.get("greater_than_or_equal_to"),
             "le": limits.get("less_than_or_equal_to"),
         }
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """End a message with the known name that is most like a wrong one; nothing where none is.
+
+    >>> did_you_mean("lable", ["label", "text"])
+    '; did you mean label?'
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def joined(records: str, references: Iterable[tuple[str, ...]]) -> str:
@@ -127,7 +136,7 @@ def versions_schema() -> pa.Schema:
 
 
 @cache
-def _kind(expression: str, schemas: tuple[tuple[str, pa.Schema], ...]) -> tuple[str, bool]:
+def kind_of(expression: str, schemas: tuple[tuple[str, pa.Schema], ...]) -> tuple[str, bool]:
     """The kind of what an expression gives, and whether it gives a list of that."""
     with sealed() as connection:
         for name, schema in schemas:
@@ -146,7 +155,7 @@ def kind_of(typed: str) -> tuple[str, bool]:
     return kind, element != typed
 
 
-def _reason(error: Exception, expression: str) -> str:
+def reason_of(error: Exception, expression: str) -> str:
     """The first line of what is wrong, with the mend of the commonest mistake."""
     reason = str(error).partition("\n")[0]
     is_arrow = "->" in expression and ("->>" in reason or "->" in reason or "json_extract" in reason)

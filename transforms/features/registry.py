@@ -6,7 +6,8 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -20,12 +21,15 @@ from transforms.expressions import dotted_references
 from transforms.features import views as shipped
 from transforms.features.contracts import UNSERVED
 from transforms.features.declare import Derived, GroupBy, NearDuplicates, RecordSql, RecordView, Service, SqlView
+from transforms.features.derivation import Derivation, bind
 from transforms.features.engine.group_by import GroupView
 from transforms.features.engine.near_duplicates import NearDuplicatesView
 from transforms.features.engine.record import KernelView, sql_view
 from transforms.features.engine.sql_view import QueryView
 from transforms.features.entities import author, record, subject
 from transforms.features.entity import Entity
+from transforms.features.inputs import did_you_mean
+from transforms.features.shape import refuse_shape
 from transforms.features.view import View
 from transforms.settings import Settings
 
@@ -46,13 +50,17 @@ class Declared(NamedTuple):
 
 
 class Registry(NamedTuple):
-    """What is declared, by name: views after those that they read, and where each declaration is. `errors` says what is wrong."""
+    """What is declared, by name: views after those that they read, and where each declaration is.
+
+    `derivations` has the derived views as they are bound. `errors` says what is wrong.
+    """
 
     views: Mapping[str, View]
     derived: Mapping[str, Derived]
     services: Mapping[str, Service]
     entities: Mapping[str, Entity]
     paths: Mapping[str, Path]
+    derivations: Mapping[str, Derivation]
     errors: tuple[str, ...]
 
 
@@ -94,30 +102,61 @@ def _registry(files: tuple[tuple[Path, int], ...], _embedder: Path | None) -> Re
         if other.item != item.item:
             errors.append(f"{item.path}: {item.name}: the name is taken by a declaration in {other.path.name}; choose another")
     paths = {name: item.path for name, item in declared.items()}
+    shaped: dict[str, Declared] = {}
+    for item in declared.values():
+        with _noting(item, errors):
+            _refuse_names([item.name])
+            refuse_shape(item.item)
+            shaped[item.name] = item
     entities = {entity.name: entity for entity in (record, author, subject)}
     made: dict[str, View] = {}
-    for item in _in_order(declared, errors):
-        try:
+    for item in _in_order(shaped, errors):
+        with _noting(item, errors):
             view = _view(item, {name: view for name, view in made.items() if view.is_of_records})
-            _refuse_names([view.name, *view.entity.columns, *view.features])
+            _refuse_names([*view.entity.columns, *view.features])
             made[item.name] = view
-        except (DeclarationError, duckdb.Error) as error:
-            errors.append(f"{item.path}: {item.name}: {error}")
     errors += [
         f"{paths[view.name]}: {view.name}: there is another entity {view.entity.name!r}; choose another name"
         for view in made.values()
         if entities.setdefault(view.entity.name, view.entity) != view.entity
     ]
-    derived = {name: item.item for name, item in declared.items() if isinstance(item.item, Derived)}
-    services = {name: item.item for name, item in declared.items() if isinstance(item.item, Service)}
-    for name, service in (derived | services).items():
-        known = {*made, *derived}
-        errors += [
-            f"{paths[name]}: {name}: reads {view}, which is no view; there are {', '.join(known)}"
-            for view in map(view_name, service.of if isinstance(service, Derived) else service.features)
-            if view.partition(":")[0] not in known
-        ]
-    return Registry(made, derived, services, entities, paths, tuple(errors))
+    derived = {name: item.item for name, item in shaped.items() if isinstance(item.item, Derived)}
+    services = {name: item.item for name, item in shaped.items() if isinstance(item.item, Service)}
+    derivations: dict[str, Derivation] = {}
+    for name, reader in derived.items():
+        with _noting(shaped[name], errors):
+            derivations[name] = bind(reader, {view: _found(view, made, declared) for view in map(view_name, reader.of)})
+    features = {name: view.features for name, view in made.items()} | {name: [*item.types] for name, item in derivations.items()}
+    for name, service in services.items():
+        with _noting(shaped[name], errors):
+            _refuse_unknown(service, features, declared)
+    return Registry(made, derived, services, entities, paths, derivations, tuple(errors))
+
+
+@contextmanager
+def _noting(item: Declared, errors: list[str]) -> Iterator[None]:
+    """Note what is wrong with a declaration, and go on."""
+    try:
+        yield
+    except (DeclarationError, duckdb.Error) as error:
+        errors.append(f"{item.path}: {item.name}: {error}")
+
+
+def _found(name: str, made: Mapping[str, Any], declared: Collection[str]) -> Any:
+    if name in made:
+        return made[name]
+    reason = "which is wrong itself; mend it first" if name in declared else f"which is no view{did_you_mean(name, made)}"
+    message = f"reads {name}, {reason}"
+    raise DeclarationError(message)
+
+
+def _refuse_unknown(service: Service, features: Mapping[str, Collection[str]], declared: Collection[str]) -> None:
+    for item in service.features:
+        view, _, feature = view_name(item).partition(":")
+        known = _found(view, features, declared)
+        if feature and feature not in known:
+            message = f"reads {view}:{feature}, which is no feature of {view}{did_you_mean(feature, known)}"
+            raise DeclarationError(message)
 
 
 def _refuse_names(names: Iterable[str]) -> None:
@@ -189,7 +228,8 @@ def _of_user(paths: list[Path], errors: list[str]) -> Iterator[Declared]:
         except Exception as error:  # noqa: BLE001 - whatever a user's file raises is said in one line
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
             line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else next(iter(lines[::-1]), None)
-            errors.append(f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {error}")
+            reason = error.msg if isinstance(error, SyntaxError) else error
+            errors.append(f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {reason}")
 
 
 def _import(path: Path) -> ModuleType:

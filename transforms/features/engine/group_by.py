@@ -49,19 +49,20 @@ class GroupView(View):
         for key in self.entity.keys.values():
             kind = self._inputs.bind(key).kind
             if kind.startswith("list of") != self.entity.many:
-                message = f"entity {self.entity.name}: {key!r} is {kind}; " + (
+                message = f"entity {self.entity.name}: {key!r} is a {kind}; " + (
                     "a list-valued key needs many=True" if not self.entity.many else "with many=True it must be a list"
                 )
                 raise DeclarationError(message)
         self._refuse_no_condition(self.where)
-        texts = [*self.entity.keys.values(), self.where]
-        texts += [text for item in self._declaration.aggregates for text in (item.where, None if isinstance(item, Count) else item.of)]
-        return set().union(*(self._inputs.references(text) for text in texts if text))
+        return set().union(*(self._inputs.references(text) for text in (*self.entity.keys.values(), self.where) if text))
 
     def _bind(self, aggregate: Any) -> list[Feature]:
+        """Make the features of an aggregate, and note what it reads."""
         try:
             of = Input("", "whole", is_never_null=True) if isinstance(aggregate, Count) else self._inputs.bind(aggregate.of)
             self._refuse_no_condition(aggregate.where)
+            for text in (aggregate.where, None if isinstance(aggregate, Count) else aggregate.of):
+                self.references |= self._inputs.references(text) if text else set()
             return list(aggregate.features(of, self._declaration.windows))
         except DeclarationError as error:
             message = f"{aggregate.feature_name}: {error}"

@@ -1,0 +1,125 @@
+"""`millrace features`: what features there are, whether declarations of one's own are right, and a start for new ones."""
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flows.commands import home_option
+
+if TYPE_CHECKING:
+    from transforms.features.testing import Suite
+
+
+@click.group(invoke_without_command=True)
+@home_option
+@click.option("--markdown", is_flag=True, help="As the page docs/features.md.")
+@click.pass_context
+def features(context: click.Context, home: str | None, *, markdown: bool) -> None:
+    """List every feature with its type, range and meaning; and of the home's sources, when their rows could be known.
+
+    Features of your own are declared in Python, one file a subject, in `features/` of the checkout or in the folders that
+    MILLRACE_FEATURES names. Nothing else has to be edited: the next run computes, keeps and serves them.
+
+    \b
+      millrace features new channel     a file to start from, and its tests
+      millrace features check           what is wrong with what is declared, a line each
+      millrace features test            run the tests of what is declared, in seconds
+      millrace plan --source FILE       what the next run would compute
+    """
+    if context.invoked_subcommand:
+        return
+    from feature_repo.catalogue import catalogue_lines, catalogue_markdown
+    from flows.history import read_sources
+    from transforms.settings import Settings
+
+    if markdown:
+        click.echo(catalogue_markdown(), nl=False)
+        return
+    click.echo("\n".join(catalogue_lines()))
+    sources = read_sources(Path(home) if home else Settings().root)
+    if sources:
+        click.echo("\nsources")
+    for name, known in sources.items():
+        click.echo(f"  {name:<28}{known}")
+
+
+@features.command()
+@click.pass_context
+def check(context: click.Context) -> None:
+    """Say what is wrong with what is declared, in one line each: file, view, feature, and how to mend it. Nothing is computed.
+
+    \b
+    Exit code 0: all is right.  1: something is wrong.
+    """
+    from transforms.features.checking import faults, user_files
+    from transforms.features.registry import read_registry
+
+    found = faults()
+    for fault in found:
+        click.echo(_here(fault), err=True)
+    if found:
+        context.exit(1)
+    registry = read_registry()
+    for path in user_files():
+        names = [name for name in (*registry.views, *registry.derived, *registry.services) if registry.paths[name] == path]
+        click.echo(f"{_here(str(path))}: {', '.join(names) or 'declares nothing'}")
+    click.echo(f"{len(registry.views)} views, {len(registry.derived)} derived, {len(registry.services)} services: all right")
+
+
+@features.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+def test(names: tuple[str, ...]) -> None:
+    """Run the tests of what is declared: those beside files of these names, or with these names; all by default.
+
+    `features/channel.yaml` tests `features/channel.py`: of each test, records that are `given`, and features that are `expect`ed
+    of entities at instants. Views are computed as a run computes them, in a folder that is removed afterwards; no home is needed.
+
+    \b
+    Exit code 0: all tests pass.  1: one fails, or there is none.
+    """
+    from transforms.errors import DeclarationError
+    from transforms.features.testing import suites
+
+    chosen = suites(names)
+    n_failed = sum(_run(suite) for suite in chosen)
+    n_tests = sum(len(suite.cases) for suite in chosen)
+    if n_failed:
+        message = f"{n_failed} of {n_tests} tests failed"
+        raise DeclarationError(message)
+    click.echo(f"{n_tests} {'test' if n_tests == 1 else 'tests'} passed")
+
+
+@features.command()
+@click.argument("name")
+def new(name: str) -> None:
+    """Write a start for features of your own: NAME.py with a view, and NAME.yaml with a test that passes. Overwrites nothing."""
+    from transforms.features.starting import write_start
+
+    for path in write_start(name):
+        click.echo(_here(str(path)))
+    click.echo(f"Next: edit them, then millrace features check and millrace features test {name}")
+
+
+def _run(suite: "Suite") -> int:
+    """Run the tests of a file, a line each; how many failed."""
+    from transforms.features.registry import registry
+    from transforms.features.testing import run_case
+
+    click.echo(_here(str(suite.path)))
+    n_failed = 0
+    for name, case in suite.cases.items():
+        start = time.perf_counter()
+        differences = run_case(case, registry())
+        n_failed += bool(differences)
+        click.echo(f"  {'FAILED' if differences else 'passed'}  {name}  ({time.perf_counter() - start:.1f} s)")
+        for difference in differences:
+            click.echo(f"    {difference}")
+    return n_failed
+
+
+def _here(line: str) -> str:
+    """A line that begins with a path, as seen from the folder where one is."""
+    return line.removeprefix(f"{Path.cwd()}{os.sep}")

@@ -1,0 +1,88 @@
+"""Derived views as they are bound: which features of which views they read, and of what types theirs are. Computes them, too."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+
+from transforms.errors import DeclarationError
+from transforms.expressions import bound, dotted_references, quoted, renamed, sealed
+from transforms.features.aggregates import DTYPES
+from transforms.features.declare import Derived
+from transforms.features.inputs import did_you_mean, kind_of, reason_of
+from transforms.features.view import View
+
+ASKED = "event_timestamp"
+LISTS = {f"list of {kind}": pl.List(DTYPES[kind]) for kind in ("whole", "fraction", "text")}
+
+
+class Derivation(NamedTuple):
+    """A derived view as it is bound.
+
+    `reads` has by the name of a column, `view__feature`, the view and the feature that it is. `expressions` are SQL over these
+    columns and `event_timestamp`, by the feature's name; `types` what they give.
+    """
+
+    reads: Mapping[str, tuple[str, str]]
+    expressions: Mapping[str, str]
+    types: Mapping[str, pl.DataType]
+
+
+def bind(declared: Derived, views: Mapping[str, View]) -> Derivation:
+    """Bind the expressions of a derived view over the views that it names. Raises `DeclarationError` where one is wrong."""
+    reads: dict[str, tuple[str, str]] = {}
+    expressions, types = {}, {}
+    for feature, expression in declared.features.items():
+        try:
+            read = {path: _read(path, expression, views) for path in sorted(dotted_references(expression)) if path != (ASKED,)}
+            reads |= {"__".join(found): found for found in read.values()}
+            expressions[feature] = renamed(expression, {path: "__".join(found) for path, found in read.items()})
+            types[feature] = _type(expressions[feature], reads, views)
+        except ValueError as error:
+            message = f"{feature}: {expression!r}: {reason_of(error, expression)}"
+            raise DeclarationError(message) from None
+        except DeclarationError as error:
+            message = f"{feature}: {error}"
+            raise DeclarationError(message) from None
+    return Derivation(reads, expressions, types)
+
+
+def _read(path: tuple[str, ...], expression: str, views: Mapping[str, View]) -> tuple[str, str]:
+    """Find which feature of which view a name in an expression is."""
+    found = [(view.name, path[-1]) for view in views.values() if path[-1] in view.features and path[:-1] in {(), (view.name,)}]
+    if len(found) == 1:
+        return found[0]
+    name = ".".join(path)
+    if found:
+        of = " and ".join(view for view, _ in found)
+        message = f"{expression!r} reads {name}, which is a feature of {of}; say which, as {found[0][0]}.{name}"
+        raise DeclarationError(message)
+    known = [feature for view in views.values() for feature in (*view.features, *(f"{view.name}.{name}" for name in view.features))]
+    message = f"{expression!r} reads {name}, which is no feature of {', '.join(views)}{did_you_mean(name, [ASKED, *known])}"
+    raise DeclarationError(message)
+
+
+def _type(expression: str, reads: Mapping[str, tuple[str, str]], views: Mapping[str, View]) -> pl.DataType:
+    """Find the type that an expression gives."""
+    fields = [(column, views[view].contract.arrow_schema().field(name).type) for column, (view, name) in reads.items()]
+    schema = pa.schema([*fields, (ASKED, pa.timestamp("us", "UTC"))])
+    try:
+        kind, is_list = kind_of(expression, (("given", schema),))
+    except duckdb.Error as error:
+        raise ValueError(reason_of(error, expression)) from None
+    name = f"list of {kind}" if is_list else kind
+    if name not in DTYPES | LISTS:
+        message = f"gives a {name}, of which no feature can be made; cast it, e.g. (...)::varchar[]"
+        raise ValueError(message)
+    return (DTYPES | LISTS)[name]
+
+
+def compute(derivation: Derivation, given: pl.DataFrame) -> pl.DataFrame:
+    """Compute the features for every row of `given`, which has the columns that are read and `event_timestamp`, in order."""
+    selected = ", ".join(f"{bound(expression)} as {quoted(name)}" for name, expression in derivation.expressions.items())
+    with sealed() as connection:
+        connection.register("given", given.with_row_index("__row").to_arrow())
+        computed: pl.DataFrame = connection.sql(f"select {selected} from given order by __row").pl()
+        return computed.cast(pl.Schema(derivation.types))
