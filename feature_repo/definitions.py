@@ -3,13 +3,11 @@
 import feature_repo.importing  # noqa: F401
 
 # isort: split
-import pandas as pd
-from feast import Entity, FeatureService, Field, RequestSource, ValueType
-from feast.on_demand_feature_view import on_demand_feature_view
-from feast.types import Float64, UnixTimestamp
+from feast import Entity, FeatureService, ValueType
+from feast.types import Float64
 
+from feature_repo.derived import on_demand_view
 from feature_repo.fields import feature_view
-from feature_repo.instants import instants
 from transforms.code import RECORD_KERNELS
 from transforms.schemas.features import (
     AuthorActivity,
@@ -41,26 +39,14 @@ if RecordEmbedding in RECORD_KERNELS:  # MILLRACE_EMBEDDER names a model
 author_activity = feature_view(AuthorActivity, [author])
 subject_activity = feature_view(SubjectActivity, [subject])
 
-instant = RequestSource(
-    name="instant",
-    schema=[Field(name="event_timestamp", dtype=UnixTimestamp)],
-    description="The instant the features are asked for: the spine's own in training, the request's in serving.",
-)
-
-
-# mode="python" would be quicker online, but Feast 0.67 drops its result where full feature names are asked for
-@on_demand_feature_view(
-    sources=[author_activity[["first_event_timestamp"]], instant],
-    # Feast compares this field with what it infers, which has no description, so the view's own carries it
-    schema=[Field(name="days_since_first_record", dtype=Float64)],
-    mode="pandas",
+author_tenure = on_demand_view(
+    "author_tenure",
+    sources=[author_activity[["first_event_timestamp"]]],
+    # in nanoseconds, as pandas counted before: their last bit is another than that of microseconds, and locks hold it
+    features={"days_since_first_record": "(epoch_us(event_timestamp) - epoch_us(first_event_timestamp)) * 1e3 / 86400e9"},
+    types={"days_since_first_record": Float64},
     description="Days from when the author's earliest record known by then was written to the instant asked for.",
 )
-def author_tenure(inputs: pd.DataFrame) -> pd.DataFrame:
-    """Days from the author's first record to the instant."""
-    first, instant = (instants(inputs[name]) for name in ("first_event_timestamp", "event_timestamp"))
-    days = (instant - first) / pd.Timedelta(days=1)
-    return pd.DataFrame({"days_since_first_record": days})
 
 
 activity_v1 = FeatureService(

@@ -16,6 +16,7 @@ from feature_repo.client import REPOSITORY, repo_config, store_settings, write_s
 from feature_repo.done import Done, done_path, read_done, write_done
 from feature_repo.online_views import keep, online_views
 from transforms import schemas
+from transforms.features.engine import derived
 from transforms.featurize import VIEWS, view_name
 from transforms.replacing import replace_file
 from transforms.warehouse import Report, Warehouse
@@ -26,7 +27,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def definitions_digest(home: Path) -> str:
     """Digest what says what is served, and by what: files, the views that there are with these settings, and those online in a home."""
     files = [
-        *(REPOSITORY / name for name in ("definitions.py", "fields.py", "feature_store.yaml")),
+        *(REPOSITORY / name for name in ("definitions.py", "derived.py", "fields.py", "feature_store.yaml")),
+        Path(derived.__file__),
         Path(schemas.__file__).parent / "features.py",
     ]
     views = " ".join([*map(view_name, VIEWS), "online:", *online_views(home)])
@@ -136,7 +138,9 @@ def _definitions(home: Path) -> list[Any]:
     for view in found:
         if isinstance(view, feast.FeatureView):
             view.online = view.name in online_views(home)
-    return found + [item.batch_source for item in found if getattr(item, "batch_source", None)]
+    batches = [item.batch_source for item in found if getattr(item, "batch_source", None)]
+    requests = {source.name: source for item in found for source in getattr(item, "source_request_sources", {}).values()}
+    return [*found, *batches, *requests.values()]
 
 
 def _is_due(view: str, warehouse: Warehouse, now: datetime) -> bool:

@@ -15,16 +15,19 @@ import pandera.polars as pa
 import polars as pl
 import pytest
 from deltalake import write_deltalake
-from feast import Entity, FeatureStore, RepoConfig, ValueType
+from feast import Entity, FeatureStore, FeatureView, RepoConfig, ValueType
 from feast.feature_server import get_app
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from feast.types import Array, Bool, Float64, Int64, String, UnixTimestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feature_repo.derived import on_demand_view
 from feature_repo.fields import feature_view
 from feature_repo.stores.deletion import delete_entities
 from feature_repo.stores.serving import OpenStore
 from tests.feature_repo.stores.test_online_stores import LEAN
+from transforms.errors import DerivedError
 from transforms.profile import _columns_of
 from transforms.schemas.base import Contract
 
@@ -57,6 +60,7 @@ class PairActivity(Contract):
         metadata = {"key": ["subject_id", "author_id", "event_timestamp", "created_timestamp"], "version": 1}  # noqa: RUF012
 
 
+ENTITIES = [Entity(name=name, join_keys=[f"{name}_id"], value_type=ValueType.STRING) for name in ("author", "subject")]
 FEATURES = [column.name for column in PairActivity.served()][2:]
 NOTHING = dict.fromkeys(FEATURES) | {"n_records": 0, "total": 0.0}
 KEYS = [{"subject_id": subject, "author_id": author} for subject, author in itertools.product(["", "a", "ab", "ä"], ["b", "bc", "c", ""])]
@@ -98,6 +102,30 @@ def truth(key: dict[str, Any], at: datetime, ttl: timedelta = timedelta.max) -> 
     return {name: None if is_old else newest[name] for name in FEATURES}
 
 
+DERIVED = {
+    "share": "total / nullif(pair_activity__n_records, 0)",
+    "n_both": "pair_activity__n_records + pair_twin__n_records",
+    "word": "last_words[1] || '!'",
+    "is_one": "last_sizes[1] = 1",
+    "hour": "date_trunc('hour', event_timestamp)",
+    "difference": "total - mean",
+}
+TYPES = {"share": Float64, "n_both": Int64, "word": String, "is_one": Bool, "hour": UnixTimestamp, "difference": Float64}
+
+
+def derived_truth(key: dict[str, Any], at: datetime) -> dict[str, Any]:
+    found = truth(key, at)
+    n_records, total, mean, words, sizes = (found[name] for name in ("n_records", "total", "mean", "last_words", "last_sizes"))
+    return {
+        "share": total / n_records if n_records else None,
+        "n_both": None if n_records is None else 2 * n_records,
+        "word": words[0] + "!" if words else None,
+        "is_one": sizes[0] == 1 if sizes else None,
+        "hour": at.replace(minute=0, second=0, microsecond=0),
+        "difference": None if mean is None else total - mean,
+    }
+
+
 class Home(NamedTuple):
     """A store over the table of pairs: before anything is online, and what it is."""
 
@@ -133,16 +161,24 @@ def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         where = {"host": address.host, "port": address.port, **login}
     write_deltalake(folder / "features" / "pair_activity", pl.DataFrame(ROWS, _schema()).to_arrow().cast(PairActivity.arrow_schema()))
     store = FeatureStore(config=_config(folder, {"type": LEAN[kind], **where}))
-    entities = [Entity(name=name, join_keys=[f"{name}_id"], value_type=ValueType.STRING) for name in ("author", "subject")]
-    view = feature_view(PairActivity, entities)
-    brief = feature_view(PairActivity, entities)
-    brief.name, brief.ttl, view.online, brief.online = "pair_brief", TTL, True, True
+    view = pair_view("pair_activity")
+    brief, twin = pair_view("pair_brief"), pair_view("pair_twin")
+    brief.ttl = TTL
+    read = ["n_records", "total", "last_words", "last_sizes"]
+    derived = on_demand_view("pair_derived", [view[read], twin[["n_records", "mean"]]], DERIVED, TYPES, "Derived of pairs.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        store.apply([*entities, view, brief, view.batch_source])
+        store.apply([*ENTITIES, view, brief, twin, derived, view.batch_source])
     yield Home(kind, store)
     if kind == "postgres":
         store.provider.online_store._conn.close()
+
+
+def pair_view(name: str) -> FeatureView:
+    view = feature_view(PairActivity, ENTITIES)
+    view.name = view.projection.name = name
+    view.online = True
+    return view
 
 
 def _schema() -> dict[str, Any]:
@@ -232,6 +268,49 @@ def test_the_server_answers_pairs(filled: Home) -> None:
     answer = asyncio.run(post()).json()
     found = dict(zip(answer["metadata"]["feature_names"], answer["results"], strict=True))
     assert [{name: found[name]["values"][place] for name in FEATURES} for place in range(len(KEYS))] == [truth(key, NOW) for key in KEYS]
+
+
+@given(st.lists(ASKED, max_size=12))
+@settings(max_examples=12)
+def test_what_is_derived_is_trained_on_as_it_is_served(filled: Home, keys: list[dict[str, Any]]) -> None:
+    at, expected = NOW + timedelta(minutes=7), [derived_truth(key, NOW + timedelta(minutes=7)) for key in keys]
+    features = [f"pair_derived:{name}" for name in DERIVED]
+    rows = [{**key, "event_timestamp": at} for key in keys]
+    spine = pl.DataFrame(rows, {"subject_id": pl.String, "author_id": pl.String, "event_timestamp": pl.Datetime("us", "UTC")})
+    trained = filled.store.get_historical_features(spine, features, full_feature_names=True).to_polars()
+    columns = [f"pair_derived__{name}" for name in DERIVED]
+    assert trained.select(columns).rename(lambda name: name.removeprefix("pair_derived__")).to_dicts() == expected
+    served = OpenStore(filled.store).read(features, rows)
+    assert served.select(columns).equals(trained.select(columns))
+    asked = filled.store.get_online_features(features, rows, full_feature_names=True).to_dict() if rows else {name: [] for name in columns}
+    assert [dict(zip(DERIVED, row, strict=True)) for row in zip(*(asked[name] for name in columns), strict=True)] == expected
+
+
+@pytest.mark.parametrize("home", ["sqlite"], indirect=True)
+def test_many_rows_are_derived_in_their_order(filled: Home) -> None:
+    rows = [{**KEYS[number % len(KEYS)], "event_timestamp": NOW} for number in range(10_000)]
+    served = OpenStore(filled.store).read(["pair_derived:n_both", "pair_activity:n_records"], rows)
+    assert served["pair_derived__n_both"].equals(2 * served["pair_activity__n_records"])
+    trained = filled.store.get_historical_features(pl.DataFrame(rows), ["pair_derived:n_both"], full_feature_names=True).to_polars()
+    assert trained["pair_derived__n_both"].equals(served["pair_derived__n_both"])
+    with pytest.raises(ValueError, match="both have a feature 'n_records'; ask with full_feature_names=True"):
+        filled.store.get_historical_features(pl.DataFrame(rows), ["pair_derived:n_both"])
+
+
+@pytest.mark.parametrize(
+    ("expression", "kind", "reason"),
+    [
+        ("n_records + 1", Int64, "view bad, feature x: there is no 'n_records' to read; there are event_timestamp, mean, pair_a__mean"),
+        ("mean +", Float64, "view bad, feature x: syntax error"),
+        ("mean || 'a' || total", Float64, "view bad, feature x: there is no 'total' to read"),
+        ("list_sum(mean)", Float64, "view bad: feature x: Binder Error: No function matches"),
+        ("pair_a__n_records", Array(Int64), "view bad: Unsupported cast from int64 to list"),
+    ],
+)
+def test_an_expression_that_cannot_be_is_refused_where_it_is_declared(expression: str, kind: Any, reason: str) -> None:
+    views = [pair_view("pair_a"), pair_view("pair_b")]
+    with pytest.raises(DerivedError, match=f"^{reason}"):
+        on_demand_view("bad", [views[0][["n_records", "mean"]], views[1][["n_records"]]], {"x": expression}, {"x": kind}, "Bad.")
 
 
 def test_what_is_only_stored_is_served_nowhere(filled: Home) -> None:

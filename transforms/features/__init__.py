@@ -1,0 +1,1 @@
+"""Features: what is declared of them, and the engines that compute what was declared."""
