@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import random
 import warnings
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 
 from feature_repo.derived import on_demand_view
 from feature_repo.fields import feature_view
+from feature_repo.stores.columnar import reporting
 from feature_repo.stores.deletion import delete_entities
 from feature_repo.stores.serving import OpenStore
 from tests.feature_repo.stores.test_online_stores import LEAN
@@ -51,6 +53,9 @@ class PairActivity(Contract):
     last_words: pl.List(pl.String) = pa.Field(nullable=True, description="The last words.")  # type: ignore[valid-type]
     last_sizes: pl.List(pl.Int64) = pa.Field(nullable=True, description="The last sizes.")  # type: ignore[valid-type]
     last_scores: pl.List(pl.Float64) = pa.Field(nullable=True, description="The last scores.")  # type: ignore[valid-type]
+    place: pl.List(pl.Float32) = pa.Field(  # type: ignore[valid-type]
+        nullable=True, description="A vector.", metadata={"vector_length": 2}
+    )
     sum_micros: int = pa.Field(description="Sum of scores in millionths, from which an increment goes on.", metadata={"served": False})
 
     class Config(Contract.Config):
@@ -82,6 +87,7 @@ def rows() -> list[dict[str, Any]]:
             "last_words": draw.choice([None, ["x"], ["", "ä", "x"]]),
             "last_sizes": draw.choice([None, [2**60 + 1], [1, -1]]),
             "last_scores": draw.choice([None, [0.1], [1.5, -0.0]]),
+            "place": draw.choice([[0.5, number], [1.0, -2.0]]),
             "sum_micros": number,
         }
         for place, key in enumerate(SEEN)
@@ -159,8 +165,16 @@ def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         address = request.getfixturevalue("postgres_address")
         login = {"user": "postgres", "password": "", "database": "postgres", "db_schema": "pairs", "sslmode": "disable"}
         where = {"host": address.host, "port": address.port, **login}
+    store = pair_store(folder, {"type": LEAN[kind], **where})
+    yield Home(kind, store)
+    if kind == "postgres":
+        store.provider.online_store._conn.close()
+
+
+def pair_store(folder: Path, online_store: dict[str, Any]) -> FeatureStore:
+    """Write the table of pairs and register their views."""
     write_deltalake(folder / "features" / "pair_activity", pl.DataFrame(ROWS, _schema()).to_arrow().cast(PairActivity.arrow_schema()))
-    store = FeatureStore(config=_config(folder, {"type": LEAN[kind], **where}))
+    store = FeatureStore(config=_config(folder, online_store))
     view = pair_view("pair_activity")
     brief, twin = pair_view("pair_brief"), pair_view("pair_twin")
     brief.ttl = TTL
@@ -169,9 +183,7 @@ def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         store.apply([*ENTITIES, view, brief, twin, derived, view.batch_source])
-    yield Home(kind, store)
-    if kind == "postgres":
-        store.provider.online_store._conn.close()
+    return store
 
 
 def pair_view(name: str) -> FeatureView:
@@ -216,6 +228,7 @@ ASKED = st.sampled_from([*KEYS, {"subject_id": None, "author_id": "b"}, {"subjec
 
 @pytest.mark.parametrize("home", ["sqlite"], indirect=True)
 @given(st.lists(st.tuples(ASKED, MINUTES | CHANGES), max_size=30))
+@settings(max_examples=40)
 def test_a_pair_is_trained_on_what_it_was_and_on_nothing_where_it_was_not(home: Home, spine: list[tuple[dict[str, Any], datetime]]) -> None:
     assert home.trained(spine).to_polars().select(FEATURES).to_dicts() == [truth(key, at) for key, at in spine]
 
@@ -318,6 +331,38 @@ def test_what_is_only_stored_is_served_nowhere(filled: Home) -> None:
     assert "sum_micros" not in {column.name for column in _columns_of(PairActivity)}
     with pytest.raises(Exception, match="sum_micros"):
         filled.store.get_online_features(["pair_activity:sum_micros"], KEYS[:1])
+
+
+@pytest.mark.parametrize("home", ["sqlite"], indirect=True)
+def test_the_nearest_pairs_are_found(filled: Home) -> None:
+    view, asked = filled.store.get_feature_view("pair_activity"), [0.5, 1.0]
+    config, online_store = filled.store.config, filled.store.provider.online_store
+    found = online_store.retrieve_online_documents_v2(config, view, ["n_records", "place"], asked, 3, "L2")
+    known = [truth(key, NOW) for key in SEEN if truth(key, NOW) != NOTHING]
+    nearest = sorted(math.dist(row["place"], asked) for row in known)[:3]
+    assert sorted(values["distance"].float_val for _, _, values in found) == pytest.approx(nearest)
+    for _, entity, values in found:
+        row = truth({name: value.string_val for name, value in zip(entity.join_keys, entity.entity_values, strict=True)}, NOW)
+        assert (list(values["place"].float_list_val.val), values["n_records"].int64_val) == (row["place"], row["n_records"])
+
+
+def test_an_increment_brings_the_pairs_that_changed_and_all_where_the_store_has_lost_them(tmp_path: Path) -> None:
+    home, counts = Home("sqlite", pair_store(tmp_path, {"type": LEAN["sqlite"], "path": str(tmp_path / "online.db")})), []
+    ends = [START + timedelta(days=3), START + timedelta(days=6), NOW, NOW + timedelta(seconds=1)]
+    for end in ends:
+        if end > NOW:
+            view = home.store.get_feature_view("pair_activity")
+            delete_entities(home.store.config, home.store.provider.online_store, view, SEEN)
+        with warnings.catch_warnings(), reporting(lambda _view, written, _total: counts.append(written)):
+            warnings.simplefilter("ignore", RuntimeWarning)
+            home.store.materialize_incremental(end, ["pair_activity"])
+        assert home.served(KEYS) == [truth(key, end) for key in KEYS]
+    assert counts == [n_changed(START, ends[0]), n_changed(ends[0], ends[1]), n_changed(ends[1], NOW), n_changed(START, ends[3])]
+
+
+def n_changed(after: datetime, until: datetime) -> int:
+    """The number of pairs with a change point of a span."""
+    return len({(row["subject_id"], row["author_id"]) for row in ROWS if after < row["event_timestamp"] <= until})
 
 
 def test_a_pair_is_deleted_alone(filled: Home) -> None:
