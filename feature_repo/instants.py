@@ -1,26 +1,24 @@
-"""What a request to the feature server carries beside keys, as views computed on demand read it."""
-
-from typing import cast
+"""Instants as views computed on demand read them, whatever Feast or pandas made of a spine's, a request's or a view's own."""
 
 import feature_repo.importing  # noqa: F401
 
 # isort: split
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from feature_repo.stores.values import RequestError
 from transforms.errors import InstantError
-from transforms.instants import instants_in, instants_of
+from transforms.instants import INSTANT, instants_in, instants_of
 
 
-def instants(column: pd.Series) -> "pd.Series[pd.Timestamp]":
-    """Read a column as instants in UTC, whether a spine's, a request's or a view's own. Raises `RequestError`."""
-    name = str(column.name)
+def instants(column: pd.Series | pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """Read a column as instants in UTC, in microseconds. Raises `RequestError`."""
     try:
-        if column.dtype == object:
-            found = instants_of(column.tolist(), name)
-        else:
-            found = instants_in(pa.chunked_array([pa.Array.from_pandas(column)]), name)
+        if isinstance(column, pd.Series) and column.dtype == object:
+            return pa.chunked_array([instants_of(column.tolist(), name)])
+        given = pa.chunked_array([pa.Array.from_pandas(column)]) if isinstance(column, pd.Series) else column
+        found = instants_in(given, name)
     except InstantError as error:
         raise RequestError(str(error)) from None
-    return cast("pd.Series[pd.Timestamp]", found.to_pandas()).set_axis(column.index)
+    return (pc.floor_temporal(found, unit="microsecond") if found.type.unit == "ns" else found).cast(INSTANT)

@@ -15,6 +15,7 @@ from typing import Any
 from feature_repo.client import REPOSITORY, repo_config, store_settings, write_store_settings
 from feature_repo.done import Done, done_path, read_done, write_done
 from feature_repo.online_views import keep, online_views
+from transforms.features.engine import derived
 from transforms.features.registry import registry, views
 from transforms.replacing import replace_file
 from transforms.warehouse import Report, Warehouse
@@ -24,11 +25,11 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def definitions_digest(home: Path) -> str:
     """Digest what says what is served, and by what: files, the views that there are with these settings, and those online in a home."""
-    files = [REPOSITORY / name for name in ("definitions.py", "fields.py", "feature_store.yaml")]
+    files = [REPOSITORY / name for name in ("definitions.py", "derived.py", "fields.py", "feature_store.yaml")]
     declared = repr(
         (
             [(view.contract.columns(), view.entity, view.description) for view in views()],
-            [registry().derived, registry().services, online_views(home)],
+            [registry().derivations, registry().services, online_views(home), Path(derived.__file__).read_text()],
         )
     )
     return hashlib.sha256(b"".join([*(file.read_bytes() for file in files), declared.encode()])).hexdigest()
@@ -142,7 +143,9 @@ def _definitions(home: Path) -> list[Any]:
     for view in found:
         if isinstance(view, feast.FeatureView):
             view.online = view.name in online_views(home)
-    return found + [item.batch_source for item in found if getattr(item, "batch_source", None)]
+    batches = [item.batch_source for item in found if getattr(item, "batch_source", None)]
+    requests = {source.name: source for item in found for source in getattr(item, "source_request_sources", {}).values()}
+    return [*found, *batches, *requests.values()]
 
 
 def _is_due(view: str, warehouse: Warehouse, now: datetime) -> bool:

@@ -59,6 +59,10 @@ class InstantError(MillraceError, ValueError):
     """What was given as an instant is none that can be read in one way only."""
 
 
+class DerivedError(MillraceError):
+    """A feature's expression over other features cannot be computed."""
+
+
 class ErasureError(MillraceError):
     """What is to be erased cannot be, or was not."""
 

@@ -53,9 +53,12 @@ class Query(NamedTuple):
 
 
 @contextmanager
-def sealed(memory_limit: str | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a DuckDB that sees only what is registered with it: no files, no extensions, and no setting can be changed."""
-    with duckdb.connect(config=SEALED | ({"memory_limit": memory_limit} if memory_limit else {})) as connection:
+def sealed(memory_limit: str | None = None, **options: str | int) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a DuckDB that sees only what is registered with it: no files, no extensions, and no setting can be changed.
+
+    `options` are DuckDB's own, beside or in place of those of `SEALED`.
+    """
+    with duckdb.connect(config=SEALED | ({"memory_limit": memory_limit} if memory_limit else {}) | options) as connection:
         connection.execute("set timezone = 'UTC'")
         connection.execute("set lock_configuration = true")
         yield connection

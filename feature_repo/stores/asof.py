@@ -226,6 +226,7 @@ class AsofOfflineStore(OfflineStore):
         on_demand = _get_requested_on_demand_feature_views(feature_refs, project, registry)
         requested, _ = _get_requested_feature_views_to_features_dict(feature_refs, feature_views, on_demand)
         reads = [_read(config, view, features) for view, features in requested.items()]
+        _refuse_same_names(reads, full_feature_names=full_feature_names)
         if entity_df is None:
             span = compute_non_entity_date_range(feature_views, start_date, end_date)
             entity_df = _entities_between(reads, *span)
@@ -480,6 +481,17 @@ def _name(read: ViewRead, feature: str, *, full_names: bool) -> str:
 
 def _names(reads: list[ViewRead], *, full_feature_names: bool) -> dict[str, str]:
     return {_name(read, feature, full_names=full_feature_names): read.name for read in reads for feature in read.features}
+
+
+def _refuse_same_names(reads: list[ViewRead], *, full_feature_names: bool) -> None:
+    """Raise `ValueError` where features of two views would be columns of one name, which Feast looks at in what is asked for alone."""
+    first: dict[str, str] = {}
+    for read in reads:
+        for feature in read.features:
+            name = _name(read, feature, full_names=full_feature_names)
+            if first.setdefault(name, read.name) != read.name:
+                message = f"views {first[name]} and {read.name} both have a feature {feature!r}; ask with full_feature_names=True"
+                raise ValueError(message)
 
 
 def _read(config: RepoConfig, view: FeatureView, features: list[str]) -> ViewRead:

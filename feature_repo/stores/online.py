@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple
 
 from feast import FeatureService, Field, utils
 from feast.errors import FeastError
-from feast.feature_view import FeatureView
+from feast.feature_view import FeatureView, FeatureViewState
 from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key
 from feast.infra.online_stores import sqlite
 from feast.infra.online_stores.online_store import OnlineStore
@@ -49,6 +49,8 @@ from transforms.errors import MillraceError
 from transforms.expressions import quoted
 
 PRESENT, NOT_FOUND, OUTSIDE_MAX_AGE = FieldStatus.PRESENT, FieldStatus.NOT_FOUND, FieldStatus.OUTSIDE_MAX_AGE
+# what Feast's copies of a view keep, unlike the intervals; a view that is materialized again has values all the while
+MATERIALIZED = {FeatureViewState.AVAILABLE_ONLINE, FeatureViewState.MATERIALIZING}
 VECTOR = GetOnlineFeaturesResponse.FeatureVector
 MICROSECOND = timedelta(microseconds=1)
 CACHE_KIB, MAPPED_BYTES = 65_536, 1 << 30
@@ -451,7 +453,7 @@ def _with_empty(reads: Sequence[Read], found: list[list[Stored]]) -> list[list[S
 
     A view that was never materialized holds nothing of anybody, so it says nothing of anybody either.
     """
-    return [_filled(read, stored) if read.table.materialization_intervals else stored for read, stored in zip(reads, found, strict=True)]
+    return [_filled(read, stored) if read.table.state in MATERIALIZED else stored for read, stored in zip(reads, found, strict=True)]
 
 
 def _filled(read: Read, stored: list[Stored]) -> list[Stored]:

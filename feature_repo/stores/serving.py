@@ -34,6 +34,7 @@ Columns: TypeAlias = Mapping[str, Sequence[Any]]
 Values: TypeAlias = pa.Array | pl.Series  # a series of Python objects, where no type holds all of a column
 
 EVENT_TIMESTAMP = "event_timestamp"
+EXPRESSIONS = "expressions"  # the tag of a view on demand that carries what it is derived by
 PLANS = 1024  # that an open store remembers
 INSTANT = pa.timestamp("us", "UTC")
 # Arrow finds the types of maps, structs, decimals, zoned times and nested lists, whose Feast type does not tell all; where it finds
@@ -278,6 +279,8 @@ def _key(view: ViewPlan, names: Sequence[str], asked: Columns) -> Sequence[Any]:
 
 def _computed(view: OnDemandFeatureView, asked: Columns, features: Mapping[str, Values]) -> dict[str, Values]:
     """Compute an on-demand view from the request's own columns and the features that it declares as its sources."""
+    if EXPRESSIONS in view.tags:
+        return _derived(view, asked, features)
     sources = {f"{source.name}__{field.name}" for source in view.source_feature_view_projections.values() for field in source.features}
     columns: dict[str, Any] = {**asked, **{name: column for name, column in features.items() if name in sources}}
     if view.mode == "python":
@@ -293,6 +296,15 @@ def _computed(view: OnDemandFeatureView, asked: Columns, features: Mapping[str, 
         feature.column: table[feature.column].combine_chunks().cast(feature.arrow_type or table[feature.column].type)
         for feature in _features(view)
     }
+
+
+def _derived(view: OnDemandFeatureView, asked: Columns, features: Mapping[str, Values]) -> dict[str, Values]:
+    """Compute a view of expressions, as `feature_repo.derived` defines it, without a detour through pandas."""
+    from feature_repo.derived import derivation  # which imports this module
+
+    instants = pa.array(asked[EVENT_TIMESTAMP], INSTANT)
+    table = derivation(view.tags[EXPRESSIONS]).of_arrow({**features, EVENT_TIMESTAMP: instants})
+    return {feature.column: table[feature.name].combine_chunks() for feature in _features(view)}
 
 
 def _listed(column: Any) -> list[Any]:

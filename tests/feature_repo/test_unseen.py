@@ -71,6 +71,8 @@ def test_entities_of_which_nothing_counts_are_served_alike(home: Warehouse, tmp_
     materialize(copy, at, silent)
     served = online_features(FEATURES, ALIKE, copy.settings.root).drop("author_id").to_dicts()
     assert served == [NOTHING] * 3
+    of_service = online_features("activity_v1", [{**row, "subject_id": None} for row in ALIKE], copy.settings.root)
+    assert of_service.select(list(NOTHING)).to_dicts() == served
     asked = store(copy.settings.root).get_online_features(FEATURES, ALIKE, full_feature_names=True).to_dict()
     assert [{name: asked[name][place] for name in NOTHING} for place in range(3)] == served
 

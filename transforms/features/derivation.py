@@ -8,9 +8,10 @@ import polars as pl
 import pyarrow as pa
 
 from transforms.errors import DeclarationError
-from transforms.expressions import bound, dotted_references, quoted, renamed, sealed
+from transforms.expressions import dotted_references, renamed
 from transforms.features.aggregates import DTYPES
 from transforms.features.declare import Derived
+from transforms.features.engine.derived import derive
 from transforms.features.inputs import did_you_mean, kind_of, reason_of
 from transforms.features.view import View
 
@@ -28,6 +29,12 @@ class Derivation(NamedTuple):
     reads: Mapping[str, tuple[str, str]]
     expressions: Mapping[str, str]
     types: Mapping[str, pl.DataType]
+
+    @property
+    def features_by_view(self) -> dict[str, list[str]]:
+        """What is read of each view."""
+        views = dict.fromkeys(view for view, _ in self.reads.values())
+        return {view: [name for of, name in self.reads.values() if of == view] for view in views}
 
 
 def bind(declared: Derived, views: Mapping[str, View]) -> Derivation:
@@ -81,8 +88,4 @@ def _type(expression: str, reads: Mapping[str, tuple[str, str]], views: Mapping[
 
 def compute(derivation: Derivation, given: pl.DataFrame) -> pl.DataFrame:
     """Compute the features for every row of `given`, which has the columns that are read and `event_timestamp`, in order."""
-    selected = ", ".join(f"{bound(expression)} as {quoted(name)}" for name, expression in derivation.expressions.items())
-    with sealed() as connection:
-        connection.register("given", given.with_row_index("__row").to_arrow())
-        computed: pl.DataFrame = connection.sql(f"select {selected} from given order by __row").pl()
-        return computed.cast(pl.Schema(derivation.types))
+    return derive(given, derivation.expressions).cast(pl.Schema(derivation.types))

@@ -142,10 +142,10 @@ def kind_of(expression: str, schemas: tuple[tuple[str, pa.Schema], ...]) -> tupl
         for name, schema in schemas:
             connection.register(name, schema.empty_table())
         typed = connection.execute(f"describe select {bound(expression)} from {', '.join(name for name, _ in schemas)}").fetchall()[0][1]
-    return kind_of(typed)
+    return kind_of_type(typed)
 
 
-def kind_of(typed: str) -> tuple[str, bool]:
+def kind_of_type(typed: str) -> tuple[str, bool]:
     """The kind of a type of DuckDB's, and whether it is a list of that. `ValueError` where no feature can be of it."""
     element = typed.removesuffix("[]")
     kind = next((kind for kind, names in KINDS.items() if element.startswith(names)), None)

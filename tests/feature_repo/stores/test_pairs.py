@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import random
 import warnings
 from collections.abc import Iterator
@@ -15,16 +16,20 @@ import pandera.polars as pa
 import polars as pl
 import pytest
 from deltalake import write_deltalake
-from feast import Entity, FeatureStore, RepoConfig, ValueType
+from feast import Entity, FeatureStore, FeatureView, RepoConfig, ValueType
 from feast.feature_server import get_app
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from feast.types import Array, Bool, Float64, Int64, String, UnixTimestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feature_repo.derived import on_demand_view
 from feature_repo.fields import feature_view
+from feature_repo.stores.columnar import reporting
 from feature_repo.stores.deletion import delete_entities
 from feature_repo.stores.serving import OpenStore
 from tests.feature_repo.stores.test_online_stores import LEAN
+from transforms.errors import DerivedError
 from transforms.profile import _columns_of
 from transforms.schemas.base import Contract
 
@@ -48,6 +53,9 @@ class PairActivity(Contract):
     last_words: pl.List(pl.String) = pa.Field(nullable=True, description="The last words.")  # type: ignore[valid-type]
     last_sizes: pl.List(pl.Int64) = pa.Field(nullable=True, description="The last sizes.")  # type: ignore[valid-type]
     last_scores: pl.List(pl.Float64) = pa.Field(nullable=True, description="The last scores.")  # type: ignore[valid-type]
+    place: pl.List(pl.Float32) = pa.Field(  # type: ignore[valid-type]
+        nullable=True, description="A vector.", metadata={"vector_length": 2}
+    )
     sum_micros: int = pa.Field(description="Sum of scores in millionths, from which an increment goes on.", metadata={"served": False})
 
     class Config(Contract.Config):
@@ -57,6 +65,7 @@ class PairActivity(Contract):
         metadata = {"key": ["subject_id", "author_id", "event_timestamp", "created_timestamp"], "version": 1}  # noqa: RUF012
 
 
+ENTITIES = [Entity(name=name, join_keys=[f"{name}_id"], value_type=ValueType.STRING) for name in ("author", "subject")]
 FEATURES = [column.name for column in PairActivity.served()][2:]
 NOTHING = dict.fromkeys(FEATURES) | {"n_records": 0, "total": 0.0}
 KEYS = [{"subject_id": subject, "author_id": author} for subject, author in itertools.product(["", "a", "ab", "ä"], ["b", "bc", "c", ""])]
@@ -78,6 +87,7 @@ def rows() -> list[dict[str, Any]]:
             "last_words": draw.choice([None, ["x"], ["", "ä", "x"]]),
             "last_sizes": draw.choice([None, [2**60 + 1], [1, -1]]),
             "last_scores": draw.choice([None, [0.1], [1.5, -0.0]]),
+            "place": draw.choice([[0.5, number], [1.0, -2.0]]),
             "sum_micros": number,
         }
         for place, key in enumerate(SEEN)
@@ -96,6 +106,30 @@ def truth(key: dict[str, Any], at: datetime, ttl: timedelta = timedelta.max) -> 
     newest = max(known, key=lambda row: row["event_timestamp"], default=NOTHING)
     is_old = newest is not NOTHING and at - newest["event_timestamp"] > ttl
     return {name: None if is_old else newest[name] for name in FEATURES}
+
+
+DERIVED = {
+    "share": "total / nullif(pair_activity__n_records, 0)",
+    "n_both": "pair_activity__n_records + pair_twin__n_records",
+    "word": "last_words[1] || '!'",
+    "is_one": "last_sizes[1] = 1",
+    "hour": "date_trunc('hour', event_timestamp)",
+    "difference": "total - mean",
+}
+TYPES = {"share": Float64, "n_both": Int64, "word": String, "is_one": Bool, "hour": UnixTimestamp, "difference": Float64}
+
+
+def derived_truth(key: dict[str, Any], at: datetime) -> dict[str, Any]:
+    found = truth(key, at)
+    n_records, total, mean, words, sizes = (found[name] for name in ("n_records", "total", "mean", "last_words", "last_sizes"))
+    return {
+        "share": total / n_records if n_records else None,
+        "n_both": None if n_records is None else 2 * n_records,
+        "word": words[0] + "!" if words else None,
+        "is_one": sizes[0] == 1 if sizes else None,
+        "hour": at.replace(minute=0, second=0, microsecond=0),
+        "difference": None if mean is None else total - mean,
+    }
 
 
 class Home(NamedTuple):
@@ -131,18 +165,32 @@ def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         address = request.getfixturevalue("postgres_address")
         login = {"user": "postgres", "password": "", "database": "postgres", "db_schema": "pairs", "sslmode": "disable"}
         where = {"host": address.host, "port": address.port, **login}
-    write_deltalake(folder / "features" / "pair_activity", pl.DataFrame(ROWS, _schema()).to_arrow().cast(PairActivity.arrow_schema()))
-    store = FeatureStore(config=_config(folder, {"type": LEAN[kind], **where}))
-    entities = [Entity(name=name, join_keys=[f"{name}_id"], value_type=ValueType.STRING) for name in ("author", "subject")]
-    view = feature_view(PairActivity, entities)
-    brief = feature_view(PairActivity, entities)
-    brief.name, brief.ttl, view.online, brief.online = "pair_brief", TTL, True, True
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        store.apply([*entities, view, brief, view.batch_source])
+    store = pair_store(folder, {"type": LEAN[kind], **where})
     yield Home(kind, store)
     if kind == "postgres":
         store.provider.online_store._conn.close()
+
+
+def pair_store(folder: Path, online_store: dict[str, Any]) -> FeatureStore:
+    """Write the table of pairs and register their views."""
+    write_deltalake(folder / "features" / "pair_activity", pl.DataFrame(ROWS, _schema()).to_arrow().cast(PairActivity.arrow_schema()))
+    store = FeatureStore(config=_config(folder, online_store))
+    view = pair_view("pair_activity")
+    brief, twin = pair_view("pair_brief"), pair_view("pair_twin")
+    brief.ttl = TTL
+    read = ["n_records", "total", "last_words", "last_sizes"]
+    derived = on_demand_view("pair_derived", [view[read], twin[["n_records", "mean"]]], DERIVED, TYPES, "Derived of pairs.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        store.apply([*ENTITIES, view, brief, twin, derived, view.batch_source])
+    return store
+
+
+def pair_view(name: str) -> FeatureView:
+    view = feature_view(PairActivity, ENTITIES)
+    view.name = view.projection.name = name
+    view.online = True
+    return view
 
 
 def _schema() -> dict[str, Any]:
@@ -180,6 +228,7 @@ ASKED = st.sampled_from([*KEYS, {"subject_id": None, "author_id": "b"}, {"subjec
 
 @pytest.mark.parametrize("home", ["sqlite"], indirect=True)
 @given(st.lists(st.tuples(ASKED, MINUTES | CHANGES), max_size=30))
+@settings(max_examples=40)
 def test_a_pair_is_trained_on_what_it_was_and_on_nothing_where_it_was_not(home: Home, spine: list[tuple[dict[str, Any], datetime]]) -> None:
     assert home.trained(spine).to_polars().select(FEATURES).to_dicts() == [truth(key, at) for key, at in spine]
 
@@ -234,11 +283,86 @@ def test_the_server_answers_pairs(filled: Home) -> None:
     assert [{name: found[name]["values"][place] for name in FEATURES} for place in range(len(KEYS))] == [truth(key, NOW) for key in KEYS]
 
 
+@given(st.lists(ASKED, max_size=12))
+@settings(max_examples=12)
+def test_what_is_derived_is_trained_on_as_it_is_served(filled: Home, keys: list[dict[str, Any]]) -> None:
+    at, expected = NOW + timedelta(minutes=7), [derived_truth(key, NOW + timedelta(minutes=7)) for key in keys]
+    features = [f"pair_derived:{name}" for name in DERIVED]
+    rows = [{**key, "event_timestamp": at} for key in keys]
+    spine = pl.DataFrame(rows, {"subject_id": pl.String, "author_id": pl.String, "event_timestamp": pl.Datetime("us", "UTC")})
+    trained = filled.store.get_historical_features(spine, features, full_feature_names=True).to_polars()
+    columns = [f"pair_derived__{name}" for name in DERIVED]
+    assert trained.select(columns).rename(lambda name: name.removeprefix("pair_derived__")).to_dicts() == expected
+    served = OpenStore(filled.store).read(features, rows)
+    assert served.select(columns).equals(trained.select(columns))
+    asked = filled.store.get_online_features(features, rows, full_feature_names=True).to_dict() if rows else {name: [] for name in columns}
+    assert [dict(zip(DERIVED, row, strict=True)) for row in zip(*(asked[name] for name in columns), strict=True)] == expected
+
+
+@pytest.mark.parametrize("home", ["sqlite"], indirect=True)
+def test_many_rows_are_derived_in_their_order(filled: Home) -> None:
+    rows = [{**KEYS[number % len(KEYS)], "event_timestamp": NOW} for number in range(10_000)]
+    served = OpenStore(filled.store).read(["pair_derived:n_both", "pair_activity:n_records"], rows)
+    assert served["pair_derived__n_both"].equals(2 * served["pair_activity__n_records"])
+    trained = filled.store.get_historical_features(pl.DataFrame(rows), ["pair_derived:n_both"], full_feature_names=True).to_polars()
+    assert trained["pair_derived__n_both"].equals(served["pair_derived__n_both"])
+    with pytest.raises(ValueError, match="both have a feature 'n_records'; ask with full_feature_names=True"):
+        filled.store.get_historical_features(pl.DataFrame(rows), ["pair_derived:n_both"])
+
+
+@pytest.mark.parametrize(
+    ("expression", "kind", "reason"),
+    [
+        ("n_records + 1", Int64, "view bad, feature x: there is no 'n_records' to read; there are event_timestamp, mean, pair_a__mean"),
+        ("mean +", Float64, "view bad, feature x: syntax error"),
+        ("mean || 'a' || total", Float64, "view bad, feature x: there is no 'total' to read"),
+        ("list_sum(mean)", Float64, "view bad: feature x: Binder Error: No function matches"),
+        ("pair_a__n_records", Array(Int64), "view bad: Unsupported cast from int64 to list"),
+    ],
+)
+def test_an_expression_that_cannot_be_is_refused_where_it_is_declared(expression: str, kind: Any, reason: str) -> None:
+    views = [pair_view("pair_a"), pair_view("pair_b")]
+    with pytest.raises(DerivedError, match=f"^{reason}"):
+        on_demand_view("bad", [views[0][["n_records", "mean"]], views[1][["n_records"]]], {"x": expression}, {"x": kind}, "Bad.")
+
+
 def test_what_is_only_stored_is_served_nowhere(filled: Home) -> None:
     assert "sum_micros" not in {field.name for field in filled.store.get_feature_view("pair_activity").schema}
     assert "sum_micros" not in {column.name for column in _columns_of(PairActivity)}
     with pytest.raises(Exception, match="sum_micros"):
         filled.store.get_online_features(["pair_activity:sum_micros"], KEYS[:1])
+
+
+@pytest.mark.parametrize("home", ["sqlite"], indirect=True)
+def test_the_nearest_pairs_are_found(filled: Home) -> None:
+    view, asked = filled.store.get_feature_view("pair_activity"), [0.5, 1.0]
+    config, online_store = filled.store.config, filled.store.provider.online_store
+    found = online_store.retrieve_online_documents_v2(config, view, ["n_records", "place"], asked, 3, "L2")
+    known = [truth(key, NOW) for key in SEEN if truth(key, NOW) != NOTHING]
+    nearest = sorted(math.dist(row["place"], asked) for row in known)[:3]
+    assert sorted(values["distance"].float_val for _, _, values in found) == pytest.approx(nearest)
+    for _, entity, values in found:
+        row = truth({name: value.string_val for name, value in zip(entity.join_keys, entity.entity_values, strict=True)}, NOW)
+        assert (list(values["place"].float_list_val.val), values["n_records"].int64_val) == (row["place"], row["n_records"])
+
+
+def test_an_increment_brings_the_pairs_that_changed_and_all_where_the_store_has_lost_them(tmp_path: Path) -> None:
+    home, counts = Home("sqlite", pair_store(tmp_path, {"type": LEAN["sqlite"], "path": str(tmp_path / "online.db")})), []
+    ends = [START + timedelta(days=3), START + timedelta(days=6), NOW, NOW + timedelta(seconds=1)]
+    for end in ends:
+        if end > NOW:
+            view = home.store.get_feature_view("pair_activity")
+            delete_entities(home.store.config, home.store.provider.online_store, view, SEEN)
+        with warnings.catch_warnings(), reporting(lambda _view, written, _total: counts.append(written)):
+            warnings.simplefilter("ignore", RuntimeWarning)
+            home.store.materialize_incremental(end, ["pair_activity"])
+        assert home.served(KEYS) == [truth(key, end) for key in KEYS]
+    assert counts == [n_changed(START, ends[0]), n_changed(ends[0], ends[1]), n_changed(ends[1], NOW), n_changed(START, ends[3])]
+
+
+def n_changed(after: datetime, until: datetime) -> int:
+    """The number of pairs with a change point of a span."""
+    return len({(row["subject_id"], row["author_id"]) for row in ROWS if after < row["event_timestamp"] <= until})
 
 
 def test_a_pair_is_deleted_alone(filled: Home) -> None:

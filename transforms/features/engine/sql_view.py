@@ -19,7 +19,7 @@ from transforms.features.engine.leakage import known_relations, refuse_leakage
 from transforms.features.engine.queries import differs, query_rows, read_relations, served_columns
 from transforms.features.engine.record import record_behind
 from transforms.features.fingerprint import digest
-from transforms.features.inputs import Inputs, joined, kind_of, versions_schema
+from transforms.features.inputs import Inputs, joined, kind_of_type, versions_schema
 from transforms.features.view import Explained, Run, View
 from transforms.rows import view_batches
 from transforms.schemas.base import Contract
@@ -254,7 +254,7 @@ def _schema(contract: type[Contract]) -> pa.Schema:
 
 def _input(name: str, typed: str) -> Input:
     try:
-        kind, is_list = kind_of(typed)
+        kind, is_list = kind_of_type(typed)
     except ValueError as error:
         message = f"{name} {error}"
         raise DeclarationError(message) from None
