@@ -34,7 +34,7 @@ class Planned(NamedTuple):
 def plan_run(source: Source, warehouse: Warehouse) -> Planned:
     """Look at what a run would do. Rows that are not loaded yet are estimated from what the home holds."""
     from transforms.checks import waiting
-    from transforms.featurize import breaking_changes
+    from transforms.featurize import breaking_changes, undeclared
     from transforms.ingest import pending_files
     from transforms.preview import look_at_checks, look_at_fields
 
@@ -60,7 +60,8 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
     looked = look_at_fields(source, warehouse, [new.file for new in found.files]) if found.files or n_unstaged else None
     checks = [line for line in waiting(warehouse) if line.startswith(f"{source.name}: ")]
     checks += look_at_checks(source, warehouse, [new.file for new in found.files]) if found.files else []
-    return Planned(steps, breaking_changes(warehouse), found.notices, found.refused, _fields(looked) if looked else [], checks)
+    removed = [f"{relation}: nothing declares it any more; its rows stay until you delete its folder" for relation in undeclared(warehouse)]
+    return Planned(steps, breaking_changes(warehouse), [*found.notices, *removed], found.refused, _fields(looked) if looked else [], checks)
 
 
 def _fields(looked: "Look") -> list[str]:

@@ -21,7 +21,7 @@ from transforms.duplicate_index import INDEX
 from transforms.errors import ErasureError
 from transforms.features.registry import views
 from transforms.features.view import View
-from transforms.featurize import recompute
+from transforms.featurize import recompute, undeclared
 from transforms.paths import parquet, scan_parquet
 from transforms.prepare import ACCEPTED, transaction
 from transforms.replacing import replace_file
@@ -266,14 +266,12 @@ def _refuse_unaccounted(warehouse: Warehouse) -> None:
 
 
 def _refuse_undeclared(warehouse: Warehouse) -> None:
-    declared = {view.relation for view in views()}
-    for relation in warehouse.relations():
-        if relation.startswith("features.") and relation not in declared and warehouse.n_rows(relation):
-            message = (
-                f"{warehouse.folder(relation)}: holds features that nothing declares now, so they cannot be made again without what is "
-                "erased; declare them again (MILLRACE_FEATURES, MILLRACE_EMBEDDER), or delete this folder if they are no longer wanted"
-            )
-            raise ErasureError(message)
+    for relation in undeclared(warehouse):
+        message = (
+            f"{warehouse.folder(relation)}: holds features that nothing declares now, so they cannot be made again without what is "
+            "erased; declare them again (MILLRACE_FEATURES, MILLRACE_EMBEDDER), or delete this folder if they are no longer wanted"
+        )
+        raise ErasureError(message)
 
 
 def _find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wanted) -> None:

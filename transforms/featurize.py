@@ -57,6 +57,13 @@ def breaking_changes(warehouse: Warehouse) -> list[str]:
     return changes
 
 
+def undeclared(warehouse: Warehouse) -> list[str]:
+    """List the feature tables with rows that nothing declares any more, as relations; they stay as they are, for locks name them."""
+    declared = {view.relation for view in views()}
+    tables = (relation for relation in warehouse.relations() if relation.startswith("features.") and relation not in declared)
+    return [relation for relation in tables if warehouse.n_rows(relation)]
+
+
 def has_columns_as_defined(view: View, warehouse: Warehouse) -> bool:
     """Whether a view's table has the columns of its contract."""
     table = warehouse.table(view.relation)
