@@ -73,7 +73,9 @@ def test_any_change_in_the_folder_changes_the_digest(look_alike: Path, change: C
 
 def test_the_libraries_that_run_a_model_count() -> None:
     modules = fingerprint._closure([embed_text.__module__])
-    assert {"sentence_transformers", "torch", "transformers"} <= fingerprint._libraries({name for module in modules for name in module.imports})
+    assert {"sentence_transformers", "torch", "transformers"} <= fingerprint._libraries(
+        {name for module in modules for name in module.imports}
+    )
 
 
 def test_model_makes_unit_vectors_in_the_order_of_the_texts(tiny_model: Path) -> None:
