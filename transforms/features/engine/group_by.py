@@ -27,6 +27,8 @@ from transforms.sql import model
 SPANS_OF_A_BUCKET = 500_000
 # what a span brought can be taken out of these again, most of the time; other parts are computed from all records
 EXTENDED = {"sum", "least", "greatest"}
+# what is shown of a version behind a value
+SHOWN = ("record_id", "event_timestamp", "known_timestamp", "is_positive", "source_uri", "row_number", "load_id", "windows")
 COMPUTED_IN = ("transforms.features.engine.timelines", "transforms.features.engine.spans")
 
 
@@ -219,14 +221,21 @@ class GroupView(View):
 
     def explain(self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int) -> Explained:
         """Take the newest version of each record that was known before the instant, and aggregate those that count, by definition."""
-        columns = explained_records(connection, self, entity, at)
+        columns = explained_records(connection, self, entity, at, self._numbers.values())
         values = [f"{self._defined(feature, columns)} as {quoted(feature.name)}" for feature in self.made]
         (found,) = connection.sql(f"select {', '.join(values)} from explained").pl().to_dicts()
-        shown = "record_id, event_timestamp, known_timestamp, source_uri, row_number, load_id, windows"
-        records = f"from explained select {shown} order by known_timestamp desc, record_id limit $limit"
+        numbers = "".join(f", {columns[sql]}::double as {quoted(expression)}" for expression, sql in self._numbers.items())
+        records = f"from explained select {', '.join(SHOWN)}{numbers} order by known_timestamp desc, record_id limit $limit"
         listed = connection.sql(records, params={"limit": limit}).pl().to_dicts()
+        behind = [{**{name: row[name] for name in SHOWN}, "inputs": {name: row[name] for name in self._numbers}} for row in listed]
         ((n_records,),) = connection.sql("select count(*) from explained").fetchall()
-        return Explained(found, listed, n_records)
+        return Explained(found, behind, n_records)
+
+    @cached_property
+    def _numbers(self) -> dict[str, str]:
+        """SQL of the numbers that are read of a record, by their expressions as declared."""
+        of = {item.of: self._inputs.bind(item.of) for item in self._declaration.aggregates if not isinstance(item, Count)}
+        return {expression: bound_to.sql for expression, bound_to in of.items() if bound_to.kind in {"whole", "fraction"}}
 
     def _defined(self, feature: Feature, columns: Mapping[str, str]) -> str:
         parts = {}

@@ -1,6 +1,6 @@
 """From when to when each version of a record counts, with all that groups read of it. Made once for all groups of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -123,12 +123,15 @@ def versions_of(group: Group, entities: str) -> str:
     return f"select *, 1 as sign from staging.records where record_id in ({records})"
 
 
-def explained_records(connection: duckdb.DuckDBPyConnection, group: Group, entity: Mapping[str, str], at: datetime) -> dict[str, str]:
+def explained_records(
+    connection: duckdb.DuckDBPyConnection, group: Group, entity: Mapping[str, str], at: datetime, shown: Iterable[str]
+) -> dict[str, str]:
     """Make `explained` of the records that count for an entity at an instant, by the definition in docs/time.md; its columns by SQL.
 
-    `windows` lists in which. Of each record it is the newest version that was known before the instant.
+    `windows` lists in which. Of each record it is the newest version that was known before the instant. `shown` is SQL of what else
+    is read of it.
     """
-    columns = {sql: f"c{i}" for i, sql in enumerate(expressions_of(group))}
+    columns = {sql: f"c{i}" for i, sql in enumerate(dict.fromkeys([*expressions_of(group), *shown]))}
     connection.execute("create or replace table asked as select unnest($entity, recursive := true)", {"entity": dict(entity)})
     connection.execute(f"create or replace table asked as select {group.entity.id_of_columns} as entity_id from asked")
     connection.execute("set variable instant = $at", {"at": at})
