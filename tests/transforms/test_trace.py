@@ -198,7 +198,7 @@ def test_tampered_values_do_not_add_up(own_home: Warehouse, view: str, entity: s
         (lambda home: trace_feature(home, "author_activity", "Ann", NOW), "knows no such author_id"),
         (
             lambda home: trace_feature(home, "activity", "ann", NOW),
-            "activity: is no feature view; there are record_quality, ",
+            "activity: is no feature view; there are record_duplicates, ",
         ),
         (lambda home: trace_file(home, "notes"), "notes: no such file has been staged"),
         (lambda home: trace_file(home, "irst.jsonl"), "no such file"),

@@ -43,7 +43,7 @@ class GroupView(View):
         self.references = self._read()
         self.made = [feature for aggregate in declaration.aggregates for feature in self._bind(aggregate)]
         self.parts = list(dict.fromkeys(part for feature in self.made for part in feature.parts.values()))
-        self.windows = list(dict.fromkeys(feature.window for feature in self.made))
+        self.windows = sorted({feature.window for feature in self.made}, key=lambda window: (window.length is None, window))
         self.contract = entity_contract(declaration.name, declaration.description, declaration.entity, self._columns())
 
     def _read(self) -> References:
@@ -219,16 +219,20 @@ class GroupView(View):
         (counts,) = connection.sql(model("lineage/resting_rows")).pl().to_dicts()
         return dict(counts)
 
-    def explain(self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int) -> Explained:
+    def explain(
+        self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int, feature: str | None = None
+    ) -> Explained:
         """Take the newest version of each record that was known before the instant, and aggregate those that count, by definition."""
         columns = explained_records(connection, self, entity, at, self._numbers.values())
         values = [f"{self._defined(feature, columns)} as {quoted(feature.name)}" for feature in self.made]
         (found,) = connection.sql(f"select {', '.join(values)} from explained").pl().to_dicts()
         numbers = "".join(f", {columns[sql]}::double as {quoted(expression)}" for expression, sql in self._numbers.items())
-        records = f"from explained select {', '.join(SHOWN)}{numbers} order by known_timestamp desc, record_id limit $limit"
+        is_behind = self._is_behind(feature, columns)
+        shown = f"select {', '.join(SHOWN)}{numbers} from explained where {is_behind}"
+        records = f"{shown} order by known_timestamp desc, record_id limit $limit"
         listed = connection.sql(records, params={"limit": limit}).pl().to_dicts()
         behind = [{**{name: row[name] for name in SHOWN}, "inputs": {name: row[name] for name in self._numbers}} for row in listed]
-        ((n_records,),) = connection.sql("select count(*) from explained").fetchall()
+        ((n_records,),) = connection.sql(f"select count(*) from explained where {is_behind}").fetchall()
         return Explained(found, behind, n_records)
 
     @cached_property
@@ -236,6 +240,14 @@ class GroupView(View):
         """SQL of the numbers that are read of a record, by their expressions as declared."""
         of = {item.of: self._inputs.bind(item.of) for item in self._declaration.aggregates if not isinstance(item, Count)}
         return {expression: bound_to.sql for expression, bound_to in of.items() if bound_to.kind in {"whole", "fraction"}}
+
+    def _is_behind(self, feature: str | None, columns: Mapping[str, str]) -> str:
+        """SQL of whether a record in `explained` counts for a feature, or with none for any."""
+        made = next((item for item in self.made if item.name == feature), None)
+        if made is None:
+            return "len(windows) > 0"
+        conditions = {columns[bound(part.where)] for part in made.parts.values() if part.where}
+        return " and ".join([f"list_contains(windows, '{made.window.name}')", *sorted(conditions)])
 
     def _defined(self, feature: Feature, columns: Mapping[str, str]) -> str:
         parts = {}
