@@ -14,7 +14,16 @@ from transforms.expressions import bound, quoted
 from transforms.features.aggregates import Count, Feature, Input, Part
 from transforms.features.contracts import UNSERVED, entity_contract, feature_field, stored_field
 from transforms.features.declare import GroupBy
-from transforms.features.engine.spans import change_points, create_named_versions, create_spans, explained_records, spans_of, versions_of
+from transforms.features.engine.spans import (
+    ALL_VERSIONS,
+    change_points,
+    create_named_versions,
+    create_published,
+    create_spans,
+    explained_records,
+    spans_of,
+    versions_of,
+)
 from transforms.features.engine.timelines import Wanted, timelines
 from transforms.features.fingerprint import digest
 from transforms.features.inputs import Inputs, References
@@ -113,8 +122,7 @@ class GroupView(View):
         """Extend what is published by what arrived and went; what cannot be extended is computed from all records of the entity."""
         create_published_instants(run.connection, self)
         if not run.columns:
-            versions = "select *, 1 as sign from staging.records" if is_whole else model("features/relevant_versions")
-            run.columns |= create_spans(run.connection, versions, self._groups(run), "spans", is_increment=not is_whole)
+            run.columns |= create_spans(run.connection, ALL_VERSIONS if is_whole else None, self._groups(run), "spans")
         spans = spans_of(self, "spans", run.columns)
         if is_whole:
             run.connection.execute("create or replace table published as select entity_id, event_timestamp from activity limit 0")
@@ -133,9 +141,9 @@ class GroupView(View):
 
     def _extended(self, run: Run, spans: str) -> Iterator[pa.RecordBatch]:
         """Extend the rows of entities; those of which that cannot be done are added to `incomplete`."""
-        first = f"select entity_id, make_timestamptz(min(starts_us)) as event_timestamp from ({spans}) group by entity_id"
-        run.connection.execute(f"create or replace table first_changes as {first}")
-        run.connection.execute(f"create or replace table published as {model('features/published')}")
+        create_published(
+            run.connection, f"select entity_id, make_timestamptz(min(starts_us)) as event_timestamp from ({spans}) group by entity_id"
+        )
         columns = ", ".join(f"{quoted(column)} as p{i}" for i, column in enumerate(self.stored.values()))
         yield from self._computed(run, spans, run.columns, f"select entity_id, event_timestamp, {columns} from published")
 
@@ -144,9 +152,7 @@ class GroupView(View):
         create_published_instants(run.connection, self)
         columns = create_spans(run.connection, versions_of(self, entities), (self,), "rebuilt_spans")
         spans = f"select * from ({spans_of(self, 'rebuilt_spans', columns)}) where entity_id in (select entity_id from {entities})"
-        first = f"select entity_id, '-infinity'::timestamptz as event_timestamp from {entities}"
-        run.connection.execute(f"create or replace table first_changes as {first}")
-        run.connection.execute(f"create or replace table published as {model('features/published')}")
+        create_published(run.connection, f"select entity_id, '-infinity'::timestamptz as event_timestamp from {entities}")
         yield from self._computed(run, spans, columns, "select entity_id, event_timestamp from published")
 
     def _computed(
@@ -202,7 +208,7 @@ class GroupView(View):
 
     def instants(self, run: Run) -> str:
         """The instants at which versions begin to count, leave a window or are superseded."""
-        columns = create_spans(run.connection, "select *, 1 as sign from staging.records", (self,), "spans")
+        columns = create_spans(run.connection, ALL_VERSIONS, (self,), "spans")
         return change_points(self, spans_of(self, "spans", columns))
 
     def count_resting(self, connection: duckdb.DuckDBPyConnection, source_uri: str) -> dict[str, int]:

@@ -16,6 +16,7 @@ from transforms.sql import model
 AT_INSTANT = "epoch_us(getvariable('instant'))"
 TIMES = ("sign", "event_us", "starts_us", "superseded_us", "is_retracted")
 VERSION = ("record_id", "known_us", "content_digest")
+ALL_VERSIONS = "select *, 1 as sign from staging.records"
 # which of several records is the first or the last
 ORDER = ("event_us", "known_us", "record_id")
 ORDERED = {"first", "last", "last_k"}
@@ -62,18 +63,17 @@ def times_of(groups: Sequence[Group]) -> list[str]:
     return list(dict.fromkeys([*TIMES, *(ORDER if is_ordered else ())]))
 
 
-def create_spans(
-    connection: duckdb.DuckDBPyConnection, versions: str, groups: Sequence[Group], table: str, *, is_increment: bool = False
-) -> dict[str, str]:
+def create_spans(connection: duckdb.DuckDBPyConnection, versions: str | None, groups: Sequence[Group], table: str) -> dict[str, str]:
     """Make a table of spans of versions of records: a row a version, with a column for each expression; the columns by their SQL.
 
     `versions` is SQL with the columns of staging and `sign`. A tombstone ends the version before it, and does not count itself.
-    Of an increment only what differs between versions as they are and as they were is a span.
+    Without it a span is only what differs between the versions of touched records as they are and as they were.
     """
+    is_increment = versions is None
     references = set().union(*(group.references for group in groups))
     columns = {sql: f"c{i}" for i, sql in enumerate(dict.fromkeys(sql for group in groups for sql in expressions_of(group)))}
     read = sorted({column for column, *rest in references if not rest} - {"record_id"})
-    connection.execute(f"create or replace view relevant_versions as {versions}")
+    connection.execute(f"create or replace view relevant_versions as {versions or model('features/relevant_versions')}")
     times = times_of(groups)
     needed = dict.fromkeys([*times, "record_id", "effective_timestamp", *map(quoted, read), *(VERSION if is_increment else ())])
     needed.pop("is_retracted")
@@ -87,6 +87,12 @@ def create_spans(
         f"create or replace table {table} as select {values} from {joined('changed_spans' if is_increment else 'all_spans', references)}"
     )
     return columns
+
+
+def create_published(connection: duckdb.DuckDBPyConnection, first_changes: str) -> None:
+    """Make `published` of the newest rows of `activity` that what changes is added to: SQL of entities with when they first change."""
+    connection.execute(f"create or replace table first_changes as {first_changes}")
+    connection.execute(f"create or replace table published as {model('features/published')}")
 
 
 def spans_of(group: Group, table: str, columns: Mapping[str, str]) -> str:

@@ -138,12 +138,13 @@ class Spans(NamedTuple):
 def _sum(rows: Rows, span: Spans, weights: Ints | int, before: pl.Series | None) -> pl.Series:
     sums = intervals.running_sum(span.begin, span.end, span.n, span.sign * weights)
     if before is not None:
-        sums += np.append(before.to_numpy(), 0)[_newest_published(rows)]
+        newest = _newest_published(rows)
+        sums += np.where(newest < 0, 0, before.to_numpy()[newest])
     return pl.Series(sums)
 
 
 def _newest_published(rows: Rows) -> Ints:
-    """The newest published row of the entity at each row; before the first -1, which takes what is appended to the published values."""
+    """The newest published row of the entity at each row; -1 before the first."""
     newest = np.full(len(rows.entities), -1)
     newest[rows.published] = np.arange(len(rows.published))
     by_row = np.full(len(rows.entities), -1)
@@ -165,7 +166,7 @@ def _extreme(rows: Rows, span: Spans, values: pl.Series, kind: str, before: pl.S
     unknown = np.zeros(span.n, bool)
     if before is not None:
         newest = _newest_published(rows)
-        published = np.append(codes[len(values) :], -1)[newest]
+        published = np.where(newest < 0, -1, codes[len(values) :][newest])
         removed = intervals.greatest(span.begin[~added], span.end[~added], span.n, of_span[~added])
         unknown = (removed >= 0) & (removed >= published) & (best < published)
         best = np.maximum(best, published)
