@@ -14,13 +14,12 @@ from transforms.expressions import bound, quoted
 from transforms.features.aggregates import Count, Feature, Input, Part
 from transforms.features.contracts import UNSERVED, entity_contract, feature_field, stored_field
 from transforms.features.declare import GroupBy
+from transforms.features.engine.lineage import create_named_versions, explained_records
 from transforms.features.engine.spans import (
     ALL_VERSIONS,
     change_points,
-    create_named_versions,
     create_published,
     create_spans,
-    explained_records,
     spans_of,
     versions_of,
 )
