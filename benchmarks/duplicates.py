@@ -121,9 +121,9 @@ def stage_exact(data: Path, _home: Path) -> Measured:
 def stage_duplicates(data: Path, home: Path) -> Measured:
     """staging -> record_duplicates, and no other view."""
     from transforms import featurize
-    from transforms.schemas.features import RecordDuplicates
+    from transforms.features.registry import view_of
 
-    featurize.VIEWS = (RecordDuplicates,)
+    featurize.views = lambda: (view_of("record_duplicates"),)
     _, warehouse = open_home(data, home)
     return clock(lambda: {view: tuple(rows) for view, rows in featurize.featurize(warehouse, datetime.now(UTC)).items()})
 

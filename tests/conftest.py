@@ -27,6 +27,9 @@ CHROMIUM_OPTIONS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 
+# no features of the checkout's own, in this process and those that it starts
+os.environ["MILLRACE_FEATURES"] = ""
+
 # a loaded machine may take long over an example; no test here is about time
 settings.register_profile("millrace", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 settings.load_profile("millrace")

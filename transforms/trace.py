@@ -217,7 +217,7 @@ def trace_feature(
         if not stored and not _is_known(connection, traced, key):
             message = f"{traced.relation}: knows no such {', '.join(key)}; ids are told apart by capitals too"
             raise MillraceError(message)
-        explained = traced.explain(connection, key, at, limit)
+        explained = traced.explain(connection, key, at, limit, feature)
     empty = {str(column.name): column.empty for column in traced.contract.columns()}
     found = stored[0] if stored else empty
     return FeatureTrace(

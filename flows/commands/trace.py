@@ -10,7 +10,9 @@ import click
 from flows.commands import Instant, home_option, open_warehouse
 
 if TYPE_CHECKING:
-    from transforms.trace import FeatureTrace, FileTrace, RecordTrace, Table, Version
+    from transforms.trace import CountedRecord, FeatureTrace, FileTrace, RecordTrace, Table, Version
+
+RECORD_COLUMNS = ("known (UTC)", "written (UTC)", "label", "counts in", "numbers", "record, file and row")
 
 
 @click.command()
@@ -90,16 +92,35 @@ def _feature_lines(traced: "FeatureTrace") -> Iterable[str]:
     yield ""
     yield f"  {_counted(traced.n_records, 'record')} behind it, newest known first{_listed(len(traced.records), traced.n_records)}"
     if traced.records:
-        yield f"  {'known (UTC)':<28}{'written (UTC)':<28}{'words':>7}{'chars':>7}  {'label':<10}{'counts in':<20}record, file and row"
-    for record in traced.records:
-        times = f"{_value(record.known_timestamp):<28}{_value(record.event_timestamp):<28}"
-        numbers = f"{_value(record.n_words):>7}{_value(record.n_characters):>7}  {'positive' if record.is_positive else '':<10}"
-        yield f"  {times}{numbers}{' '.join(record.windows):<20}{record.record_id}, {record.source_uri}, row {record.row_number}"
+        yield from _aligned([RECORD_COLUMNS, *map(_record_cells, traced.records)])
     yield from _table_lines(traced.tables)
 
 
+def _record_cells(record: "CountedRecord") -> tuple[str, ...]:
+    return (
+        _value(record.known_timestamp),
+        _value(record.event_timestamp),
+        "positive" if record.is_positive else "",
+        " ".join(record.windows),
+        " ".join(f"{_short(expression)}={_number(value)}" for expression, value in record.inputs.items()),
+        f"{record.record_id}, {record.source_uri}, row {record.row_number}",
+    )
+
+
+def _short(expression: str) -> str:
+    """Leave the view's name out: `n_words` of `record_quality.n_words`."""
+    column = expression.rpartition(".")[2]
+    return column if column.isidentifier() else expression
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> Iterable[str]:
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  " + "".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
 def _record_lines(traced: "RecordTrace", limit: int) -> Iterable[str]:
-    from transforms.trace import WINDOWS
+    from transforms.trace import windows
 
     yield f"record {traced.record_id}: {_counted(len(traced.versions), 'version')}"
     for number, version in enumerate(traced.versions, start=1):
@@ -118,7 +139,7 @@ def _record_lines(traced: "RecordTrace", limit: int) -> Iterable[str]:
             yield f"    counts      from {_time(version.counts_from)}, for its author and its subject"
         else:
             yield "    counts      never: it is a tombstone, or was superseded before it took effect"
-        for window in WINDOWS if version.counts_from else ():
+        for window in windows() if version.counts_from else ():
             until = version.counts_until.get(window, version.counts_from)
             ends = "to this day" if until is None else "never" if until == version.counts_from else f"until {_time(until)}"
             yield f"      {window:<10}{ends}"
@@ -186,6 +207,10 @@ def _value(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return "none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float | None) -> str:
+    return _value(int(value) if value is not None and value.is_integer() else value)
 
 
 def _time(instant: datetime) -> str:

@@ -12,7 +12,8 @@ import yaml
 
 from feature_repo.online import apply
 from feature_repo.online_views import keep
-from transforms.featurize import OF_RECORDS, featurize, view_name
+from transforms.features.registry import views
+from transforms.featurize import featurize
 from transforms.ingest import ingest
 from transforms.prepare import prepare
 from transforms.schemas.staging import StagedRecord
@@ -96,6 +97,6 @@ def _stage(warehouse: Warehouse, records: pl.DataFrame) -> Warehouse:
 def ready(warehouse: Warehouse, now: datetime = NOW) -> Warehouse:
     """Featurize and register, the views of records online too."""
     featurize(warehouse, now)
-    keep(warehouse.settings.root, [view_name(contract) for contract in OF_RECORDS])
+    keep(warehouse.settings.root, [view.name for view in views() if view.is_of_records])
     apply(warehouse)
     return warehouse

@@ -15,7 +15,7 @@ import pytest
 
 from feature_repo import training_set
 from flows.stages import PipelineParameters, run_plain
-from transforms.featurize import VIEWS, view_name
+from transforms.features.registry import views
 
 ROOT = Path(__file__).parent.parent.parent
 FEAST = str(Path(sys.executable).parent / "feast")
@@ -68,7 +68,7 @@ def free_port() -> int:
 
 def test_definitions_are_listed(home: Path) -> None:
     listed = feast(home, "feature-views", "list")
-    for view in (*map(view_name, VIEWS), "author_tenure"):
+    for view in (*(view.name for view in views()), "author_tenure"):
         assert view in listed
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from feature_repo import online_features, store, training_set
 from feature_repo.online import materialize
-from transforms.featurize import VIEWS, featurize, view_name
+from transforms.features.registry import views
+from transforms.featurize import featurize
 from transforms.warehouse import Warehouse
 
 SERVICE = "triage_v1"
@@ -63,7 +64,7 @@ def test_served_features_equal_those_of_a_training_set(served: Warehouse, spine:
 
 def test_second_materialize_writes_nothing(served: Warehouse) -> None:
     before = (served.settings.root / "feast" / "online.db").read_bytes()
-    assert fill(served, FIRST) == dict.fromkeys(map(view_name, VIEWS), 0)
+    assert fill(served, FIRST) == dict.fromkeys((view.name for view in views()), 0)
     assert (served.settings.root / "feast" / "online.db").read_bytes() == before
 
 

@@ -15,13 +15,14 @@ from feature_repo.online import apply, is_applied, materialize
 from feature_repo.online_views import keep, online_views
 from feature_repo.stores.online import NotOnlineError
 from transforms.errors import HomeError
-from transforms.featurize import OF_RECORDS, VIEWS, featurize, view_name
+from transforms.features.registry import views
+from transforms.featurize import featurize
 from transforms.settings import Settings
 from transforms.warehouse import Warehouse
 
 NOW = datetime(2024, 9, 1, tzinfo=UTC)
 ENTITIES = ["author_activity", "subject_activity"]
-RECORDS = [view_name(contract) for contract in OF_RECORDS]
+RECORDS = [view.name for view in views() if view.is_of_records]
 N_RECORDS = 40
 N_WORDS = "record_quality:n_words"
 
@@ -114,9 +115,9 @@ def test_a_home_of_a_version_that_kept_everything_online_goes_on(home: Warehouse
     bring_up(home)
     monkeypatch.delenv("MILLRACE_ONLINE")
     (home.settings.root / "feast" / "online_views").unlink()  # such a home has no choice of its own
-    assert online_views(home.settings.root) == [view_name(contract) for contract in VIEWS]
+    assert online_views(home.settings.root) == [view.name for view in views()]
     apply(home)
-    assert set(tables(home)) == {view_name(contract) for contract in VIEWS}
+    assert set(tables(home)) == {view.name for view in views()}
 
 
 def test_definitions_of_another_homes_choice_are_registered_anew(home: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from feature_repo import store
 from tests.feature_repo.test_feast_cli import free_port, serving
-from transforms.schemas.features import RecordQuality
+from transforms.features.views.record_quality import RecordQuality
 from transforms.warehouse import Warehouse
 
 pytestmark = pytest.mark.service

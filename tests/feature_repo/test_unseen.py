@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from feature_repo import online_features, store, training_set
 from feature_repo.online import materialize
 from tests.feature_repo.conftest import ready
+from transforms.features.registry import view_of
 from transforms.ingest import ingest
 from transforms.prepare import prepare
-from transforms.schemas.features import AuthorActivity
 from transforms.settings import Settings
 from transforms.source import load_source
 from transforms.warehouse import Warehouse, silent
 
 EARLY, LATE = datetime(2025, 1, 1, 10, tzinfo=UTC), datetime(2026, 5, 1, 10, tzinfo=UTC)
 ALIKE = [{"author_id": author} for author in ("early", "late", "never")]
-WINDOWED = [column for column in AuthorActivity.served() if column.name.endswith(("_1d", "_7d", "_28d"))]
+WINDOWED = [column for column in view_of("author_activity").contract.served() if column.name.endswith(("_1d", "_7d", "_28d"))]
 FEATURES = [f"author_activity:{column.name}" for column in WINDOWED]
 NOTHING = {f"author_activity__{column.name}": column.empty for column in WINDOWED}
 # the last of early's windows ends at the midnight after 28 days

@@ -18,13 +18,12 @@ import polars.selectors as cs
 import pytest
 
 from feature_repo.online_views import online_views
-from transforms import featurize
 from transforms.accounting import recount
-from transforms.featurize import view_name
+from transforms.features.registry import views
 from transforms.settings import Settings
 from transforms.warehouse import Warehouse
 
-VIEWS = tuple(map(view_name, featurize.VIEWS))
+VIEWS = tuple(view.name for view in views())
 ROOT = Path(__file__).parent.parent.parent
 DAYS = ("2024-05-09", "2024-05-10", "2024-05-11")
 

@@ -15,14 +15,12 @@ import pytest
 
 from feature_repo import training_set
 from flows.stages import PipelineParameters, hold, run_plain
-from transforms import featurize
-from transforms.featurize import view_name
-from transforms.schemas.features import AuthorActivity
+from transforms.features.registry import view_of, views
 from transforms.settings import Settings
 from transforms.warehouse import Warehouse
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-VIEWS = [view_name(view) for view in featurize.VIEWS]
+VIEWS = [view.name for view in views()]
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +332,8 @@ def test_backfill_lists_prices_and_fills_what_is_missing(millrace: Run, small_so
     assert millrace("run", "--source", str(small_source), "--home", home, "--plain").returncode == 0
     assert "nothing is missing" in millrace("backfill", "--home", home).stdout
     warehouse = Warehouse(Settings(home=Path(home)))
-    warehouse.publish(AuthorActivity, [], {}, without=warehouse.files(AuthorActivity.relation()))
+    view = view_of("author_activity")
+    warehouse.publish(view.contract, [], {}, without=warehouse.files(view.relation))
     span = ("--from", "2024-05-01", "--to", "2024-06-01", "--home", home)
     version = warehouse.versions()
     listed = millrace("backfill", *span, "--dry-run").stdout

@@ -18,6 +18,7 @@ from flows.stages import PipelineParameters, pending_work, run_erasure, run_plai
 from tests.flows.conftest import Notes, Warm, contents
 from transforms.erase import Wanted, noted
 from transforms.errors import ErasureError
+from transforms.features.registry import views
 from transforms.settings import Settings
 from transforms.source import load_source
 from transforms.warehouse import RELATIONS, Warehouse
@@ -28,7 +29,11 @@ SPINE = "select record_id, author_id, subject_id, known_timestamp as event_times
 FEATURES = ["author_activity:n_records_lifetime", "record_quality:n_words", "subject_activity:n_words_28d"]
 # views of a record's text alone take one way, and one stands for all; profiles hold counts of loads, and stay
 LIKE_QUALITY = {"features.record_text", "features.record_pii", "features.record_vector", "features.record_embedding"}
-COMMITTED = [relation for relation in RELATIONS if not relation.startswith("profiles.") and relation not in LIKE_QUALITY]
+COMMITTED = [
+    relation
+    for relation in (*RELATIONS, *(view.relation for view in views()))
+    if not relation.startswith("profiles.") and relation not in LIKE_QUALITY
+]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

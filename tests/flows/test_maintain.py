@@ -12,7 +12,7 @@ from feature_repo.locks import LockError, remove
 from flows.stages import MaintainParameters, PipelineParameters, pending_work, run_maintenance, run_plain
 from transforms.settings import Settings
 from transforms.source import load_source
-from transforms.warehouse import RELATIONS, Warehouse
+from transforms.warehouse import Warehouse
 
 SPINE = "select record_id, author_id, subject_id, known_timestamp as event_timestamp from staging.records order by all"
 FEATURES = ["record_quality:n_words", "author_activity:n_records_28d", "subject_activity:mean_characters_7d"]
@@ -59,7 +59,7 @@ def maintain(warehouse: Warehouse, **options: object) -> dict[str, list[dict[str
 def newest(warehouse: Warehouse) -> dict[str, pl.DataFrame]:
     """The rows of every table, of views the newest of every entity and instant."""
     frames = {}
-    for relation in set(RELATIONS) & set(warehouse.versions()):
+    for relation in warehouse.versions():
         frame = pl.read_delta(str(warehouse.folder(relation)))
         if relation.startswith("features."):
             key = [frame.columns[frame.columns.index(name)] for name in frame.columns if name.endswith("_id")] + ["event_timestamp"]
@@ -69,7 +69,7 @@ def newest(warehouse: Warehouse) -> dict[str, pl.DataFrame]:
 
 
 def test_rows_stay_and_no_run_has_anything_to_do(grown: Warehouse, source: Path) -> None:
-    before, n_files = newest(grown), {relation: len(grown.files(relation)) for relation in RELATIONS}
+    before, n_files = newest(grown), {relation: len(grown.files(relation)) for relation in grown.relations()}
     done = maintain(grown)
     compacted = {str(item["relation"]) for item in done["compacted"]}
     assert {"raw.records", "staging.records", "features.record_quality", "features.author_activity"} <= compacted
@@ -108,7 +108,7 @@ def test_locked_versions_are_kept_until_the_lock_is_removed(grown: Warehouse) ->
 
 
 def test_files_that_were_just_replaced_stay_for_who_reads_them(grown: Warehouse) -> None:
-    files = [file for relation in RELATIONS for file in grown.files(relation)]
+    files = [file for relation in grown.relations() for file in grown.files(relation)]
     assert maintain(grown)["compacted"]
     assert all(Path(file).is_file() for file in files)
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-import transforms.featurize
 import transforms.ingest
 from flows.cli import run, status
 from flows.planning import plan_run
@@ -16,7 +15,8 @@ from flows.report.page import write_report
 from flows.stages import PipelineParameters, pending_work, run_plain
 from tests.flows.conftest import Notes
 from transforms.errors import ChecksError, NoFilesError
-from transforms.featurize import VIEWS
+from transforms.features import fingerprint
+from transforms.features.registry import views
 from transforms.ingest import ingest
 from transforms.settings import Settings
 from transforms.source import load_source
@@ -50,13 +50,12 @@ def test_run_says_that_changed_code_computes_a_view_again(tmp_path: Path, monkey
     (tmp_path / "source.yaml").write_text(f"name: x\nuri: '*.jsonl'\nknown: at_event\n{record}\n")
     parameters = PipelineParameters(source=str(tmp_path / "source.yaml"), home=str(tmp_path / "home"))
     assert run_plain(parameters).notices == []
-    digest = transforms.featurize.code_digest
-    monkeypatch.setattr(transforms.featurize, "code_digest", lambda contract: 1 + digest(contract))
+    monkeypatch.setattr(fingerprint, "_code", lambda *_: "other code")
     source, warehouse = load_source(tmp_path / "source.yaml"), Warehouse(Settings(home=tmp_path / "home"))
     assert not pending_work(source, warehouse).nothing
-    assert ["has changed" in step.why for step in plan_run(source, warehouse).steps] == len(VIEWS) * [True]
+    assert ["has changed" in step.why for step in plan_run(source, warehouse).steps] == len(views()) * [True]
     summary = run_plain(parameters)
-    assert [notice.split(":")[0] for notice in summary.notices] == [contract.relation() for contract in VIEWS]
+    assert [notice.split(":")[0] for notice in summary.notices] == [view.relation for view in views()]
     assert pending_work(source, warehouse).nothing
     assert run_plain(parameters).notices == []
 

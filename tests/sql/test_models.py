@@ -13,9 +13,10 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from transforms.features.registry import views
+from transforms.features.views.record_duplicates import RecordDuplicates
 from transforms.prepare import ACCEPTED, REJECTED
 from transforms.schemas.duplicates import KnownContent, KnownDocument
-from transforms.schemas.features import AuthorActivity, RecordDuplicates, RecordQuality, SubjectActivity
 from transforms.schemas.fields import SourceField
 from transforms.schemas.profiles import ColumnProfile, DriftStatistic
 from transforms.schemas.raw import RawRecord
@@ -32,14 +33,22 @@ ARRIVING = {"record_id", "event_timestamp", "content_id"}
 LABELLED = pa.schema([("content_id", pa.int64()), ("root_id", pa.int64()), ("origin_id", pa.string()), ("origin_similarity", pa.float64())])
 FIRST = pa.schema([*LABELLED, ("record_id", pa.string()), ("event_timestamp", pa.timestamp("us", "UTC"))])
 CASES = sorted(path.parent for path in HERE.rglob("given.yaml"))
-ROWS = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, Correction, AccountedFile, SourceField, ColumnProfile, DriftStatistic)
-CONTRACTS = (*ROWS, RecordQuality, AuthorActivity, SubjectActivity)
-TYPES = {contract.relation(): contract.arrow_schema() for contract in CONTRACTS} | {
+CONTRACTS = (
+    RawRecord,
+    StagedRecord,
+    RepeatedRecord,
+    QuarantinedRecord,
+    Correction,
+    AccountedFile,
+    SourceField,
+    ColumnProfile,
+    DriftStatistic,
+)
+TYPES = {contract.relation(): contract.arrow_schema() for contract in (*CONTRACTS, *(view.contract for view in views()))} | {
     "arrived": StagedRecord.arrow_schema(),
     "gone": StagedRecord.arrow_schema(),
     "relevant_versions": StagedRecord.arrow_schema().append(pa.field("sign", pa.int32())),
     "published_instants": pa.schema([("record_id", pa.string()), ("event_timestamp", pa.timestamp("us", "UTC"))]),
-    "lost_entities": pa.schema([("author_id", pa.string()), ("subject_id", pa.string())]),
     "corrected_rows": QuarantinedRecord.arrow_schema(),
     "incoming": QuarantinedRecord.arrow_schema(),  # raw rows, or quarantined ones in a replay
     "accepted": ACCEPTED,
@@ -61,7 +70,7 @@ TYPES = {contract.relation(): contract.arrow_schema() for contract in CONTRACTS}
     "signed_contents": KnownContent.arrow_schema(),
     "members": pa.schema([*FIRST, ("is_fresh", pa.bool_()), ("band_keys", pa.list_(pa.int64())), ("position", pa.int64())]),
     "labelled_contents": LABELLED,
-    **dict.fromkeys(("features.record_duplicates", "published_duplicates"), RecordDuplicates.arrow_schema()),
+    "published_duplicates": RecordDuplicates.arrow_schema(),
 }
 
 

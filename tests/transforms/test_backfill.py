@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from tests.transforms.histories import DAY, HISTORIES, HOUR, NOW, START, Version, cut, newest, rows_of, run, stage, version
 from transforms.backfill import Span, fill, find
-from transforms.code import code_digest
 from transforms.errors import MillraceError
-from transforms.featurize import VIEWS, consistent_versions, featurize, read_unfinished, stale_views, view_name, write_unfinished
+from transforms.features import fingerprint
+from transforms.features.registry import view_of, views
+from transforms.featurize import consistent_versions, featurize, read_unfinished, stale_views, write_unfinished
 from transforms.schemas.base import Contract
-from transforms.schemas.features import AuthorActivity, RecordQuality
 from transforms.warehouse import Rows, Warehouse
 
 AUTHORS = [version(f"r{number}", number * DAY, author=f"u{number}") for number in range(8)]
 LATER = NOW + timedelta(days=1)
-NAMES = [view_name(contract) for contract in VIEWS]
+NAMES = [view.name for view in views()]
 
 
 def at(microseconds: int) -> datetime:
@@ -30,7 +30,7 @@ def at(microseconds: int) -> datetime:
 
 def lose(warehouse: Warehouse, *keep: str) -> None:
     """Take rows out of every view: all but those of the keys to keep."""
-    for contract in VIEWS:
+    for contract in (view.contract for view in views()):
         files = warehouse.files(contract.relation())
         rows = pl.concat([pl.DataFrame(pq.read_table(file)) for file in files])
         left = rows.filter(pl.col(contract.key()[0]).is_in(keep)).to_arrow().cast(contract.arrow_schema())
@@ -54,7 +54,7 @@ def assert_equal(warehouse: Warehouse, other: Warehouse) -> None:
 @given(HISTORIES, st.lists(st.integers(1, 8), min_size=1, max_size=2))
 def test_runs_in_any_order_leave_nothing_due(new_home: Callable[[], Warehouse], versions: list[Version], cuts: list[int]) -> None:
     warehouse = run(new_home(), *cut(versions, cuts))
-    assert [due.n_rows for due in find(warehouse, Span())] == [0] * len(VIEWS)
+    assert [due.n_rows for due in find(warehouse, Span())] == [0] * len(NAMES)
 
 
 def test_holes_are_found_and_filled(holed: Warehouse, new_home: Callable[[], Warehouse]) -> None:
@@ -65,7 +65,7 @@ def test_holes_are_found_and_filled(holed: Warehouse, new_home: Callable[[], War
     rows = fill(holed, Span(), LATER)
     assert rows["features.author_activity"] == Rows(new=24, recomputed=0, untouched=8)
     assert_equal(holed, run(new_home(), AUTHORS))
-    assert [due.n_rows for due in find(holed, Span())] == [0] * len(VIEWS)
+    assert [due.n_rows for due in find(holed, Span())] == [0] * len(NAMES)
 
 
 def test_rows_outside_of_the_span_stay_as_they_are(holed: Warehouse, new_home: Callable[[], Warehouse]) -> None:
@@ -81,7 +81,7 @@ def test_rows_outside_of_the_span_stay_as_they_are(holed: Warehouse, new_home: C
         assert not due.is_empty()
         assert added.sort(inside.columns[:2]).equals(due)
         assert rows_of(holed, view).height == before[view].height + added.height
-    assert [due.n_rows for due in find(holed, span)] == [0] * len(VIEWS)
+    assert [due.n_rows for due in find(holed, span)] == [0] * len(NAMES)
     assert min(due.n_rows for due in find(holed, Span())) > 0
 
 
@@ -117,7 +117,7 @@ def test_run_after_a_stopped_backfill_takes_nothing_twice(
     holed: Warehouse, new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("transforms.backfill.VIEWS", [RecordQuality, AuthorActivity])
+        patched.setattr("transforms.backfill.views", lambda: [view_of("record_quality"), view_of("author_activity")])
         patched.setattr("transforms.backfill.write_unfinished", lambda warehouse, item: item and write_unfinished(warehouse, item))
         fill(holed, Span(), LATER)  # as if it was killed before the last view
     assert read_unfinished(holed)
@@ -133,15 +133,14 @@ def test_other_code_is_replaced_chunk_by_chunk(new_home: Callable[[], Warehouse]
     warehouse = run(new_home(), AUTHORS)
     monkeypatch.setattr("transforms.backfill.VERSIONS_OF_A_CHUNK", 2)
     with monkeypatch.context() as patched:
-        patched.setattr("transforms.featurize.code_digest", other_digest)
-        patched.setattr("transforms.backfill.code_digest", other_digest)
-        assert [due.is_other_code for due in find(warehouse, Span())] == [True] * len(VIEWS)
+        patched.setattr(fingerprint, "_code", lambda *_: "other code")
+        assert [due.is_other_code for due in find(warehouse, Span())] == [True] * len(NAMES)
         partial = fill(warehouse, Span(at(0), at(DAY)), LATER)
         assert partial["features.record_quality"].recomputed == 1
-        assert stale_views(warehouse) == list(VIEWS)  # the rest is still of the code before
+        assert stale_views(warehouse) == list(views())  # the rest is still of the code before
         fill(warehouse, Span(), LATER + timedelta(hours=1))
         assert stale_views(warehouse) == []
-    assert stale_views(warehouse) == list(VIEWS)
+    assert stale_views(warehouse) == list(views())
     assert_equal(warehouse, run(new_home(), AUTHORS))
 
 
@@ -150,14 +149,9 @@ def test_views_of_two_codes_are_made_again_when_the_first_comes_back(
 ) -> None:
     warehouse = run(new_home(), AUTHORS)
     with monkeypatch.context() as patched:
-        patched.setattr("transforms.featurize.code_digest", other_digest)
-        patched.setattr("transforms.backfill.code_digest", other_digest)
+        patched.setattr(fingerprint, "_code", lambda *_: "other code")
         fill(warehouse, Span(at(0), at(DAY)), LATER)
-    assert stale_views(warehouse) == list(VIEWS)
-
-
-def other_digest(contract: type) -> int:
-    return 1 + code_digest(contract)
+    assert stale_views(warehouse) == list(views())
 
 
 def test_what_no_run_has_seen_is_a_runs_work(new_home: Callable[[], Warehouse]) -> None:

@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,15 @@ from tests.transforms.histories import (
     version,
 )
 from transforms.backfill import Span, fill, find
-from transforms.code import code_digest
 from transforms.duplicates import find_roots
+from transforms.features import fingerprint
+from transforms.features.registry import view_of
+from transforms.features.view import View
+from transforms.features.views.record_duplicates import RecordDuplicates
 from transforms.featurize import featurize, recompute
 from transforms.maintain import compact
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownContent, KnownDocument
-from transforms.schemas.features import RecordDuplicates
 from transforms.schemas.staging import StagedRecord
 from transforms.text.duplicates import BANDS, HEADS, MIN_SIMILARITY, estimate_similarity, sign
 from transforms.trace import trace_feature
@@ -63,7 +66,11 @@ HISTORIES = st.lists(VERSIONS, min_size=1, max_size=12, unique_by=lambda v: (v.r
 @pytest.fixture(autouse=True)
 def _no_other_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other views have tests of their own, and take most of the time."""
-    monkeypatch.setattr("transforms.featurize.VIEWS", (RecordDuplicates,))
+    monkeypatch.setattr("transforms.featurize.views", only_duplicates)
+
+
+def only_duplicates() -> tuple[View, ...]:
+    return (view_of("record_duplicates"),)
 
 
 # --- the definition, in plain Python ---
@@ -270,8 +277,7 @@ def test_roots_are_found_along_chains_of_any_length() -> None:
 
 def test_trace_compares_the_texts_again(new_home: NewHome, monkeypatch: pytest.MonkeyPatch) -> None:
     warehouse = run(new_home(), [version("r1", 0, text=FOX), version("r2", HOUR, text=f"RT: {FOX}"), version("r3", HOUR, text=SHIP)])
-    monkeypatch.setattr("transforms.trace.VIEWS", (RecordDuplicates,))
-    monkeypatch.setattr("transforms.trace.READ", (StagedRecord, RecordDuplicates))
+    monkeypatch.setattr("transforms.trace.views", only_duplicates)
     at = NOW
     traced = trace_feature(warehouse, "record_duplicates", "r2", at)
     assert (traced.mismatches, [record.record_id for record in traced.records]) == ([], ["r2", "r1"])
@@ -311,7 +317,7 @@ def test_run_killed_between_two_commits_is_finished_by_the_next(
 
 def test_other_code_makes_index_and_view_again(new_home: NewHome, monkeypatch: pytest.MonkeyPatch) -> None:
     warehouse = run(new_home(), [version("r1", 0, text=FOX), version("r2", HOUR, text=f"RT: {FOX}")])
-    monkeypatch.setattr("transforms.featurize.code_digest", lambda contract: 1 + code_digest(contract))
+    monkeypatch.setattr(fingerprint, "_code", lambda *_: "other code")
     monkeypatch.setattr("transforms.duplicates.MIN_SIMILARITY", 1.0)
     assert featurize(warehouse, NOW + timedelta(days=1))["record_duplicates"] == (0, 2, 0)
     assert only(warehouse, "r2")["is_duplicate"] == 0
@@ -322,7 +328,7 @@ def test_backfill_puts_back_what_the_view_lacks(new_home: NewHome, monkeypatch: 
     versions = [version("r1", 0, text=FOX), version("r2", HOUR, text=FOX), version("r3", DAY, text=FOX)]
     warehouse = run(new_home(), versions)
     before = newest(warehouse, "record_duplicates")
-    monkeypatch.setattr("transforms.backfill.VIEWS", (RecordDuplicates,))
+    monkeypatch.setattr("transforms.backfill.views", only_duplicates)
     files = warehouse.files(RecordDuplicates.relation())
     left = pl.read_parquet(files).filter(pl.col("record_id") != "r2").to_arrow().cast(RecordDuplicates.arrow_schema())
     warehouse.publish(RecordDuplicates, left.to_batches(), {}, without=files)
@@ -332,12 +338,12 @@ def test_backfill_puts_back_what_the_view_lacks(new_home: NewHome, monkeypatch: 
     assert newest(warehouse, "record_duplicates").equals(before)
 
 
-def test_records_computed_again_leave_nothing_of_those_that_are_gone(new_home: NewHome) -> None:
+def test_records_computed_again_leave_nothing_of_those_that_are_gone(new_home: NewHome, tmp_path: Path) -> None:
     before = [version("r1", 0, text=FOX), version("r2", HOUR, text=FOX), version("r3", DAY, text=f"RT: {FOX}")]
     warehouse = run(new_home(), before)
     stage(warehouse, before[1:], is_all=True)
-    entities = pl.DataFrame({"record_id": ["r1"], "author_id": ["u"], "subject_id": ["s"]})
-    recompute(warehouse, entities, NOW + timedelta(days=1))
+    pl.DataFrame({"entity_id": ["r1"]}).write_parquet(tmp_path / "touched.parquet")
+    recompute(warehouse, {"record_duplicates": tmp_path / "touched.parquet"}, NOW + timedelta(days=1))
     alone = run(new_home(), before[1:])
     assert newest(warehouse, "record_duplicates").equals(newest(alone, "record_duplicates"))
     tables = [pl.read_delta(str(warehouse.folder(contract.relation()))) for contract in (KnownContent, KnownDocument, RecordDuplicates)]

@@ -9,7 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from transforms.featurize import VIEWS, featurize, view_name
+from transforms.features.registry import views
+from transforms.featurize import featurize
 from transforms.ingest import ingest
 from transforms.prepare import prepare
 from transforms.schemas.staging import StagedRecord
@@ -70,8 +71,8 @@ def assert_same_values(one: pl.DataFrame, other: pl.DataFrame, before: datetime 
 
 def assert_same(one: Warehouse, other: Warehouse) -> None:
     assert staged(one).equals(staged(other))
-    for contract in VIEWS:
-        assert_same_values(newest(one, view_name(contract)), newest(other, view_name(contract)))
+    for view in views():
+        assert_same_values(newest(one, view.name), newest(other, view.name))
 
 
 def grouped(files: Sequence[Path], n_groups: int) -> list[list[Path]]:
@@ -132,8 +133,7 @@ def test_nothing_written_or_known_after_an_instant_changes_what_was_true_of_it(
     table = pl.concat([past, altered]).to_arrow().cast(StagedRecord.arrow_schema())
     warehouse.publish(StagedRecord, table.to_batches(), {})
     featurize(warehouse, datetime.now(UTC))
-    for contract in VIEWS:
-        view = view_name(contract)
+    for view in (view.name for view in views()):
         one, other = newest(sample_home, view), newest(warehouse, view)
         assert not one.equals(other)
         # a record that is written or known at the very instant has its own features then, and counts a microsecond later

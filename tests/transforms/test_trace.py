@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 
 from transforms.errors import MillraceError
-from transforms.featurize import VIEWS, featurize, view_name
+from transforms.features.registry import views
+from transforms.featurize import featurize
 from transforms.ingest import ingest
 from transforms.prepare import prepare
 from transforms.settings import Settings
@@ -21,7 +22,7 @@ from transforms.warehouse import Warehouse
 
 BEGIN = datetime(2026, 1, 1, 10, tzinfo=UTC)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
-KEYS = {view_name(contract): contract.key()[0] for contract in VIEWS}
+KEYS = {view.name: view.entity.columns[0] for view in views()}
 RECORD = "{record_id: id, author_id: author, subject_id: subject, event_timestamp: written, text: text, label: label}"
 # versions here may differ in all that they say
 CHECKS = "max_collision_ratio: 1"
@@ -110,7 +111,7 @@ def test_every_feature_adds_up_to_its_records_at_any_instant(tmp_path: Path, not
                     for window in ("1d", "7d", "28d", "lifetime"):
                         counted = [record for record in traced.records if window in record.windows]
                         assert len(counted) == of_table[f"n_records_{window}"]
-                        assert sum(record.n_words or 0 for record in counted) == of_table[f"n_words_{window}"]
+                        assert sum(record.inputs["record_quality.n_words"] or 0 for record in counted) == of_table[f"n_words_{window}"]
 
 
 def test_one_feature_lists_the_records_of_its_window(home: Warehouse) -> None:
@@ -197,7 +198,7 @@ def test_tampered_values_do_not_add_up(own_home: Warehouse, view: str, entity: s
         (lambda home: trace_feature(home, "author_activity", "Ann", NOW), "knows no such author_id"),
         (
             lambda home: trace_feature(home, "activity", "ann", NOW),
-            "activity: is no feature view; there are record_quality, ",
+            "activity: is no feature view; there are record_duplicates, ",
         ),
         (lambda home: trace_file(home, "notes"), "notes: no such file has been staged"),
         (lambda home: trace_file(home, "irst.jsonl"), "no such file"),

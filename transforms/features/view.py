@@ -128,8 +128,13 @@ class View(ABC):
         """Count the rows that rest on a record of a source file, `n_rows`, and their entities, `n_entities`."""
 
     @abstractmethod
-    def explain(self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int) -> Explained:
-        """Compute an entity's values at an instant by their definition, with the newest `limit` of the records behind them."""
+    def explain(
+        self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int, feature: str | None = None
+    ) -> Explained:
+        """Compute an entity's values at an instant by their definition, with the newest `limit` of the records behind them.
+
+        With `feature`, the records are those behind this one alone.
+        """
 
     @abstractmethod
     def digest(self) -> int:

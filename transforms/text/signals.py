@@ -49,7 +49,7 @@ def _score(records: pl.DataFrame) -> pl.DataFrame:
         **_word_mix(words),
         **_readability(words, text, characters),
         "byte_entropy": characters["byte_entropy"],
-        "max_char_run": characters["max_char_run"],
+        "max_char_run": characters["max_char_run"].astype(np.int64),
         "list_ratio": ratio(text.str.count_matches("\n", literal=True).to_numpy(), words.n_words),
     }
     scored = pl.concat([present, pl.DataFrame(measured), _characters(text), language()], how="horizontal")

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from transforms import code
+from transforms.features import fingerprint
 from transforms.errors import MillraceError
 from transforms.text import embedding
 from transforms.text.embedding import HashingEmbedder, SentenceTransformerEmbedder, TextEmbedder, embed_text, embedder_of, model_digest
@@ -72,8 +72,10 @@ def test_any_change_in_the_folder_changes_the_digest(look_alike: Path, change: C
 
 
 def test_the_libraries_that_run_a_model_count() -> None:
-    modules = code._closure([embed_text.__module__])
-    assert {"sentence_transformers", "torch", "transformers"} <= code._libraries({name for module in modules for name in module.imports})
+    modules = fingerprint._closure([embed_text.__module__])
+    assert {"sentence_transformers", "torch", "transformers"} <= fingerprint._libraries(
+        {name for module in modules for name in module.imports}
+    )
 
 
 def test_model_makes_unit_vectors_in_the_order_of_the_texts(tiny_model: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.pii_cases import BARE, Case, found, labelled, negatives
-from transforms.schemas.features import RecordPii
+from transforms.features.views.record_pii import RecordPii
 from transforms.text.pii import KINDS, mask, redact, score_pii
 
 TIME = pl.Datetime("us", "UTC")

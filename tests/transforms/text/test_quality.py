@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.schemas.features import RecordQuality
+from transforms.features.views.record_quality import RecordQuality
 from transforms.text.quality import score_quality
 
 WRITTEN = datetime(2026, 1, 1, tzinfo=UTC)

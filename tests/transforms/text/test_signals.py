@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms.schemas.features import RecordText
+from transforms.features.views.record_text import RecordText
 from transforms.text.signals import ENGLISH_ONLY, score_text
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

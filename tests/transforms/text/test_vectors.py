@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from transforms.errors import GateError
-from transforms.schemas.features import RecordVector
+from transforms.features.views.record_vector import RecordVector
 from transforms.text.vectors import N_TEXTS_AT_ONCE, hash_text
 from transforms.text.vectors import hashed as hashed_texts
 

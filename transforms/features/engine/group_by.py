@@ -14,7 +14,15 @@ from transforms.expressions import bound, quoted
 from transforms.features.aggregates import Count, Feature, Input, Part
 from transforms.features.contracts import UNSERVED, entity_contract, feature_field, stored_field
 from transforms.features.declare import GroupBy
-from transforms.features.engine.spans import change_points, create_named_versions, create_spans, explained_records, spans_of, versions_of
+from transforms.features.engine.lineage import create_named_versions, explained_records
+from transforms.features.engine.spans import (
+    ALL_VERSIONS,
+    change_points,
+    create_published,
+    create_spans,
+    spans_of,
+    versions_of,
+)
 from transforms.features.engine.timelines import Wanted, timelines
 from transforms.features.fingerprint import digest
 from transforms.features.inputs import Inputs, References
@@ -27,6 +35,8 @@ from transforms.sql import model
 SPANS_OF_A_BUCKET = 500_000
 # what a span brought can be taken out of these again, most of the time; other parts are computed from all records
 EXTENDED = {"sum", "least", "greatest"}
+# what is shown of a version behind a value
+SHOWN = ("record_id", "event_timestamp", "known_timestamp", "is_positive", "source_uri", "row_number", "load_id", "windows")
 COMPUTED_IN = ("transforms.features.engine.timelines", "transforms.features.engine.spans")
 
 
@@ -41,7 +51,7 @@ class GroupView(View):
         self.references = self._read()
         self.made = [feature for aggregate in declaration.aggregates for feature in self._bind(aggregate)]
         self.parts = list(dict.fromkeys(part for feature in self.made for part in feature.parts.values()))
-        self.windows = list(dict.fromkeys(feature.window for feature in self.made))
+        self.windows = sorted({feature.window for feature in self.made}, key=lambda window: (window.length is None, window))
         self.contract = entity_contract(declaration.name, declaration.description, declaration.entity, self._columns())
 
     def _read(self) -> References:
@@ -111,8 +121,7 @@ class GroupView(View):
         """Extend what is published by what arrived and went; what cannot be extended is computed from all records of the entity."""
         create_published_instants(run.connection, self)
         if not run.columns:
-            versions = "select *, 1 as sign from staging.records" if is_whole else model("features/relevant_versions")
-            run.columns |= create_spans(run.connection, versions, self._groups(run), "spans", is_increment=not is_whole)
+            run.columns |= create_spans(run.connection, ALL_VERSIONS if is_whole else None, self._groups(run), "spans")
         spans = spans_of(self, "spans", run.columns)
         if is_whole:
             run.connection.execute("create or replace table published as select entity_id, event_timestamp from activity limit 0")
@@ -131,9 +140,9 @@ class GroupView(View):
 
     def _extended(self, run: Run, spans: str) -> Iterator[pa.RecordBatch]:
         """Extend the rows of entities; those of which that cannot be done are added to `incomplete`."""
-        first = f"select entity_id, make_timestamptz(min(starts_us)) as event_timestamp from ({spans}) group by entity_id"
-        run.connection.execute(f"create or replace table first_changes as {first}")
-        run.connection.execute(f"create or replace table published as {model('features/published')}")
+        create_published(
+            run.connection, f"select entity_id, make_timestamptz(min(starts_us)) as event_timestamp from ({spans}) group by entity_id"
+        )
         columns = ", ".join(f"{quoted(column)} as p{i}" for i, column in enumerate(self.stored.values()))
         yield from self._computed(run, spans, run.columns, f"select entity_id, event_timestamp, {columns} from published")
 
@@ -142,9 +151,7 @@ class GroupView(View):
         create_published_instants(run.connection, self)
         columns = create_spans(run.connection, versions_of(self, entities), (self,), "rebuilt_spans")
         spans = f"select * from ({spans_of(self, 'rebuilt_spans', columns)}) where entity_id in (select entity_id from {entities})"
-        first = f"select entity_id, '-infinity'::timestamptz as event_timestamp from {entities}"
-        run.connection.execute(f"create or replace table first_changes as {first}")
-        run.connection.execute(f"create or replace table published as {model('features/published')}")
+        create_published(run.connection, f"select entity_id, '-infinity'::timestamptz as event_timestamp from {entities}")
         yield from self._computed(run, spans, columns, "select entity_id, event_timestamp from published")
 
     def _computed(
@@ -200,7 +207,7 @@ class GroupView(View):
 
     def instants(self, run: Run) -> str:
         """The instants at which versions begin to count, leave a window or are superseded."""
-        columns = create_spans(run.connection, "select *, 1 as sign from staging.records", (self,), "spans")
+        columns = create_spans(run.connection, ALL_VERSIONS, (self,), "spans")
         return change_points(self, spans_of(self, "spans", columns))
 
     def count_resting(self, connection: duckdb.DuckDBPyConnection, source_uri: str) -> dict[str, int]:
@@ -217,16 +224,35 @@ class GroupView(View):
         (counts,) = connection.sql(model("lineage/resting_rows")).pl().to_dicts()
         return dict(counts)
 
-    def explain(self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int) -> Explained:
+    def explain(
+        self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int, feature: str | None = None
+    ) -> Explained:
         """Take the newest version of each record that was known before the instant, and aggregate those that count, by definition."""
-        columns = explained_records(connection, self, entity, at)
+        columns = explained_records(connection, self, entity, at, self._numbers.values())
         values = [f"{self._defined(feature, columns)} as {quoted(feature.name)}" for feature in self.made]
         (found,) = connection.sql(f"select {', '.join(values)} from explained").pl().to_dicts()
-        shown = "record_id, event_timestamp, known_timestamp, source_uri, row_number, load_id, windows"
-        records = f"from explained select {shown} order by known_timestamp desc, record_id limit $limit"
+        numbers = "".join(f", {columns[sql]}::double as {quoted(expression)}" for expression, sql in self._numbers.items())
+        is_behind = self._is_behind(feature, columns)
+        shown = f"select {', '.join(SHOWN)}{numbers} from explained where {is_behind}"
+        records = f"{shown} order by known_timestamp desc, record_id limit $limit"
         listed = connection.sql(records, params={"limit": limit}).pl().to_dicts()
-        ((n_records,),) = connection.sql("select count(*) from explained").fetchall()
-        return Explained(found, listed, n_records)
+        behind = [{**{name: row[name] for name in SHOWN}, "inputs": {name: row[name] for name in self._numbers}} for row in listed]
+        ((n_records,),) = connection.sql(f"select count(*) from explained where {is_behind}").fetchall()
+        return Explained(found, behind, n_records)
+
+    @cached_property
+    def _numbers(self) -> dict[str, str]:
+        """SQL of the numbers that are read of a record, by their expressions as declared."""
+        of = {item.of: self._inputs.bind(item.of) for item in self._declaration.aggregates if not isinstance(item, Count)}
+        return {expression: bound_to.sql for expression, bound_to in of.items() if bound_to.kind in {"whole", "fraction"}}
+
+    def _is_behind(self, feature: str | None, columns: Mapping[str, str]) -> str:
+        """SQL of whether a record in `explained` counts for a feature, or with none for any."""
+        made = next((item for item in self.made if item.name == feature), None)
+        if made is None:
+            return "len(windows) > 0"
+        conditions = {columns[bound(part.where)] for part in made.parts.values() if part.where}
+        return " and ".join([f"list_contains(windows, '{made.window.name}')", *sorted(conditions)])
 
     def _defined(self, feature: Feature, columns: Mapping[str, str]) -> str:
         parts = {}

@@ -70,12 +70,14 @@ class NearDuplicatesView(View):
         """Count the instants at which a version of the file stands."""
         return count_standing(connection, self.relation, source_uri)
 
-    def explain(self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int) -> Explained:
+    def explain(
+        self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int, feature: str | None = None
+    ) -> Explained:
         """Take the original from the index and compare its texts again; of all texts to look for it would be to make the index again.
 
         `dup_similarity` is that of the original's texts which the index says, if any has it, else the greatest.
         """
-        del limit
+        del limit, feature
         record_id = entity["record_id"]
         documents = _rows(connection, "lineage/standing_document", record_id, at)
         document = documents[0] if documents else {"origin_id": None, "origin_similarity": None, "cluster_size": None}

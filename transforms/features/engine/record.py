@@ -70,9 +70,11 @@ class KernelView(View):
         """Count the instants at which a version of the file stands."""
         return count_standing(connection, self.relation, source_uri)
 
-    def explain(self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int) -> Explained:
+    def explain(
+        self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int, feature: str | None = None
+    ) -> Explained:
         """Compute the version that stands; nothing but nulls where none does, or a tombstone."""
-        del limit
+        del limit, feature
         standing = connection.sql(model("lineage/standing_version"), params={**entity, "at": at}).pl()
         text = pl.when(~pl.col("is_tombstone")).then("text")
         versions = standing.with_columns(text=text, event_timestamp=pl.lit(at), created_timestamp=pl.lit(at))

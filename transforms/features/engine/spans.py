@@ -1,7 +1,6 @@
 """From when to when each version of a record counts, with all that groups read of it. Made once for all groups of a run."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Protocol
 
 import duckdb
@@ -13,9 +12,9 @@ from transforms.features.inputs import References, joined
 from transforms.features.windows import Window
 from transforms.sql import model
 
-AT_INSTANT = "epoch_us(getvariable('instant'))"
 TIMES = ("sign", "event_us", "starts_us", "superseded_us", "is_retracted")
 VERSION = ("record_id", "known_us", "content_digest")
+ALL_VERSIONS = "select *, 1 as sign from staging.records"
 # which of several records is the first or the last
 ORDER = ("event_us", "known_us", "record_id")
 ORDERED = {"first", "last", "last_k"}
@@ -62,18 +61,17 @@ def times_of(groups: Sequence[Group]) -> list[str]:
     return list(dict.fromkeys([*TIMES, *(ORDER if is_ordered else ())]))
 
 
-def create_spans(
-    connection: duckdb.DuckDBPyConnection, versions: str, groups: Sequence[Group], table: str, *, is_increment: bool = False
-) -> dict[str, str]:
+def create_spans(connection: duckdb.DuckDBPyConnection, versions: str | None, groups: Sequence[Group], table: str) -> dict[str, str]:
     """Make a table of spans of versions of records: a row a version, with a column for each expression; the columns by their SQL.
 
     `versions` is SQL with the columns of staging and `sign`. A tombstone ends the version before it, and does not count itself.
-    Of an increment only what differs between versions as they are and as they were is a span.
+    Without it a span is only what differs between the versions of touched records as they are and as they were.
     """
+    is_increment = versions is None
     references = set().union(*(group.references for group in groups))
     columns = {sql: f"c{i}" for i, sql in enumerate(dict.fromkeys(sql for group in groups for sql in expressions_of(group)))}
     read = sorted({column for column, *rest in references if not rest} - {"record_id"})
-    connection.execute(f"create or replace view relevant_versions as {versions}")
+    connection.execute(f"create or replace view relevant_versions as {versions or model('features/relevant_versions')}")
     times = times_of(groups)
     needed = dict.fromkeys([*times, "record_id", "effective_timestamp", *map(quoted, read), *(VERSION if is_increment else ())])
     needed.pop("is_retracted")
@@ -87,6 +85,12 @@ def create_spans(
         f"create or replace table {table} as select {values} from {joined('changed_spans' if is_increment else 'all_spans', references)}"
     )
     return columns
+
+
+def create_published(connection: duckdb.DuckDBPyConnection, first_changes: str) -> None:
+    """Make `published` of the newest rows of `activity` that what changes is added to: SQL of entities with when they first change."""
+    connection.execute(f"create or replace table first_changes as {first_changes}")
+    connection.execute(f"create or replace table published as {model('features/published')}")
 
 
 def spans_of(group: Group, table: str, columns: Mapping[str, str]) -> str:
@@ -121,40 +125,3 @@ def versions_of(group: Group, entities: str) -> str:
         ids = f"select record_id, {group.entity.sql} as entity_id from {joined(effective, read)}"
     records = f"select record_id from ({ids}) where entity_id in (select entity_id from {entities})"
     return f"select *, 1 as sign from staging.records where record_id in ({records})"
-
-
-def explained_records(connection: duckdb.DuckDBPyConnection, group: Group, entity: Mapping[str, str], at: datetime) -> dict[str, str]:
-    """Make `explained` of the records that count for an entity at an instant, by the definition in docs/time.md; its columns by SQL.
-
-    `windows` lists in which. Of each record it is the newest version that was known before the instant.
-    """
-    columns = {sql: f"c{i}" for i, sql in enumerate(expressions_of(group))}
-    connection.execute("create or replace table asked as select unnest($entity, recursive := true)", {"entity": dict(entity)})
-    connection.execute(f"create or replace table asked as select {group.entity.id_of_columns} as entity_id from asked")
-    connection.execute("set variable instant = $at", {"at": at})
-    connection.execute(f"create or replace view traced_versions as {versions_of(group, 'asked')}")
-    connection.execute(f"create or replace table known_versions as {model('lineage/known_versions')}")
-    values = ", ".join(f"{sql} as {column}" for sql, column in columns.items())
-    counted = f"select records.*, {values} from {joined('known_versions', group.references)}"
-    entity_id = columns[group.entity.sql]
-    is_asked = f"list_contains({entity_id}, entity_id)" if group.entity.many else f"{entity_id} = entity_id"
-    where = f"and {columns[bound(group.where)]}" if group.where else ""
-    inside = ", ".join(
-        f"case when coalesce(epoch_us(getvariable('instant')) < {window.leaves_us}, true) then '{window.name}' end"
-        for window in group.windows
-    )
-    connection.execute(f"""
-        create or replace table explained as
-        with counted as ({counted})
-        select counted.*, list_filter([{inside}], lambda name: name is not null) as windows
-        from counted semi join asked on {is_asked} {where}
-    """)
-    return columns
-
-
-def create_named_versions(connection: duckdb.DuckDBPyConnection, group: Group) -> None:
-    """Make `named_versions` of all versions of records, with what they name of a group's entity as `entity_ids`."""
-    read = {reference for key in group.entity.keys.values() for reference in dotted_references(key)}
-    effective = "(select *, greatest(event_timestamp, known_timestamp) as effective_timestamp from staging.records)"
-    named = f"select records.*, {group.entity.sql} as entity_ids from {joined(effective, read)}"
-    connection.execute(f"create or replace view named_versions as {named}")

@@ -188,8 +188,11 @@ class QueryView(View):
         ids = f"unnest({self.entity.sql})" if self.entity.many else self.entity.sql
         return f"select records.*, {ids} as entity_id from {joined(versions, self._keys)}"
 
-    def explain(self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int) -> Explained:
+    def explain(
+        self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int, feature: str | None = None
+    ) -> Explained:
         """Run the query over what was known by the instant and take the entity's newest row, with the records that name the entity."""
+        del feature
         known = known_relations(connection, read_relations(self._read_views), at)
         of_entity = " and ".join(f"{quoted(column)} = ${column}" for column in entity)
         newest = f"{of_entity} and event_timestamp <= $at order by event_timestamp desc limit 1"

@@ -1,0 +1,51 @@
+"""What traces read of the records behind a group's values. It decides no value of a table, so it is in no digest."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+import duckdb
+
+from transforms.expressions import bound, dotted_references
+from transforms.features.engine.spans import Group, expressions_of, versions_of
+from transforms.features.inputs import joined
+from transforms.sql import model
+
+
+def explained_records(
+    connection: duckdb.DuckDBPyConnection, group: Group, entity: Mapping[str, str], at: datetime, shown: Iterable[str]
+) -> dict[str, str]:
+    """Make `explained` of the records that count for an entity at an instant, by the definition in docs/time.md; its columns by SQL.
+
+    `windows` lists in which. Of each record it is the newest version that was known before the instant. `shown` is SQL of what else
+    is read of it.
+    """
+    columns = {sql: f"c{i}" for i, sql in enumerate(dict.fromkeys([*expressions_of(group), *shown]))}
+    connection.execute("create or replace table asked as select unnest($entity, recursive := true)", {"entity": dict(entity)})
+    connection.execute(f"create or replace table asked as select {group.entity.id_of_columns} as entity_id from asked")
+    connection.execute("set variable instant = $at", {"at": at})
+    connection.execute(f"create or replace view traced_versions as {versions_of(group, 'asked')}")
+    connection.execute(f"create or replace table known_versions as {model('lineage/known_versions')}")
+    values = ", ".join(f"{sql} as {column}" for sql, column in columns.items())
+    counted = f"select records.*, {values} from {joined('known_versions', group.references)}"
+    entity_id = columns[group.entity.sql]
+    is_asked = f"list_contains({entity_id}, entity_id)" if group.entity.many else f"{entity_id} = entity_id"
+    where = f"and {columns[bound(group.where)]}" if group.where else ""
+    inside = ", ".join(
+        f"case when coalesce(epoch_us(getvariable('instant')) < {window.leaves_us}, true) then '{window.name}' end"
+        for window in group.windows
+    )
+    connection.execute(f"""
+        create or replace table explained as
+        with counted as ({counted})
+        select counted.*, list_filter([{inside}], lambda name: name is not null) as windows
+        from counted semi join asked on {is_asked} {where}
+    """)
+    return columns
+
+
+def create_named_versions(connection: duckdb.DuckDBPyConnection, group: Group) -> None:
+    """Make `named_versions` of all versions of records, with what they name of a group's entity as `entity_ids`."""
+    read = {reference for key in group.entity.keys.values() for reference in dotted_references(key)}
+    effective = "(select *, greatest(event_timestamp, known_timestamp) as effective_timestamp from staging.records)"
+    named = f"select records.*, {group.entity.sql} as entity_ids from {joined(effective, read)}"
+    connection.execute(f"create or replace view named_versions as {named}")
