@@ -7,6 +7,7 @@ from pkgutil import iter_modules
 
 from feast import FeatureView
 from feast.repo_operations import get_repo_files
+from transforms.schemas.features import RecordQuality
 
 from feature_repo import definitions
 from feature_repo.catalogue import catalogue_markdown
@@ -14,7 +15,6 @@ from feature_repo.client import REPOSITORY
 from transforms import schemas, text
 from transforms.featurize import VIEWS, view_name
 from transforms.schemas.base import Contract
-from transforms.schemas.features import RecordQuality
 from transforms.sql import __file__ as sql_package
 from transforms.warehouse import RELATIONS
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from tests.transforms.conftest import KilledError
 from transforms import profile
+from transforms.features.views.record_quality import RecordQuality
 from transforms.featurize import featurize
 from transforms.ingest import ingest
 from transforms.prepare import Account, prepare
 from transforms.profile import as_profiles, count, merge, quantiles, sketch_values, sketched, store
-from transforms.features.views.record_quality import RecordQuality
 from transforms.schemas.profiles import ColumnProfile
 from transforms.source import Source
 from transforms.warehouse import Warehouse

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from transforms.features import fingerprint
 from transforms.errors import MillraceError
+from transforms.features import fingerprint
 from transforms.text import embedding
 from transforms.text.embedding import HashingEmbedder, SentenceTransformerEmbedder, TextEmbedder, embed_text, embedder_of, model_digest
 from transforms.text.vectors import hashed
