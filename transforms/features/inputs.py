@@ -103,21 +103,22 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def joined(records: str, references: Iterable[tuple[str, ...]]) -> str:
+def joined(records: str, references: Iterable[tuple[str, ...]], *, is_every: bool = False) -> str:
     """SQL of `records` beside the features that are read of them: those of the instant at which a version takes effect.
 
-    `records` is a relation with `record_id` and `effective_timestamp`. Of several rows of an instant the newest counts.
+    `records` is a relation with `record_id` and `effective_timestamp`. Of several rows of an instant the newest counts; with
+    `is_every` a record comes with each of them in turn.
     """
     columns: dict[str, set[str]] = {}
     for view, *rest in references:
         if rest:
             columns.setdefault(view, set()).add(rest[0])
-    sql = f"{records} as records"
+    sql, read = f"{records} as records", "{0}" if is_every else "arg_max_null({0}, created_timestamp) as {0}"
     for view, names in sorted(columns.items()):
-        newest = ", ".join(f"arg_max_null({quoted(name)}, created_timestamp) as {quoted(name)}" for name in sorted(names))
+        features = ", ".join(read.format(quoted(name)) for name in sorted(names))
         sql += f"""
             left join (
-                select record_id as __record_id, event_timestamp as __instant, {newest}
+                select record_id as __record_id, event_timestamp as __instant, {features}
                 from features.{view} where record_id in (select record_id from {records}) group by all
             ) as {view} on records.record_id = {view}.__record_id and records.effective_timestamp = {view}.__instant
         """

@@ -76,14 +76,16 @@ def create_spans(connection: duckdb.DuckDBPyConnection, versions: str | None, gr
     needed = dict.fromkeys([*times, "record_id", "effective_timestamp", *map(quoted, read), *(VERSION if is_increment else ())])
     needed.pop("is_retracted")
     connection.execute(f"create or replace table record_spans as select {', '.join(needed)} from ({model('features/record_spans')})")
+    values = ", ".join([*(f"records.{name}" for name in times), *(f"{sql} as {column}" for sql, column in columns.items())])
     if is_increment:
         connection.execute(f"create or replace table changed_spans as {model('features/changed_spans')}")
+        # what was read of a retracted version is one of all that there was at its instant, and so is the entity it counted for
+        present, retracted = (f"(select * from changed_spans where is_retracted = {flag})" for flag in ("false", "true"))
+        found = f"{values} from {joined(present, references)} union all select {values} from {joined(retracted, references, is_every=True)}"
     else:
         connection.execute("create or replace view all_spans as select *, false as is_retracted from record_spans")
-    values = ", ".join([*(f"records.{name}" for name in times), *(f"{sql} as {column}" for sql, column in columns.items())])
-    connection.execute(
-        f"create or replace table {table} as select {values} from {joined('changed_spans' if is_increment else 'all_spans', references)}"
-    )
+        found = f"{values} from {joined('all_spans', references)}"
+    connection.execute(f"create or replace table {table} as select {found}")
     return columns
 
 

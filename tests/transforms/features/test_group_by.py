@@ -1,0 +1,170 @@
+"""Groups, whatever is declared and whatever happens to records: every value equals the definition in plain Python."""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.transforms.features.reference import Group, Version, instants_of
+from tests.transforms.features.strategies import EXTENDED, START, Drawn, RecordShape, groups, histories
+from transforms.features.engine.group_by import GroupView
+from transforms.features.engine.record import KernelView
+from transforms.features.view import Run, View
+from transforms.schemas.staging import StagedRecord
+from transforms.warehouse import Warehouse
+
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+SHAPE = KernelView(RecordShape, {})
+
+
+def staged(versions: Sequence[Version]) -> pa.Table:
+    """Versions as rows of staging."""
+    rows = [
+        {
+            "record_id": v.record,
+            "author_id": v.author,
+            "subject_id": v.subject,
+            "event_timestamp": v.event,
+            "known_timestamp": v.known,
+            "text": v.text,
+            "text_redacted": v.text,
+            "label": v.label,
+            "is_positive": v.label == "urgent",
+            "is_tombstone": v.text is None,
+            "attributes": v.attributes,
+            "content_digest": repr(v),
+            "source": "notes",
+            "load_id": "load",
+            "source_uri": "file",
+            "row_number": number,
+            "loaded_timestamp": v.known,
+        }
+        for number, v in enumerate(versions, 1)
+    ]
+    schema = StagedRecord.arrow_schema()
+    integers = pa.schema([(field.name, pa.int64() if pa.types.is_timestamp(field.type) else field.type) for field in schema])
+    return pa.Table.from_pylist(rows, integers).cast(schema)
+
+
+class Bench:
+    """Views over a DuckDB connection, without files: what is staged, and what the views have made of it."""
+
+    def __init__(self, warehouse: Warehouse, views: Sequence[View]) -> None:
+        self.warehouse, self.views, self.n_runs = warehouse, views, 0
+        self.staged: list[Version] = []
+        self.connection = duckdb.connect(config={"threads": 1})
+        self.connection.execute("set timezone = 'UTC'")
+        self.connection.execute("create schema staging; create schema features")
+        for view in views:
+            self._create(view.relation, view.contract.arrow_schema().empty_table())
+
+    def _create(self, relation: str, table: pa.Table) -> None:
+        self.connection.register("given_rows", table)
+        self.connection.execute(f"create or replace table {relation} as from given_rows")
+        self.connection.unregister("given_rows")
+
+    def take(self, versions: Sequence[Version]) -> dict[str, int]:
+        """Stage versions in place of all that are staged and bring the views up to them; how many rows each published."""
+        self._create("staging.records", staged(versions))
+        self._create("arrived", staged([v for v in versions if v not in self.staged]))
+        self._create("gone", staged([v for v in self.staged if v not in versions]))
+        self.staged, self.n_runs = list(versions), self.n_runs + 1
+        of_records = [[view] for view in self.views if view.is_of_records]
+        others = [view for view in self.views if not view.is_of_records]
+        n_rows = {}
+        for beside in (*of_records, others):
+            run = self.run(beside)
+            for view in beside:
+                n_rows[view.name] = self.publish(view, view.rows(run, is_whole=self.n_runs == 1))
+        return n_rows
+
+    def run(self, beside: Sequence[View]) -> Run:
+        return Run(self.warehouse, self.connection, NOW + timedelta(hours=self.n_runs), tuple(beside))
+
+    def publish(self, view: View, batches: Iterator[pa.RecordBatch]) -> int:
+        """Append rows to a view."""
+        made = [batch.select(view.contract.arrow_schema().names) for batch in batches]
+        for batch in made:
+            self.connection.register("given_rows", batch)
+            self.connection.execute(f"insert into {view.relation} from given_rows")
+        return sum(batch.num_rows for batch in made)
+
+    def rows(self, view: View) -> pl.DataFrame:
+        return self.connection.sql(f"from {view.relation}").pl()
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def newest(view: View, rows: pl.DataFrame) -> pl.DataFrame:
+    """The newest row of each entity and instant, in order, without when it was computed; instants in microseconds."""
+    key = [*view.entity.columns, "event_timestamp"]
+    last = rows.sort("created_timestamp").unique(key, keep="last").sort(key).drop("created_timestamp")
+    return last.with_columns(pl.col(pl.Datetime).dt.timestamp("us"))
+
+
+def by_entity(view: View, rows: pl.DataFrame) -> dict[tuple[str, ...], list[dict[str, Any]]]:
+    grouped = newest(view, rows).group_by(view.entity.columns, maintain_order=True)
+    return {tuple(map(str, key)): group.to_dicts() for key, group in grouped}
+
+
+def entities_of(group: Group, versions: Sequence[Version]) -> list[tuple[str | None, ...]]:
+    return sorted({entity for v in versions for entity in group.entities_of(v)}, key=repr)
+
+
+def assert_as_defined(view: View, group: Group, rows: pl.DataFrame, versions: Sequence[Version], seen: Sequence[Version]) -> None:
+    """Hold every feature of every entity against the definition, at all instants at which anything changes; `seen` names more of both."""
+    spans = {span for aggregate in group.aggregates for span in aggregate.features.values()}
+    instants = instants_of([*versions, *seen], spans)
+    found = by_entity(view, rows)
+    entities = entities_of(group, [*versions, *seen])
+    assert set(found) <= set(entities)
+    for entity in entities:
+        mine = found.get(entity, [])
+        at = [row["event_timestamp"] for row in mine]
+        for instant in instants:
+            place = bisect_right(at, instant)
+            expected = group.values(versions, entity, instant)
+            # no row yet says the same as a row over no record
+            actual = {name: mine[place - 1][name] for name in expected} if place else group.values([], entity, instant)
+            assert repr(actual) == repr(expected), (view.name, entity, instant - START, place)
+
+
+@pytest.fixture
+def bench(warehouse: Warehouse) -> Iterator[Any]:
+    opened: list[Bench] = []
+
+    def run(*drawn: Drawn) -> Bench:
+        for other in opened:
+            other.close()
+        views = [GroupView(one.declared, {"record_shape": SHAPE}) for one in drawn]
+        opened[:] = [Bench(warehouse, [SHAPE, *views])]
+        return opened[0]
+
+    yield run
+    for other in opened:
+        other.close()
+
+
+@settings(max_examples=50)
+@given(st.data(), histories())
+def test_every_value_is_as_defined_after_each_increment(bench: Any, data: st.DataObject, states: list[list[Version]]) -> None:
+    drawn = data.draw(groups("one") | groups("one", EXTENDED)), data.draw(groups("two", EXTENDED))
+    home = bench(*drawn)
+    seen: list[Version] = []
+    for state in states:
+        home.take(state)
+        seen += state
+        for view, one in zip(home.views[1:], drawn, strict=True):
+            assert_as_defined(view, one.meaning, home.rows(view), state, seen)
+    for view in home.views[1:]:
+        view.contract.gate(home.rows(view))
+        ids = f"select distinct {view.entity.id_of_columns} as entity_id from {view.relation}"
+        assert home.publish(view, view.rebuild(home.run([view]), f"({ids})")) == 0
