@@ -1,7 +1,8 @@
 """Groups, whatever is declared and whatever happens to records: every value equals the definition in plain Python."""
 
+import itertools
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +22,8 @@ from transforms.schemas.staging import StagedRecord
 from transforms.warehouse import Warehouse
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 SHAPE = KernelView(RecordShape, {})
 
 
@@ -153,6 +156,14 @@ def bench(warehouse: Warehouse) -> Iterator[Any]:
         other.close()
 
 
+def assert_explained(home: "Bench", view: View, group: Group, instants: Iterable[int], seen: Sequence[Version]) -> None:
+    """Hold the definition in SQL, which traces use, against the one in Python."""
+    for entity, instant in itertools.product(entities_of(group, seen), instants):
+        found = view.explain(home.connection, dict(zip(view.entity.columns, entity, strict=True)), EPOCH + instant * MICROSECOND, 1)
+        values = {name: (x - EPOCH) // MICROSECOND if isinstance(x, datetime) else x for name, x in found.values.items()}
+        assert repr(values) == repr(group.values(home.staged, entity, instant)), (view.name, entity, instant - START)
+
+
 @settings(max_examples=50)
 @given(st.data(), histories())
 def test_every_value_is_as_defined_after_each_increment(bench: Any, data: st.DataObject, states: list[list[Version]]) -> None:
@@ -164,6 +175,9 @@ def test_every_value_is_as_defined_after_each_increment(bench: Any, data: st.Dat
         seen += state
         for view, one in zip(home.views[1:], drawn, strict=True):
             assert_as_defined(view, one.meaning, home.rows(view), state, seen)
+    instants = data.draw(st.lists(st.sampled_from(sorted({v.effective + 1 for v in seen})), max_size=1))
+    for view, one in zip(home.views[1:], drawn, strict=True):
+        assert_explained(home, view, one.meaning, instants, seen)
     for view in home.views[1:]:
         view.contract.gate(home.rows(view))
         ids = f"select distinct {view.entity.id_of_columns} as entity_id from {view.relation}"

@@ -14,7 +14,7 @@ from transforms.expressions import bound, quoted
 from transforms.features.aggregates import Count, Feature, Input, Part
 from transforms.features.contracts import UNSERVED, entity_contract, feature_field, stored_field
 from transforms.features.declare import GroupBy
-from transforms.features.engine.lineage import create_named_versions, explained_records
+from transforms.features.engine.lineage import create_named_versions, explained_records, is_in
 from transforms.features.engine.spans import (
     ALL_VERSIONS,
     change_points,
@@ -252,12 +252,12 @@ class GroupView(View):
         if made is None:
             return "len(windows) > 0"
         conditions = {columns[bound(part.where)] for part in made.parts.values() if part.where}
-        return " and ".join([f"list_contains(windows, '{made.window.name}')", *sorted(conditions)])
+        return " and ".join([is_in(made.window), *sorted(conditions)])
 
     def _defined(self, feature: Feature, columns: Mapping[str, str]) -> str:
         parts = {}
         for name, part in feature.parts.items():
-            where = f"list_contains(windows, '{feature.window.name}')" + (f" and {columns[bound(part.where)]}" if part.where else "")
+            where = is_in(feature.window) + (f" and {columns[bound(part.where)]}" if part.where else "")
             parts[name] = part.over(columns[part.input] if part.input else "true", where)
         return feature.value.format(**parts)
 

@@ -8,6 +8,7 @@ import duckdb
 from transforms.expressions import bound, dotted_references
 from transforms.features.engine.spans import Group, expressions_of, versions_of
 from transforms.features.inputs import joined
+from transforms.features.windows import Window
 from transforms.sql import model
 
 
@@ -30,10 +31,10 @@ def explained_records(
     entity_id = columns[group.entity.sql]
     is_asked = f"list_contains({entity_id}, entity_id)" if group.entity.many else f"{entity_id} = entity_id"
     where = f"and {columns[bound(group.where)]}" if group.where else ""
-    inside = ", ".join(
-        f"case when coalesce(epoch_us(getvariable('instant')) < {window.leaves_us}, true) then '{window.name}' end"
-        for window in group.windows
-    )
+    conditions: dict[str, list[str]] = {}
+    for window in group.windows:
+        conditions.setdefault(window.name, []).append(is_in(window))
+    inside = ", ".join(f"case when {' or '.join(any_of)} then '{name}' end" for name, any_of in conditions.items())
     connection.execute(f"""
         create or replace table explained as
         with counted as ({counted})
@@ -41,6 +42,11 @@ def explained_records(
         from counted semi join asked on {is_asked} {where}
     """)
     return columns
+
+
+def is_in(window: Window) -> str:
+    """SQL of whether a record in `explained` is in a window. Two windows of one name may differ in their hops."""
+    return f"coalesce(epoch_us(getvariable('instant')) < {window.leaves_us}, true)"
 
 
 def create_named_versions(connection: duckdb.DuckDBPyConnection, group: Group) -> None:
