@@ -45,7 +45,7 @@ bench: setup ## all benchmarks, small, against their floors
 	@$(BIN)/python benchmarks/store.py --small --check
 
 docs: setup ## pages made from code
-	@$(BIN)/millrace features --markdown > docs/features.md
+	@MILLRACE_FEATURES= $(BIN)/millrace features --markdown > docs/features.md
 
 clean: ## the environment and the demo's home
 	rm -rf .venv .millrace

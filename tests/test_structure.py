@@ -12,8 +12,8 @@ from transforms.schemas.features import RecordQuality
 from feature_repo import definitions
 from feature_repo.catalogue import catalogue_markdown
 from feature_repo.client import REPOSITORY
-from transforms import schemas, text
-from transforms.featurize import VIEWS, view_name
+from transforms import schemas
+from transforms.features.registry import registry, view_of, views
 from transforms.schemas.base import Contract
 from transforms.sql import __file__ as sql_package
 from transforms.warehouse import RELATIONS
@@ -21,24 +21,14 @@ from transforms.warehouse import RELATIONS
 ROOT = Path(__file__).parent.parent
 SQL = Path(sql_package).parent
 FEATURE_VIEWS = {view.name: view for view in vars(definitions).values() if isinstance(view, FeatureView)}
-TIMES = {"event_timestamp", "created_timestamp"}
 
 
 def all_contracts() -> dict[str, type[Contract]]:
     """Every contract that is a relation's, by the relation's name."""
     classes = [vars(import_module(f"{schemas.__name__}.{module.name}")).values() for module in iter_modules(schemas.__path__)]
     contracts = [item for module in classes for item in module if isinstance(item, type) and issubclass(item, Contract)]
-    return {contract.relation(): contract for contract in contracts if contract.Config.metadata.get("key")}
-
-
-def text_kernels() -> set[str]:
-    """Views that a text kernel makes: each says so in the first line of its docstring."""
-    docs = [import_module(f"{text.__name__}.{module.name}").__doc__ or "" for module in iter_modules(text.__path__)]
-    return {_snake(name) for doc in docs for name in re.findall(r"`(\w+)`", doc.splitlines()[0])}
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+    of_relations = {contract.relation(): contract for contract in contracts if contract.Config.metadata.get("key")}
+    return of_relations | {view.relation: view.contract for view in views()}
 
 
 def test_every_column_is_described() -> None:
@@ -53,7 +43,7 @@ def test_every_contract_is_described() -> None:
 
 
 def test_every_relation_has_a_contract_and_every_contract_a_relation() -> None:
-    assert sorted(set(RELATIONS) ^ set(all_contracts())) == []
+    assert sorted({*RELATIONS, *(view.relation for view in views())} ^ set(all_contracts())) == []
 
 
 def test_every_key_is_made_of_columns() -> None:
@@ -63,19 +53,26 @@ def test_every_key_is_made_of_columns() -> None:
     assert stray == []
 
 
-def test_every_contract_is_named_as_its_view() -> None:
-    assert [f"{view.__name__} is {view_name(view)}" for view in VIEWS if _snake(view.__name__) != view_name(view)] == []
+def test_every_declaration_has_a_file_of_its_name() -> None:
+    declared = {name: path.stem for name, path in registry().paths.items() if name in registry().views}
+    assert [f"{name} is declared in {stem}.py" for name, stem in declared.items() if name != stem] == []
 
 
-def test_every_feature_relation_is_made_by_a_model_or_a_kernel_of_its_name() -> None:
-    made = {path.stem for path in (SQL / "features").glob("*.sql")} | text_kernels()
-    features = {name.removeprefix("features.") for name in RELATIONS if name.startswith("features.")}
-    assert sorted(features - made) == []
-    assert features == {*map(view_name, VIEWS), "record_embedding"}  # a view where a model is set
+def test_every_view_is_named_as_its_declaration_its_contract_and_its_relation() -> None:
+    wrong = [
+        f"{name}: {view.name}, {view.relation}, {view.contract.__name__}"
+        for name, view in registry().views.items()
+        if (view.name, view.relation, _snake(view.contract.__name__)) != (name, f"features.{name}", name)
+    ]
+    assert wrong == []
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def test_every_feature_relation_is_a_view_with_the_fields_of_its_contract() -> None:
-    expected = {view_name(view): {column.name for column in view.columns()} - TIMES for view in VIEWS}
+    expected = {view.name: {*view.entity.columns, *view.features} for view in views()}
     found = {name: {field.name for field in view.schema} for name, view in FEATURE_VIEWS.items()}
     assert {
         name: expected.get(name, set()) ^ found.get(name, set()) for name in expected | found if expected.get(name) != found.get(name)
@@ -83,7 +80,7 @@ def test_every_feature_relation_is_a_view_with_the_fields_of_its_contract() -> N
 
 
 def test_every_field_says_what_its_contract_says() -> None:
-    meaning = {(view_name(view), column.name): column.description for view in VIEWS for column in view.columns()}
+    meaning = {(view.name, column.name): column.description for view in views() for column in view.contract.columns()}
     wrong = [
         f"{name}.{field.name}"
         for name, view in FEATURE_VIEWS.items()
@@ -125,12 +122,12 @@ def test_feast_scans_one_module() -> None:
 
 
 def test_record_quality_has_its_features() -> None:
-    assert len([column for column in RecordQuality.columns() if column.name not in TIMES | set(RecordQuality.key())]) >= 15
+    assert len(view_of("record_quality").features) >= 15
 
 
 def test_page_of_features_is_not_stale() -> None:
     page = (ROOT / "docs" / "features.md").read_text("utf-8")
-    assert page == catalogue_markdown(), "make it again: millrace features --markdown > docs/features.md"
+    assert page == catalogue_markdown(), "make it again: MILLRACE_FEATURES= millrace features --markdown > docs/features.md"
 
 
 def test_every_promise_names_tests_that_exist() -> None:

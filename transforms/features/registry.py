@@ -217,7 +217,8 @@ def _reads(item: Any) -> set[str]:
 
 
 def _shipped() -> Iterator[Declared]:
-    for info in pkgutil.iter_modules(shipped.__path__):
+    # services import the views that they name, which are declared in files of their own
+    for info in sorted(pkgutil.iter_modules(shipped.__path__), key=lambda info: info.name == "services"):
         yield from _declared(import_module(f"{shipped.__name__}.{info.name}"))
 
 
