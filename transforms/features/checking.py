@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from transforms.errors import DeclarationError
+from transforms.features.engine.kernels import given_name
 from transforms.features.engine.record import KernelView
 from transforms.features.registry import Registry, read_registry
 from transforms.features.testing import read_cases, tests_of
@@ -54,7 +55,7 @@ def _no_records(view: KernelView, registry: Registry) -> pl.DataFrame:
     for name in view.contract.Config.metadata["reads"]:
         of_view, _, feature = name.rpartition(".")
         columns = {column.name: column.dtype for column in registry.views[of_view].contract.columns()} if of_view else types
-        given[f"{of_view}__{feature}" if of_view else feature] = columns[feature]
+        given[given_name(name)] = columns[feature]
     return pl.DataFrame(schema=given)
 
 

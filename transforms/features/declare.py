@@ -59,7 +59,8 @@ class RecordView(Contract):
     """Features of a record's own content: the class body declares them, and `compute` makes them.
 
     `reads` names what `compute` is given beside `record_id` and `event_timestamp`: columns of a staged record, and features of other
-    record views as `view.feature`, which come as `view__feature`. It is given records with a text, and gives a row for each, in
+    record views as `view.feature`, which come as `view__feature`; the record's own `event_timestamp`, when it was written, comes as
+    `written_timestamp`, beside the instant from which the row holds. It is given records with a text, and gives a row for each, in
     their order, with every feature; of a tombstone all features are null. A view is `complete` where each feature has a value for
     every text. Raise `version` when the meaning of a feature changes.
 

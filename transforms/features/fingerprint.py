@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
@@ -70,22 +71,29 @@ def kernel_digest(declared: type) -> str:
 
     So other declarations in the same file may change without a trace.
     """
-    source = Path(inspect.getfile(declared)).read_text("utf-8")
-    tree = ast.parse(source)
-    node = next(item for item in tree.body if isinstance(item, ast.ClassDef) and item.name == declared.__name__)
-    body = [item for item in node.body if not isinstance(item, ast.AnnAssign)]
-    used = _used(tree, ast.Module(body, []))
-    module = _parse(ast.unparse(ast.Module([*used, *body], [])), declared.__module__.rpartition(".")[0])
+    tree = ast.parse(Path(inspect.getfile(declared)).read_text("utf-8"))
+    family = _family(tree, declared.__name__)
+    for node in family:
+        node.bases, node.keywords = [], []
+        node.body = [item for item in node.body if not isinstance(item, ast.AnnAssign)] or [ast.Pass()]
+    used = _used(tree, {node.name for node in family})
+    module = _parse(ast.unparse(ast.Module(used, [])), declared.__module__.rpartition(".")[0])
     return "\x1f".join(_content([module, *_closure(sorted(module.imports))], ""))
 
 
-def _used(tree: ast.Module, user: ast.AST) -> list[ast.stmt]:
-    """List the statements of a module, in their order, that define what something uses, and what that uses."""
-    names = {item.id for item in ast.walk(user) if isinstance(item, ast.Name)}
+def _family(tree: ast.Module, name: str) -> list[ast.ClassDef]:
+    """List a class and those of the same file that it inherits."""
+    nodes = [item for item in tree.body if isinstance(item, ast.ClassDef) and item.name == name]
+    inherited = [base.id for node in nodes for base in node.bases if isinstance(base, ast.Name)]
+    return [*nodes, *(node for base in inherited for node in _family(tree, base))]
+
+
+def _used(tree: ast.Module, names: set[str]) -> list[ast.stmt]:
+    """List the statements of a module, in their order, that define names, and what these use."""
     found: list[ast.stmt] = []
     while more := [item for item in tree.body if item not in found and _defines(item) & names]:
         found += more
-        names |= {item.id for statement in more for item in ast.walk(statement) if isinstance(item, ast.Name)}
+        names = names | {item.id for statement in more for item in ast.walk(statement) if isinstance(item, ast.Name)}
     return [item for item in tree.body if item in found]
 
 
@@ -94,7 +102,16 @@ def _defines(statement: ast.stmt) -> set[str]:
         return {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
     if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         return {statement.name}
-    return {item.id for item in ast.walk(statement) if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store)}
+    stores = [item for item in ast.walk(statement) if isinstance(getattr(item, "ctx", None), ast.Store)]
+    called = [statement.value.func] if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call) else []
+    return {_root(item) for item in (*stores, *called)}
+
+
+def _root(node: ast.AST) -> str:
+    """The name at the beginning of `name.attribute[...]`: what is changed through it."""
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Starred):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _closure(names: Iterable[str]) -> list[Module]:
@@ -146,9 +163,19 @@ def _version(library: str) -> str:
     try:
         return version(library)
     except PackageNotFoundError:
-        if find_spec(library) is None:
+        spec = find_spec(library)
+        if spec is None:
             return "absent"
-        return " ".join(f"{name} {version(name)}" for name in sorted(_distributions()[library]))
+        names = sorted(_distributions().get(library, []))
+        return " ".join(f"{name} {version(name)}" for name in names) if names else _sources(spec)
+
+
+def _sources(spec: ModuleSpec) -> str:
+    """Digest the sources of what was installed as no library: modules of the user's own."""
+    paths = [path for folder in spec.submodule_search_locations or () for path in sorted(Path(folder).rglob("*.py"))]
+    if not paths and spec.origin and spec.has_location:
+        paths = [Path(spec.origin)]
+    return hashlib.sha256(b"\x1f".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 @cache

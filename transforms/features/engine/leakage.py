@@ -23,14 +23,9 @@ TESTED_VERSIONS = 100_000
 N_CUTS = 6
 QUANTILES = (0.1, 0.5, 0.9)
 EVER = datetime(9999, 1, 1, tzinfo=UTC)
-AFTER = "make_timestamptz(epoch_us(getvariable('cut')) + 1)"
-# the times of a version that takes effect in the microsecond after the cut
-MOVED = {
-    "effective_from": AFTER,
-    "effective_until": "null::timestamptz",
-    "event_timestamp": "getvariable('cut')::timestamptz",
-    "known_timestamp": "getvariable('cut')::timestamptz",
-}
+CUT = "getvariable('cut')::timestamptz"
+# when others' values are put into a version, these stay its own
+OWN = {"record_id", "event_timestamp", "known_timestamp", "effective_from", "effective_until"}
 Rows = Callable[[Mapping[str, str]], str]
 
 
@@ -47,33 +42,40 @@ def _shuffled(relation: str, _columns: list[str]) -> str:
 
 
 def _known(relation: str, columns: list[str]) -> str:
-    until = ", case when effective_until <= getvariable('cut') then effective_until end as effective_until"
-    values = ", ".join(quoted(column) for column in columns if column != "effective_until")
-    return f"select {values} {until if 'effective_until' in columns else ''} from {relation} where effective_from <= getvariable('cut')"
+    until = f"case when effective_until <= {CUT} then effective_until end as effective_until"
+    values = ", ".join(until if column == "effective_until" else quoted(column) for column in columns)
+    return f"select {values} from {relation} where effective_from <= {CUT}"
 
 
 def _altered(relation: str, columns: list[str]) -> str:
-    """What was known, but each version in effect ends; what is later has another's values; after the instant there is more of each."""
-    own = {"record_id", *MOVED}
-    moved = ", ".join(f"{sql} as {name}" for name, sql in MOVED.items() if name in columns)
-    swapped = ", ".join(f"{'one' if name in own else 'other'}.{quoted(name)}" for name in columns)
+    """What was known, but each version in effect ends; what is later has another's values; and there are more records, soon and late."""
+    swapped = ", ".join(f"{'one' if name in OWN else 'other'}.{quoted(name)}" for name in columns)
     is_open, ended = "true", ""
     if "effective_until" in columns:
-        is_open = "coalesce(effective_until > getvariable('cut'), true)"
-        ended = f"replace (case when {is_open} then {AFTER} else effective_until end as effective_until)"
+        is_open = f"coalesce(effective_until > {CUT}, true)"
+        ended = f"replace (case when {is_open} then make_timestamptz(epoch_us({CUT}) + 1) else effective_until end as effective_until)"
     return f"""
         with numbered as (
             select *, row_number() over (order by hash(record_id, effective_from)) - 1 as n, count(*) over () as n_all from {relation}
         ),
         swapped as (select {swapped} from numbered as one join numbered as other on other.n = (one.n + 1) % one.n_all)
-        select * {ended} from {relation} where effective_from <= getvariable('cut')
+        select * {ended} from {relation} where effective_from <= {CUT}
         union all by name
-        select * from swapped where effective_from > getvariable('cut')
+        select * from swapped where effective_from > {CUT}
         union all by name
-        select * replace ({moved}) from swapped where effective_from <= getvariable('cut') and {is_open}
+        select * replace ({_moved(columns, CUT)}) from swapped where effective_from <= {CUT} and {is_open}
         union all by name
-        select * replace ({moved}, record_id || '+' as record_id) from {relation}
+        select * replace ({_moved(columns, CUT)}, record_id || '+' as record_id) from {relation}
+        union all by name
+        select * replace ({_moved(columns, f"{CUT} + interval 400 days")}, record_id || '++' as record_id) from {relation}
     """
+
+
+def _moved(columns: list[str], instant: str) -> str:
+    """The times of a version that is written and known at an instant, so that it takes effect in the microsecond after."""
+    after = f"make_timestamptz(epoch_us({instant}) + 1)"
+    times = {"event_timestamp": instant, "known_timestamp": instant, "effective_from": after, "effective_until": "null::timestamptz"}
+    return ", ".join(f"{sql} as {name}" for name, sql in times.items() if name in columns)
 
 
 RESTS_ONLY = "a row may rest only on versions with effective_from <= its event_timestamp"
@@ -149,8 +151,8 @@ def _columns(connection: duckdb.DuckDBPyConnection, sql: str) -> list[str]:
 def _refuse_other_rows(connection: duckdb.DuckDBPyConnection, contract: type[Contract], cut: datetime, trial: Trial, sql: str) -> None:
     keys = [*contract.entity(), "event_timestamp"]
     key = ", ".join(map(quoted, keys))
-    rows = "select * from expected_rows where event_timestamp <= getvariable('cut')"
-    again = f"select * from ({sql}) where event_timestamp <= getvariable('cut')"
+    rows = f"select * from expected_rows where event_timestamp <= {CUT}"
+    again = f"select * from ({sql}) where event_timestamp <= {CUT}"
     other = f"""
         select {key} from ({rows}) as one full join ({again}) as other using ({key})
         where one.event_timestamp is null or other.event_timestamp is null or {differs(contract, "one", "other")}

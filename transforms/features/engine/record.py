@@ -1,6 +1,6 @@
 """Record views: features of each record's own content, by a kernel."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -10,11 +10,11 @@ import polars as pl
 import pyarrow as pa
 
 from transforms.errors import DeclarationError
-from transforms.expressions import quoted, sealed
+from transforms.expressions import quoted
 from transforms.features.aggregates import DTYPES, Input, served
 from transforms.features.contracts import record_contract, value_field
 from transforms.features.declare import RecordSql, RecordView
-from transforms.features.engine.kernels import KEY, Kernel, record_rows, score
+from transforms.features.engine.kernels import Kernel, compute_sql, given_name, record_rows, score
 from transforms.features.entities import record
 from transforms.features.fingerprint import digest, kernel_digest
 from transforms.features.inputs import Inputs
@@ -30,10 +30,10 @@ class KernelView(View):
     entity = record
     is_of_records = True
 
-    def __init__(self, declared: type[RecordView], record_views: Mapping[str, View]) -> None:
-        """Take the class. Raises `DeclarationError` where it reads what there is not."""
+    def __init__(self, declared: type[RecordView], record_views: Mapping[str, View], sql: str | None = None) -> None:
+        """Take the class, with the SQL that computes it, if it is made of that. Raises `DeclarationError` where it reads what is not."""
         self.contract = self._declared = declared
-        self._record_views = record_views
+        self._record_views, self._sql = record_views, sql
         self.online = bool(declared.Config.metadata["online"])
         self.kernel: Kernel = declared.compute
         inputs = Inputs({name: view.contract for name, view in record_views.items()})
@@ -46,8 +46,9 @@ class KernelView(View):
         return tuple(sorted({name.partition(".")[0] for name in self.contract.Config.metadata["reads"] if "." in name}))
 
     def digest(self) -> int:
-        """Digest the kernel and what it uses."""
-        declared = f"{kernel_digest(self.contract)}\x1f{self._declared.fingerprint()}"
+        """Digest the kernel and what it uses, what it reads, and the views that it reads."""
+        reads = self.contract.Config.metadata["reads"]
+        declared = f"{self._sql or kernel_digest(self.contract)}\x1f{self._declared.fingerprint()}\x1f{reads}"
         return digest(self.contract, COMPUTED_IN, declared, (self._record_views[name].digest() for name in self.reads))
 
     def rows(self, run: Run, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
@@ -77,9 +78,10 @@ class KernelView(View):
         del limit, feature
         standing = connection.sql(model("lineage/standing_version"), params={**entity, "at": at}).pl()
         text = pl.when(~pl.col("is_tombstone")).then("text")
-        versions = standing.with_columns(text=text, event_timestamp=pl.lit(at), created_timestamp=pl.lit(at))
-        of_views = [name.split(".") for name in self.contract.Config.metadata["reads"] if "." in name]
-        versions = versions.with_columns(**{f"{view}__{name}": _newest(connection, view, name, entity, at) for view, name in of_views})
+        written = pl.col("event_timestamp")
+        versions = standing.with_columns(text=text, written_timestamp=written, event_timestamp=pl.lit(at), created_timestamp=pl.lit(at))
+        of_views = [name for name in self.contract.Config.metadata["reads"] if "." in name]
+        versions = versions.with_columns(**{given_name(name): _newest(connection, name, entity, at) for name in of_views})
         values = score(self.contract, self.kernel, versions).select(self.features).to_dicts() if standing.height else []
         return Explained(
             values[0] if values else dict.fromkeys(self.features), [record_behind(row) for row in standing.to_dicts()], standing.height
@@ -93,7 +95,8 @@ def count_standing(connection: duckdb.DuckDBPyConnection, relation: str, source_
     return dict(counts)
 
 
-def _newest(connection: duckdb.DuckDBPyConnection, view: str, name: str, entity: Mapping[str, str], at: datetime) -> pl.Series:
+def _newest(connection: duckdb.DuckDBPyConnection, read: str, entity: Mapping[str, str], at: datetime) -> pl.Series:
+    view, _, name = read.partition(".")
     at_instant = "where record_id = $record_id and event_timestamp <= $at order by event_timestamp desc, created_timestamp desc limit 1"
     found: pl.DataFrame = connection.sql(f"select {quoted(name)} from features.{view} {at_instant}", params={**entity, "at": at}).pl()
     return found.to_series()
@@ -117,8 +120,7 @@ def sql_view(declared: RecordSql, record_views: Mapping[str, View]) -> KernelVie
     contract = record_contract(declared.name, declared.description, columns, reads=reads, online=declared.online)
     sql = {name: served(of) for name, of in bound_to.items()}
     contract.compute = staticmethod(partial(compute_sql, sql, reads))  # type: ignore[method-assign]
-    contract.fingerprint = staticmethod(lambda: repr(sorted(sql.items())))  # type: ignore[method-assign]
-    return KernelView(contract, record_views)
+    return KernelView(contract, record_views, repr(sorted(sql.items())))
 
 
 def _bind(name: str, expression: str, inputs: Inputs) -> Input:
@@ -131,17 +133,3 @@ def _bind(name: str, expression: str, inputs: Inputs) -> Input:
         message = f"{name}: {expression!r} is a {of.kind}, and a feature is one value; cast it, e.g. to_json(...)::varchar"
         raise DeclarationError(message)
     return of
-
-
-def compute_sql(features: Mapping[str, str], reads: Sequence[str], records: pl.LazyFrame) -> pl.LazyFrame:
-    """Compute SQL expressions over records, in their order."""
-    of_views: dict[str, list[str]] = {}
-    for view, _, name in (item.partition(".") for item in reads if "." in item):
-        of_views.setdefault(view, []).append(f"{quoted(name)} := {quoted(f'{view}__{name}')}")
-    structs = "".join(f", struct_pack({', '.join(fields)}) as {quoted(view)}" for view, fields in of_views.items())
-    values = ", ".join(f"{sql} as {quoted(name)}" for name, sql in features.items())
-    with sealed() as connection:
-        connection.register("given", records.with_row_index("__row").collect().to_arrow())
-        ordered = f"select __row, {', '.join(KEY)}, {values} from (select *{structs} from given) order by __row"
-        found: pl.DataFrame = connection.sql(ordered).pl()
-    return found.drop("__row").lazy()

@@ -51,6 +51,7 @@ texts as (
         is_positive,
         attributes,
         source,
+        event_timestamp as written_timestamp,
         case when not is_tombstone then text end as text
     from arrived
 
@@ -66,6 +67,7 @@ texts as (
         records.is_positive,
         records.attributes,
         records.source,
+        records.event_timestamp as written_timestamp,
         case when not records.is_tombstone then records.text end as text
     from staging.records
     anti join arrived
@@ -89,6 +91,7 @@ select
     -- flags
     texts.is_positive,
     -- timestamps
+    texts.written_timestamp,
     texts.known_timestamp,
     standing.effective_timestamp as event_timestamp
 from texts
