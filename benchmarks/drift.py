@@ -18,12 +18,12 @@ import pyarrow as pa
 import yaml
 from harness import ROOT, table, write
 
-from transforms.drift import EARLIER_LOADS, judge
-from transforms.prepare import prepare
+from transforms.home import Settings
+from transforms.profiles.drift import EARLIER_LOADS, judge
 from transforms.schemas.raw import RawRecord
-from transforms.settings import Settings
-from transforms.source import Source, load_source
-from transforms.warehouse import Warehouse
+from transforms.sources.source import Source, load_source
+from transforms.staging.prepare import prepare
+from transforms.warehouse.tables import Warehouse
 
 PREAMBLE = "# Profiles and drift\n"
 START = datetime(2026, 1, 1, tzinfo=UTC)

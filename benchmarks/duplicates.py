@@ -120,7 +120,7 @@ def stage_exact(data: Path, _home: Path) -> Measured:
 
 def stage_duplicates(data: Path, home: Path) -> Measured:
     """staging -> record_duplicates, and no other view."""
-    from transforms import featurize
+    from transforms.features import build as featurize
     from transforms.features.registry import view_of
 
     featurize.views = lambda: (view_of("record_duplicates"),)

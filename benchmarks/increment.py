@@ -73,9 +73,9 @@ def run_stages(data: Path, home: Path) -> Measured:
     """Source to features; the seconds of importing are in."""
 
     def work() -> dict[str, float]:
-        from transforms.featurize import featurize
-        from transforms.ingest import ingest
-        from transforms.prepare import prepare
+        from transforms.features.build import featurize
+        from transforms.sources.ingest import ingest
+        from transforms.staging.prepare import prepare
 
         source, warehouse = open_home(data, home)
         seconds, written = {}, {}

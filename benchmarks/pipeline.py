@@ -182,7 +182,7 @@ def stage_limit(data: Path, out: Path) -> Measured:
 
 def stage_ingest(data: Path, home: Path) -> Measured:
     """source -> raw."""
-    from transforms.ingest import ingest
+    from transforms.sources.ingest import ingest
 
     source, warehouse = open_home(data, home)
     return clock(lambda: ingest(source, warehouse)._asdict())
@@ -190,7 +190,7 @@ def stage_ingest(data: Path, home: Path) -> Measured:
 
 def stage_prepare(data: Path, home: Path) -> Measured:
     """raw -> staging and quarantine."""
-    from transforms.prepare import prepare
+    from transforms.staging.prepare import prepare
 
     source, warehouse = open_home(data, home)
     return clock(lambda: prepare(source, warehouse)._asdict())
@@ -198,7 +198,7 @@ def stage_prepare(data: Path, home: Path) -> Measured:
 
 def stage_featurize(data: Path, home: Path) -> Measured:
     """staging -> features."""
-    from transforms.featurize import featurize
+    from transforms.features.build import featurize
 
     _, warehouse = open_home(data, home)
     return clock(lambda: {view: tuple(rows) for view, rows in featurize(warehouse, datetime.now(UTC)).items()})
@@ -206,9 +206,9 @@ def stage_featurize(data: Path, home: Path) -> Measured:
 
 def stage_nothing_new(data: Path, home: Path) -> Measured:
     """All stages once more, with nothing to do."""
-    from transforms.featurize import featurize
-    from transforms.ingest import ingest
-    from transforms.prepare import prepare
+    from transforms.features.build import featurize
+    from transforms.sources.ingest import ingest
+    from transforms.staging.prepare import prepare
 
     source, warehouse = open_home(data, home)
 
@@ -226,9 +226,9 @@ def stage_nothing_new(data: Path, home: Path) -> Measured:
 
 def open_home(data: Path, home: Path) -> tuple[Any, Any]:
     """Map the generated fields to the canonical record; open the home."""
-    from transforms.settings import Settings
-    from transforms.source import KnownColumn, RecordMapping, Source
-    from transforms.warehouse import Warehouse
+    from transforms.home import Settings
+    from transforms.sources.source import KnownColumn, RecordMapping, Source
+    from transforms.warehouse.tables import Warehouse
 
     record = RecordMapping(
         record_id="record_id", author_id="user_id", subject_id="label", event_timestamp="event_time", text="text", label="label"

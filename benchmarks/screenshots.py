@@ -12,8 +12,8 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from flows.report.page import write_report
-from transforms.settings import Settings
-from transforms.warehouse import Warehouse
+from transforms.home import Settings
+from transforms.warehouse.tables import Warehouse
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 N_COLOURS = 200

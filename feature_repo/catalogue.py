@@ -6,8 +6,8 @@ import polars as pl
 
 from transforms.features.declare import Service
 from transforms.features.registry import registry, view_name, views
+from transforms.home import CHECKOUT
 from transforms.schemas.base import Column
-from transforms.settings import CHECKOUT
 
 KINDS: dict[pl.DataType, str] = {
     pl.String(): "text",

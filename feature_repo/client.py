@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from feast import FeatureStore
 
-    from transforms.warehouse import Warehouse
+    from transforms.warehouse.tables import Warehouse
 
     Spine: TypeAlias = pl.DataFrame | pl.LazyFrame | pd.DataFrame | pa.Table | Path | str
 
@@ -100,9 +100,9 @@ class _TrainingSets:
         `as_of_versions`, the `tables` of an earlier lock, reads the views as they were then; else they are read as the last run
         left them that finished all of them, also while another is at work.
         """
-        from transforms.featurize import consistent_versions, staging_version
-        from transforms.settings import Settings
-        from transforms.warehouse import Warehouse
+        from transforms.features.build import consistent_versions, staging_version
+        from transforms.home import Settings
+        from transforms.warehouse.tables import Warehouse
 
         root = home_of(home)
         warehouse = Warehouse(Settings(home=root))
@@ -135,8 +135,8 @@ class _TrainingSets:
         `LockError` where something is gone or has changed, with a line for each such thing.
         """
         from feature_repo.locks import LockError, changes, gone
-        from transforms.settings import Settings
-        from transforms.warehouse import Warehouse
+        from transforms.home import Settings
+        from transforms.warehouse.tables import Warehouse
 
         root = home_of(home)
         content, kept = _locked(lock, root)
@@ -213,7 +213,7 @@ def similar_records(
 def home_of(home: Path | str | None) -> Path:
     """Find the home that is meant: the one given, else as `store` says. Raises `HomeError` where no pipeline has run yet."""
     from transforms.errors import HomeError
-    from transforms.settings import HOME_NAME, Settings
+    from transforms.home import HOME_NAME, Settings
 
     root = Path(home).expanduser().resolve() if home else Settings().root
     beside_checkout = REPOSITORY.parent / HOME_NAME
@@ -251,7 +251,7 @@ def _registry_digest(feature_store: "FeatureStore") -> str:
 
 def _code(warehouse: "Warehouse", view: str, at: int | None) -> str | None:
     """The digest of the code that made a view, as its version says; None where the source keeps no versions."""
-    from transforms.warehouse import CODE
+    from transforms.warehouse.tables import CODE
 
     relation = f"features.{view}"
     if at is None or warehouse.table(relation) is None:
@@ -263,7 +263,7 @@ def write_store_settings(home: Path) -> Path:
     """Write a home's own `feature_store.yaml`, so that Feast's command line can be pointed at it."""
     import yaml
 
-    from transforms.replacing import replace_file
+    from transforms.home import replace_file
 
     path = home / "feature_store.yaml"
     replace_file(path, yaml.safe_dump(store_settings(home), sort_keys=False).encode())

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from transforms.replacing import replace_file
+from transforms.home import replace_file
 
 
 @dataclass(frozen=True)

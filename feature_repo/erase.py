@@ -10,11 +10,11 @@ from feature_repo.client import repo_config, store_settings
 from feature_repo.done import done_path, read_done, write_done
 from feature_repo.locks import Lock, registered, replace_spine
 from feature_repo.online import identities, materialize
-from transforms.erase import Noted, create_noted, every_file, touched, touched_by
 from transforms.errors import ErasureError
 from transforms.features.registry import views
-from transforms.versions import PLACE
-from transforms.warehouse import Warehouse, files_of_version
+from transforms.upkeep.erase import Noted, create_noted, every_file, touched, touched_by
+from transforms.warehouse.rewrite import PLACE
+from transforms.warehouse.tables import Warehouse, files_of_version
 
 if TYPE_CHECKING:
     import pyarrow as pa

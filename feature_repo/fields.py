@@ -12,8 +12,8 @@ from feast.types import Array, Bool, FeastType, Float32, Float64, Int64, String,
 
 from feature_repo.online_views import online_views
 from feature_repo.stores.empty import EMPTY
+from transforms.home import Settings
 from transforms.schemas.base import Column, Contract
-from transforms.settings import Settings
 
 FEAST_TYPES: dict[pl.DataType, FeastType] = {
     pl.String(): String,

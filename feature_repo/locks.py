@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transforms.errors import MillraceError
-from transforms.replacing import replace_file
+from transforms.home import replace_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from transforms.warehouse import Warehouse
+    from transforms.warehouse.tables import Warehouse
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -111,7 +111,7 @@ def gone(content: Mapping[str, Any], warehouse: "Warehouse") -> list[str]:
     """List the table versions of a lock that can no longer be read, a line each."""
     from deltalake.exceptions import DeltaError
 
-    from transforms.warehouse import data_files
+    from transforms.warehouse.tables import data_files
 
     lines = []
     for view, version in content["tables"].items():

@@ -17,8 +17,8 @@ from feature_repo.done import Done, done_path, read_done, write_done
 from feature_repo.online_views import keep, online_views
 from transforms.features.engine import derived
 from transforms.features.registry import registry, views
-from transforms.replacing import replace_file
-from transforms.warehouse import Report, Warehouse
+from transforms.home import replace_file
+from transforms.warehouse.tables import Report, Warehouse
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

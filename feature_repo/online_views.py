@@ -9,8 +9,7 @@ from feature_repo.client import store_settings
 from feature_repo.done import done_path
 from transforms.errors import HomeError
 from transforms.features.registry import views
-from transforms.replacing import replace_file
-from transforms.settings import Settings
+from transforms.home import Settings, replace_file
 
 ALL = "all"
 

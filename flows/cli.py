@@ -20,7 +20,7 @@ from flows.commands.trace import trace
 
 if TYPE_CHECKING:
     from flows.stages import PipelineParameters, Summary
-    from transforms.warehouse import Warehouse
+    from transforms.warehouse.tables import Warehouse
 
 
 class Teaching(click.Group):
@@ -86,8 +86,8 @@ def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted
     Exit code 0: done, or nothing to do.  1: a file was refused, or a gate, a check or drift stopped the run.  2: the source cannot be used.
     """
     from flows.stages import FilesRefusedError, PipelineParameters, hold, pending_work
-    from transforms.source import load_source
-    from transforms.warehouse import Warehouse
+    from transforms.sources.source import load_source
+    from transforms.warehouse.tables import Warehouse
 
     parameters = PipelineParameters(source=str(Path(source).resolve()), home=home, **accepted)
     checked = load_source(Path(source))
@@ -116,9 +116,9 @@ def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted
 @home_option
 def status(home: str | None) -> None:
     """Show what the home holds, and recount it: exit code 1 if a row is missing from the books, or a load was stopped and waits."""
-    from transforms.accounting import recount
-    from transforms.checks import waiting
     from transforms.errors import ChecksError, MillraceError
+    from transforms.staging.accounting import recount
+    from transforms.staging.checks import waiting
 
     warehouse = open_warehouse(home)
     click.echo(f"{warehouse.settings.root}")

@@ -6,7 +6,7 @@ import polars as pl
 
 from feature_repo import online_features, training_set
 from transforms.sql import model
-from transforms.warehouse import Warehouse
+from transforms.warehouse.tables import Warehouse
 
 TEST_SHARE = 0.3
 RECORDS_OFFLINE = """

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from transforms.replacing import replace_file
-from transforms.source import Source
+from transforms.home import replace_file
+from transforms.sources.source import Source
 
 STAGES = ("ingest", "prepare", "featurize", "materialize")
 

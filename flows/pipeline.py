@@ -18,7 +18,7 @@ from prefect.settings import PREFECT_API_URL
 
 from flows.stages import PipelineParameters, Summary, fail_on_refused, ingest, materialize, run_stages, summary_path
 from transforms.errors import DriftError, LoadStoppedError, OrchestratorError
-from transforms.warehouse import Report, Warehouse, silent
+from transforms.warehouse.tables import Report, Warehouse, silent
 
 # what talks to files or to the online store may fail for a moment; data that breaks a rule will break it again
 RETRIED: tuple[Callable[..., Any], ...] = (ingest, materialize)

@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from flows.history import read_rates
-from transforms.source import Source, list_files
-from transforms.warehouse import Warehouse
+from transforms.sources.source import Source, list_files
+from transforms.warehouse.tables import Warehouse
 
 if TYPE_CHECKING:
-    from transforms.preview import Look
+    from transforms.staging.preview import Look
 
 
 class Step(NamedTuple):
@@ -33,10 +33,10 @@ class Planned(NamedTuple):
 
 def plan_run(source: Source, warehouse: Warehouse) -> Planned:
     """Look at what a run would do. Rows that are not loaded yet are estimated from what the home holds."""
-    from transforms.checks import waiting
-    from transforms.featurize import breaking_changes, undeclared
-    from transforms.ingest import pending_files
-    from transforms.preview import look_at_checks, look_at_fields
+    from transforms.features.build import breaking_changes, undeclared
+    from transforms.sources.ingest import pending_files
+    from transforms.staging.checks import waiting
+    from transforms.staging.preview import look_at_checks, look_at_fields
 
     found = pending_files(source, warehouse)
     n_bytes = sum(new.n_bytes for new in found.files)
@@ -86,7 +86,7 @@ def _rows_of_bytes(source: Source, warehouse: Warehouse, n_bytes: int) -> int:
 
 def _staged(source: Source, warehouse: Warehouse, n_loaded: int) -> tuple[int, int]:
     """Count raw rows that are not staged, and estimate how many versions they and the loaded ones make, as those before did."""
-    from transforms.prepare import n_unstaged
+    from transforms.staging.prepare import n_unstaged
 
     unstaged, n_raw = n_unstaged(source, warehouse), warehouse.n_rows("raw.records")
     n_before = n_raw - unstaged
@@ -96,8 +96,8 @@ def _staged(source: Source, warehouse: Warehouse, n_loaded: int) -> tuple[int, i
 
 def _views(warehouse: Warehouse, n_staged: int, *, is_loading: bool) -> list[tuple[str, int, str]]:
     """List the views that rows would be added to: how many, as many a version as there are now, and why."""
+    from transforms.features.build import pending_versions
     from transforms.features.registry import views
-    from transforms.featurize import pending_versions
 
     n_versions = warehouse.n_rows("staging.records")
     planned = []

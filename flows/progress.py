@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from transforms.warehouse import Report, silent
+from transforms.warehouse.tables import Report, silent
 
 QUIET_SECONDS = 2.0
 

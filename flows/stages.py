@@ -15,16 +15,15 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from flows.history import STAGES, note_run, note_source
 from transforms.errors import BreakingChangeError, FileRefusedError, HomeError, MillraceError
+from transforms.home import Settings, replace_file
 from transforms.instants import instant_of
-from transforms.replacing import replace_file
-from transforms.settings import Settings
-from transforms.source import Source, load_source
-from transforms.warehouse import Report, Rows, Warehouse, silent
+from transforms.sources.source import Source, load_source
+from transforms.warehouse.tables import Report, Rows, Warehouse, silent
 
 if TYPE_CHECKING:
     from feature_repo.erase import TouchedLock
-    from transforms.backfill import Span
-    from transforms.erase import Erased, Wanted
+    from transforms.features.backfill import Span
+    from transforms.upkeep.erase import Erased, Wanted
 
 Call = Callable[..., Any]
 HOME_HELP = "Folder that holds everything the pipeline writes; MILLRACE_HOME or .millrace if empty."
@@ -66,7 +65,7 @@ class BackfillParameters(BaseModel):
 
     def span(self) -> "Span":
         """The span."""
-        from transforms.backfill import Span
+        from transforms.features.backfill import Span
 
         return Span(self.start, self.end)
 
@@ -137,9 +136,9 @@ class Pending(NamedTuple):
 
 def pending_work(source: Source, warehouse: Warehouse) -> Pending:
     """Look for new files, rows not staged, views not up to date; cheap, so that a run with nothing to do need not start."""
-    from transforms.featurize import stale_views
-    from transforms.ingest import pending_files
-    from transforms.prepare import is_prepared
+    from transforms.features.build import stale_views
+    from transforms.sources.ingest import pending_files
+    from transforms.staging.prepare import is_prepared
 
     found = pending_files(source, warehouse)
     # a file that cannot be opened is work too: the run must fail over it, not call the home up to date
@@ -155,28 +154,28 @@ def _is_behind(warehouse: Warehouse) -> bool:
 
 def ingest(source: Source, warehouse: Warehouse) -> Any:
     """source -> raw."""
-    from transforms.ingest import ingest
+    from transforms.sources.ingest import ingest
 
     return ingest(source, warehouse)
 
 
 def prepare(source: Source, warehouse: Warehouse, accept_schema: bool, accept_drift: bool, accept_load: bool) -> Any:  # noqa: FBT001 - tasks pass by position
     """raw -> staging and quarantine."""
-    from transforms.prepare import prepare
+    from transforms.staging.prepare import prepare
 
     return prepare(source, warehouse, accept_schema=accept_schema, accept_drift=accept_drift, accept_load=accept_load)
 
 
 def staged_loads(source: Source, warehouse: Warehouse) -> set[str]:
     """Name the loads that are staged."""
-    from transforms.drift import staged_loads
+    from transforms.profiles.drift import staged_loads
 
     return staged_loads(warehouse, source.name)
 
 
 def notice_drifts(source: Source, warehouse: Warehouse, loads: set[str]) -> tuple[list[str], list[dict[str, Any]]]:
     """Say, to people and to programs, which of some loads differ from those before them more than loads of their source do."""
-    from transforms.drift import described, drifted, payload
+    from transforms.profiles.drift import described, drifted, payload
 
     found = drifted(warehouse, source.name, loads)
     notices = [f"{source.name}: {described(load, rows)}; see millrace report" for load, rows in found]
@@ -185,22 +184,22 @@ def notice_drifts(source: Source, warehouse: Warehouse, loads: set[str]) -> tupl
 
 def notice_checks(source: Source, warehouse: Warehouse, loads: set[str]) -> list[str]:
     """Say what the checks found in some loads that is worth a look."""
-    from transforms.checks import notices
+    from transforms.staging.checks import notices
 
     return notices(warehouse, source.name, loads)
 
 
 def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
     """staging -> features."""
-    from transforms.featurize import featurize
+    from transforms.features.build import featurize
 
     return featurize(warehouse, now)
 
 
 def changed_code(warehouse: Warehouse) -> list[str]:
     """Say which views other code has made: they are computed again, all of them."""
+    from transforms.features.build import is_made_by_other_code
     from transforms.features.registry import views
-    from transforms.featurize import is_made_by_other_code
 
     changed = [view.relation for view in views() if is_made_by_other_code(view, warehouse)]
     return [f"{relation}: its model, kernel, contract or engine has changed; all of it is computed again" for relation in changed]
@@ -208,7 +207,7 @@ def changed_code(warehouse: Warehouse) -> list[str]:
 
 def refuse_breaking(warehouse: Warehouse, *, accepted: bool) -> None:
     """Stop before anything is written where a published feature was removed or retyped, unless that is accepted."""
-    from transforms.featurize import breaking_changes
+    from transforms.features.build import breaking_changes
 
     changes = breaking_changes(warehouse)
     if changes and not accepted:
@@ -237,7 +236,7 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
     A second run on the same home waits while the first holds it, then does what is left. Refused files do not hold the
     others up; they are in the summary.
     """
-    from transforms.fields import newest_load, notices
+    from transforms.sources.schema_changes import newest_load, notices
 
     source = load_source(Path(parameters.source))
     warehouse = Warehouse(parameters.settings(), report)
@@ -295,7 +294,7 @@ def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
     Raises `ErasureError` if nothing is found, if it cannot be told whose the loaded rows are, or if something is still there afterwards.
     """
     from feature_repo.erase import refuse_other_stores, touched_locks
-    from transforms.erase import begin, find
+    from transforms.upkeep.erase import begin, find
 
     warehouse = Warehouse(Settings(home=home))
     with hold(home):
@@ -316,13 +315,13 @@ def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
 
 def finish_erasure(warehouse: Warehouse, now: datetime) -> None:
     """Do what is left of an erasure that has begun; else nothing."""
-    from transforms.erase import noted
+    from transforms.upkeep.erase import noted
 
     note = noted(warehouse)
     if note is None:
         return
     from feature_repo.erase import erase_online, erase_spines
-    from transforms.erase import delete_files, end, erase_rows, recompute_views, refuse_what_is_left
+    from transforms.upkeep.erase import delete_files, end, erase_rows, recompute_views, refuse_what_is_left
 
     erase_rows(warehouse, note)
     recompute_views(warehouse, note, now)
@@ -335,7 +334,7 @@ def finish_erasure(warehouse: Warehouse, now: datetime) -> None:
 
 def run_backfill(parameters: BackfillParameters, report: Report = silent) -> dict[str, dict[str, int]]:
     """Fill what the views lack in a span and bring the online store up to date; rows new, recomputed, untouched by relation."""
-    from transforms.backfill import fill
+    from transforms.features.backfill import fill
 
     warehouse = Warehouse(parameters.settings(), report)
     with hold(warehouse.settings.root):
@@ -354,7 +353,7 @@ def run_maintenance(parameters: MaintainParameters) -> dict[str, list[dict[str, 
     """
     from feature_repo.locks import registered
     from feature_repo.online import due_views, note_compacted
-    from transforms.maintain import compact, vacuum
+    from transforms.upkeep.maintain import compact, vacuum
 
     warehouse = Warehouse(parameters.settings())
     with hold(warehouse.settings.root):

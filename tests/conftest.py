@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, settings
 from playwright.sync_api import Browser, sync_playwright
 
 from benchmarks.servers import Address, MissingProgram, postgres_server, redis_server, s3_server
-from transforms.settings import Settings
-from transforms.source import Source, load_source
-from transforms.warehouse import Warehouse
+from transforms.home import Settings
+from transforms.sources.source import Source, load_source
+from transforms.warehouse.tables import Warehouse
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "sources" / "cve_events.yaml"

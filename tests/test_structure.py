@@ -7,7 +7,6 @@ from pkgutil import iter_modules
 
 from feast import FeatureView
 from feast.repo_operations import get_repo_files
-from transforms.schemas.features import RecordQuality
 
 from feature_repo import definitions
 from feature_repo.catalogue import catalogue_markdown
@@ -16,7 +15,7 @@ from transforms import schemas
 from transforms.features.registry import registry, view_of, views
 from transforms.schemas.base import Contract
 from transforms.sql import __file__ as sql_package
-from transforms.warehouse import RELATIONS
+from transforms.warehouse.tables import RELATIONS
 
 ROOT = Path(__file__).parent.parent
 SQL = Path(sql_package).parent

@@ -51,9 +51,9 @@ from feature_repo.stores.timeline import (
     ttl_units,
     units_since_1970,
 )
+from transforms.home import Settings
 from transforms.instants import in_utc, instants_in
-from transforms.settings import Settings
-from transforms.warehouse import Warehouse
+from transforms.warehouse.tables import Warehouse
 
 PULLED_ROWS = 100_000
 Batches = Callable[[], Iterator[pa.Table]]

@@ -17,8 +17,8 @@ import polars as pl
 import pyarrow as pa
 from feast.monitoring.monitoring_utils import empty_categorical_metric, empty_numeric_metric, monitoring_table_meta
 
-from transforms.profile import Profiled, count, hashed_label, merge, quantiles_of, sketch_values, sketched
-from transforms.replacing import replace_file
+from transforms.home import replace_file
+from transforms.profiles.profile import Profiled, count, hashed_label, merge, quantiles_of, sketch_values, sketched
 
 SHARES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 Record = dict[str, Any]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from feast.infra.registry.file import FileRegistryStore
 from feast.protos.feast.core.Registry_pb2 import Registry
 
-from transforms.replacing import replace_file
+from transforms.home import replace_file
 
 
 class AtomicFileRegistryStore(FileRegistryStore):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from transforms.warehouse import Warehouse
+    from transforms.warehouse.tables import Warehouse
 
 HOME_HELP = "Folder that holds everything the pipeline writes. Default: MILLRACE_HOME, else the nearest .millrace, here or above."
 source_option = click.option(
@@ -35,8 +35,8 @@ class Instant(click.ParamType):  # type: ignore[type-arg]  # which only newer ve
 def open_warehouse(home: str | None) -> "Warehouse":
     """Open a home that holds tables; `HomeError` where there is none."""
     from transforms.errors import HomeError
-    from transforms.settings import Settings
-    from transforms.warehouse import Warehouse
+    from transforms.home import Settings
+    from transforms.warehouse.tables import Warehouse
 
     settings = Settings(home=Path(home)) if home else Settings()
     warehouse = Warehouse(settings)

@@ -25,7 +25,7 @@ def backfill(start: datetime | None, end: datetime | None, home: str | None, *, 
     from flows.history import price, read_rates
     from flows.progress import show_progress
     from flows.stages import BackfillParameters, run_backfill
-    from transforms.backfill import find
+    from transforms.features.backfill import find
 
     parameters = BackfillParameters.model_validate({"start": start, "end": end, "home": home})
     warehouse = open_warehouse(home)

@@ -36,8 +36,8 @@ def erase(author: str | None, record: str | None, source_file: str | None, home:
       millrace erase --record CVE-2024-39337 --yes
     """
     from flows.stages import run_erasure
-    from transforms.erase import Wanted
-    from transforms.trace import find_uri
+    from transforms.lineage.trace import find_uri
+    from transforms.upkeep.erase import Wanted
 
     if sum(asked is not None for asked in (author, record, source_file)) != 1:
         message = "say one of --author, --record and --source-file"

@@ -33,7 +33,7 @@ def features(context: click.Context, home: str | None, *, markdown: bool) -> Non
         return
     from feature_repo.catalogue import catalogue_lines, catalogue_markdown
     from flows.history import read_sources
-    from transforms.settings import Settings
+    from transforms.home import Settings
 
     if markdown:
         click.echo(catalogue_markdown(), nl=False)

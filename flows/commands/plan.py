@@ -19,9 +19,9 @@ def plan(source: str, home: str | None) -> None:
     what the checks of a load find, are looked at in the heads of files.
     """
     from flows.planning import plan_run
-    from transforms.settings import Settings
-    from transforms.source import load_source
-    from transforms.warehouse import Warehouse
+    from transforms.home import Settings
+    from transforms.sources.source import load_source
+    from transforms.warehouse.tables import Warehouse
 
     checked = load_source(Path(source))
     warehouse = Warehouse(Settings(home=Path(home)) if home else Settings())

@@ -11,7 +11,7 @@ import click
 from flows.commands import home_option, open_warehouse, source_option
 
 if TYPE_CHECKING:
-    from transforms.corrections import Broken, Imported
+    from transforms.staging.corrections import Broken, Imported
 
 BARS = "▁▂▃▄▅▆▇█"
 LONGEST = 300
@@ -41,7 +41,7 @@ def quarantine() -> None:
 @home_option
 def list_(home: str | None) -> None:
     """Count rejected rows by rule, with their share of the newest load and the trend over the last eight."""
-    from transforms.quarantine import list_rules
+    from transforms.staging.quarantine import list_rules
 
     rules = list_rules(open_warehouse(home)).to_dicts()
     if not rules:
@@ -60,8 +60,8 @@ def show(home: str | None, rule: str | None, limit: int, *, reveal: bool) -> Non
 
     Identifiers (addresses, numbers, keys) are masked unless --reveal; characters that nobody sees are written as escapes.
     """
-    from transforms.quarantine import show
-    from transforms.readable import readable, visible
+    from transforms.staging.quarantine import show
+    from transforms.staging.readable import readable, visible
 
     rows = show(open_warehouse(home), rule, limit)
     texts = readable([row["payload"] for row in rows], is_revealed=reveal)
@@ -83,7 +83,7 @@ def export(home: str | None, path: str, rule: str | None, *, reveal: bool) -> No
     A value that a spreadsheet would take for a formula gets an apostrophe before it, which import takes away again. Without
     --reveal identifiers are masked, and a correction that still holds a mask is refused at import.
     """
-    from transforms.corrections import export
+    from transforms.staging.corrections import export
 
     n_rows = export(open_warehouse(home), Path(path), rule, is_revealed=reveal)
     click.echo(f"{path}: {n_rows:,} rows{'' if reveal else ', identifiers masked'}")
@@ -102,8 +102,8 @@ def import_(path: str, source: str, home: str | None, *, dry_run: bool) -> None:
     Raw keeps every row as it came. All corrections are taken or none; of several for a row the newest counts.
     """
     from flows.stages import hold
-    from transforms.corrections import import_corrections
-    from transforms.source import load_source
+    from transforms.sources.source import load_source
+    from transforms.staging.corrections import import_corrections
 
     checked, warehouse = load_source(Path(source)), open_warehouse(home)
     with hold(warehouse.settings.root):
@@ -120,8 +120,8 @@ def import_(path: str, source: str, home: str | None, *, dry_run: bool) -> None:
 def replay(source: str, home: str | None, *, accept_load: bool) -> None:
     """Try a source's rejected rows again, corrected where they are, with its mapping as it is now."""
     from flows.stages import hold
-    from transforms.quarantine import replay
-    from transforms.source import load_source
+    from transforms.sources.source import load_source
+    from transforms.staging.quarantine import replay
 
     checked, warehouse = load_source(Path(source)), open_warehouse(home)
     with hold(warehouse.settings.root):

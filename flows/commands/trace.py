@@ -10,7 +10,7 @@ import click
 from flows.commands import Instant, home_option, open_warehouse
 
 if TYPE_CHECKING:
-    from transforms.trace import CountedRecord, FeatureTrace, FileTrace, RecordTrace, Table, Version
+    from transforms.lineage.trace import CountedRecord, FeatureTrace, FileTrace, RecordTrace, Table, Version
 
 RECORD_COLUMNS = ("known (UTC)", "written (UTC)", "label", "counts in", "numbers", "record, file and row")
 
@@ -45,7 +45,7 @@ def trace(
 
     A feature is added up again from the records that are listed behind it; exit code 1 if that gives another value.
     """
-    from transforms.trace import parse_reference, trace_feature, trace_file, trace_record
+    from transforms.lineage.trace import parse_reference, trace_feature, trace_file, trace_record
 
     if sum(asked is not None for asked in (record, feature, source_file)) != 1:
         message = "say one of --record, --feature and --source-file"
@@ -120,7 +120,7 @@ def _aligned(rows: list[tuple[str, ...]]) -> Iterable[str]:
 
 
 def _record_lines(traced: "RecordTrace", limit: int) -> Iterable[str]:
-    from transforms.trace import windows
+    from transforms.lineage.trace import windows
 
     yield f"record {traced.record_id}: {_counted(len(traced.versions), 'version')}"
     for number, version in enumerate(traced.versions, start=1):

@@ -11,14 +11,14 @@ import polars as pl
 
 from feature_repo.catalogue import catalogue, kind
 from flows.history import history_path
-from transforms.checks import kept_checks
 from transforms.features.registry import views
 from transforms.paths import scan_parquet
-from transforms.profile import sketch_values
+from transforms.profiles.profile import sketch_values
 from transforms.schemas.base import Column
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord, StagedRecord
 from transforms.sql import model
-from transforms.warehouse import Warehouse
+from transforms.staging.checks import kept_checks
+from transforms.warehouse.tables import Warehouse
 
 QUALITY = {
     "features.record_quality": (

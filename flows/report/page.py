@@ -22,8 +22,8 @@ from flows.report.data import QUALITY, Shown, ago, last_drift, read_shown, short
 from flows.report.flow import flows
 from flows.report.palette import THEMES, chart_config
 from transforms.errors import HomeError
-from transforms.replacing import replace_file
-from transforms.warehouse import Warehouse
+from transforms.home import replace_file
+from transforms.warehouse.tables import Warehouse
 
 VEGA = "vl-convert-python"  # the package that has the charts' JavaScript
 N_LOADS = 50

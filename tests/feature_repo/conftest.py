@@ -12,15 +12,15 @@ import yaml
 
 from feature_repo.online import apply
 from feature_repo.online_views import keep
+from transforms.features.build import featurize
 from transforms.features.registry import views
-from transforms.featurize import featurize
-from transforms.ingest import ingest
-from transforms.prepare import prepare
+from transforms.home import Settings
 from transforms.schemas.staging import StagedRecord
-from transforms.settings import Settings
-from transforms.source import load_source
+from transforms.sources.ingest import ingest
+from transforms.sources.source import load_source
 from transforms.sql import model
-from transforms.warehouse import Warehouse
+from transforms.staging.prepare import prepare
+from transforms.warehouse.tables import Warehouse
 
 SOURCES = Path(__file__).parent.parent.parent / "sources"
 DAYS = ("2024-05-25", "2024-05-26", "2024-06-09")

@@ -21,7 +21,7 @@ from feature_repo.online import materialize
 from flows.cli import main
 from flows.stages import BackfillParameters
 from transforms.errors import InstantError
-from transforms.warehouse import Warehouse, silent
+from transforms.warehouse.tables import Warehouse, silent
 
 COUNT, TENURE = "author_activity:n_records_7d", "author_tenure:days_since_first_record"
 FIRST, SECOND = (datetime(2026, 1, day, 10, tzinfo=UTC) for day in (1, 2))  # of ann's records

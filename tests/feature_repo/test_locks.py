@@ -10,8 +10,8 @@ import pytest
 from feature_repo import TrainingSet, training_set
 from feature_repo.locks import LockError, find, register, registered, remove
 from tests.feature_repo.conftest import NOW
-from transforms.featurize import featurize
-from transforms.warehouse import Warehouse
+from transforms.features.build import featurize
+from transforms.warehouse.tables import Warehouse
 
 FEATURES = ["record_quality:n_words", "author_activity:n_records_7d", "author_activity:mean_characters_28d"]
 

@@ -9,9 +9,9 @@ import pytest
 
 from feature_repo import online_features, store, training_set
 from feature_repo.online import materialize
+from transforms.features.build import featurize
 from transforms.features.registry import views
-from transforms.featurize import featurize
-from transforms.warehouse import Warehouse
+from transforms.warehouse.tables import Warehouse
 
 SERVICE = "triage_v1"
 TENURE = "author_tenure:days_since_first_record"

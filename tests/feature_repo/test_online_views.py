@@ -15,10 +15,10 @@ from feature_repo.online import apply, is_applied, materialize
 from feature_repo.online_views import keep, online_views
 from feature_repo.stores.online import NotOnlineError
 from transforms.errors import HomeError
+from transforms.features.build import featurize
 from transforms.features.registry import views
-from transforms.featurize import featurize
-from transforms.settings import Settings
-from transforms.warehouse import Warehouse
+from transforms.home import Settings
+from transforms.warehouse.tables import Warehouse
 
 NOW = datetime(2024, 9, 1, tzinfo=UTC)
 ENTITIES = ["author_activity", "subject_activity"]

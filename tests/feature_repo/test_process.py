@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from feature_repo import store
-from transforms.warehouse import Warehouse
+from transforms.warehouse.tables import Warehouse
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = [path for package in ("transforms", "feature_repo", "flows") for path in sorted((ROOT / package).rglob("*.py"))]

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from feature_repo import store
 from tests.feature_repo.test_feast_cli import free_port, serving
 from transforms.features.views.record_quality import RecordQuality
-from transforms.warehouse import Warehouse
+from transforms.warehouse.tables import Warehouse
 
 pytestmark = pytest.mark.service
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from feature_repo import store
 from feature_repo.definitions import author_activity, author_tenure
 from feature_repo.derived import on_demand_view
-from transforms.warehouse import Warehouse
+from transforms.warehouse.tables import Warehouse
 
 INSTANTS = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 COLUMNS = ("author_activity__first_event_timestamp", "event_timestamp")

@@ -18,11 +18,11 @@ from feature_repo import online_features, store, training_set
 from feature_repo.online import materialize
 from tests.feature_repo.conftest import ready
 from transforms.features.registry import view_of
-from transforms.ingest import ingest
-from transforms.prepare import prepare
-from transforms.settings import Settings
-from transforms.source import load_source
-from transforms.warehouse import Warehouse, silent
+from transforms.home import Settings
+from transforms.sources.ingest import ingest
+from transforms.sources.source import load_source
+from transforms.staging.prepare import prepare
+from transforms.warehouse.tables import Warehouse, silent
 
 EARLY, LATE = datetime(2025, 1, 1, 10, tzinfo=UTC), datetime(2026, 5, 1, 10, tzinfo=UTC)
 ALIKE = [{"author_id": author} for author in ("early", "late", "never")]

@@ -18,7 +18,7 @@ from feature_repo.online import materialize
 from feature_repo.stores import serving
 from transforms.errors import MillraceError
 from transforms.text.vectors import hashed
-from transforms.warehouse import Warehouse
+from transforms.warehouse.tables import Warehouse
 
 NOW = datetime(2024, 9, 1, tzinfo=UTC)
 VECTOR = "record_vector:hash_vec_256"

@@ -18,10 +18,10 @@ import polars.selectors as cs
 import pytest
 
 from feature_repo.online_views import online_views
-from transforms.accounting import recount
 from transforms.features.registry import views
-from transforms.settings import Settings
-from transforms.warehouse import Warehouse
+from transforms.home import Settings
+from transforms.staging.accounting import recount
+from transforms.warehouse.tables import Warehouse
 
 VIEWS = tuple(view.name for view in views())
 ROOT = Path(__file__).parent.parent.parent

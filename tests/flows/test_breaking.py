@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from transforms.settings import Settings
-from transforms.warehouse import Warehouse
+from transforms.home import Settings
+from transforms.warehouse.tables import Warehouse
 
 ROOT = Path(__file__).parent.parent.parent
 READ = """

@@ -16,8 +16,8 @@ import pytest
 from feature_repo import training_set
 from flows.stages import PipelineParameters, hold, run_plain
 from transforms.features.registry import view_of, views
-from transforms.settings import Settings
-from transforms.warehouse import Warehouse
+from transforms.home import Settings
+from transforms.warehouse.tables import Warehouse
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 VIEWS = [view.name for view in views()]

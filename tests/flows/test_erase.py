@@ -16,12 +16,12 @@ from feature_repo.locks import LockError
 from feature_repo.online_views import keep
 from flows.stages import PipelineParameters, pending_work, run_erasure, run_plain
 from tests.flows.conftest import Notes, Warm, contents
-from transforms.erase import Wanted, noted
 from transforms.errors import ErasureError
 from transforms.features.registry import views
-from transforms.settings import Settings
-from transforms.source import load_source
-from transforms.warehouse import RELATIONS, Warehouse
+from transforms.home import Settings
+from transforms.sources.source import load_source
+from transforms.upkeep.erase import Wanted, noted
+from transforms.warehouse.tables import RELATIONS, Warehouse
 
 PERSON = "quentin-4711"
 NEEDLES = (PERSON, "zanzibar", "case-q")  # the person's id, a word of every text, the beginning of every record's id
@@ -216,7 +216,7 @@ def test_unknown_id_is_said_to_be_unknown(grown: Path) -> None:
 
 def test_rows_that_nobody_has_read_yet_are_refused(own: Path) -> None:
     (own / "source" / "data" / "3.jsonl").write_text(row("r99", PERSON, "2024-03-01T10:00:00Z", "zanzibar") + "\n")
-    from transforms.ingest import ingest
+    from transforms.sources.ingest import ingest
 
     ingest(load_source(own / "source" / "notes.yaml"), Warehouse(Settings(home=own / "home")))
     with pytest.raises(ErasureError, match="loads of notes do not add up"):

@@ -10,9 +10,9 @@ import pytest
 from feature_repo import training_set
 from feature_repo.locks import LockError, remove
 from flows.stages import MaintainParameters, PipelineParameters, pending_work, run_maintenance, run_plain
-from transforms.settings import Settings
-from transforms.source import load_source
-from transforms.warehouse import Warehouse
+from transforms.home import Settings
+from transforms.sources.source import load_source
+from transforms.warehouse.tables import Warehouse
 
 SPINE = "select record_id, author_id, subject_id, known_timestamp as event_timestamp from staging.records order by all"
 FEATURES = ["record_quality:n_words", "author_activity:n_records_28d", "subject_activity:mean_characters_7d"]
@@ -48,8 +48,8 @@ def source(grown_once: Path) -> Path:
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three files are several, and every replaced row is one too many."""
-    monkeypatch.setattr("transforms.maintain.FEW_FILES", 2)
-    monkeypatch.setattr("transforms.maintain.REPLACED_SHARE", 0.000001)
+    monkeypatch.setattr("transforms.upkeep.maintain.FEW_FILES", 2)
+    monkeypatch.setattr("transforms.upkeep.maintain.REPLACED_SHARE", 0.000001)
 
 
 def maintain(warehouse: Warehouse, **options: object) -> dict[str, list[dict[str, object]]]:
@@ -83,7 +83,7 @@ def test_rows_stay_and_no_run_has_anything_to_do(grown: Warehouse, source: Path)
 
 def test_run_after_a_killed_compaction_takes_up_nothing_twice(source: Path, grown: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     before = newest(grown)
-    monkeypatch.setattr("transforms.maintain._note", lambda *_: None)  # as if it was killed before each note
+    monkeypatch.setattr("transforms.upkeep.maintain._note", lambda *_: None)  # as if it was killed before each note
     assert maintain(grown)["compacted"]
     assert not pending_work(load_source(source), grown).nothing
     summary = run_plain(PipelineParameters(source=str(source), home=str(grown.settings.root)))

@@ -18,10 +18,10 @@ from flows.pipeline import pipeline
 from flows.report import page
 from flows.report.page import report_path
 from flows.stages import FilesRefusedError, PipelineParameters, run_plain
-from transforms.accounting import recount
 from transforms.errors import DriftError
-from transforms.settings import Settings
-from transforms.warehouse import Warehouse
+from transforms.home import Settings
+from transforms.staging.accounting import recount
+from transforms.warehouse.tables import Warehouse
 
 # what differs from run to run: the load, and the instants of loading and computing
 OF_THE_RUN = {"load_id", "loaded_timestamp", "created_timestamp"}

@@ -10,8 +10,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from transforms.settings import Settings
-from transforms.warehouse import Warehouse
+from transforms.home import Settings
+from transforms.warehouse.tables import Warehouse
 
 ROOT = Path(__file__).parent.parent.parent
 # one of each kind, each as it is found nowhere else

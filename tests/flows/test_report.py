@@ -26,12 +26,12 @@ from flows.report.page import chart_script, report_path, write_report
 from flows.report.palette import THEMES
 from flows.stages import PipelineParameters, run_plain
 from tests.flows.conftest import Notes
-from transforms.accounting import recount
 from transforms.errors import HomeError
+from transforms.home import Settings
 from transforms.schemas.base import Column
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord
-from transforms.settings import Settings
-from transforms.warehouse import Warehouse
+from transforms.staging.accounting import recount
+from transforms.warehouse.tables import Warehouse
 
 NOW = datetime(2024, 3, 1, 12, tzinfo=UTC)
 HOSTILE = """</script><script>document.title='hacked'</script><img src=x onerror="document.title='hacked'">'"&{{ 7 * 7 }}"""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-import transforms.ingest
+import transforms.sources.ingest
 from flows.cli import run, status
 from flows.planning import plan_run
 from flows.report.page import write_report
@@ -17,10 +17,10 @@ from tests.flows.conftest import Notes
 from transforms.errors import ChecksError, NoFilesError
 from transforms.features import fingerprint
 from transforms.features.registry import views
-from transforms.ingest import ingest
-from transforms.settings import Settings
-from transforms.source import load_source
-from transforms.warehouse import Warehouse
+from transforms.home import Settings
+from transforms.sources.ingest import ingest
+from transforms.sources.source import load_source
+from transforms.warehouse.tables import Warehouse
 
 
 def test_a_file_that_cannot_be_opened_is_not_nothing_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +40,7 @@ def test_a_file_that_cannot_be_opened_is_not_nothing_to_do(tmp_path: Path, monke
             raise PermissionError(13, "Permission denied")
         return hashlib.new(name, stream.read())
 
-    monkeypatch.setattr(transforms.ingest.hashlib, "file_digest", digest)
+    monkeypatch.setattr(transforms.sources.ingest.hashlib, "file_digest", digest)
     assert not pending_work(source, warehouse).nothing
 
 

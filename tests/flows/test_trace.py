@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from flows.commands.trace import trace
-from transforms.featurize import featurize
-from transforms.ingest import ingest
-from transforms.prepare import prepare
-from transforms.settings import Settings
-from transforms.source import load_source
-from transforms.warehouse import Warehouse
+from transforms.features.build import featurize
+from transforms.home import Settings
+from transforms.sources.ingest import ingest
+from transforms.sources.source import load_source
+from transforms.staging.prepare import prepare
+from transforms.warehouse.tables import Warehouse
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 FEATURE = ("--feature", "author_activity:n_records_lifetime:mitre", "--at", "2024-05-20")

@@ -20,12 +20,12 @@ import feature_repo.stores.columnar
 import feature_repo.stores.deletion
 import feature_repo.stores.online
 import feature_repo.stores.serving
-import transforms.backfill
-import transforms.erase
-import transforms.featurize
-import transforms.ingest
-import transforms.maintain
-import transforms.prepare
+import transforms.features.backfill
+import transforms.features.build
+import transforms.sources.ingest
+import transforms.staging.prepare
+import transforms.upkeep.erase
+import transforms.upkeep.maintain
 from feature_repo import definitions, online_features, training_set  # noqa: F401
 from flows.stages import (
     BackfillParameters,
@@ -36,10 +36,10 @@ from flows.stages import (
     run_maintenance,
     run_plain,
 )
-from transforms.erase import Wanted
 from transforms.errors import MillraceError
-from transforms.settings import Settings
-from transforms.warehouse import Warehouse
+from transforms.home import Settings
+from transforms.upkeep.erase import Wanted
+from transforms.warehouse.tables import Warehouse
 
 SPINE = "select record_id, author_id, known_timestamp as event_timestamp from staging.records where not is_tombstone order by all"
 
@@ -102,12 +102,12 @@ def die_at(point: str) -> None:
 
 
 ERASING = (
-    (transforms.erase, "begin"),
+    (transforms.upkeep.erase, "begin"),
     (feature_repo.stores.deletion, "delete_entities"),
     (feature_repo.erase, "erase_online"),
     (feature_repo.erase, "replace_spine"),
-    (transforms.erase, "delete_files"),
-    (transforms.erase, "end"),
+    (transforms.upkeep.erase, "delete_files"),
+    (transforms.upkeep.erase, "end"),
 )
 COMMANDS: dict[str, Callable[..., object]] = {
     "run": lambda source, home: run_plain(PipelineParameters(source=source, home=home)),

@@ -15,7 +15,6 @@ import yaml
 
 from transforms.features.registry import views
 from transforms.features.views.record_duplicates import RecordDuplicates
-from transforms.prepare import ACCEPTED, REJECTED
 from transforms.schemas.duplicates import KnownContent, KnownDocument
 from transforms.schemas.fields import SourceField
 from transforms.schemas.profiles import ColumnProfile, DriftStatistic
@@ -23,6 +22,7 @@ from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, Correction, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.sql import __file__ as sql_package
 from transforms.sql import model
+from transforms.staging.prepare import ACCEPTED, REJECTED
 
 HERE = Path(__file__).parent
 SQL = Path(sql_package).parent

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from transforms.accounting import recount
-from transforms.ingest import ingest
-from transforms.prepare import Account, prepare
+from transforms.home import Settings
 from transforms.schemas.base import Contract
-from transforms.settings import Settings
-from transforms.source import Source
-from transforms.warehouse import Warehouse
+from transforms.sources.ingest import ingest
+from transforms.sources.source import Source
+from transforms.staging.accounting import recount
+from transforms.staging.prepare import Account, prepare
+from transforms.warehouse.tables import Warehouse
 
 INSTANT = "2026-01-01T10:00:00Z"
 Query = Callable[..., list[tuple[Any, ...]]]

@@ -12,9 +12,9 @@ import polars as pl
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from transforms.featurize import featurize
+from transforms.features.build import featurize
 from transforms.schemas.staging import StagedRecord
-from transforms.warehouse import Warehouse
+from transforms.warehouse.tables import Warehouse
 
 HOUR = 3_600_000_000
 DAY = 24 * HOUR

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms.expressions import bound, column_name, column_references, quoted, refusal, sealed
-from transforms.prepare import Account
-from transforms.source import Source, load_source
+from transforms.sources.source import Source, load_source
+from transforms.staging.prepare import Account
 
 MakeSource = Callable[..., Source]
 Stage = Callable[[Source], Account]

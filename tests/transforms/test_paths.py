@@ -14,15 +14,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from transforms.errors import FileRefusedError, HomeError
-from transforms.ingest import ingest
+from transforms.home import Settings
 from transforms.paths import parquet_sql
-from transforms.prepare import Account, prepare
-from transforms.reading import read_payloads
 from transforms.schemas.raw import RawRecord
-from transforms.settings import Settings
-from transforms.source import Source, describe, list_files
-from transforms.versions import files_holding
-from transforms.warehouse import Warehouse
+from transforms.sources.ingest import ingest
+from transforms.sources.reading import read_payloads
+from transforms.sources.source import Source, describe, list_files
+from transforms.staging.prepare import Account, prepare
+from transforms.warehouse.rewrite import files_holding
+from transforms.warehouse.tables import Warehouse
 
 MakeSource = Callable[..., Source]
 SIGNS = "[]*?=%#'\"\\^|{}!~&;:,$@+- \n\t.aé名"

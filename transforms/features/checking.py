@@ -10,8 +10,8 @@ from transforms.features.engine.kernels import given_name
 from transforms.features.engine.record import KernelView
 from transforms.features.registry import Registry, read_registry
 from transforms.features.testing import read_cases, tests_of
+from transforms.home import Settings
 from transforms.schemas.staging import StagedRecord
-from transforms.settings import Settings
 
 
 def user_files() -> list[Path]:

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "transforms"
 # imported by what computes values, but no part of it: contracts and declarations count by what they say, models by their own text
 APART = (
-    *("transforms.schemas.", "transforms.sql.", "transforms.errors.", "transforms.settings."),
+    *("transforms.schemas.", "transforms.sql.", "transforms.errors.", "transforms.home."),
     *("transforms.features.declare.", "transforms.features.contracts.", "transforms.features.entities.", "transforms.features.registry."),
 )
 

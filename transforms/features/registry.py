@@ -31,7 +31,7 @@ from transforms.features.entity import Entity
 from transforms.features.inputs import did_you_mean
 from transforms.features.shape import refuse_shape
 from transforms.features.view import View
-from transforms.settings import Settings
+from transforms.home import Settings
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 # columns of every view, and of what computes it

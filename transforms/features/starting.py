@@ -7,7 +7,7 @@ from string import Template
 from transforms.errors import DeclarationError
 from transforms.features.registry import read_registry
 from transforms.features.testing import tests_of
-from transforms.settings import Settings
+from transforms.home import Settings
 
 NAME = re.compile("[a-z][a-z0-9_]*")
 DECLARATION = Template('''"""What an author writes, in features of our own."""

@@ -21,16 +21,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from transforms.errors import DeclarationError, InstantError
 from transforms.expressions import quoted
 from transforms.features.aggregates import INSTANT
+from transforms.features.build import compute_views
 from transforms.features.derivation import Derivation, compute
 from transforms.features.inputs import READABLE, did_you_mean
 from transforms.features.registry import Registry, registry
 from transforms.features.view import View
-from transforms.featurize import compute_views
+from transforms.home import Settings
 from transforms.instants import instant_of
 from transforms.schemas.staging import StagedRecord
-from transforms.settings import Settings
 from transforms.text.pii import redact
-from transforms.warehouse import Warehouse
+from transforms.warehouse.tables import Warehouse
 
 GIVEN = (*READABLE, "is_tombstone")
 # an author rounds what he expects; two ways to one number differ in its last bits

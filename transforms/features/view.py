@@ -14,7 +14,7 @@ from transforms.features.entity import Entity
 from transforms.features.inputs import joined
 from transforms.paths import parquet
 from transforms.schemas.base import Contract
-from transforms.warehouse import Warehouse
+from transforms.warehouse.tables import Warehouse
 
 
 @dataclass

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from transforms.errors import MillraceError
-from transforms.settings import Settings
+from transforms.home import Settings
 from transforms.text.vectors import DIMENSION, Vectors, hashed, with_vectors
 
 TEXTS_AT_ONCE = 64

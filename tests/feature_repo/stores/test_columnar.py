@@ -49,7 +49,7 @@ from feature_repo.online import materialize as bring_up_to_date
 from feature_repo.stores import columnar
 from feature_repo.stores.bulk import bulk_writer
 from feature_repo.stores.columnar import Materialization, reporting
-from transforms.warehouse import Warehouse
+from transforms.warehouse.tables import Warehouse
 
 EPOCH, DAY = datetime(1970, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC)
 EVENT, CREATED = "event_timestamp", "created_timestamp"

@@ -16,7 +16,7 @@ from feast.types import Bytes, Int64, String
 from feature_repo import online_features, training_set
 from feature_repo.online import materialize
 from feature_repo.stores.serving import OpenStore
-from transforms.warehouse import Warehouse
+from transforms.warehouse.tables import Warehouse
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 KEYS: dict[str, tuple[Any, ValueType, pa.Array]] = {

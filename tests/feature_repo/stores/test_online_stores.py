@@ -32,7 +32,7 @@ from feature_repo.online import materialize
 from feature_repo.stores import online, serving
 from feature_repo.stores.deletion import can_delete, delete_entities
 from feature_repo.stores.serving import OpenStore, opened
-from transforms.warehouse import Warehouse
+from transforms.warehouse.tables import Warehouse
 
 BORN = datetime(2024, 1, 31, 12, tzinfo=UTC)
 INT64, FLOAT = st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False)

@@ -30,7 +30,7 @@ from feature_repo.stores.deletion import delete_entities
 from feature_repo.stores.serving import OpenStore
 from tests.feature_repo.stores.test_online_stores import LEAN
 from transforms.errors import DerivedError
-from transforms.profile import _columns_of
+from transforms.profiles.profile import _columns_of
 from transforms.schemas.base import Contract
 
 Instant = Annotated[pl.Datetime, "us", "UTC"]

@@ -16,7 +16,7 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Let runs compute these views and no others."""
 
     def choose(*views: View) -> None:
-        monkeypatch.setattr("transforms.featurize.views", lambda: views)
+        monkeypatch.setattr("transforms.features.build.views", lambda: views)
 
     return choose
 

@@ -19,7 +19,7 @@ from transforms.features.engine.group_by import GroupView
 from transforms.features.engine.record import KernelView
 from transforms.features.view import Run, View
 from transforms.schemas.staging import StagedRecord
-from transforms.warehouse import Warehouse
+from transforms.warehouse.tables import Warehouse
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

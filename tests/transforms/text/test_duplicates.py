@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.duplicates import compare_pairs
+from transforms.features.engine.duplicates import compare_pairs
 from transforms.text.duplicates import BANDS, ROWS, SHINGLE, _pack_runs, compare_texts, sign
 
 N_VALUES = BANDS * ROWS

@@ -6,7 +6,7 @@ import pytest
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from tests.conftest import SAMPLE
-from transforms.source import list_files, load_source
+from transforms.sources.source import list_files, load_source
 from transforms.text.sentiment import measure_sentiment
 from transforms.text.words import split_words
 

@@ -8,9 +8,9 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
-from transforms.duplicate_index import bring_index_up
-from transforms.duplicates import duplicate_rows
 from transforms.features.declare import NearDuplicates
+from transforms.features.engine.duplicate_index import bring_index_up
+from transforms.features.engine.duplicates import duplicate_rows
 from transforms.features.engine.record import count_standing, record_behind
 from transforms.features.entities import record
 from transforms.features.fingerprint import digest
@@ -18,7 +18,7 @@ from transforms.features.view import Explained, Run, View
 from transforms.schemas.duplicates import KnownDocument
 from transforms.sql import model
 from transforms.text.duplicates import compare_texts
-from transforms.warehouse import Warehouse
+from transforms.warehouse.tables import Warehouse
 
 COMPUTED_IN = (duplicate_rows.__module__,)
 

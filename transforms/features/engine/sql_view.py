@@ -20,8 +20,8 @@ from transforms.features.engine.queries import differs, query_rows, read_relatio
 from transforms.features.engine.record import record_behind
 from transforms.features.fingerprint import digest
 from transforms.features.inputs import Inputs, joined, kind_of_type, versions_schema
+from transforms.features.rows import view_batches
 from transforms.features.view import Explained, Run, View
-from transforms.rows import view_batches
 from transforms.schemas.base import Contract
 from transforms.schemas.staging import StagedRecord
 from transforms.sql import model

@@ -7,7 +7,7 @@ import polars as pl
 from pandera.polars import PolarsData
 
 from transforms.features import Field, RecordView
-from transforms.settings import Settings
+from transforms.home import Settings
 from transforms.text.embedding import embed_text, model_digest
 from transforms.text.vectors import is_unit_vector
 

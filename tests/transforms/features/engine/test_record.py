@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from tests.transforms.histories import HISTORIES, HOUR, NOW, START, Version, by_entity, cut, newest, run, stage, version
 from transforms.errors import DeclarationError, GateError
 from transforms.features import Count, GroupBy, RecordSql, SqlView, Sum, lifetime
+from transforms.features.build import featurize, is_made_by_other_code, stale_views
 from transforms.features.engine.group_by import GroupView
 from transforms.features.engine.record import KernelView, sql_view
 from transforms.features.engine.sql_view import QueryView
 from transforms.features.entities import author
 from transforms.features.view import View
-from transforms.featurize import featurize, is_made_by_other_code, stale_views
 from transforms.schemas.staging import StagedRecord
-from transforms.warehouse import Warehouse
+from transforms.warehouse.tables import Warehouse
 
 NewHome = Callable[[], Warehouse]
 Only = Callable[..., None]

@@ -27,14 +27,14 @@ from tests.transforms.histories import (
 )
 from transforms.errors import DeclarationError, GateError
 from transforms.features import Entity, SqlView
+from transforms.features.build import Rows, featurize, is_made_by_other_code
 from transforms.features.engine import leakage
 from transforms.features.engine.queries import read_relations
 from transforms.features.engine.sql_view import QueryView
 from transforms.features.entities import author, record
 from transforms.features.registry import view_of
 from transforms.features.view import Run
-from transforms.featurize import Rows, featurize, is_made_by_other_code
-from transforms.warehouse import Warehouse
+from transforms.warehouse.tables import Warehouse
 
 NewHome = Callable[[], Warehouse]
 Only = Callable[..., None]

@@ -1,0 +1,86 @@
+"""The warehouse: files that come and go in one commit."""
+
+import shutil
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from transforms.errors import HomeError
+from transforms.schemas.staging import AccountedFile
+from transforms.warehouse.tables import AlreadyPublishedError, Warehouse
+
+RELATION = AccountedFile.relation()
+
+
+@pytest.fixture
+def publish(warehouse: Warehouse) -> Callable[..., None]:
+    """Publish one row a name, in one file."""
+
+    def run(*names: str, without: list[str] | None = None, **transactions: int) -> None:
+        zeros = dict.fromkeys(("n_read", "n_staged", "n_duplicates", "n_quarantined"), 0)
+        rows = [{"load_id": name, "source": "notes", "source_uri": "file", **zeros} for name in names]
+        batches = pa.Table.from_pylist(rows, AccountedFile.arrow_schema()).to_batches()
+        warehouse.publish(AccountedFile, batches, transactions, without=without or [])
+
+    return run
+
+
+def loads(warehouse: Warehouse) -> list[str]:
+    with warehouse.connect() as connection:
+        return [name for (name,) in connection.sql(f"select load_id from {RELATION} order by all").fetchall()]
+
+
+def test_files_are_replaced_in_one_commit_and_older_versions_keep_them(warehouse: Warehouse, publish: Callable[..., None]) -> None:
+    publish("a", "b")
+    version = warehouse.versions()[RELATION]
+    (old,) = warehouse.files(RELATION)
+    publish("b", without=[old])
+    assert loads(warehouse) == ["b"]
+    assert warehouse.versions()[RELATION] == version + 1
+    assert warehouse.changes(RELATION, since=version) == (warehouse.files(RELATION), [old])
+    assert warehouse.table_at(RELATION, version).file_uris() == [old]
+    assert pq.read_table(old)["load_id"].to_pylist() == ["a", "b"]
+
+
+def test_an_open_table_is_opened_again_where_another_wrote_or_made_it_anew(warehouse: Warehouse, publish: Callable[..., None]) -> None:
+    publish("a")
+    reader = Warehouse(warehouse.settings)
+    assert reader.table(RELATION) is reader.table(RELATION)
+    for load in ("b", "c"):
+        publish(load)
+        assert reader.versions() == warehouse.versions()
+        assert loads(reader)[-1] == load
+    newest = reader.versions()[RELATION]
+    shutil.rmtree(warehouse.folder(RELATION))
+    assert reader.table(RELATION) is None
+    for number in range(newest):
+        publish(f"new {number}", number=number)
+    assert reader.versions()[RELATION] == newest
+    assert loads(reader) == [f"new {number}" for number in range(newest)]
+
+
+def test_a_file_may_go_with_nothing_in_its_place(warehouse: Warehouse, publish: Callable[..., None]) -> None:
+    publish("a")
+    publish(without=warehouse.files(RELATION))
+    assert loads(warehouse) == []
+
+
+def test_what_replaces_files_is_published_once(warehouse: Warehouse, publish: Callable[..., None]) -> None:
+    publish("a")
+    before = warehouse.files(RELATION)
+    publish("b", without=before, move=1)
+    with pytest.raises(AlreadyPublishedError):
+        publish("c", without=before, move=1)
+    assert loads(warehouse) == ["b"]
+
+
+def test_files_that_another_run_replaced_are_not_replaced_again(warehouse: Warehouse, publish: Callable[..., None]) -> None:
+    publish("a", "b")
+    before = warehouse.files(RELATION)
+    publish("b", without=before)
+    with pytest.raises(HomeError, match=r"^accounting\.files: another run has replaced files .* run again"):
+        publish("a", "b", without=before)
+    assert loads(warehouse) == ["b"]
+    assert len(list(warehouse.folder(RELATION).glob("*.parquet"))) == 2

@@ -1,0 +1,167 @@
+"""Backfill: find what the feature views lack in a span of time, or other code made there, and compute it chunk by chunk.
+
+A chunk is a share of the entities, small enough for memory, and one commit. What is under way stands in the home until it is
+done: who reads meanwhile is given the tables as they were before it, and a backfill that was stopped goes on at its chunk.
+"""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.errors import MillraceError
+from transforms.features.build import (
+    TRANSACTION,
+    Counted,
+    Unfinished,
+    has_columns_as_defined,
+    is_made_by_other_code,
+    read_unfinished,
+    write_unfinished,
+)
+from transforms.features.registry import views
+from transforms.features.view import Run, View
+from transforms.schemas.staging import StagedRecord
+from transforms.sql import model
+from transforms.warehouse.tables import Rows, Warehouse
+
+VERSIONS_OF_A_CHUNK = 250_000
+LAST = 2**62
+# no code has this digest: a view that holds rows of two codes is made again, whichever of them comes back
+MIXED_CODE = 0
+
+
+class Span(NamedTuple):
+    """Instants from `start` to before `end`, UTC; None is without bound."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+class Due(NamedTuple):
+    """What a view lacks in a span, or holds of other code: rows, of how many entities, from when to when."""
+
+    relation: str
+    is_other_code: bool
+    n_rows: int
+    n_entities: int
+    first: datetime | None
+    last: datetime | None
+
+
+def find(warehouse: Warehouse, span: Span) -> list[Due]:
+    """List what is due in a span, one item a view; nothing is written to the tables.
+
+    Raises `MillraceError` where records are staged that the views have not seen: they are a run's work.
+    """
+    _refuse_pending(warehouse)
+    return [_find(view, warehouse, _of_view(view, span)) for view in views()]
+
+
+def fill(warehouse: Warehouse, span: Span, now: datetime) -> dict[str, Rows]:
+    """Compute what is due in a span and publish it, a commit a chunk; what became of the rows of each view, by relation.
+
+    Killed, it goes on at the chunk it was in. Raises as `find` does.
+    """
+    _refuse_pending(warehouse)
+    unfinished = _begin(warehouse, span)
+    rows = {view.relation: _fill(view, warehouse, _of_view(view, span), now, unfinished) for view in views()}
+    write_unfinished(warehouse, None)
+    return rows
+
+
+def _of_view(view: View, span: Span) -> Span:
+    """Windows look back: what they add up must be there from the beginning."""
+    return span._replace(start=None) if view.is_of_records else span
+
+
+def _refuse_pending(warehouse: Warehouse) -> None:
+    version = warehouse.versions().get(StagedRecord.relation(), -1)
+    is_behind = any(warehouse.consumed(view.relation, TRANSACTION) != version for view in views())
+    if is_behind or not all(has_columns_as_defined(view, warehouse) for view in views()):
+        message = f"{warehouse.settings.root}: there are records or columns that no feature view has taken up yet; millrace run first"
+        raise MillraceError(message)
+
+
+def _begin(warehouse: Warehouse, span: Span) -> Unfinished:
+    """Note what is begun; go on with what was, if neither the span nor the records nor the code have changed."""
+    version = warehouse.versions()[StagedRecord.relation()]
+    basis = repr((span, version, [view.digest() for view in views()]))
+    before = read_unfinished(warehouse)
+    if before and before.basis == basis:
+        return before
+    newest = {view.name: warehouse.versions()[view.relation] for view in views()}
+    n_chunks = 1 + warehouse.n_rows(StagedRecord.relation()) // VERSIONS_OF_A_CHUNK
+    unfinished = Unfinished(uuid.uuid4().hex, basis, n_chunks, before.versions if before else newest)
+    write_unfinished(warehouse, unfinished)
+    return unfinished
+
+
+def _find(view: View, warehouse: Warehouse, span: Span) -> Due:
+    is_other_code = is_made_by_other_code(view, warehouse)
+    n_chunks = 1 + warehouse.n_rows(StagedRecord.relation()) // VERSIONS_OF_A_CHUNK
+    found: list[tuple[int, int, datetime | None, datetime | None]] = []
+    with _opened(view, warehouse, span, datetime.now(UTC), is_other_code=is_other_code) as run:
+        for chunk in range(n_chunks):
+            _take_chunk(run, chunk, n_chunks)
+            counted = "count(*), count(distinct entity_id), make_timestamptz(min(instant_us)), make_timestamptz(max(instant_us))"
+            found += run.connection.sql(f"select {counted} from ({model('backfill/missing_instants')})").fetchall()
+    firsts, lasts = [item[2] for item in found if item[2]], [item[3] for item in found if item[3]]
+    n_rows, n_entities = sum(item[0] for item in found), sum(item[1] for item in found)
+    return Due(view.relation, is_other_code, n_rows, n_entities, min(firsts, default=None), max(lasts, default=None))
+
+
+def _fill(view: View, warehouse: Warehouse, span: Span, now: datetime, unfinished: Unfinished) -> Rows:
+    relation, transaction = view.relation, f"backfill:{unfinished.name}"
+    is_other_code = is_made_by_other_code(view, warehouse)
+    if is_other_code:
+        warehouse.publish(view.contract, [], {}, MIXED_CODE)
+    view.prepare(warehouse, now, {TRANSACTION: warehouse.consumed(relation, TRANSACTION)})
+    n_before, n_new, n_rows = warehouse.n_rows(relation), 0, 0
+    with _opened(view, warehouse, span, now, is_other_code=is_other_code) as run:
+        for chunk in range(max(0, warehouse.consumed(relation, transaction)), unfinished.n_chunks):
+            _take_chunk(run, chunk, unfinished.n_chunks)
+            run.connection.execute(f"create or replace table due as {model('backfill/missing_instants')}")
+            run.connection.execute("create or replace table due_entities as select distinct entity_id from due")
+            if run.connection.sql("from due limit 1").fetchall():
+                counted = Counted(_due_rows(view, run, span, is_other_code=is_other_code), view.contract)
+                n_rows += warehouse.publish(view.contract, counted, {transaction: chunk + 1}).n_rows
+                n_new += counted.n_new
+    if is_other_code and span == Span():
+        warehouse.publish(view.contract, [], {TRANSACTION: warehouse.consumed(relation, TRANSACTION)}, view.digest())
+    return Rows(n_new, n_rows - n_new, n_before - (n_rows - n_new))
+
+
+def _take_chunk(run: Run, chunk: int, n_chunks: int) -> None:
+    for name, value in (("chunk", chunk), ("n_chunks", n_chunks)):
+        run.connection.execute(f"set variable {name} = $value", {"value": value})
+
+
+@contextmanager
+def _opened(view: View, warehouse: Warehouse, span: Span, now: datetime, *, is_other_code: bool) -> Iterator[Run]:
+    """Open the tables, with the instants that a view should hold and those that it holds, of the chunk that is taken."""
+    with warehouse.connect() as connection:
+        run = Run(warehouse, connection, now)
+        for name, instant, default in (("from_us", span.start, -LAST), ("until_us", span.end, LAST)):
+            microseconds = int(instant.timestamp() * 1_000_000) if instant else default
+            connection.execute(f"set variable {name} = $instant", {"instant": microseconds})
+        held = f"select {view.entity.id_of_columns} as entity_id, epoch_us(event_timestamp) as instant_us from {view.relation}"
+        connection.execute(f"create view held_instants as {held} where {not is_other_code}")
+        of_chunk = "hash(entity_id) % getvariable('n_chunks') = getvariable('chunk')"
+        connection.execute(f"create view expected_instants as select * from ({view.instants(run)}) where {of_chunk}")
+        yield run
+
+
+def _due_rows(view: View, run: Run, span: Span, *, is_other_code: bool) -> Iterator[pa.RecordBatch]:
+    """Compute the entities that are due from all that is staged; stream what lies in the span and is new or differs."""
+    # what is computed of a record alone is right once it is there, unless other code made it
+    is_kept = not view.is_of_records or is_other_code
+    start, end = span.start or datetime.min.replace(tzinfo=UTC), span.end or datetime.max.replace(tzinfo=UTC)
+    for batch in view.rebuild(run, "due_entities"):
+        instants = batch.column("event_timestamp")
+        inside = pc.and_(pc.greater_equal(instants, pa.scalar(start)), pc.less(instants, pa.scalar(end)))
+        yield batch.filter(inside if is_kept else pc.and_(inside, batch.column("is_new")))

@@ -1,0 +1,41 @@
+"""The index that duplicates are found with: brought up to what is staged, in its own two commits."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from transforms.features.engine.duplicates import changed_documents, new_contents
+from transforms.schemas.base import Contract
+from transforms.schemas.duplicates import KnownContent, KnownDocument
+from transforms.schemas.staging import StagedRecord
+from transforms.warehouse.tables import CODE, Warehouse
+
+INDEX: tuple[type[Contract], ...] = (KnownContent, KnownDocument)
+
+
+def bring_index_up(warehouse: Warehouse, now: datetime, done: Mapping[str, int], code: int, *, is_anew: bool = False) -> dict[str, int]:
+    """Bring the index up to the newest staged records, in two commits that `done` goes with: new texts, then documents.
+
+    Where other code has made it, or if it `is_anew`, all of it is made again. Tells the version that the documents have then.
+    Raises `AlreadyPublishedError` if another run was first.
+    """
+    ((transaction, version),) = done.items()
+    is_done = {contract: _consumed(contract, warehouse, transaction, code) >= version for contract in INDEX}
+    if not is_done[KnownDocument]:
+        since = -1 if is_anew else min(_consumed(contract, warehouse, transaction, code) for contract in INDEX)
+        with warehouse.connect(of=(StagedRecord.relation(), *(contract.relation() for contract in INDEX))) as connection:
+            for contract in INDEX if since < 0 else ():
+                warehouse.create_view(connection, contract.relation(), [], contract.arrow_schema())
+            warehouse.create_arrivals(connection, StagedRecord, since)
+            contents = new_contents(connection, warehouse.settings.batch_rows)
+            if is_done[KnownContent]:  # a run was killed between the two commits
+                for _ in contents:
+                    pass
+            else:
+                warehouse.publish(KnownContent, contents, done, code, is_whole=since < 0)
+            documents = changed_documents(connection, warehouse.settings.batch_rows, now)
+            warehouse.publish(KnownDocument, documents, done, code, is_whole=since < 0)
+    return {KnownDocument.relation(): warehouse.versions()[KnownDocument.relation()]}
+
+
+def _consumed(contract: type[Contract], warehouse: Warehouse, transaction: str, code: int) -> int:
+    return warehouse.consumed(contract.relation(), transaction) if warehouse.consumed(contract.relation(), CODE) == code else -1

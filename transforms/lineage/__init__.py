@@ -1,0 +1,1 @@
+"""From a value to the records behind it, and back."""

@@ -1,0 +1,1 @@
+"""How columns are spread, how far a load is from those before, and whether it was read wrongly."""

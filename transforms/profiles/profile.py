@@ -1,0 +1,308 @@
+"""Profiles: how a column's values are spread in a load, or in what was published of a view. `transforms.profiles.drift` compares them.
+
+A profile is counts by bucket, so that profiles of parts add up to the profile of the whole, in any order. The buckets of
+numbers are those of DDSketch (Masson, Rim, Lee 2019, VLDB 12(12)): bucket i holds (g^(i-1), g^i] with g = 1.01 / 0.99, so that
+any quantile is told to 1 %. What is expensive to tell of a text is told of a sample.
+"""
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from transforms.paths import scan_parquet
+from transforms.schemas.base import Contract
+from transforms.schemas.profiles import ColumnProfile
+from transforms.schemas.staging import StagedRecord
+from transforms.sql import model
+from transforms.text.pii import KINDS, score_pii
+from transforms.text.quality import WORD
+from transforms.warehouse.checkpoint import publish_once
+from transforms.warehouse.tables import Warehouse, data_files
+
+ACCURACY = 0.01
+GAMMA = (1 + ACCURACY) / (1 - ACCURACY)
+SMALLEST = 1e-9
+# more than any bucket's index, which for the largest and the smallest double are about 35,500 and -1,036
+SHIFT = 1 << 20
+SAMPLED_ROWS = 10_000
+VOCABULARY_BUCKETS = 1024
+# of fewer texts a vocabulary would say much about each
+MIN_VOCABULARY_ROWS = 20
+SHOWN_LABEL = r"^(?:-?[0-9]{1,3}(?:\.[0-9])?|\pL[\pL _-]{0,31})$"
+LABEL_BUCKETS = 256
+LETTERS = r"\pL+"
+# the columns of views that hold a few known words; other text is an id, and no id is kept in a profile
+CATEGORIES = ("language", "second_language", "script")
+ALL_ROWS = ""
+TRANSACTION = "profile"
+LOAD = ["source", "load_id", "loaded_timestamp"]
+
+
+class Profiled(NamedTuple):
+    """A column of a profile: its name, its kind, each row's bucket, and the bucket's name as an expression over `key`."""
+
+    name: str
+    kind: str
+    bucket: pl.Expr
+    key: pl.Expr = pl.col("key").cast(pl.String)
+
+
+def sketched(name: str, value: pl.Expr) -> Profiled:
+    """Count a number in buckets: `p` or `n` for its sign, then the index; `0` for what is nearly none. NaN and infinity count as null.
+
+    Rows are counted by a whole number, its sign the sign; buckets are named once they are few.
+    """
+    number = value.cast(pl.Float64)
+    size = number.abs()
+    index = (pl.when(size > SMALLEST).then(size).log() / float(np.log(GAMMA))).ceil().cast(pl.Int64) + SHIFT
+    bucket = pl.when(number.is_finite()).then(pl.when(size > SMALLEST).then(index * number.sign().cast(pl.Int64)).otherwise(0))
+    key = pl.col("key")
+    sign = pl.when(key > 0).then(pl.lit("p")).otherwise(pl.lit("n"))
+    return Profiled(name, "number", bucket, pl.when(key == 0).then(pl.lit("0")).otherwise(sign + (key.abs() - SHIFT).cast(pl.String)))
+
+
+def sketch_values(keys: Sequence[str]) -> np.ndarray:
+    """Give the number that stands for each bucket, within 1 % of all in it."""
+    signs = np.array([{"p": 1.0, "n": -1.0}.get(key[:1], 0.0) for key in keys])
+    indexes = np.array([float(key[1:] or 0) for key in keys])
+    return signs * 2 * GAMMA**indexes / (GAMMA + 1)
+
+
+def quantiles(keys: Sequence[str], counts: Sequence[int], shares: Sequence[float]) -> list[float]:
+    """Tell quantiles of a number's profile, each within 1 % of the value of that rank (the lower one, between two)."""
+    values = sketch_values(keys)
+    order = np.argsort(values)
+    return [float(value) for value in quantiles_of(values[order], np.asarray(counts)[order], np.asarray(shares))]
+
+
+def quantiles_of(values: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Tell quantiles of sorted values that each stand `counts` times."""
+    upto = np.cumsum(counts)
+    found: np.ndarray = values[np.searchsorted(upto, np.floor(shares * (upto[-1] - 1)), side="right")]
+    return found
+
+
+def count(rows: pl.LazyFrame, by: Sequence[str], columns: Iterable[Profiled]) -> pl.DataFrame:
+    """Count rows by `by`, column and bucket: columns *by, column, kind, key (null: no value), n."""
+    counts = [
+        rows.group_by(*by, key=column.bucket)
+        .agg(n=pl.len().cast(pl.Int64))
+        .select(*by, column=pl.lit(column.name), kind=pl.lit(column.kind), key=column.key, n="n")
+        for column in columns
+    ]
+    return merge(pl.collect_all(counts, engine="streaming"))
+
+
+def merge(counts: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Add up counts of parts."""
+    parts = pl.concat(counts)
+    return parts.group_by(pl.exclude("n")).agg(pl.col("n").sum())
+
+
+def as_profiles(counts: pl.DataFrame, relation: str) -> pl.DataFrame:
+    """Turn counts into rows of `ColumnProfile`; they carry the columns of `LOAD`."""
+    is_bucket = pl.col("key") != ALL_ROWS  # null for what has no value, so that it is none
+    n_all = pl.col("n").filter(pl.col("key") == ALL_ROWS).sum()
+    profiles = (
+        counts.filter(pl.col("n") > 0)
+        .sort("key")
+        .group_by(*LOAD, "column", "kind")
+        .agg(
+            n_rows=pl.when(pl.col("kind").first() == "vocabulary").then(n_all).otherwise(pl.col("n").sum()),
+            n_null=pl.col("n").filter(pl.col("key").is_null()).sum(),
+            bucket_keys=pl.col("key").filter(is_bucket),
+            bucket_counts=pl.col("n").filter(is_bucket),
+        )
+        .with_columns(relation=pl.lit(relation))
+    )
+    is_kept = (pl.col("kind") != "vocabulary") | (pl.col("n_rows") >= MIN_VOCABULARY_ROWS)
+    return profiles.filter(is_kept).select(ColumnProfile.arrow_schema().names).sort(ColumnProfile.key())
+
+
+def stored(table: DeltaTable, contract: type[Contract]) -> pl.LazyFrame:
+    """Read a relation as it stands; empty if nothing is in it."""
+    files = data_files(table)
+    empty = pl.DataFrame(contract.arrow_schema().empty_table())
+    return scan_parquet(files, empty.schema) if files else empty.lazy()
+
+
+def store(warehouse: Warehouse, contract: type[Contract], rows: pl.DataFrame) -> None:
+    """Put the rows of loads where those of the same loads stand, if any do; nothing where the same stand there already.
+
+    The version that was looked at is the transaction, so of two runs that do so at once one does nothing.
+    """
+    table = warehouse.create(contract)
+    load = [name for name in ("relation", "source", "load_id") if name in rows.columns]
+    loads = rows.select(load).unique()
+    earlier = stored(table, contract)
+    standing = earlier.join(loads.lazy(), on=load, how="semi").collect()
+    if standing.sort(contract.key()).equals(rows.sort(contract.key())):
+        return
+    replaced = [] if standing.is_empty() else data_files(table)
+    staying = earlier.join(loads.lazy(), on=load, how="anti").collect() if replaced else rows.clear()
+    batches = pl.concat([staying, rows]).to_arrow().cast(contract.arrow_schema()).to_batches()
+    publish_once(warehouse, contract, batches, {TRANSACTION: table.version()}, without=replaced)
+
+
+def profile_loads(connection: duckdb.DuckDBPyConnection, spool: Path) -> pl.DataFrame:
+    """Profile the loads that were just split, see `transforms.staging.prepare.split`: a row of `ColumnProfile` a load and column.
+
+    Outcomes are of all rows read, the rest is of the accepted ones.
+    """
+    loads: pl.DataFrame = connection.sql("select distinct source, load_id, loaded_timestamp from incoming").pl()
+    counts: pl.DataFrame = connection.sql(model("profiles/outcomes")).pl()
+    for part in _count_accepted(connection, spool):
+        counts = merge([counts, part])
+    with pa.OSFile(str(spool)) as file, pa.ipc.open_stream(file) as stream:
+        connection.register("spooled", stream)
+        counts = merge([counts, connection.sql(model("profiles/repeated_texts")).pl()])
+        connection.unregister("spooled")
+    return as_profiles(_name_few_labels(counts).join(loads, on="load_id"), StagedRecord.relation())
+
+
+def profile_views(warehouse: Warehouse, contracts: Iterable[type[Contract]]) -> None:
+    """Profile what was published of views and is not profiled yet: rows of one `created_timestamp` are one publication.
+
+    It is read back from the files that came since the last time, so a run that was killed after a view's commit loses nothing.
+    """
+    profiles, versions = warehouse.create(ColumnProfile), warehouse.versions()
+    found, transactions = [], {}
+    for contract in (contract for contract in contracts if any(_columns_of(contract))):
+        relation = contract.relation()
+        name, version = f"{TRANSACTION}:{relation}", versions[relation]
+        since = warehouse.consumed(ColumnProfile.relation(), name)
+        if since < version:
+            known = stored(profiles, ColumnProfile).filter(pl.col("relation") == relation).select("loaded_timestamp").collect().to_series()
+            found.append(_profile_publications(contract, warehouse.files(relation, since), known))
+            transactions[name] = version
+    if found:
+        publish_once(warehouse, ColumnProfile, pl.concat(found).to_arrow().cast(ColumnProfile.arrow_schema()).to_batches(), transactions)
+
+
+def _profile_publications(contract: type[Contract], files: list[str], known: pl.Series) -> pl.DataFrame:
+    """Profile the publications in a view's data files, but those that are profiled already."""
+    if not files:
+        return pl.DataFrame(ColumnProfile.arrow_schema().empty_table())
+    created = pl.col("created_timestamp")
+    rows = scan_parquet(files).filter(~created.is_in(known.unique().implode())).with_columns(loaded_timestamp=created)
+    counts = count(rows, ["loaded_timestamp"], _columns_of(contract))
+    load_id = pl.col("loaded_timestamp").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+    return as_profiles(counts.with_columns(source=pl.lit(""), load_id=load_id), contract.relation())
+
+
+def _columns_of(contract: type[Contract]) -> Iterator[Profiled]:
+    """Say how the columns of a view are counted; ids, times, lists and what is only stored are not."""
+    for column in contract.served():
+        if column.dtype.is_numeric():
+            yield sketched(column.name, pl.col(column.name))
+        elif column.dtype == pl.Boolean() or column.name in CATEGORIES:
+            yield _category(column.name)
+
+
+def _count_accepted(connection: duckdb.DuckDBPyConnection, spool: Path) -> Iterator[pl.DataFrame]:
+    """Count the accepted rows batch by batch: what is cheap of all of them, the rest of a sample of each load."""
+    accepted = connection.sql("select accepted_id from accepted order by accepted_id").fetchnumpy()["accepted_id"]
+    sample = connection.sql(model("profiles/sampled_rows"), params={"n_rows": SAMPLED_ROWS})
+    sampled = np.sort(sample.fetchnumpy()["accepted_id"])
+    first = 0
+    with pa.OSFile(str(spool)) as file, pa.ipc.open_stream(file) as stream:
+        for batch in stream:
+            rows, of_sample = (pl.DataFrame(batch)[_within(ids, first, batch.num_rows)] for ids in (accepted, sampled))
+            first += batch.num_rows
+            yield count(rows.lazy(), ["load_id"], (*CHEAP, _label()))
+            yield count(_measured(of_sample).lazy(), ["load_id"], SAMPLED)
+            yield _count_vocabulary(of_sample)
+
+
+def _within(ids: np.ndarray, first: int, n_rows: int) -> np.ndarray:
+    """Tell which rows of a batch sorted ids name; the batch begins with id `first`."""
+    start, end = np.searchsorted(ids, [first, first + n_rows])
+    within: np.ndarray = ids[start:end] - first
+    return within
+
+
+def _presence(column: str) -> Profiled:
+    return Profiled(column, "category", pl.when(pl.col(column).is_not_null()).then(pl.lit("present")))
+
+
+def _category(column: str) -> Profiled:
+    return Profiled(column, "category", pl.col(column))
+
+
+def _hash_buckets(values: pl.Series, n_buckets: int) -> pl.Series:
+    """Tell each value's bucket, the same in any process and version; hashed is each distinct value once."""
+    distinct = values.drop_nulls().unique()
+    buckets = pl.Series([zlib.crc32(value.encode()) % n_buckets for value in distinct], dtype=pl.Int64).cast(pl.String)
+    return values.replace_strict(distinct, buckets, return_dtype=pl.String)
+
+
+def hashed_label(labels: pl.Series) -> pl.Series:
+    """Give the bucket of each text's hash as its name."""
+    return "#" + _hash_buckets(labels, LABEL_BUCKETS)
+
+
+def _label() -> Profiled:
+    """Name labels that may be shown, hash the others.
+
+    Made at each use: an expression that calls Python, kept in its module, is a reference cycle through Polars that no collector sees.
+    """
+    hashed = pl.col("key").map_batches(hashed_label, pl.String)
+    return Profiled("label", "category", pl.col("label"), pl.when(pl.col("key").str.contains(SHOWN_LABEL)).then("key").otherwise(hashed))
+
+
+CHEAP = (
+    sketched("n_bytes", pl.col("text").str.len_bytes()),
+    sketched("lateness_seconds", (pl.col("known_timestamp") - pl.col("event_timestamp")).dt.total_microseconds() / 1e6),
+    _category("is_tombstone"),
+    _presence("subject_id"),
+    _presence("attributes"),
+)
+SAMPLED = (
+    sketched("n_words", pl.col("text").str.count_matches(WORD)),
+    _category("language"),
+    _category("script"),
+    _category("pii"),
+)
+
+
+def _measured(sample: pl.DataFrame) -> pl.DataFrame:
+    """Name each text's language and script, and the kinds of identifiers in it, joined by `+`."""
+    from transforms.text.language import identify_language  # the model takes a while to import
+
+    languages = identify_language(sample["text"], n_workers=1).select("language", "script")
+    counts = score_pii(sample.lazy().with_columns(created_timestamp="loaded_timestamp")).collect()
+    kinds = [pl.when(pl.col(f"pii_{kind.lower()}_count") > 0).then(pl.lit(kind)) for kind in KINDS]
+    pii = pl.when(pl.col("pii_any") > 0).then(pl.concat_str(kinds, separator="+", ignore_nulls=True)).otherwise(pl.lit("none"))
+    told = counts.select(pii=pl.when(pl.col("pii_any").is_not_null()).then(pii))
+    return pl.concat([sample.select("load_id", "text"), languages, told], how="horizontal")
+
+
+def _count_vocabulary(sample: pl.DataFrame) -> pl.DataFrame:
+    """Count the texts that hold a word of a bucket, and under `ALL_ROWS` all texts."""
+    words = (
+        sample.with_row_index("row")
+        .select("row", "load_id", word=pl.col("text").str.to_lowercase().str.extract_all(LETTERS))
+        .explode("word")
+        .with_columns(key=pl.col("word").map_batches(lambda word: _hash_buckets(word, VOCABULARY_BUCKETS), pl.String))
+        .unique(["row", "key"])
+        .drop_nulls("key")
+    )
+    texts = sample.select("load_id", key=pl.when(pl.col("text").is_not_null()).then(pl.lit(ALL_ROWS)))
+    rows = pl.concat([words.select("load_id", "key"), texts])
+    return count(rows.lazy(), ["load_id"], [Profiled("vocabulary", "vocabulary", pl.col("key"))])
+
+
+def _name_few_labels(counts: pl.DataFrame) -> pl.DataFrame:
+    """Keep the names of a load's most frequent labels; the others, if there are very many, are hashed as those that are no names."""
+    is_label = pl.col("column") == "label"
+    rank = pl.col("n").rank("ordinal", descending=True).over("load_id", "column")
+    is_kept = ~is_label | (rank <= LABEL_BUCKETS) | pl.col("key").str.starts_with("#")
+    hashed = pl.when(is_kept).then("key").otherwise(pl.col("key").map_batches(hashed_label, pl.String))
+    return merge([counts.with_columns(key=hashed)])

@@ -1,0 +1,1 @@
+"""Where records come from: files are found, read and loaded unchanged."""

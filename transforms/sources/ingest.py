@@ -1,0 +1,182 @@
+"""source -> raw: load every file that is new, whole, unchanged, exactly once."""
+
+import hashlib
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+import pyarrow as pa
+
+from transforms.errors import FileRefusedError, NoFilesError
+from transforms.schemas.raw import RawRecord
+from transforms.sources.reading import read_payloads
+from transforms.sources.source import Source, SourceFile, list_files
+from transforms.warehouse.tables import AlreadyPublishedError, Warehouse
+
+
+class NewFile(NamedTuple):
+    """A file that raw does not hold yet, with the transaction that will say it does."""
+
+    file: SourceFile
+    n_bytes: int
+    transaction: str
+
+
+class Ingested(NamedTuple):
+    """What one ingest did."""
+
+    files_loaded: int
+    rows_loaded: int
+    notices: list[str]
+    refused: list[str]
+
+
+class Pending(NamedTuple):
+    """What ingest would load."""
+
+    files: list[NewFile]
+    notices: list[str]
+    refused: list[str]
+
+
+def pending_files(source: Source, warehouse: Warehouse) -> Pending:
+    """List the files of a source that raw does not hold: by URI, size and content, so a changed file is a new one.
+
+    Where there is no file any more, but files were loaded from there, nothing is new; else `NoFilesError`.
+    """
+    try:
+        listing = list_files(source)
+    except NoFilesError:
+        n_files = _n_loaded(source, warehouse)
+        if not n_files:
+            raise
+        return Pending([], [f"{source.uri}: no file there now; {n_files:,} were loaded from there before"], [])
+    table = warehouse.table(RawRecord.relation())
+    new: list[NewFile] = []
+    refused: list[str] = []
+    for file in listing.files:
+        try:
+            identified = _identify(file, source)
+        except OSError as error:
+            refused.append(f"{file.path}: refused, cannot be opened ({error.strerror})")
+            continue
+        if not table or table.transaction_version(identified.transaction) is None:
+            new.append(identified)
+    return Pending(new, listing.passed_over, refused)
+
+
+def _n_loaded(source: Source, warehouse: Warehouse) -> int:
+    """Count the files that were loaded from where a source points to now."""
+    if warehouse.table(RawRecord.relation()) is None:
+        return 0
+    with warehouse.connect(of=("raw.records",)) as connection:
+        sql = "select distinct source_uri from raw.records where source = $source"
+        uris = [uri for (uri,) in connection.execute(sql, {"source": source.name}).fetchall()]
+    paths = [url2pathname(urlsplit(uri).path) for uri in uris]
+    return sum(Path(path).is_relative_to(source.uri) or fnmatchcase(path, source.uri) for path in paths)
+
+
+def ingest(source: Source, warehouse: Warehouse) -> Ingested:
+    """Load all new files to raw, in commits of at most `load_bytes`; a file that cannot be read is refused, the others load."""
+    pending = pending_files(source, warehouse)
+    notices = pending.notices + _changed(pending.files, source, warehouse)
+    n_files, n_rows = 0, 0
+    refused = list(pending.refused)
+    for group in _groups(pending.files, warehouse.settings.load_bytes):
+        loaded, rows = _load(group, source, warehouse, refused)
+        n_files, n_rows = n_files + loaded, n_rows + rows
+    return Ingested(n_files, n_rows, notices, refused)
+
+
+def _load(files: list[NewFile], source: Source, warehouse: Warehouse, refused: list[str]) -> tuple[int, int]:
+    """Publish a group of files in one commit; without those that turn out unreadable or that another run has just loaded."""
+    while files:
+        reading = _Reading(files, source, warehouse.settings.batch_rows)
+        try:
+            published = warehouse.publish(RawRecord, reading.batches(), {new.transaction: 1 for new in files})
+        except FileRefusedError as error:
+            refused.append(str(error))
+            files = [new for new in files if new is not reading.current]
+        except AlreadyPublishedError:
+            files = [new for new in files if warehouse.consumed(RawRecord.relation(), new.transaction) < 0]
+        else:
+            return len(files), published.n_rows
+    return 0, 0
+
+
+class _Reading:
+    """Raw rows of a group of files; `current` is the file being read, so that a refusal can be laid at its door."""
+
+    def __init__(self, files: list[NewFile], source: Source, batch_rows: int) -> None:
+        self.files, self.source, self.batch_rows = files, source, batch_rows
+        self.current: NewFile | None = None
+        self.loaded_timestamp = datetime.now(UTC)
+        self.load_id = f"{self.loaded_timestamp:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for new in self.files:
+            self.current = new
+            first = 1
+            for header, payloads in read_payloads(new.file, self.source, self.batch_rows):
+                yield self._batch(new.file, first, header, payloads)
+                first += len(payloads)
+
+    def _batch(self, file: SourceFile, first: int, header: str | None, payloads: pa.Array) -> pa.RecordBatch:
+        n_rows = len(payloads)
+        values = {
+            "load_id": _repeat(self.load_id, n_rows),
+            "source": _repeat(self.source.name, n_rows),
+            "source_uri": _repeat(file.uri, n_rows),
+            "row_number": pa.array(np.arange(first, first + n_rows)),
+            "header": _repeat(header, n_rows),
+            "payload": payloads,
+            "loaded_timestamp": pa.repeat(pa.scalar(self.loaded_timestamp, pa.timestamp("us", "UTC")), n_rows),
+        }
+        return pa.record_batch(values, schema=RawRecord.arrow_schema())
+
+
+def _repeat(value: str | None, n_rows: int) -> pa.Array:
+    return pa.repeat(pa.scalar(value, pa.string()), n_rows)
+
+
+def _identify(file: SourceFile, source: Source) -> NewFile:
+    """Name the transaction of a file by its source, URI, size and content, and by its encoding where raw has it decoded."""
+    with Path(file.path).open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    n_bytes = file.path.stat().st_size
+    # raw has the text of such a file as it was decoded, so that with another encoding it is to be loaded again
+    decoded = f"\n{source.encoding}" if source.is_transcoded and file.format != "parquet" else ""
+    identity = hashlib.sha256(f"{source.name}\n{file.uri}\n{n_bytes}\n{digest}{decoded}".encode()).hexdigest()
+    return NewFile(file, n_bytes, f"file:{identity}")
+
+
+def _changed(files: list[NewFile], source: Source, warehouse: Warehouse) -> list[str]:
+    """Say which of the new files were loaded before, under the same name with other content."""
+    uris = [new.file.uri for new in files]
+    if not uris or warehouse.table("accounting.files") is None:
+        return []
+    with warehouse.connect(of=("accounting.files",)) as connection:
+        rows = connection.execute(
+            "select distinct source_uri from accounting.files where source = $source and list_contains($uris, source_uri)",
+            {"source": source.name, "uris": uris},
+        ).fetchall()
+    known = {row[0] for row in rows}
+    return [f"{new.file.path}: has changed since it was loaded; loaded again, as a new file" for new in files if new.file.uri in known]
+
+
+def _groups(files: list[NewFile], load_bytes: int) -> Iterator[list[NewFile]]:
+    """Split files into groups of at most `load_bytes`, a larger file alone."""
+    group: list[NewFile] = []
+    for new in files:
+        if group and sum(other.n_bytes for other in group) + new.n_bytes > load_bytes:
+            yield group
+            group = []
+        group.append(new)
+    if group:
+        yield group

@@ -1,0 +1,243 @@
+"""From a file to raw rows: decompress, cut into records, keep every byte. Nothing is parsed or mended here.
+
+JSONL is cut at line feeds, CSV where a record ends (a quoted field may hold line feeds), Parquet row by row as JSON. Text in an
+encoding whose line feeds are not the one byte of ASCII (UTF-16, say) is written as UTF-8 first: no character is changed.
+Memory is bounded by one chunk, or by the longest record where that is longer.
+"""
+
+import codecs
+import csv
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transforms.errors import FileRefusedError
+from transforms.expressions import unlike
+from transforms.paths import fault, parquet
+from transforms.sources.numbers import finite_sql
+from transforms.sources.source import Source, SourceFile
+
+CHUNK_BYTES = 16 << 20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+WIDE = ("utf-16", "utf-32")
+BYTE_ORDER_MARKS = {
+    "utf-32-le": codecs.BOM_UTF32_LE,  # begins as UTF-16's does
+    "utf-32-be": codecs.BOM_UTF32_BE,
+    "utf-16-le": codecs.BOM_UTF16_LE,
+    "utf-16-be": codecs.BOM_UTF16_BE,
+}
+# which of a file's first four bytes are zero, where its first characters are ASCII (RFC 4627, section 3)
+ZEROS: dict[tuple[bool, ...], str] = {
+    (False, True, True, True): "utf-32-le",
+    (True, True, True, False): "utf-32-be",
+    (False, True, False, True): "utf-16-le",
+    (True, False, True, False): "utf-16-be",
+}
+# Python's csv module takes 128 kB for the longest field there may be; `max_record_bytes` says what is too long here.
+csv.field_size_limit(2**31 - 1)
+# A quoted CSV field with more line feeds than this is taken for a quote that nobody closed.
+MAX_LINES_OF_A_CSV_RECORD = 1_000
+
+
+def read_payloads(file: SourceFile, source: Source, batch_rows: int) -> Iterator[tuple[str | None, pa.Array]]:
+    """Yield a file's rows as arrays of bytes, in order, each with the CSV header they are to be read with (or None).
+
+    Raises `FileRefusedError` where the file as a whole is unusable: cut short, not the format it says, empty of columns.
+    """
+    if reason := fault(file.path, is_parquet=file.format == "parquet"):
+        message = f"{str(file.path)!r}: refused, {reason}; rename it"
+        raise FileRefusedError(message)
+    with _refusal(file):
+        if file.format == "parquet":
+            yield from ((None, rows) for rows in _parquet_rows(file, batch_rows))
+        elif file.format == "csv":
+            yield from _csv_records(file, source, batch_rows)
+        else:
+            yield from ((None, rows) for rows in _lines(_text(file, source)))
+
+
+def parse_csv(text: str, delimiter: str) -> list[str]:
+    """Parse one CSV record (RFC 4180); `ValueError` if it is not exactly one."""
+    try:
+        rows = list(csv.reader([text], delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+    if len(rows) != 1:
+        message = f"{len(rows)} records where one is due"
+        raise ValueError(message)
+    return rows[0]
+
+
+@contextmanager
+def _refusal(file: SourceFile) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, pa.ArrowException, duckdb.Error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        message = f"{file.path}: refused, cannot be read to its end ({reason}); deliver it again"
+        raise FileRefusedError(message) from None
+
+
+def _chunks(file: SourceFile) -> Iterator[bytes]:
+    with pa.input_stream(str(file.path), compression=file.compression) as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            yield chunk
+
+
+def _text(file: SourceFile, source: Source) -> Iterator[bytes]:
+    """Stream a file of text as it is, or as UTF-8 where its encoding cannot be cut at a byte. Half a surrogate pair stays one."""
+    with pa.input_stream(str(file.path), compression=file.compression) as stream:
+        encoding = _checked_encoding(file, source, stream.read(4))
+    if not source.is_transcoded:
+        yield from _chunks(file)
+        return
+    decoder = codecs.getincrementaldecoder(encoding)("surrogatepass" if encoding.startswith(WIDE) else "strict")
+    try:
+        for chunk in _chunks(file):
+            yield decoder.decode(chunk).encode("utf-8", "surrogatepass")
+        yield decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")
+    except UnicodeError as error:
+        reason = error.reason if isinstance(error, UnicodeDecodeError) else type(error).__name__
+        message = f"{file.path}: refused, is not text in {encoding} to its end ({reason}); say its `encoding`, or deliver it again"
+        raise FileRefusedError(message) from None
+
+
+def _checked_encoding(file: SourceFile, source: Source, start: bytes) -> str:
+    """Give the encoding of a file, with its byte order; refuse a file whose first bytes tell of another one."""
+    marked = next((name for name, mark in BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
+    told = marked or ZEROS.get(tuple(byte == 0 for byte in start))
+    if told is None and source.encoding in WIDE and start:
+        message = f"{file.path}: refused, does not tell its byte order; say `encoding: {source.encoding}-le` or {source.encoding}-be"
+        raise FileRefusedError(message)
+    if told and not told.startswith(source.encoding):
+        message = f"{file.path}: refused, is {told} by its first bytes, not {source.encoding}; say `encoding: {told}`"
+        raise FileRefusedError(message)
+    return told or source.encoding
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[pa.Array]:
+    """Cut a stream of bytes at line feeds; a record that no line feed ends is one too."""
+    parts: list[bytes] = []
+    for chunk in chunks:
+        if b"\n" not in chunk:
+            parts.append(chunk)
+            continue
+        buffer = b"".join([*parts, chunk])
+        ends = np.flatnonzero(np.frombuffer(buffer, np.uint8) == ord("\n"))
+        parts = [buffer[int(ends[-1]) + 1 :]]
+        yield _cut(buffer, ends)
+    last = b"".join(parts)
+    if last:
+        yield pa.array([last], pa.binary())
+
+
+def _cut(buffer: bytes, ends: "np.ndarray[Any, Any]") -> pa.Array:
+    """Make an Arrow array of the lines that end at `ends`, without their line feeds.
+
+    An Arrow array's values lie one behind the other, so the line feeds are taken out of the buffer first; bytes.replace
+    does it three times as fast as a NumPy mask.
+    """
+    offsets = np.zeros(len(ends) + 1, np.int32)
+    offsets[1:] = ends - np.arange(len(ends))
+    values = buffer[: int(ends[-1])].replace(b"\n", b"")
+    return pa.Array.from_buffers(pa.binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(values)])
+
+
+def _csv_records(file: SourceFile, source: Source, batch_rows: int) -> Iterator[tuple[str, pa.Array]]:
+    """Cut a CSV file into records by the parity of its quotes.
+
+    A record over several lines counts only with as many fields as the header has; else a quote in its first line was
+    never closed: that line is taken alone and reading goes on at the next, so that one stray quote cannot swallow the file.
+    """
+    lines = (line for array in _lines(_text(file, source)) for line in array.to_pylist())
+    header = next(lines, None)
+    if header is None:
+        return
+    text = header.removesuffix(b"\r").removeprefix(BYTE_ORDER_MARK).decode(source.payload_encoding, "replace")
+    columns = _header_columns(file, text, source)
+    records: list[bytes] = []
+    for record in _joined(lines, lambda record: _n_fields(record, source) == columns):
+        records.append(record)
+        if len(records) == batch_rows:
+            yield text, pa.array(records, pa.binary())
+            records = []
+    if records:
+        yield text, pa.array(records, pa.binary())
+
+
+def _joined(lines: Iterator[bytes], is_record: Any) -> Iterator[bytes]:
+    """Join lines while a quote is open."""
+    waiting: list[bytes] = []  # lines given back, next one last
+    held: list[bytes] = []
+    n_quotes = 0
+    while True:
+        line = waiting.pop() if waiting else next(lines, None)
+        if line is not None:
+            held.append(line)
+            n_quotes += line.count(b'"')
+            if n_quotes % 2 and len(held) < MAX_LINES_OF_A_CSV_RECORD:
+                continue
+        if not held:
+            return
+        record = b"\n".join(held).removesuffix(b"\r")
+        if len(held) > 1 and (n_quotes % 2 or not is_record(record)):
+            record = held[0].removesuffix(b"\r")
+            waiting.extend(reversed(held[1:]))
+        held, n_quotes = [], 0
+        yield record
+
+
+def _n_fields(record: bytes, source: Source) -> int:
+    try:
+        return len(parse_csv(record.decode(source.payload_encoding, "replace"), source.delimiter))
+    except ValueError:
+        return -1
+
+
+def _header_columns(file: SourceFile, text: str, source: Source) -> int:
+    """Count the header's columns; refuse a file whose header lacks what the mapping reads."""
+    from transforms.sources.headers import lack_of_header  # which masks identifiers, and is slow to import
+
+    wanted = [*source.fields(), *source.attributes]
+    lack = lack_of_header(text, wanted, source.delimiter, source.payload_encoding)
+    if lack:
+        message = f"{file.path}: refused, {lack}"
+        raise FileRefusedError(message)
+    names = parse_csv(text, source.delimiter)
+    _refuse_alike(file, names)
+    return len(names)
+
+
+def _refuse_alike(file: SourceFile, fields: Iterable[str | pa.Field]) -> None:
+    """Refuse a file in which SQL, which ignores case, cannot tell two fields of one level apart, or a Parquet column has no name."""
+    names: dict[str, str] = {}
+    for field in fields:
+        name = field if isinstance(field, str) else field.name
+        if name.lower() in names:
+            message = (
+                f"{file.path}: refused, its columns {names[name.lower()]!r} and {name!r} differ by case only or not at all; rename one"
+            )
+            raise FileRefusedError(message)
+        if not name and isinstance(field, pa.Field):
+            message = f"{file.path}: refused, a column of it has no name; give it one"
+            raise FileRefusedError(message)
+        names[name.lower()] = name
+        if isinstance(field, pa.Field):
+            _refuse_alike(file, [field.type.field(number) for number in range(field.type.num_fields)])
+
+
+def _parquet_rows(file: SourceFile, batch_rows: int) -> Iterator[pa.Array]:
+    """Read Parquet rows as JSON objects; docs/sources.md says what becomes of each type."""
+    _refuse_alike(file, pq.read_schema(file.path))
+    with duckdb.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
+        rows = parquet(connection, [file.path])
+        row = unlike(rows.columns)  # a column of this name would be taken for the row
+        documents = rows.set_alias(row).select(f"to_json({row})::varchar as document")
+        for batch in documents.select(f"encode({finite_sql('document')}) as payload").to_arrow_reader(batch_rows):
+            yield batch.column("payload").cast(pa.binary())

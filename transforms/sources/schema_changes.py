@@ -1,0 +1,275 @@
+"""The fields that a source's rows have, load by load, held against those of the loads before.
+
+Top-level fields of the JSON object a row is read as; a CSV row has those of its header, a Parquet row its columns. Known is
+what an earlier load let in, and what the source file names. Whole numbers and others are one type, null goes with all.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from transforms.schemas.fields import SourceField
+from transforms.sources.reading import parse_csv
+from transforms.sources.source import Source
+from transforms.sql import model
+from transforms.text.pii import mask
+from transforms.warehouse.tables import Warehouse
+
+PLACE_OF_A_SHAPE = ("load_id", "source_uri", "structure")
+# what DuckDB says of a JSON value; to its structures an empty object is JSON
+DUCKDB_TYPES = {
+    "VARCHAR": "text",
+    "BOOLEAN": "boolean",
+    "NULL": "null",
+    "'NULL'": "null",  # in a list
+    "DOUBLE": "number",
+    "ARRAY": "array",
+    "OBJECT": "object",
+    "JSON": "object",
+}
+# names that may stand in a path as they are; a row with another has its structure taken instead
+PLAIN_NAME = re.compile(r"[\w .:/-]+")
+MAX_EXPECTED, SAMPLED_ROWS = 200, 1_000
+# names made of data (one an id, say) are no schema: all beyond these count as one field
+MAX_FIELDS, OTHERS = 1_000, "(others)"
+MAX_STRUCTURES = 10_000
+NOTICED = 10
+UNFIT = {"new": "unknown_field", "retyped": "retyped_field"}
+
+Pair = tuple[str, str]
+Known = dict[str, set[str]]
+
+
+class Shape(NamedTuple):
+    """Rows of one file and load with the same fields; None where they could not be read as objects."""
+
+    load_id: str
+    source_uri: str
+    fields: frozenset[Pair] | None
+
+
+class Held(NamedTuple):
+    """A shape whose rows are held back, for a field that breaks a rule."""
+
+    shape_id: int
+    column: str
+    rule: str
+
+
+class Compared(NamedTuple):
+    """Rows for `profiles.fields`, the shapes whose rows are held back, and in words what stops a frozen source."""
+
+    rows: list[tuple[Any, ...]]
+    held: list[Held]
+    stops: list[str]
+
+    def batches(self) -> list[pa.RecordBatch]:
+        """The rows, to be published."""
+        schema = SourceField.arrow_schema()
+        batches: list[pa.RecordBatch] = pa.Table.from_pylist(
+            [dict(zip(schema.names, row, strict=True)) for row in self.rows], schema
+        ).to_batches()
+        return batches
+
+
+class Shapes:
+    """The shapes of rows, noted batch by batch: one structure is resolved once, however many rows have it."""
+
+    def __init__(self, expected: Sequence[str]) -> None:
+        self._expected = expected
+        self.ids: dict[Shape, int] = {}
+        self.n_rows: Counter[int] = Counter()
+        self.loaded: dict[str, datetime] = {}
+        self._names: dict[str, str] = {}
+        self._structures: dict[str | None, frozenset[Pair] | None] = {}
+
+    def note(self, batch: pa.RecordBatch) -> np.ndarray:
+        """Count a batch's rows by shape; the id of each row's shape. Takes `PLACE_OF_A_SHAPE` and `loaded_timestamp`."""
+        encoded = [batch.column(name).dictionary_encode() for name in PLACE_OF_A_SHAPE]
+        codes = np.zeros(batch.num_rows, np.int64)
+        for column in encoded:
+            n_values = len(column.dictionary)
+            codes = codes * (n_values + 1) + column.indices.fill_null(n_values).to_numpy(zero_copy_only=False)
+        _, first, inverse, counts = np.unique(codes, return_index=True, return_inverse=True, return_counts=True)
+        ids = [self._id(batch, int(row)) for row in first]
+        for number, count in zip(ids, counts.tolist(), strict=True):
+            self.n_rows[number] += count
+        return np.array(ids, np.int64)[inverse]
+
+    def by_load(self) -> Iterator[tuple[str, dict[int, Shape]]]:
+        """The shapes of each load, in the order of loads; a load of which no row could be read has none and is left out."""
+        for load in sorted(self.loaded):
+            shapes = {number: shape for shape, number in self.ids.items() if shape.load_id == load and shape.fields is not None}
+            if shapes:
+                yield load, shapes
+
+    def _id(self, batch: pa.RecordBatch, row: int) -> int:
+        load, uri, structure = (batch.column(name)[row].as_py() for name in PLACE_OF_A_SHAPE)
+        self.loaded.setdefault(load, batch.column("loaded_timestamp")[row].as_py())
+        return self.ids.setdefault(Shape(load, uri, self._fields(structure)), len(self.ids))
+
+    def _fields(self, structure: str | None) -> frozenset[Pair] | None:
+        if structure not in self._structures:
+            if len(self._structures) >= MAX_STRUCTURES:
+                self._structures.clear()
+            self._structures[structure] = None if structure is None else frozenset(self._named(fields_of(structure, self._expected)))
+        return self._structures[structure]
+
+    def _named(self, fields: Iterable[Pair]) -> list[Pair]:
+        """Name fields as people are shown them; those past the first `MAX_FIELDS` go by one name."""
+        pairs = list(fields)
+        fresh = sorted({name for name, _ in pairs} - self._names.keys())[: MAX_FIELDS - len(self._names)]
+        self._names.update(zip(fresh, mask(fresh), strict=True))
+        return [(self._names.get(name, OTHERS), kind) for name, kind in pairs]
+
+
+def expect(connection: duckdb.DuckDBPyConnection, source: Source, known: Known) -> list[str]:
+    """Name the fields that rows of `incoming` probably have, and set the variable of their paths, which `documents` reads."""
+    sampled = [name for (name,) in connection.execute(model("profiles/sampled_fields"), {"n_rows": SAMPLED_ROWS}).fetchall()]
+    headers = connection.execute("select distinct header from incoming where header is not null limit 10").fetchall()
+    columns = [name for (header,) in headers for name in parse_csv(header, source.delimiter)]
+    names = dict.fromkeys([*source.fields(), *source.attributes, *known, *columns, *sampled])
+    expected = [name for name in names if PLAIN_NAME.fullmatch(name)][:MAX_EXPECTED]
+    connection.execute("set variable field_paths = $paths::varchar[]", {"paths": [f'$."{name}"' for name in expected]})
+    return expected
+
+
+def fields_of(structure: str, expected: Sequence[str]) -> Iterator[Pair]:
+    """Name the fields and types of a row by its `structure` in `documents`; a row of which only names are known has null in all."""
+    if structure.startswith("{"):
+        yield from ((name, _type(told)) for name, told in json.loads(structure).items())
+    elif structure.startswith("[["):
+        yield from ((name, "null") for name in json.loads(structure)[0])
+    else:
+        types = structure[1:-1].split(", ")
+        yield from ((name, _type(told)) for name, told in zip(expected, types, strict=True) if told != "NULL")
+
+
+def known_fields(connection: duckdb.DuckDBPyConnection, source: str, but: Iterable[str] = ()) -> Known:
+    """Fetch the fields, with their types, that loads of a source let in, but for some loads."""
+    rows = connection.execute(model("profiles/known_fields"), {"source": source, "but": list(but)}).fetchall()
+    return {field: set(types) for field, types in rows}
+
+
+class _Load(NamedTuple):
+    """A load's shapes by their ids; how each of its fields changed; which changes nobody asked for; what it lacks, with the type it had."""
+
+    load_id: str
+    shapes: dict[int, Shape]
+    changes: dict[Pair, str]
+    unfit: set[Pair]
+    missing: dict[str, str]
+
+    def held(self) -> list[Held]:
+        """The shapes with an unfit field; the first of them, by name, is the reason."""
+        firsts = {number: min(self.unfit & (shape.fields or frozenset()), default=None) for number, shape in self.shapes.items()}
+        return [Held(number, pair[0], UNFIT[self.changes[pair]]) for number, pair in firsts.items() if pair]
+
+    def n_passed(self, n_rows: Counter[int], held: list[Held]) -> Counter[Pair]:
+        """Count the rows that are let in by their fields."""
+        passed: Counter[Pair] = Counter()
+        for number in self.shapes.keys() - {item.shape_id for item in held}:
+            passed.update(dict.fromkeys(self.shapes[number].fields or (), n_rows[number]))
+        return passed
+
+    def stops(self, known: Known, declared: set[str]) -> Iterator[str]:
+        """Say in words what a frozen source does not take, each with the first file that has it."""
+        for pair in sorted(self.unfit):
+            file = min(shape.source_uri for shape in self.shapes.values() if pair in (shape.fields or ()))
+            yield f"{file}: {in_words(*pair, self.changes[pair], known.get(pair[0]))}"
+        yield from (in_words(name, kind, "missing") for name, kind in self.missing.items() if name in declared and name in known)
+
+
+def newest_load(warehouse: Warehouse, source: str) -> str:
+    """Name the newest load of a source whose fields were told; empty if there is none."""
+    if warehouse.table(SourceField.relation()) is None:
+        return ""
+    with warehouse.connect(of=(SourceField.relation(),)) as connection:
+        newest = f"select coalesce(max(load_id), '') from {SourceField.relation()} where source = $source"
+        return str(connection.execute(newest, {"source": source}).fetchall()[0][0])
+
+
+def notices(warehouse: Warehouse, source: Source, after: str) -> list[str]:
+    """Say what changed in the fields of a source in its loads after one."""
+    with warehouse.connect(of=(SourceField.relation(),)) as connection:
+        rows = connection.execute(model("profiles/field_changes"), {"source": source.name, "after": after}).fetchall()
+    lines = [_notice(source, *row) for row in rows[:NOTICED]]
+    more = len(rows) - NOTICED
+    return lines + ([f"{source.name}: {more:,} more fields changed; profiles.fields has them all"] if more > 0 else [])
+
+
+def _notice(source: Source, load: str, field: str, kind: str, change: str, n_rows: int) -> str:
+    said = f"{source.name}, load {load}: field {in_words(field, kind, change)}"
+    if change == "missing":
+        is_read = field in {*source.fields(), *source.attributes}
+        return said + (", though the source file reads it" if is_read else "")
+    return said + (f", in {n_rows:,} rows" if n_rows else "; the rows with it wait in quarantine")
+
+
+def compare(shapes: Shapes, known: Known, source: Source, *, is_replay: bool = False) -> Compared:
+    """Hold the fields of each load against those known by then; the first load defines.
+
+    In a replay the rows are of loads that were told of before: only what they bring beyond what was known is, and a frozen source
+    holds rows back.
+    """
+    holds_back = source.schema_policy == "quarantine" or (is_replay and source.schema_policy == "freeze")
+    declared = set(mask(sorted({*source.fields(), *source.attributes})))
+    known = {field: set(types) for field, types in known.items()}
+    compared = Compared([], [], [])
+    for load, of_load in shapes.by_load():
+        looked = _look(load, of_load, known, declared)
+        held = looked.held() if holds_back else []
+        passed = looked.n_passed(shapes.n_rows, held)
+        told = [(*pair, passed[pair], change) for pair, change in looked.changes.items()]
+        told += [(field, kind, 0, "missing") for field, kind in looked.missing.items()]
+        told = [row for row in told if row[2] and row[3] in UNFIT] if is_replay else told
+        compared.rows.extend((source.name, load, shapes.loaded[load], *row) for row in sorted(told))
+        compared.held.extend(held)
+        compared.stops.extend(looked.stops(known, declared) if source.schema_policy == "freeze" and not is_replay else ())
+        for field, kind in passed if not is_replay else ():
+            known.setdefault(field, set()).add(kind)
+    return compared
+
+
+def _look(load: str, shapes: dict[int, Shape], known: Known, declared: set[str]) -> _Load:
+    changes = {pair: _change(*pair, known) for shape in shapes.values() for pair in shape.fields or ()}
+    unfit = {pair for pair, change in changes.items() if change == "retyped" or (change == "new" and pair[0] not in declared)}
+    lacking = sorted({*known, *declared} - {name for name, _ in changes})
+    missing = {name: min(known.get(name, set()) - {"null"}, default="null") for name in lacking}
+    return _Load(load, shapes, changes, unfit, missing)
+
+
+def _change(field: str, kind: str, known: Known) -> str:
+    if not known:
+        return "first"
+    if field not in known:
+        return "new"
+    types = {_family(name) for name in known[field]} - {"null"}
+    return "same" if kind == "null" or not types or _family(kind) in types else "retyped"
+
+
+def _family(kind: str) -> str:
+    """Whole numbers and others are told, but not told apart."""
+    return "number" if kind == "integer" else kind
+
+
+def _type(told: object) -> str:
+    """Translate what DuckDB says of a value, or of what is in it."""
+    if isinstance(told, str):
+        return DUCKDB_TYPES.get(told, "integer")
+    return "array" if isinstance(told, list) else "object"
+
+
+def in_words(field: str, kind: str, change: str, known: Iterable[str] | None = None) -> str:
+    """Tell a change of a field, its name as it may be shown."""
+    name = json.dumps(field, ensure_ascii=False)
+    if change == "retyped":
+        return f"{name} is {kind}" + (f", was {' or '.join(sorted(set(known) - {'null'}))}" if known else "")
+    return f"{name} is missing" if change == "missing" else f"{name} is new ({kind})"

@@ -1,0 +1,1 @@
+"""From raw rows to versions of records, and to quarantine with a reason."""

@@ -1,0 +1,300 @@
+"""Checks of a load as a whole, before it is staged: its rows look sound one by one, and yet the source is read wrongly.
+
+Nearly all of it is rejected; rows of strangers share an id; dates are read in the wrong order; its ids are another source's. What a row
+breaks by itself is judged in `transforms.staging.prepare`, how a load differs from those before it in `transforms.profiles.drift`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from transforms.errors import ChecksError
+from transforms.expressions import bound, column_references, quoted, sealed
+from transforms.paths import scan_parquet
+from transforms.profiles.profile import store, stored
+from transforms.schemas.profiles import LoadCheck
+from transforms.schemas.staging import AccountedFile
+from transforms.sources.source import EPOCH, Source
+from transforms.sql import model
+from transforms.staging.mapping import candidates_parameters
+from transforms.warehouse.tables import Warehouse
+
+# fewer rows prove nothing about a load
+MIN_ROWS = 5
+# of the rejected dates, how many must be dates in the other order only; of all dates, so many are no slip of the pen
+MOST, FEW = 0.9, 0.01
+NAMED_RULES = 3
+MENDS = {
+    "beyond_tomorrow": "check how the time is read",
+    "empty": "map `text` to a column that is filled",
+    "epoch_without_unit": f"say the unit: {EPOCH}",
+    "exponent_form": "a spreadsheet has cut the ids; export them as text, or map another column as the key",
+    "expression_failed": "mend the expression",
+    "not_a_time": "say how it is written, e.g. strptime(created, '%d.%m.%Y %H:%M')",
+    "not_after_1970": "check how the time is read",
+    "not_an_object": "check `format`",
+    "not_csv": "check `delimiter` and `format`",
+    "not_in_the_source_encoding": "check `encoding`",
+    "not_in_unit": "the numbers have another unit than the source file says",
+    "not_json": "check `format`",
+    "not_nullable": "map a column that is filled",
+    "not_text": "map a field inside of it, or cast it",
+    "not_utf8": "say `encoding`, e.g. windows-1252",
+    "str_length(1, None)": "map a column that is filled",
+    "too_few_columns": "check `delimiter`",
+    "too_long": "raise MILLRACE_MAX_RECORD_BYTES",
+    "too_many_columns": "check `delimiter`",
+}
+NUMBER = r"([0-9]{1,2})"
+DAY_FIRST = rf"^\D*{NUMBER}[-/. ]{NUMBER}[-/. ](?:[0-9]{{4}}|[0-9]{{2}})(?:\D|$)"
+YEAR_FIRST = rf"^\D*[0-9]{{4}}[-/. ]{NUMBER}[-/. ]{NUMBER}(?:\D|$)"
+MONTHS, DAYS = 12, 31
+MIN_PART = 3  # shorter parts of words say nothing, and stand in every message
+SCHEMA = pl.DataFrame(LoadCheck.arrow_schema().empty_table()).schema
+ACCOUNTED = {"source": pl.String, "load_id": pl.String}
+
+
+def day_order(written: pl.Expr) -> pl.Expr:
+    """Tell which of a date's two short numbers is above 12 where the other may be a month: `first`, `second`, or `neither`.
+
+    Null where there are no such numbers.
+    """
+    one, other = (
+        pl.coalesce(written.str.extract(pattern, group).cast(pl.Int64) for pattern in (YEAR_FIRST, DAY_FIRST)) for group in (1, 2)
+    )
+    is_month = [number.is_between(1, MONTHS) for number in (one, other)]
+    is_day = [number.is_between(MONTHS + 1, DAYS) for number in (one, other)]
+    return (
+        pl.when(is_day[0] & is_month[1])
+        .then(pl.lit("first"))
+        .when(is_month[0] & is_day[1])
+        .then(pl.lit("second"))
+        .when(one.is_not_null())
+        .then(pl.lit("neither"))
+    )
+
+
+def check_loads(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> pl.DataFrame:
+    """Check the loads that were just split, see `transforms.staging.prepare.split`: rows of `LoadCheck`."""
+    loads = dict(connection.sql("select distinct load_id, loaded_timestamp from incoming").fetchall())
+    n_rows = dict(connection.sql("select load_id, count(*) from incoming group by load_id").fetchall())
+    n_accepted = dict.fromkeys(n_rows, 0) | dict(connection.sql("select load_id, count(*) from accepted group by load_id").fetchall())
+    found = [*_rejected(connection, source, n_rows), *_collisions(connection, source, n_accepted)]
+    found += [*_day_orders(connection), *_foreign_ids(connection, source), *_failures(connection, source, warehouse)]
+    rows = [{"source": source.name, "loaded_timestamp": loads[row["load_id"]], **row} for row in found]
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def watch_checks(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, *, is_accepted: bool) -> None:
+    """Check the loads that were just split and keep what was found; `ChecksError` if one is to be stopped, unless that is accepted."""
+    checks = check_loads(connection, source, warehouse)
+    store(warehouse, LoadCheck, checks)
+    if not is_accepted:
+        refuse_stops(source, checks)
+
+
+def refuse_replayed(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> None:
+    """Raise `ChecksError` if what passes of the rows that were just tried again is not sound; that others still fail stops nothing."""
+    checks = check_loads(connection, source, warehouse).filter(pl.col("check") != "quarantined")
+    refuse_stops(source, checks, "quarantine replay")
+
+
+def kept_checks(warehouse: Warehouse) -> pl.DataFrame:
+    """Read what was found in all loads, with `is_staged`: whether the load is in the accounts."""
+    checks = stored(warehouse.create(LoadCheck), LoadCheck) if warehouse.table(LoadCheck.relation()) else pl.LazyFrame(schema=SCHEMA)
+    with_accounts = warehouse.files(AccountedFile.relation())
+    accounts = scan_parquet(with_accounts).select("source", "load_id") if with_accounts else pl.LazyFrame(schema=ACCOUNTED)
+    staged = accounts.unique().with_columns(is_staged=True)
+    found = checks.join(staged, on=["source", "load_id"], how="left").with_columns(pl.col("is_staged").fill_null(value=False))
+    return found.sort("loaded_timestamp", "load_id", "check", "column").collect()
+
+
+def waiting(warehouse: Warehouse) -> list[str]:
+    """Say which loads wait because a check has stopped them, and why."""
+    stopped = kept_checks(warehouse).filter(~pl.col("is_staged"), verdict="stop")
+    return [f"{row['source']}: load {row['load_id']} waits, nothing of it is staged: {finding(row)}" for row in stopped.to_dicts()]
+
+
+def notices(warehouse: Warehouse, source: str, loads: set[str]) -> list[str]:
+    """Say what was found in some staged loads that is worth a look, or was accepted."""
+    found = kept_checks(warehouse).filter(pl.col("source") == source, pl.col("load_id").is_in(list(loads)), pl.col("verdict") != "still")
+    return [f"{source}: load {row['load_id']}: {finding(row)}" for row in found.to_dicts()]
+
+
+def finding(check: Mapping[str, Any]) -> str:
+    """Say what a check found, and where first."""
+    return f"{check['reason']} (first {check['place']})" if check["place"] else str(check["reason"])
+
+
+def refuse_stops(source: Source, checks: pl.DataFrame, command: str = "run") -> None:
+    """Raise `ChecksError` if a check stops a load: nothing is staged, so that a mended source file stages all of it."""
+    stopping = checks.filter(verdict="stop")
+    if stopping.is_empty():
+        return
+    load_id = str(stopping["load_id"][0])
+    found = checks.filter(pl.col("verdict") != "still", load_id=load_id)
+    reasons = [finding(row) for row in found.sort(pl.col("verdict") != "stop", maintain_order=True).to_dicts()]
+    message = (
+        f"{source.name}: load {load_id} is stopped, nothing was staged: {'; '.join(reasons)}. Mend the source file and run again, for the "
+        f"rows are loaded already; if they are as they should be, millrace {command} --source FILE --accept-load stages them"
+    )
+    raise ChecksError(message, {"source": source.name, "load": load_id, "reasons": reasons})
+
+
+def _row(found: Mapping[str, Any], check: str, column: str, limits: tuple[float | None, float | None], reason: str) -> dict[str, Any]:
+    """Judge what a check found by the shares above which it warns and stops."""
+    n_rows, n_broken, (warn, stop) = found["n_rows"], found["n_broken"], limits
+    share = n_broken / max(n_rows, 1)
+    is_stop = stop is not None and share > stop and n_broken >= MIN_ROWS
+    is_warn = n_broken > 0 and any(limit is not None and share > limit for limit in limits)
+    verdict = "stop" if is_stop else "warn" if is_warn else "still"
+    judged = {"warn": warn, "stop": stop, "verdict": verdict, "reason": reason, "place": _place(found)}
+    return {"load_id": found["load_id"], "check": check, "column": column, "n_rows": n_rows, "n_broken": n_broken, **judged}
+
+
+def _rejected(connection: duckdb.DuckDBPyConnection, source: Source, n_rows: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """See how much of each load is rejected, and by which rules."""
+    rules = connection.sql(model("checks/rejections")).pl().to_dicts()
+    for load_id, n_read in n_rows.items():
+        of_load = [rule for rule in rules if rule["load_id"] == load_id]
+        found = {"load_id": load_id, "n_rows": n_read, "n_broken": sum(rule["n_broken"] for rule in of_load)}
+        found |= {name: of_load[0][name] for name in ("source_uri", "row_number")} if of_load else {}
+        named = ", ".join(_rule(rule) for rule in of_load[:NAMED_RULES])
+        more = f" and {len(of_load) - NAMED_RULES} more rules" if len(of_load) > NAMED_RULES else ""
+        reason = f"{_share(found)} are rejected (max_quarantined_ratio {source.max_quarantined_ratio:.0%})"
+        reason += f": {named}{more}" if named else ""
+        yield _row(found, "quarantined", "", (source.warn_quarantined_ratio, source.max_quarantined_ratio), reason)
+
+
+def _rule(rule: Mapping[str, Any]) -> str:
+    """Name a rule, the rows it rejects and the mend."""
+    mend = f"; {MENDS[rule['rule']]}" if rule["rule"] in MENDS else ""
+    return f"{rule['column']}: {rule['rule']} ({rule['n_broken']:,} rows{mend})"
+
+
+def _collisions(connection: duckdb.DuckDBPyConnection, source: Source, n_accepted: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """See how many rows of each load share their id with a stranger."""
+    none = {"n_broken": 0, "n_records": 0, "source_uri": None, "row_number": None}
+    collisions = {row["load_id"]: row for row in connection.sql(model("checks/collisions")).pl().to_dicts()}
+    for load_id, n_rows in n_accepted.items():
+        found = {**none, **collisions.get(load_id, {}), "load_id": load_id, "n_rows": n_rows}
+        where = ": map a column that is another one for every record" if found["n_broken"] else ""
+        reason = (
+            f"record_id is no key in {_share(found)}: {found['n_records']:,} ids stand for rows that differ in author, time and text "
+            f"(max_collision_ratio {source.max_collision_ratio:.1%}){where}"
+        )
+        yield _row(found, "collisions", "record_id", (0.0, source.max_collision_ratio), reason)
+
+
+def _day_orders(connection: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
+    """See whether dates fail just where the day is above 12, so that those that pass have day and month the wrong way round."""
+    for row in connection.sql(model("checks/day_orders")).pl().to_dicts():
+        order = max(("first", "second"), key=lambda name: row[f"n_{name}"])
+        n_swapped, n_passed = row[f"n_{order}"], row["n_passed"]
+        if min(n_swapped, row["n_first_days"]) < MIN_ROWS or n_swapped < MOST * row["n_dates"] or n_swapped < FEW * (n_swapped + n_passed):
+            continue
+        found = {"load_id": row["load_id"], "n_rows": n_swapped + n_passed, "n_broken": n_swapped}
+        reason = (
+            f"{row['column']}: day and month are read in the wrong order: {n_swapped:,} dates fail, all with a {order} number above 12, "
+            f"and {row['n_first_days']:,} that pass may be wrong; swap %d and %m, or tell the two orders of the file apart"
+        )
+        yield _row(found, "dates", row["column"], (None, 0.0), reason)
+
+
+def _foreign_ids(connection: duckdb.DuckDBPyConnection, source: Source) -> Iterator[dict[str, Any]]:
+    """See whether rows would become versions of another source's records, where the source file does not say that they are."""
+    if source.ids == "shared":
+        return
+    for row in connection.sql(model("checks/foreign_ids")).pl().to_dicts():
+        reason = (
+            f"{_share(row)} have the record_id of a record of source {row['sources']}: say `ids: own` if each source "
+            "has ids of its own, `ids: shared` if they are about the same records"
+        )
+        yield {**_row(row, "ids", "record_id", (None, 0.0), reason), "verdict": "stop"}
+
+
+def _failures(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> Iterator[dict[str, Any]]:
+    """Say of expressions that failed on what kind of value the first one did, and what the engine said, without the value."""
+    for row in connection.sql(model("checks/rejections")).pl().filter(rule="expression_failed").to_dicts():
+        reason = f"{row['column']}: the expression fails in {_share(row)}: {_explain(connection, source, warehouse, row)}"
+        yield _row(row, "expression", row["column"], (0.0, None), reason)
+
+
+def _explain(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, place: Mapping[str, Any]) -> str:
+    """Run an expression again on the row where it failed, alone, so that the engine says why."""
+    from transforms.staging.prepare import create_documents  # which calls this module
+
+    expression = source.expressions()[place["column"]]
+    names = sorted(column_references(expression))
+    given = {name: place[name] for name in ("load_id", "source_uri", "row_number")}
+    row = connection.sql(
+        "from corrected_rows where load_id = $load_id and source_uri = $source_uri and row_number = $row_number", params=given
+    )
+    with duckdb.connect() as alone, sealed() as engine:
+        alone.execute("set timezone = 'UTC'")
+        alone.register("given", row.to_arrow_table())
+        alone.execute("create table incoming as from given")
+        alone.execute("set variable field_paths = []::varchar[]")  # no type of a field is asked for
+        create_documents(alone, source, warehouse)
+        engine.register("documents", alone.sql("select document from documents").to_arrow_table())
+        structure = candidates_parameters(source)["structure"]
+        engine.execute(
+            "create table fields as select unnest(json_transform(document, $structure)) from documents", {"structure": structure}
+        )
+        values = engine.execute(f"select {', '.join(map(quoted, names))} from fields").fetchone() if names else ()
+        try:
+            engine.execute(f"select {bound(expression)}::varchar from fields").fetchone()
+        except (duckdb.Error, UnicodeDecodeError) as error:
+            said = without_values(error, expression, [value for value in values or () if value is not None])
+        else:
+            said = "it does not fail on this row alone"
+    kinds = [f"{name} is {kind_of(value)}" for name, value in zip(names, values or (), strict=True)]
+    return f"{', '.join(kinds)}; the engine says {said}"
+
+
+def kind_of(value: str | None) -> str:
+    """Say what kind of text a value is: its length, and its shape, with 9 for a digit and a for a letter."""
+    if value is None:
+        return "null"
+    shape = re.sub(r"[^\W\d_]", "a", re.sub(r"\d", "9", value[:40]))
+    shape = re.sub(r"[^a9 !-/:-@\[-`{-~]", "?", shape)
+    return f"text of {len(value):,} characters like {shape!r}"
+
+
+def without_values(error: duckdb.Error | UnicodeDecodeError, expression: str, values: list[str]) -> str:
+    """Take out of an engine's message what may come from the row: its values, what is quoted or a number, and every word of theirs.
+
+    DuckDB cuts long values off at some byte: a part of a word goes too, and a message that ends within a character is not shown.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return "a message that is no text"
+    kind, _, said = str(error).partition(": ")
+    lines = said.splitlines()
+    detail = next((line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")), "")
+    said = lines[0] if lines else ""
+    for value in sorted(values, key=len, reverse=True):
+        said = said.replace(value, "...") if value else said
+    said = re.sub(r"\"[^\"]*\"|'[^']*'", lambda quoted: quoted[0] if quoted[0][1:-1] and quoted[0][1:-1] in expression else "...", said)
+    words = {word.lower() for value in values for word in re.findall(r"\w+", value)}
+    of_words = "\n".join(words)
+    known = {word.lower() for word in re.findall(r"\w+", expression)}
+
+    def kept(word: re.Match[str]) -> str:
+        lower = word[0].lower()
+        is_part = len(lower) >= MIN_PART and lower in of_words
+        is_of_row = is_part or lower in words or any(char.isdigit() for char in lower)
+        return "..." if is_of_row and word[0].lower() not in known else word[0]
+
+    said, detail = re.sub(r"\w+", kept, said), re.sub(r"\w+", lambda word: "..." if word[0].lower() in words else word[0], detail)
+    return f"{kind}: {said}" + (f" ({detail})" if detail else "")
+
+
+def _share(found: Mapping[str, Any]) -> str:
+    return f"{found['n_broken']:,} of {found['n_rows']:,} rows ({found['n_broken'] / max(found['n_rows'], 1):.1%})"
+
+
+def _place(found: Mapping[str, Any]) -> str:
+    return f"row {found['row_number']:,} of {found['source_uri'].rsplit('/', 1)[-1]}" if found.get("source_uri") else ""

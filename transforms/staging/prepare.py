@@ -1,0 +1,340 @@
+"""raw -> staging and quarantine: parse, map, validate, split, set repeats aside, account for every row."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from transforms.errors import SchemaChangedError, SourceError
+from transforms.expressions import sealed
+from transforms.profiles.drift import watch
+from transforms.schemas.base import Contract, digest_of
+from transforms.schemas.fields import SourceField
+from transforms.schemas.profiles import ColumnProfile, DriftStatistic, LoadCheck
+from transforms.schemas.raw import RawRecord
+from transforms.schemas.staging import AccountedFile, Correction, QuarantinedRecord, RepeatedRecord, StagedRecord
+from transforms.sources.schema_changes import Compared, Held, Shapes, compare, expect, known_fields
+from transforms.sources.source import Source
+from transforms.sql import model
+from transforms.staging.checks import day_order, watch_checks
+from transforms.staging.mapping import DECODED, candidates_parameters, candidates_sql, decode_rows
+from transforms.staging.versions import decide, publish_versions
+from transforms.text.pii import redact
+from transforms.warehouse.checkpoint import publish_once
+from transforms.warehouse.rewrite import PLACE
+from transforms.warehouse.tables import Warehouse
+
+MAX_STOPS = 8
+OF_LOADS = ("raw.", "staging.", "quarantine.", "accounting.", "profiles.")
+# keys of a source that decide nothing about how a row is staged
+UNMAPPED = {"uri", "drift", "max_quarantined_ratio", "warn_quarantined_ratio", "max_collision_ratio"}
+MEND = "name a new field in `record` or `attributes`, say `schema: evolve`, or take it all as it is, once: millrace run --accept-schema"
+REJECTED = pa.schema(
+    {
+        "load_id": pa.string(),
+        "source_uri": pa.string(),
+        "row_number": pa.int64(),
+        "column": pa.string(),
+        "rule": pa.string(),
+        "digest": pa.string(),
+        "day_order": pa.string(),
+    }
+)
+ACCEPTED = pa.schema(
+    {
+        "accepted_id": pa.int64(),
+        "shape_id": pa.int64(),
+        "load_id": pa.string(),
+        "record_id": pa.string(),
+        "source_uri": pa.string(),
+        "row_number": pa.int64(),
+        "content_digest": pa.string(),
+        "event_timestamp": pa.timestamp("us", "UTC"),
+        "known_timestamp": pa.timestamp("us", "UTC"),
+        "author_hash": pa.uint64(),
+        "text_hash": pa.uint64(),
+    }
+)
+KEYED = [name for name in ACCEPTED.names if not name.endswith("_hash")]
+# who wrote what, for the checks: of a tombstone nobody
+HASHES = "case when not is_tombstone then hash(author_id) end as author_hash, hash(text) as text_hash"
+
+WRITTEN: tuple[type[Contract], ...] = (
+    *(RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord),
+    *(Correction, AccountedFile, SourceField, ColumnProfile, DriftStatistic, LoadCheck),
+)
+
+
+class Account(NamedTuple):
+    """What became of rows; `read` is the sum of the others."""
+
+    read: int = 0
+    staged: int = 0
+    duplicates: int = 0
+    quarantined: int = 0
+
+
+class Accepted(NamedTuple):
+    """What may pass this once although it would stop a run."""
+
+    schema: bool
+    drift: bool
+    load: bool
+
+
+def prepare(
+    source: Source, warehouse: Warehouse, *, accept_schema: bool = False, accept_drift: bool = False, accept_load: bool = False
+) -> Account:
+    """Stage all raw rows of a source that arrived since the last time; a killed run or replay is finished first.
+
+    Raises `SourceError` if one is to be finished with another mapping than it began with. Raises, unless that is accepted and
+    before anything but the profiles is committed, `SchemaChangedError` if the source is frozen and fields changed, `ChecksError` if
+    a load as a whole is not sound, `DriftError` if it differs too much from those before it.
+    """
+    from transforms.staging.quarantine import finish_replay  # which stages by the functions of this module
+
+    for contract in WRITTEN:
+        warehouse.create(contract)
+        warehouse.refuse_other_columns(contract)
+    if is_prepared(source, warehouse):
+        return Account()
+    finish_replay(source, warehouse)
+    finished = finish_prepare(source, warehouse)
+    if is_prepared(source, warehouse):
+        return finished
+    newest = warehouse.versions()[RawRecord.relation()]
+    accepted = Accepted(accept_schema, accept_drift, accept_load)
+    staged = _prepare_until(newest, source, warehouse, accepted)
+    return Account(*map(sum, zip(finished, staged, strict=True)))
+
+
+def finish_prepare(source: Source, warehouse: Warehouse) -> Account:
+    """Finish a killed run at its own version of raw, for some of it is committed; else do nothing."""
+    begun = warehouse.consumed(QuarantinedRecord.relation(), transaction(source.name))
+    if warehouse.consumed(StagedRecord.relation(), transaction(source.name)) >= begun:
+        return Account()
+    refuse_other_mapping(warehouse, QuarantinedRecord.relation(), noted(transaction(source.name), begun, source), source)
+    # what was begun was accepted, or let pass
+    return _prepare_until(begun, source, warehouse, Accepted(schema=True, drift=True, load=True))
+
+
+def _prepare_until(version: int, source: Source, warehouse: Warehouse, accepted: Accepted) -> Account:
+    """Stage what arrived up to a version of raw."""
+    consumed = warehouse.consumed(StagedRecord.relation(), transaction(source.name))
+    with warehouse.scratch() as scratch, warehouse.connect(of=OF_LOADS) as connection:
+        warehouse.create_arrivals(connection, RawRecord, consumed, version)
+        connection.execute("set variable source = $name", {"name": source.name})
+        connection.execute("create view incoming as select * from arrived where source = getvariable('source')")
+        spool = scratch / "accepted.arrow"
+        compared = split(connection, source, warehouse, spool)
+        if not accepted.schema:
+            refuse_stops(source, compared)
+        transactions = noted(transaction(source.name), version, source)
+        accounts = account(connection, source)
+        watch_checks(connection, source, warehouse, is_accepted=accepted.load)
+        watch(connection, source, warehouse, spool, is_accepted=accepted.drift)
+        publish_once(warehouse, QuarantinedRecord, quarantined(connection, warehouse), transactions)
+        publish_once(warehouse, SourceField, compared.batches(), transactions)
+        publish_versions(connection, warehouse, spool, accounts, transactions)
+    return total(accounts)
+
+
+def noted(name: str, version: int, source: Source) -> dict[str, int]:
+    """Note how far a transaction has come, and once more under a name that tells the mapping it has come so far with."""
+    return {name: version, f"{name}:{_mapping_digest(source)}": version}
+
+
+def _mapping_digest(source: Source) -> str:
+    """Digest what decides how a row is staged; `ids: shared` stages as a source file that does not say `ids`."""
+    return digest_of(source.model_dump_json(exclude=UNMAPPED | (set() if source.ids == "own" else {"ids"})))
+
+
+def refuse_other_mapping(warehouse: Warehouse, relation: str, begun: dict[str, int], source: Source) -> None:
+    """Raise `SourceError` if what was begun, and is to be finished, was not begun with the source's mapping as it is now."""
+    if any(warehouse.consumed(relation, name) != version for name, version in begun.items()):
+        message = (
+            f"{source.name}: its source file was edited after a run that was killed half-way; put the old one back, "
+            "run it once so that the run is finished, then edit"
+        )
+        raise SourceError(message)
+
+
+def transaction(source: str) -> str:
+    """Name the transaction that says how much of raw has been staged for a source."""
+    return f"prepare:{source}"
+
+
+def is_prepared(source: Source, warehouse: Warehouse) -> bool:
+    """Whether all raw rows have been through `prepare` for this source."""
+    version = warehouse.versions().get(RawRecord.relation(), -1)
+    return warehouse.consumed(StagedRecord.relation(), transaction(source.name)) == version
+
+
+def n_unstaged(source: Source, warehouse: Warehouse) -> int:
+    """Count the raw rows, of any source, that `prepare` would look at for this one."""
+    return warehouse.n_rows(RawRecord.relation(), since=warehouse.consumed(StagedRecord.relation(), transaction(source.name)))
+
+
+def refuse_stops(source: Source, compared: Compared) -> None:
+    """Raise `SchemaChangedError` if the fields of a frozen source have changed."""
+    if not compared.stops:
+        return
+    n_more = len(compared.stops) - MAX_STOPS
+    changes = [*compared.stops[:MAX_STOPS], *([f"and {n_more:,} more"] if n_more > 0 else [])]
+    message = "\n  ".join([f"{source.name}: fields have changed under `schema: freeze`, so nothing new was staged:", *changes, MEND])
+    raise SchemaChangedError(message)
+
+
+def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, spool: Path, *, is_replay: bool = False) -> Compared:
+    """Split the view `incoming`: good rows to `spool`, their keys to table `accepted`, the others to table `rejected`.
+
+    Gives the fields of the rows, compared with those of earlier loads.
+
+    What is a version is decided then, see `decide`. The texts wait on disk, as Arrow: sorting for versions needs only keys,
+    and inserting a million texts into DuckDB took as long as parsing them.
+    """
+    known = known_fields(connection, source.name, [] if is_replay else loads_of(connection))
+    shapes = Shapes(expect(connection, source, known))
+    create_documents(connection, source, warehouse)
+    writer = connection.cursor()
+    _create_table(writer, "accepted", ACCEPTED)
+    _create_table(writer, "rejected", REJECTED)
+    n_accepted = 0
+    with (
+        _candidates(connection, source, warehouse) as candidates,
+        pa.OSFile(str(spool), "wb") as file,
+        pa.ipc.new_stream(file, StagedRecord.arrow_schema()) as stream,
+    ):
+        for batch in (redact_texts(batch, source) for batch in candidates):
+            shape_ids = shapes.note(batch)
+            rejected = judge(pl.DataFrame(batch.drop_columns("structure")))
+            good = np.ones(batch.num_rows, bool)
+            good[rejected["row"].to_numpy()] = False
+            accepted = batch.filter(pa.array(good)).select(StagedRecord.arrow_schema().names)
+            stream.write_batch(accepted.cast(StagedRecord.arrow_schema()))
+            ids = np.arange(n_accepted, n_accepted + accepted.num_rows)
+            keyed = pa.table(accepted).append_column("accepted_id", pa.array(ids)).append_column("shape_id", pa.array(shape_ids[good]))
+            _insert(writer, "accepted", keyed, f"{', '.join(KEYED)}, {HASHES}")
+            _insert(writer, "rejected", rejected.select(REJECTED.names).to_arrow())
+            n_accepted += accepted.num_rows
+            warehouse.report("candidates", batch.num_rows, batch.nbytes)
+    compared = compare(shapes, known, source, is_replay=is_replay)
+    _hold_back(connection, compared.held)
+    decide(connection)
+    return compared
+
+
+@contextmanager
+def _candidates(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> Iterator[pa.RecordBatchReader]:
+    """Stream `documents` through the source's expressions, on a connection that sees nothing else."""
+    settings = warehouse.settings
+    with sealed(settings.memory_limit) as mapping:
+        mapping.register("documents", connection.sql("from documents").to_arrow_reader(settings.batch_rows))
+        yield mapping.sql(candidates_sql(source), params=candidates_parameters(source)).to_arrow_reader(settings.batch_rows)
+
+
+def loads_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Name the loads of the incoming rows."""
+    return [load for (load,) in connection.execute("select distinct load_id from incoming").fetchall()]
+
+
+def _hold_back(connection: duckdb.DuckDBPyConnection, held: list[Held]) -> None:
+    """Take the rows of shapes that are held back out of table `accepted`, into `rejected`."""
+    if not held:
+        return
+    connection.register("held", pl.DataFrame(held, Held._fields, orient="row"))
+    rejected = f"select {', '.join(PLACE)}, held.column, held.rule from accepted join held using (shape_id)"
+    connection.execute(f"insert into rejected by name {rejected}")
+    connection.execute("delete from accepted where shape_id in (select shape_id from held)")
+
+
+def redact_texts(candidates: pa.RecordBatch, source: Source) -> pa.RecordBatch:
+    """Add `text_redacted`; where the source says `text: redact`, that is the text too, and no other is staged."""
+    texts = pl.LazyFrame({"text": pl.Series(candidates.column("text"), dtype=pl.String)})
+    # the streaming engine takes all cores
+    redacted = texts.select(redact(pl.col("text"))).collect(engine="streaming").to_series().to_arrow().cast(pa.string())
+    if source.text == "redact":
+        candidates = candidates.set_column(candidates.schema.get_field_index("text"), "text", redacted)
+    return candidates.append_column("text_redacted", redacted)
+
+
+def judge(candidates: pl.DataFrame) -> pl.DataFrame:
+    """Hold candidates against `StagedRecord`: a row for each that breaks it, with its position, the rule and the value's digest."""
+    candidates = candidates.with_row_index("row")
+    is_read = pl.col("rejected_rule").is_null()
+    raw = ("event_raw", "known_raw")
+    reasons = {"column": "rejected_column", "rule": "rejected_rule", "value": "rejected_value"}
+    unread = candidates.filter(~is_read).select("row", *PLACE, *raw, **reasons)
+    read = candidates.filter(is_read)
+    failures = StagedRecord.failures(read.select(StagedRecord.arrow_schema().names))
+    failing = read[failures["row"].to_list()].with_columns(failures["column", "rule"])
+    values: list[pl.Expr] = [pl.when(pl.col("column") == name).then(pl.col(name).cast(pl.String)) for name in failures["column"].unique()]
+    failed = failing.select("row", *PLACE, *raw, "column", "rule", value=pl.coalesce(values or [pl.lit(None, pl.String)]))
+    # the value is the source's text and must not travel further
+    digest = pl.col("value").map_elements(digest_of, return_dtype=pl.String, skip_nulls=True)
+    is_time = pl.col("rule").is_in(["not_a_time", "not_nullable", "expression_failed"])
+    written = pl.coalesce(
+        pl.when(is_time & (pl.col("column") == column)).then(text)
+        for column, text in (("event_timestamp", "event_raw"), ("known_timestamp", "known_raw"))
+    )
+    judged = pl.concat([unread, failed]).with_columns(digest=digest, day_order=day_order(written))
+    return judged.drop("value", *raw)
+
+
+def account(connection: duckdb.DuckDBPyConnection, source: Source) -> pl.DataFrame:
+    """Count what became of the incoming rows, a row a file; `GateError`, before anything is committed, if the counts do not add up."""
+    accounts: pl.DataFrame = connection.sql(model("staging/accounting"), params={"source": source.name}).pl()
+    return AccountedFile.gate(accounts)
+
+
+def total(accounts: pl.DataFrame) -> Account:
+    """Add up the accounts of files."""
+    return Account(*(int(accounts[f"n_{name}"].sum()) for name in Account._fields))
+
+
+def create_documents(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> None:
+    """Make `documents` of `incoming`: decoded in SQL if it is UTF-8 JSON, in Python where a row is CSV or in another encoding."""
+    limit = warehouse.settings.max_record_bytes
+    connection.execute(f"create view corrected_rows as {_corrected_rows(connection)}")
+    has_header = connection.execute("select count(header) from incoming").fetchall()
+    if source.payload_encoding == "utf-8" and has_header == [(0,)]:
+        connection.execute("set variable max_record_bytes = $limit", {"limit": limit})
+        sql = model("staging/decoded").replace("$max_record_bytes", "getvariable('max_record_bytes')")
+        connection.execute(f"create view decoded as {sql}")
+    else:
+        cursor = connection.cursor()  # reads while `connection` runs the query over what is read; has variables of its own
+        cursor.execute("set variable source = $name", {"name": source.name})
+        raw = cursor.sql("select * from corrected_rows").to_arrow_reader(warehouse.settings.batch_rows)
+        connection.register("decoded", pa.RecordBatchReader.from_batches(DECODED, decode_rows(raw, source, limit)))
+    connection.execute(f"create view documents as {model('staging/documents')}")
+
+
+def _corrected_rows(connection: duckdb.DuckDBPyConnection) -> str:
+    """Compose the query for what is to be read of `incoming`: a join only where anything was corrected."""
+    there = "select 1 from information_schema.tables where table_schema = 'quarantine' and table_name = 'corrections'"
+    is_corrected = connection.sql(there).fetchall() and connection.sql("select 1 from quarantine.corrections limit 1").fetchall()
+    return model("staging/corrected_rows") if is_corrected else "select * from incoming"
+
+
+def quarantined(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterator[pa.RecordBatch]:
+    """Stream the rejected rows, whole, with the rule each breaks."""
+    rows = connection.sql(model("staging/quarantine"), params={"schema_version": StagedRecord.version()})
+    return iter(rows.to_arrow_reader(warehouse.settings.batch_rows))
+
+
+def _create_table(connection: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema) -> None:
+    connection.register("shape", schema.empty_table())
+    connection.execute(f"create table {name} as select * from shape")
+    connection.unregister("shape")
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, columns: str = "*") -> None:
+    if rows.num_rows:
+        connection.register("batch", rows)
+        connection.execute(f"insert into {table} by name select {columns} from batch")
+        connection.unregister("batch")

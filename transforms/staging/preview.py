@@ -1,0 +1,106 @@
+"""A look at rows before they are staged: whether the fields of new files fit those of the loads before, and what checks would find.
+
+Nothing is written to the home.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import polars as pl
+import pyarrow as pa
+
+from transforms.errors import FileRefusedError
+from transforms.schemas.fields import SourceField
+from transforms.schemas.raw import RawRecord
+from transforms.schemas.staging import StagedRecord
+from transforms.sources.reading import read_payloads
+from transforms.sources.schema_changes import UNFIT, Compared, Shapes, compare, expect, in_words, known_fields
+from transforms.sources.source import Source, SourceFile
+from transforms.staging.checks import check_loads, finding
+from transforms.staging.prepare import WRITTEN, create_documents, loads_of, split, transaction
+from transforms.warehouse.tables import Warehouse
+
+HEAD_ROWS = 1_000
+MAX_FILES = 20
+NEXT_LOAD = "~"  # sorts after all loads there are
+INCOMING = f"""
+create table incoming as
+select load_id, source, source_uri, row_number, header, payload, loaded_timestamp from arrived
+where source = getvariable('source') and row_number <= {HEAD_ROWS}
+union all
+select load_id, source, source_uri, row_number, header, payload, loaded_timestamp from heads
+"""
+
+
+class Look(NamedTuple):
+    """How many rows of how many files were looked at; in words, what has changed, and what would stop a frozen source."""
+
+    n_rows: int
+    n_files: int
+    changes: list[str]
+    stops: list[str]
+
+
+def look_at_fields(source: Source, warehouse: Warehouse, files: Sequence[SourceFile]) -> Look:
+    """Compare the fields in the heads of new files, and of files that are loaded but not staged, with those known."""
+    if warehouse.table(SourceField.relation()) is None:
+        return Look(0, 0, [], [])  # the first load defines
+    with warehouse.connect() as connection:
+        connection.execute("set variable source = $name", {"name": source.name})
+        warehouse.create_arrivals(connection, RawRecord, warehouse.consumed(StagedRecord.relation(), transaction(source.name)))
+        heads = pa.Table.from_batches(_heads(source, files), RawRecord.arrow_schema())
+        connection.register("heads", heads)
+        connection.execute(INCOMING)
+        known = known_fields(connection, source.name, loads_of(connection))
+        shapes = Shapes(expect(connection, source, known))
+        create_documents(connection, source, warehouse)
+        rows = "select * replace (case when rejection is null then structure end as structure) from documents"
+        for batch in connection.sql(rows).to_arrow_reader(warehouse.settings.batch_rows):
+            shapes.note(batch)
+    n_files = len({shape.source_uri for shape in shapes.ids})
+    compared = compare(shapes, known, source)
+    return Look(shapes.n_rows.total(), n_files, _changes(compared, {*source.fields(), *source.attributes}), compared.stops)
+
+
+def look_at_checks(source: Source, warehouse: Warehouse, files: Sequence[SourceFile]) -> list[str]:
+    """Stage the heads of new files in a home that is thrown away, and say what the checks find there."""
+    with TemporaryDirectory() as folder:
+        home = Warehouse(warehouse.settings.model_copy(update={"home": Path(folder)}))
+        for contract in WRITTEN:
+            home.create(contract)
+        with home.scratch() as scratch, home.connect() as connection:
+            connection.execute("set variable source = $name", {"name": source.name})
+            heads = pa.Table.from_batches(_heads(source, files), RawRecord.arrow_schema())
+            connection.register("heads", heads)
+            connection.execute("create table incoming as from heads")
+            split(connection, source, home, scratch / "accepted.arrow")
+            checks = check_loads(connection, source, home)
+    found = checks.filter(pl.col("verdict") != "still").sort(pl.col("verdict") != "stop", maintain_order=True)
+    stops = ["this stops the run before it stages; mend the source file, or --accept-load stages it as it is"]
+    return [f"{finding(row)}; in {heads.num_rows:,} first rows" for row in found.to_dicts()] + stops * ("stop" in found["verdict"])
+
+
+def _changes(compared: Compared, read: set[str]) -> list[str]:
+    """Say what is new or of another type; a field that is missing only if the source file reads it, for a head is not the file."""
+    told = [(field, kind, change) for _, _, _, field, kind, _, change in compared.rows]
+    wanted = [item for item in told if item[2] in UNFIT or (item[2] == "missing" and item[0] in read)]
+    return [in_words(*item) for item in dict.fromkeys(wanted)]
+
+
+def _heads(source: Source, files: Sequence[SourceFile]) -> Iterator[pa.RecordBatch]:
+    for file in files[:MAX_FILES]:
+        with suppress(FileRefusedError):  # which the run will tell
+            header, payloads = next(read_payloads(file, source, HEAD_ROWS), (None, pa.array([], pa.binary())))
+            yield _batch(source, file, header, payloads.slice(0, HEAD_ROWS))
+
+
+def _batch(source: Source, file: SourceFile, header: str | None, payloads: pa.Array) -> pa.RecordBatch:
+    same = {"load_id": NEXT_LOAD, "source": source.name, "source_uri": file.uri, "header": header, "loaded_timestamp": datetime.now(UTC)}
+    schema = RawRecord.arrow_schema()
+    columns = {name: pa.repeat(pa.scalar(value, schema.field(name).type), len(payloads)) for name, value in same.items()}
+    columns |= {"row_number": pa.array(range(1, len(payloads) + 1), pa.int64()), "payload": payloads}
+    return pa.record_batch([columns[name] for name in schema.names], schema=schema)

@@ -1,0 +1,96 @@
+"""Rejected rows: what keeps them out, one of them whole, and another try once a rule or the mapping is mended."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+
+from transforms.errors import MillraceError
+from transforms.schemas.fields import SourceField
+from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord
+from transforms.sources.source import Source
+from transforms.sql import model
+from transforms.staging.checks import refuse_replayed
+from transforms.staging.prepare import Account, account, finish_prepare, noted, quarantined, refuse_other_mapping, split, total
+from transforms.staging.versions import publish_versions
+from transforms.warehouse.checkpoint import publish_once
+from transforms.warehouse.tables import Warehouse, data_files
+
+RELATION = QuarantinedRecord.relation()
+
+
+def list_rules(warehouse: Warehouse, n_loads: int = 8) -> pl.DataFrame:
+    """Count the rejected rows by source, column and rule, and by load in the newest loads, beside how many rows those had."""
+    if warehouse.table(RELATION) is None:
+        return pl.DataFrame()
+    with warehouse.connect() as connection:
+        rules: pl.DataFrame = connection.sql(model("staging/quarantine_by_rule"), params={"n_loads": n_loads}).pl()
+    return rules
+
+
+def show(warehouse: Warehouse, rule: str | None, limit: int) -> list[dict[str, Any]]:
+    """Fetch rejected rows, whole, in the order of their files."""
+    if warehouse.table(RELATION) is None:
+        return []
+    with warehouse.connect() as connection:
+        rows: pl.DataFrame = connection.sql(model("staging/quarantine_rows"), params={"rule": rule, "n_rows": limit}).pl()
+    return rows.to_dicts()
+
+
+def replay(source: Source, warehouse: Warehouse, *, accept_load: bool = False) -> Account:
+    """Hold a source's rejected rows against its mapping and rules as they are now.
+
+    What passes moves to staging (or counts as a duplicate), the rest stays with the rule it breaks now. `read` of the
+    account is how many were tried. A run or a replay that was killed is finished first. Raises `ChecksError`, unless that is accepted,
+    if what passes now has keys, dates or ids that stop a load.
+    """
+    if warehouse.table(RELATION) is None:
+        message = f"{warehouse.settings.root}: nothing was ever quarantined here"
+        raise MillraceError(message)
+    for contract in (RepeatedRecord, SourceField):  # a home made before there was one
+        warehouse.create(contract)
+    finish_prepare(source, warehouse)
+    finish_replay(source, warehouse)
+    return _replay_until(warehouse.versions()[RELATION], source, warehouse, is_accepted=accept_load)
+
+
+def finish_replay(source: Source, warehouse: Warehouse) -> None:
+    """Finish a killed replay on the rows that were in quarantine then, for some of it is committed; else do nothing."""
+    begun = warehouse.consumed(AccountedFile.relation(), _transaction(source))
+    if warehouse.consumed(RELATION, _transaction(source)) < begun:
+        refuse_other_mapping(warehouse, AccountedFile.relation(), noted(_transaction(source), begun, source), source)
+        _replay_until(begun, source, warehouse, is_accepted=True)  # what was begun was accepted, or let pass
+
+
+def _replay_until(version: int, source: Source, warehouse: Warehouse, *, is_accepted: bool) -> Account:
+    """Replay what was in quarantine at one of its versions; accounting, repeats, staging and quarantine each note that they have it."""
+    transactions = noted(_transaction(source), version, source)
+    with warehouse.scratch() as scratch, warehouse.connect() as connection:
+        files = data_files(warehouse.table_at(RELATION, version))
+        warehouse.create_view(connection, "tried", files, QuarantinedRecord.arrow_schema())
+        connection.execute("set variable source = $name", {"name": source.name})
+        connection.execute("create view incoming as select * from tried where source = getvariable('source')")
+        spool = scratch / "accepted.arrow"
+        compared = split(connection, source, warehouse, spool, is_replay=True)
+        if not is_accepted:
+            refuse_replayed(connection, source, warehouse)
+        tried = account(connection, source)
+        n_passed = pl.col("n_staged") + pl.col("n_duplicates")
+        passed = tried.with_columns(n_read=pl.lit(0, pl.Int64), n_quarantined=-n_passed).filter(n_passed > 0)
+        if passed.height:
+            publish_versions(connection, warehouse, spool, passed, transactions)
+            publish_once(warehouse, SourceField, compared.batches(), transactions)
+        publish_once(warehouse, QuarantinedRecord, _left(connection, warehouse), transactions, without=warehouse.files(RELATION))
+    return total(tried)
+
+
+def _left(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterator[pa.RecordBatch]:
+    """Stream the rows that stay in quarantine: those that do not pass now either, then those that were not tried."""
+    yield from quarantined(connection, warehouse)
+    yield from connection.sql(model("staging/untried")).to_arrow_reader(warehouse.settings.batch_rows)
+
+
+def _transaction(source: Source) -> str:
+    return f"replay:{source.name}"

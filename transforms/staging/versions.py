@@ -1,0 +1,75 @@
+"""Which rows are versions of their record and which are repeats, and how a row moves from one to the other.
+
+Both are decided anew for every record that a row arrives of, over all its rows, so that the order of arrival decides nothing.
+Staging and repeats are committed one after the other, repeats first: no row is ever in neither, and a row that is in both is a
+version. So a killed run, done again, finds the same rows and decides the same.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from transforms.schemas.base import Contract
+from transforms.schemas.staging import AccountedFile, RepeatedRecord, StagedRecord
+from transforms.sql import model
+from transforms.warehouse.checkpoint import publish_once
+from transforms.warehouse.rewrite import files_holding, rows_staying
+from transforms.warehouse.tables import Warehouse
+
+
+def decide(connection: duckdb.DuckDBPyConnection) -> None:
+    """Decide over the rows in table `accepted`, and over those known already of the same records.
+
+    View `kept` then names the accepted rows that are versions, table `moved_rows` the earlier rows that are to change sides.
+    """
+    for name in ("earlier_rows", "versions", "moved_rows"):
+        connection.execute(f"create table {name} as {model(f'staging/{name}')}")
+    connection.execute("create view kept as select accepted_id from versions where accepted_id is not null")
+
+
+def publish_versions(
+    connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, spool: Path, accounts: pl.DataFrame, transactions: Mapping[str, int]
+) -> None:
+    """Publish what was decided: the accounts of the accepted rows and of those moved, then repeats, then versions."""
+    moved: pl.DataFrame = connection.sql(model("staging/moved_accounts")).pl()
+    publish_once(warehouse, AccountedFile, pl.concat([accounts, moved]).to_arrow().to_batches(), transactions)
+    publish_once(warehouse, RepeatedRecord, _repeats(connection, warehouse, spool), transactions)
+    files = files_holding(connection, warehouse.files(StagedRecord.relation()), "moved_rows") if moved.height else []
+    publish_once(warehouse, StagedRecord, _versions(connection, warehouse, spool, files), transactions, files)
+
+
+def _repeats(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, spool: Path) -> Iterator[pa.RecordBatch]:
+    """Stream the accepted rows that are no versions, then the versions that are none any more."""
+    yield from _spooled(connection, spool, "from accepted anti join kept using (accepted_id)", RepeatedRecord)
+    yield from connection.sql(model("staging/superseded_versions")).to_arrow_reader(warehouse.settings.batch_rows)
+
+
+def _versions(
+    connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, spool: Path, rewritten: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """Stream the accepted rows that are versions, then the repeats that come back as some, then what stays of rewritten files."""
+    yield from _spooled(connection, spool, "from kept", StagedRecord)
+    if connection.sql("select 1 from moved_rows where not is_staged limit 1").fetchall():
+        with pa.OSFile(str(spool)) as file, pa.ipc.open_stream(file) as stream:
+            connection.register("spooled", stream)
+            yield from connection.sql(model("staging/returned_versions")).to_arrow_reader(warehouse.settings.batch_rows)
+    yield from rows_staying(connection, warehouse, StagedRecord, rewritten, "moved_rows")
+
+
+def _spooled(connection: duckdb.DuckDBPyConnection, spool: Path, wanted: str, contract: type[Contract]) -> Iterator[pa.RecordBatch]:
+    """Stream the rows of the spool that a relation names by their `accepted_id`.
+
+    It is read, not mapped: pages of a mapped file would count as this process's memory.
+    """
+    ids = connection.sql(f"{wanted} select accepted_id order by accepted_id").fetchnumpy()["accepted_id"]
+    first = 0
+    with pa.OSFile(str(spool)) as file, pa.ipc.open_stream(file) as stream:
+        for batch in stream:
+            start, end = np.searchsorted(ids, [first, first + batch.num_rows])
+            if end > start:
+                yield batch.select(contract.arrow_schema().names).take(pa.array(ids[start:end] - first))
+            first += batch.num_rows

@@ -1,0 +1,1 @@
+"""Merging, deleting and erasing what the tables hold."""

@@ -1,0 +1,319 @@
+"""Erasing: the rows of an author, a record or a file go from every table, from what was made of them, and from all older versions.
+
+What is left is what a rebuild from the rows that stay would give. What is to go is noted in the home before anything goes, so that
+an erasure which was killed is finished by whatever run comes next; the note goes last.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+from pydantic import BaseModel, model_validator
+
+from transforms.errors import ErasureError
+from transforms.features.build import recompute, undeclared
+from transforms.features.engine.duplicate_index import INDEX
+from transforms.features.registry import views
+from transforms.features.view import View
+from transforms.home import replace_file
+from transforms.paths import parquet, scan_parquet
+from transforms.schemas.base import Contract
+from transforms.schemas.raw import RawRecord
+from transforms.schemas.staging import AccountedFile, Correction, QuarantinedRecord, RepeatedRecord, StagedRecord
+from transforms.sql import model
+from transforms.staging.accounting import recount
+from transforms.staging.prepare import ACCEPTED, transaction
+from transforms.warehouse.checkpoint import publish_once
+from transforms.warehouse.rewrite import PLACE, files_holding, rows_staying
+from transforms.warehouse.tables import Warehouse
+
+TRANSACTION = "erase"
+HELD: tuple[type[Contract], ...] = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, Correction)
+
+
+class Wanted(BaseModel):
+    """Whose data is to go: an author's, a record's, or all that came in a file, by its URI. One of the three."""
+
+    author: str | None = None
+    record: str | None = None
+    source_file: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "Wanted":
+        if sum(item is not None for item in (self.author, self.record, self.source_file)) != 1:
+            message = "say one of author, record and source file"
+            raise ValueError(message)
+        return self
+
+    @property
+    def pattern(self) -> str | None:
+        """A regular expression, for RE2, that finds the author's or the record's id as a word of its own, in plain or in JSON's ASCII."""
+        name = self.author or self.record
+        if name is None:
+            return None
+        forms = {name, json.dumps(name)[1:-1]}
+        escaped = ("".join(char if char.isalnum() else f"\\x{{{ord(char):x}}}" for char in form) for form in sorted(forms))
+        return rf"(?:^|\W)(?:{'|'.join(escaped)})(?:\W|$)"
+
+
+class Erased(NamedTuple):
+    """What an erasure takes away, or would: rows of each table, records, and of each view the entities computed again and their rows."""
+
+    rows: dict[str, int]
+    n_records: int
+    entities: dict[str, int]
+    feature_rows: dict[str, int]
+    n_mentions: int
+    source_files: list[str]
+
+
+class Noted(NamedTuple):
+    """An erasure that has begun: whose data, its number, the Parquet files of the rows to go, and by view of the entities they touch."""
+
+    wanted: Wanted
+    number: int
+    rows: Path
+    entities: dict[str, Path]
+
+
+def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wanted) -> Erased:
+    """Make the table `erased_rows`, and for each view `touched_<view>` of the entities that lose a row, and count what goes with them.
+
+    Raises `ErasureError` if nothing is found, if rows are loaded of which nobody has yet read whose they are, or if there is a
+    table of features that nothing declares any more, so that nobody could make it again.
+    """
+    _refuse_unaccounted(warehouse)
+    _refuse_undeclared(warehouse)
+    _find(connection, warehouse, wanted)
+    outcomes = dict(connection.sql("select outcome, count(*) from erased_rows group by outcome").fetchall())
+    if not outcomes:
+        message = f"{warehouse.settings.root}: holds nothing of that; ids are told apart by capitals too"
+        raise ErasureError(message)
+    entities, feature_rows = {}, {}
+    for view in views():
+        entity = view.entity.id_of_columns
+        is_touched = "true" if view.is_rebuilt_whole else f"{entity} in (select entity_id from {touched_by(view)})"
+        counts = f"from {view.relation} select count(distinct {entity}), count(*) where {is_touched}"
+        ((entities[view.name], feature_rows[view.name]),) = connection.sql(counts).fetchall()
+    ((n_records,),) = connection.sql("select count(distinct record_id) from erased_rows").fetchall()
+    of_erased = f"from {Correction.relation()} semi join erased_rows using ({', '.join(PLACE)}) select count(*)"
+    ((n_corrections,),) = connection.sql(of_erased).fetchall()
+    mentions = f"""
+        from staging.records anti join erased_rows using ({", ".join(PLACE)})
+        select count(*) where regexp_matches(text, getvariable('erased_name'))
+    """
+    ((n_mentions,),) = connection.sql(mentions).fetchall()
+    files = [uri for (uri,) in connection.sql("select distinct source_uri from erased_rows order by all").fetchall()]
+    rows = {
+        RawRecord.relation(): sum(outcomes.values()),
+        StagedRecord.relation(): outcomes.get("staged", 0),
+        RepeatedRecord.relation(): outcomes.get("duplicate", 0),
+        QuarantinedRecord.relation(): outcomes.get("quarantined", 0),
+        Correction.relation(): n_corrections,
+    }
+    return Erased(rows, n_records, entities, feature_rows, n_mentions, files)
+
+
+def begin(warehouse: Warehouse, wanted: Wanted) -> None:
+    """Note what is to go: from now on it goes, whatever happens. Every view must be up to date."""
+    with warehouse.scratch() as scratch, warehouse.connect() as connection:
+        _find(connection, warehouse, wanted)
+        half = scratch / "note"
+        half.mkdir()
+        for table in ("erased_rows", *map(touched_by, views())):
+            connection.table(table).write_parquet(str(half / f"{table}.parquet"))
+        content = {"wanted": wanted.model_dump(), "number": warehouse.versions()[RawRecord.relation()]}
+        replace_file(half / "note.json", json.dumps(content).encode())
+        half.replace(_folder(warehouse))
+
+
+def noted(warehouse: Warehouse) -> Noted | None:
+    """Read which erasure has begun and not ended; None if none has."""
+    folder = _folder(warehouse)
+    if not folder.is_dir():
+        return None
+    content = json.loads((folder / "note.json").read_text("utf-8"))
+    entities = {path.stem.removeprefix("touched_"): path for path in folder.glob("touched_*.parquet")}
+    return Noted(Wanted(**content["wanted"]), content["number"], folder / "erased_rows.parquet", entities)
+
+
+def erase_rows(warehouse: Warehouse, note: Noted) -> None:
+    """Take the rows out of quarantine, its corrections, repeats, staging and raw, and out of the accounts.
+
+    Of the records that lose a row it is decided anew which of those that stay are versions.
+    """
+    done = {TRANSACTION: note.number}
+    with warehouse.connect() as connection:
+        create_noted(connection, note)
+        _decide_again(connection)
+        accounts: pl.DataFrame = connection.sql(f"({model('erase/erased_accounts')}) union all ({model('staging/moved_accounts')})").pl()
+        publish_once(warehouse, AccountedFile, accounts.to_arrow().to_batches(), done)
+        _replace(connection, warehouse, QuarantinedRecord, done)
+        _replace(connection, warehouse, Correction, done)
+        _replace(connection, warehouse, RepeatedRecord, done, arriving="staging/superseded_versions")
+        _replace(connection, warehouse, StagedRecord, done, leaving="leaving", arriving="staging/returned_versions")
+        _replace(connection, warehouse, RawRecord, done)
+        sources = connection.sql(f"select distinct source from {AccountedFile.relation()}").fetchall()
+    raw = warehouse.versions()[RawRecord.relation()]
+    publish_once(warehouse, StagedRecord, [], {transaction(source): raw for (source,) in sources})  # nothing is left to stage
+
+
+def delete_files(warehouse: Warehouse, note: Noted) -> int:
+    """Delete the data files of older versions that hold what was erased, or what was made of it; how many.
+
+    Of raw, staging, repeats, quarantine, its corrections and the index of duplicates that is every older file: whoever reads them is
+    up to date. Of a view it is those with values that rest on a touched entity, so that other versions can still be read.
+    """
+    n_deleted = 0
+    with warehouse.connect() as connection:
+        create_noted(connection, note)
+        of_views = [view.rests_on(connection, old_files(warehouse, view.contract), touched_by(view)) for view in views()]
+        for files in (*(old_files(warehouse, contract) for contract in (*HELD, *INDEX)), *of_views):
+            for file in files:
+                Path(file).unlink()
+            n_deleted += len(files)
+    return n_deleted
+
+
+def every_file(warehouse: Warehouse, contract: type[Contract]) -> list[str]:
+    """List all data files in a table's folder, whichever version they are of."""
+    return [str(path) for path in sorted(warehouse.folder(contract.relation()).glob("*.parquet"))]
+
+
+def old_files(warehouse: Warehouse, contract: type[Contract]) -> list[str]:
+    """List the data files in a table's folder that its newest version does not have."""
+    current = set(warehouse.files(contract.relation()))
+    return [file for file in every_file(warehouse, contract) if file not in current]
+
+
+def refuse_what_is_left(warehouse: Warehouse, note: Noted) -> None:
+    """Read every data file back, of all versions; `ErasureError` if one still holds an erased row, or an entity that is no more."""
+    left: list[str] = []
+    with warehouse.connect() as connection:
+        create_noted(connection, note)
+        for contract in HELD:
+            left += files_holding(connection, every_file(warehouse, contract), "erased_rows")
+        for view in views():
+            still = f"select {view.entity.id_of_columns} from {view.relation}"
+            vanished = f"select entity_id from {touched_by(view)} where entity_id not in ({still})"
+            connection.execute(f"create or replace temp table vanished as {vanished}")
+            left += view.files_of(connection, every_file(warehouse, view.contract), "vanished")
+        wholes = (*INDEX, *(view.contract for view in views() if view.is_rebuilt_whole))
+        for whole in wholes:  # made again whole, so that no row names or counts what is gone
+            left += old_files(warehouse, whole)
+        again = f"select distinct source_uri || ' row ' || row_number from ({model('erase/erased_rows')}) limit 5"
+        left += [row for (row,) in connection.sql(again).fetchall()]
+    if left:
+        message = "\n  ".join(["what was to be erased is still there; please report it:", *left])
+        raise ErasureError(message)
+
+
+def end(warehouse: Warehouse) -> None:
+    """Forget the note."""
+    with warehouse.scratch() as scratch:  # which is swept whole, whenever a run is killed
+        _folder(warehouse).replace(scratch / "ended")
+
+
+def recompute_views(warehouse: Warehouse, note: Noted, now: datetime) -> None:
+    """Compute the touched entities of every view again, in place of what was published of them."""
+    recompute(warehouse, note.entities, now)
+
+
+def touched(note: Noted, view: View) -> pl.DataFrame:
+    """The key columns of the touched entities of a view."""
+    ids = scan_parquet([note.entities[view.name]]).collect()["entity_id"]
+    return ids.struct.unnest() if isinstance(ids.dtype, pl.Struct) else ids.alias(view.entity.columns[0]).to_frame()
+
+
+def touched_by(view: View) -> str:
+    """Name the table of the entities of a view that an erasure touches."""
+    return f"touched_{view.name}"
+
+
+def create_noted(connection: duckdb.DuckDBPyConnection, note: Noted) -> None:
+    """Make the tables `erased_rows` and `touched_<view>` of what was noted, and set the variables."""
+    set_wanted(connection, note.wanted)
+    parquet(connection, [note.rows]).create("erased_rows")
+    for name, path in note.entities.items():
+        parquet(connection, [path]).create(f"touched_{name}")
+
+
+def set_wanted(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> None:
+    """Set the variables that the models of erasing read."""
+    values = {"author": wanted.author, "record": wanted.record, "file": wanted.source_file, "name": wanted.pattern}
+    for name, value in values.items():
+        connection.execute(f"set variable erased_{name} = $value::varchar", {"value": value})
+
+
+def _folder(warehouse: Warehouse) -> Path:
+    return warehouse.settings.root / "erasing"
+
+
+def _refuse_unaccounted(warehouse: Warehouse) -> None:
+    counted = recount(warehouse)
+    unsure = counted.filter(~pl.col("adds_up"))["source"].unique().sort().to_list()
+    if unsure:
+        message = (
+            f"{warehouse.settings.root}: loads of {', '.join(unsure)} do not add up, so nobody can say whose rows they are; "
+            "millrace run --source FILE stages what is loaded, millrace status shows which they are"
+        )
+        raise ErasureError(message)
+
+
+def _refuse_undeclared(warehouse: Warehouse) -> None:
+    for relation in undeclared(warehouse):
+        message = (
+            f"{warehouse.folder(relation)}: holds features that nothing declares now, so they cannot be made again without what is "
+            "erased; declare them again (MILLRACE_FEATURES, MILLRACE_EMBEDDER), or delete this folder if they are no longer wanted"
+        )
+        raise ErasureError(message)
+
+
+def _find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wanted) -> None:
+    set_wanted(connection, wanted)
+    for contract in (*HELD, *(view.contract for view in views())):
+        if warehouse.table(contract.relation()) is None:
+            warehouse.create_view(connection, contract.relation(), [], contract.arrow_schema())
+    connection.execute(f"create table erased_rows as {model('erase/erased_rows')}")
+    connection.execute(f"create table touched_versions as {model('erase/touched_versions')}")
+    for view in views():
+        connection.execute(f"create table {touched_by(view)} as {view.entities_of('touched_versions')}")
+
+
+def _decide_again(connection: duckdb.DuckDBPyConnection) -> None:
+    """Decide which rows are versions without the erased ones; `moved_rows` change sides, and `leaving` is what leaves staging."""
+    places = ", ".join(PLACE)
+    connection.from_arrow(ACCEPTED.empty_table()).create("accepted")
+    # the rows accepted are not looked at as earlier ones, and it is those that are to be left out
+    connection.execute(f"insert into accepted by name select {places}, record_id from erased_rows")
+    connection.execute(f"create table earlier_rows as {model('staging/earlier_rows')}")
+    connection.execute("delete from accepted")
+    for name in ("versions", "moved_rows"):
+        connection.execute(f"create table {name} as {model(f'staging/{name}')}")
+    connection.from_arrow(StagedRecord.arrow_schema().empty_table()).create_view("spooled")
+    connection.execute(f"create view leaving as select {places} from erased_rows union all select {places} from moved_rows where is_staged")
+
+
+def _replace(
+    connection: duckdb.DuckDBPyConnection,
+    warehouse: Warehouse,
+    contract: type[Contract],
+    done: dict[str, int],
+    leaving: str = "erased_rows",
+    arriving: str | None = None,
+) -> None:
+    """Write the data files that hold rows of `leaving` anew without them, with the rows of a model beside."""
+    files = files_holding(connection, warehouse.files(contract.relation()), leaving)
+    staying = rows_staying(connection, warehouse, contract, files, leaving)
+    publish_once(warehouse, contract, chain(staying, _rows(connection, warehouse, arriving)), done, files)
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, name: str | None) -> Iterator[pa.RecordBatch]:
+    batches: Iterable[pa.RecordBatch] = connection.sql(model(name)).to_arrow_reader(warehouse.settings.batch_rows) if name else ()
+    yield from batches

@@ -1,0 +1,198 @@
+"""Maintenance: merge small files, drop rows that newer ones have replaced, delete data files that nobody needs any more.
+
+Whoever consumes a table goes on where he was: what compaction moves to other files is no arrival, and those that were up to
+date are told so in a commit of their own.
+"""
+
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import duckdb
+import pyarrow as pa
+
+from transforms.expressions import quoted
+from transforms.features.build import TRANSACTION, consistent_versions
+from transforms.features.engine.duplicate_index import INDEX
+from transforms.features.registry import views
+from transforms.schemas.base import Contract
+from transforms.schemas.fields import SourceField
+from transforms.schemas.profiles import ColumnProfile, DriftStatistic, LoadCheck
+from transforms.schemas.raw import RawRecord
+from transforms.schemas.staging import AccountedFile, RepeatedRecord, StagedRecord
+from transforms.staging.prepare import transaction
+from transforms.warehouse.tables import Warehouse, n_rows_of
+from transforms.warehouse.writer import ROWS_OF_A_FILE
+
+# quarantine is not among them: a replay writes it anew
+KEPT: tuple[type[Contract], ...] = (
+    RawRecord,
+    AccountedFile,
+    SourceField,
+    ColumnProfile,
+    DriftStatistic,
+    LoadCheck,
+    RepeatedRecord,
+    StagedRecord,
+    *INDEX,
+)
+FEW_FILES = 4
+REPLACED_SHARE = 0.1
+ROWS_OF_A_BUCKET = 500_000
+READS = 3
+
+
+class Compacted(NamedTuple):
+    """What compaction did, or would do, to a table; seconds are of one full read, the median of three."""
+
+    relation: str
+    n_files: int
+    n_files_after: int
+    n_rows_dropped: int
+    seconds: float
+    seconds_after: float
+
+
+class Vacuumed(NamedTuple):
+    """Data files that were deleted, or would be, and their size."""
+
+    relation: str
+    n_files: int
+    n_bytes: int
+
+
+def compact(warehouse: Warehouse, *, is_dry: bool) -> list[Compacted]:
+    """Merge the small files of every table that has several, and drop replaced rows from views that have many."""
+    raw, staging = RawRecord.relation(), StagedRecord.relation()
+    versions = warehouse.versions()
+    sources = [source for source in _sources(warehouse) if warehouse.consumed(staging, transaction(source)) == versions[raw]]
+    of_features = [view.contract for view in views()]
+    consumers = [
+        contract for contract in (*INDEX, *of_features) if warehouse.consumed(contract.relation(), TRANSACTION) == versions.get(staging)
+    ]
+    done = []
+    for contract in (*KEPT, *of_features):
+        files = warehouse.files(contract.relation())
+        chosen = _chosen(contract, warehouse, files)
+        if chosen and is_dry:
+            done.append(Compacted(contract.relation(), len(files), len(files) - len(chosen) + 1, 0, 0.0, 0.0))
+        elif chosen:
+            done.append(_compact(contract, warehouse, chosen))
+        if contract is RawRecord and chosen and not is_dry:
+            notes = {transaction(source): warehouse.versions()[raw] for source in sources}
+            _note(warehouse, [StagedRecord], notes)  # it alone says how much is staged
+        if contract is StagedRecord and not is_dry and warehouse.versions().get(staging) != versions.get(staging):
+            _note(warehouse, consumers, {TRANSACTION: warehouse.versions()[staging]})
+    return done
+
+
+def vacuum(warehouse: Warehouse, locked: Iterable[Mapping[str, int]], *, is_dry: bool) -> list[Vacuumed]:
+    """Delete the data files that no version needs which is locked, still to be consumed, or replaced for less than `keep_days`.
+
+    `locked` gives the versions of views that locks name. Files that no commit ever named go too, once they are that old. What
+    is left is checkpointed.
+    """
+    versions = warehouse.versions()
+    kept: dict[str, set[int]] = {relation: {version} for relation, version in versions.items()}
+    for source in _sources(warehouse):
+        kept[RawRecord.relation()].add(warehouse.consumed(StagedRecord.relation(), transaction(source)))
+    for contract in (*INDEX, *(view.contract for view in views())):
+        kept.get(StagedRecord.relation(), set()).add(warehouse.consumed(contract.relation(), TRANSACTION))
+    for needed in (consistent_versions(warehouse), *locked):
+        for view, version in needed.items():
+            kept.get(f"features.{view}", set()).add(version)
+    return [_vacuum(warehouse, relation, kept[relation], is_dry=is_dry) for relation in versions]
+
+
+def _vacuum(warehouse: Warehouse, relation: str, kept: set[int], *, is_dry: bool) -> Vacuumed:
+    table = warehouse.table(relation)
+    if table is None:
+        return Vacuumed(relation, 0, 0)
+    hours = round(warehouse.settings.keep_days * 24)
+    keep = sorted(version for version in kept if 0 <= version <= table.version())
+    # Delta's own deleting is two commits more, which everyone who consumes the table would have to look at
+    names = table.vacuum(hours, dry_run=True, enforce_retention_duration=False, keep_versions=keep, full=True)
+    files = [file for file in (warehouse.folder(relation) / name for name in names) if file.is_file()]
+    deleted = Vacuumed(relation, len(files), sum(file.stat().st_size for file in files))
+    if not is_dry:
+        for file in files:
+            file.unlink()
+        table.create_checkpoint()
+    return deleted
+
+
+def _sources(warehouse: Warehouse) -> list[str]:
+    if AccountedFile.relation() not in warehouse.versions():
+        return []
+    with warehouse.connect() as connection:
+        return [name for (name,) in connection.sql(f"select distinct source from {AccountedFile.relation()} order by all").fetchall()]
+
+
+def _note(warehouse: Warehouse, consumers: Iterable[type[Contract]], notes: Mapping[str, int]) -> None:
+    """Tell consumers that were up to date that they are: rows were only moved."""
+    for contract in consumers if notes else ():
+        warehouse.publish(contract, [], notes)
+
+
+def _chosen(contract: type[Contract], warehouse: Warehouse, files: list[str]) -> list[str]:
+    """Choose the files to write anew: the small ones if they are several, all of a view in which many rows are replaced."""
+    if is_dated(contract) and files and _replaced_share(contract, warehouse) >= REPLACED_SHARE:
+        return files
+    small = [file for file in files if n_rows_of(file) < ROWS_OF_A_FILE // 4]
+    return small if len(small) > FEW_FILES else []
+
+
+def is_dated(contract: type[Contract]) -> bool:
+    """Whether of several rows of a key and instant the newest counts."""
+    return contract.key()[-1] == "created_timestamp"
+
+
+def _replaced_share(contract: type[Contract], warehouse: Warehouse) -> float:
+    """The share of a view's rows in whose place newer ones stand."""
+    *key, _ = contract.key()
+    with warehouse.connect() as connection:
+        sql = f"select 1 - count(distinct hash({', '.join(key)})) / count(*) from {contract.relation()}"
+        return float(connection.sql(sql).fetchall()[0][0] or 0)
+
+
+def _compact(contract: type[Contract], warehouse: Warehouse, chosen: list[str]) -> Compacted:
+    relation = contract.relation()
+    n_files, n_rows, seconds = len(warehouse.files(relation)), warehouse.n_rows(relation), _seconds_of_a_read(relation, warehouse)
+    with warehouse.connect() as connection:
+        warehouse.create_view(connection, "chosen", chosen, contract.arrow_schema())
+        warehouse.publish(contract, _rows(connection, contract, warehouse.settings.batch_rows), {}, without=chosen)
+    n_dropped = n_rows - warehouse.n_rows(relation)
+    return Compacted(relation, n_files, len(warehouse.files(relation)), n_dropped, seconds, _seconds_of_a_read(relation, warehouse))
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, contract: type[Contract], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """Stream the chosen rows; of a view the newest of every entity and instant, in their order, in buckets that fit memory."""
+    sql, n_buckets = "from chosen", 1
+    if is_dated(contract):
+        *key, created = map(quoted, contract.key())
+        entity, by = ", ".join(key[:-1]), ", ".join(key)
+        (n_rows,) = connection.sql("select count(*) from chosen").fetchall()[0]
+        n_buckets = 1 + n_rows // ROWS_OF_A_BUCKET
+        sql = f"""
+            from chosen where hash({entity}) % {n_buckets} = getvariable('bucket')
+            qualify row_number() over (partition by {by} order by {created} desc) = 1
+            order by {by}
+        """
+    for bucket in range(n_buckets):
+        connection.execute("set variable bucket = $bucket", {"bucket": bucket})
+        for batch in connection.sql(sql).to_arrow_reader(batch_rows):
+            yield batch.cast(contract.arrow_schema())
+
+
+def _seconds_of_a_read(relation: str, warehouse: Warehouse) -> float:
+    """Measure a read of all rows and columns: the median of three."""
+    return statistics.median(_clock(relation, warehouse) for _ in range(READS))
+
+
+def _clock(relation: str, warehouse: Warehouse) -> float:
+    with warehouse.connect() as connection:
+        start = time.perf_counter()
+        for _ in connection.sql(f"from {relation}").to_arrow_reader(warehouse.settings.batch_rows):
+            pass
+        return time.perf_counter() - start

@@ -1,0 +1,1 @@
+"""Delta tables in the home, and the one way rows get in."""

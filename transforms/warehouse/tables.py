@@ -1,0 +1,410 @@
+"""The warehouse: Delta tables in the home, DuckDB over them, and the one way rows get in.
+
+Rows are written, audited, then published: Parquet files first, each batch held against its contract, then one Delta
+commit that makes them visible together with the transaction that says what they were made from. Whoever fails or is
+killed before that commit leaves nothing that a reader sees.
+"""
+
+import fcntl
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import AddAction, RemoveAction
+
+from transforms.errors import HomeError
+from transforms.home import Settings, sweep_halves
+from transforms.paths import parquet, refuse_path
+from transforms.schemas.base import Contract
+from transforms.warehouse.writer import PartWriter
+
+RELATIONS = (
+    "raw.records",
+    "staging.records",
+    "staging.repeats",
+    "quarantine.records",
+    "quarantine.corrections",
+    "accounting.files",
+    "profiles.fields",
+    "duplicates.contents",
+    "duplicates.documents",
+    "profiles.columns",
+    "profiles.drift",
+    "profiles.checks",
+)
+COMMIT_TRIES = 4
+PARTS = "parts"
+# what a home can lose: all of it is made again from raw
+REMADE = ("staging", "quarantine/records", "accounting", "profiles", "duplicates", "features", "feast")
+CODE = "code"
+FAMILY = "family"
+# an entry of the log is small, and what consumes a table or locks a version must find it after any time
+KEEP_LOG: dict[str, str | None] = {"delta.enableExpiredLogCleanup": "false"}
+Report = Callable[[str, int, int], None]
+
+
+def silent(_relation: str, _rows: int, _bytes: int) -> None:
+    """Report to nobody."""
+
+
+class Published(NamedTuple):
+    """What one commit made visible."""
+
+    relation: str
+    n_rows: int
+    version: int
+
+
+class Rows(NamedTuple):
+    """What a run did to a table: rows of new keys and instants, rows that replace what was there, rows that it left alone."""
+
+    new: int = 0
+    recomputed: int = 0
+    untouched: int = 0
+
+
+class Changes(NamedTuple):
+    """Data files that came to a relation and went from it; a row that stands in both was only moved."""
+
+    added: list[str]
+    removed: list[str]
+
+
+class Warehouse:
+    """The tables of one home.
+
+    `report(relation, rows, bytes)` is called for every batch that is written, so that long work can be watched.
+    """
+
+    def __init__(self, settings: Settings, report: Report = silent) -> None:
+        """Open a home; nothing is read or made yet. `HomeError` if its path cannot be one of tables."""
+        refuse_path(settings.root)
+        self.settings = settings
+        self.report = report
+        self._opened: dict[str, tuple[DeltaTable, tuple[int, int] | None]] = {}
+
+    def folder(self, relation: str) -> Path:
+        """The folder of a relation's Delta table."""
+        return self.settings.root.joinpath(*relation.split("."))
+
+    def table(self, relation: str) -> DeltaTable | None:
+        """Open a relation's Delta table at its newest version, or give the one that was opened before; None if it was never written.
+
+        It is to be read only, for the next caller gets it too.
+        """
+        opened = self._opened.get(relation)
+        folder = self.folder(relation)
+        if opened and _is_newest(folder, *opened):
+            return opened[0]
+        if not DeltaTable.is_deltatable(str(folder)):
+            return None
+        return self._share(relation, DeltaTable(str(folder)))
+
+    def _share(self, relation: str, table: DeltaTable) -> DeltaTable:
+        self._opened[relation] = (table, _identity(_entry(self.folder(relation), table.version())))
+        return table
+
+    def _take(self, contract: type[Contract]) -> DeltaTable:
+        """Open a contract's table, made empty if it is not there, to write to: nobody else gets it."""
+        table = self.create(contract)
+        self._opened.pop(contract.relation(), None)
+        return table
+
+    def table_at(self, relation: str, version: int) -> DeltaTable:
+        """Open a relation's Delta table as it was at a version."""
+        return DeltaTable(str(self.folder(relation)), version=version)
+
+    def relations(self) -> tuple[str, ...]:
+        """Name the tables that a home can have, with those of features that are there."""
+        folders = (self.settings.root / "features").glob("*/_delta_log")
+        return (*RELATIONS, *sorted(f"features.{folder.parent.name}" for folder in folders))
+
+    def versions(self) -> dict[str, int]:
+        """The newest version of every table there is."""
+        tables = {relation: self.table(relation) for relation in self.relations()}
+        return {relation: table.version() for relation, table in tables.items() if table}
+
+    def consumed(self, relation: str, transaction: str) -> int:
+        """How far a relation's `transaction` has come: the version of its input it was last made from; -1 if never."""
+        table = self.table(relation)
+        version = table.transaction_version(transaction) if table else None
+        return -1 if version is None else version
+
+    def files(self, relation: str, since: int = -1) -> list[str]:
+        """List a relation's data files; with `since`, only those that came after that version."""
+        return self.changes(relation, since).added
+
+    def changes(self, relation: str, since: int, until: int | None = None) -> Changes:
+        """Compare a relation's data files at one version, or the newest, with those of an earlier one; with -1, all of them came."""
+        now, before = set(self._files_at(relation, until)), set(self._files_at(relation, since))
+        return Changes(sorted(now - before), sorted(before - now))
+
+    def _files_at(self, relation: str, version: int | None) -> list[str]:
+        table = self.table(relation)
+        if table is None or version == -1:
+            return []
+        if version is not None and version != table.version():
+            table = self.table_at(relation, version)
+        return data_files(table)
+
+    def n_rows(self, relation: str, since: int = -1) -> int:
+        """Count a relation's rows by the footers of its files; with `since`, how many there are more than in that version."""
+        added, removed = self.changes(relation, since)
+        return sum(map(n_rows_of, added)) - sum(map(n_rows_of, removed))
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Lend a folder in the home for what does not fit in memory, removed at the end; after a kill, by `sweep`."""
+        folder = self.settings.root / "tmp" / uuid.uuid4().hex
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        alive = folder.with_suffix(".alive")
+        with alive.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # the operating system lets go when the process ends, however it ends
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                alive.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what killed processes left: their scratch folders, and data files that they wrote and did not commit."""
+        sweep_halves(self.settings.root)
+        for alive in (self.settings.root / "tmp").glob("*.alive"):
+            with alive.open("a") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                folder = alive.with_suffix("")
+                self._sweep_parts(folder / PARTS)
+                shutil.rmtree(folder, ignore_errors=True)
+                alive.unlink(missing_ok=True)
+
+    def _sweep_parts(self, noted: Path) -> None:
+        for line in noted.read_text("utf-8").splitlines() if noted.is_file() else []:
+            relation, _, name = line.partition(" ")
+            path = self.folder(relation) / name
+            if str(path) not in self.files(relation):
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def connect(self, at: Mapping[str, int] | None = None, of: tuple[str, ...] = ("",)) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open DuckDB over a snapshot of tables, as views by their relation's name; what it spills is removed at the end.
+
+        `at` gives the versions of relations that are to be read as they were then. `of` names the relations that are read, or how
+        their names begin; all by default. Each costs a few milliseconds, which counts where a load has ten rows.
+        """
+        with self.scratch() as scratch:
+            options: dict[str, str | bool | int | float | list[str]] = {
+                "memory_limit": self.settings.memory_limit,
+                "temp_directory": str(scratch),
+                "preserve_insertion_order": "false",
+                "autoinstall_known_extensions": "false",
+                "autoload_known_extensions": "false",
+            }
+            with duckdb.connect(config=options) as connection:
+                connection.execute("set timezone = 'UTC'")
+                for relation in (name for name in self.relations() if name.startswith(of)):
+                    table = self.table(relation)
+                    if table and at and relation in at:
+                        table = self.table_at(relation, at[relation])
+                    if table:
+                        self.create_view(connection, relation, data_files(table), pa.schema(table.schema().to_arrow()))
+                yield connection
+
+    def create_view(self, connection: duckdb.DuckDBPyConnection, name: str, files: list[str], schema: pa.Schema) -> None:
+        """Make data files a view; with no file, an empty one of the given schema."""
+        schema_name, _, view = name.rpartition(".")
+        rows = parquet(connection, files) if files else connection.from_arrow(schema.empty_table())
+        connection.execute(f"create schema if not exists {schema_name or 'main'}")
+        connection.execute(f"use {schema_name or 'main'}")
+        rows.create_view(view)
+        connection.execute("use main")
+
+    def create_arrivals(
+        self, connection: duckdb.DuckDBPyConnection, contract: type[Contract], since: int, until: int | None = None
+    ) -> None:
+        """Make the views `arrived` and `gone`: the rows that came to a relation after a version, and those that went.
+
+        With `until`, the relation is looked at as it was then.
+
+        Rows that were only moved to another file, as compaction does, are in neither.
+        """
+        added, removed = self.changes(contract.relation(), since, until)
+        schema = contract.arrow_schema()
+        if not removed:
+            self.create_view(connection, "arrived", added, schema)
+            self.create_view(connection, "gone", [], schema)
+            return
+        self.create_view(connection, "added", added, schema)
+        self.create_view(connection, "removed", removed, schema)
+        same = [name for name in (*contract.key(), "content_digest") if name in schema.names]
+        connection.execute(f"create view arrived as from added anti join removed using ({', '.join(same)})")
+        connection.execute(f"create view gone as from removed anti join added using ({', '.join(same)})")
+
+    def create(self, contract: type[Contract]) -> DeltaTable:
+        """Open a contract's table as `table` does, made empty if it is not there."""
+        if opened := self.table(contract.relation()):
+            return opened
+        folder = self.folder(contract.relation())
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            table = DeltaTable.create(
+                str(folder), contract.arrow_schema(), mode="ignore", description=contract.__doc__, configuration=KEEP_LOG
+            )
+        except OSError as error:
+            message = f"{self.settings.root}: cannot be written ({error.strerror or error}); choose another --home"
+            raise HomeError(message) from None
+        return self._share(contract.relation(), table)
+
+    def refuse_other_columns(self, contract: type[Contract]) -> None:
+        """Raise `HomeError` if a table has other columns than its contract, for an older version of this program made it."""
+        table = self.create(contract)
+        found, wanted = pa.schema(table.schema().to_arrow()), contract.arrow_schema()
+        both = set(found.names) & set(wanted.names)
+        retyped = {name for name in both if found.field(name).type != wanted.field(name).type}
+        differing = sorted((set(found.names) ^ set(wanted.names)) | retyped)
+        if differing:
+            message = (
+                f"{self.settings.root}: {contract.relation()} was made by another version of millrace (columns that differ: "
+                f"{', '.join(differing)}); delete {', '.join(REMADE)} there, then run every source "
+                "once: they are made again from raw"
+            )
+            raise HomeError(message)
+
+    def publish(
+        self,
+        contract: type[Contract],
+        batches: Iterable[pa.RecordBatch],
+        transactions: Mapping[str, int],
+        code: int | None = None,
+        without: Sequence[str] = (),
+        *,
+        is_whole: bool = False,
+    ) -> Published:
+        """Write, audit and publish batches in one commit, exactly once for the given transactions and code.
+
+        `code` is the digest of what made the rows (`consumed(relation, CODE)` tells it, `FAMILY` the contract's version): the
+        same input through other code is no repeat. The data files in `without` leave the table in the same commit, and stay on
+        disk for its older versions; with `is_whole` all do, and the table takes the contract's columns as they are now.
+        Raises `GateError` if a row breaks the contract, `AlreadyPublishedError` if another run was first with one of the
+        transactions, `HomeError` if another run has taken one of the files in `without` away meanwhile. In all cases nothing is
+        visible and the files written are gone.
+        """
+        table = self._take(contract)
+        relation = contract.relation()
+        _refuse_repeat(table, relation, transactions, code)
+        mode = "overwrite" if is_whole else "append"
+        with self.scratch() as scratch:
+            writer = PartWriter(self.folder(relation), contract, scratch / PARTS)
+            try:
+                for batch in batches:
+                    writer.write(batch)
+                    self.report(relation, batch.num_rows, batch.nbytes)
+                table = self._share(relation, self._commit(table, contract, writer.close(), without, transactions, code, mode))
+            except BaseException:
+                writer.discard()
+                raise
+        return Published(relation, writer.n_rows, table.version())
+
+    def _commit(
+        self,
+        table: DeltaTable,
+        contract: type[Contract],
+        added: list[AddAction],
+        without: Sequence[str],
+        transactions: Mapping[str, int],
+        code: int | None,
+        mode: str,
+    ) -> DeltaTable:
+        """Commit; again on the newest version where another run came between, unless it published the same."""
+        noted = transactions if code is None else {**transactions, CODE: code, FAMILY: contract.version()}
+        commit = CommitProperties(app_transactions=[Transaction(*item) for item in noted.items()])
+        actions: list[AddAction | RemoveAction] = [*added, *map(_remove, without)]
+        for tries_left in reversed(range(COMMIT_TRIES)):
+            _refuse_missing(table, contract.relation(), without)
+            try:
+                table.create_write_transaction(actions, mode, contract.arrow_schema(), commit_properties=commit)
+                break
+            except CommitFailedError:
+                # also where two runs make a table at the same moment: the second making is a commit of its own
+                table = self._take(contract)
+                _refuse_repeat(table, contract.relation(), transactions, code)
+                if not tries_left:
+                    raise
+        return table
+
+
+def _entry(folder: Path, version: int) -> Path:
+    """Name the entry of a table's log that made a version."""
+    return folder / "_delta_log" / f"{version:020d}.json"
+
+
+def _identity(entry: Path) -> tuple[int, int] | None:
+    """Tell an entry of a log from another of its name; None if it is not there."""
+    try:
+        stat = entry.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def _is_newest(folder: Path, table: DeltaTable, identity: tuple[int, int] | None) -> bool:
+    """Look whether the log still ends with a table's version; a table that was deleted and made anew has another entry there."""
+    entry, following = (_entry(folder, version) for version in (table.version(), table.version() + 1))
+    return identity is not None and _identity(entry) == identity and not following.exists()
+
+
+def files_of_version(folder: Path, version: int) -> list[str]:
+    """List the data files of a version of a table; none if the version is gone."""
+    try:
+        return data_files(DeltaTable(str(folder), version=version))
+    except DeltaError:
+        return []
+
+
+def data_files(table: DeltaTable) -> list[str]:
+    """List the data files of an open local table as paths; Delta gives URIs, in which a blank is `%20`."""
+    return [unquote(uri) for uri in table.file_uris()]
+
+
+def n_rows_of(file: str) -> int:
+    """Count a data file's rows, by its footer."""
+    n_rows: int = pq.read_metadata(file).num_rows
+    return n_rows
+
+
+def _remove(file: str) -> RemoveAction:
+    return RemoveAction(Path(file).name, data_change=True, deletion_timestamp=time.time_ns() // 1_000_000)
+
+
+def _refuse_missing(table: DeltaTable, relation: str, files: Sequence[str]) -> None:
+    """Look whether the files to be replaced are still there; else what replaces them would bring back rows that went."""
+    if not set(files) <= set(data_files(table)):
+        message = f"{relation}: another run has replaced files that this one was about to replace; run again"
+        raise HomeError(message)
+
+
+def _refuse_repeat(table: DeltaTable, relation: str, transactions: Mapping[str, int], code: int | None) -> None:
+    """Look for the transactions in the open version; of itself, Delta sees a conflict only with commits after it."""
+    if code is not None and table.transaction_version(CODE) != code:
+        return
+    done = {name: table.transaction_version(name) for name in transactions}
+    if any(at is not None and at >= transactions[name] for name, at in done.items()):
+        message = f"{relation}: another run has published the same input"
+        raise AlreadyPublishedError(message)
+
+
+class AlreadyPublishedError(Exception):
+    """Another run committed the same transaction first; its rows are the ones that count."""

@@ -1,0 +1,101 @@
+"""Parquet files of a table, held against its contract as they are written. No reader sees them before they are committed."""
+
+import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake.transaction import AddAction
+
+from transforms.schemas.base import Contract
+
+ROWS_OF_A_FILE = 2_000_000
+
+
+class PartWriter:
+    """Audits batches and writes them as zstd Parquet files of bounded size, in two threads, while the next is computed.
+
+    Encoding is what writing costs, and one thread of it kept the other core waiting. A second file is begun only where
+    the first cannot keep up.
+    """
+
+    def __init__(self, folder: Path, contract: type[Contract], noted: Path) -> None:
+        """Write into a table's folder; the names of files are noted before they are written, so that what is left can be swept."""
+        self.n_rows = 0
+        self._lanes = [_Lane(folder, contract, noted), _Lane(folder, contract, noted)]
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Write a batch in the thread that is idle. Raises `GateError` for the batch before it, if that broke its contract."""
+        lane = next((lane for lane in self._lanes if lane.is_idle), self._lanes[self.n_rows % 2])
+        lane.write(batch)
+        self.n_rows += batch.num_rows
+
+    def close(self) -> list[AddAction]:
+        """Finish the files; what a commit adds."""
+        return [action for lane in self._lanes for action in lane.close()]
+
+    def discard(self) -> None:
+        """Delete what was written."""
+        for lane in self._lanes:
+            lane.discard()
+
+
+class _Lane:
+    """One of a writer's threads, with the files it writes one after the other."""
+
+    def __init__(self, folder: Path, contract: type[Contract], noted: Path) -> None:
+        self.folder, self.contract, self.schema, self.noted = folder, contract, contract.arrow_schema(), noted
+        self._actions: list[AddAction] = []
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+        self._part: pq.ParquetWriter | None = None
+        self._path: Path | None = None
+        self._rows_of_part = 0
+
+    @property
+    def is_idle(self) -> bool:
+        return self._pending is None or self._pending.done()
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._wait()
+        self._pending = self._thread.submit(self._write, batch)
+
+    def close(self) -> list[AddAction]:
+        self._wait()
+        self._finish_part()
+        self._thread.shutdown()
+        return self._actions
+
+    def discard(self) -> None:
+        self._thread.shutdown(wait=True)
+        if self._part:
+            self._part.close()
+        for name in [action.path for action in self._actions] + ([self._path.name] if self._path else []):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _wait(self) -> None:
+        if self._pending:
+            self._pending.result()
+
+    def _write(self, batch: pa.RecordBatch) -> None:
+        self.contract.gate(pl.DataFrame(batch))
+        if self._part is None:
+            self._path = self.folder / f"part-{uuid.uuid4().hex}.parquet"
+            with self.noted.open("a", encoding="utf-8") as file:
+                file.write(f"{self.contract.relation()} {self._path.name}\n")
+            self._part = pq.ParquetWriter(self._path, self.schema, compression="zstd", compression_level=1)
+        self._part.write_batch(batch.cast(self.schema))
+        self._rows_of_part += batch.num_rows
+        if self._rows_of_part >= ROWS_OF_A_FILE:
+            self._finish_part()
+
+    def _finish_part(self) -> None:
+        if self._part is None or self._path is None:
+            return
+        self._part.close()
+        stat = self._path.stat()
+        stats = f'{{"numRecords": {self._rows_of_part}}}'
+        self._actions.append(AddAction(self._path.name, stat.st_size, {}, int(stat.st_mtime * 1000), data_change=True, stats=stats))
+        self._part, self._path, self._rows_of_part = None, None, 0
