@@ -295,6 +295,7 @@ def test_what_is_derived_is_trained_on_as_it_is_served(filled: Home, keys: list[
     assert trained.select(columns).rename(lambda name: name.removeprefix("pair_derived__")).to_dicts() == expected
     served = OpenStore(filled.store).read(features, rows)
     assert served.select(columns).equals(trained.select(columns))
+    assert served.select(columns).schema == trained.select(columns).schema
     asked = filled.store.get_online_features(features, rows, full_feature_names=True).to_dict() if rows else {name: [] for name in columns}
     assert [dict(zip(DERIVED, row, strict=True)) for row in zip(*(asked[name] for name in columns), strict=True)] == expected
 

@@ -1,6 +1,5 @@
 """Features derived from others: expressions over the values that views have at the instant asked for, the same wherever they are asked."""
 
-import atexit
 import hashlib
 import json
 import threading
@@ -99,12 +98,6 @@ def _engine() -> _Engine:
         _thread.engine = _Engine()
     engine: _Engine = _thread.engine
     return engine
-
-
-@atexit.register
-def _close() -> None:
-    """Close the main thread's, which otherwise outlives DuckDB's module."""
-    vars(_thread).clear()
 
 
 def _reason(error: Exception) -> str:
