@@ -1,4 +1,4 @@
-"""The features that are served. The one file that `feast apply` scans; all of it is made from what is declared."""
+"""The features that are served. The one file that `feast apply` scans; all of it is made from what is _declared."""
 
 import feature_repo.importing  # noqa: F401
 
@@ -9,44 +9,45 @@ from feature_repo.derived import on_demand_view
 from feature_repo.fields import FEAST_TYPES, feature_view
 from transforms.features.registry import registry, view_name
 
-declared = registry()
-joined_by = {
+_declared = registry()
+_joined_by = {
     entity.columns[0]: Entity(name=entity.name, join_keys=entity.columns, value_type=ValueType.STRING, description=entity.description)
-    for entity in declared.entities.values()
+    for entity in _declared.entities.values()
     if len(entity.columns) == 1
 }
 # of several keys each is an entity for Feast: one that is declared, else one of its own
-joined_by |= {
+_joined_by |= {
     column: Entity(name=column, join_keys=[column], value_type=ValueType.STRING, description=f"A key of {entity.name}.")
-    for entity in declared.entities.values()
+    for entity in _declared.entities.values()
     for column in entity.columns
-    if column not in joined_by
+    if column not in _joined_by
 }
-feature_views = {
-    name: feature_view(view.contract, [joined_by[column] for column in view.entity.columns]) for name, view in declared.views.items()
+_feature_views = {
+    name: feature_view(view.contract, [_joined_by[column] for column in view.entity.columns]) for name, view in _declared.views.items()
 }
-derived_views = {
+_derived_views = {
     name: on_demand_view(
         name,
-        [feature_views[view][features] for view, features in found.features_by_view.items()],
+        [_feature_views[view][features] for view, features in found.features_by_view.items()],
         found.expressions,
         {feature: FEAST_TYPES[dtype] for feature, dtype in found.types.items()},
-        declared.derived[name].description,
+        _declared.derived[name].description,
     )
-    for name, found in declared.derivations.items()
+    for name, found in _declared.derivations.items()
 }
 
 
 def _served(reference: str) -> object:
     """What a service names: a view, or of `view:feature` the view with that feature alone."""
     view, _, feature = reference.partition(":")
-    found = (feature_views | derived_views)[view]
+    found = (_feature_views | _derived_views)[view]
     return found[[feature]] if feature else found
 
 
-services = [
+_services = [
     FeatureService(name=name, features=[_served(view_name(item)) for item in service.features], description=service.description)
-    for name, service in declared.services.items()
+    for name, service in _declared.services.items()
 ]
 # Feast finds what is a value of this module
-globals().update({f"_{item.name}": item for item in (*joined_by.values(), *feature_views.values(), *derived_views.values(), *services)})
+globals().update({f"entity_{entity.name}": entity for entity in _joined_by.values()})
+globals().update({item.name: item for item in (*_feature_views.values(), *_derived_views.values(), *_services)})

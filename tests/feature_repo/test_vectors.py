@@ -112,7 +112,7 @@ def milvus(served: Warehouse, tmp_path: Path) -> Iterator[FeatureStore]:
 
     view = copy(definitions.record_vector)
     view.online = True
-    store.apply([definitions.record, view])
+    store.apply([definitions.entity_record, view])
     store.materialize(datetime(1970, 1, 1, tzinfo=UTC), NOW, feature_views=["record_vector"])
     yield store
     store.provider.online_store.client.close()
