@@ -77,7 +77,7 @@ def test_a_home_keeps_what_was_asked_for_once(asked: str, expected: list[str], t
 
 def test_a_name_that_is_no_view_of_records_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_ONLINE", "record_qualty")
-    with pytest.raises(HomeError, match="'record_qualty' is no view of records; there are record_quality, "):
+    with pytest.raises(HomeError, match="'record_qualty' is no view of records; there are record_duplicates, "):
         online_views(tmp_path)
 
 
