@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 
 from transforms.errors import MillraceError
 from transforms.features.build import (
-    TRANSACTION,
     Counted,
     Unfinished,
     has_columns_as_defined,
@@ -27,6 +26,7 @@ from transforms.features.registry import views
 from transforms.features.view import Run, View
 from transforms.schemas.staging import StagedRecord
 from transforms.sql import model
+from transforms.warehouse.checkpoint import FEATURIZE, backfilling
 from transforms.warehouse.tables import Rows, Warehouse
 
 VERSIONS_OF_A_CHUNK = 250_000
@@ -81,7 +81,7 @@ def _of_view(view: View, span: Span) -> Span:
 
 def _refuse_pending(warehouse: Warehouse) -> None:
     version = warehouse.versions().get(StagedRecord.relation(), -1)
-    is_behind = any(warehouse.consumed(view.relation, TRANSACTION) != version for view in views())
+    is_behind = any(FEATURIZE.consumed(warehouse, view.relation) != version for view in views())
     if is_behind or not all(has_columns_as_defined(view, warehouse) for view in views()):
         message = f"{warehouse.settings.root}: there are records or columns that no feature view has taken up yet; millrace run first"
         raise MillraceError(message)
@@ -116,23 +116,23 @@ def _find(view: View, warehouse: Warehouse, span: Span) -> Due:
 
 
 def _fill(view: View, warehouse: Warehouse, span: Span, now: datetime, unfinished: Unfinished) -> Rows:
-    relation, transaction = view.relation, f"backfill:{unfinished.name}"
+    relation, filling = view.relation, backfilling(unfinished.name)
     is_other_code = is_made_by_other_code(view, warehouse)
     if is_other_code:
         warehouse.publish(view.contract, [], {}, MIXED_CODE)
-    view.prepare(warehouse, now, {TRANSACTION: warehouse.consumed(relation, TRANSACTION)})
+    view.prepare(warehouse, now, FEATURIZE.at(FEATURIZE.consumed(warehouse, relation)))
     n_before, n_new, n_rows = warehouse.n_rows(relation), 0, 0
     with _opened(view, warehouse, span, now, is_other_code=is_other_code) as run:
-        for chunk in range(max(0, warehouse.consumed(relation, transaction)), unfinished.n_chunks):
+        for chunk in range(max(0, filling.consumed(warehouse, relation)), unfinished.n_chunks):
             _take_chunk(run, chunk, unfinished.n_chunks)
             run.connection.execute(f"create or replace table due as {model('backfill/missing_instants')}")
             run.connection.execute("create or replace table due_entities as select distinct entity_id from due")
             if run.connection.sql("from due limit 1").fetchall():
                 counted = Counted(_due_rows(view, run, span, is_other_code=is_other_code), view.contract)
-                n_rows += warehouse.publish(view.contract, counted, {transaction: chunk + 1}).n_rows
+                n_rows += warehouse.publish(view.contract, counted, filling.at(chunk + 1)).n_rows
                 n_new += counted.n_new
     if is_other_code and span == Span():
-        warehouse.publish(view.contract, [], {TRANSACTION: warehouse.consumed(relation, TRANSACTION)}, view.digest())
+        warehouse.publish(view.contract, [], FEATURIZE.at(FEATURIZE.consumed(warehouse, relation)), view.digest())
     return Rows(n_new, n_rows - n_new, n_before - (n_rows - n_new))
 
 

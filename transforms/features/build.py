@@ -22,9 +22,8 @@ from transforms.paths import parquet
 from transforms.profiles.profile import profile_views
 from transforms.schemas.base import Contract
 from transforms.schemas.staging import StagedRecord
+from transforms.warehouse.checkpoint import FEATURIZE
 from transforms.warehouse.tables import CODE, AlreadyPublishedError, Rows, Warehouse
-
-TRANSACTION = "featurize"
 
 
 def stale_views(warehouse: Warehouse, wanted: Sequence[View] | None = None) -> list[View]:
@@ -36,7 +35,7 @@ def stale_views(warehouse: Warehouse, wanted: Sequence[View] | None = None) -> l
 def is_made_by_other_code(view: View, warehouse: Warehouse) -> bool:
     """Whether a view holds rows whose declaration, kernel, model or engine has changed since, so that it must be made again."""
     made_by = warehouse.consumed(view.relation, CODE)
-    return warehouse.consumed(view.relation, TRANSACTION) >= 0 and made_by != view.digest()
+    return FEATURIZE.consumed(warehouse, view.relation) >= 0 and made_by != view.digest()
 
 
 def breaking_changes(warehouse: Warehouse) -> list[str]:
@@ -78,7 +77,7 @@ def pending_versions(view: View, warehouse: Warehouse) -> tuple[int, str]:
     n_rows = warehouse.n_rows(StagedRecord.relation(), since=_consumed(view, warehouse))
     if is_made_by_other_code(view, warehouse):
         return n_rows, "its declaration, kernel or engine has changed, so all of it again"
-    if warehouse.consumed(view.relation, TRANSACTION) < 0:
+    if FEATURIZE.consumed(warehouse, view.relation) < 0:
         return n_rows, "it is new"
     return n_rows, "they came since it was made"
 
@@ -138,13 +137,13 @@ def staging_version(warehouse: Warehouse, versions: Mapping[str, int]) -> int:
 
 
 def _made_from(table: DeltaTable) -> int:
-    version = table.transaction_version(TRANSACTION)
+    version = table.transaction_version(FEATURIZE.name)
     return -1 if version is None else version
 
 
 def _consumed(view: View, warehouse: Warehouse) -> int:
     """The staging version a view was made from by the code as it is now; -1 if by other code, or never."""
-    return -1 if is_made_by_other_code(view, warehouse) else warehouse.consumed(view.relation, TRANSACTION)
+    return -1 if is_made_by_other_code(view, warehouse) else FEATURIZE.consumed(warehouse, view.relation)
 
 
 def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
@@ -183,7 +182,7 @@ def _publish(warehouse: Warehouse, now: datetime, beside: Sequence[View]) -> dic
 
 def _prepare(view: View, warehouse: Warehouse, now: datetime, version: int) -> dict[str, int] | None:
     """Publish what a view needs before its rows; the transactions of its commit, None if another run has just published it."""
-    done = {TRANSACTION: version}
+    done = FEATURIZE.at(version)
     try:
         return done | view.prepare(warehouse, now, done)
     except AlreadyPublishedError:
@@ -215,9 +214,9 @@ def recompute(warehouse: Warehouse, entities: Mapping[str, Path], now: datetime)
     """
     version = warehouse.versions()[StagedRecord.relation()]
     for view in views():
-        if warehouse.consumed(view.relation, TRANSACTION) == version:
+        if FEATURIZE.consumed(warehouse, view.relation) == version:
             continue
-        done = {TRANSACTION: version}
+        done = FEATURIZE.at(version)
         done |= view.prepare(warehouse, now, done, is_anew=True)
         with warehouse.connect() as connection:
             run = Run(warehouse, connection, now)

@@ -16,7 +16,7 @@ import polars as pl
 from pydantic import BaseModel
 
 from transforms.errors import MillraceError
-from transforms.features.build import TRANSACTION, consistent_versions
+from transforms.features.build import consistent_versions
 from transforms.features.engine.group_by import GroupView
 from transforms.features.entity import Entity
 from transforms.features.registry import view_of, views
@@ -25,6 +25,7 @@ from transforms.features.windows import Window
 from transforms.schemas.base import Contract
 from transforms.schemas.staging import Correction, StagedRecord
 from transforms.sql import model
+from transforms.warehouse.checkpoint import FEATURIZE
 from transforms.warehouse.tables import CODE, Warehouse, data_files
 
 Row = dict[str, Any]
@@ -306,7 +307,7 @@ def _table(view: View, warehouse: Warehouse, version: int) -> Table:
     return Table(
         relation=view.relation,
         version=version,
-        made_from=table.transaction_version(TRANSACTION),
+        made_from=table.transaction_version(FEATURIZE.name),
         is_current_code=table.transaction_version(CODE) == view.digest(),
     )
 

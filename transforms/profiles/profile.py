@@ -23,7 +23,7 @@ from transforms.schemas.staging import StagedRecord
 from transforms.sql import model
 from transforms.text.pii import KINDS, score_pii
 from transforms.text.quality import WORD
-from transforms.warehouse.checkpoint import publish_once
+from transforms.warehouse.checkpoint import PROFILE, profiling, publish_once
 from transforms.warehouse.tables import Warehouse, data_files
 
 ACCURACY = 0.01
@@ -41,7 +41,6 @@ LETTERS = r"\pL+"
 # the columns of views that hold a few known words; other text is an id, and no id is kept in a profile
 CATEGORIES = ("language", "second_language", "script")
 ALL_ROWS = ""
-TRANSACTION = "profile"
 LOAD = ["source", "load_id", "loaded_timestamp"]
 
 
@@ -148,7 +147,7 @@ def store(warehouse: Warehouse, contract: type[Contract], rows: pl.DataFrame) ->
     replaced = [] if standing.is_empty() else data_files(table)
     staying = earlier.join(loads.lazy(), on=load, how="anti").collect() if replaced else rows.clear()
     batches = pl.concat([staying, rows]).to_arrow().cast(contract.arrow_schema()).to_batches()
-    publish_once(warehouse, contract, batches, {TRANSACTION: table.version()}, without=replaced)
+    publish_once(warehouse, contract, batches, PROFILE.at(table.version()), without=replaced)
 
 
 def profile_loads(connection: duckdb.DuckDBPyConnection, spool: Path) -> pl.DataFrame:
@@ -173,15 +172,16 @@ def profile_views(warehouse: Warehouse, contracts: Iterable[type[Contract]]) -> 
     It is read back from the files that came since the last time, so a run that was killed after a view's commit loses nothing.
     """
     profiles, versions = warehouse.create(ColumnProfile), warehouse.versions()
-    found, transactions = [], {}
+    found: list[pl.DataFrame] = []
+    transactions: dict[str, int] = {}
     for contract in (contract for contract in contracts if any(_columns_of(contract))):
         relation = contract.relation()
-        name, version = f"{TRANSACTION}:{relation}", versions[relation]
-        since = warehouse.consumed(ColumnProfile.relation(), name)
+        version = versions[relation]
+        since = profiling(relation).consumed(warehouse, ColumnProfile.relation())
         if since < version:
             known = stored(profiles, ColumnProfile).filter(pl.col("relation") == relation).select("loaded_timestamp").collect().to_series()
             found.append(_profile_publications(contract, warehouse.files(relation, since), known))
-            transactions[name] = version
+            transactions |= profiling(relation).at(version)
     if found:
         publish_once(warehouse, ColumnProfile, pl.concat(found).to_arrow().cast(ColumnProfile.arrow_schema()).to_batches(), transactions)
 

@@ -25,7 +25,7 @@ from transforms.staging.checks import day_order, watch_checks
 from transforms.staging.mapping import DECODED, candidates_parameters, candidates_sql, decode_rows
 from transforms.staging.versions import decide, publish_versions
 from transforms.text.pii import redact
-from transforms.warehouse.checkpoint import publish_once
+from transforms.warehouse.checkpoint import Consumer, preparing, publish_once
 from transforms.warehouse.rewrite import PLACE
 from transforms.warehouse.tables import Warehouse
 
@@ -115,17 +115,17 @@ def prepare(
 
 def finish_prepare(source: Source, warehouse: Warehouse) -> Account:
     """Finish a killed run at its own version of raw, for some of it is committed; else do nothing."""
-    begun = warehouse.consumed(QuarantinedRecord.relation(), transaction(source.name))
-    if warehouse.consumed(StagedRecord.relation(), transaction(source.name)) >= begun:
+    begun = preparing(source.name).unfinished(warehouse, QuarantinedRecord.relation(), StagedRecord.relation())
+    if begun is None:
         return Account()
-    refuse_other_mapping(warehouse, QuarantinedRecord.relation(), noted(transaction(source.name), begun, source), source)
+    refuse_other_mapping(warehouse, preparing(source.name), QuarantinedRecord.relation(), begun, source)
     # what was begun was accepted, or let pass
     return _prepare_until(begun, source, warehouse, Accepted(schema=True, drift=True, load=True))
 
 
 def _prepare_until(version: int, source: Source, warehouse: Warehouse, accepted: Accepted) -> Account:
     """Stage what arrived up to a version of raw."""
-    consumed = warehouse.consumed(StagedRecord.relation(), transaction(source.name))
+    consumed = preparing(source.name).consumed(warehouse, StagedRecord.relation())
     with warehouse.scratch() as scratch, warehouse.connect(of=OF_LOADS) as connection:
         warehouse.create_arrivals(connection, RawRecord, consumed, version)
         connection.execute("set variable source = $name", {"name": source.name})
@@ -134,7 +134,7 @@ def _prepare_until(version: int, source: Source, warehouse: Warehouse, accepted:
         compared = split(connection, source, warehouse, spool)
         if not accepted.schema:
             refuse_stops(source, compared)
-        transactions = noted(transaction(source.name), version, source)
+        transactions = preparing(source.name).at(version, mapping_digest(source))
         accounts = account(connection, source)
         watch_checks(connection, source, warehouse, is_accepted=accepted.load)
         watch(connection, source, warehouse, spool, is_accepted=accepted.drift)
@@ -144,19 +144,14 @@ def _prepare_until(version: int, source: Source, warehouse: Warehouse, accepted:
     return total(accounts)
 
 
-def noted(name: str, version: int, source: Source) -> dict[str, int]:
-    """Note how far a transaction has come, and once more under a name that tells the mapping it has come so far with."""
-    return {name: version, f"{name}:{_mapping_digest(source)}": version}
-
-
-def _mapping_digest(source: Source) -> str:
+def mapping_digest(source: Source) -> str:
     """Digest what decides how a row is staged; `ids: shared` stages as a source file that does not say `ids`."""
     return digest_of(source.model_dump_json(exclude=UNMAPPED | (set() if source.ids == "own" else {"ids"})))
 
 
-def refuse_other_mapping(warehouse: Warehouse, relation: str, begun: dict[str, int], source: Source) -> None:
+def refuse_other_mapping(warehouse: Warehouse, consumer: Consumer, relation: str, begun: int, source: Source) -> None:
     """Raise `SourceError` if what was begun, and is to be finished, was not begun with the source's mapping as it is now."""
-    if any(warehouse.consumed(relation, name) != version for name, version in begun.items()):
+    if not consumer.is_on_basis(warehouse, relation, begun, mapping_digest(source)):
         message = (
             f"{source.name}: its source file was edited after a run that was killed half-way; put the old one back, "
             "run it once so that the run is finished, then edit"
@@ -164,20 +159,15 @@ def refuse_other_mapping(warehouse: Warehouse, relation: str, begun: dict[str, i
         raise SourceError(message)
 
 
-def transaction(source: str) -> str:
-    """Name the transaction that says how much of raw has been staged for a source."""
-    return f"prepare:{source}"
-
-
 def is_prepared(source: Source, warehouse: Warehouse) -> bool:
     """Whether all raw rows have been through `prepare` for this source."""
     version = warehouse.versions().get(RawRecord.relation(), -1)
-    return warehouse.consumed(StagedRecord.relation(), transaction(source.name)) == version
+    return preparing(source.name).consumed(warehouse, StagedRecord.relation()) == version
 
 
 def n_unstaged(source: Source, warehouse: Warehouse) -> int:
     """Count the raw rows, of any source, that `prepare` would look at for this one."""
-    return warehouse.n_rows(RawRecord.relation(), since=warehouse.consumed(StagedRecord.relation(), transaction(source.name)))
+    return warehouse.n_rows(RawRecord.relation(), since=preparing(source.name).consumed(warehouse, StagedRecord.relation()))
 
 
 def refuse_stops(source: Source, compared: Compared) -> None:

@@ -21,7 +21,8 @@ from transforms.sources.reading import read_payloads
 from transforms.sources.schema_changes import UNFIT, Compared, Shapes, compare, expect, in_words, known_fields
 from transforms.sources.source import Source, SourceFile
 from transforms.staging.checks import check_loads, finding
-from transforms.staging.prepare import WRITTEN, create_documents, loads_of, split, transaction
+from transforms.staging.prepare import WRITTEN, create_documents, loads_of, split
+from transforms.warehouse.checkpoint import preparing
 from transforms.warehouse.tables import Warehouse
 
 HEAD_ROWS = 1_000
@@ -51,7 +52,7 @@ def look_at_fields(source: Source, warehouse: Warehouse, files: Sequence[SourceF
         return Look(0, 0, [], [])  # the first load defines
     with warehouse.connect() as connection:
         connection.execute("set variable source = $name", {"name": source.name})
-        warehouse.create_arrivals(connection, RawRecord, warehouse.consumed(StagedRecord.relation(), transaction(source.name)))
+        warehouse.create_arrivals(connection, RawRecord, preparing(source.name).consumed(warehouse, StagedRecord.relation()))
         heads = pa.Table.from_batches(_heads(source, files), RawRecord.arrow_schema())
         connection.register("heads", heads)
         connection.execute(INCOMING)

@@ -13,9 +13,9 @@ from transforms.schemas.staging import AccountedFile, QuarantinedRecord, Repeate
 from transforms.sources.source import Source
 from transforms.sql import model
 from transforms.staging.checks import refuse_replayed
-from transforms.staging.prepare import Account, account, finish_prepare, noted, quarantined, refuse_other_mapping, split, total
+from transforms.staging.prepare import Account, account, finish_prepare, mapping_digest, quarantined, refuse_other_mapping, split, total
 from transforms.staging.versions import publish_versions
-from transforms.warehouse.checkpoint import publish_once
+from transforms.warehouse.checkpoint import publish_once, replaying
 from transforms.warehouse.tables import Warehouse, data_files
 
 RELATION = QuarantinedRecord.relation()
@@ -58,15 +58,15 @@ def replay(source: Source, warehouse: Warehouse, *, accept_load: bool = False) -
 
 def finish_replay(source: Source, warehouse: Warehouse) -> None:
     """Finish a killed replay on the rows that were in quarantine then, for some of it is committed; else do nothing."""
-    begun = warehouse.consumed(AccountedFile.relation(), _transaction(source))
-    if warehouse.consumed(RELATION, _transaction(source)) < begun:
-        refuse_other_mapping(warehouse, AccountedFile.relation(), noted(_transaction(source), begun, source), source)
+    begun = replaying(source.name).unfinished(warehouse, AccountedFile.relation(), RELATION)
+    if begun is not None:
+        refuse_other_mapping(warehouse, replaying(source.name), AccountedFile.relation(), begun, source)
         _replay_until(begun, source, warehouse, is_accepted=True)  # what was begun was accepted, or let pass
 
 
 def _replay_until(version: int, source: Source, warehouse: Warehouse, *, is_accepted: bool) -> Account:
     """Replay what was in quarantine at one of its versions; accounting, repeats, staging and quarantine each note that they have it."""
-    transactions = noted(_transaction(source), version, source)
+    transactions = replaying(source.name).at(version, mapping_digest(source))
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
         files = data_files(warehouse.table_at(RELATION, version))
         warehouse.create_view(connection, "tried", files, QuarantinedRecord.arrow_schema())
@@ -90,7 +90,3 @@ def _left(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterat
     """Stream the rows that stay in quarantine: those that do not pass now either, then those that were not tried."""
     yield from quarantined(connection, warehouse)
     yield from connection.sql(model("staging/untried")).to_arrow_reader(warehouse.settings.batch_rows)
-
-
-def _transaction(source: Source) -> str:
-    return f"replay:{source.name}"

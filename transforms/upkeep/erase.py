@@ -28,12 +28,11 @@ from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, Correction, QuarantinedRecord, RepeatedRecord, StagedRecord
 from transforms.sql import model
 from transforms.staging.accounting import recount
-from transforms.staging.prepare import ACCEPTED, transaction
-from transforms.warehouse.checkpoint import publish_once
+from transforms.staging.prepare import ACCEPTED
+from transforms.warehouse.checkpoint import ERASE, preparing, publish_once
 from transforms.warehouse.rewrite import PLACE, files_holding, rows_staying
 from transforms.warehouse.tables import Warehouse
 
-TRANSACTION = "erase"
 HELD: tuple[type[Contract], ...] = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, Correction)
 
 
@@ -148,7 +147,7 @@ def erase_rows(warehouse: Warehouse, note: Noted) -> None:
 
     Of the records that lose a row it is decided anew which of those that stay are versions.
     """
-    done = {TRANSACTION: note.number}
+    done = ERASE.at(note.number)
     with warehouse.connect() as connection:
         create_noted(connection, note)
         _decide_again(connection)
@@ -161,7 +160,9 @@ def erase_rows(warehouse: Warehouse, note: Noted) -> None:
         _replace(connection, warehouse, RawRecord, done)
         sources = connection.sql(f"select distinct source from {AccountedFile.relation()}").fetchall()
     raw = warehouse.versions()[RawRecord.relation()]
-    publish_once(warehouse, StagedRecord, [], {transaction(source): raw for (source,) in sources})  # nothing is left to stage
+    publish_once(
+        warehouse, StagedRecord, [], {name: at for (source,) in sources for name, at in preparing(source).at(raw).items()}
+    )  # nothing is left to stage
 
 
 def delete_files(warehouse: Warehouse, note: Noted) -> int:

@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from transforms.expressions import quoted
-from transforms.features.build import TRANSACTION, consistent_versions
+from transforms.features.build import consistent_versions
 from transforms.features.engine.duplicate_index import INDEX
 from transforms.features.registry import views
 from transforms.schemas.base import Contract
@@ -21,7 +21,7 @@ from transforms.schemas.fields import SourceField
 from transforms.schemas.profiles import ColumnProfile, DriftStatistic, LoadCheck
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, RepeatedRecord, StagedRecord
-from transforms.staging.prepare import transaction
+from transforms.warehouse.checkpoint import FEATURIZE, preparing
 from transforms.warehouse.tables import Warehouse, n_rows_of
 from transforms.warehouse.writer import ROWS_OF_A_FILE
 
@@ -66,10 +66,10 @@ def compact(warehouse: Warehouse, *, is_dry: bool) -> list[Compacted]:
     """Merge the small files of every table that has several, and drop replaced rows from views that have many."""
     raw, staging = RawRecord.relation(), StagedRecord.relation()
     versions = warehouse.versions()
-    sources = [source for source in _sources(warehouse) if warehouse.consumed(staging, transaction(source)) == versions[raw]]
+    sources = [source for source in _sources(warehouse) if preparing(source).consumed(warehouse, staging) == versions[raw]]
     of_features = [view.contract for view in views()]
     consumers = [
-        contract for contract in (*INDEX, *of_features) if warehouse.consumed(contract.relation(), TRANSACTION) == versions.get(staging)
+        contract for contract in (*INDEX, *of_features) if FEATURIZE.consumed(warehouse, contract.relation()) == versions.get(staging)
     ]
     done = []
     for contract in (*KEPT, *of_features):
@@ -80,10 +80,10 @@ def compact(warehouse: Warehouse, *, is_dry: bool) -> list[Compacted]:
         elif chosen:
             done.append(_compact(contract, warehouse, chosen))
         if contract is RawRecord and chosen and not is_dry:
-            notes = {transaction(source): warehouse.versions()[raw] for source in sources}
+            notes = {name: at for source in sources for name, at in preparing(source).at(warehouse.versions()[raw]).items()}
             _note(warehouse, [StagedRecord], notes)  # it alone says how much is staged
         if contract is StagedRecord and not is_dry and warehouse.versions().get(staging) != versions.get(staging):
-            _note(warehouse, consumers, {TRANSACTION: warehouse.versions()[staging]})
+            _note(warehouse, consumers, FEATURIZE.at(warehouse.versions()[staging]))
     return done
 
 
@@ -96,9 +96,9 @@ def vacuum(warehouse: Warehouse, locked: Iterable[Mapping[str, int]], *, is_dry:
     versions = warehouse.versions()
     kept: dict[str, set[int]] = {relation: {version} for relation, version in versions.items()}
     for source in _sources(warehouse):
-        kept[RawRecord.relation()].add(warehouse.consumed(StagedRecord.relation(), transaction(source)))
+        kept[RawRecord.relation()].add(preparing(source).consumed(warehouse, StagedRecord.relation()))
     for contract in (*INDEX, *(view.contract for view in views())):
-        kept.get(StagedRecord.relation(), set()).add(warehouse.consumed(contract.relation(), TRANSACTION))
+        kept.get(StagedRecord.relation(), set()).add(FEATURIZE.consumed(warehouse, contract.relation()))
     for needed in (consistent_versions(warehouse), *locked):
         for view, version in needed.items():
             kept.get(f"features.{view}", set()).add(version)

@@ -25,7 +25,7 @@ from transforms.sources.source import Source
 from transforms.sql import model
 from transforms.staging.accounting import recount
 from transforms.staging.checks import MENDS, MIN_ROWS, day_order, kind_of, notices, waiting, without_values
-from transforms.staging.prepare import Account, noted, prepare
+from transforms.staging.prepare import Account, mapping_digest, prepare
 from transforms.staging.quarantine import replay
 from transforms.warehouse.tables import Warehouse
 
@@ -442,9 +442,9 @@ def test_keys_that_decide_nothing_about_a_row_leave_the_mapping_as_it_was(make_s
         "text": "keep", "tombstone": "false", "positive_labels": ["bad"], "attributes": [], "schema_policy": "evolve"
     }"""
     digest = digest_of(json.dumps(json.loads(before), separators=(",", ":")))
-    assert noted("p", 1, make_source("a.jsonl")) == {"p": 1, f"p:{digest}": 1}
-    assert noted("p", 1, make_source("a.jsonl", ids="shared", max_collision_ratio=1, max_quarantined_ratio=0)) == {"p": 1, f"p:{digest}": 1}
-    assert noted("p", 1, make_source("a.jsonl", ids="own")) != {"p": 1, f"p:{digest}": 1}
+    assert mapping_digest(make_source("a.jsonl")) == digest
+    assert mapping_digest(make_source("a.jsonl", ids="shared", max_collision_ratio=1, max_quarantined_ratio=0)) == digest
+    assert mapping_digest(make_source("a.jsonl", ids="own")) != digest
 
 
 def test_a_home_of_before_there_were_checks_goes_on(make_source: MakeSource, warehouse: Warehouse, write: Write, note: Note) -> None:
