@@ -1,8 +1,9 @@
 """Groups, whatever is declared and whatever happens to records: every value equals the definition in plain Python."""
 
 import itertools
+import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,8 +19,9 @@ from tests.transforms.features.strategies import EXTENDED, START, Drawn, RecordS
 from transforms.features.engine.group_by import GroupView
 from transforms.features.engine.record import KernelView
 from transforms.features.view import Run, View
+from transforms.featurize import compute_views
 from transforms.schemas.staging import StagedRecord
-from transforms.warehouse.tables import Warehouse
+from transforms.warehouse import Rows, Warehouse
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -182,3 +184,40 @@ def test_every_value_is_as_defined_after_each_increment(bench: Any, data: st.Dat
         view.contract.gate(home.rows(view))
         ids = f"select distinct {view.entity.id_of_columns} as entity_id from {view.relation}"
         assert home.publish(view, view.rebuild(home.run([view]), f"({ids})")) == 0
+
+
+@settings(max_examples=20)
+@given(groups(kinds=EXTENDED) | groups(), histories(max_steps=2))
+def test_increments_in_order_of_knowledge_have_the_rows_of_a_rebuild(bench: Any, drawn: Drawn, states: list[list[Version]]) -> None:
+    in_order = sorted(states[-1], key=lambda v: v.known)
+    cuts = [*{v.known for v in in_order[len(in_order) // 3 :: 2]}, math.inf]
+    rows = []
+    for bounds in (cuts, [math.inf]):
+        home = bench(drawn)
+        for until in sorted(bounds):
+            home.take([v for v in in_order if v.known < until])
+        rows.append(newest(home.views[1], home.rows(home.views[1])))
+    assert rows[0].equals(rows[1])
+
+
+def publish(warehouse: Warehouse, views: Sequence[View], versions: Sequence[Version], number: int) -> dict[str, Rows]:
+    """Stage versions in place of all that are staged, in new files, and bring views up to them."""
+    warehouse.publish(StagedRecord, staged(versions).to_batches(), {}, without=warehouse.files(StagedRecord.relation()))
+    return compute_views(views, warehouse, NOW + timedelta(hours=number))
+
+
+@settings(max_examples=4)
+@given(groups("one", EXTENDED), groups("two"), histories(max_steps=3))
+def test_homes_have_the_values_of_the_definition(
+    new_home: Callable[[], Warehouse], one: Drawn, two: Drawn, states: list[list[Version]]
+) -> None:
+    views = [SHAPE, *(GroupView(drawn.declared, {"record_shape": SHAPE}) for drawn in (one, two))]
+    grown, rebuilt = new_home(), new_home()
+    for number, state in enumerate(states):
+        publish(grown, views, state, number)
+    assert {(rows.new, rows.recomputed) for rows in publish(grown, views, states[-1], len(states)).values()} == {(0, 0)}
+    publish(rebuilt, views, states[-1], 0)
+    seen = [version for state in states for version in state]
+    for home, (view, drawn) in itertools.product((grown, rebuilt), zip(views[1:], (one, two), strict=True)):
+        rows = pl.read_delta(str(home.folder(view.relation)))
+        assert_as_defined(view, drawn.meaning, rows, states[-1], seen if home is grown else [])
