@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 import pyarrow as pa
@@ -29,12 +29,20 @@ KINDS = {
 }
 
 
+class Readable(Protocol):
+    """What is read of a record view."""
+
+    contract: type[Contract]
+    is_rebuilt_whole: bool
+
+
 class Inputs:
     """The columns that expressions may read, with record views by their names."""
 
-    def __init__(self, record_views: Mapping[str, type[Contract]]) -> None:
-        """Take the record views' contracts."""
-        self._views = dict(record_views)
+    def __init__(self, record_views: Mapping[str, Readable], *, is_whole: bool = False) -> None:
+        """Take the record views. Only what `is_whole`, computed whole in each run, may read one whose rows rest on other records."""
+        self._views = {name: view.contract for name, view in record_views.items()}
+        self._refused = {name for name, view in record_views.items() if view.is_rebuilt_whole and not is_whole}
 
     def bind(self, expression: str) -> Input:
         """Find what an expression over a record gives. Raises `DeclarationError` with what is wrong with it."""
@@ -66,6 +74,9 @@ class Inputs:
         if len(reference) > 1 and view in self._views:
             known = {f"{view}.{column.name}" for column in self._views[view].columns() if column.is_served}
         name = ".".join(reference[:2]) if len(reference) > 1 else view
+        if len(reference) > 1 and view in self._refused:
+            message = f"{expression!r} reads {name}, which changes as other records come; only a SqlView can follow that"
+            raise DeclarationError(message)
         if name in known:
             return
         everything = {*READABLE, *(f"{view}.{column.name}" for view, contract in self._views.items() for column in contract.columns())}

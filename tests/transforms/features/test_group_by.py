@@ -1,8 +1,9 @@
 """Groups, whatever is declared and whatever happens to records: every value equals the definition in plain Python."""
 
 import itertools
+import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,13 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.transforms.features.reference import Group, Version, instants_of
-from tests.transforms.features.strategies import EXTENDED, START, Drawn, RecordShape, groups, histories
+from tests.transforms.features.reference import Aggregated, Expression, Group, Span, Version, instants_of
+from tests.transforms.features.strategies import ENTITIES, EXTENDED, HOUR, START, Drawn, RecordShape, groups, histories
+from transforms.errors import DeclarationError
+from transforms.features import Count, GroupBy, Sum, hours, lifetime
 from transforms.features.engine.group_by import GroupView
 from transforms.features.engine.record import KernelView
+from transforms.features.entities import author, subject
+from transforms.features.registry import view_of
 from transforms.features.view import Run, View
+from transforms.featurize import compute_views
 from transforms.schemas.staging import StagedRecord
-from transforms.warehouse.tables import Warehouse
+from transforms.warehouse import Rows, Warehouse
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -182,3 +188,79 @@ def test_every_value_is_as_defined_after_each_increment(bench: Any, data: st.Dat
         view.contract.gate(home.rows(view))
         ids = f"select distinct {view.entity.id_of_columns} as entity_id from {view.relation}"
         assert home.publish(view, view.rebuild(home.run([view]), f"({ids})")) == 0
+
+
+@settings(max_examples=20)
+@given(groups(kinds=EXTENDED) | groups(), histories(max_steps=2))
+def test_increments_in_order_of_knowledge_have_the_rows_of_a_rebuild(bench: Any, drawn: Drawn, states: list[list[Version]]) -> None:
+    in_order = sorted(states[-1], key=lambda v: v.known)
+    cuts = [*{v.known for v in in_order[len(in_order) // 3 :: 2]}, math.inf]
+    rows = []
+    for bounds in (cuts, [math.inf]):
+        home = bench(drawn)
+        for until in sorted(bounds):
+            home.take([v for v in in_order if v.known < until])
+        rows.append(newest(home.views[1], home.rows(home.views[1])))
+    assert rows[0].equals(rows[1])
+
+
+def publish(warehouse: Warehouse, views: Sequence[View], versions: Sequence[Version], number: int) -> dict[str, Rows]:
+    """Stage versions in place of all that are staged, in new files, and bring views up to them."""
+    warehouse.publish(StagedRecord, staged(versions).to_batches(), {}, without=warehouse.files(StagedRecord.relation()))
+    return compute_views(views, warehouse, NOW + timedelta(hours=number))
+
+
+@settings(max_examples=4)
+@given(groups("one", EXTENDED), groups("two"), histories(max_steps=3))
+def test_homes_have_the_values_of_the_definition(
+    new_home: Callable[[], Warehouse], one: Drawn, two: Drawn, states: list[list[Version]]
+) -> None:
+    views = [SHAPE, *(GroupView(drawn.declared, {"record_shape": SHAPE}) for drawn in (one, two))]
+    grown, rebuilt = new_home(), new_home()
+    for number, state in enumerate(states):
+        publish(grown, views, state, number)
+    assert {(rows.new, rows.recomputed) for rows in publish(grown, views, states[-1], len(states)).values()} == {(0, 0)}
+    publish(rebuilt, views, states[-1], 0)
+    seen = [version for state in states for version in state]
+    for home, (view, drawn) in itertools.product((grown, rebuilt), zip(views[1:], (one, two), strict=True)):
+        rows = pl.read_delta(str(home.folder(view.relation)))
+        assert_as_defined(view, drawn.meaning, rows, states[-1], seen if home is grown else [])
+
+
+def test_group_may_not_read_what_changes_as_other_records_come() -> None:
+    declared = GroupBy("copies", author, [Sum("record_duplicates.is_duplicate", "n_copies", windows=lifetime)])
+    with pytest.raises(DeclarationError, match=r"reads record_duplicates\.is_duplicate, which changes as other records come"):
+        GroupView(declared, {"record_duplicates": view_of("record_duplicates")})
+
+
+def test_entity_that_a_record_view_named_before_is_computed_again(bench: Any) -> None:
+    """Two versions take effect at the same instant; the newer one names another entity by its features."""
+    entity, entities = next(item for item in ENTITIES if item[0].name == "first_word")
+    counted = Aggregated("Count", {"n": Span(*lifetime)}, Expression("n", lambda _: 1, "whole"))
+    drawn = Drawn(GroupBy("one", entity, [Count("n", windows=lifetime)]), Group(entities, None, [counted]))
+    older = Version("r", "u", None, START + 2 * HOUR, START, "one word", None, None)
+    states = [[older], [older, older._replace(known=START + HOUR, text="another word")]]
+    home = bench(drawn)
+    for state in states:
+        home.take(state)
+        assert_as_defined(home.views[1], drawn.meaning, home.rows(home.views[1]), state, states[1])
+
+
+def test_two_windows_of_one_name_are_told_apart(bench: Any) -> None:
+    """One ends a record's six hours at once, the other at a quarter of the day."""
+    windows = {"exact": hours(6), "by_quarters": hours(6, hop=timedelta(hours=6))}
+    home = bench(Drawn(GroupBy("one", author, [Count(name, windows=[window]) for name, window in windows.items()]), Group(list, None, [])))
+    home.take([Version("r", "u", None, START + HOUR, START + HOUR, "text", None, None)])
+    found = home.views[1].explain(home.connection, {"author_id": "u"}, EPOCH + (START + 8 * HOUR) * MICROSECOND, 1)
+    assert found.values == {"exact_6h": 0, "by_quarters_6h": 1}
+    assert home.rows(home.views[1]).sort("event_timestamp").tail(2).select(*found.values).rows() == [(0, 1), (0, 0)]
+
+
+def test_view_may_become_one_of_another_entity(warehouse: Warehouse) -> None:
+    versions = [Version("r", "u", "s", START, START, "text", None, None)]
+    for number, of in enumerate((author, subject)):
+        view = GroupView(GroupBy("one", of, [Count("n")], [lifetime], description="Records."), {})
+        publish(warehouse, [view], versions, number)
+        assert by_entity(view, pl.read_delta(str(warehouse.folder(view.relation)))) == {
+            (versions[0][1 + number],): [{of.columns[0]: versions[0][1 + number], "event_timestamp": START + 1, "n_lifetime": 1}]
+        }

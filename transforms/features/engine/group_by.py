@@ -47,7 +47,7 @@ class GroupView(View):
         """Bind the declaration's expressions. Raises `DeclarationError` where one is wrong."""
         self.entity, self.where, self.online = declaration.entity, declaration.where, declaration.online
         self._declaration, self._record_views = declaration, record_views
-        self._inputs = Inputs({name: view.contract for name, view in record_views.items()})
+        self._inputs = Inputs(record_views)
         self.references = self._read()
         self.made = [feature for aggregate in declaration.aggregates for feature in self._bind(aggregate)]
         self.parts = list(dict.fromkeys(part for feature in self.made for part in feature.parts.values()))
@@ -263,5 +263,9 @@ class GroupView(View):
 
 
 def create_published_instants(connection: duckdb.DuckDBPyConnection, view: View) -> None:
-    """Make `activity` of what is published of a view, by `entity_id`."""
-    connection.execute(f"create or replace view activity as select *, {view.entity.id_of_columns} as entity_id from {view.relation}")
+    """Make `activity` of what is published of a view, by `entity_id`; of nothing where that was published of an entity of other keys."""
+    published = view.relation
+    if not set(view.entity.columns) <= set(connection.table(published).columns):
+        published = "nothing_published"
+        connection.register(published, view.contract.arrow_schema().empty_table())
+    connection.execute(f"create or replace view activity as select *, {view.entity.id_of_columns} as entity_id from {published}")

@@ -36,7 +36,7 @@ class KernelView(View):
         self._record_views, self._sql = record_views, sql
         self.online = bool(declared.Config.metadata["online"])
         self.kernel: Kernel = declared.compute
-        inputs = Inputs({name: view.contract for name, view in record_views.items()})
+        inputs = Inputs(record_views)
         for name in declared.Config.metadata["reads"]:
             inputs.references(name)
 
@@ -110,7 +110,7 @@ def record_behind(version: Mapping[str, Any]) -> dict[str, Any]:
 
 def sql_view(declared: RecordSql, record_views: Mapping[str, View]) -> KernelView:
     """Make a view of SQL expressions over a record. Raises `DeclarationError` where one is wrong."""
-    inputs = Inputs({name: view.contract for name, view in record_views.items()})
+    inputs = Inputs(record_views)
     bound_to = {name: _bind(name, expression, inputs) for name, expression in declared.features.items()}
     references = {reference for expression in declared.features.values() for reference in inputs.references(expression)}
     reads = tuple(sorted({"text", *(".".join(reference) for reference in references)} - {"record_id"}))

@@ -231,7 +231,7 @@ def _read(sql: str, folder: Path, relations: frozenset[str]) -> Query:
 
 def _key_references(declaration: SqlView, record_views: Mapping[str, View]) -> set[tuple[str, ...]]:
     """What the entity's key reads of a record; by it records are found that a value may rest on."""
-    inputs = Inputs({name: view.contract for name, view in record_views.items()})
+    inputs = Inputs(record_views, is_whole=True)
     for key in declaration.entity.keys.values():
         inputs.bind(key)
     return {reference for key in declaration.entity.keys.values() for reference in dotted_references(key)}
