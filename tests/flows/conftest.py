@@ -140,7 +140,7 @@ def millrace(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flows.cli", *arguments]
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("MILLRACE_", "PREFECT_"))}
-        settings = {**clean, "PREFECT_HOME": str(tmp_path / "prefect"), **environment}
+        settings = {**clean, "MILLRACE_FEATURES": "", "PREFECT_HOME": str(tmp_path / "prefect"), **environment}
         ended = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=280, check=False)
         assert "leaked" not in ended.stderr  # what DuckDB prints if an object of its own outlives the interpreter
         return ended

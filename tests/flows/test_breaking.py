@@ -72,7 +72,7 @@ def test_breaking_change_is_listed_refused_and_accepted(millrace: Run, copied: P
 
     read = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", READ],
-        env={**path, "MILLRACE_HOME": home, "PATH": "/usr/bin:/bin"},
+        env={**path, "MILLRACE_HOME": home, "MILLRACE_FEATURES": "", "PATH": "/usr/bin:/bin"},
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -212,6 +212,9 @@ def trace_feature(
     traced = view_of(view)
     key = _key(traced.entity, entity)
     with _connect(warehouse, as_of_views=True) as (connection, tables):
+        if traced.relation not in {table.relation for table in tables}:
+            message = f"{traced.relation}: is declared and not computed yet; millrace run --source FILE does that"
+            raise MillraceError(message)
         of_entity = " and ".join(f"{column} = ${column}" for column in key)
         at_instant = f"where {of_entity} and event_timestamp <= $at order by event_timestamp desc, created_timestamp desc limit 1"
         stored = _rows(connection, f"from {traced.relation} {at_instant}", **key, at=at)
@@ -271,7 +274,8 @@ def trace_file(warehouse: Warehouse, path: str) -> FileTrace:
             """,
             uri=uri,
         )
-        touched = [Touched(view=view.name, **view.count_resting(connection, uri)) for view in views()]
+        computed = [view for view in views() if view.relation in {table.relation for table in tables}]
+        touched = [Touched(view=view.name, **view.count_resting(connection, uri)) for view in computed]
     return FileTrace(source_uri=uri, loads=[Load(**row) for row in loads], **counts, views=touched, tables=tables)
 
 
@@ -285,8 +289,9 @@ def find_uri(warehouse: Warehouse, path: str) -> str:
 def _connect(warehouse: Warehouse, *, as_of_views: bool = False) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[Table]]]:
     """Open the views that agree on what they were made from; `as_of_views` over staging as it was then, else as it is now."""
     versions = consistent_versions(warehouse)
-    tables = [_table(view, warehouse, versions[view.name]) for view in views() if view.name in versions]
-    if len(tables) < len(views()) or any(table.made_from is None for table in tables):
+    computed = [view for view in views() if view.name in versions]
+    tables = [_table(view, warehouse, versions[view.name]) for view in computed]
+    if not tables or any(table.made_from is None for table in tables):
         message = f"{warehouse.settings.root}: no features are computed yet; millrace run --source FILE does that"
         raise MillraceError(message)
     newest = warehouse.versions()[StagedRecord.relation()]
@@ -295,7 +300,7 @@ def _connect(warehouse: Warehouse, *, as_of_views: bool = False) -> Iterator[tup
     with warehouse.connect() as connection:
         if warehouse.table(Correction.relation()) is None:  # a home made before there was one
             warehouse.create_view(connection, Correction.relation(), [], Correction.arrow_schema())
-        read: list[type[Contract]] = [StagedRecord, *(view.contract for view in views())]
+        read: list[type[Contract]] = [StagedRecord, *(view.contract for view in computed)]
         for contract, item in zip(read, tables, strict=True):
             files = data_files(warehouse.table_at(item.relation, item.version))
             warehouse.create_view(connection, item.relation, files, contract.arrow_schema())

@@ -119,6 +119,7 @@ def test_one_feature_lists_the_records_of_its_window(home: Warehouse) -> None:
     assert [(value.feature, value.value, value.by_records) for value in traced.values] == [("n_words_1d", 1, 1)]
     (record,) = traced.records
     assert (record.record_id, record.row_number, record.windows) == ("r2", 2, ["1d", "7d", "28d", "lifetime"])
+    assert record.inputs == {"record_quality.n_words": 1, "record_quality.n_characters": 5}
     whole = trace_feature(home, "author_activity", "ann", at(1.5), limit=1)
     assert ([record.record_id for record in whole.records], whole.n_records) == (["r2"], 2)
 
@@ -213,6 +214,16 @@ def test_what_is_not_there_is_said_in_one_line(home: Warehouse, trace: Callable[
 def test_a_home_without_features_says_so(tmp_path: Path, note: Note) -> None:
     with pytest.raises(MillraceError, match="no features are computed yet"):
         trace_record(stage(tmp_path, "first.jsonl", note(gone=False)), "r1")
+
+
+def test_a_view_that_is_declared_since_is_refused_and_no_other(home: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    imports = "from transforms.features import Count, GroupBy, days\nfrom transforms.features.entities import author\n"
+    (tmp_path / "more.py").write_text(f'{imports}more = GroupBy("author_more", author, [Count("n_notes")], [days(2)])\n')
+    monkeypatch.setenv("MILLRACE_FEATURES", str(tmp_path))
+    assert trace_feature(home, "author_activity", "ann", at(1.5)).mismatches == []
+    assert "author_more" not in {view.view for view in trace_file(home, "first.jsonl").views}
+    with pytest.raises(MillraceError, match=r"features\.author_more: is declared and not computed yet"):
+        trace_feature(home, "author_more", "ann", at(1.5))
 
 
 def test_references_are_taken_apart() -> None:

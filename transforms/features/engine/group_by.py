@@ -51,7 +51,9 @@ class GroupView(View):
         self.references = self._read()
         self.made = [feature for aggregate in declaration.aggregates for feature in self._bind(aggregate)]
         self.parts = list(dict.fromkeys(part for feature in self.made for part in feature.parts.values()))
-        self.windows = sorted({feature.window for feature in self.made}, key=lambda window: (window.length is None, window))
+        self.windows = sorted(
+            {feature.window for feature in self.made}, key=lambda window: (window.length is None, window.length_us, window.hop_us)
+        )
         self.contract = entity_contract(declaration.name, declaration.description, declaration.entity, self._columns())
 
     def _read(self) -> References:
