@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms.expressions import bound, column_name, column_references, quoted, refusal, sealed
+from transforms.expressions import bound, column_name, column_references, query_refusal, quoted, read_query, refusal, sealed
 from transforms.sources.source import Source, load_source
 from transforms.staging.prepare import Account
 
@@ -158,3 +158,80 @@ def test_every_function_of_this_duckdb_is_allowed_or_refused_with_a_reason() -> 
     assert undecided == [], "put each into transforms/functions.yaml: does it rest on its arguments alone?"
     assert [name for name in kinds.keys() - of_values if refusal(name) is None] == []
     assert len(of_values) > 900
+
+
+RELATIONS = frozenset({"versions", "record_text"})
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        *(
+            "select * from versions",
+            "from versions -- a remark\n;",
+            "select author_id, count(*) filter (where x) from versions group by all",
+        ),
+        "with own as (from versions), more as materialized (from own) select * from more join Record_Text using (record_id)",
+        "select *, sum(x) over w from versions window w as (partition by a order by b rows between 3 preceding and current row)",
+        "select unnest([1]) from versions, unnest([1]) as t(x), range(3), (values (1)) v(x) union all by name from versions",
+        "select distinct on (a) list(x order by y), first(x order by y) from versions asof join record_text on true order by a limit 3",
+        "from versions where exists (from record_text r where r.record_id = versions.record_id) qualify rank() over (order by x) = 1",
+    ],
+)
+def test_a_query_is_one_select_statement_over_what_it_may_read(sql: str) -> None:
+    assert read_query(sql, RELATIONS).reads <= RELATIONS
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        *((f"from {relation}", "may not read") for relation in ("staging.records", "records", "'f.csv'", "main.versions", "duckdb_tables")),
+        *((f"from {call}", r"may not (call|read) \w+\(\)") for call in ("read_csv('x')", "glob('/*')", "query('from t')", "repeat(1, 2)")),
+        ("from histogram('staging.records', text)", r"may not read histogram\(\)"),  # a macro over any table, and an aggregate too
+        ("from versions where x in (from read_text('/etc/passwd'))", r"may not read read_text\(\)"),
+        ("with a as (from staging.records) from a", "may not read staging.records"),
+        ("with Versions as (from record_text) from versions", "names a relation of its own versions"),
+        *((f"select {name} from versions", "may not read") for name in ("current_date", "CURRENT_TIMESTAMP", "user", '"localtime"')),
+        *((f"select {name}() from versions", r"may not call") for name in ("now", "random", "uuid", "system.main.now", "version")),
+        ("select list(x) from versions", r"may not call list\(\): what it gives depends on the order of rows"),
+        ("select row_number() over (partition by x) from versions", r"may not call row_number\(\): what it gives depends"),
+        ("select row_number(x) from versions", r"may not call row_number\(\): there is no such function"),
+        ("select upper(x) over (order by y) from versions", r"may not call upper\(\)"),
+        ("select mode(x) from versions", r"may not call mode\(\): it depends on the order"),
+        ("from versions limit 3", "in no order"),
+        ("from (select distinct on (a) * from versions)", "in no order"),
+        *((f"from versions {sample}", "may neither take a sample") for sample in ("tablesample 10%", "using sample 5")),
+        ("from versions positional join record_text", "nor join by position"),
+        *((sql, "may not hold show ref") for sql in ("describe versions", "summarize versions", "from (show tables)")),
+        ("select $x from versions", "may not hold a parameter"),
+        ("from versions at (version => 1)", "may not read"),
+        ("with recursive t as (from versions union all from t) from t", "may not hold recursive"),
+        *(
+            (sql, "Only SELECT")
+            for sql in ("insert into x select 1", "copy versions to 'x'", "pivot versions on a using sum(b)", "set x = 1")
+        ),
+        *((sql, "is not a single|syntax error") for sql in ("from versions; from versions", "from versions) union (from versions", "")),
+    ],
+)
+def test_a_query_that_reaches_further_is_refused(sql: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_query(sql, RELATIONS)
+
+
+def test_comments_blanks_and_keywords_leave_no_trace_in_the_tree_of_a_query() -> None:
+    one, other = (read_query(sql, RELATIONS).tree for sql in ("select x from versions", "-- a\nSELECT  x /* b */ FROM versions;\n"))
+    assert one == other
+    assert read_query("select 'X' from versions", RELATIONS).tree != read_query("select 'x' from versions", RELATIONS).tree
+
+
+def test_every_aggregate_and_window_function_of_this_duckdb_is_allowed_or_refused_with_a_reason() -> None:
+    with sealed() as connection:
+        sql = "select function_type, list(distinct function_name) from duckdb_functions() group by all"
+        names = {kind: set(found) for kind, found in connection.execute(sql).fetchall()}
+    ordered = {
+        name: query_refusal(name, is_window=name in names["window"], is_ordered=True) for name in names["aggregate"] | names["window"]
+    }
+    assert [name for name, reason in ordered.items() if (reason or "").startswith("there is no")] == []
+    assert len([name for name, reason in ordered.items() if reason is None]) > 70
+    of_rows = names["table"] - names["scalar"] - {"unnest"}
+    assert [name for name in of_rows if query_refusal(name) is None] == []

@@ -43,6 +43,9 @@ class QueryView(View):
         self._query = _read(declaration.sql, folder, frozenset({"versions", *record_views}))
         self._keys = _key_references(declaration, record_views)
         self._features = self._bind()
+        if unknown := sorted(set(declaration.descriptions) - set(self._features)):
+            message = f"descriptions has {', '.join(unknown)}, which the SQL does not give; it gives {', '.join(self._features)}"
+            raise DeclarationError(message)
         columns = {
             name: value_field(_dtype(name, of), declaration.descriptions.get(name, f"{name}, as the view's SQL gives it."), of)
             for name, of in self._features.items()

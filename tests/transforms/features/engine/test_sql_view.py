@@ -27,7 +27,8 @@ from tests.transforms.histories import (
 )
 from transforms.errors import DeclarationError, GateError
 from transforms.features import Entity, SqlView
-from transforms.features.build import Rows, featurize, is_made_by_other_code
+from transforms.features.backfill import Span, fill
+from transforms.features.build import Rows, featurize, is_made_by_other_code, recompute, stale_views
 from transforms.features.engine import leakage
 from transforms.features.engine.queries import read_relations
 from transforms.features.engine.sql_view import QueryView
@@ -312,6 +313,31 @@ def test_only_the_entities_asked_for_are_computed_again(new_home: NewHome, only:
     assert [(row["author_id"], row["n_records"], row["is_new"]) for row in made] == [("v", 1, True)]
 
 
+def test_a_backfill_computes_what_is_missing_and_what_other_sql_made(
+    new_home: NewHome, only: Only, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = query_view(COUNT.replace("/ 7", "/ 8"))
+    only(other)
+    warehouse = run(new_home(), [version("r1", 0), version("r2", HOUR, text="other"), version("q", 0, author="v")])
+    view = query_view(COUNT)
+    only(view)
+    monkeypatch.setattr("transforms.features.backfill.views", lambda: (view,))
+    monkeypatch.setattr("transforms.features.backfill.VERSIONS_OF_A_CHUNK", 1)
+    assert fill(warehouse, Span(), NOW + timedelta(days=1)) == {view.relation: Rows(recomputed=3)}
+    assert newest(warehouse, "own")["sevenths"].to_list() == [9 / 7, 14 / 7, 9 / 7]
+    assert stale_views(warehouse) == []
+
+
+def test_what_rests_on_an_erased_record_is_computed_again(new_home: NewHome, only: Only) -> None:
+    only(query_view(FIRST_OF_TEXT))
+    kept = [version("r2", 2 * HOUR)]
+    warehouse = run(new_home(), [version("q", HOUR, author="v"), *kept])
+    assert by_entity(warehouse, "own").keys() == {"v"}
+    stage(warehouse, kept, is_all=True)
+    recompute(warehouse, {}, NOW + timedelta(days=1))
+    assert {entity: len(rows) for entity, rows in by_entity(warehouse, "own").items()} == {"u": 1}
+
+
 # --- (4) lineage ---
 
 
@@ -367,6 +393,11 @@ def test_rows_after_a_files_records_rest_on_it(new_home: NewHome, only: Only) ->
 def test_a_wrong_declaration_is_refused_with_its_mend(sql: str, message: str) -> None:
     with pytest.raises(DeclarationError, match=message):
         query_view(sql)
+
+
+def test_a_description_of_no_feature_is_refused() -> None:
+    with pytest.raises(DeclarationError, match=r"descriptions has n_record, which the SQL does not give; it gives n_records, sevenths"):
+        QueryView(SqlView("own", author, COUNT, descriptions={"n_record": "Records."}), {}, Path())
 
 
 @pytest.mark.parametrize(
