@@ -2,13 +2,18 @@
 
 from datetime import UTC, datetime
 
+import duckdb
 import polars as pl
+import polars.selectors as cs
 
 from feature_repo import online_features, training_set
+from transforms.features.registry import registry
 from transforms.sql import model
 from transforms.warehouse.tables import Warehouse
 
 TEST_SHARE = 0.3
+EXAMPLE = "cve_v1"
+EXAMPLE_VIEWS = ("vendor_", "weakness_", "cve_")
 RECORDS_OFFLINE = """
 Features of records serve training sets. A model that reads them by record id asks for their views online, for example:
   MILLRACE_ONLINE=record_quality,record_vector millrace run --source sources/cve_events.yaml"""
@@ -17,11 +22,16 @@ Features of records serve training sets. A model that reads them by record id as
 def train(warehouse: Warehouse) -> str:
     """Train on the earlier records, score on the later ones, read one subject online; the report as text."""
     home = warehouse.settings.root
+    has_example = EXAMPLE in registry().services
     with warehouse.connect() as connection:
         spine: pl.DataFrame = connection.sql(model("staging/first_known")).pl()
-    joined = training_set(spine, "triage_v2", home)
-    scores = score(joined.frame)
-    busiest = joined.frame["subject_id"].drop_nulls().mode().sort()[0]
+        keys = example_keys(connection) if has_example else spine.select("record_id")
+    joined = training_set(spine, "triage_v2", home).frame
+    if has_example:
+        example = training_set(spine.select("record_id", "event_timestamp").join(keys, on="record_id"), EXAMPLE, home).frame
+        joined = joined.join(example.select("record_id", cs.starts_with(*EXAMPLE_VIEWS)), on="record_id")
+    scores = score(joined)
+    busiest = joined["subject_id"].drop_nulls().mode().sort()[0]
     activity = ["subject_activity:n_records_lifetime", "subject_activity:n_records_28d", "subject_activity:positive_ratio_lifetime"]
     start = datetime.now(UTC)
     online = online_features(activity, [{"subject_id": busiest}], home)
@@ -31,10 +41,20 @@ def train(warehouse: Warehouse) -> str:
     return f"{scores}\n\n{read}\n{values}\n{RECORDS_OFFLINE}"
 
 
+def example_keys(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
+    """The keys that each record's first version has in `features/cve.py`; a CVE may have been cited before it is known itself."""
+    entities = registry().entities
+    keys = ", ".join(f"{entities[name].sql} as {name}" for name in ("vendor", "weakness"))
+    first = "qualify row_number() over (partition by record_id order by known_timestamp) = 1"
+    sql = f"select record_id, {keys}, record_id as cited_cve from staging.records where not is_tombstone {first}"
+    found: pl.DataFrame = connection.sql(sql).pl()
+    return found
+
+
 def score(frame: pl.DataFrame) -> str:
     """Score models on sets of features, split by time; a table of area under the ROC curve and average precision.
 
-    Takes the first-known spine (`is_positive` is the target, as known now) with the features of `triage_v2`.
+    Takes the first-known spine (`is_positive` is the target, as known now) with the features of `triage_v2`, and maybe of `cve_v1`.
     """
     from sklearn.dummy import DummyClassifier
     from sklearn.ensemble import HistGradientBoostingClassifier
@@ -46,14 +66,17 @@ def score(frame: pl.DataFrame) -> str:
     quality = [name for name in numbers if name.startswith("record_quality__")]
     text = [name for name in numbers if name.startswith("record_text__")]
     activity = [name for name in numbers if name.startswith(("author_", "subject_"))]
+    example = [name for name in numbers if name.startswith(EXAMPLE_VIEWS)]
     sets = {
         "nothing": [],
         "record_quality": quality,
         "record_quality, record_text": quality + text,
         "record_quality, activity": quality + activity,
         "record_quality, record_text, activity": quality + text + activity,
-        "all of triage_v2": [name for name in numbers if "__" in name],
+        "all of triage_v2": [name for name in numbers if "__" in name and name not in example],
     }
+    if example:
+        sets["with features declared in features/cve.py"] = [*quality, *activity, *example]
     lines = [
         f"Predicting a positive label from what was known at {frame.height:,} records' first instant:",
         f"  trained on {past.height:,} until {split:%Y-%m-%d %H:%M} UTC, {_share(past):.1%} positive",

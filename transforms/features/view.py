@@ -22,15 +22,15 @@ class Run:
     """What a view is computed with: the open tables, the instant that rows are created at, and the views computed beside it.
 
     The connection has the staged versions that came and went since the view was made as `arrived` and `gone`. Views computed
-    beside each other share what they read of a record: `columns` names it by its SQL, once it is made. `tables` names what a view
-    has made for itself and needs no second time.
+    beside each other share what they read of a record: `spans` has by the view's name the table, and its columns by their SQL.
+    `tables` names what a view has made for itself and needs no second time.
     """
 
     warehouse: Warehouse
     connection: duckdb.DuckDBPyConnection
     now: datetime
     beside: "tuple[View, ...]" = ()
-    columns: dict[str, str] = field(default_factory=dict)
+    spans: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
     tables: set[str] = field(default_factory=set)
 
     @property

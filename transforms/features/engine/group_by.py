@@ -1,6 +1,6 @@
 """Groups: what is said of the records of an entity, exact at any instant, by running over the instants at which it changes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from transforms.features.engine.lineage import create_named_versions, explained_
 from transforms.features.engine.spans import (
     ALL_VERSIONS,
     change_points,
+    counts_any,
     create_published,
     create_spans,
     spans_of,
@@ -122,31 +123,39 @@ class GroupView(View):
     def rows(self, run: Run, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
         """Extend what is published by what arrived and went; what cannot be extended is computed from all records of the entity."""
         create_published_instants(run.connection, self)
-        if not run.columns:
-            run.columns |= create_spans(run.connection, ALL_VERSIONS if is_whole else None, self._groups(run), "spans")
-        spans = spans_of(self, "spans", run.columns)
+        if not run.spans:
+            self._create_spans(run, is_whole=is_whole)
+        table, columns = run.spans[self.name]
+        spans = spans_of(self, table, columns)
         if is_whole:
             run.connection.execute("create or replace table published as select entity_id, event_timestamp from activity limit 0")
-            yield from self._computed(run, spans, run.columns, "select distinct entity_id, event_timestamp from activity", is_whole=True)
+            yield from self._computed(run, spans, columns, "select distinct entity_id, event_timestamp from activity", is_whole=True)
             return
         is_extended = {part.kind for part in self.parts} <= EXTENDED
         left = f"select distinct entity_id from ({spans}) where {'is_retracted' if is_extended else 'true'}"
         run.connection.execute(f"create or replace table incomplete as {left}")
         if is_extended:
-            yield from self._extended(run, f"select * from ({spans}) where entity_id not in (select entity_id from incomplete)")
+            yield from self._extended(run, f"select * from ({spans}) where entity_id not in (select entity_id from incomplete)", columns)
         if run.connection.sql("from incomplete limit 1").fetchall():
             yield from self.rebuild(run, "incomplete")
 
-    def _groups(self, run: Run) -> Sequence["GroupView"]:
-        return [view for view in run.beside if isinstance(view, GroupView)] or [self]
+    def _create_spans(self, run: Run, *, is_whole: bool) -> None:
+        """Make the spans of all groups of a run; of a group whose condition no version fulfils nothing more is read."""
+        groups = [view for view in run.beside if isinstance(view, GroupView)] or [self]
+        versions = ALL_VERSIONS if is_whole else None
+        counting = [group for group in groups if counts_any(run.connection, group, versions)]
+        others = [group for group in groups if group not in counting]
+        for table, of, read in (("spans", counting, versions), ("no_spans", others, f"{ALL_VERSIONS} limit 0")):
+            columns = create_spans(run.connection, read, of, table) if of else {}
+            run.spans |= {group.name: (table, columns) for group in of}
 
-    def _extended(self, run: Run, spans: str) -> Iterator[pa.RecordBatch]:
+    def _extended(self, run: Run, spans: str, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
         """Extend the rows of entities; those of which that cannot be done are added to `incomplete`."""
         create_published(
             run.connection, f"select entity_id, make_timestamptz(min(starts_us)) as event_timestamp from ({spans}) group by entity_id"
         )
-        columns = ", ".join(f"{quoted(column)} as p{i}" for i, column in enumerate(self.stored.values()))
-        yield from self._computed(run, spans, run.columns, f"select entity_id, event_timestamp, {columns} from published")
+        parts = ", ".join(f"{quoted(column)} as p{i}" for i, column in enumerate(self.stored.values()))
+        yield from self._computed(run, spans, columns, f"select entity_id, event_timestamp, {parts} from published")
 
     def rebuild(self, run: Run, entities: str) -> Iterator[pa.RecordBatch]:
         """Compute entities from all versions of every record that ever counted for them."""

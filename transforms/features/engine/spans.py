@@ -61,6 +61,14 @@ def times_of(groups: Sequence[Group]) -> list[str]:
     return list(dict.fromkeys([*TIMES, *(ORDER if is_ordered else ())]))
 
 
+def counts_any(connection: duckdb.DuckDBPyConnection, group: Group, versions: str | None) -> bool:
+    """Whether any version may fulfil a group's condition; one that reads features of record views may. `versions` as below."""
+    if group.where is None or any(rest for _, *rest in dotted_references(group.where)):
+        return True
+    read = versions or model("features/relevant_versions")
+    return bool(connection.sql(f"select 1 from ({read}) where {bound(group.where)} limit 1").fetchall())
+
+
 def create_spans(connection: duckdb.DuckDBPyConnection, versions: str | None, groups: Sequence[Group], table: str) -> dict[str, str]:
     """Make a table of spans of versions of records: a row a version, with a column for each expression; the columns by their SQL.
 
