@@ -18,14 +18,14 @@ from tests.transforms.features.reference import Aggregated, Expression, Group, S
 from tests.transforms.features.strategies import ENTITIES, EXTENDED, HOUR, START, Drawn, RecordShape, groups, histories
 from transforms.errors import DeclarationError
 from transforms.features import Count, GroupBy, Sum, hours, lifetime
+from transforms.features.build import compute_views
 from transforms.features.engine.group_by import GroupView
 from transforms.features.engine.record import KernelView
 from transforms.features.entities import author, subject
 from transforms.features.registry import view_of
 from transforms.features.view import Run, View
-from transforms.featurize import compute_views
 from transforms.schemas.staging import StagedRecord
-from transforms.warehouse import Rows, Warehouse
+from transforms.warehouse.tables import Rows, Warehouse
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
