@@ -104,10 +104,6 @@ class GroupView(View):
         unserved = {column: stored_field(f"Sum that {column} is made of.") for column in self.stored.values() if column not in served}
         return served | unserved
 
-    @cached_property
-    def _wanted(self) -> list[tuple[Part, Window]]:
-        return list(self.stored)
-
     @property
     def reads(self) -> tuple[str, ...]:
         """The record views whose features are read."""

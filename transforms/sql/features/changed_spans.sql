@@ -3,20 +3,28 @@
 -- does not count any more is retracted: what it brought cannot be read any more, for another version may stand at its instant.
 -- grain: sign, record_id, known_us
 -- reads: record_spans
+with differing as (
+    select
+        spans.*,
+        others.superseded_us as other_superseded_us,
+        others.starts_us as other_starts_us
+    from record_spans as spans
+    left join record_spans as others
+        on
+            spans.record_id = others.record_id
+            and spans.known_us = others.known_us
+            and spans.content_digest = others.content_digest
+            and spans.sign = -others.sign
+    where coalesce(spans.superseded_us > others.superseded_us, true)
+)
+
 select
-    spans.* exclude (starts_us, content_digest),
+    * exclude (starts_us, content_digest, other_superseded_us, other_starts_us),
     case
-        when others.record_id is null then spans.starts_us
-        else greatest(spans.starts_us, least(spans.superseded_us, others.superseded_us))
+        when other_starts_us is null then starts_us
+        else greatest(starts_us, least(superseded_us, other_superseded_us))
     end as starts_us,
-    spans.sign = -1
-    and spans.superseded_us > spans.starts_us
-    and coalesce(others.superseded_us <= others.starts_us, true) as is_retracted
-from record_spans as spans
-left join record_spans as others
-    on
-        spans.record_id = others.record_id
-        and spans.known_us = others.known_us
-        and spans.content_digest = others.content_digest
-        and spans.sign = -others.sign
-where coalesce(spans.superseded_us > others.superseded_us, true)
+    sign = -1
+    and superseded_us > starts_us
+    and coalesce(other_superseded_us <= other_starts_us, true) as is_retracted
+from differing
