@@ -122,14 +122,18 @@ def _registry(files: tuple[tuple[Path, int], ...], _embedder: Path | None) -> Re
     ]
     derived = {name: item.item for name, item in shaped.items() if isinstance(item.item, Derived)}
     services = {name: item.item for name, item in shaped.items() if isinstance(item.item, Service)}
+    wrong = {name for name, item in declared.items() if not isinstance(item.item, Derived | Service)} - set(made)
     derivations: dict[str, Derivation] = {}
     for name, reader in derived.items():
-        with _noting(shaped[name], errors):
-            derivations[name] = bind(reader, {view: _found(view, made, declared) for view in map(view_name, reader.of)})
+        read = list(map(view_name, reader.of))
+        if not wrong & {*read}:  # else it is said what is wrong there
+            with _noting(shaped[name], errors):
+                derivations[name] = bind(reader, {view: _found(view, made) for view in read})
+    wrong |= {name for name, item in declared.items() if isinstance(item.item, Derived)} - set(derivations)
     features = {name: view.features for name, view in made.items()} | {name: [*item.types] for name, item in derivations.items()}
     for name, service in services.items():
         with _noting(shaped[name], errors):
-            _refuse_unknown(service, features, declared)
+            _refuse_unknown([item for item in map(view_name, service.features) if item.partition(":")[0] not in wrong], features)
     return Registry(made, derived, services, entities, paths, derivations, tuple(errors))
 
 
@@ -142,20 +146,20 @@ def _noting(item: Declared, errors: list[str]) -> Iterator[None]:
         errors.append(f"{item.path}: {item.name}: {error}")
 
 
-def _found(name: str, made: Mapping[str, Any], declared: Collection[str]) -> Any:
-    if name in made:
-        return made[name]
-    reason = "which is wrong itself; mend it first" if name in declared else f"which is no view{did_you_mean(name, made)}"
-    message = f"reads {name}, {reason}"
-    raise DeclarationError(message)
+def _found(name: str, known: Mapping[str, Any]) -> Any:
+    if name not in known:
+        message = f"reads {name}, which is no view{did_you_mean(name, known)}"
+        raise DeclarationError(message)
+    return known[name]
 
 
-def _refuse_unknown(service: Service, features: Mapping[str, Collection[str]], declared: Collection[str]) -> None:
-    for item in service.features:
-        view, _, feature = view_name(item).partition(":")
-        known = _found(view, features, declared)
+def _refuse_unknown(read: Iterable[str], features: Mapping[str, Collection[str]]) -> None:
+    """Raise `DeclarationError` for a view, or a feature as `view:feature`, that there is not."""
+    for name in read:
+        view, _, feature = name.partition(":")
+        known = _found(view, features)
         if feature and feature not in known:
-            message = f"reads {view}:{feature}, which is no feature of {view}{did_you_mean(feature, known)}"
+            message = f"reads {name}, which is no feature of {view}{did_you_mean(feature, known)}"
             raise DeclarationError(message)
 
 
