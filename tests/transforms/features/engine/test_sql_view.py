@@ -212,6 +212,12 @@ def test_a_leaking_query_is_stopped(new_home: NewHome, versions: list[Version], 
         computed(warehouse, query_view(of_record(expression), record))
 
 
+def test_that_a_record_will_come_is_a_leak_which_only_deletion_shows(new_home: NewHome) -> None:
+    will_come = of_record("(select count(distinct other.record_id) from versions as other where other.record_id = 'r2')")
+    with pytest.raises(GateError, match="when what took effect later is deleted"):
+        computed(staged(new_home, [version("r1", 0), version("r2", HOUR)]), query_view(will_come, record))
+
+
 def test_of_many_versions_leaks_are_found_in_a_sample_of_entities(new_home: NewHome, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leakage, "TESTED_VERSIONS", 50)
     warehouse = staged(new_home, [version(f"r{n}", n * HOUR, author=f"u{n % 40}") for n in range(400)])
