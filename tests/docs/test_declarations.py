@@ -40,7 +40,16 @@ def aggregates_table() -> str:
         parts = {name: f"{part.kind}({part.input or '1'})" for name, part in feature.parts.items()}
         takes = "" if kind is features.Count else ", ".join(kind.takes)
         nothing = "null" if feature.empty is None else str(feature.empty)
-        rows.append([f"`{kind.__name__}`", first_words(kind.__doc__), takes, nothing, f"`{made.feature_name}`", f"`{feature.value.format(**parts)}`"])
+        rows.append(
+            [
+                f"`{kind.__name__}`",
+                first_words(kind.__doc__),
+                takes,
+                nothing,
+                f"`{made.feature_name}`",
+                f"`{feature.value.format(**parts)}`",
+            ]
+        )
     return table("aggregate | what it says | of | of no record | name without `name=` | value", rows)
 
 
