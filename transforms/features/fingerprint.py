@@ -30,6 +30,8 @@ APART = (
     *("transforms.schemas.", "transforms.sql.", "transforms.errors.", "transforms.home."),
     *("transforms.features.declare.", "transforms.features.contracts.", "transforms.features.entities.", "transforms.features.registry."),
 )
+# only names again what is declared with
+EXPORTS = "transforms.features"
 
 
 class Module(NamedTuple):
@@ -121,7 +123,7 @@ def _closure(names: Iterable[str]) -> list[Module]:
     while due:
         name = due.pop()
         path = _path(name)
-        if name in found or path is None or f"{name}.".startswith(APART):
+        if name in found or path is None or name == EXPORTS or f"{name}.".startswith(APART):
             continue
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         found[name] = _parse(path.read_text("utf-8"), package)

@@ -9,8 +9,9 @@ import duckdb
 import pyarrow as pa
 
 from transforms.errors import DeclarationError
-from transforms.expressions import bound, dotted_references, quoted, sealed
+from transforms.expressions import bound, dotted_references, sealed
 from transforms.features.aggregates import Input
+from transforms.features.joined import References
 from transforms.schemas.base import Contract
 from transforms.schemas.staging import StagedRecord
 
@@ -19,7 +20,6 @@ READABLE = (
     *("record_id", "author_id", "subject_id", "event_timestamp", "known_timestamp"),
     *("text", "text_redacted", "label", "is_positive", "attributes", "source"),
 )
-References = set[tuple[str, ...]]
 KINDS = {
     "flag": ("BOOLEAN",),
     "whole": ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"),
@@ -112,28 +112,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def joined(records: str, references: Iterable[tuple[str, ...]], *, is_every: bool = False) -> str:
-    """SQL of `records` beside the features that are read of them: those of the instant at which a version takes effect.
-
-    `records` is a relation with `record_id` and `effective_timestamp`. Of several rows of an instant the newest counts; with
-    `is_every` a record comes with each of them in turn.
-    """
-    columns: dict[str, set[str]] = {}
-    for view, *rest in references:
-        if rest:
-            columns.setdefault(view, set()).add(rest[0])
-    sql, read = f"{records} as records", "{0}" if is_every else "arg_max_null({0}, created_timestamp) as {0}"
-    for view, names in sorted(columns.items()):
-        features = ", ".join(read.format(quoted(name)) for name in sorted(names))
-        sql += f"""
-            left join (
-                select record_id as __record_id, event_timestamp as __instant, {features}
-                from features.{view} where record_id in (select record_id from {records}) group by all
-            ) as {view} on records.record_id = {view}.__record_id and records.effective_timestamp = {view}.__instant
-        """
-    return sql
 
 
 @cache

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from transforms.expressions import dotted_references
 from transforms.features.entity import Entity
-from transforms.features.inputs import joined
+from transforms.features.joined import joined
 from transforms.paths import parquet
 from transforms.schemas.base import Contract
 from transforms.warehouse.tables import Warehouse

@@ -13,7 +13,7 @@ import pytest
 from transforms.features import SqlView, fingerprint
 from transforms.features.engine.sql_view import QueryView
 from transforms.features.entities import author
-from transforms.features.fingerprint import APART
+from transforms.features.fingerprint import APART, EXPORTS
 from transforms.features.registry import views
 from transforms.features.view import View
 
@@ -122,6 +122,8 @@ def _graph() -> grimp.ImportGraph:
     graph = grimp.build_graph("transforms", exclude_type_checking_imports=True, cache_dir=None)
     for module in [module for module in graph.modules if f"{module}.".startswith(APART)]:
         graph.remove_module(module)
+    for imported in graph.find_modules_directly_imported_by(EXPORTS):
+        graph.remove_import(importer=EXPORTS, imported=imported)
     return graph
 
 
@@ -131,7 +133,7 @@ def _resting_on(roots: tuple[str, ...]) -> set[str]:
     while due:
         modules = due.union(*map(_graph().find_upstream_modules, due))
         found |= modules
-        due = {module[:place] for module in modules for place, sign in enumerate(module) if sign == "."} - found
+        due = {module[:place] for module in modules for place, sign in enumerate(module) if sign == "."} - found - {EXPORTS}
     return found
 
 

@@ -26,7 +26,8 @@ from transforms.features.engine.spans import (
 )
 from transforms.features.engine.timelines import Wanted, timelines
 from transforms.features.fingerprint import digest
-from transforms.features.inputs import Inputs, References
+from transforms.features.inputs import Inputs
+from transforms.features.joined import References
 from transforms.features.rows import view_batches
 from transforms.features.view import Explained, Run, View
 from transforms.features.windows import Window

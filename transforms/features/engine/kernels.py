@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from transforms.errors import GateError, MillraceError
 from transforms.expressions import quoted, sealed
-from transforms.features.inputs import joined
+from transforms.features.joined import joined
 from transforms.features.rows import view_batches
 from transforms.schemas.base import Contract
 from transforms.sql import model

@@ -15,7 +15,7 @@ from transforms.errors import GateError
 from transforms.expressions import dotted_references, quoted
 from transforms.features.engine.queries import differs
 from transforms.features.entity import Entity
-from transforms.features.inputs import joined
+from transforms.features.joined import joined
 from transforms.schemas.base import Contract, digest_of
 
 # A query is run 1 + 2 * N_CUTS times more, on about this many versions at most: the entities of a sample

@@ -7,7 +7,7 @@ import duckdb
 
 from transforms.expressions import bound, dotted_references
 from transforms.features.engine.spans import Group, expressions_of, versions_of
-from transforms.features.inputs import joined
+from transforms.features.joined import joined
 from transforms.features.windows import Window
 from transforms.sql import model
 

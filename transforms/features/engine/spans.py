@@ -8,7 +8,7 @@ import duckdb
 from transforms.expressions import bound, dotted_references, quoted
 from transforms.features.aggregates import Part
 from transforms.features.entity import Entity
-from transforms.features.inputs import References, joined
+from transforms.features.joined import References, joined
 from transforms.features.windows import Window
 from transforms.sql import model
 

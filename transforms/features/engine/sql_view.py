@@ -19,7 +19,8 @@ from transforms.features.engine.leakage import known_relations, refuse_leakage
 from transforms.features.engine.queries import differs, query_rows, read_relations, served_columns
 from transforms.features.engine.record import record_behind
 from transforms.features.fingerprint import digest
-from transforms.features.inputs import Inputs, joined, kind_of_type, versions_schema
+from transforms.features.inputs import Inputs, kind_of_type, versions_schema
+from transforms.features.joined import joined
 from transforms.features.rows import view_batches
 from transforms.features.view import Explained, Run, View
 from transforms.schemas.base import Contract
