@@ -2,7 +2,7 @@
 
 A value is made of parts. A part has its definition, a DuckDB aggregate over the records that count (`Part.over`), and by its kind
 a quick way over all instants at once (`transforms.features.engine.timelines`). Traces and tests use the definition, tables the
-quick way. A null does not count, nor does a number that is not finite.
+quick way. A null does not count, nor does a number that is not finite, nor in a sum one of 2 ** 51 units or more.
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,10 @@ DTYPES: dict[str, pl.DataType] = {
     "instant": INSTANT,
 }
 NUMBERS = ("whole", "flag", "fraction")
+# a number of more does not count in sums: one record that says 1e300 would end all of them
+MOST_UNITS = 2**51 - 1
+# squares are summed in two halves, for a sum is of 64 bits
+HALF = 2**40
 
 
 @dataclass(frozen=True)
@@ -193,7 +197,10 @@ class Count(Aggregate):
 
 @dataclass(frozen=True)
 class _Scaled(Aggregate):
-    """An aggregate of sums: exact, for a fraction is summed in units of `10 ** -decimals`, rounded half away from zero."""
+    """An aggregate of sums: exact, for a fraction is summed in units of `10 ** -decimals`, rounded half away from zero.
+
+    A number of more than `MOST_UNITS`, 2.2 billion with six decimals, does not count: state fewer decimals where there are such.
+    """
 
     _: KW_ONLY
     decimals: int = 6
@@ -201,16 +208,19 @@ class _Scaled(Aggregate):
     takes = NUMBERS
 
     def whole(self, of: Input) -> str:
-        """SQL of the input in whole units."""
-        return f"({of.sql})::bigint" if of.kind != "fraction" else f"round({finite(of.sql)} * 1e{self.decimals})::bigint"
+        """SQL of the input in whole units; null where there are more than `MOST_UNITS`."""
+        if _is_complete(of):
+            return served(of)
+        units = f"{finite(of.sql)} * 1e{self.decimals}" if of.kind == "fraction" else served(of)
+        return f"case when {units} between -{MOST_UNITS} and {MOST_UNITS} then round({units})::bigint end"
 
     def unit(self, of: Input) -> str:
         """SQL that divides by how many units make one."""
         return f" / 1e{self.decimals}" if of.kind == "fraction" else ""
 
     def n(self, of: Input) -> Part:
-        """How many inputs are there: as many as records where none can be null."""
-        return Part("sum", None if of.is_never_null else f"({self.whole(of)} is not null)::bigint", self.where)
+        """How many inputs are there: as many as records where all of them count."""
+        return Part("sum", None if _is_complete(of) else f"({self.whole(of)} is not null)::bigint", self.where)
 
 
 @dataclass(frozen=True)
@@ -291,13 +301,17 @@ class Variance(_Scaled):
     says = "Sample variance of {of} over records"
 
     def parts(self, of: Input) -> dict[str, Part]:
-        """Sums of the input and of its square, in whole units, and the number of inputs."""
-        x = self.whole(of)
-        return {"sum": Part("sum", x, self.where), "squares": Part("sum", f"({x}) * ({x})", self.where), "n": self.n(of)}
+        """Sums of the input and of both halves of its square, in whole units, and the number of inputs."""
+        square = f"({self.whole(of)})::hugeint * ({self.whole(of)})"
+        high, low = f"({square} // {HALF})::bigint", f"({square} % {HALF})::bigint"
+        return {"sum": Part("sum", self.whole(of), self.where), "n": self.n(of)} | {
+            name: Part("sum", half, self.where) for name, half in (("high", high), ("low", low))
+        }
 
     def value_of(self, of: Input) -> str:
         """`(n * sum of squares - square of the sum) / (n * (n - 1))`, exact up to the one division."""
-        variance = "({n}::hugeint * {squares} - {sum}::hugeint * {sum})::double / nullif({n}::hugeint * ({n} - 1), 0)::double"
+        squares = f"({{high}}::hugeint * {HALF} + {{low}})"
+        variance = f"({{n}}::hugeint * {squares} - {{sum}}::hugeint * {{sum}})::double / nullif({{n}}::hugeint * ({{n}} - 1), 0)::double"
         return variance + (f" / 1e{2 * self.decimals}" if of.kind == "fraction" else "")
 
     def dtype(self, of: Input) -> pl.DataType:
@@ -457,11 +471,16 @@ def finite(sql: str) -> str:
     return f"case when isfinite(({sql})::double) then ({sql})::double + 0.0 end"
 
 
+def _is_complete(of: Input) -> bool:
+    """Whether each record has a whole number that was made by code of ours."""
+    return of.is_never_null and of.kind != "fraction"
+
+
 def served(of: Input) -> str:
     """SQL of an input as features have it: a flag as 0 or 1, an instant in whole seconds, as online stores keep no finer."""
     return {
         "flag": f"({of.sql})::bigint",
-        "whole": f"({of.sql})::bigint",
+        "whole": f"try_cast(({of.sql}) as bigint)",
         "fraction": finite(of.sql),
         "instant": f"date_trunc('second', {of.sql})",
     }.get(of.kind, of.sql)

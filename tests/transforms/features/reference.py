@@ -123,11 +123,9 @@ def inputs(aggregate: Aggregated, records: Sequence[Version]) -> list[Any]:
 
 
 def units(aggregate: Aggregated, records: Sequence[Version]) -> list[int]:
-    """The inputs in whole units: a fraction is rounded half away from zero to `decimals` places."""
-    numbers = inputs(aggregate, records)
-    if aggregate.of.kind != "fraction":
-        return numbers
-    return [int(Decimal(x * 10.0**aggregate.decimals).to_integral_value(ROUND_HALF_UP)) for x in numbers]
+    """The inputs in whole units, those below 2 ** 51: a fraction is rounded half away from zero to `decimals` places."""
+    numbers = [x * scale(aggregate) for x in inputs(aggregate, records)]
+    return [int(Decimal(x).to_integral_value(ROUND_HALF_UP)) for x in numbers if abs(x) < 2**51]
 
 
 def scale(aggregate: Aggregated, power: int = 1) -> float:

@@ -210,12 +210,15 @@ OFFSETS = st.builds(
 # known before it is written (less than a day), at once, late, after it has left windows
 LAGS = st.sampled_from([-DAY + 1, -5 * HOUR, -1, 0, 0, 0, 1, HOUR, DAY, 7 * DAY, 30 * DAY])
 TEXTS = st.sampled_from(["a", "b", "two words", "now three words", "@ann hi @bob", "@ann @ann", "@bob it is"])
+PRICES = ["0.1", "0.2", "2.5", "-2.5", "2.675", "-0.0", "0", "5000.25", "2e9", "1234.5678915", "nan", "inf", "1e300", None]
 ATTRIBUTES = st.fixed_dictionaries(
     {},
     optional={
         "channel": st.sampled_from(["c", "d", None]),
         "score": st.sampled_from([0, 1, 2, -3, 30_000, None]),
-        "price": st.sampled_from(["0.1", "0.2", "2.5", "-2.5", "2.675", "-0.0", "0", "1e9", "1234.5678915", "nan", "inf", None]),
+        "price": st.sampled_from(
+            ["0.1", "0.2", "2.5", "-2.5", "2.675", "-0.0", "0", "5000.25", "2e9", "1234.5678915", "nan", "inf", "1e300", None]
+        ),
         "tags": st.sampled_from(["x", "x,y", "y,x,x", "", None]),
         "due": st.sampled_from(["2026-01-01T00:00:00.000001+00:00", "2026-01-01T00:00:00.9+00:00", "2026-02-03T04:05:06+00:00"]),
     },

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from tests.transforms.features.reference import Aggregated, Expression, Group, Span, Version, instants_of
 from tests.transforms.features.strategies import ENTITIES, EXTENDED, HOUR, START, Drawn, RecordShape, groups, histories
-from transforms.errors import DeclarationError
-from transforms.features import Count, GroupBy, Sum, hours, lifetime
+from transforms.errors import DeclarationError, GateError
+from transforms.features import Count, GroupBy, Mean, Sum, hours, lifetime
 from transforms.features.build import compute_views
+from transforms.features.engine import intervals
 from transforms.features.engine.group_by import GroupView
 from transforms.features.engine.record import KernelView
 from transforms.features.entities import author, subject
@@ -170,7 +171,7 @@ def assert_explained(home: "Bench", view: View, group: Group, instants: Iterable
         assert repr(values) == repr(group.values(home.staged, entity, instant)), (view.name, entity, instant - START)
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(st.data(), histories())
 def test_every_value_is_as_defined_after_each_increment(bench: Any, data: st.DataObject, states: list[list[Version]]) -> None:
     drawn = data.draw(groups("one") | groups("one", EXTENDED)), data.draw(groups("two", EXTENDED))
@@ -187,10 +188,11 @@ def test_every_value_is_as_defined_after_each_increment(bench: Any, data: st.Dat
     for view in home.views[1:]:
         view.contract.gate(home.rows(view))
         ids = f"select distinct {view.entity.id_of_columns} as entity_id from {view.relation}"
-        assert home.publish(view, view.rebuild(home.run([view]), f"({ids})")) == 0
+        # a version that never counts may be named otherwise by now, which makes an instant, and changes no value
+        assert all(batch.column("is_new").false_count == 0 for batch in view.rebuild(home.run([view]), f"({ids})"))
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(groups(kinds=EXTENDED) | groups(), histories(max_steps=2))
 def test_increments_in_order_of_knowledge_have_the_rows_of_a_rebuild(bench: Any, drawn: Drawn, states: list[list[Version]]) -> None:
     in_order = sorted(states[-1], key=lambda v: v.known)
@@ -210,7 +212,7 @@ def publish(warehouse: Warehouse, views: Sequence[View], versions: Sequence[Vers
     return compute_views(views, warehouse, NOW + timedelta(hours=number))
 
 
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(groups("one", EXTENDED), groups("two"), histories(max_steps=3))
 def test_homes_have_the_values_of_the_definition(
     new_home: Callable[[], Warehouse], one: Drawn, two: Drawn, states: list[list[Version]]
@@ -264,3 +266,12 @@ def test_view_may_become_one_of_another_entity(warehouse: Warehouse) -> None:
         assert by_entity(view, pl.read_delta(str(warehouse.folder(view.relation)))) == {
             (versions[0][1 + number],): [{of.columns[0]: versions[0][1 + number], "event_timestamp": START + 1, "n_lifetime": 1}]
         }
+
+
+def test_sum_that_does_not_fit_stops_the_run_with_its_name(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = GroupBy("one", author, [Count("n"), Mean("length(text)", "size")], [lifetime])
+    home = bench(Drawn(declared, Group(list, None, [])))
+    monkeypatch.setattr(intervals, "MAX_SUM", 10)
+    home.take([Version("r", "u", None, START, START, "text", None, None)])
+    with pytest.raises(GateError, match=r"features\.one: size_lifetime: a sum passes"):
+        home.take([*home.staged, Version("s", "u", None, START, START, "longer", None, None)])

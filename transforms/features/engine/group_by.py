@@ -9,7 +9,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
-from transforms.errors import DeclarationError
+from transforms.errors import DeclarationError, GateError
 from transforms.expressions import bound, quoted
 from transforms.features.aggregates import Count, Feature, Input, Part
 from transforms.features.contracts import UNSERVED, entity_contract, feature_field, stored_field
@@ -183,11 +183,22 @@ class GroupView(View):
             before = run.connection.sql(
                 f"select * exclude (event_timestamp), epoch_us(event_timestamp) as instant_us from ({published}) where {of_bucket}"
             ).pl()
-            made = timelines(found, wanted, before)
+            try:
+                made = timelines(found, wanted, before)
+            except OverflowError as error:
+                raise self._too_large(str(error)) from None
             if made.incomplete.len():
                 run.connection.register("further", made.incomplete.to_frame().to_arrow())
                 run.connection.execute("insert into incomplete from further")
             yield from self._batches(run, made.rows, is_whole=is_whole)
+
+    def _too_large(self, part: str) -> GateError:
+        """Say which feature's sum does not fit."""
+        of_part = list(self.stored)[int(part.removeprefix("p"))]
+        name = next(item.name for item in self.made if any((each, item.window) == of_part for each in item.parts.values()))
+        return GateError(
+            f"{self.relation}: {name}: a sum passes 2 ** 62 units; state coarser ones with decimals=, or leave out large numbers by where="
+        )
 
     def _batches(self, run: Run, rows: pl.DataFrame, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
         run.connection.register("running", rows.to_arrow())

@@ -8,6 +8,8 @@ Costs are in rows n and spans m. Spans are sorted as whole numbers, with the key
 NumPy packs and sorts a million of them in 10 ms, where it takes 180 ms to sort by two columns.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -42,20 +44,20 @@ def rows_of(entities: Ints, instants: Ints) -> tuple[Ints, Ints]:
 
 
 def running_sum(starts: Ints, ends: Ints, n: int, weights: Ints) -> Ints:
-    """Add up the weights of the spans that cover each row, exactly; `OverflowError` where a sum could pass 2**62.
+    """Add up the weights of the spans that cover each row, exactly; `OverflowError` where a sum passes 2**62.
 
-    Each weight is added at its start and taken out at its end, and the changes are summed from the first row on: O(n + m).
+    Each weight is added at its start and taken out at its end, and the changes are summed from the first row on: O(n + m). What
+    wraps on the way wraps back, so that only the sums themselves must fit.
 
     >>> running_sum(np.array([0, 1]), np.array([2, 4]), 4, np.array([10, -3])).tolist()
     [10, 7, -3, -3]
     """
-    if np.abs(weights.astype(np.float64)).sum() >= MAX_SUM:
-        msg = "the weights add up to 2**62 or more: state a coarser unit"
+    sums = _summed(starts, ends, n, weights)
+    rounded = weights.astype(np.float64)
+    if np.abs(rounded).sum() >= MAX_SUM and np.abs(_summed(starts, ends, n, rounded)).max(initial=0) >= MAX_SUM:
+        msg = "a sum passes 2**62"
         raise OverflowError(msg)
-    changes = np.zeros(n + 1, np.int64)
-    np.add.at(changes, starts, weights)
-    np.subtract.at(changes, ends, weights)
-    return np.cumsum(changes[:n])
+    return sums
 
 
 def greatest(starts: Ints, ends: Ints, n: int, keys: Ints) -> Ints:
@@ -161,6 +163,13 @@ def quantile(starts: Ints, ends: Ints, n: int, codes: Ints, q: float) -> Ints:
     answer[rows] = found
     answer[total == 0] = -1
     return answer
+
+
+def _summed(starts: Ints, ends: Ints, n: int, weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    changes = np.zeros(n + 1, weights.dtype)
+    np.add.at(changes, starts, weights)
+    np.subtract.at(changes, ends, weights)
+    return np.cumsum(changes[:n])
 
 
 def _pairs(entities: Ints, instants: Ints) -> Ints:

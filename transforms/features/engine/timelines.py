@@ -54,13 +54,17 @@ def timelines(spans: pl.DataFrame, wanted: Sequence[Wanted], published: pl.DataF
     those of sign -1 had brought is taken out. Where it has only `entity_id` and `instant_us`, the spans must be all there are.
 
     What cannot be taken out of a least or greatest value without knowing the others makes an entity incomplete: it gets no rows.
+    Raises `OverflowError` with the column of a sum that passes 2**62.
     """
     rows = lay_out(spans, published, {item.window for item in wanted})
     is_incomplete = np.zeros(int(rows.entities.max(initial=-1)) + 1, bool)
     columns = []
     for item in wanted:
         before = published[item.column] if published.height and item.column in published.columns else None
-        values, unknown = _part(rows, spans, item, before)
+        try:
+            values, unknown = _part(rows, spans, item, before)
+        except OverflowError:
+            raise OverflowError(item.column) from None
         is_incomplete[rows.entities[unknown]] = True
         columns.append(values.alias(item.column))
     frame = rows.frame.with_columns(columns)
@@ -140,6 +144,9 @@ def _sum(rows: Rows, span: Spans, weights: Ints | int, before: pl.Series | None)
     if before is not None:
         newest = _newest_published(rows)
         sums += np.where(newest < 0, 0, before.to_numpy()[newest])
+        if np.abs(sums).max(initial=0) >= intervals.MAX_SUM:
+            message = "a sum passes 2**62"
+            raise OverflowError(message)
     return pl.Series(sums)
 
 

@@ -82,11 +82,16 @@ def test_running_sum_adds_up_exactly(case: Spans) -> None:
     assert running_sum(*case).tolist() == [sum(numbers) for numbers in case.covering()]
 
 
-@pytest.mark.parametrize("weights", [[2**62], [-(2**63)], [2**61, -(2**61)], [2**59] * 8])
-def test_running_sum_refuses_weights_that_could_pass_the_range(weights: list[int]) -> None:
+@pytest.mark.parametrize("weights", [[2**62], [-(2**63)], [2**61, 2**61], [2**59] * 8, [-(2**60)] * 4])
+def test_running_sum_refuses_a_sum_that_passes_the_range(weights: list[int]) -> None:
     of_each = np.arange(len(weights))
     with pytest.raises(OverflowError, match=r"2\*\*62"):
-        running_sum(of_each, of_each + 1, len(weights), np.array(weights, np.int64))
+        running_sum(of_each, np.full(len(weights), len(weights)), len(weights), np.array(weights, np.int64))
+
+
+def test_running_sum_adds_up_apart_what_would_be_too_large_together() -> None:
+    weights = np.array([2**61] * 9 + [-(2**61)], np.int64)
+    assert running_sum(np.arange(10), np.arange(10) + 1, 10, weights).tolist() == weights.tolist()
 
 
 def test_running_sum_takes_the_largest_weight_in_range() -> None:
