@@ -6,7 +6,7 @@ An example of declarations, for the shipped sample. Records of other sources cou
 from transforms.features import Count, CountDistinct, Derived, Entity, GroupBy, Last, Max, Mean, Service, Share, TopK, days, lifetime
 
 OF_SAMPLE = "source = 'cve_events'"
-SCORE = "(attributes->>'cvss_score')::double"
+SCORE = "try_cast(attributes->>'cvss_score' as double)"
 
 vendor = Entity(
     "vendor",

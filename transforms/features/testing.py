@@ -140,17 +140,24 @@ def read_cases(path: Path, registry: Registry) -> dict[str, Case]:
 
 def _case(place: str, document: Any, registry: Registry) -> Case:
     try:
-        case = Case.model_validate(document)
+        case = _validated(document)
         _refuse_given(case.given)
         for expected in case.expect:
             _refuse_expectation(expected, registry)
-    except ValidationError as error:
-        message = f"{place}: {_complaint(error.errors()[0])}"
-        raise DeclarationError(message) from None
     except (DeclarationError, InstantError) as error:
         message = f"{place}: {error}"
         raise DeclarationError(message) from None
     return case
+
+
+def _validated(document: Any) -> Case:
+    complaint = ""
+    try:
+        return Case.model_validate(document)
+    except ValidationError as error:
+        complaint = _complaint(error.errors()[0])
+    # raised out of reach of pydantic's error, which keeps every frame, and so DuckDB's objects, beyond the end of the interpreter
+    raise DeclarationError(complaint)
 
 
 def _complaint(first: Mapping[str, Any]) -> str:

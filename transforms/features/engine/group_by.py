@@ -60,15 +60,21 @@ class GroupView(View):
 
     def _read(self) -> References:
         """The columns that are read of a record and of record views; checks the entity's key and the group's condition."""
+        try:
+            self._refuse_no_key()
+        except DeclarationError as error:
+            message = f"entity {self.entity.name}: {error}"
+            raise DeclarationError(message) from None
+        self._refuse_no_condition(self.where)
+        return set().union(*(self._inputs.references(text) for text in (*self.entity.keys.values(), self.where) if text))
+
+    def _refuse_no_key(self) -> None:
         for key in self.entity.keys.values():
             kind = self._inputs.bind(key).kind
             if kind.startswith("list of") != self.entity.many:
-                message = f"entity {self.entity.name}: {key!r} is a {kind}; " + (
-                    "a list-valued key needs many=True" if not self.entity.many else "with many=True it must be a list"
-                )
+                mend = "with many=True it must be a list" if self.entity.many else "a list-valued key needs many=True"
+                message = f"{key!r} is a {kind}; {mend}"
                 raise DeclarationError(message)
-        self._refuse_no_condition(self.where)
-        return set().union(*(self._inputs.references(text) for text in (*self.entity.keys.values(), self.where) if text))
 
     def _bind(self, aggregate: Any) -> list[Feature]:
         """Make the features of an aggregate, and note what it reads."""
