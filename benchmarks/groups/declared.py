@@ -50,15 +50,19 @@ globals().update(
 weekday = Entity("weekday", key="dayname(event_timestamp)")
 author_in_subject = Entity("author_in_subject", key=["subject_id", "author_id"])
 number_cited = Entity("number_cited", key="regexp_extract_all(text, '#([0-9]+)', 1)", many=True)
-four = [Count("n"), Mean(WORDS, name="words"), Share("is_positive", name="positive_ratio"), Sum("record_quality.n_characters", "n_characters")]
+four = [
+    Count("n"),
+    Mean(WORDS, name="words"),
+    Share("is_positive", name="positive_ratio"),
+    Sum("record_quality.n_characters", "n_characters"),
+]
 entities = [author, subject, weekday, author_in_subject, number_cited]
 globals().update(
-    {
-        f"ten_{i}": GroupBy(f"ten_{i}", entities[i % len(entities)], four, [days(1 + i)], description="One group of ten.")
-        for i in range(10)
-    }
+    {f"ten_{i}": GroupBy(f"ten_{i}", entities[i % len(entities)], four, [days(1 + i)], description="One group of ten.") for i in range(10)}
 )
 
 trailing = [Count("n"), Sum(WORDS, "n_words")]
-trailing_exact = GroupBy("trailing_exact", author, trailing, [days(7, hop=MICROSECOND)], description="As other engines count, without hops.")
+trailing_exact = GroupBy(
+    "trailing_exact", author, trailing, [days(7, hop=MICROSECOND)], description="As other engines count, without hops."
+)
 trailing_hourly = GroupBy("trailing_hourly", author, trailing, [days(7)], description="The same window as it is declared, with its hop.")
