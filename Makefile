@@ -42,6 +42,7 @@ wheels: setup ## ask the registry for a wheel of each pin, for every Python that
 
 bench: setup ## all benchmarks, small, against their floors
 	@$(BIN)/python benchmarks/pipeline.py --small --check
+	@$(BIN)/python benchmarks/groups.py --small --check
 	@$(BIN)/python benchmarks/store.py --small --check
 
 docs: setup ## pages made from code

@@ -154,9 +154,8 @@ class GroupView(View):
 
     def _extended(self, run: Run, spans: str, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
         """Extend the rows of entities; those of which that cannot be done are added to `incomplete`."""
-        create_published(
-            run.connection, f"select entity_id, make_timestamptz(min(starts_us)) as event_timestamp from ({spans}) group by entity_id"
-        )
+        first = f"select entity_id, make_timestamptz(min(starts_us)) as event_timestamp from ({spans}) group by entity_id"
+        create_published(run.connection, first, list(self.stored.values()))
         parts = ", ".join(f"{quoted(column)} as p{i}" for i, column in enumerate(self.stored.values()))
         yield from self._computed(run, spans, columns, f"select entity_id, event_timestamp, {parts} from published")
 
@@ -165,7 +164,8 @@ class GroupView(View):
         create_published_instants(run.connection, self)
         columns = create_spans(run.connection, versions_of(self, entities), (self,), "rebuilt_spans")
         spans = f"select * from ({spans_of(self, 'rebuilt_spans', columns)}) where entity_id in (select entity_id from {entities})"
-        create_published(run.connection, f"select entity_id, '-infinity'::timestamptz as event_timestamp from {entities}")
+        first = f"select entity_id, '-infinity'::timestamptz as event_timestamp from {entities}"
+        create_published(run.connection, first, list(self.stored.values()))
         yield from self._computed(run, spans, columns, "select entity_id, event_timestamp from published")
 
     def _computed(
@@ -218,8 +218,8 @@ class GroupView(View):
         features += [f"{names[key]} as {quoted(column)}" for key, column in self.stored.items() if column not in served]
         sql = f"select entity_id, make_timestamptz(instant_us) as event_timestamp, {', '.join(features)}, true as is_new from running"
         if not is_whole:
-            values = [name for name in self.contract.arrow_schema().names if name not in self.contract.key()]
-            differs = " or ".join(f"computed.{quoted(name)} is distinct from published.{quoted(name)}" for name in values)
+            # values are made of what is stored, so they differ only where that does
+            differs = " or ".join(f"computed.{column} is distinct from published.{column}" for column in map(quoted, self.stored.values()))
             sql = f"""
                 select computed.* replace (published.entity_id is null as is_new) from ({sql}) as computed
                 left join published on computed.entity_id = published.entity_id and computed.event_timestamp = published.event_timestamp

@@ -97,10 +97,14 @@ def create_spans(connection: duckdb.DuckDBPyConnection, versions: str | None, gr
     return columns
 
 
-def create_published(connection: duckdb.DuckDBPyConnection, first_changes: str) -> None:
-    """Make `published` of the newest rows of `activity` that what changes is added to: SQL of entities with when they first change."""
+def create_published(connection: duckdb.DuckDBPyConnection, first_changes: str, columns: Sequence[str]) -> None:
+    """Make `published` of the newest rows of `activity` that what changes is added to: SQL of entities with when they first change.
+
+    It has only the given columns beside entity and instant, for to read a column of a long history costs more than to find its rows.
+    """
     connection.execute(f"create or replace table first_changes as {first_changes}")
-    connection.execute(f"create or replace table published as {model('features/published')}")
+    selected = ", ".join(["entity_id", "event_timestamp", *map(quoted, columns)])
+    connection.execute(f"create or replace table published as select {selected} from ({model('features/published')})")
 
 
 def spans_of(group: Group, table: str, columns: Mapping[str, str]) -> str:
