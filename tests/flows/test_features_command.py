@@ -150,12 +150,19 @@ def test_a_start_passes_at_once_and_overwrites_nothing(folder: Path) -> None:
     tested = millrace("test", "mood")
     assert (tested.exit_code, tested.output.splitlines()[-1]) == (0, "1 test passed")
     before = (folder / "mood.py").read_text()
-    for name, words in (("mood", "mood.py"), ("author_activity", "author_activity.py"), ("Bad name", "is no name of a view")):
+    (folder / "lone.yaml").write_text("ours")
+    for name, words in (
+        ("mood", "mood.py"),
+        ("lone", "lone.yaml"),
+        ("author_activity", "author_activity.py"),
+        ("Bad name", "is no name of a view"),
+    ):
         refused = millrace("new", name)
         assert refused.exit_code == 1
         assert words in refused.stderr
     assert (folder / "mood.py").read_text() == before
-    assert sorted(path.name for path in folder.glob("*.*")) == ["mood.py", "mood.yaml"]
+    assert (folder / "lone.yaml").read_text() == "ours"
+    assert sorted(path.name for path in folder.glob("*.*")) == ["lone.yaml", "mood.py", "mood.yaml"]
 
 
 def test_a_start_makes_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
