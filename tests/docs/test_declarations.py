@@ -37,7 +37,9 @@ def aggregates_table() -> str:
         of = Input("x", next(name for name in ("whole", "flag") if name in kind.takes), is_never_null=True)
         made = kind("n_words", windows=lifetime)
         feature = made.features(of, [lifetime])[0]
-        parts = {name: f"{part.kind}(x)" if len(feature.parts) == 1 else name for name, part in feature.parts.items()}
+        parts = {
+            name: f"{part.kind}({'x' if part.input else 1})" if len(feature.parts) == 1 else name for name, part in feature.parts.items()
+        }
         takes = "" if kind is features.Count else ", ".join(kind.takes)
         nothing = "null" if feature.empty is None else str(feature.empty)
         rows.append(
