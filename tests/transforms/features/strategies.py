@@ -22,7 +22,7 @@ class RecordShape(RecordView, reads=("text", "label")):
 
     n_letters: int = Field.count("Letters of the text.")
     first_word: str = Field.word("The first word; null with a label.")
-    weight: float = Field.number("A third of the letters.")
+    weight: float = Field.number("Half of the letters, which Polars and Python divide alike.")
 
     @staticmethod
     def compute(records: pl.LazyFrame) -> pl.LazyFrame:
@@ -31,7 +31,7 @@ class RecordShape(RecordView, reads=("text", "label")):
         return records.with_columns(
             n_letters=text.str.len_chars().cast(pl.Int64),
             first_word=pl.when(pl.col("label").is_null()).then(text.str.split(" ").list.first()),
-            weight=text.str.len_chars() / 3,
+            weight=text.str.len_chars() / 2,
         )
 
 
@@ -70,7 +70,7 @@ WHOLE = [
 ]
 FRACTION = [
     Expression("(attributes->>'price')::double", lambda v: fraction(v, "price"), "fraction"),
-    Expression("record_shape.weight", lambda v: len(text_of(v)) / 3, "fraction"),
+    Expression("record_shape.weight", lambda v: len(text_of(v)) / 2, "fraction"),
     Expression("length(text) * 0.25", lambda v: len(text_of(v)) * 0.25, "fraction"),
 ]
 FLAG = [

@@ -196,7 +196,8 @@ class GroupView(View):
             if made.incomplete.len():
                 run.connection.register("further", made.incomplete.to_frame().to_arrow())
                 run.connection.execute("insert into incomplete from further")
-            yield from self._batches(run, made.rows, is_whole=is_whole)
+            for rows in made.slices():
+                yield from self._batches(run, rows, is_whole=is_whole)
 
     def _too_large(self, part: str) -> GateError:
         """Say which feature's sum does not fit."""

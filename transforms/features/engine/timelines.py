@@ -3,12 +3,13 @@
 The change points of all entities, in order, are the rows; a version of a record counts in a window from one row to another.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
 from transforms.features.aggregates import Part
 from transforms.features.engine import intervals
@@ -17,6 +18,7 @@ from transforms.features.windows import Window
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+ROWS_OF_A_SLICE = 250_000
 NEVER = np.iinfo(np.int64).max
 
 
@@ -30,17 +32,45 @@ class Wanted(NamedTuple):
     where: str | None
 
 
-class Timelines(NamedTuple):
-    """The parts at each change point, by `entity_id` and `instant_us`, and the entities that only all their records can tell."""
+class Values(NamedTuple):
+    """A part at each row: a number, or its place in `ordered` (-1: none), for a list one for each of its places.
 
-    rows: pl.DataFrame
+    Places take a fraction of the memory of texts and lists, so values are made of some rows at a time.
+    """
+
+    codes: npt.NDArray[np.integer]
+    ordered: pl.Series | None = None
+
+    def at(self, rows: Ints) -> pl.Series:
+        """The values of some rows."""
+        codes = self.codes[rows]
+        if self.ordered is None:
+            return pl.Series(codes)
+        return _lists(self.ordered, codes) if codes.ndim > 1 else _gather(self.ordered, codes)
+
+
+class Timelines(NamedTuple):
+    """The parts at each change point of the rows, and the entities that only all their records can tell, which have no rows."""
+
+    ids: pl.Series
+    instants: Ints
+    columns: dict[str, Values]
+    kept: Ints
     incomplete: pl.Series
+
+    def slices(self) -> Iterator[pl.DataFrame]:
+        """Give the rows in their order, a bounded number at a time: `entity_id`, `instant_us` and the parts."""
+        for first in range(0, len(self.kept), ROWS_OF_A_SLICE):
+            rows = self.kept[first : first + ROWS_OF_A_SLICE]
+            parts = {name: values.at(rows) for name, values in self.columns.items()}
+            yield pl.DataFrame({"entity_id": self.ids.gather(rows), "instant_us": self.instants[rows], **parts})
 
 
 class Rows(NamedTuple):
     """The change points of all entities in order: whose each is, from which to which each span counts, which are published."""
 
-    frame: pl.DataFrame
+    ids: pl.Series
+    instants: Ints
     entities: Ints
     bounds: dict[Window, tuple[Ints, Ints]]
     published: Ints
@@ -58,20 +88,17 @@ def timelines(spans: pl.DataFrame, wanted: Sequence[Wanted], published: pl.DataF
     """
     rows = lay_out(spans, published, {item.window for item in wanted})
     is_incomplete = np.zeros(int(rows.entities.max(initial=-1)) + 1, bool)
-    columns = []
+    columns = {}
     for item in wanted:
         before = published[item.column] if published.height and item.column in published.columns else None
         try:
-            values, unknown = _part(rows, spans, item, before)
+            columns[item.column], unknown = _part(rows, spans, item, before)
         except OverflowError:
             raise OverflowError(item.column) from None
         is_incomplete[rows.entities[unknown]] = True
-        columns.append(values.alias(item.column))
-    frame = rows.frame.with_columns(columns)
-    if not is_incomplete.any():
-        return Timelines(frame, frame["entity_id"].head(0))
-    is_left_out = pl.Series(is_incomplete[rows.entities])
-    return Timelines(frame.filter(~is_left_out), frame.filter(is_left_out)["entity_id"].unique())
+    is_left_out = is_incomplete[rows.entities]
+    incomplete = rows.ids.gather(np.flatnonzero(is_left_out)).unique()
+    return Timelines(rows.ids, rows.instants, columns, np.flatnonzero(~is_left_out), incomplete)
 
 
 def lay_out(spans: pl.DataFrame, published: pl.DataFrame, windows: set[Window]) -> Rows:
@@ -108,11 +135,10 @@ def lay_out(spans: pl.DataFrame, published: pl.DataFrame, windows: set[Window]) 
         end = begin.copy()
         end[place] = np.minimum(row, lifetime_end[place])
         bounds[window] = (begin, end)
-    frame = pl.DataFrame([ids.gather(of_point[first]).alias("entity_id"), pl.Series("instant_us", instant[first])])
-    return Rows(frame, entity_of_row, bounds, at_published)
+    return Rows(ids.gather(of_point[first]), instant[first], entity_of_row, bounds, at_published)
 
 
-def _part(rows: Rows, spans: pl.DataFrame, item: Wanted, before: pl.Series | None) -> tuple[pl.Series, Flags]:
+def _part(rows: Rows, spans: pl.DataFrame, item: Wanted, before: pl.Series | None) -> tuple[Values, Flags]:
     """Compute a part at each row, and at which rows it cannot be known."""
     begin, end = rows.bounds[item.window]
     counts = begin < end
@@ -139,7 +165,7 @@ class Spans(NamedTuple):
     n: int
 
 
-def _sum(rows: Rows, span: Spans, weights: Ints | int, before: pl.Series | None) -> pl.Series:
+def _sum(rows: Rows, span: Spans, weights: Ints | int, before: pl.Series | None) -> Values:
     sums = intervals.running_sum(span.begin, span.end, span.n, span.sign * weights)
     if before is not None:
         newest = _newest_published(rows)
@@ -147,7 +173,7 @@ def _sum(rows: Rows, span: Spans, weights: Ints | int, before: pl.Series | None)
         if np.abs(sums).max(initial=0) >= intervals.MAX_SUM:
             message = "a sum passes 2**62"
             raise OverflowError(message)
-    return pl.Series(sums)
+    return Values(sums)
 
 
 def _newest_published(rows: Rows) -> Ints:
@@ -161,7 +187,7 @@ def _newest_published(rows: Rows) -> Ints:
     return np.where(is_own, newest[at], -1)
 
 
-def _extreme(rows: Rows, span: Spans, values: pl.Series, kind: str, before: pl.Series | None) -> tuple[pl.Series, Flags]:
+def _extreme(rows: Rows, span: Spans, values: pl.Series, kind: str, before: pl.Series | None) -> tuple[Values, Flags]:
     """The least or greatest value. Where the published one is to be taken out and nothing new is as good, it is not known."""
     known = values if before is None else pl.concat([values, before])
     ordered, codes = _ranks(known)
@@ -177,10 +203,10 @@ def _extreme(rows: Rows, span: Spans, values: pl.Series, kind: str, before: pl.S
         removed = intervals.greatest(span.begin[~added], span.end[~added], span.n, of_span[~added])
         unknown = (removed >= 0) & (removed >= published) & (best < published)
         best = np.maximum(best, published)
-    return _values(ordered, np.where(best < 0, -1, len(ordered) - 1 - best) if kind == "least" else best), unknown
+    return _coded(ordered, np.where(best < 0, -1, len(ordered) - 1 - best) if kind == "least" else best), unknown
 
 
-def _other(part: Part, span: Spans, values: pl.Series, spans: pl.DataFrame) -> pl.Series:
+def _other(part: Part, span: Spans, values: pl.Series, spans: pl.DataFrame) -> Values:
     """The parts that only all records can tell."""
     begin, end, _, n = span
     if part.kind in {"first", "last", "last_k"}:
@@ -188,16 +214,16 @@ def _other(part: Part, span: Spans, values: pl.Series, spans: pl.DataFrame) -> p
         position = np.argsort(place)
         if part.kind == "last_k":
             newest = intervals.greatest_k(begin, end, n, place, part.k)
-            return _lists(values, np.where(newest < 0, -1, position[newest]) if len(position) else newest)
+            return _coded(values, np.where(newest < 0, -1, position[newest]) if len(position) else newest)
         newest = intervals.greatest(begin, end, n, len(place) - 1 - place if part.kind == "first" else place)
         newest = np.where(newest < 0, -1, len(place) - 1 - newest) if part.kind == "first" else newest
-        return _values(values, np.where(newest < 0, -1, position[newest]) if len(position) else newest)
+        return _coded(values, np.where(newest < 0, -1, position[newest]) if len(position) else newest)
     ordered, codes = _ranks(values)
     if part.kind == "distinct":
-        return pl.Series(intervals.distinct(begin, end, n, codes))
+        return Values(intervals.distinct(begin, end, n, codes))
     if part.kind == "top_k":
-        return _lists(ordered, intervals.most_frequent(begin, end, n, codes, part.k))
-    return _values(ordered, intervals.quantile(begin, end, n, codes, part.q))
+        return _coded(ordered, intervals.most_frequent(begin, end, n, codes, part.k))
+    return _coded(ordered, intervals.quantile(begin, end, n, codes, part.q))
 
 
 def _codes(ids: pl.Series) -> Ints:
@@ -224,13 +250,20 @@ def _ranks(values: pl.Series) -> tuple[pl.Series, Ints]:
     return distinct.sort(), ranks[encoded.indices.fill_null(len(order)).to_numpy()]
 
 
-def _values(ordered: pl.Series, codes: Ints) -> pl.Series:
-    """The values that codes stand for; null for -1."""
-    return ordered.gather(pl.Series(codes, dtype=pl.Int64).replace(-1, None))
+def _coded(ordered: pl.Series, places: Ints) -> Values:
+    return Values(places.astype(np.int32), ordered)
 
 
-def _lists(ordered: pl.Series, codes: Ints) -> pl.Series:
-    """The lists of values that rows of codes stand for, without the places that are -1; null for an empty one."""
-    flat = _values(ordered, codes.reshape(-1))
-    lists = flat.reshape(codes.shape).arr.to_list().list.drop_nulls() if codes.size else pl.Series([], dtype=pl.List(ordered.dtype))
-    return lists.set(lists.list.len() == 0, None)
+def _gather(ordered: pl.Series, places: npt.NDArray[np.integer]) -> pl.Series:
+    """The values at places; null for -1."""
+    indices = pl.Series(places)
+    return ordered.gather(indices.set(indices < 0, None))
+
+
+def _lists(ordered: pl.Series, places: npt.NDArray[np.integer]) -> pl.Series:
+    """The lists of the values at places, without those that are -1; null for an empty one."""
+    is_there = places >= 0
+    lengths = is_there.sum(axis=1)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
+    values = ordered.gather(pl.Series(places[is_there])).to_arrow(compat_level=pl.CompatLevel.oldest())
+    return pl.Series(pa.LargeListArray.from_arrays(offsets, values, mask=pa.array(lengths == 0)))
