@@ -264,7 +264,7 @@ def test_training_set_beside_a_run_reads_views_of_one_staging_version(
     before = training_set(spine, SERVICE, warehouse.settings.root)
     stage(warehouse, staged[5:10])
     with monkeypatch.context() as patched:  # a run that has come as far as the first view
-        patched.setattr("transforms.features.build.stale_views", lambda _warehouse: [views()[0]])
+        patched.setattr("transforms.features.build.stale_views", lambda _warehouse, _wanted=None: [views()[0]])
         featurize(warehouse, LATER)
     beside = training_set(spine, SERVICE, warehouse.settings.root)
     assert beside.lock == before.lock

@@ -34,11 +34,15 @@ def copied(tmp_path: Path) -> Path:
 
 
 def retype_and_remove(copied: Path) -> None:
-    path = copied / "transforms" / "schemas" / "features.py"
-    lines = path.read_text("utf-8").splitlines(keepends=True)
-    left = [line.replace("n_words_1d: int", "n_words_1d: float") for line in lines if not line.startswith("    n_urls: ")]
+    views = copied / "transforms" / "features" / "views"
+    lines = (views / "record_quality.py").read_text("utf-8").splitlines(keepends=True)
+    left = [line for line in lines if not line.startswith("    n_urls: ")]
     assert len(left) == len(lines) - 1
-    path.write_text("".join(left), "utf-8")
+    (views / "record_quality.py").write_text("".join(left), "utf-8")
+    declared = (views / "author_activity.py").read_text("utf-8")
+    retyped = declared.replace('Sum("record_quality.n_words",', 'Sum("record_quality.n_words / 2",')
+    assert retyped != declared
+    (views / "author_activity.py").write_text(retyped, "utf-8")
 
 
 def test_breaking_change_is_listed_refused_and_accepted(millrace: Run, copied: Path, small_source: Path, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Contracts made from declarations: columns, types, bounds and descriptions, each taken from where it is declared."""
 
+import transforms.schemas  # noqa: F401 - which imports Pandera so that the process stays as it is
+
+# isort: split
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 

@@ -1,5 +1,8 @@
 """What a user writes to declare features. Nothing here computes anything; the registry makes views of it."""
 
+import transforms.schemas  # noqa: F401 - which imports Pandera so that the process stays as it is
+
+# isort: split
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -7,12 +10,16 @@ from typing import Annotated, Any
 
 import pandera.polars as pa
 import polars as pl
+from pandera.polars import PolarsData
 
 from transforms.features.aggregates import Aggregate
 from transforms.features.entity import Entity
 from transforms.features.windows import Window
 from transforms.schemas.base import Contract
 
+# a check over several columns of a record view, of frames as Pandera gives them
+check = pa.dataframe_check
+Checked = PolarsData
 LEE = "Lee et al. 2022, arXiv:2107.06499"
 
 
@@ -35,9 +42,10 @@ class Field:
         return pa.Field(ge=0, nullable=True, description=description, metadata={"origin": origin})
 
     @staticmethod
-    def number(description: str, origin: str | None = None) -> Any:
-        """Any number."""
-        return pa.Field(nullable=True, description=description, metadata={"origin": origin})
+    def number(description: str, origin: str | None = None, *, ge: float | None = None, le: float | None = None) -> Any:
+        """Any number, or one from `ge` to `le`."""
+        bounds: dict[str, Any] = {name: value for name, value in (("ge", ge), ("le", le)) if value is not None}
+        return pa.Field(nullable=True, description=description, metadata={"origin": origin}, **bounds)
 
     @staticmethod
     def word(description: str, origin: str | None = None) -> Any:

@@ -101,8 +101,8 @@ def test_rule_holds_for_a_home(small: Warehouse) -> None:
     feature, home = "author_activity:n_records_lifetime", small.settings.root
     materialize(small, datetime(2024, 9, 1, tzinfo=UTC), lambda _relation, _rows, _bytes: None)
     spine = pl.DataFrame({"author_id": [5], "event_timestamp": [AT]})
-    assert training_set(spine, [feature], home).frame["author_activity__n_records_lifetime"].to_list() == [None]
-    assert online_features([feature], [{"author_id": 5}], home)["author_activity__n_records_lifetime"].to_list() == [None]
+    assert training_set(spine, [feature], home).frame["author_activity__n_records_lifetime"].to_list() == [0]
+    assert online_features([feature], [{"author_id": 5}], home)["author_activity__n_records_lifetime"].to_list() == [0]
     with pytest.raises(ValueError, match="key 'author_id'"):
         training_set(spine.with_columns(author_id=True), [feature], home)
     with pytest.raises(ValueError, match="key 'author_id'"):

@@ -293,7 +293,7 @@ def test_reader_between_two_views_of_a_run_sees_the_run_before(new_home: Callabl
     before = consistent_versions(warehouse)
     stage(warehouse, [version("r2", HOUR)])
     with monkeypatch.context() as patched:
-        patched.setattr("transforms.features.build.stale_views", lambda _warehouse: [view_of("record_quality")])
+        patched.setattr("transforms.features.build.stale_views", lambda _warehouse, _wanted=None: [view_of("record_quality")])
         assert featurize(warehouse, NOW + timedelta(days=1))["record_quality"].new == 1
     assert consistent_versions(warehouse) == before
     featurize(warehouse, NOW + timedelta(days=1))

@@ -2,11 +2,10 @@
 
 from typing import Annotated
 
-import pandera.polars as pa
 import polars as pl
-from pandera.polars import PolarsData
 
 from transforms.features import Field, RecordView
+from transforms.features.declare import Checked, check
 from transforms.home import Settings
 from transforms.text.embedding import embed_text, model_digest
 from transforms.text.vectors import is_unit_vector
@@ -17,8 +16,8 @@ class RecordEmbedding(RecordView):
 
     embedding: Annotated[pl.List, pl.Float32()] = Field.vector("What the model makes of the text, as a unit vector.", 0, "the user's model")
 
-    @pa.dataframe_check(name="embedding:not_a_unit_vector")
-    def _is_unit_vector(cls, data: PolarsData) -> pl.LazyFrame:  # noqa: N805
+    @check(name="embedding:not_a_unit_vector")
+    def _is_unit_vector(cls, data: Checked) -> pl.LazyFrame:  # noqa: N805
         return data.lazyframe.select(is_unit_vector("embedding"))
 
     compute = staticmethod(embed_text)

@@ -1,7 +1,5 @@
 """Which identifiers a record's text gives away."""
 
-import pandera.polars as pa
-
 from transforms.features import Field, RecordView
 from transforms.text.pii import score_pii
 
@@ -30,6 +28,6 @@ class RecordPii(RecordView, complete=True):
     pii_api_key_count: int = Field.count(
         "Keys and secrets: tokens of known shape, private key blocks, bearer tokens, assigned passwords that look drawn at random."
     )
-    pii_any: int = pa.Field(ge=0, le=1, nullable=True, description="1 if there is any, else 0.", metadata={"origin": None})
+    pii_any: int = Field.number("1 if there is any, else 0.", ge=0, le=1)
 
     compute = staticmethod(score_pii)

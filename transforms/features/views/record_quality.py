@@ -1,10 +1,9 @@
 """How usable a record's text is."""
 
-import pandera.polars as pa
 import polars as pl
-from pandera.polars import PolarsData
 
 from transforms.features import Field, RecordView
+from transforms.features.declare import Checked, check
 from transforms.text.quality import score_quality
 
 GOPHER = "Rae et al. 2021, arXiv:2112.11446, table A1"
@@ -38,8 +37,8 @@ class RecordQuality(RecordView, complete=True):
     bullet_line_ratio: float = Field.ratio("Lines that begin with a bullet (-, *, •), per line. Gopher keeps up to 0.9.", GOPHER)
     symbol_to_word_ratio: float = Field.measure("Number signs and ellipses per word. Gopher keeps up to 0.1.", GOPHER)
 
-    @pa.dataframe_check(name="n_characters:null_beside_values")
-    def _all_or_none(cls, data: PolarsData) -> pl.LazyFrame:  # noqa: N805
+    @check(name="n_characters:null_beside_values")
+    def _all_or_none(cls, data: Checked) -> pl.LazyFrame:  # noqa: N805
         values = pl.all().exclude("record_id", "event_timestamp", "created_timestamp").is_null()
         return data.lazyframe.select(pl.all_horizontal(values) | ~pl.any_horizontal(values))
 

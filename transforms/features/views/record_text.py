@@ -1,10 +1,9 @@
 """What a record's text is like."""
 
-import pandera.polars as pa
 import polars as pl
-from pandera.polars import PolarsData
 
 from transforms.features import Field, RecordView
+from transforms.features.declare import Checked, check
 from transforms.text.signals import score_text
 
 GOPHER = "Rae et al. 2021, arXiv:2112.11446, table A1"
@@ -30,9 +29,7 @@ class RecordText(RecordView):
     n_tokens_est: int = Field.count("Tokens of a byte-pair encoding, estimated as 0.28 a byte.")
     automated_readability_index: float = Field.number("School grade by characters, words and sentences; English.", "Smith & Senter 1967")
     coleman_liau_index: float = Field.number("School grade by letters, words and sentences; English.", "Coleman & Liau 1975")
-    sentiment_compound: float = pa.Field(
-        ge=-1, le=1, nullable=True, description="Tone from -1 to 1, by a lexicon: a proxy; English.", metadata={"origin": VADER}
-    )
+    sentiment_compound: float = Field.number("Tone from -1 to 1, by a lexicon: a proxy; English.", VADER, ge=-1, le=1)
     frac_negative_words: float = Field.ratio("Words with a negative valence, per word: a proxy; English.", VADER)
     stop_word_fraction: float = Field.ratio("'the be to of and that have with' per word; English. Gopher wants two of them.", GOPHER)
     frac_chars_top_2gram: float = Field.ratio("Characters in the most frequent repeated word 2-gram. Gopher keeps up to 0.2.", GOPHER)
@@ -62,15 +59,15 @@ class RecordText(RecordView):
     long_word_ratio_7: float = Field.ratio("Words of 7 characters or more, per word.", "datatrove WordStats")
     max_word_length: int = Field.count("Characters of the longest word. C4 keeps up to 1,000.", C4)
     unigram_entropy: float = Field.measure("Entropy of the words, in nats.", "RedPajama-V2")
-    byte_entropy: float = pa.Field(ge=0, le=8, nullable=True, description="Entropy of the UTF-8 bytes, in bits.", metadata={"origin": None})
+    byte_entropy: float = Field.number("Entropy of the UTF-8 bytes, in bits.", ge=0, le=8)
     emoji_count: int = Field.count("Pictographs (Unicode's Extended_Pictographic).")
     emoji_ratio: float = Field.ratio("Pictographs per character.")
     symbol_ratio: float = Field.ratio("Symbols (Unicode's category S: currency, mathematics, pictographs) per character.")
     code_block_ratio: float = Field.ratio("Characters inside ``` fences, per character.")
     is_html: int = Field.flag("Whether an HTML tag stands in it.")
 
-    @pa.dataframe_check(name="language:null_beside_values")
-    def _all_or_none(cls, data: PolarsData) -> pl.LazyFrame:  # noqa: N805
+    @check(name="language:null_beside_values")
+    def _all_or_none(cls, data: Checked) -> pl.LazyFrame:  # noqa: N805
         always = ("language", "script", "n_tokens_est", "byte_entropy", "max_char_run", "is_html")
         return data.lazyframe.select(pl.sum_horizontal(pl.col(name).is_null() for name in always).is_in([0, len(always)]))
 

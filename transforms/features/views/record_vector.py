@@ -2,11 +2,10 @@
 
 from typing import Annotated
 
-import pandera.polars as pa
 import polars as pl
-from pandera.polars import PolarsData
 
 from transforms.features import Field, RecordView
+from transforms.features.declare import Checked, check
 from transforms.text.vectors import hash_text, is_unit_vector
 
 
@@ -19,8 +18,8 @@ class RecordVector(RecordView):
         "Weinberger et al. 2009, arXiv:0902.2206",
     )
 
-    @pa.dataframe_check(name="hash_vec_256:not_a_unit_vector_of_256")
-    def _is_unit_vector(cls, data: PolarsData) -> pl.LazyFrame:  # noqa: N805
+    @check(name="hash_vec_256:not_a_unit_vector_of_256")
+    def _is_unit_vector(cls, data: Checked) -> pl.LazyFrame:  # noqa: N805
         return data.lazyframe.select(is_unit_vector("hash_vec_256", 256))
 
     compute = staticmethod(hash_text)
