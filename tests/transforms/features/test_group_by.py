@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.transforms.features.reference import Aggregated, Expression, Group, Span, Version, instants_of
 from tests.transforms.features.strategies import ENTITIES, EXTENDED, HOUR, START, Drawn, RecordShape, groups, histories
 from transforms.errors import DeclarationError, GateError
-from transforms.features import Count, GroupBy, Mean, Sum, hours, lifetime
+from transforms.features import Count, Entity, GroupBy, Max, Mean, Sum, hours, lifetime
 from transforms.features.build import compute_views
 from transforms.features.engine import intervals
 from transforms.features.engine.group_by import GroupView
@@ -275,3 +275,29 @@ def test_sum_that_does_not_fit_stops_the_run_with_its_name(bench: Any, monkeypat
     home.take([Version("r", "u", None, START, START, "text", None, None)])
     with pytest.raises(GateError, match=r"features\.one: size_lifetime: a sum passes"):
         home.take([*home.staged, Version("s", "u", None, START, START, "longer", None, None)])
+
+
+def test_what_is_read_of_a_record_is_read_where_its_condition_holds_and_nowhere_else(bench: Any) -> None:
+    """A cast that is right for the records that count must not stop a run over those that do not."""
+    price = "(attributes->>'price')::bigint"
+    declared = GroupBy(
+        "prices",
+        Entity("priced", key=f"{price}::varchar"),
+        [Sum(price, "total"), Max(price, "highest", where="text = 'b'")],
+        [lifetime],
+        where="label = 'urgent'",
+    )
+    view = GroupView(declared, {})
+    home = Bench(bench().warehouse, [SHAPE, view])
+    versions = [
+        Version("r1", "u1", "s1", START, START, "a", "urgent", '{"price": 3}'),
+        Version("r2", "u1", "s1", START, START, "a", "calm", '{"price": "three"}'),
+    ]
+    home.take(versions[:1])
+    home.take(versions)
+    assert home.rows(view)["total_lifetime"].to_list()[-1] == 3
+    home.take(versions[1:])  # which computes the entity again from all records
+    newest_row = home.rows(view).sort("created_timestamp", "event_timestamp").to_dicts()[-1]
+    assert newest_row["total_lifetime"] == 0
+    assert view.explain(home.connection, {"priced": "3"}, EPOCH + (START + 10) * MICROSECOND, 5).values["total_lifetime"] == 0
+    home.close()

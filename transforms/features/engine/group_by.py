@@ -269,8 +269,13 @@ class GroupView(View):
     @cached_property
     def _numbers(self) -> dict[str, str]:
         """SQL of the numbers that are read of a record, by their expressions as declared."""
-        of = {item.of: self._inputs.bind(item.of) for item in self._declaration.aggregates if not isinstance(item, Count)}
-        return {expression: bound_to.sql for expression, bound_to in of.items() if bound_to.kind in {"whole", "fraction"}}
+        numbers = {}
+        for item in self._declaration.aggregates:
+            of = None if isinstance(item, Count) else self._inputs.bind(item.of)
+            if of and of.kind in {"whole", "fraction"}:
+                conditions = [bound(where) for where in (self.where, item.where) if where]
+                numbers[item.of] = f"case when {' and '.join(conditions)} then {of.sql} end" if conditions else of.sql
+        return numbers
 
     def _is_behind(self, feature: str | None, columns: Mapping[str, str]) -> str:
         """SQL of whether a record in `explained` counts for a feature, or with none for any."""

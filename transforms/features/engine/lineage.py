@@ -6,7 +6,7 @@ from datetime import datetime
 import duckdb
 
 from transforms.expressions import bound, dotted_references
-from transforms.features.engine.spans import Group, expressions_of, versions_of
+from transforms.features.engine.spans import Group, expressions_of, values_of, versions_of
 from transforms.features.joined import joined
 from transforms.features.windows import Window
 from transforms.sql import model
@@ -26,7 +26,7 @@ def explained_records(
     connection.execute("set variable instant = $at", {"at": at})
     connection.execute(f"create or replace view traced_versions as {versions_of(group, 'asked')}")
     connection.execute(f"create or replace table known_versions as {model('lineage/known_versions')}")
-    values = ", ".join(f"{sql} as {column}" for sql, column in columns.items())
+    values = ", ".join(values_of([group], columns))
     counted = f"select records.*, {values} from {joined('known_versions', group.references)}"
     entity_id = columns[group.entity.sql]
     is_asked = f"list_contains({entity_id}, entity_id)" if group.entity.many else f"{entity_id} = entity_id"

@@ -1,6 +1,6 @@
 """From when to when each version of a record counts, with all that groups read of it. Made once for all groups of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import duckdb
@@ -84,7 +84,7 @@ def create_spans(connection: duckdb.DuckDBPyConnection, versions: str | None, gr
     needed = dict.fromkeys([*times, "record_id", "effective_timestamp", *map(quoted, read), *(VERSION if is_increment else ())])
     needed.pop("is_retracted")
     connection.execute(f"create or replace table record_spans as select {', '.join(needed)} from ({model('features/record_spans')})")
-    values = ", ".join([*(f"records.{name}" for name in times), *(f"{sql} as {column}" for sql, column in columns.items())])
+    values = ", ".join([*(f"records.{name}" for name in times), *values_of(groups, columns)])
     if is_increment:
         connection.execute(f"create or replace table changed_spans as {model('features/changed_spans')}")
         # what was read of a retracted version is one of all that there was at its instant, and so is the entity it counted for
@@ -95,6 +95,26 @@ def create_spans(connection: duckdb.DuckDBPyConnection, versions: str | None, gr
         found = f"{values} from {joined('all_spans', references)}"
     connection.execute(f"create or replace table {table} as select {found}")
     return columns
+
+
+def values_of(groups: Sequence[Group], columns: Mapping[str, str]) -> Iterator[str]:
+    """SQL of each expression as its column, computed only of records that fulfil a condition under which it is asked for.
+
+    So a cast that is right for the records of one source stops no run over those of another.
+    """
+    under: dict[str, set[str]] = {}
+    for group in groups:
+        of_group = bound(group.where) if group.where else "true"
+        asked = [(group.entity.sql, of_group)]
+        for part in group.parts:
+            of_part = f"{of_group} and {bound(part.where)}" if part.where else of_group
+            asked += [(bound(part.where), of_group)] if part.where else []
+            asked += [(part.input, of_part)] if part.input else []
+        for sql, condition in asked:
+            under.setdefault(sql, set()).add(condition)
+    for sql, column in columns.items():
+        conditions = under.get(sql, {"true"})
+        yield f"{sql} as {column}" if "true" in conditions else f"case when {' or '.join(sorted(conditions))} then {sql} end as {column}"
 
 
 def create_published(connection: duckdb.DuckDBPyConnection, first_changes: str, columns: Sequence[str]) -> None:
@@ -133,9 +153,8 @@ def versions_of(group: Group, entities: str) -> str:
     """SQL of all versions of every record of which any version ever counted for an entity in a relation of `entity_id`."""
     read = {reference for key in group.entity.keys.values() for reference in dotted_references(key)}
     effective = "(select *, greatest(event_timestamp, known_timestamp) as effective_timestamp from staging.records)"
-    if group.entity.many:
-        ids = f"select record_id, unnest({group.entity.sql}) as entity_id from {joined(effective, read)}"
-    else:
-        ids = f"select record_id, {group.entity.sql} as entity_id from {joined(effective, read)}"
+    entity = f"case when {bound(group.where)} then {group.entity.sql} end" if group.where else group.entity.sql
+    read |= dotted_references(group.where) if group.where else set()
+    ids = f"select record_id, {f'unnest({entity})' if group.entity.many else entity} as entity_id from {joined(effective, read)}"
     records = f"select record_id from ({ids}) where entity_id in (select entity_id from {entities})"
     return f"select *, 1 as sign from staging.records where record_id in ({records})"
