@@ -37,15 +37,15 @@ EXAMPLES = """examples:
   benchmarks/groups.py --base ../before                 beside a checkout from before declarations, with a .venv of its own
   benchmarks/groups.py --write docs/benchmarks.md       a million records; on a quiet machine
 """
-# run by the environment of the other checkout; the views it has no declarations for are the two that are compared
+# run by the environment of the other checkout, whose modules have other names
 BASE = """
 import json, resource, sys, time
 from datetime import UTC, datetime
 from pathlib import Path
-import transforms.features.build as stage
+import transforms.featurize as stage
 from transforms.schemas.features import AuthorActivity, SubjectActivity
-from transforms.home import Settings
-from transforms.warehouse.tables import Warehouse
+from transforms.settings import Settings
+from transforms.warehouse import Warehouse
 
 stage.VIEWS = (AuthorActivity, SubjectActivity)
 stage.profile_views = lambda *_: None
@@ -261,7 +261,7 @@ def count_differing(one: Path, other: Path) -> Measured:
                 connection.read_parquet(str(home / "features" / name / "*.parquet")).create_view(label, replace=True)
             columns = set(connection.sql("from one").columns) & set(connection.sql("from other").columns)
             key = {f"{name.partition('_')[0]}_id", "event_timestamp"}
-            # when an entity was first seen is the least of what counts now, no longer of all that ever counted: decision 0013
+            # when an entity was first seen is the least of what counts now, no longer of all that ever counted: decision 10
             values = sorted(columns - key - {"created_timestamp", "first_event_timestamp"})
             differ = " or ".join(f"one.{column} is distinct from other.{column}" for column in values)
             lone = "one.event_timestamp is null or other.event_timestamp is null"
