@@ -37,15 +37,15 @@ EXAMPLES = """examples:
   benchmarks/groups.py --base ../before                 beside a checkout from before declarations, with a .venv of its own
   benchmarks/groups.py --write docs/benchmarks.md       a million records; on a quiet machine
 """
-# run by the environment of the other checkout; the views it has no declarations for are the two that are compared
+# run by the environment of the other checkout, whose modules have other names
 BASE = """
 import json, resource, sys, time
 from datetime import UTC, datetime
 from pathlib import Path
-import transforms.features.build as stage
+import transforms.featurize as stage
 from transforms.schemas.features import AuthorActivity, SubjectActivity
-from transforms.home import Settings
-from transforms.warehouse.tables import Warehouse
+from transforms.settings import Settings
+from transforms.warehouse import Warehouse
 
 stage.VIEWS = (AuthorActivity, SubjectActivity)
 stage.profile_views = lambda *_: None
@@ -59,11 +59,15 @@ TRAILING_US = 7 * 24 * 60 * 60 * 1_000_000 - 2
 
 
 class Result(NamedTuple):
-    """What each case took, by its name, over `rows` staged records, and in how many rows values differ that should be equal."""
+    """What each case took, by its name, over `rows` staged records, and in how many rows values differ that should be equal.
+
+    `n_hops` is at how many records a window with hops has other values than one without.
+    """
 
     rows: int
     measured: dict[str, Measured]
     differing: dict[str, int]
+    n_hops: int = 0
 
     def ratio(self, case: str, beside: str) -> float:
         """A case's seconds over another's."""
@@ -139,8 +143,8 @@ def run(folder: Path, arguments: argparse.Namespace) -> Result:
             # known when written and never corrected, which is all that a window frame can express
             generate(find_expand(), data, "--rows", str(arguments.rows), "--chunk", str(arguments.rows // 5), "--update", "0", *TIMED)
             rows = in_fresh_process(prepare_known_at_event, data, home).made
-            engines, differing = run_engines(home, folder, arguments.repeat)
-            result = Result(result.rows or rows, result.measured | engines, result.differing | differing)
+            engines, differing, n_hops = run_engines(home, folder, arguments.repeat)
+            result = Result(result.rows or rows, result.measured | engines, result.differing | differing, n_hops)
     return result
 
 
@@ -257,7 +261,7 @@ def count_differing(one: Path, other: Path) -> Measured:
                 connection.read_parquet(str(home / "features" / name / "*.parquet")).create_view(label, replace=True)
             columns = set(connection.sql("from one").columns) & set(connection.sql("from other").columns)
             key = {f"{name.partition('_')[0]}_id", "event_timestamp"}
-            # when an entity was first seen is the least of what counts now, no longer of all that ever counted: decision 0013
+            # when an entity was first seen is the least of what counts now, no longer of all that ever counted: decision 10
             values = sorted(columns - key - {"created_timestamp", "first_event_timestamp"})
             differ = " or ".join(f"one.{column} is distinct from other.{column}" for column in values)
             lone = "one.event_timestamp is null or other.event_timestamp is null"
@@ -266,8 +270,8 @@ def count_differing(one: Path, other: Path) -> Measured:
     return Measured(0, 0, differing)
 
 
-def run_engines(home: Path, folder: Path, repeat: int) -> tuple[dict[str, Measured], dict[str, int]]:
-    """Count records and add up words of the last 7 days at every record, by three engines, and compare all values."""
+def run_engines(home: Path, folder: Path, repeat: int) -> tuple[dict[str, Measured], dict[str, int], int]:
+    """Count records and add up words of the last 7 days at every record, by three engines, and compare all values; then those of hops."""
     measured: dict[str, Measured] = {}
     with lend(folder, "engines") as out:
         for _ in range(repeat):
@@ -276,8 +280,11 @@ def run_engines(home: Path, folder: Path, repeat: int) -> tuple[dict[str, Measur
             keep(measured, "DuckDB", in_fresh_process(trail_in_duckdb, home, out / "duckdb.parquet"))
             keep(measured, "Polars", in_fresh_process(trail_in_polars, home, out / "polars.parquet"))
         trails = {"DuckDB": out / "duckdb.parquet", "Polars": out / "polars.parquet"}
-        differing = {engine: in_fresh_process(count_differing_trails, home, trail).made for engine, trail in trails.items()}
-    return measured, differing
+        differing = {
+            engine: in_fresh_process(count_differing_trails, home, "trailing_exact", trail).made for engine, trail in trails.items()
+        }
+        n_hops = in_fresh_process(count_differing_trails, home, "trailing_hourly", trails["DuckDB"]).made
+    return measured, differing, n_hops
 
 
 def trail_in_duckdb(home: Path, out: Path) -> Measured:
@@ -314,11 +321,11 @@ def trail_in_polars(home: Path, out: Path) -> Measured:
     return clock(lambda: trailing.sink_parquet(out, compression="zstd"))
 
 
-def count_differing_trails(home: Path, out: Path) -> Measured:
-    """Count an engine's rows that differ from what the group says in the microsecond after the record."""
+def count_differing_trails(home: Path, view: str, out: Path) -> Measured:
+    """Count an engine's rows that differ from what a group says in the microsecond after the record."""
     import duckdb
 
-    ours = str(home / "features/trailing_exact/*.parquet")
+    ours = str(home / "features" / view / "*.parquet")
     with duckdb.connect() as connection:
         found = connection.sql(
             """
@@ -352,6 +359,8 @@ def describe(result: Result, load: float) -> str:
         for name, one in result.measured.items()
     ]
     equal = [f"{name}: {'all values are equal' if not n else f'{n:,} rows differ'}." for name, n in result.differing.items()]
+    if "DuckDB" in result.differing:
+        equal.append(f"With hops of an hour a record counts up to an hour longer, which {result.n_hops:,} of the values at records show.")
     head = table([f"{result.rows:,} records", "seconds", "rows published", "peak MB", "beside"], rows)
     return "\n\n".join(["## Groups", f"`{command}`", machine(load, LIBRARIES), head, " ".join(equal), goal_table("groups", goals(result))])
 
