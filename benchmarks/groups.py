@@ -42,10 +42,10 @@ BASE = """
 import json, resource, sys, time
 from datetime import UTC, datetime
 from pathlib import Path
-import transforms.featurize as stage
+import transforms.features.build as stage
 from transforms.schemas.features import AuthorActivity, SubjectActivity
-from transforms.settings import Settings
-from transforms.warehouse import Warehouse
+from transforms.home import Settings
+from transforms.warehouse.tables import Warehouse
 
 stage.VIEWS = (AuthorActivity, SubjectActivity)
 stage.profile_views = lambda *_: None
