@@ -362,7 +362,8 @@ def describe(result: Result, load: float) -> str:
     if "DuckDB" in result.differing:
         equal.append(f"With hops of an hour a record counts up to an hour longer, which {result.n_hops:,} of the values at records show.")
     head = table([f"{result.rows:,} records", "seconds", "rows published", "peak MB", "beside"], rows)
-    return "\n\n".join(["## Groups", f"`{command}`", machine(load, LIBRARIES), head, " ".join(equal), goal_table("groups", goals(result))])
+    parts = ["## Groups", f"`{command}`", machine(load, LIBRARIES), head, " ".join(equal), goal_table("groups", goals(result))]
+    return "\n\n".join(part for part in parts if part)
 
 
 def goals(result: Result) -> list[Goal]:
