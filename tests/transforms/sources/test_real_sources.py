@@ -22,7 +22,7 @@ Load = Callable[..., Source]
 Query = Callable[..., list[tuple[Any, ...]]]
 Stage = Callable[[Source], Account]
 
-SOURCES = Path(__file__).parent.parent / "sources"
+SOURCES = Path(__file__).parents[2] / "sources"
 TWEETS = {"tweets_obama": 3_207, "tweets_trump": 3_232, "tweets_mcgregor": 12_118}
 NOT_UTF8 = {"tweets_obama": 1_378, "tweets_trump": 492}
 
