@@ -12,7 +12,7 @@ from feature_repo.locks import Lock, registered, replace_spine
 from feature_repo.online import identities, materialize
 from transforms.errors import ErasureError
 from transforms.features.registry import views
-from transforms.upkeep.erase import Noted, create_noted, every_file, touched, touched_by
+from transforms.upkeep.erase import Erasure, create_erasure, every_file, touched, touched_by
 from transforms.warehouse.rewrite import PLACE
 from transforms.warehouse.tables import Warehouse, files_of_version
 
@@ -39,7 +39,7 @@ def refuse_other_stores(warehouse: Warehouse) -> None:
         raise ErasureError(message)
 
 
-def erase_online(warehouse: Warehouse, note: Noted, now: datetime) -> None:
+def erase_online(warehouse: Warehouse, erasure: Erasure, now: datetime) -> None:
     """Delete the touched entities from the online store, then write those of them that are still there; between the two none is served.
 
     Writing alone would not do: an older row never overwrites a newer one, and the newest may be the erased one.
@@ -55,12 +55,12 @@ def erase_online(warehouse: Warehouse, note: Noted, now: datetime) -> None:
         done = read_done(path)
         if done:  # else nothing was ever written
             with warehouse.connect() as connection:
-                create_noted(connection, note)
+                create_erasure(connection, erasure)
                 files = view.rests_on(connection, warehouse.files(view.relation), touched_by(view))
             # the witness may be one of those that go, and what their files hold is not online any more
             of_others = sorted(set(done.identities) - set(identities(warehouse, view.relation, files)))
             write_done(path, replace(done, witness="", identities=of_others))
-            delete_entities(store.config, online_store, store.get_feature_view(view.name), touched(note, view))
+            delete_entities(store.config, online_store, store.get_feature_view(view.name), touched(erasure, view))
     materialize(warehouse, now, warehouse.report)
 
 
@@ -76,10 +76,10 @@ def touched_locks(warehouse: Warehouse, connection: duckdb.DuckDBPyConnection) -
     return found
 
 
-def erase_spines(warehouse: Warehouse, note: Noted) -> None:
+def erase_spines(warehouse: Warehouse, erasure: Erasure) -> None:
     """Take the rows that name erased records, or the erased author, out of the spines of locks."""
     with warehouse.connect() as connection:
-        create_noted(connection, note)
+        create_erasure(connection, erasure)
         for lock in registered(warehouse.settings.root):
             left = _spine_left(connection, lock)
             if left.num_rows < lock.spine().num_rows:

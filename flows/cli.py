@@ -85,14 +85,14 @@ def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted
     \b
     Exit code 0: done, or nothing to do.  1: a file was refused, or a gate, a check or drift stopped the run.  2: the source cannot be used.
     """
-    from flows.stages import FilesRefusedError, PipelineParameters, hold, pending_work
+    from flows.stages import FilesRefusedError, PipelineParameters, lock_home, pending_work
     from transforms.sources.source import load_source
     from transforms.warehouse.tables import Warehouse
 
     parameters = PipelineParameters(source=str(Path(source).resolve()), home=home, **accepted)
     checked = load_source(Path(source))
     warehouse = Warehouse(parameters.settings())
-    with hold(warehouse.settings.root):
+    with lock_home(warehouse.settings.root):
         pending = pending_work(checked, warehouse)
     refused: FilesRefusedError | None = None
     if pending.nothing:

@@ -241,9 +241,9 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
     source = load_source(Path(parameters.source))
     warehouse = Warehouse(parameters.settings(), report)
     clock = _Clock()
-    with hold(warehouse.settings.root):
+    with lock_home(warehouse.settings.root):
         now = datetime.now(UTC)
-        tidy(warehouse, now)
+        recover(warehouse, now)
         refuse_breaking(warehouse, accepted=parameters.accept_breaking)
         note_source(warehouse.settings.root, source)
         before = {relation: warehouse.n_rows(relation) for relation in (RAW, STAGING)}
@@ -282,7 +282,7 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
     return summary
 
 
-def tidy(warehouse: Warehouse, now: datetime) -> None:
+def recover(warehouse: Warehouse, now: datetime) -> None:
     """Begin with a home as it should be: what a killed run left is swept, and an erasure that was killed is finished."""
     warehouse.sweep()
     finish_erasure(warehouse, now)
@@ -297,9 +297,9 @@ def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
     from transforms.upkeep.erase import begin, find
 
     warehouse = Warehouse(Settings(home=home))
-    with hold(home):
+    with lock_home(home):
         now = datetime.now(UTC)
-        tidy(warehouse, now)
+        recover(warehouse, now)
         if not is_dry:
             refuse_other_stores(warehouse)
             featurize(warehouse, now)
@@ -315,20 +315,20 @@ def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
 
 def finish_erasure(warehouse: Warehouse, now: datetime) -> None:
     """Do what is left of an erasure that has begun; else nothing."""
-    from transforms.upkeep.erase import noted
+    from transforms.upkeep.erase import begun_erasure
 
-    note = noted(warehouse)
-    if note is None:
+    erasure = begun_erasure(warehouse)
+    if erasure is None:
         return
     from feature_repo.erase import erase_online, erase_spines
     from transforms.upkeep.erase import delete_files, end, erase_rows, recompute_views, refuse_what_is_left
 
-    erase_rows(warehouse, note)
-    recompute_views(warehouse, note, now)
-    erase_online(warehouse, note, now)
-    erase_spines(warehouse, note)
-    delete_files(warehouse, note)
-    refuse_what_is_left(warehouse, note)
+    erase_rows(warehouse, erasure)
+    recompute_views(warehouse, erasure, now)
+    erase_online(warehouse, erasure, now)
+    erase_spines(warehouse, erasure)
+    delete_files(warehouse, erasure)
+    refuse_what_is_left(warehouse, erasure)
     end(warehouse)
 
 
@@ -337,9 +337,9 @@ def run_backfill(parameters: BackfillParameters, report: Report = silent) -> dic
     from transforms.features.backfill import fill
 
     warehouse = Warehouse(parameters.settings(), report)
-    with hold(warehouse.settings.root):
+    with lock_home(warehouse.settings.root):
         now = datetime.now(UTC)
-        tidy(warehouse, now)
+        recover(warehouse, now)
         rows = fill(warehouse, parameters.span(), now)
         apply(warehouse)
         materialize(warehouse, now)
@@ -356,9 +356,9 @@ def run_maintenance(parameters: MaintainParameters) -> dict[str, list[dict[str, 
     from transforms.upkeep.maintain import compact, vacuum
 
     warehouse = Warehouse(parameters.settings())
-    with hold(warehouse.settings.root):
+    with lock_home(warehouse.settings.root):
         now = datetime.now(UTC)
-        tidy(warehouse, now)
+        recover(warehouse, now)
         due = due_views(warehouse, now)
         compacted = compact(warehouse, is_dry=parameters.dry_run)
         if not parameters.dry_run:
@@ -393,7 +393,7 @@ def write_summary(home: Path, summary: Summary) -> None:
 
 
 @contextmanager
-def hold(home: Path) -> Iterator[None]:
+def lock_home(home: Path) -> Iterator[None]:
     """Hold a home for one run: wait, and say so, while another holds it. The operating system lets go if a process dies."""
     try:
         home.mkdir(parents=True, exist_ok=True)

@@ -101,12 +101,12 @@ def import_(path: str, source: str, home: str | None, *, dry_run: bool) -> None:
 
     Raw keeps every row as it came. All corrections are taken or none; of several for a row the newest counts.
     """
-    from flows.stages import hold
+    from flows.stages import lock_home
     from transforms.sources.source import load_source
     from transforms.staging.corrections import import_corrections
 
     checked, warehouse = load_source(Path(source)), open_warehouse(home)
-    with hold(warehouse.settings.root):
+    with lock_home(warehouse.settings.root):
         imported = import_corrections(Path(path), checked, warehouse, is_dry=dry_run)
     click.echo("\n".join(_import_lines(imported, is_dry=dry_run)))
     if imported.n_new and not dry_run:
@@ -119,12 +119,12 @@ def import_(path: str, source: str, home: str | None, *, dry_run: bool) -> None:
 @click.option("--accept-load", is_flag=True, help="Stage what passes though its keys, dates or ids look wrong.")
 def replay(source: str, home: str | None, *, accept_load: bool) -> None:
     """Try a source's rejected rows again, corrected where they are, with its mapping as it is now."""
-    from flows.stages import hold
+    from flows.stages import lock_home
     from transforms.sources.source import load_source
     from transforms.staging.quarantine import replay
 
     checked, warehouse = load_source(Path(source)), open_warehouse(home)
-    with hold(warehouse.settings.root):
+    with lock_home(warehouse.settings.root):
         tried = replay(checked, warehouse, accept_load=accept_load)
     click.echo(f"{tried.read:,} tried: {tried.staged:,} staged, {tried.duplicates:,} duplicates, {tried.quarantined:,} stay in quarantine")
     if tried.staged:

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from feature_repo import training_set
-from flows.stages import PipelineParameters, hold, run_plain
+from flows.stages import PipelineParameters, lock_home, run_plain
 from transforms.features.registry import view_of, views
 from transforms.home import Settings
 from transforms.warehouse.tables import Warehouse
@@ -108,7 +108,7 @@ def test_a_home_that_cannot_be_written_costs_one_line(millrace: Run, small_sourc
 @pytest.mark.skipif(not Path("/proc/locks").is_file(), reason="Linux lists who waits for a lock; nothing else tells it for sure")
 def test_a_second_run_at_the_same_time_waits_says_so_and_does_what_is_left(tmp_path: Path, small_source: Path) -> None:
     command = [sys.executable, "-m", "flows.cli", "run", "--plain", "--source", str(small_source), "--home", str(tmp_path / "home")]
-    with hold(tmp_path / "home"):
+    with lock_home(tmp_path / "home"):
         second = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert second.stderr is not None
         said = second.stderr.readline()

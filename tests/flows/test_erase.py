@@ -20,7 +20,7 @@ from transforms.errors import ErasureError
 from transforms.features.registry import views
 from transforms.home import Settings
 from transforms.sources.source import load_source
-from transforms.upkeep.erase import Wanted, noted
+from transforms.upkeep.erase import Wanted, begun_erasure
 from transforms.warehouse.tables import RELATIONS, Warehouse
 
 PERSON = "quentin-4711"
@@ -234,7 +234,7 @@ def test_erasure_that_is_killed_is_finished_by_the_next_run(warm: Warm, own: Pat
     for command in (("erase_until", kills[0], PERSON), ("run_until", kills[1], source)):
         assert warm.wait(warm.start(*command, home)) == -signal.SIGKILL, warm.log.read_text()
     warm.run("run", source, home)
-    assert noted(Warehouse(Settings(home=home))) is None
+    assert begun_erasure(Warehouse(Settings(home=home))) is None
     assert places_of(home, NEEDLES) == []
     found = comparable(home)
     assert {name for name in found if found[name] != without[name]} == set()

@@ -45,14 +45,14 @@ CONTRACTS = (
     DriftStatistic,
 )
 TYPES = {contract.relation(): contract.arrow_schema() for contract in (*CONTRACTS, *(view.contract for view in views()))} | {
-    "arrived": StagedRecord.arrow_schema(),
-    "gone": StagedRecord.arrow_schema(),
+    "inserted": StagedRecord.arrow_schema(),
+    "deleted": StagedRecord.arrow_schema(),
     "relevant_versions": StagedRecord.arrow_schema().append(pa.field("sign", pa.int32())),
     "published_instants": pa.schema([("record_id", pa.string()), ("event_timestamp", pa.timestamp("us", "UTC"))]),
     "corrected_rows": QuarantinedRecord.arrow_schema(),
     "incoming": QuarantinedRecord.arrow_schema(),  # raw rows, or quarantined ones in a replay
     "accepted": ACCEPTED,
-    "spooled": StagedRecord.arrow_schema(),
+    "buffered": StagedRecord.arrow_schema(),
     "earlier_rows": EARLIER,
     "moved_rows": EARLIER,
     "versions": pa.schema([("accepted_id", pa.int64()), ("earlier_id", pa.int64())]),
@@ -60,9 +60,9 @@ TYPES = {contract.relation(): contract.arrow_schema() for contract in (*CONTRACT
     "traced_versions": StagedRecord.arrow_schema(),
     "duplicates.contents": KnownContent.arrow_schema(),
     "duplicates.documents": KnownDocument.arrow_schema(),
-    **dict.fromkeys(("held_documents", "index_documents", "labelled_documents"), KnownDocument.arrow_schema()),
+    **dict.fromkeys(("indexed_documents", "index_documents", "labelled_documents"), KnownDocument.arrow_schema()),
     "arriving_documents": pa.schema([field for field in KnownDocument.arrow_schema() if field.name in ARRIVING]),
-    "told_documents": pa.schema(
+    "described_documents": pa.schema(
         [*KnownDocument.arrow_schema(), ("is_before", pa.bool_()), ("is_statement", pa.bool_()), ("run", pa.int64())]
     ),
     **dict.fromkeys(("known_contents", "fresh_contents"), FIRST),

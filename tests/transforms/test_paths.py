@@ -126,7 +126,7 @@ def test_a_home_of_any_name_holds_what_was_put_in_or_is_refused_before_anything_
             connection.register("wanted", rows.slice(2))
             (holding,) = files_holding(connection, warehouse.files(RawRecord.relation()), "wanted")
             warehouse.create_arrivals(connection, RawRecord, since=1)
-            assert connection.sql("select row_number from arrived").fetchall() == [(3,)]
+            assert connection.sql("select row_number from inserted").fetchall() == [(3,)]
         assert found == [("own", "l1")] * 3
         assert warehouse.n_rows(RawRecord.relation()) == 3
         assert (pl.read_parquet(holding, glob=False)["row_number"].to_list(), Path(holding).is_relative_to(root)) == ([3], True)

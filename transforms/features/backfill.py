@@ -150,7 +150,7 @@ def _opened(view: View, warehouse: Warehouse, span: Span, now: datetime, *, is_o
             microseconds = int(instant.timestamp() * 1_000_000) if instant else default
             connection.execute(f"set variable {name} = $instant", {"instant": microseconds})
         held = f"select {view.entity.id_of_columns} as entity_id, epoch_us(event_timestamp) as instant_us from {view.relation}"
-        connection.execute(f"create view held_instants as {held} where {not is_other_code}")
+        connection.execute(f"create view known_instants as {held} where {not is_other_code}")
         of_chunk = "hash(entity_id) % getvariable('n_chunks') = getvariable('chunk')"
         connection.execute(f"create view expected_instants as select * from ({view.instants(run)}) where {of_chunk}")
         yield run

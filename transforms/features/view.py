@@ -21,7 +21,7 @@ from transforms.warehouse.tables import Warehouse
 class Run:
     """What a view is computed with: the open tables, the instant that rows are created at, and the views computed beside it.
 
-    The connection has the staged versions that came and went since the view was made as `arrived` and `gone`. Views computed
+    The connection has the staged versions that came and went since the view was made as `inserted` and `deleted`. Views computed
     beside each other share what they read of a record: `spans` has by the view's name the table, and its columns by their SQL.
     `tables` names what a view has made for itself and needs no second time.
     """

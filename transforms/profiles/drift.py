@@ -259,12 +259,12 @@ def _align(kind: str, profiles: Sequence[Mapping[str, Any]]) -> tuple[list[Sprea
     return spreads, values if values is None else values[order]
 
 
-def watch(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, spool: Path, *, is_accepted: bool) -> None:
+def watch(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, buffer: Path, *, is_accepted: bool) -> None:
     """Profile the loads that were just split and judge each against the loads before it; both are kept, whatever comes of it.
 
     Raises `DriftError` if one is to be stopped, unless drift is accepted. Every load that passes is of the next one's window.
     """
-    profiles = profile_loads(connection, spool)
+    profiles = profile_loads(connection, buffer)
     window = _before(connection, source, profiles, "profiles/reference_columns", source.drift.reference_loads)
     earlier = _before(connection, source, profiles, "profiles/earlier_distances", EARLIER_LOADS)
     judged = []
@@ -334,10 +334,10 @@ def name_load(connection: duckdb.DuckDBPyConnection, load_id: str, files: str, r
 def described(load: LoadName, rows: pl.DataFrame) -> str:
     """Say which load differs from those before it, in which columns."""
     n_loads = max(rows["n_reference_loads"].to_list())
-    return f"{load} differs from the {n_loads} loads before it: {told(rows)}"
+    return f"{load} differs from the {n_loads} loads before it: {beyond_thresholds(rows)}"
 
 
-def told(rows: pl.DataFrame) -> str:
+def beyond_thresholds(rows: pl.DataFrame) -> str:
     """Tell columns, statistics, values and the thresholds they passed, e.g. `n_bytes wasserstein 1.21 (stop 0.90)`."""
     return ", ".join(
         f"{row['column']} {row['statistic']} {row['value']:.2f} ({row['verdict']} {row[row['verdict']]:.2f})"

@@ -141,28 +141,28 @@ def store(warehouse: Warehouse, contract: type[Contract], rows: pl.DataFrame) ->
     load = [name for name in ("relation", "source", "load_id") if name in rows.columns]
     loads = rows.select(load).unique()
     earlier = stored(table, contract)
-    standing = earlier.join(loads.lazy(), on=load, how="semi").collect()
-    if standing.sort(contract.key()).equals(rows.sort(contract.key())):
+    profiled = earlier.join(loads.lazy(), on=load, how="semi").collect()
+    if profiled.sort(contract.key()).equals(rows.sort(contract.key())):
         return
-    replaced = [] if standing.is_empty() else data_files(table)
+    replaced = [] if profiled.is_empty() else data_files(table)
     staying = earlier.join(loads.lazy(), on=load, how="anti").collect() if replaced else rows.clear()
     batches = pl.concat([staying, rows]).to_arrow().cast(contract.arrow_schema()).to_batches()
     publish_once(warehouse, contract, batches, PROFILE.at(table.version()), without=replaced)
 
 
-def profile_loads(connection: duckdb.DuckDBPyConnection, spool: Path) -> pl.DataFrame:
+def profile_loads(connection: duckdb.DuckDBPyConnection, buffer: Path) -> pl.DataFrame:
     """Profile the loads that were just split, see `transforms.staging.prepare.split`: a row of `ColumnProfile` a load and column.
 
     Outcomes are of all rows read, the rest is of the accepted ones.
     """
     loads: pl.DataFrame = connection.sql("select distinct source, load_id, loaded_timestamp from incoming").pl()
     counts: pl.DataFrame = connection.sql(model("profiles/outcomes")).pl()
-    for part in _count_accepted(connection, spool):
+    for part in _count_accepted(connection, buffer):
         counts = merge([counts, part])
-    with pa.OSFile(str(spool)) as file, pa.ipc.open_stream(file) as stream:
-        connection.register("spooled", stream)
+    with pa.OSFile(str(buffer)) as file, pa.ipc.open_stream(file) as stream:
+        connection.register("buffered", stream)
         counts = merge([counts, connection.sql(model("profiles/repeated_texts")).pl()])
-        connection.unregister("spooled")
+        connection.unregister("buffered")
     return as_profiles(_name_few_labels(counts).join(loads, on="load_id"), StagedRecord.relation())
 
 
@@ -206,13 +206,13 @@ def _columns_of(contract: type[Contract]) -> Iterator[Profiled]:
             yield _category(column.name)
 
 
-def _count_accepted(connection: duckdb.DuckDBPyConnection, spool: Path) -> Iterator[pl.DataFrame]:
+def _count_accepted(connection: duckdb.DuckDBPyConnection, buffer: Path) -> Iterator[pl.DataFrame]:
     """Count the accepted rows batch by batch: what is cheap of all of them, the rest of a sample of each load."""
     accepted = connection.sql("select accepted_id from accepted order by accepted_id").fetchnumpy()["accepted_id"]
     sample = connection.sql(model("profiles/sampled_rows"), params={"n_rows": SAMPLED_ROWS})
     sampled = np.sort(sample.fetchnumpy()["accepted_id"])
     first = 0
-    with pa.OSFile(str(spool)) as file, pa.ipc.open_stream(file) as stream:
+    with pa.OSFile(str(buffer)) as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:
             rows, of_sample = (pl.DataFrame(batch)[_within(ids, first, batch.num_rows)] for ids in (accepted, sampled))
             first += batch.num_rows

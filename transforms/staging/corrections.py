@@ -90,7 +90,7 @@ def import_corrections(path: Path, source: Source, warehouse: Warehouse, *, is_d
         connection.register("asked", asked.to_arrow())
         waiting: pl.DataFrame = connection.sql(model("staging/asked_rows"), params={"source": source.name}).pl()
         _refuse_strangers(path, source, waiting)
-        new = waiting.filter(pl.col("payload") != pl.col("standing"))
+        new = waiting.filter(pl.col("payload") != pl.col("in_effect"))
         broken = _judge(connection, source, warehouse, new, scratch / "accepted.arrow") if new.height else []
     if new.height and not is_dry:
         warehouse.publish(Correction, _batches(new), {})
@@ -156,14 +156,14 @@ def _refuse_strangers(path: Path, source: Source, waiting: pl.DataFrame) -> None
             raise CorrectionError(message)
 
 
-def _judge(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, new: pl.DataFrame, spool: Path) -> list[Broken]:
+def _judge(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, new: pl.DataFrame, buffer: Path) -> list[Broken]:
     """Hold the corrected rows against the mapping and the rules as a replay will."""
     place = ", ".join(PLACE)
     connection.register("new_rows", new.to_arrow())
     connection.execute(f"create table corrected as select row, {place}, payload, now() as corrected_timestamp from new_rows")
     connection.execute("create or replace view quarantine.corrections as select * exclude (row) from corrected")
     connection.execute(f"create view incoming as select records.* from quarantine.records semi join corrected using ({place})")
-    split(connection, source, warehouse, spool, is_replay=True)
+    split(connection, source, warehouse, buffer, is_replay=True)
     found = connection.sql(f'select row, "column", rule from rejected join corrected using ({place}) order by row').fetchall()
     return [Broken(*item) for item in found]
 

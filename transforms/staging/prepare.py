@@ -129,18 +129,18 @@ def _prepare_until(version: int, source: Source, warehouse: Warehouse, accepted:
     with warehouse.scratch() as scratch, warehouse.connect(of=OF_LOADS) as connection:
         warehouse.create_arrivals(connection, RawRecord, consumed, version)
         connection.execute("set variable source = $name", {"name": source.name})
-        connection.execute("create view incoming as select * from arrived where source = getvariable('source')")
-        spool = scratch / "accepted.arrow"
-        compared = split(connection, source, warehouse, spool)
+        connection.execute("create view incoming as select * from inserted where source = getvariable('source')")
+        buffer = scratch / "accepted.arrow"
+        compared = split(connection, source, warehouse, buffer)
         if not accepted.schema:
             refuse_stops(source, compared)
         transactions = preparing(source.name).at(version, mapping_digest(source))
         accounts = account(connection, source)
         watch_checks(connection, source, warehouse, is_accepted=accepted.load)
-        watch(connection, source, warehouse, spool, is_accepted=accepted.drift)
+        watch(connection, source, warehouse, buffer, is_accepted=accepted.drift)
         publish_once(warehouse, QuarantinedRecord, quarantined(connection, warehouse), transactions)
         publish_once(warehouse, SourceField, compared.batches(), transactions)
-        publish_versions(connection, warehouse, spool, accounts, transactions)
+        publish_versions(connection, warehouse, buffer, accounts, transactions)
     return total(accounts)
 
 
@@ -180,8 +180,10 @@ def refuse_stops(source: Source, compared: Compared) -> None:
     raise SchemaChangedError(message)
 
 
-def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, spool: Path, *, is_replay: bool = False) -> Compared:
-    """Split the view `incoming`: good rows to `spool`, their keys to table `accepted`, the others to table `rejected`.
+def split(
+    connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, buffer: Path, *, is_replay: bool = False
+) -> Compared:
+    """Split the view `incoming`: good rows to `buffer`, their keys to table `accepted`, the others to table `rejected`.
 
     Gives the fields of the rows, compared with those of earlier loads.
 
@@ -197,7 +199,7 @@ def split(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Ware
     n_accepted = 0
     with (
         _candidates(connection, source, warehouse) as candidates,
-        pa.OSFile(str(spool), "wb") as file,
+        pa.OSFile(str(buffer), "wb") as file,
         pa.ipc.new_stream(file, StagedRecord.arrow_schema()) as stream,
     ):
         for batch in (redact_texts(batch, source) for batch in candidates):

@@ -30,7 +30,7 @@ MAX_FILES = 20
 NEXT_LOAD = "~"  # sorts after all loads there are
 INCOMING = f"""
 create table incoming as
-select load_id, source, source_uri, row_number, header, payload, loaded_timestamp from arrived
+select load_id, source, source_uri, row_number, header, payload, loaded_timestamp from inserted
 where source = getvariable('source') and row_number <= {HEAD_ROWS}
 union all
 select load_id, source, source_uri, row_number, header, payload, loaded_timestamp from heads

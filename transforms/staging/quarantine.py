@@ -72,15 +72,15 @@ def _replay_until(version: int, source: Source, warehouse: Warehouse, *, is_acce
         warehouse.create_view(connection, "tried", files, QuarantinedRecord.arrow_schema())
         connection.execute("set variable source = $name", {"name": source.name})
         connection.execute("create view incoming as select * from tried where source = getvariable('source')")
-        spool = scratch / "accepted.arrow"
-        compared = split(connection, source, warehouse, spool, is_replay=True)
+        buffer = scratch / "accepted.arrow"
+        compared = split(connection, source, warehouse, buffer, is_replay=True)
         if not is_accepted:
             refuse_replayed(connection, source, warehouse)
         tried = account(connection, source)
         n_passed = pl.col("n_staged") + pl.col("n_duplicates")
         passed = tried.with_columns(n_read=pl.lit(0, pl.Int64), n_quarantined=-n_passed).filter(n_passed > 0)
         if passed.height:
-            publish_versions(connection, warehouse, spool, passed, transactions)
+            publish_versions(connection, warehouse, buffer, passed, transactions)
             publish_once(warehouse, SourceField, compared.batches(), transactions)
         publish_once(warehouse, QuarantinedRecord, _left(connection, warehouse), transactions, without=warehouse.files(RELATION))
     return total(tried)

@@ -1,7 +1,7 @@
 """Erasing: the rows of an author, a record or a file go from every table, from what was made of them, and from all older versions.
 
-What is left is what a rebuild from the rows that stay would give. What is to go is noted in the home before anything goes, so that
-an erasure which was killed is finished by whatever run comes next; the note goes last.
+What is left is what a rebuild from the rows that stay would give. What is to go is written down in the home before anything goes, so that
+an erasure which was killed is finished by whatever run comes next; what is written down goes last.
 """
 
 import json
@@ -72,7 +72,7 @@ class Erased(NamedTuple):
     source_files: list[str]
 
 
-class Noted(NamedTuple):
+class Erasure(NamedTuple):
     """An erasure that has begun: whose data, its number, the Parquet files of the rows to go, and by view of the entities they touch."""
 
     wanted: Wanted
@@ -132,24 +132,24 @@ def begin(warehouse: Warehouse, wanted: Wanted) -> None:
         half.replace(_folder(warehouse))
 
 
-def noted(warehouse: Warehouse) -> Noted | None:
+def begun_erasure(warehouse: Warehouse) -> Erasure | None:
     """Read which erasure has begun and not ended; None if none has."""
     folder = _folder(warehouse)
     if not folder.is_dir():
         return None
     content = json.loads((folder / "note.json").read_text("utf-8"))
     entities = {path.stem.removeprefix("touched_"): path for path in folder.glob("touched_*.parquet")}
-    return Noted(Wanted(**content["wanted"]), content["number"], folder / "erased_rows.parquet", entities)
+    return Erasure(Wanted(**content["wanted"]), content["number"], folder / "erased_rows.parquet", entities)
 
 
-def erase_rows(warehouse: Warehouse, note: Noted) -> None:
+def erase_rows(warehouse: Warehouse, erasure: Erasure) -> None:
     """Take the rows out of quarantine, its corrections, repeats, staging and raw, and out of the accounts.
 
     Of the records that lose a row it is decided anew which of those that stay are versions.
     """
-    done = ERASE.at(note.number)
+    done = ERASE.at(erasure.number)
     with warehouse.connect() as connection:
-        create_noted(connection, note)
+        create_erasure(connection, erasure)
         _decide_again(connection)
         accounts: pl.DataFrame = connection.sql(f"({model('erase/erased_accounts')}) union all ({model('staging/moved_accounts')})").pl()
         publish_once(warehouse, AccountedFile, accounts.to_arrow().to_batches(), done)
@@ -165,7 +165,7 @@ def erase_rows(warehouse: Warehouse, note: Noted) -> None:
     )  # nothing is left to stage
 
 
-def delete_files(warehouse: Warehouse, note: Noted) -> int:
+def delete_files(warehouse: Warehouse, erasure: Erasure) -> int:
     """Delete the data files of older versions that hold what was erased, or what was made of it; how many.
 
     Of raw, staging, repeats, quarantine, its corrections and the index of duplicates that is every older file: whoever reads them is
@@ -173,7 +173,7 @@ def delete_files(warehouse: Warehouse, note: Noted) -> int:
     """
     n_deleted = 0
     with warehouse.connect() as connection:
-        create_noted(connection, note)
+        create_erasure(connection, erasure)
         of_views = [view.rests_on(connection, old_files(warehouse, view.contract), touched_by(view)) for view in views()]
         for files in (*(old_files(warehouse, contract) for contract in (*HELD, *INDEX)), *of_views):
             for file in files:
@@ -193,11 +193,11 @@ def old_files(warehouse: Warehouse, contract: type[Contract]) -> list[str]:
     return [file for file in every_file(warehouse, contract) if file not in current]
 
 
-def refuse_what_is_left(warehouse: Warehouse, note: Noted) -> None:
+def refuse_what_is_left(warehouse: Warehouse, erasure: Erasure) -> None:
     """Read every data file back, of all versions; `ErasureError` if one still holds an erased row, or an entity that is no more."""
     left: list[str] = []
     with warehouse.connect() as connection:
-        create_noted(connection, note)
+        create_erasure(connection, erasure)
         for contract in HELD:
             left += files_holding(connection, every_file(warehouse, contract), "erased_rows")
         for view in views():
@@ -221,14 +221,14 @@ def end(warehouse: Warehouse) -> None:
         _folder(warehouse).replace(scratch / "ended")
 
 
-def recompute_views(warehouse: Warehouse, note: Noted, now: datetime) -> None:
+def recompute_views(warehouse: Warehouse, erasure: Erasure, now: datetime) -> None:
     """Compute the touched entities of every view again, in place of what was published of them."""
-    recompute(warehouse, note.entities, now)
+    recompute(warehouse, erasure.entities, now)
 
 
-def touched(note: Noted, view: View) -> pl.DataFrame:
+def touched(erasure: Erasure, view: View) -> pl.DataFrame:
     """The key columns of the touched entities of a view."""
-    ids = scan_parquet([note.entities[view.name]]).collect()["entity_id"]
+    ids = scan_parquet([erasure.entities[view.name]]).collect()["entity_id"]
     return ids.struct.unnest() if isinstance(ids.dtype, pl.Struct) else ids.alias(view.entity.columns[0]).to_frame()
 
 
@@ -237,11 +237,11 @@ def touched_by(view: View) -> str:
     return f"touched_{view.name}"
 
 
-def create_noted(connection: duckdb.DuckDBPyConnection, note: Noted) -> None:
-    """Make the tables `erased_rows` and `touched_<view>` of what was noted, and set the variables."""
-    set_wanted(connection, note.wanted)
-    parquet(connection, [note.rows]).create("erased_rows")
-    for name, path in note.entities.items():
+def create_erasure(connection: duckdb.DuckDBPyConnection, erasure: Erasure) -> None:
+    """Make the tables `erased_rows` and `touched_<view>` of an erasure that has begun, and set the variables."""
+    set_wanted(connection, erasure.wanted)
+    parquet(connection, [erasure.rows]).create("erased_rows")
+    for name, path in erasure.entities.items():
         parquet(connection, [path]).create(f"touched_{name}")
 
 
@@ -297,7 +297,7 @@ def _decide_again(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("delete from accepted")
     for name in ("versions", "moved_rows"):
         connection.execute(f"create table {name} as {model(f'staging/{name}')}")
-    connection.from_arrow(StagedRecord.arrow_schema().empty_table()).create_view("spooled")
+    connection.from_arrow(StagedRecord.arrow_schema().empty_table()).create_view("buffered")
     connection.execute(f"create view leaving as select {places} from erased_rows union all select {places} from moved_rows where is_staged")
 
 

@@ -191,8 +191,8 @@ class Warehouse:
                 shutil.rmtree(folder, ignore_errors=True)
                 alive.unlink(missing_ok=True)
 
-    def _sweep_parts(self, noted: Path) -> None:
-        for line in noted.read_text("utf-8").splitlines() if noted.is_file() else []:
+    def _sweep_parts(self, journal: Path) -> None:
+        for line in journal.read_text("utf-8").splitlines() if journal.is_file() else []:
             relation, _, name = line.partition(" ")
             path = self.folder(relation) / name
             if str(path) not in self.files(relation):
@@ -235,7 +235,7 @@ class Warehouse:
     def create_arrivals(
         self, connection: duckdb.DuckDBPyConnection, contract: type[Contract], since: int, until: int | None = None
     ) -> None:
-        """Make the views `arrived` and `gone`: the rows that came to a relation after a version, and those that went.
+        """Make the views `inserted` and `deleted`: the rows that came to a relation after a version, and those that went.
 
         With `until`, the relation is looked at as it was then.
 
@@ -244,14 +244,14 @@ class Warehouse:
         added, removed = self.changes(contract.relation(), since, until)
         schema = contract.arrow_schema()
         if not removed:
-            self.create_view(connection, "arrived", added, schema)
-            self.create_view(connection, "gone", [], schema)
+            self.create_view(connection, "inserted", added, schema)
+            self.create_view(connection, "deleted", [], schema)
             return
         self.create_view(connection, "added", added, schema)
         self.create_view(connection, "removed", removed, schema)
         same = [name for name in (*contract.key(), "content_digest") if name in schema.names]
-        connection.execute(f"create view arrived as from added anti join removed using ({', '.join(same)})")
-        connection.execute(f"create view gone as from removed anti join added using ({', '.join(same)})")
+        connection.execute(f"create view inserted as from added anti join removed using ({', '.join(same)})")
+        connection.execute(f"create view deleted as from removed anti join added using ({', '.join(same)})")
 
     def create(self, contract: type[Contract]) -> DeltaTable:
         """Open a contract's table as `table` does, made empty if it is not there."""
@@ -329,8 +329,8 @@ class Warehouse:
         mode: str,
     ) -> DeltaTable:
         """Commit; again on the newest version where another run came between, unless it published the same."""
-        noted = transactions if code is None else {**transactions, CODE: code, FAMILY: contract.version()}
-        commit = CommitProperties(app_transactions=[Transaction(*item) for item in noted.items()])
+        carried = transactions if code is None else {**transactions, CODE: code, FAMILY: contract.version()}
+        commit = CommitProperties(app_transactions=[Transaction(*item) for item in carried.items()])
         actions: list[AddAction | RemoveAction] = [*added, *map(_remove, without)]
         for tries_left in reversed(range(COMMIT_TRIES)):
             _refuse_missing(table, contract.relation(), without)

@@ -21,10 +21,10 @@ class PartWriter:
     the first cannot keep up.
     """
 
-    def __init__(self, folder: Path, contract: type[Contract], noted: Path) -> None:
+    def __init__(self, folder: Path, contract: type[Contract], journal: Path) -> None:
         """Write into a table's folder; the names of files are noted before they are written, so that what is left can be swept."""
         self.n_rows = 0
-        self._lanes = [_Lane(folder, contract, noted), _Lane(folder, contract, noted)]
+        self._lanes = [_Lane(folder, contract, journal), _Lane(folder, contract, journal)]
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Write a batch in the thread that is idle. Raises `GateError` for the batch before it, if that broke its contract."""
@@ -45,8 +45,8 @@ class PartWriter:
 class _Lane:
     """One of a writer's threads, with the files it writes one after the other."""
 
-    def __init__(self, folder: Path, contract: type[Contract], noted: Path) -> None:
-        self.folder, self.contract, self.schema, self.noted = folder, contract, contract.arrow_schema(), noted
+    def __init__(self, folder: Path, contract: type[Contract], journal: Path) -> None:
+        self.folder, self.contract, self.schema, self.journal = folder, contract, contract.arrow_schema(), journal
         self._actions: list[AddAction] = []
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
@@ -83,7 +83,7 @@ class _Lane:
         self.contract.gate(pl.DataFrame(batch))
         if self._part is None:
             self._path = self.folder / f"part-{uuid.uuid4().hex}.parquet"
-            with self.noted.open("a", encoding="utf-8") as file:
+            with self.journal.open("a", encoding="utf-8") as file:
                 file.write(f"{self.contract.relation()} {self._path.name}\n")
             self._part = pq.ParquetWriter(self._path, self.schema, compression="zstd", compression_level=1)
         self._part.write_batch(batch.cast(self.schema))

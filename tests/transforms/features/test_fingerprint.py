@@ -80,7 +80,7 @@ def edit(path: Path, old: str, new: str) -> None:
         ("sql/features/changed_spans.sql", "select", "select distinct", ACTIVITY),
         ("sql/features/relevant_versions.sql", "select", "select distinct", ACTIVITY),
         ("sql/features/published.sql", "select", "select distinct", ACTIVITY),
-        ("sql/features/standing_versions.sql", "select", "select distinct", ALL - {"of_sql"}),
+        ("sql/features/versions_in_effect.sql", "select", "select distinct", ALL - {"of_sql"}),
         ("sql/features/effective_versions.sql", "select", "select distinct", {"of_sql"}),
         ("sql/duplicates/members.sql", "select", "select distinct", {"record_duplicates"}),
     ],

@@ -83,8 +83,8 @@ class Bench:
     def take(self, versions: Sequence[Version]) -> dict[str, int]:
         """Stage versions in place of all that are staged and bring the views up to them; how many rows each published."""
         self._create("staging.records", staged(versions))
-        self._create("arrived", staged([v for v in versions if v not in self.staged]))
-        self._create("gone", staged([v for v in self.staged if v not in versions]))
+        self._create("inserted", staged([v for v in versions if v not in self.staged]))
+        self._create("deleted", staged([v for v in self.staged if v not in versions]))
         self.staged, self.n_runs = list(versions), self.n_runs + 1
         of_records = [[view] for view in self.views if view.is_of_records]
         others = [view for view in self.views if not view.is_of_records]

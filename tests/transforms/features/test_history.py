@@ -26,7 +26,7 @@ from transforms.sources.source import load_source
 from transforms.staging.accounting import recount
 from transforms.staging.prepare import prepare
 from transforms.staging.quarantine import replay
-from transforms.upkeep.erase import Wanted, begin, delete_files, end, erase_rows, find, noted, recompute_views, refuse_what_is_left
+from transforms.upkeep.erase import Wanted, begin, begun_erasure, delete_files, end, erase_rows, find, recompute_views, refuse_what_is_left
 from transforms.upkeep.maintain import compact, vacuum
 from transforms.warehouse.tables import Warehouse
 
@@ -149,12 +149,12 @@ def erase(warehouse: Warehouse, wanted: Wanted, now: datetime) -> None:
     with warehouse.connect() as connection:
         find(connection, warehouse, wanted)
     begin(warehouse, wanted)
-    note = noted(warehouse)
-    assert note
-    erase_rows(warehouse, note)
-    recompute_views(warehouse, note, now)
-    delete_files(warehouse, note)
-    refuse_what_is_left(warehouse, note)
+    erasure = begun_erasure(warehouse)
+    assert erasure
+    erase_rows(warehouse, erasure)
+    recompute_views(warehouse, erasure, now)
+    delete_files(warehouse, erasure)
+    refuse_what_is_left(warehouse, erasure)
     end(warehouse)
 
 

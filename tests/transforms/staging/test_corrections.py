@@ -26,7 +26,7 @@ from transforms.staging.corrections import Broken, Imported, export, import_corr
 from transforms.staging.prepare import Account, prepare
 from transforms.staging.quarantine import replay
 from transforms.staging.readable import guarded, readable, unguarded, visible
-from transforms.upkeep.erase import Wanted, begin, delete_files, erase_rows, find, noted, recompute_views, refuse_what_is_left
+from transforms.upkeep.erase import Wanted, begin, begun_erasure, delete_files, erase_rows, find, recompute_views, refuse_what_is_left
 from transforms.warehouse.tables import Warehouse
 
 MakeSource = Callable[..., Source]
@@ -254,7 +254,7 @@ def test_erasing_who_a_row_named_before_or_after_it_was_corrected_takes_its_corr
     with warehouse.connect() as connection:
         assert find(connection, warehouse, wanted).rows["quarantine.corrections"] == 2
     begin(warehouse, wanted)
-    note_of = noted(warehouse)
+    note_of = begun_erasure(warehouse)
     assert note_of
     erase_rows(warehouse, note_of)
     recompute_views(warehouse, note_of, datetime(2026, 6, 2, tzinfo=UTC))

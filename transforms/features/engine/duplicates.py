@@ -37,13 +37,13 @@ def new_contents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> Iter
     """Digest what records say anew into `arriving_documents`; stream the texts that were never seen, signed: `new_contents`."""
     connection.execute("create table arriving_documents (record_id varchar, event_timestamp timestamptz, content_id bigint)")
     connection.from_arrow(KnownContent.arrow_schema().empty_table()).create("new_contents")
-    connection.execute(f"create table held_documents as {model('duplicates/held_documents')}")
-    touched = "record_id in (select record_id from arrived union all select record_id from gone)"
-    connection.execute(f"create table published_instants as select record_id, event_timestamp from held_documents where {touched}")
+    connection.execute(f"create table indexed_documents as {model('duplicates/indexed_documents')}")
+    touched = "record_id in (select record_id from inserted union all select record_id from deleted)"
+    connection.execute(f"create table published_instants as select record_id, event_timestamp from indexed_documents where {touched}")
     connection.execute(f"create table seen_contents as select content_id from {KnownContent.relation()}")
     writing = connection.cursor()  # for the other one is busy streaming
-    standing = f"select record_id, event_timestamp, text from ({model('features/standing_versions')})"
-    for batch in connection.sql(standing).to_arrow_reader(batch_rows):
+    in_effect = f"select record_id, event_timestamp, text from ({model('features/versions_in_effect')})"
+    for batch in connection.sql(in_effect).to_arrow_reader(batch_rows):
         documents = pl.DataFrame(batch).with_columns(normal=normalise(pl.col("text")))
         documents = documents.with_columns(content_id=digest_contents(documents["normal"]))
         writing.register("batch_documents", documents.select("record_id", "event_timestamp", "content_id").to_arrow())
@@ -62,8 +62,8 @@ def changed_documents(connection: duckdb.DuckDBPyConnection, batch_rows: int, no
     connection.execute(f"set variable first_change = ({model('duplicates/first_change')})")
     known = f"select * from {KnownContent.relation()} union all select * from new_contents"
     connection.execute(f"create view signed_contents as {known}")
-    is_first = not connection.execute("from held_documents limit 1").fetchall()
-    for name in ("told_documents", "fresh_contents", "neighbours", "known_contents", "members"):
+    is_first = not connection.execute("from indexed_documents limit 1").fetchall()
+    for name in ("described_documents", "fresh_contents", "neighbours", "known_contents", "members"):
         # where nothing was said before there are no neighbours, and looking for them would cost as much as all else
         limit = "limit 0" if is_first and name == "neighbours" else ""
         connection.execute(f"create table {name} as {model(f'duplicates/{name}')} {limit}")

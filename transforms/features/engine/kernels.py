@@ -32,16 +32,16 @@ def record_rows(
     *,
     is_whole: bool,
 ) -> Iterator[pa.RecordBatch]:
-    """Compute a record view from the versions in `arrived`; `is_new` tells the instants that were not published before."""
-    touched = "true" if is_whole else "record_id in (select record_id from arrived union all select record_id from gone)"
+    """Compute a record view from the versions in `inserted`; `is_new` tells the instants that were not published before."""
+    touched = "true" if is_whole else "record_id in (select record_id from inserted union all select record_id from deleted)"
     published = f"select distinct record_id, event_timestamp from {contract.relation()} where {touched}"
     connection.execute(f"create or replace table published_instants as {published}")
-    standing = f"""
-        select standing.*, published_instants.record_id is null as is_new
-        from ({read_standing(connection, contract.Config.metadata["reads"])}) as standing
+    in_effect = f"""
+        select in_effect.*, published_instants.record_id is null as is_new
+        from ({read_in_effect(connection, contract.Config.metadata["reads"])}) as in_effect
         left join published_instants using (record_id, event_timestamp)
     """
-    for batch in connection.sql(standing).to_arrow_reader(batch_rows):
+    for batch in connection.sql(in_effect).to_arrow_reader(batch_rows):
         versions = pl.DataFrame(batch).with_columns(created_timestamp=pl.lit(now, pl.Datetime("us", "UTC")))
         scored = score(contract, kernel, versions).with_columns(versions["is_new"])
         yield from view_batches(contract, scored.to_arrow())
@@ -52,17 +52,17 @@ def given_name(read: str) -> str:
     return "written_timestamp" if read == "event_timestamp" else read.replace(".", "__")
 
 
-def read_standing(connection: duckdb.DuckDBPyConnection, reads: Sequence[str]) -> str:
+def read_in_effect(connection: duckdb.DuckDBPyConnection, reads: Sequence[str]) -> str:
     """SQL of the versions that stand from an instant on, with what is read of them, by `given_name`."""
     references = {tuple(name.split(".")) for name in reads}
     own = [quoted(name) for name in dict.fromkeys(["text", *(given_name(name) for name in reads if "." not in name)])]
-    standing = f"select record_id, event_timestamp, {', '.join(own)} from ({model('features/standing_versions')})"
+    in_effect = f"select record_id, event_timestamp, {', '.join(own)} from ({model('features/versions_in_effect')})"
     of_views = sorted(reference for reference in references if len(reference) > 1)
     if not of_views:
-        return standing
-    connection.execute(f"create or replace table standing_records as select *, event_timestamp as effective_timestamp from ({standing})")
+        return in_effect
+    connection.execute(f"create or replace table records_in_effect as select *, event_timestamp as effective_timestamp from ({in_effect})")
     features = ", ".join(f"{view}.{quoted(name)} as {quoted(given_name(f'{view}.{name}'))}" for view, name in of_views)
-    return f"select records.* exclude (effective_timestamp), {features} from {joined('standing_records', references)}"
+    return f"select records.* exclude (effective_timestamp), {features} from {joined('records_in_effect', references)}"
 
 
 def compute_sql(features: Mapping[str, str], reads: Sequence[str], records: pl.LazyFrame) -> pl.LazyFrame:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from transforms.features.declare import NearDuplicates
 from transforms.features.engine.duplicate_index import bring_index_up
 from transforms.features.engine.duplicates import duplicate_rows
-from transforms.features.engine.record import count_standing, record_behind
+from transforms.features.engine.record import count_in_effect, record_behind
 from transforms.features.entities import record
 from transforms.features.fingerprint import digest
 from transforms.features.view import Explained, Run, View
@@ -68,7 +68,7 @@ class NearDuplicatesView(View):
 
     def count_resting(self, connection: duckdb.DuckDBPyConnection, source_uri: str) -> dict[str, int]:
         """Count the instants at which a version of the file stands."""
-        return count_standing(connection, self.relation, source_uri)
+        return count_in_effect(connection, self.relation, source_uri)
 
     def explain(
         self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int, feature: str | None = None
@@ -79,20 +79,20 @@ class NearDuplicatesView(View):
         """
         del limit, feature
         record_id = entity["record_id"]
-        documents = _rows(connection, "lineage/standing_document", record_id, at)
+        documents = _rows(connection, "lineage/document_in_effect", record_id, at)
         document = documents[0] if documents else {"origin_id": None, "origin_similarity": None, "cluster_size": None}
         origin_id = document["origin_id"] if document["origin_id"] != record_id else None
-        standing = _rows(connection, "lineage/standing_version", record_id, at)
-        origins = _rows(connection, "lineage/standing_version", origin_id, at)
+        in_effect = _rows(connection, "lineage/version_in_effect", record_id, at)
+        origins = _rows(connection, "lineage/version_in_effect", origin_id, at)
         known = _rows(connection, "lineage/known_texts", origin_id, at)
-        found = compare_texts(standing[0]["text"], [row["text"] for row in known]) if origin_id and standing else []
+        found = compare_texts(in_effect[0]["text"], [row["text"] for row in known]) if origin_id and in_effect else []
         computed = {
             "dup_of": origin_id,
             "dup_similarity": document["origin_similarity"] if document["origin_similarity"] in found else max(found, default=None),
             "dup_cluster_size": document["cluster_size"],
             "is_duplicate": None if document["origin_id"] is None else int(origin_id is not None),
         }
-        behind = [record_behind(row) for row in standing + origins]
+        behind = [record_behind(row) for row in in_effect + origins]
         return Explained(computed, behind, len(behind))
 
 

@@ -63,35 +63,35 @@ class KernelView(View):
     def rebuild(self, run: Run, entities: str) -> Iterator[pa.RecordBatch]:
         """Compute all versions of records again."""
         of_entities = f"from staging.records where record_id in (select entity_id from {entities})"
-        run.connection.execute(f"create or replace view arrived as {of_entities}")
-        run.connection.execute("create or replace view gone as from staging.records limit 0")
+        run.connection.execute(f"create or replace view inserted as {of_entities}")
+        run.connection.execute("create or replace view deleted as from staging.records limit 0")
         return self.rows(run, is_whole=False)
 
     def count_resting(self, connection: duckdb.DuckDBPyConnection, source_uri: str) -> dict[str, int]:
         """Count the instants at which a version of the file stands."""
-        return count_standing(connection, self.relation, source_uri)
+        return count_in_effect(connection, self.relation, source_uri)
 
     def explain(
         self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int, feature: str | None = None
     ) -> Explained:
         """Compute the version that stands; nothing but nulls where none does, or a tombstone."""
         del limit, feature
-        standing = connection.sql(model("lineage/standing_version"), params={**entity, "at": at}).pl()
+        in_effect = connection.sql(model("lineage/version_in_effect"), params={**entity, "at": at}).pl()
         text = pl.when(~pl.col("is_tombstone")).then("text")
         written = pl.col("event_timestamp")
-        versions = standing.with_columns(text=text, written_timestamp=written, event_timestamp=pl.lit(at), created_timestamp=pl.lit(at))
+        versions = in_effect.with_columns(text=text, written_timestamp=written, event_timestamp=pl.lit(at), created_timestamp=pl.lit(at))
         of_views = [name for name in self.contract.Config.metadata["reads"] if "." in name]
         versions = versions.with_columns(**{given_name(name): _newest(connection, name, entity, at) for name in of_views})
-        values = score(self.contract, self.kernel, versions).select(self.features).to_dicts() if standing.height else []
+        values = score(self.contract, self.kernel, versions).select(self.features).to_dicts() if in_effect.height else []
         return Explained(
-            values[0] if values else dict.fromkeys(self.features), [record_behind(row) for row in standing.to_dicts()], standing.height
+            values[0] if values else dict.fromkeys(self.features), [record_behind(row) for row in in_effect.to_dicts()], in_effect.height
         )
 
 
-def count_standing(connection: duckdb.DuckDBPyConnection, relation: str, source_uri: str) -> dict[str, int]:
+def count_in_effect(connection: duckdb.DuckDBPyConnection, relation: str, source_uri: str) -> dict[str, int]:
     """Count the instants of a view of records at which a version of a file stands, and the records."""
     connection.execute(f"create or replace view record_rows as from {relation}")
-    (counts,) = connection.sql(model("lineage/standing_rows"), params={"source_uri": source_uri}).pl().to_dicts()
+    (counts,) = connection.sql(model("lineage/rows_in_effect"), params={"source_uri": source_uri}).pl().to_dicts()
     return dict(counts)
 
 

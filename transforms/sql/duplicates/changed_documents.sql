@@ -1,16 +1,16 @@
 -- changed_documents: the documents whose values are others than the index holds.
 -- grain: record_id, event_timestamp
--- reads: labelled_documents, held_documents
+-- reads: labelled_documents, indexed_documents
 select labelled_documents.*
 from labelled_documents
-left join held_documents
+left join indexed_documents
     on
-        labelled_documents.record_id = held_documents.record_id
-        and labelled_documents.event_timestamp = held_documents.event_timestamp
+        labelled_documents.record_id = indexed_documents.record_id
+        and labelled_documents.event_timestamp = indexed_documents.event_timestamp
 where
-    held_documents.record_id is null
-    or labelled_documents.content_id is distinct from held_documents.content_id
-    or labelled_documents.root_id is distinct from held_documents.root_id
-    or labelled_documents.origin_id is distinct from held_documents.origin_id
-    or labelled_documents.origin_similarity is distinct from held_documents.origin_similarity
-    or labelled_documents.cluster_size is distinct from held_documents.cluster_size
+    indexed_documents.record_id is null
+    or labelled_documents.content_id is distinct from indexed_documents.content_id
+    or labelled_documents.root_id is distinct from indexed_documents.root_id
+    or labelled_documents.origin_id is distinct from indexed_documents.origin_id
+    or labelled_documents.origin_similarity is distinct from indexed_documents.origin_similarity
+    or labelled_documents.cluster_size is distinct from indexed_documents.cluster_size

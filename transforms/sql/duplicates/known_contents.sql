@@ -1,11 +1,11 @@
 -- known_contents: the texts said before the first change that are said again or share a bucket with a fresh one, with the place of
 -- the first, and what that was labelled.
 -- grain: content_id
--- reads: held_documents, told_documents, neighbours
+-- reads: indexed_documents, described_documents, neighbours
 with wanted as (
     select content_id from neighbours
     union all
-    select content_id from told_documents
+    select content_id from described_documents
     where is_statement
 )
 
@@ -16,7 +16,7 @@ select
     origin_similarity,
     record_id,
     event_timestamp
-from held_documents
+from indexed_documents
 where
     event_timestamp < getvariable('first_change')
     and content_id in (select wanted.content_id from wanted)

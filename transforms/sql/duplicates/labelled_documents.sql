@@ -1,25 +1,25 @@
 -- labelled_documents: the documents from the first change on, with the earlier record each resembles and the size of its cluster
 -- by then: of all records that had a text of the cluster up to this place in the order of instants and ids, itself included.
 -- grain: record_id, event_timestamp
--- reads: told_documents, labelled_contents, held_documents
+-- reads: described_documents, labelled_contents, indexed_documents
 with statements as (
     select
-        told_documents.record_id,
-        told_documents.event_timestamp,
-        told_documents.run,
+        described_documents.record_id,
+        described_documents.event_timestamp,
+        described_documents.run,
         labelled_contents.root_id,
         labelled_contents.origin_id,
         labelled_contents.origin_similarity
-    from told_documents
-    inner join labelled_contents on told_documents.content_id = labelled_contents.content_id
-    where told_documents.is_statement
+    from described_documents
+    inner join labelled_contents on described_documents.content_id = labelled_contents.content_id
+    where described_documents.is_statement
 ),
 
 before as (
     select distinct
         root_id,
         record_id
-    from held_documents
+    from indexed_documents
     where
         event_timestamp < getvariable('first_change')
         and root_id in (select statements.root_id from statements)
@@ -68,7 +68,7 @@ before_runs as (
         origin_id,
         origin_similarity,
         cluster_size
-    from told_documents
+    from described_documents
     where is_before
 ),
 
@@ -80,18 +80,18 @@ runs as (
 
 select
     -- ids
-    told_documents.record_id,
-    told_documents.content_id,
-    case when told_documents.content_id is not null then runs.root_id end as root_id,
-    case when told_documents.content_id is not null then runs.origin_id end as origin_id,
+    described_documents.record_id,
+    described_documents.content_id,
+    case when described_documents.content_id is not null then runs.root_id end as root_id,
+    case when described_documents.content_id is not null then runs.origin_id end as origin_id,
     -- numbers
-    case when told_documents.content_id is not null then runs.origin_similarity end as origin_similarity,
-    case when told_documents.content_id is not null then runs.cluster_size end::bigint as cluster_size,
+    case when described_documents.content_id is not null then runs.origin_similarity end as origin_similarity,
+    case when described_documents.content_id is not null then runs.cluster_size end::bigint as cluster_size,
     -- timestamps
-    told_documents.event_timestamp
-from told_documents
+    described_documents.event_timestamp
+from described_documents
 left join runs
     on
-        told_documents.record_id = runs.record_id
-        and told_documents.run = runs.run
-where not told_documents.is_before
+        described_documents.record_id = runs.record_id
+        and described_documents.run = runs.run
+where not described_documents.is_before

@@ -1,11 +1,11 @@
 -- relevant_versions: the versions of the records that changed, as they are now (sign 1) and as they were (sign -1) when the view
 -- was made last: without what arrived since, with what is gone since.
 -- grain: sign, record_id, known_timestamp
--- reads: arrived, gone, staging.records
+-- reads: inserted, deleted, staging.records
 with touched as (
-    select record_id from arrived
+    select record_id from inserted
     union all
-    select record_id from gone
+    select record_id from deleted
 ),
 
 now_there as (
@@ -30,10 +30,10 @@ now_there as (
 then_there as (
     select now_there.*
     from now_there
-    anti join arrived
+    anti join inserted
         on
-            now_there.record_id = arrived.record_id
-            and now_there.known_timestamp = arrived.known_timestamp
+            now_there.record_id = inserted.record_id
+            and now_there.known_timestamp = inserted.known_timestamp
 
     union all by name
 
@@ -51,7 +51,7 @@ then_there as (
         is_tombstone,
         event_timestamp,
         known_timestamp
-    from gone
+    from deleted
 )
 
 select

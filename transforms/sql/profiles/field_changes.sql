@@ -1,7 +1,7 @@
 -- field_changes: what changed in the fields of a source, in its loads after a given one; a field that stays away is missing once.
 -- grain: load_id, field, type
 -- reads: profiles.fields
-with told as (
+with described as (
     -- what a replay adds shares the key
     select
         load_id,
@@ -18,7 +18,7 @@ followed as (
     select
         *,
         max(change = 'missing') over (partition by field, load_id) as is_missing
-    from told
+    from described
 ),
 
 compared as (

@@ -1,12 +1,12 @@
 -- repeated_texts: how many texts stand earlier among the same hundred rows of their file, as counts of the column `is_repeated_nearby`.
 -- of all rows of a load, the more would repeat one the more rows there are, so days of other sizes would differ
 -- grain: load_id, key
--- reads: spooled
+-- reads: buffered
 with texts as (
     select
         load_id,
         count(*) as n
-    from spooled
+    from buffered
     where text is not null
     group by load_id, source_uri, row_number // 100, hash(text)
 )

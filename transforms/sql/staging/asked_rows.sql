@@ -20,7 +20,7 @@ select
     asked.payload_digest,
     asked.payload,
     waiting.payload as original,
-    coalesce(newest.payload, waiting.payload) as standing
+    coalesce(newest.payload, waiting.payload) as in_effect
 from asked
 left join waiting
     on

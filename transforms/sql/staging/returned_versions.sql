@@ -1,7 +1,7 @@
 -- returned_versions: the repeats that come back as versions, whole: their own place and times, the content of a row that says the same.
 -- There is such a row: a repeat's content is that of a staged version, or comes again with the row that brings it back.
 -- grain: record_id, known_timestamp
--- reads: moved_rows, staging.records, spooled
+-- reads: moved_rows, staging.records, buffered
 with returned as (
     select * from moved_rows
     where not is_staged
@@ -13,7 +13,7 @@ alike as (
 
     union all
 
-    select * from spooled
+    select * from buffered
     where record_id in (select returned.record_id from returned)
 ),
 

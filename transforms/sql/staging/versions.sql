@@ -31,7 +31,7 @@ with candidates as (
     from earlier_rows
 ),
 
-standing as (
+in_effect as (
     select * from candidates
     qualify content_digest = first_value(content_digest) over (
         partition by record_id, known_timestamp
@@ -41,7 +41,7 @@ standing as (
 
 changes as (
     -- all rows of one instant say the same by now, so the first of them stands for it
-    select * from standing
+    select * from in_effect
     qualify content_digest is distinct from lag(content_digest) over (
         partition by record_id
         order by known_timestamp, load_id, source_uri, row_number

@@ -1,18 +1,18 @@
--- told_documents: what records say from the first change on, each after what the record said last before it (`is_before`).
+-- described_documents: what records say from the first change on, each after what the record said last before it (`is_before`).
 -- A document that says what the record's last one did is no statement, and has that one's values; `run` tells which that is.
 -- grain: record_id, event_timestamp
--- reads: arriving_documents, held_documents
+-- reads: arriving_documents, indexed_documents
 with staying as (
     select
-        held_documents.record_id,
-        held_documents.event_timestamp,
-        held_documents.content_id
-    from held_documents
+        indexed_documents.record_id,
+        indexed_documents.event_timestamp,
+        indexed_documents.content_id
+    from indexed_documents
     anti join arriving_documents
         on
-            held_documents.record_id = arriving_documents.record_id
-            and held_documents.event_timestamp = arriving_documents.event_timestamp
-    where held_documents.event_timestamp >= getvariable('first_change')
+            indexed_documents.record_id = arriving_documents.record_id
+            and indexed_documents.event_timestamp = arriving_documents.event_timestamp
+    where indexed_documents.event_timestamp >= getvariable('first_change')
 ),
 
 arriving as (
@@ -31,7 +31,7 @@ later as (
 ),
 
 before as (
-    select * from held_documents
+    select * from indexed_documents
     where
         event_timestamp < getvariable('first_change')
         and record_id in (select later.record_id from later)

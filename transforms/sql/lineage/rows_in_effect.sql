@@ -1,4 +1,4 @@
--- standing_rows: how many instants of a record view rest on a version that came from a file.
+-- rows_in_effect: how many instants of a record view rest on a version that came from a file.
 -- grain: none
 -- reads: staging.records, record_rows
 with of_file as (
@@ -15,7 +15,7 @@ instants as (
     where record_id in (select of_file.record_id from of_file)
 ),
 
-standing as (
+in_effect as (
     select
         instants.record_id,
         instants.event_timestamp,
@@ -31,5 +31,5 @@ standing as (
 select
     count(*) as n_rows,
     count(distinct record_id) as n_entities
-from standing
+from in_effect
 where source_uri = $source_uri

@@ -1,4 +1,4 @@
--- standing_version: the version of a record that stands at an instant: of those written and known by then the newest known.
+-- version_in_effect: the version of a record that stands at an instant: of those written and known by then the newest known.
 -- grain: record_id
 -- reads: staging.records
 select *

@@ -1,13 +1,13 @@
--- standing_versions: the version of a record that stands from an instant on, where that is one that arrived.
+-- versions_in_effect: the version of a record that stands from an instant on, where that is one that arrived.
 -- An instant is when a version is both written and known. Where an older version was written later than a newer one was
 -- known, the newer one stands there too. Of a record that lost a version, what stands is told at all its instants, those
 -- that were published before included: null where nothing stands any more.
 -- grain: record_id, event_timestamp
--- reads: arrived, gone, staging.records, published_instants
+-- reads: inserted, deleted, staging.records, published_instants
 with touched as (
-    select record_id from arrived
+    select record_id from inserted
     union all
-    select record_id from gone
+    select record_id from deleted
 ),
 
 versions as (
@@ -27,7 +27,7 @@ versions as (
     from published_instants
 ),
 
-standing as (
+in_effect as (
     select
         record_id,
         effective_timestamp,
@@ -53,7 +53,7 @@ texts as (
         source,
         event_timestamp as written_timestamp,
         case when not is_tombstone then text end as text
-    from arrived
+    from inserted
 
     union all
 
@@ -70,11 +70,11 @@ texts as (
         records.event_timestamp as written_timestamp,
         case when not records.is_tombstone then records.text end as text
     from staging.records
-    anti join arrived
+    anti join inserted
         on
-            records.record_id = arrived.record_id
-            and records.known_timestamp = arrived.known_timestamp
-    where records.record_id in (select gone.record_id from gone)
+            records.record_id = inserted.record_id
+            and records.known_timestamp = inserted.known_timestamp
+    where records.record_id in (select deleted.record_id from deleted)
 )
 
 select
@@ -93,17 +93,17 @@ select
     -- timestamps
     texts.written_timestamp,
     texts.known_timestamp,
-    standing.effective_timestamp as event_timestamp
+    in_effect.effective_timestamp as event_timestamp
 from texts
-inner join standing
+inner join in_effect
     on
-        texts.record_id = standing.record_id
-        and texts.known_timestamp = standing.known_timestamp
+        texts.record_id = in_effect.record_id
+        and texts.known_timestamp = in_effect.known_timestamp
 
 union all by name
 
 select
     record_id,
     effective_timestamp as event_timestamp
-from standing
+from in_effect
 where known_timestamp is null

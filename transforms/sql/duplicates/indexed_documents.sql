@@ -1,4 +1,4 @@
--- held_documents: what each record said from an instant on, as the index has it: the newest row of every record and instant.
+-- indexed_documents: what each record said from an instant on, as the index has it: the newest row of every record and instant.
 -- Few instants have several rows, and only these are put in order, which is dear: the others are told by a hash of their own.
 -- grain: record_id, event_timestamp
 -- reads: duplicates.documents

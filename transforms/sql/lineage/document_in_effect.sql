@@ -1,4 +1,4 @@
--- standing_document: what the index of duplicates says of a record at an instant; nothing before the record's first.
+-- document_in_effect: what the index of duplicates says of a record at an instant; nothing before the record's first.
 -- What the index got after the view was made last, by a run that was killed since, is not looked at.
 -- grain: record_id
 -- reads: duplicates.documents, features.record_duplicates
