@@ -225,7 +225,11 @@ class _Scaled(Aggregate):
 
 @dataclass(frozen=True)
 class Sum(_Scaled):
-    """The sum of a number; 0 where nothing counts."""
+    """The sum of a number; 0 where nothing counts.
+
+    >>> Sum("record_quality.n_words").feature_name
+    'sum_n_words'
+    """
 
     says = "Sum of {of} over records"
     empty = 0
@@ -249,7 +253,11 @@ class Sum(_Scaled):
 
 @dataclass(frozen=True)
 class Mean(_Scaled):
-    """The mean of a number; null where nothing counts."""
+    """The mean of a number; null where nothing counts.
+
+    >>> Mean("record_text.sentiment_compound", "mood").feature_name
+    'mood'
+    """
 
     says = "Mean of {of} over records"
 
@@ -269,7 +277,11 @@ class Mean(_Scaled):
 
 @dataclass(frozen=True)
 class Share(Aggregate):
-    """The share of records that fulfil a condition, `of`; null where no record counts. A condition that is null is not fulfilled."""
+    """The share of records that fulfil a condition, `of`; null where no record counts. A condition that is null is not fulfilled.
+
+    >>> Share("label = 'urgent'", "urgent_ratio").feature_name
+    'urgent_ratio'
+    """
 
     says = "Share of records with {of} among those"
     takes = ("flag",)
@@ -296,7 +308,11 @@ class Share(Aggregate):
 
 @dataclass(frozen=True)
 class Variance(_Scaled):
-    """The sample variance of a number; null where fewer than two count."""
+    """The sample variance of a number; null where fewer than two count.
+
+    >>> Variance("record_quality.n_words", decimals=0).feature_name
+    'variance_n_words'
+    """
 
     says = "Sample variance of {of} over records"
 
@@ -327,7 +343,11 @@ class Variance(_Scaled):
 
 @dataclass(frozen=True)
 class StdDev(Variance):
-    """The sample standard deviation of a number; null where fewer than two count."""
+    """The sample standard deviation of a number; null where fewer than two count.
+
+    >>> StdDev("record_quality.n_words", decimals=0).feature_name
+    'stddev_n_words'
+    """
 
     says = "Sample standard deviation of {of} over records"
 
@@ -338,7 +358,11 @@ class StdDev(Variance):
 
 @dataclass(frozen=True)
 class Min(Aggregate):
-    """The least value; null where nothing counts."""
+    """The least value; null where nothing counts.
+
+    >>> Min("event_timestamp").feature_name
+    'min_event_timestamp'
+    """
 
     kind = "least"
     says = "Least {of} among records"
@@ -346,7 +370,11 @@ class Min(Aggregate):
 
 @dataclass(frozen=True)
 class Max(Aggregate):
-    """The greatest value; null where nothing counts."""
+    """The greatest value; null where nothing counts.
+
+    >>> Max("record_quality.n_words", where="is_positive").feature_name
+    'max_n_words'
+    """
 
     kind = "greatest"
     says = "Greatest {of} among records"
@@ -354,7 +382,11 @@ class Max(Aggregate):
 
 @dataclass(frozen=True)
 class First(Aggregate):
-    """The value of the record with the earliest event timestamp, of equal ones the one known first."""
+    """The value of the record with the earliest event timestamp, of equal ones the one known first.
+
+    >>> First("label").feature_name
+    'first_label'
+    """
 
     kind = "first"
     says = "First {of} among records"
@@ -362,7 +394,11 @@ class First(Aggregate):
 
 @dataclass(frozen=True)
 class Last(Aggregate):
-    """The value of the record with the latest event timestamp, of equal ones the one known last."""
+    """The value of the record with the latest event timestamp, of equal ones the one known last.
+
+    >>> Last("label").feature_name
+    'last_label'
+    """
 
     kind = "last"
     says = "Last {of} among records"
@@ -370,7 +406,11 @@ class Last(Aggregate):
 
 @dataclass(frozen=True)
 class CountDistinct(Aggregate):
-    """How many values there are."""
+    """How many values there are.
+
+    >>> CountDistinct("subject_id").feature_name
+    'n_distinct_subject_id'
+    """
 
     kind = "distinct"
     says = "Distinct values of {of} among records"
@@ -418,7 +458,11 @@ class _Listed(Aggregate):
 
 @dataclass(frozen=True)
 class LastK(_Listed):
-    """The values of the `k` records with the latest event timestamps, the latest first; null where nothing counts."""
+    """The values of the `k` records with the latest event timestamps, the latest first; null where nothing counts.
+
+    >>> LastK("label", k=3).feature_name
+    'last_3_label'
+    """
 
     kind = "last_k"
     says = "Last values of {of}, the latest first, among records"
@@ -431,7 +475,11 @@ class LastK(_Listed):
 
 @dataclass(frozen=True)
 class TopK(_Listed):
-    """The `k` most frequent values, the most frequent first, of equally frequent ones the lesser; null where nothing counts."""
+    """The `k` most frequent values, the most frequent first, of equally frequent ones the lesser; null where nothing counts.
+
+    >>> TopK("label", k=3).feature_name
+    'top_3_label'
+    """
 
     kind = "top_k"
     says = "Most frequent values of {of}, the most frequent first, among records"
@@ -444,7 +492,11 @@ class TopK(_Listed):
 
 @dataclass(frozen=True)
 class Percentile(Aggregate):
-    """The `q`-quantile of a number (0.5: the median): the least value that at least this share of the inputs does not exceed."""
+    """The `q`-quantile of a number (0.5: the median): the least value that at least this share of the inputs does not exceed.
+
+    >>> Percentile("record_quality.n_words", q=0.95).feature_name
+    'p95_n_words'
+    """
 
     q: float = 0.5
 

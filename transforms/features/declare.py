@@ -187,6 +187,9 @@ class Derived:
     """Features computed when they are asked for, by SQL over features of one or several views and `event_timestamp`, the instant asked.
 
     A feature is named alone where one view has it, else as `view.feature`.
+
+    >>> Derived("author_burst", ["author_activity"], {"burst": "n_records_1d / nullif(n_records_28d / 28.0, 0)"}).of
+    ['author_activity']
     """
 
     name: str
@@ -199,7 +202,11 @@ class Derived:
 
 @dataclass(frozen=True)
 class Service:
-    """What one model reads: views, or features as `view:feature`, under a name with a version, such as `triage_v1`."""
+    """What one model reads: views, or features as `view:feature`, under a name with a version, such as `triage_v1`.
+
+    >>> Service("triage_v3", ["author_activity", "record_quality:n_words"], description="What triage reads.").features
+    ['author_activity', 'record_quality:n_words']
+    """
 
     name: str
     features: Sequence["GroupBy | SqlView | RecordSql | Derived | type[RecordView] | str"]

@@ -70,7 +70,11 @@ def views() -> tuple[View, ...]:
 
 
 def view_of(name: str) -> View:
-    """Find a view. Raises `DeclarationError` if none has the name, or if a declaration is wrong."""
+    """Find a view. Raises `DeclarationError` if none has the name, or if a declaration is wrong.
+
+    >>> view_of("author_activity").entity.columns
+    ['author_id']
+    """
     found = registry().views
     if name not in found:
         message = f"{name}: is no feature view; there are {', '.join(found)}"
