@@ -1,7 +1,7 @@
 """The protocol of feature views: what each kind can be asked. Nobody who asks needs to know which kind it is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import pyarrow as pa
 from transforms.expressions import dotted_references
 from transforms.features.entity import Entity
 from transforms.features.joined import joined
+from transforms.features.windows import Window
 from transforms.paths import parquet
 from transforms.schemas.base import Contract
 from transforms.warehouse.tables import Warehouse
@@ -60,6 +61,8 @@ class View(ABC):
     is_of_records: bool = False
     # whether a value may rest on any record, so that all are made again where one goes
     is_rebuilt_whole: bool = False
+    # the windows in which records count
+    windows: Sequence[Window] = ()
 
     @property
     def name(self) -> str:

@@ -17,7 +17,6 @@ from pydantic import BaseModel
 
 from transforms.errors import MillraceError
 from transforms.features.build import consistent_versions
-from transforms.features.engine.group_by import GroupView
 from transforms.features.entity import Entity
 from transforms.features.registry import view_of, views
 from transforms.features.view import View
@@ -324,7 +323,7 @@ def _rows(connection: duckdb.DuckDBPyConnection, sql: str, **parameters: object)
 
 def windows() -> dict[str, Window]:
     """The windows of all groups, by their names, the shortest first and the lifetime last."""
-    found = {window.name: window for view in views() if isinstance(view, GroupView) for window in view.windows}
+    found = {window.name: window for view in views() for window in view.windows}
     return dict(sorted(found.items(), key=lambda item: (item[1].length is None, item[1].length)))
 
 
