@@ -88,7 +88,7 @@ def _feature_lines(traced: "FeatureTrace") -> Iterable[str]:
     yield f"  {'feature':<28}{'in the table':>22}{'by its records':>22}"
     for feature in traced.values:
         differs = "" if feature.adds_up else "  differs"
-        yield f"  {feature.feature:<28}{_value(feature.value):>22}{_value(feature.by_records):>22}{differs}"
+        yield f"  {feature.feature:<28}{_value(feature.value):>22}  {_value(feature.by_records):>20}{differs}"
     yield ""
     yield f"  {_counted(traced.n_records, 'record')} behind it, newest known first{_listed(len(traced.records), traced.n_records)}"
     if traced.records:
