@@ -108,6 +108,9 @@ class Aggregate:
     takes: ClassVar[tuple[str, ...]] = tuple(DTYPES)
     value: ClassVar[str] = "{v}"
     empty: ClassVar[int | None] = None
+    # the type of every value and the range that it is in; without them those of the input
+    gives: ClassVar[pl.DataType | None] = None
+    within: ClassVar[tuple[float | None, float | None] | None] = None
 
     @property
     def word(self) -> str:
@@ -156,11 +159,12 @@ class Aggregate:
 
     def dtype(self, of: Input) -> pl.DataType:
         """The type of the value."""
-        return DTYPES[of.kind]
+        return self.gives or DTYPES[of.kind]
 
     def bounds(self, of: Input) -> dict[str, float | None]:
         """The least and the greatest that the value can be."""
-        return {"ge": of.ge, "le": of.le}
+        least, most = self.within or (of.ge, of.le)
+        return {"ge": least, "le": most}
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,7 @@ class Count(Aggregate):
     'n_urgent'
     """
 
+    gives, within = pl.Int64(), (0, None)
     says = "Records"
     empty = 0
 
@@ -183,16 +188,6 @@ class Count(Aggregate):
         """One for each record."""
         del of
         return {"v": Part("sum", None, self.where)}
-
-    def dtype(self, of: Input) -> pl.DataType:
-        """Whole."""
-        del of
-        return pl.Int64()
-
-    def bounds(self, of: Input) -> dict[str, float | None]:
-        """At least none."""
-        del of
-        return {"ge": 0, "le": None}
 
 
 @dataclass(frozen=True)
@@ -259,6 +254,7 @@ class Mean(_Scaled):
     'mood'
     """
 
+    gives = pl.Float64()
     says = "Mean of {of} over records"
 
     def parts(self, of: Input) -> dict[str, Part]:
@@ -269,11 +265,6 @@ class Mean(_Scaled):
         """The mean."""
         return "{sum}::double / nullif({n}, 0)" + self.unit(of)
 
-    def dtype(self, of: Input) -> pl.DataType:
-        """A number."""
-        del of
-        return pl.Float64()
-
 
 @dataclass(frozen=True)
 class Share(Aggregate):
@@ -283,6 +274,7 @@ class Share(Aggregate):
     'urgent_ratio'
     """
 
+    gives, within = pl.Float64(), (0, 1)
     says = "Share of records with {of} among those"
     takes = ("flag",)
 
@@ -295,16 +287,6 @@ class Share(Aggregate):
         del of
         return "{sum}::double / nullif({n}, 0)"
 
-    def dtype(self, of: Input) -> pl.DataType:
-        """A number."""
-        del of
-        return pl.Float64()
-
-    def bounds(self, of: Input) -> dict[str, float | None]:
-        """Between none and all."""
-        del of
-        return {"ge": 0, "le": 1}
-
 
 @dataclass(frozen=True)
 class Variance(_Scaled):
@@ -314,6 +296,7 @@ class Variance(_Scaled):
     'variance_n_words'
     """
 
+    gives, within = pl.Float64(), (0, None)
     says = "Sample variance of {of} over records"
 
     def parts(self, of: Input) -> dict[str, Part]:
@@ -329,16 +312,6 @@ class Variance(_Scaled):
         squares = f"({{high}}::hugeint * {HALF} + {{low}})"
         variance = f"({{n}}::hugeint * {squares} - {{sum}}::hugeint * {{sum}})::double / nullif({{n}}::hugeint * ({{n}} - 1), 0)::double"
         return variance + (f" / 1e{2 * self.decimals}" if of.kind == "fraction" else "")
-
-    def dtype(self, of: Input) -> pl.DataType:
-        """A number."""
-        del of
-        return pl.Float64()
-
-    def bounds(self, of: Input) -> dict[str, float | None]:
-        """Never negative."""
-        del of
-        return {"ge": 0, "le": None}
 
 
 @dataclass(frozen=True)
@@ -413,6 +386,7 @@ class CountDistinct(Aggregate):
     """
 
     kind = "distinct"
+    gives, within = pl.Int64(), (0, None)
     says = "Distinct values of {of} among records"
     empty = 0
 
@@ -424,16 +398,6 @@ class CountDistinct(Aggregate):
     def parts(self, of: Input) -> dict[str, Part]:
         """The values, instants to the microsecond."""
         return {"v": Part(self.kind, finite(of.sql) if of.kind == "fraction" else of.sql, self.where)}
-
-    def dtype(self, of: Input) -> pl.DataType:
-        """Whole."""
-        del of
-        return pl.Int64()
-
-    def bounds(self, of: Input) -> dict[str, float | None]:
-        """At least none."""
-        del of
-        return {"ge": 0, "le": None}
 
 
 @dataclass(frozen=True)
@@ -449,11 +413,6 @@ class _Listed(Aggregate):
     def dtype(self, of: Input) -> pl.DataType:
         """A list of the input's type."""
         return pl.List(DTYPES[of.kind])
-
-    def bounds(self, of: Input) -> dict[str, float | None]:
-        """A list has none."""
-        del of
-        return {"ge": None, "le": None}
 
 
 @dataclass(frozen=True)
@@ -501,6 +460,7 @@ class Percentile(Aggregate):
     q: float = 0.5
 
     kind = "quantile"
+    within = (None, None)
     takes = ("whole", "fraction")
 
     @property

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transforms.errors import DeclarationError
-from transforms.expressions import bound, quoted
+from transforms.expressions import bound, dotted_references, quoted
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,16 @@ class Entity:
             return f"{keys[0]}::varchar"
         fields = ", ".join(f"{quoted(column)} := {key}::varchar" for column, key in zip(self.keys, keys, strict=True))
         return f"case when {' and '.join(f'{key} is not null' for key in keys)} then struct_pack({fields}) end"
+
+    @property
+    def row_sql(self) -> str:
+        """SQL of `entity_id` over a record, a row for each of its entities."""
+        return f"unnest({self.sql})" if self.many else self.sql
+
+    @property
+    def references(self) -> set[tuple[str, ...]]:
+        """The columns that the key is made of, `(column,)` or `(view, column)`."""
+        return {reference for key in self.keys.values() for reference in dotted_references(key)}
 
     @property
     def id_of_columns(self) -> str:

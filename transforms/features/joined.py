@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from transforms.expressions import quoted
 
+EFFECTIVE = "(select *, greatest(event_timestamp, known_timestamp) as effective_timestamp from staging.records)"
 References = set[tuple[str, ...]]
 
 

@@ -108,14 +108,14 @@ def _registry(files: tuple[tuple[Path, int], ...], _embedder: Path | None) -> Re
     paths = {name: item.path for name, item in declared.items()}
     shaped: dict[str, Declared] = {}
     for item in declared.values():
-        with _noting(item, errors):
+        with _collecting(item, errors):
             _refuse_names([item.name])
             refuse_shape(item.item)
             shaped[item.name] = item
     entities = {entity.name: entity for entity in (record, author, subject)}
     made: dict[str, View] = {}
     for item in _in_order(shaped, errors):
-        with _noting(item, errors):
+        with _collecting(item, errors):
             view = _view(item, {name: view for name, view in made.items() if view.is_of_records})
             _refuse_names([*view.entity.columns, *view.features])
             made[item.name] = view
@@ -131,19 +131,19 @@ def _registry(files: tuple[tuple[Path, int], ...], _embedder: Path | None) -> Re
     for name, reader in derived.items():
         read = list(map(view_name, reader.of))
         if not wrong & {*read}:  # else it is said what is wrong there
-            with _noting(shaped[name], errors):
+            with _collecting(shaped[name], errors):
                 derivations[name] = bind(reader, {view: _found(view, made) for view in read})
     wrong |= {name for name, item in declared.items() if isinstance(item.item, Derived)} - set(derivations)
     features = {name: view.features for name, view in made.items()} | {name: [*item.types] for name, item in derivations.items()}
     for name, service in services.items():
-        with _noting(shaped[name], errors):
+        with _collecting(shaped[name], errors):
             _refuse_unknown([item for item in map(view_name, service.features) if item.partition(":")[0] not in wrong], features)
     return Registry(made, derived, services, entities, paths, derivations, tuple(errors))
 
 
 @contextmanager
-def _noting(item: Declared, errors: list[str]) -> Iterator[None]:
-    """Note what is wrong with a declaration, and go on."""
+def _collecting(item: Declared, errors: list[str]) -> Iterator[None]:
+    """Collect what is wrong with a declaration, and go on."""
     try:
         yield
     except (DeclarationError, duckdb.Error) as error:

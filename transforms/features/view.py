@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as pa
 
-from transforms.expressions import dotted_references
 from transforms.features.entity import Entity
 from transforms.features.joined import joined
 from transforms.features.windows import Window
@@ -22,7 +21,7 @@ from transforms.warehouse.tables import Warehouse
 class Run:
     """What a view is computed with: the open tables, the instant that rows are created at, and the views computed beside it.
 
-    The connection has the staged versions that came and went since the view was made as `inserted` and `deleted`. Views computed
+    The connection has the versions that staging got and lost since the view was made as `inserted` and `deleted`. Views computed
     beside each other share what they read of a record: `spans` has by the view's name the table, and its columns by their SQL.
     `tables` names what a view has made for itself and needs no second time.
     """
@@ -97,7 +96,7 @@ class View(ABC):
 
     @abstractmethod
     def rows(self, run: Run, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
-        """Compute what arrived and went changes: the rows that are new or differ; with `is_whole` all rows, of all that is staged."""
+        """Compute the rows that inserted and deleted versions make new or different; with `is_whole` all rows, of all that is staged."""
 
     @abstractmethod
     def instants(self, run: Run) -> str:
@@ -109,9 +108,7 @@ class View(ABC):
 
     def entities_of(self, versions: str) -> str:
         """SQL of the entities, as `entity_id`, that versions of records name; `versions` has the columns of staging."""
-        references = {reference for key in self.entity.keys.values() for reference in dotted_references(key)}
-        ids = f"unnest({self.entity.sql})" if self.entity.many else self.entity.sql
-        found = f"select {ids} as entity_id from {joined(versions, references)}"
+        found = f"select {self.entity.row_sql} as entity_id from {joined(versions, self.entity.references)}"
         return f"select distinct entity_id from ({found}) where entity_id is not null"
 
     def files_of(self, connection: duckdb.DuckDBPyConnection, files: list[str], entities: str) -> list[str]:

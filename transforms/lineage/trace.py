@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from transforms.errors import MillraceError
 from transforms.features.build import consistent_versions
 from transforms.features.entity import Entity
+from transforms.features.joined import EFFECTIVE
 from transforms.features.registry import view_of, views
 from transforms.features.view import View
 from transforms.features.windows import Window
@@ -255,8 +256,7 @@ def _is_known(connection: duckdb.DuckDBPyConnection, view: View, key: dict[str, 
     of_entity = " and ".join(f"{column} = ${column}" for column in key)
     if _rows(connection, f"select 1 from {view.relation} where {of_entity} limit 1", **key):
         return True
-    versions = "(select *, greatest(event_timestamp, known_timestamp) as effective_timestamp from staging.records)"
-    named = f"select {view.entity.columns_of_id} from ({view.entities_of(versions)})"
+    named = f"select {view.entity.columns_of_id} from ({view.entities_of(EFFECTIVE)})"
     return bool(_rows(connection, f"select 1 from ({named}) where {of_entity} limit 1", **key))
 
 

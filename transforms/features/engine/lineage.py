@@ -5,9 +5,9 @@ from datetime import datetime
 
 import duckdb
 
-from transforms.expressions import bound, dotted_references
+from transforms.expressions import bound
 from transforms.features.engine.spans import Group, expressions_of, values_of, versions_of
-from transforms.features.joined import joined
+from transforms.features.joined import EFFECTIVE, joined
 from transforms.features.windows import Window
 from transforms.sql import model
 
@@ -51,7 +51,5 @@ def is_in(window: Window) -> str:
 
 def create_named_versions(connection: duckdb.DuckDBPyConnection, group: Group) -> None:
     """Make `named_versions` of all versions of records, with what they name of a group's entity as `entity_ids`."""
-    read = {reference for key in group.entity.keys.values() for reference in dotted_references(key)}
-    effective = "(select *, greatest(event_timestamp, known_timestamp) as effective_timestamp from staging.records)"
-    named = f"select records.*, {group.entity.sql} as entity_ids from {joined(effective, read)}"
+    named = f"select records.*, {group.entity.sql} as entity_ids from {joined(EFFECTIVE, group.entity.references)}"
     connection.execute(f"create or replace view named_versions as {named}")

@@ -8,7 +8,7 @@ import duckdb
 from transforms.expressions import bound, dotted_references, quoted
 from transforms.features.aggregates import Part
 from transforms.features.entity import Entity
-from transforms.features.joined import References, joined
+from transforms.features.joined import EFFECTIVE, References, joined
 from transforms.features.windows import Window
 from transforms.sql import model
 
@@ -151,10 +151,9 @@ def change_points(group: Group, spans: str) -> str:
 
 def versions_of(group: Group, entities: str) -> str:
     """SQL of all versions of every record of which any version ever counted for an entity in a relation of `entity_id`."""
-    read = {reference for key in group.entity.keys.values() for reference in dotted_references(key)}
-    effective = "(select *, greatest(event_timestamp, known_timestamp) as effective_timestamp from staging.records)"
+    read = group.entity.references
     entity = f"case when {bound(group.where)} then {group.entity.sql} end" if group.where else group.entity.sql
     read |= dotted_references(group.where) if group.where else set()
-    ids = f"select record_id, {f'unnest({entity})' if group.entity.many else entity} as entity_id from {joined(effective, read)}"
+    ids = f"select record_id, {f'unnest({entity})' if group.entity.many else entity} as entity_id from {joined(EFFECTIVE, read)}"
     records = f"select record_id from ({ids}) where entity_id in (select entity_id from {entities})"
     return f"select *, 1 as sign from staging.records where record_id in ({records})"

@@ -20,7 +20,7 @@ from transforms.features.engine.queries import differs, query_rows, read_relatio
 from transforms.features.engine.record import record_behind
 from transforms.features.fingerprint import digest
 from transforms.features.inputs import Inputs, kind_of_type, versions_schema
-from transforms.features.joined import joined
+from transforms.features.joined import EFFECTIVE, joined
 from transforms.features.rows import view_batches
 from transforms.features.view import Explained, Run, View
 from transforms.schemas.base import Contract
@@ -29,7 +29,6 @@ from transforms.sql import model
 
 COMPUTED_IN = ("transforms.features.engine.queries",)
 INSTANT = "TIMESTAMP WITH TIME ZONE"
-EFFECTIVE = "(select *, greatest(event_timestamp, known_timestamp) as effective_timestamp from staging.records)"
 
 
 class QueryView(View):
@@ -189,8 +188,7 @@ class QueryView(View):
 
     def _named(self, versions: str) -> str:
         """SQL of versions with the entities, as `entity_id`, that they name."""
-        ids = f"unnest({self.entity.sql})" if self.entity.many else self.entity.sql
-        return f"select records.*, {ids} as entity_id from {joined(versions, self._keys)}"
+        return f"select records.*, {self.entity.row_sql} as entity_id from {joined(versions, self.entity.references)}"
 
     def explain(
         self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int, feature: str | None = None

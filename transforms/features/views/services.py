@@ -1,21 +1,13 @@
 """What models read."""
 
-from transforms.features import Derived, Service
+from transforms.features import Service
 from transforms.features.views.author_activity import author_activity
+from transforms.features.views.author_tenure import author_tenure
 from transforms.features.views.record_duplicates import RecordDuplicates
 from transforms.features.views.record_pii import RecordPii
 from transforms.features.views.record_quality import RecordQuality
 from transforms.features.views.record_text import RecordText
 from transforms.features.views.subject_activity import subject_activity
-
-# in nanoseconds, as pandas counted before: the last bit of a quotient of microseconds is another, and locks of training sets hold it
-author_tenure = Derived(
-    "author_tenure",
-    [author_activity],
-    {"days_since_first_record": "(epoch_us(event_timestamp) - epoch_us(first_event_timestamp)) * 1e3 / 86400e9"},
-    description="Days from when the author's earliest record known by then was written to the instant asked for.",
-    descriptions={"days_since_first_record": "Days since the author's earliest record known by then was written."},
-)
 
 activity_v1 = Service(
     "activity_v1",
