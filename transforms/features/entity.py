@@ -60,8 +60,8 @@ class Entity:
 
     @property
     def row_sql(self) -> str:
-        """SQL of `entity_id` over a record, a row for each of its entities."""
-        return f"unnest({self.sql})" if self.many else self.sql
+        """SQL of `entity_id` over any record, a row for each of its entities; null where the key cannot be made of it."""
+        return f"unnest(try({self.sql}))" if self.many else f"try({self.sql})"
 
     @property
     def references(self) -> set[tuple[str, ...]]:

@@ -51,5 +51,5 @@ def is_in(window: Window) -> str:
 
 def create_named_versions(connection: duckdb.DuckDBPyConnection, group: Group) -> None:
     """Make `named_versions` of all versions of records, with what they name of a group's entity as `entity_ids`."""
-    named = f"select records.*, {group.entity.sql} as entity_ids from {joined(EFFECTIVE, group.entity.references)}"
+    named = f"select records.*, try({group.entity.sql}) as entity_ids from {joined(EFFECTIVE, group.entity.references)}"
     connection.execute(f"create or replace view named_versions as {named}")
