@@ -25,7 +25,9 @@ from transforms.text import identify
 from transforms.text.language import LANGUAGE_GROUPS, REFUSED, identify_language
 
 LIBRARIES = ("pycld2", "py3langid", "polars", "django")
-ENTRY = re.compile(r'^msgid ((?:"(?:[^"\\]|\\.)*"\s*)+)msgstr ((?:"(?:[^"\\]|\\.)*"\s*)+)', re.MULTILINE)
+ENTRY = re.compile(
+    r'^msgid ((?:"(?:[^"\\]|\\.)*"\s*)+)msgstr ((?:"(?:[^"\\]|\\.)*"\s*)+)', re.MULTILINE
+)
 PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd]|\{\w*\}|<[^>]+>|&\w+;")
 LEAST, LENGTHS, LONG = 20, (20, 40, 80), 80
 N_STRINGS, N_ROUNDS = 4, 5
@@ -44,8 +46,15 @@ On {machine}"""
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="measure how often the named language is right, and how fast it is named")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this Markdown page, e.g. docs/accuracy.md")
+    parser = argparse.ArgumentParser(
+        description="measure how often the named language is right, and how fast it is named"
+    )
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="put the tables into this Markdown page, e.g. docs/accuracy.md",
+    )
     arguments = parser.parse_args()
     if find_spec("django") is None:
         say("Django's translations are the labelled texts: pip install django")
@@ -76,7 +85,9 @@ def strings(path: Path) -> Iterator[tuple[str, str]]:
     for source, translated in ENTRY.findall(path.read_text("utf-8")):
         english, other = plain(source), plain(translated)
         yield "en", english
-        if english and language != "en" and other != english:  # without a source it is the file's own header
+        if (
+            english and language != "en" and other != english
+        ):  # without a source it is the file's own header
             yield language, other
 
 
@@ -88,7 +99,9 @@ def plain(quoted: str) -> str:
 def known_languages() -> set[str]:
     names = set(pycld2.DETECTED_LANGUAGES)
     detected = {code for name, code in pycld2.LANGUAGES if name in names}
-    return {identify.CODES.get(code, code) for code in detected | set(py3langid().labels)} - {identify.UNKNOWN}
+    return {identify.CODES.get(code, code) for code in detected | set(py3langid().labels)} - {
+        identify.UNKNOWN
+    }
 
 
 def py3langid() -> LanguageIdentifier:
@@ -111,17 +124,39 @@ def judge(texts: pl.DataFrame, length: int | None) -> pl.DataFrame:
         "py3langid": [second.classify(text)[0] for text in cleaned],
     }
     codes = pl.DataFrame(alone).select(pl.all().replace(identify.CODES))
-    named = ours.select(said="language", score="language_score", group="language_group", is_reliable=pl.col("is_language_reliable") == 1)
-    return pl.concat([texts.select("language"), named, codes], how="horizontal").with_columns(length=pl.lit(str(length or "full")))
+    named = ours.select(
+        said="language",
+        score="language_score",
+        group="language_group",
+        is_reliable=pl.col("is_language_reliable") == 1,
+    )
+    return pl.concat([texts.select("language"), named, codes], how="horizontal").with_columns(
+        length=pl.lit(str(length or "full"))
+    )
 
 
 def accuracy(judged: pl.DataFrame, load: float) -> list[str]:
     known = known_languages()
     unsupported = ", ".join(sorted(set(judged["language"]) - known))
-    judged = judged.filter(pl.col("language").is_in(list(known))).with_columns(is_right=pl.col("said") == pl.col("language"))
+    judged = judged.filter(pl.col("language").is_in(list(known))).with_columns(
+        is_right=pl.col("said") == pl.col("language")
+    )
     base = judged.filter(pl.col("length") == str(LEAST))
-    how = HOW.format(n=base.height, languages=base["language"].n_unique(), unsupported=unsupported, machine=machine(load, LIBRARIES))
-    return ["## Language", how, by_length(judged), "Right by `language_score`:", by_score(judged), *mistakes(judged), by_language(judged)]
+    how = HOW.format(
+        n=base.height,
+        languages=base["language"].n_unique(),
+        unsupported=unsupported,
+        machine=machine(load, LIBRARIES),
+    )
+    return [
+        "## Language",
+        how,
+        by_length(judged),
+        "Right by `language_score`:",
+        by_score(judged),
+        *mistakes(judged),
+        by_language(judged),
+    ]
 
 
 def by_length(judged: pl.DataFrame) -> str:
@@ -139,18 +174,39 @@ def by_length(judged: pl.DataFrame) -> str:
         macro = part.group_by("language").agg(right.mean())["is_right"].mean()
         shares = [micro.item(0, 0), macro, *micro.row(0)[1:]]
         rows.append([length, f"{part.height:,}", *(f"{share:.3f}" for share in shares)])
-    header = ["characters", "texts", "right", "macro", "group", "pycld2 alone", "py3langid alone", "unsure", "right where sure"]
+    header = [
+        "characters",
+        "texts",
+        "right",
+        "macro",
+        "group",
+        "pycld2 alone",
+        "py3langid alone",
+        "unsure",
+        "right where sure",
+    ]
     return table(header, rows)
 
 
 def by_score(judged: pl.DataFrame) -> str:
     score = pl.col("score")
     bounds = [("0 (`und`)", score == 0), ("0.3 to 0.65", score.is_between(0.3, 0.65, "left"))]
-    bounds += [(f"{low} to {high}", score.is_between(low, high, "left")) for low, high in ((0.65, 0.8), (0.8, 0.9), (0.9, 1.01))]
+    bounds += [
+        (f"{low} to {high}", score.is_between(low, high, "left"))
+        for low, high in ((0.65, 0.8), (0.8, 0.9), (0.9, 1.01))
+    ]
     rows = []
     for name, within in bounds:
-        cells = [judged.filter(within, pl.col("length") == length)["is_right"] for length in ("20", "40", "full")]
-        rows.append([name.replace("1.01", "1"), *(f"{part.mean() or 0:.2f} of {len(part):,}" for part in cells)])
+        cells = [
+            judged.filter(within, pl.col("length") == length)["is_right"]
+            for length in ("20", "40", "full")
+        ]
+        rows.append(
+            [
+                name.replace("1.01", "1"),
+                *(f"{part.mean() or 0:.2f} of {len(part):,}" for part in cells),
+            ]
+        )
     return table(["score", "20 characters", "40 characters", "full"], rows)
 
 
@@ -158,25 +214,44 @@ def mistakes(judged: pl.DataFrame) -> list[str]:
     """Name the commonest mistakes at the shortest and the full length."""
     lines = []
     for length in ("20", "full"):
-        wrong = judged.filter(~pl.col("is_right"), pl.col("length") == length, pl.col("said") != identify.UNKNOWN)
-        common = wrong.group_by("language", "said").len().sort(["len", "language", "said"], descending=[True, False, False]).head(12)
+        wrong = judged.filter(
+            ~pl.col("is_right"), pl.col("length") == length, pl.col("said") != identify.UNKNOWN
+        )
+        common = (
+            wrong.group_by("language", "said")
+            .len()
+            .sort(["len", "language", "said"], descending=[True, False, False])
+            .head(12)
+        )
         listed = ", ".join(f"{true} as {said} {n}" for true, said, n in common.iter_rows())
-        lines.append(f"Commonest mistakes of {wrong.height:,} ({length if length == 'full' else f'{length} characters'}): {listed}.")
+        lines.append(
+            f"Commonest mistakes of {wrong.height:,} ({length if length == 'full' else f'{length} characters'}): {listed}."
+        )
     return lines
 
 
 def by_language(judged: pl.DataFrame) -> str:
     shares = judged.group_by("language", "length").agg(pl.col("is_right").mean().round(2), pl.len())
     lengths = list(dict.fromkeys(judged["length"]))
-    cell = {(language, length): f"{right:.2f} of {n}" for language, length, right, n in shares.iter_rows()}
-    rows = [[language, *(cell.get((language, length), "-") for length in lengths)] for language in sorted(set(judged["language"]))]
+    cell = {
+        (language, length): f"{right:.2f} of {n}"
+        for language, length, right, n in shares.iter_rows()
+    }
+    rows = [
+        [language, *(cell.get((language, length), "-") for length in lengths)]
+        for language in sorted(set(judged["language"]))
+    ]
     summary = "<details><summary>Share right, by language</summary>\n\n"
     return f"{summary}{table(['language', *lengths], rows)}\n\n</details>"
 
 
 def speed(texts: pl.DataFrame) -> list[str]:
     """Time naming of three kinds of text, each way in turns."""
-    kinds = {"English (CVE)": english(), "all languages": joined(texts), "all, 40 characters": cut(texts, 40)["text"].unique()}
+    kinds = {
+        "English (CVE)": english(),
+        "all languages": joined(texts),
+        "all, 40 characters": cut(texts, 40)["text"].unique(),
+    }
     about = (
         f"Speed, best of {N_ROUNDS} rounds in turns, models loaded: texts a processor second, `pycld2` alone a text at a time; the last"
         " column is how many times sooner two workers are done, which takes two idle processors. `all languages` are these strings, joined."
@@ -195,9 +270,16 @@ def speed_of(many: pl.Series) -> list[str]:
     for way in ways:
         way()  # reads the models, starts the workers
     rounds = [[timed(way) for way in ways] for _ in range(N_ROUNDS)]
-    seconds, processor = ([min(took[way][kind] for took in rounds) for way in range(len(ways))] for kind in (0, 1))
+    seconds, processor = (
+        [min(took[way][kind] for took in rounds) for way in range(len(ways))] for kind in (0, 1)
+    )
     rates = [f"{len(many) / took:,.0f}" for took in processor[:2]]
-    return [f"{len(many):,}", f"{many.str.len_bytes().mean():.0f}", *rates, f"{seconds[1] / seconds[2]:.2f}"]
+    return [
+        f"{len(many):,}",
+        f"{many.str.len_bytes().mean():.0f}",
+        *rates,
+        f"{seconds[1] / seconds[2]:.2f}",
+    ]
 
 
 def timed(way: Callable[[], object]) -> tuple[float, float]:
@@ -208,15 +290,28 @@ def timed(way: Callable[[], object]) -> tuple[float, float]:
 
 def english() -> pl.Series:
     """The sample's descriptions, cut to the length of a short message."""
-    sample = pl.scan_ndjson(ROOT / "sources" / "data" / "cve_events", schema={"text": pl.String}).drop_nulls().collect()
+    sample = (
+        pl.scan_ndjson(ROOT / "sources" / "data" / "cve_events", schema={"text": pl.String})
+        .drop_nulls()
+        .collect()
+    )
     return sample["text"].str.slice(0, 320).unique()
 
 
 def joined(texts: pl.DataFrame) -> pl.Series:
     """Several strings of one language to a text, each string followed by others in two orders."""
     orders = [texts.sample(fraction=1, shuffle=True, seed=seed) for seed in (1, 2)]
-    parts = [pl.col("text"), *(pl.col("text").shift(-step).over("language") for step in range(1, N_STRINGS))]
-    return pl.concat(order.select(pl.concat_str(parts, separator=" ", ignore_nulls=True)) for order in orders).to_series().unique()
+    parts = [
+        pl.col("text"),
+        *(pl.col("text").shift(-step).over("language") for step in range(1, N_STRINGS)),
+    ]
+    return (
+        pl.concat(
+            order.select(pl.concat_str(parts, separator=" ", ignore_nulls=True)) for order in orders
+        )
+        .to_series()
+        .unique()
+    )
 
 
 if __name__ == "__main__":

@@ -28,9 +28,22 @@ Real texts are read from ../shared beside the project, or the folder in MILLRACE
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--each", type=int, default=400, metavar="N", help="cases for every way of writing every kind (400)")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this Markdown page, e.g. docs/accuracy.md")
+    parser = argparse.ArgumentParser(
+        description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--each",
+        type=int,
+        default=400,
+        metavar="N",
+        help="cases for every way of writing every kind (400)",
+    )
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="put the tables into this Markdown page, e.g. docs/accuracy.md",
+    )
     arguments = parser.parse_args()
     shared = Path(os.environ.get("MILLRACE_SHARED") or ROOT.parent / "shared")
     report = describe(arguments.each, shared if shared.is_dir() else None)
@@ -70,7 +83,9 @@ def find(texts: Iterable[str]) -> list[Spans]:
 
 def is_recalled(case: Case, spans: Spans) -> bool:
     """Whether all of the identifier is replaced, by a placeholder of its kind."""
-    return any(kind == case.kind and start <= case.start and end >= case.end for kind, start, end in spans)
+    return any(
+        kind == case.kind and start <= case.start and end >= case.end for kind, start, end in spans
+    )
 
 
 def by_kind(cases: list[Case], spans: list[Spans], stray: list[Spans]) -> str:
@@ -83,21 +98,39 @@ def by_kind(cases: list[Case], spans: list[Spans], stray: list[Spans]) -> str:
             given[kind] += 1
             right[kind] += kind == case.kind and start < case.end and end > case.start
     given.update(kind for found_spans in stray for kind, _, _ in found_spans)
-    rows = [[kind, f"{wanted[kind]:,}", f"{recalled[kind] / wanted[kind]:.3f}", f"{right[kind] / given[kind]:.3f}"] for kind in KINDS]
+    rows = [
+        [
+            kind,
+            f"{wanted[kind]:,}",
+            f"{recalled[kind] / wanted[kind]:.3f}",
+            f"{right[kind] / given[kind]:.3f}",
+        ]
+        for kind in KINDS
+    ]
     return table(["kind", "cases", "recall", "precision"], rows)
 
 
 def by_sort(cases: list[Case], spans: list[Spans]) -> str:
     """Lay out the recall of what is not always found."""
     wanted = Counter((case.kind, case.sort) for case in cases)
-    recalled = Counter((case.kind, case.sort) for case, found_spans in zip(cases, spans, strict=True) if is_recalled(case, found_spans))
-    rows = [[kind, sort, f"{n:,}", f"{recalled[kind, sort] / n:.3f}"] for (kind, sort), n in wanted.items() if recalled[kind, sort] < n]
+    recalled = Counter(
+        (case.kind, case.sort)
+        for case, found_spans in zip(cases, spans, strict=True)
+        if is_recalled(case, found_spans)
+    )
+    rows = [
+        [kind, sort, f"{n:,}", f"{recalled[kind, sort] / n:.3f}"]
+        for (kind, sort), n in wanted.items()
+        if recalled[kind, sort] < n
+    ]
     return table(["kind", "written", "cases", "recall"], rows)
 
 
 def lookalike_line(lookalikes: list[tuple[str, str]], stray: list[Spans]) -> str:
     """Say how many of the texts without an identifier were changed."""
-    sorts = Counter(sort for (sort, _), found_spans in zip(lookalikes, stray, strict=True) if found_spans)
+    sorts = Counter(
+        sort for (sort, _), found_spans in zip(lookalikes, stray, strict=True) if found_spans
+    )
     n_sorts = len({sort for sort, _ in lookalikes})
     changed = "; ".join(f"{sort}: {n}" for sort, n in sorts.items()) or "none"
     return f"{len(lookalikes):,} texts of {n_sorts} sorts; changed: {changed}."
@@ -109,7 +142,11 @@ def real(shared: Path) -> str:
     texts = read(shared / "data" / "cve_events", "text").unique(maintain_order=True)
     known = int(commits.str.count_matches(KNOWN).sum())
     counts = {name: count(series) for name, series in (("commits", commits), ("CVE texts", texts))}
-    left = int(commits.to_frame("text").select(redact(pl.col("text")).str.count_matches(KNOWN).sum()).item())
+    left = int(
+        commits.to_frame("text")
+        .select(redact(pl.col("text")).str.count_matches(KNOWN).sum())
+        .item()
+    )
     rows = [[kind, *(f"{counts[name][kind]:,}" for name in counts)] for kind in KINDS]
     known_line = f"Of the {known:,} addresses in the commits that are known by their form, {known - left:,} are redacted."
     header = ["redacted", f"{len(commits):,} commits", f"{len(texts):,} CVE texts"]
@@ -118,13 +155,17 @@ def real(shared: Path) -> str:
 
 def read(folder: Path, column: str) -> pl.Series:
     """Read one column of all files."""
-    return pl.concat([pl.read_ndjson(path, schema={column: pl.String}) for path in sorted(folder.glob("*.zst"))])[column].drop_nulls()
+    return pl.concat(
+        [pl.read_ndjson(path, schema={column: pl.String}) for path in sorted(folder.glob("*.zst"))]
+    )[column].drop_nulls()
 
 
 def count(texts: pl.Series) -> dict[str, int]:
     """Count placeholders by kind."""
     redacted = texts.to_frame("text").select(redact(pl.col("text")))["text"]
-    return {kind: int(redacted.str.count_matches(f"<{kind}>", literal=True).sum()) for kind in KINDS}
+    return {
+        kind: int(redacted.str.count_matches(f"<{kind}>", literal=True).sum()) for kind in KINDS
+    }
 
 
 INTRODUCTION = """\

@@ -37,11 +37,23 @@ The commits and the data tool are read from ../shared beside the project, or the
 EXPANDED = {
     "name": "expanded",
     "known": {"column": "ingested_at"},
-    "record": {"record_id": "record_id", "author_id": "user_id", "event_timestamp": "event_time", "text": "text", "label": "label"},
+    "record": {
+        "record_id": "record_id",
+        "author_id": "user_id",
+        "event_timestamp": "event_time",
+        "text": "text",
+        "label": "label",
+    },
 }
 SEEDED = {
-    "commits": ("data/commits/*.zst,text=message,entity=author_id,label=repo,time=authored_at", 100_000),
-    "CVE texts": ("data/cve_events/*.zst,text=text,entity=assigner,label=ssvc_exploitation,time=ingested_at", 60_000),
+    "commits": (
+        "data/commits/*.zst,text=message,entity=author_id,label=repo,time=authored_at",
+        100_000,
+    ),
+    "CVE texts": (
+        "data/cve_events/*.zst,text=text,entity=assigner,label=ssvc_exploitation,time=ingested_at",
+        60_000,
+    ),
 }
 Rows = pl.DataFrame
 SENTENCE = " This advisory was written by an automated service; kindly contact its operator for further assistance."
@@ -66,12 +78,22 @@ class Judged(NamedTuple):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--small", action="store_true", help="the sample only")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this Markdown page, e.g. docs/drift.md")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="put the tables into this Markdown page, e.g. docs/drift.md",
+    )
     arguments = parser.parse_args()
     shared = Path(os.environ.get("MILLRACE_SHARED") or ROOT.parent / "shared")
-    streams = [*of_the_sample(), *([] if arguments.small or not shared.is_dir() else of_shared(shared))]
+    streams = [
+        *of_the_sample(),
+        *([] if arguments.small or not shared.is_dir() else of_shared(shared)),
+    ]
     quiet, planted = [], []
     for stream, is_planted in streams:
         judged = run(stream.document, stream.loads)
@@ -79,7 +101,11 @@ def main() -> int:
         print("|", " | ".join(quiet[-1]), "|", file=sys.stderr, flush=True)
         planted += count_caught(stream, judged) if is_planted else []
     head = ["loads", "looked at", "rows a load", "warned", "share", "in a row"]
-    report = table(head, quiet) + "\n\n" + table(["planted into", "what", *(f"{share:.0%} of texts" for share in SHARES)], planted)
+    report = (
+        table(head, quiet)
+        + "\n\n"
+        + table(["planted into", "what", *(f"{share:.0%} of texts" for share in SHARES)], planted)
+    )
     print(report)
     if arguments.write:
         write(arguments.write, "drift", report)
@@ -94,41 +120,111 @@ def of_the_sample() -> Iterator[tuple[Stream, bool]]:
     yield Stream("sample, day by day", document, days, "text"), True
     rows = pl.concat(days, how="diagonal_relaxed")
     for seed in SEEDS:
-        yield Stream(f"sample, rows dealt to its days, {seed}", document, deal(rows, [day.height for day in days], seed), "text"), False
+        yield (
+            Stream(
+                f"sample, rows dealt to its days, {seed}",
+                document,
+                deal(rows, [day.height for day in days], seed),
+                "text",
+            ),
+            False,
+        )
     for seed in SEEDS:
-        yield Stream(f"sample, rows dealt to other days, {seed}", document, deal(rows, sizes(rows.height, 5.2, seed), seed), "text"), False
+        yield (
+            Stream(
+                f"sample, rows dealt to other days, {seed}",
+                document,
+                deal(rows, sizes(rows.height, 5.2, seed), seed),
+                "text",
+            ),
+            False,
+        )
 
 
 def of_shared(shared: Path) -> Iterator[tuple[Stream, bool]]:
     """Loads of what the data tool makes, and real commits by month, by year and dealt."""
     for name, (seed, n_rows) in SEEDED.items():
         rows = expanded(shared, f"seed={shared}/{seed}", n_rows)
-        yield Stream(f"expand.py of {name}, day by day", EXPANDED, by(rows, pl.col("ingested_at").str.slice(0, 10)), "text"), True
+        yield (
+            Stream(
+                f"expand.py of {name}, day by day",
+                EXPANDED,
+                by(rows, pl.col("ingested_at").str.slice(0, 10)),
+                "text",
+            ),
+            True,
+        )
     document = yaml.safe_load((ROOT / "tests" / "sources" / "commits.yaml").read_text("utf-8"))
     files = sorted((shared / "data" / "commits").glob("*.jsonl.zst"))
     names = {field for file in files for field in pl.read_ndjson(file, n_rows=1).columns}
-    commits = pl.concat([pl.read_ndjson(file, schema=dict.fromkeys(sorted(names), pl.String)) for file in files]).sort("committed_at")
+    commits = pl.concat(
+        [pl.read_ndjson(file, schema=dict.fromkeys(sorted(names), pl.String)) for file in files]
+    ).sort("committed_at")
     month = pl.col("committed_at").str.slice(0, 7)
     for repo in commits["repo"].unique().sort():
-        yield Stream(f"commits of {repo}, by month", document, by(commits.filter(repo=repo), month), "message"), repo == "curl/curl"
+        yield (
+            Stream(
+                f"commits of {repo}, by month",
+                document,
+                by(commits.filter(repo=repo), month),
+                "message",
+            ),
+            repo == "curl/curl",
+        )
     yield Stream("commits, by month", document, by(commits, month), "message"), False
-    yield Stream("commits, by year", document, by(commits, pl.col("committed_at").str.slice(0, 4)), "message"), False
+    yield (
+        Stream(
+            "commits, by year",
+            document,
+            by(commits, pl.col("committed_at").str.slice(0, 4)),
+            "message",
+        ),
+        False,
+    )
     for seed in SEEDS[:1]:
-        yield Stream(f"commits, dealt, {seed}", document, deal(commits, sizes(60_000, 5.8, seed), seed), "message"), False
+        yield (
+            Stream(
+                f"commits, dealt, {seed}",
+                document,
+                deal(commits, sizes(60_000, 5.8, seed), seed),
+                "message",
+            ),
+            False,
+        )
 
 
 def expanded(shared: Path, seed: str, n_rows: int) -> Rows:
     """Make rows with the data tool, and read them as text."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        tool = [sys.executable, shared / "tools" / "expand.py", "--badline", "0", "--days", str(DAYS)]
-        subprocess.run([*tool, "--rows", str(n_rows), "--out", out, "--seed", seed], check=True, stdout=subprocess.DEVNULL)
+        tool = [
+            sys.executable,
+            shared / "tools" / "expand.py",
+            "--badline",
+            "0",
+            "--days",
+            str(DAYS),
+        ]
+        subprocess.run(
+            [*tool, "--rows", str(n_rows), "--out", out, "--seed", seed],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         names = ("record_id", "user_id", "label", "event_time", "ingested_at", "text")
-        return pl.concat([pl.read_ndjson(file, schema=dict.fromkeys(names, pl.String)) for file in sorted(out.glob("*.jsonl"))])
+        return pl.concat(
+            [
+                pl.read_ndjson(file, schema=dict.fromkeys(names, pl.String))
+                for file in sorted(out.glob("*.jsonl"))
+            ]
+        )
 
 
 def by(rows: Rows, period: pl.Expr) -> list[Rows]:
-    return rows.sort(period).with_columns(period_=period).partition_by("period_", maintain_order=True, include_key=False)
+    return (
+        rows.sort(period)
+        .with_columns(period_=period)
+        .partition_by("period_", maintain_order=True, include_key=False)
+    )
 
 
 def deal(rows: Rows, heights: Sequence[int], seed: int) -> list[Rows]:
@@ -150,10 +246,19 @@ def run(document: dict[str, Any], loads: Sequence[Rows]) -> Judged:
         path.write_text(yaml.safe_dump(document), "utf-8")
         source, warehouse = load_source(path), Warehouse(Settings(home=Path(folder) / "home"))
         # as ingest of one file after the other, but in one commit
-        warehouse.publish(RawRecord, (raw(source, number, rows) for number, rows in enumerate(loads)), {})
+        warehouse.publish(
+            RawRecord, (raw(source, number, rows) for number, rows in enumerate(loads)), {}
+        )
         prepare(source, warehouse)
-        profiles, drift = (pl.read_delta(str(warehouse.folder(f"profiles.{name}"))) for name in ("columns", "drift"))
-    return Judged(source, profiles.sort("loaded_timestamp", "column"), drift.sort("loaded_timestamp", "column", "statistic"))
+        profiles, drift = (
+            pl.read_delta(str(warehouse.folder(f"profiles.{name}")))
+            for name in ("columns", "drift")
+        )
+    return Judged(
+        source,
+        profiles.sort("loaded_timestamp", "column"),
+        drift.sort("loaded_timestamp", "column", "statistic"),
+    )
 
 
 def raw(source: Source, number: int, rows: Rows) -> pa.RecordBatch:
@@ -166,7 +271,10 @@ def raw(source: Source, number: int, rows: Rows) -> pa.RecordBatch:
         "header": None,
         "loaded_timestamp": loaded,
     }
-    payload = [json.dumps({name: value for name, value in row.items() if value is not None}).encode() for row in rows.to_dicts()]
+    payload = [
+        json.dumps({name: value for name, value in row.items() if value is not None}).encode()
+        for row in rows.to_dicts()
+    ]
     values = [{**same, "row_number": place, "payload": row} for place, row in enumerate(payload, 1)]
     return pa.RecordBatch.from_pylist(values, schema=RawRecord.arrow_schema())
 
@@ -179,7 +287,14 @@ def count_alarms(name: str, judged: Judged) -> list[str]:
     rows = judged.profiles.filter(column="outcome")["n_rows"]
     in_a_row = int(np.sum(warned[1:] & warned[:-1]))
     share = f"{warned.mean():.1%}"
-    return [name, f"{len(warned):,}", f"{rows.min():,} to {rows.max():,}", f"{int(warned.sum())}", share, f"{in_a_row}"]
+    return [
+        name,
+        f"{len(warned):,}",
+        f"{rows.min():,} to {rows.max():,}",
+        f"{int(warned.sum())}",
+        share,
+        f"{in_a_row}",
+    ]
 
 
 def german(text: str, number: int) -> str:
@@ -197,13 +312,24 @@ SHIFTS: dict[str, Callable[[str, int], str]] = {
 
 def count_caught(stream: Stream, judged: Judged) -> list[list[str]]:
     """Plant every shift into a tenth of the loads with 100 rows or more, one at a time, and count those that warn for it."""
-    chosen = [number for number, rows in enumerate(stream.loads) if number >= 28 and rows.height >= 100]
+    chosen = [
+        number for number, rows in enumerate(stream.loads) if number >= 28 and rows.height >= 100
+    ]
     chosen = chosen[:: max(1, len(chosen) // 16)][:16]
     found = []
     for what, shift in SHIFTS.items():
-        planted = [alter(stream.loads[number], stream.text, shift, share) for share in SHARES for number in chosen]
-        profiles = run(stream.document, planted).profiles.partition_by("load_id", maintain_order=True)
-        caught = [is_caught(profile, number, judged) for profile, number in zip(profiles, chosen * len(SHARES), strict=True)]
+        planted = [
+            alter(stream.loads[number], stream.text, shift, share)
+            for share in SHARES
+            for number in chosen
+        ]
+        profiles = run(stream.document, planted).profiles.partition_by(
+            "load_id", maintain_order=True
+        )
+        caught = [
+            is_caught(profile, number, judged)
+            for profile, number in zip(profiles, chosen * len(SHARES), strict=True)
+        ]
         n = len(chosen)
         counts = [f"{sum(caught[place : place + n])} of {n}" for place in range(0, len(caught), n)]
         found.append([stream.name, what, *counts])
@@ -213,17 +339,31 @@ def count_caught(stream: Stream, judged: Judged) -> list[list[str]]:
 
 def alter(rows: Rows, text: str, shift: Callable[[str, int], str], share: float) -> Rows:
     """Shift a share of the texts, evenly."""
-    texts = [shift(value, number) if value and (number * share) % 1 < share else value for number, value in enumerate(rows[text].to_list())]
+    texts = [
+        shift(value, number) if value and (number * share) % 1 < share else value
+        for number, value in enumerate(rows[text].to_list())
+    ]
     return rows.with_columns(pl.Series(text, texts, dtype=pl.String))
 
 
 def is_caught(profile: pl.DataFrame, number: int, judged: Judged) -> bool:
     """Judge an altered load in the place of the one it was made of; what rests on the loads before it, its outcome, is left out."""
     loads = judged.profiles["load_id"].unique(maintain_order=True)
-    window = judged.profiles.filter(pl.col("load_id").is_in(loads[max(0, number - 28) : number].implode()))
-    measured = judged.drift.filter(pl.col("load_id").is_in(loads[max(0, number - EARLIER_LOADS) : number].implode())).drop_nulls("value")
-    earlier = measured.join(judged.profiles.select("load_id", "column", "n_rows"), on=["load_id", "column"])
-    return "warn" in judge(profile.filter(pl.col("column") != "outcome"), window, earlier, judged.source.drift)["verdict"]
+    window = judged.profiles.filter(
+        pl.col("load_id").is_in(loads[max(0, number - 28) : number].implode())
+    )
+    measured = judged.drift.filter(
+        pl.col("load_id").is_in(loads[max(0, number - EARLIER_LOADS) : number].implode())
+    ).drop_nulls("value")
+    earlier = measured.join(
+        judged.profiles.select("load_id", "column", "n_rows"), on=["load_id", "column"]
+    )
+    return (
+        "warn"
+        in judge(
+            profile.filter(pl.col("column") != "outcome"), window, earlier, judged.source.drift
+        )["verdict"]
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness import Goal, Measured, clock, goal_table, in_fresh_process, lend, machine, table, write
-from pipeline import TIMED, find_expand, generate, measure, open_home, positive, stage_ingest, stage_prepare
+from pipeline import (
+    TIMED,
+    find_expand,
+    generate,
+    measure,
+    open_home,
+    positive,
+    stage_ingest,
+    stage_prepare,
+)
 
 ABOUT = """measure how fast duplicates are found; with --accuracy, how often that is right
 
@@ -56,12 +65,39 @@ class Result(NamedTuple):
 
 def main() -> int:
     """Measure the one or the other."""
-    parser = argparse.ArgumentParser(description=ABOUT, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=positive, nargs="+", default=[1_000_000], metavar="N", help="records (1_000_000); each N is one run")
-    parser.add_argument("--new", type=positive, default=NEW_ROWS, metavar="N", help=f"records that come after them ({NEW_ROWS:,})")
-    parser.add_argument("--accuracy", action="store_true", help="how often what is found is right, of the first N records")
-    parser.add_argument("--sample", type=positive, default=4_000, metavar="N", help="records compared pair by pair (4_000)")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this Markdown page")
+    parser = argparse.ArgumentParser(
+        description=ABOUT, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows",
+        type=positive,
+        nargs="+",
+        default=[1_000_000],
+        metavar="N",
+        help="records (1_000_000); each N is one run",
+    )
+    parser.add_argument(
+        "--new",
+        type=positive,
+        default=NEW_ROWS,
+        metavar="N",
+        help=f"records that come after them ({NEW_ROWS:,})",
+    )
+    parser.add_argument(
+        "--accuracy",
+        action="store_true",
+        help="how often what is found is right, of the first N records",
+    )
+    parser.add_argument(
+        "--sample",
+        type=positive,
+        default=4_000,
+        metavar="N",
+        help="records compared pair by pair (4_000)",
+    )
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="put the tables into this Markdown page"
+    )
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
     command = f"`{shlex.join(['.venv/bin/python', 'benchmarks/duplicates.py', *sys.argv[1:]])}`"
@@ -69,7 +105,9 @@ def main() -> int:
         parts = (
             accuracy(Path(folder), arguments.rows[0], arguments.sample)
             if arguments.accuracy
-            else speed([run(Path(folder), rows, arguments.new) for rows in arguments.rows], arguments.new)
+            else speed(
+                [run(Path(folder), rows, arguments.new) for rows in arguments.rows], arguments.new
+            )
         )
     report = "\n\n".join(["## Duplicates", command, machine(load, LIBRARIES), *parts])
     print(report)
@@ -108,11 +146,21 @@ def stage_exact(data: Path, _home: Path) -> Measured:
 
     from transforms.text.duplicates import digest_contents, normalise
 
-    texts = pl.scan_ndjson(sorted(data.glob("*.jsonl"))).select("text").filter(pl.col("text") != "").collect()
+    texts = (
+        pl.scan_ndjson(sorted(data.glob("*.jsonl")))
+        .select("text")
+        .filter(pl.col("text") != "")
+        .collect()
+    )
 
     def work() -> dict[str, int]:
         batches = texts.iter_slices(BATCH_ROWS)
-        contents = pl.concat([digest_contents(batch.select(normalise(pl.col("text"))).to_series()) for batch in batches])
+        contents = pl.concat(
+            [
+                digest_contents(batch.select(normalise(pl.col("text"))).to_series())
+                for batch in batches
+            ]
+        )
         return {"rows": texts.height, "duplicates": int((~contents.is_first_distinct()).sum())}
 
     return clock(work)
@@ -125,7 +173,12 @@ def stage_duplicates(data: Path, home: Path) -> Measured:
 
     featurize.views = lambda: (view_of("record_duplicates"),)
     _, warehouse = open_home(data, home)
-    return clock(lambda: {view: tuple(rows) for view, rows in featurize.featurize(warehouse, datetime.now(UTC)).items()})
+    return clock(
+        lambda: {
+            view: tuple(rows)
+            for view, rows in featurize.featurize(warehouse, datetime.now(UTC)).items()
+        }
+    )
 
 
 def speed(results: list[Result], new: int) -> list[str]:
@@ -142,15 +195,33 @@ def speed(results: list[Result], new: int) -> list[str]:
         ]
         for result in results
     ]
-    head = ["records", "exact, records/s", "near, s", "near, records/s", "peak MB", f"{new:,} more, s", "peak MB of these"]
+    head = [
+        "records",
+        "exact, records/s",
+        "near, s",
+        "near, records/s",
+        "peak MB",
+        f"{new:,} more, s",
+        "peak MB of these",
+    ]
     first = results[0]
     exact = first.exact.made["rows"] / first.exact.seconds
     peak = max(first.whole.peak_mb, first.new.peak_mb)
     goals = [
         Goal("exact, records/s", f"{exact:,.0f}", ">= 400,000", exact >= 400_000),
-        Goal(f"near, {first.rows:,} records, s", f"{first.whole.seconds:.1f}", "<= 60", first.whole.seconds <= 60),
+        Goal(
+            f"near, {first.rows:,} records, s",
+            f"{first.whole.seconds:.1f}",
+            "<= 60",
+            first.whole.seconds <= 60,
+        ),
         Goal("peak MB", f"{peak:,.0f}", "<= 4,000", peak <= 4_000),
-        Goal(f"{new:,} against {first.rows:,}, s", f"{first.new.seconds:.1f}", "<= 10", first.new.seconds <= 10),
+        Goal(
+            f"{new:,} against {first.rows:,}, s",
+            f"{first.new.seconds:.1f}",
+            "<= 10",
+            first.new.seconds <= 10,
+        ),
     ]
     return [table(head, rows), goal_table("duplicates", goals)]
 
@@ -162,12 +233,26 @@ def accuracy(folder: Path, rows: int, sample: int) -> list[str]:
     """By the truth of the data tool over all records; by every pair of the sample."""
     parts = []
     with lend(folder, "data") as data, lend(folder, "home") as home:
-        generate(find_expand(), data, "--rows", str(rows), "--chunk", str(min(rows, NEW_ROWS)), *TIMED)
+        generate(
+            find_expand(), data, "--rows", str(rows), "--chunk", str(min(rows, NEW_ROWS)), *TIMED
+        )
         stage(data, home)
         measure(stage_duplicates, data, home)
         parts += by_truth(in_fresh_process(read_truth, data, home).made)
     with lend(folder, "data") as data, lend(folder, "home") as home:
-        generate(find_expand(), data, "--rows", str(sample), "--chunk", str(sample), "--repost", "0.05", "--near", "0.2", *TIMED)
+        generate(
+            find_expand(),
+            data,
+            "--rows",
+            str(sample),
+            "--chunk",
+            str(sample),
+            "--repost",
+            "0.05",
+            "--near",
+            "0.2",
+            *TIMED,
+        )
         stage(data, home)
         measure(stage_duplicates, data, home)
         parts += by_pairs(in_fresh_process(read_pairs, data, home).made)
@@ -178,18 +263,34 @@ def read_truth(data: Path, home: Path) -> Measured:
     """Count, of the records that the tool made from another, those that are marked, and those in the other's cluster."""
     import polars as pl
 
-    truth = pl.read_parquet(data / "_truth" / "*.parquet").filter(pl.col("kind").is_in(list(KINDS)), pl.col("bad") == 0)
-    documents = pl.read_delta(str(home / "duplicates" / "documents")).sort("event_timestamp", "created_timestamp")
-    first = documents.unique("record_id", keep="first").select("record_id", "root_id", "origin_id", "event_timestamp")
-    staged = pl.read_delta(str(home / "staging" / "records"), columns=["record_id", "known_timestamp", "text"]).sort("known_timestamp")
+    truth = pl.read_parquet(data / "_truth" / "*.parquet").filter(
+        pl.col("kind").is_in(list(KINDS)), pl.col("bad") == 0
+    )
+    documents = pl.read_delta(str(home / "duplicates" / "documents")).sort(
+        "event_timestamp", "created_timestamp"
+    )
+    first = documents.unique("record_id", keep="first").select(
+        "record_id", "root_id", "origin_id", "event_timestamp"
+    )
+    staged = pl.read_delta(
+        str(home / "staging" / "records"), columns=["record_id", "known_timestamp", "text"]
+    ).sort("known_timestamp")
     first = first.join(staged.unique("record_id", keep="first"), on="record_id")
     made = (
-        truth.select("kind", "edit", record_id=pl.format("r{}", "record_id"), source=pl.format("r{}", "src_id"))
+        truth.select(
+            "kind",
+            "edit",
+            record_id=pl.format("r{}", "record_id"),
+            source=pl.format("r{}", "src_id"),
+        )
         .join(first, on="record_id")
         .join(first, left_on="source", right_on="record_id", suffix="_source")
         .filter(pl.col("event_timestamp") > pl.col("event_timestamp_source"))
     )
-    likeness = [jaccard(shingles(mine), shingles(other)) for mine, other in made.select("text", "text_source").iter_rows()]
+    likeness = [
+        jaccard(shingles(mine), shingles(other))
+        for mine, other in made.select("text", "text_source").iter_rows()
+    ]
     is_marked = pl.col("origin_id") != pl.col("record_id")
     is_alike = pl.col("likeness") >= SIMILARITY
     counted = (
@@ -210,18 +311,34 @@ def by_truth(rows: list[tuple[int, ...]]) -> list[str]:
     """Lay out the recall of what the tool made."""
     near = [row for row in rows if row[0] == NEAR]
     lines = [truth_row(KINDS[row[0]], EDITS[row[1]], row[2:]) for row in rows]
-    lines.append(truth_row(KINDS[NEAR], "all", [sum(row[place] for row in near) for place in range(2, 7)]))
+    lines.append(
+        truth_row(KINDS[NEAR], "all", [sum(row[place] for row in near) for place in range(2, 7)])
+    )
     text = (
         "Records that the data tool made from an earlier record of another user: how many are marked, how many are of its cluster, how "
         f"many are a near-duplicate by the exact Jaccard similarity of the two ({SIMILARITY} or more), and of these, how many are marked."
     )
-    return [text, table(["made as", "edit", "records", "marked", "of its cluster", "alike", "alike and marked"], lines)]
+    return [
+        text,
+        table(
+            ["made as", "edit", "records", "marked", "of its cluster", "alike", "alike and marked"],
+            lines,
+        ),
+    ]
 
 
 def truth_row(kind: str, edit: str, counts: Sequence[int]) -> list[str]:
     """Lay out one way to make a copy."""
     n, marked, joined, alike, alike_marked = counts
-    return [kind, edit, f"{n:,}", f"{marked / n:.3f}", f"{joined / n:.3f}", f"{alike / n:.3f}", f"{alike_marked / max(alike, 1):.3f}"]
+    return [
+        kind,
+        edit,
+        f"{n:,}",
+        f"{marked / n:.3f}",
+        f"{joined / n:.3f}",
+        f"{alike / n:.3f}",
+        f"{alike_marked / max(alike, 1):.3f}",
+    ]
 
 
 def read_pairs(_data: Path, home: Path) -> Measured:
@@ -234,7 +351,9 @@ def read_pairs(_data: Path, home: Path) -> Measured:
     )
     first = staged.sort(order).unique("record_id", keep="first", maintain_order=True)
     view = pl.read_delta(str(home / "features" / "record_duplicates")).sort("event_timestamp")
-    marks = view.unique("record_id", keep="first").select("record_id", "is_duplicate", "dup_similarity")
+    marks = view.unique("record_id", keep="first").select(
+        "record_id", "is_duplicate", "dup_similarity"
+    )
     rows = first.join(marks, on="record_id", maintain_order="left")
     best, all_shingles = [], [shingles(text) for text in rows["text"]]
     for place, mine in enumerate(all_shingles):
@@ -251,9 +370,15 @@ def read_pairs(_data: Path, home: Path) -> Measured:
 def shingles(text: str) -> frozenset[str]:
     """The runs of five letters, digits and blanks, in plain Python."""
     normal = unicodedata.normalize("NFKC", text).lower()
-    words = "".join(char if unicodedata.category(char)[0] in "LMN" else " " for char in normal).split()
+    words = "".join(
+        char if unicodedata.category(char)[0] in "LMN" else " " for char in normal
+    ).split()
     joined = " ".join(words)
-    return frozenset(joined[start : start + 5] for start in range(max(len(joined) - 4, 1))) if joined else frozenset()
+    return (
+        frozenset(joined[start : start + 5] for start in range(max(len(joined) - 4, 1)))
+        if joined
+        else frozenset()
+    )
 
 
 def jaccard(mine: frozenset[str], other: frozenset[str]) -> float:
@@ -266,7 +391,10 @@ def jaccard(mine: frozenset[str], other: frozenset[str]) -> float:
 
 def by_pairs(rows: list[Any]) -> list[str]:
     """Lay out the marks by the exact similarity; then recall and precision at 0.7."""
-    lines = [[f"{least:.2f} to {most:.2f}", f"{n:,}", f"{marked:,}", f"{marked / n:.3f}" if n else ""] for least, most, n, marked in rows]
+    lines = [
+        [f"{least:.2f} to {most:.2f}", f"{n:,}", f"{marked:,}", f"{marked / n:.3f}" if n else ""]
+        for least, most, n, marked in rows
+    ]
     alike = [sum(row[place] for row in rows if row[0] >= SIMILARITY) for place in (2, 3)]
     n_marked = sum(row[3] for row in rows)
     close = sum(row[3] for row in rows if row[0] >= 0.65)

@@ -17,14 +17,47 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from harness import Goal, Measured, clock, goal_table, in_fresh_process, lend, machine, say, table, write
-from pipeline import FLOORS, SMALL_ROWS, TIMED, find_expand, generate, measure, open_home, positive, stage_ingest, stage_prepare
+from harness import (
+    Goal,
+    Measured,
+    clock,
+    goal_table,
+    in_fresh_process,
+    lend,
+    machine,
+    say,
+    table,
+    write,
+)
+from pipeline import (
+    FLOORS,
+    SMALL_ROWS,
+    TIMED,
+    find_expand,
+    generate,
+    measure,
+    open_home,
+    positive,
+    stage_ingest,
+    stage_prepare,
+)
 
 LIBRARIES = ("polars", "duckdb", "numpy", "pyarrow")
 DECLARED = Path(__file__).with_name("groups")
 SHARE = 100
 ACTIVITIES = ("author_activity", "subject_activity")
-AGGREGATES = ("count", "min", "max", "first", "last", "last_k", "count_distinct", "top_k", "variance", "percentile")
+AGGREGATES = (
+    "count",
+    "min",
+    "max",
+    "first",
+    "last",
+    "last_k",
+    "count_distinct",
+    "top_k",
+    "variance",
+    "percentile",
+)
 TEN = tuple(f"ten_{i}" for i in range(10))
 CASES = ("activities", "aggregates", "ten", "increment", "engines")
 ABOUT = """measure groups: the activities, each aggregate, ten groups, an increment, and other engines
@@ -76,7 +109,9 @@ class Result(NamedTuple):
     @property
     def share(self) -> float:
         """The increment's seconds over those of all, both beyond the fixed cost, which is a run with nothing new."""
-        nothing, some, everything = (self.measured[f"activities{of}"].seconds for of in (", nothing new", ", 1 % new", ""))
+        nothing, some, everything = (
+            self.measured[f"activities{of}"].seconds for of in (", nothing new", ", 1 % new", "")
+        )
         return (some - nothing) / (everything - nothing)
 
     @property
@@ -88,8 +123,14 @@ class Result(NamedTuple):
             "ten_over_one": ("ten groups", "one group"),
             "trailing_over_duckdb": ("trailing, with hops", "DuckDB"),
         }
-        share = {"increment_over_full": self.share} if "activities, 1 % new" in self.measured else {}
-        return {name: self.ratio(*pair) for name, pair in pairs.items() if set(pair) <= set(self.measured)} | share
+        share = (
+            {"increment_over_full": self.share} if "activities, 1 % new" in self.measured else {}
+        )
+        return {
+            name: self.ratio(*pair)
+            for name, pair in pairs.items()
+            if set(pair) <= set(self.measured)
+        } | share
 
 
 def main() -> int:
@@ -111,18 +152,50 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=ABOUT, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=ABOUT, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--rows", type=positive, default=1_000_000, metavar="N", help="records (1_000_000)")
-    size.add_argument("--small", action="store_const", dest="rows", const=SMALL_ROWS, help=f"{SMALL_ROWS:,} records")
+    size.add_argument(
+        "--rows", type=positive, default=1_000_000, metavar="N", help="records (1_000_000)"
+    )
+    size.add_argument(
+        "--small",
+        action="store_const",
+        dest="rows",
+        const=SMALL_ROWS,
+        help=f"{SMALL_ROWS:,} records",
+    )
     parser.add_argument("--case", nargs="+", choices=CASES, default=CASES, help="only these (all)")
-    parser.add_argument("--base", type=Path, metavar="DIR", help="a checkout from before declarations, with a .venv of its own")
-    parser.add_argument("--repeat", type=positive, default=1, metavar="N", help="run the cases N times in turn; keep the fastest (1)")
-    parser.add_argument("--check", action="store_true", help="with --small: fail where a ceiling of floors.json is broken")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this Markdown page, e.g. docs/benchmarks.md")
+    parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="DIR",
+        help="a checkout from before declarations, with a .venv of its own",
+    )
+    parser.add_argument(
+        "--repeat",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="run the cases N times in turn; keep the fastest (1)",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="with --small: fail where a ceiling of floors.json is broken",
+    )
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="put the tables into this Markdown page, e.g. docs/benchmarks.md",
+    )
     arguments = parser.parse_args()
     if arguments.check and arguments.rows != SMALL_ROWS:
-        parser.error("--check goes with --small: the ceilings in floors.json are those of a small run")
+        parser.error(
+            "--check goes with --small: the ceilings in floors.json are those of a small run"
+        )
     return arguments
 
 
@@ -132,7 +205,15 @@ def run(folder: Path, arguments: argparse.Namespace) -> Result:
     if set(arguments.case) - {"engines"}:
         with lend(folder, "data") as data, lend(folder, "home") as home:
             chunk, day = arguments.rows // 5, folder / "day.jsonl"
-            generate(find_expand(), data, "--rows", str(arguments.rows + chunk), "--chunk", str(chunk), *TIMED)
+            generate(
+                find_expand(),
+                data,
+                "--rows",
+                str(arguments.rows + chunk),
+                "--chunk",
+                str(chunk),
+                *TIMED,
+            )
             *_, following = sorted(data.glob("*.jsonl"))
             with following.open("rb") as lines:
                 day.write_bytes(b"".join(islice(lines, arguments.rows // SHARE)))
@@ -141,10 +222,22 @@ def run(folder: Path, arguments: argparse.Namespace) -> Result:
     if "engines" in arguments.case:
         with lend(folder, "data") as data, lend(folder, "home") as home:
             # known when written and never corrected, which is all that a window frame can express
-            generate(find_expand(), data, "--rows", str(arguments.rows), "--chunk", str(arguments.rows // 5), "--update", "0", *TIMED)
+            generate(
+                find_expand(),
+                data,
+                "--rows",
+                str(arguments.rows),
+                "--chunk",
+                str(arguments.rows // 5),
+                "--update",
+                "0",
+                *TIMED,
+            )
             rows = in_fresh_process(prepare_known_at_event, data, home).made
             engines, differing, n_hops = run_engines(home, folder, arguments.repeat)
-            result = Result(result.rows or rows, result.measured | engines, result.differing | differing, n_hops)
+            result = Result(
+                result.rows or rows, result.measured | engines, result.differing | differing, n_hops
+            )
     return result
 
 
@@ -169,7 +262,9 @@ def prepare_known_at_event(data: Path, home: Path) -> Measured:
     return Measured(0, 0, staged)
 
 
-def run_cases(data: Path, day: Path, home: Path, arguments: argparse.Namespace) -> tuple[dict[str, Measured], dict[str, int]]:
+def run_cases(
+    data: Path, day: Path, home: Path, arguments: argparse.Namespace
+) -> tuple[dict[str, Measured], dict[str, int]]:
     """Measure the cases over one home."""
     cases: dict[str, Sequence[str]] = {}
     if {"activities", "increment"} & set(arguments.case):
@@ -213,7 +308,11 @@ def run_base(checkout: Path, home: Path) -> Measured:
     for name in ACTIVITIES:
         shutil.rmtree(home / "features" / name, ignore_errors=True)
     made = subprocess.run(
-        [checkout.resolve() / ".venv/bin/python", "-c", BASE, home], cwd=checkout, capture_output=True, text=True, check=False
+        [checkout.resolve() / ".venv/bin/python", "-c", BASE, home],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if made.returncode:
         sys.exit(f"{checkout}: {(made.stderr.strip().splitlines() or ['no reason given'])[-1]}")
@@ -228,7 +327,10 @@ def run_increment(data: Path, day: Path, home: Path) -> dict[str, Measured]:
         shutil.copy(day, data)
         prepare_home(data, grown)
         (data / day.name).unlink()
-        return {"activities, nothing new": nothing, "activities, 1 % new": in_fresh_process(extend, grown, ACTIVITIES)}
+        return {
+            "activities, nothing new": nothing,
+            "activities, 1 % new": in_fresh_process(extend, grown, ACTIVITIES),
+        }
 
 
 def compute(home: Path, names: Sequence[str]) -> Measured:
@@ -247,7 +349,12 @@ def extend(home: Path, names: Sequence[str]) -> Measured:
 
     views = [view_of(name) for name in names]
     warehouse = Warehouse(Settings(home=home))
-    return clock(lambda: sum(rows.new + rows.recomputed for rows in compute_views(views, warehouse, datetime.now(UTC)).values()))
+    return clock(
+        lambda: sum(
+            rows.new + rows.recomputed
+            for rows in compute_views(views, warehouse, datetime.now(UTC)).values()
+        )
+    )
 
 
 def count_differing(one: Path, other: Path) -> Measured:
@@ -258,32 +365,57 @@ def count_differing(one: Path, other: Path) -> Measured:
     with duckdb.connect() as connection:
         for name in ACTIVITIES:
             for label, home in (("one", one), ("other", other)):
-                connection.read_parquet(str(home / "features" / name / "*.parquet")).create_view(label, replace=True)
-            columns = set(connection.sql("from one").columns) & set(connection.sql("from other").columns)
+                connection.read_parquet(str(home / "features" / name / "*.parquet")).create_view(
+                    label, replace=True
+                )
+            columns = set(connection.sql("from one").columns) & set(
+                connection.sql("from other").columns
+            )
             key = {f"{name.partition('_')[0]}_id", "event_timestamp"}
             # when an entity was first seen is the least of what counts now, no longer of all that ever counted: decision 10
             values = sorted(columns - key - {"created_timestamp", "first_event_timestamp"})
-            differ = " or ".join(f"one.{column} is distinct from other.{column}" for column in values)
+            differ = " or ".join(
+                f"one.{column} is distinct from other.{column}" for column in values
+            )
             lone = "one.event_timestamp is null or other.event_timestamp is null"
-            found = connection.sql(f"select count(*) from one full join other using ({', '.join(key)}) where {lone} or {differ}")
+            found = connection.sql(
+                f"select count(*) from one full join other using ({', '.join(key)}) where {lone} or {differ}"
+            )
             differing += found.fetchall()[0][0]
     return Measured(0, 0, differing)
 
 
-def run_engines(home: Path, folder: Path, repeat: int) -> tuple[dict[str, Measured], dict[str, int], int]:
+def run_engines(
+    home: Path, folder: Path, repeat: int
+) -> tuple[dict[str, Measured], dict[str, int], int]:
     """Count records and add up words of the last 7 days at every record, by three engines, and compare all values; then those of hops."""
     measured: dict[str, Measured] = {}
     with lend(folder, "engines") as out:
         for _ in range(repeat):
-            keep(measured, "trailing, exact to the microsecond", in_fresh_process(compute, home, ("trailing_exact",)))
-            keep(measured, "trailing, with hops", in_fresh_process(compute, home, ("trailing_hourly",)))
-            keep(measured, "DuckDB", in_fresh_process(trail_in_duckdb, home, out / "duckdb.parquet"))
-            keep(measured, "Polars", in_fresh_process(trail_in_polars, home, out / "polars.parquet"))
+            keep(
+                measured,
+                "trailing, exact to the microsecond",
+                in_fresh_process(compute, home, ("trailing_exact",)),
+            )
+            keep(
+                measured,
+                "trailing, with hops",
+                in_fresh_process(compute, home, ("trailing_hourly",)),
+            )
+            keep(
+                measured, "DuckDB", in_fresh_process(trail_in_duckdb, home, out / "duckdb.parquet")
+            )
+            keep(
+                measured, "Polars", in_fresh_process(trail_in_polars, home, out / "polars.parquet")
+            )
         trails = {"DuckDB": out / "duckdb.parquet", "Polars": out / "polars.parquet"}
         differing = {
-            engine: in_fresh_process(count_differing_trails, home, "trailing_exact", trail).made for engine, trail in trails.items()
+            engine: in_fresh_process(count_differing_trails, home, "trailing_exact", trail).made
+            for engine, trail in trails.items()
         }
-        n_hops = in_fresh_process(count_differing_trails, home, "trailing_hourly", trails["DuckDB"]).made
+        n_hops = in_fresh_process(
+            count_differing_trails, home, "trailing_hourly", trails["DuckDB"]
+        ).made
     return measured, differing, n_hops
 
 
@@ -291,7 +423,9 @@ def trail_in_duckdb(home: Path, out: Path) -> Measured:
     """By a window frame over a range of time; written as Parquet."""
     import duckdb
 
-    staging, quality = (str(home / name / "*.parquet") for name in ("staging/records", "features/record_quality"))
+    staging, quality = (
+        str(home / name / "*.parquet") for name in ("staging/records", "features/record_quality")
+    )
     with duckdb.connect() as connection:
         sql = f"""
             copy (
@@ -303,19 +437,27 @@ def trail_in_duckdb(home: Path, out: Path) -> Measured:
                 )
             ) to '{out}' (compression zstd)
         """
-        return clock(lambda: connection.execute(sql, {"staging": staging, "quality": quality}) and None)
+        return clock(
+            lambda: connection.execute(sql, {"staging": staging, "quality": quality}) and None
+        )
 
 
 def trail_in_polars(home: Path, out: Path) -> Measured:
     """By `rolling`; written as Parquet."""
     import polars as pl
 
-    records = pl.scan_parquet(home / "staging/records/*.parquet").select("record_id", "author_id", "event_timestamp")
-    quality = pl.scan_parquet(home / "features/record_quality/*.parquet").select("record_id", "n_words")
+    records = pl.scan_parquet(home / "staging/records/*.parquet").select(
+        "record_id", "author_id", "event_timestamp"
+    )
+    quality = pl.scan_parquet(home / "features/record_quality/*.parquet").select(
+        "record_id", "n_words"
+    )
     trailing = (
         records.join(quality, on="record_id")
         .sort("author_id", "event_timestamp")
-        .rolling("event_timestamp", period=f"{TRAILING_US + 1}us", group_by="author_id")  # open at its left end
+        .rolling(
+            "event_timestamp", period=f"{TRAILING_US + 1}us", group_by="author_id"
+        )  # open at its left end
         .agg(n=pl.len().cast(pl.Int64), n_words=pl.col("n_words").sum())
     )
     return clock(lambda: trailing.sink_parquet(out, compression="zstd"))
@@ -343,10 +485,16 @@ def describe(result: Result, load: float) -> str:
     """Tell what was measured, on what, as Markdown."""
     command = shlex.join([".venv/bin/python", "benchmarks/groups.py", *sys.argv[1:]])
     beside = {
-        **dict.fromkeys(("activities before", "activities", "activities, nothing new", "activities, 1 % new"), "activities"),
+        **dict.fromkeys(
+            ("activities before", "activities", "activities, nothing new", "activities, 1 % new"),
+            "activities",
+        ),
         **dict.fromkeys(AGGREGATES, "count"),
         **dict.fromkeys(("one group", "ten groups"), "one group"),
-        **dict.fromkeys(("trailing, exact to the microsecond", "trailing, with hops", "DuckDB", "Polars"), "DuckDB"),
+        **dict.fromkeys(
+            ("trailing, exact to the microsecond", "trailing, with hops", "DuckDB", "Polars"),
+            "DuckDB",
+        ),
     }
     rows = [
         [
@@ -358,11 +506,25 @@ def describe(result: Result, load: float) -> str:
         ]
         for name, one in result.measured.items()
     ]
-    equal = [f"{name}: {'all values are equal' if not n else f'{n:,} rows differ'}." for name, n in result.differing.items()]
+    equal = [
+        f"{name}: {'all values are equal' if not n else f'{n:,} rows differ'}."
+        for name, n in result.differing.items()
+    ]
     if "DuckDB" in result.differing:
-        equal.append(f"With hops of an hour a record counts up to an hour longer, which {result.n_hops:,} of the values at records show.")
-    head = table([f"{result.rows:,} records", "seconds", "rows published", "peak MB", "beside"], rows)
-    parts = ["## Groups", f"`{command}`", machine(load, LIBRARIES), head, " ".join(equal), goal_table("groups", goals(result))]
+        equal.append(
+            f"With hops of an hour a record counts up to an hour longer, which {result.n_hops:,} of the values at records show."
+        )
+    head = table(
+        [f"{result.rows:,} records", "seconds", "rows published", "peak MB", "beside"], rows
+    )
+    parts = [
+        "## Groups",
+        f"`{command}`",
+        machine(load, LIBRARIES),
+        head,
+        " ".join(equal),
+        goal_table("groups", goals(result)),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -370,19 +532,29 @@ def goals(result: Result) -> list[Goal]:
     """Hold what was measured against the goals, which are for a million records on two quiet cores."""
     asked: Mapping[str, tuple[str, float]] = {
         "activities_over_before": ("activities, x those before", 1),
-        **{f"{name}_over_count": (f"{name}, x count", 3) for name in ("min", "max", "last", "count_distinct")},
+        **{
+            f"{name}_over_count": (f"{name}, x count", 3)
+            for name in ("min", "max", "last", "count_distinct")
+        },
         "ten_over_one": ("ten groups, x one", 2.5),
         "increment_over_full": ("1 % new, x all, beyond nothing new", 0.05),
     }
     ratios = {name: ratio for name, ratio in result.ratios.items() if name in asked}
-    return [Goal(asked[name][0], f"{ratio:.2f}", f"<= {asked[name][1]:g}", ratio <= asked[name][1]) for name, ratio in ratios.items()]
+    return [
+        Goal(asked[name][0], f"{ratio:.2f}", f"<= {asked[name][1]:g}", ratio <= asked[name][1])
+        for name, ratio in ratios.items()
+    ]
 
 
 def above_ceilings(result: Result) -> list[str]:
     """Hold ratios against the ceilings in floors.json; a line for each that is above."""
     ceilings = json.loads(FLOORS.read_text("utf-8"))["groups"]
     ratios = result.ratios
-    return [f"{name}: {ratios[name]:.2f}, the ceiling is {ceiling}" for name, ceiling in ceilings.items() if ratios.get(name, 0) > ceiling]
+    return [
+        f"{name}: {ratios[name]:.2f}, the ceiling is {ceiling}"
+        for name, ceiling in ceilings.items()
+        if ratios.get(name, 0) > ceiling
+    ]
 
 
 if __name__ == "__main__":

@@ -49,7 +49,9 @@ class CaseFailedError(Exception):
     """A case ended with an error, or past its time limit."""
 
 
-def in_fresh_process(case: Callable[..., Measured], *arguments: object, limit_seconds: float | None = None) -> Measured:
+def in_fresh_process(
+    case: Callable[..., Measured], *arguments: object, limit_seconds: float | None = None
+) -> Measured:
     """Run a case in a fresh process; raises `CaseFailedError` if it fails, or is killed past its limit."""
     context = get_context("spawn")
     here, there = context.Pipe(duplex=False)
@@ -71,7 +73,9 @@ def in_fresh_process(case: Callable[..., Measured], *arguments: object, limit_se
     return measured
 
 
-def _answer(there: Connection, case: Callable[..., Measured], arguments: tuple[object, ...]) -> None:
+def _answer(
+    there: Connection, case: Callable[..., Measured], arguments: tuple[object, ...]
+) -> None:
     try:
         there.send(case(*arguments))
     except Exception as error:  # noqa: BLE001 - told to whoever asked
@@ -115,7 +119,8 @@ def machine(load: float, libraries: tuple[str, ...]) -> str:
 def goal_table(title: str, goals: list[Goal]) -> str:
     """Lay out what was reached beside what was asked for."""
     return table(
-        [title, "reached", "goal", "met"], [[goal.name, goal.reached, goal.goal, "yes" if goal.is_met else "no"] for goal in goals]
+        [title, "reached", "goal", "met"],
+        [[goal.name, goal.reached, goal.goal, "yes" if goal.is_met else "no"] for goal in goals],
     )
 
 
@@ -124,7 +129,10 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     ruler = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [
-        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        [
+            row[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+        ]
         for row in [header, ruler, *rows]
     ]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

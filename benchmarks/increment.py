@@ -33,13 +33,27 @@ class Result(NamedTuple):
     @property
     def share(self) -> float:
         """The increment's seconds over the full build's, both beyond the fixed cost, which is a run with nothing new."""
-        return (self.increment.seconds - self.nothing.seconds) / (self.full.seconds - self.nothing.seconds)
+        return (self.increment.seconds - self.nothing.seconds) / (
+            self.full.seconds - self.nothing.seconds
+        )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=ABOUT)
-    parser.add_argument("--rows", type=positive, nargs="+", default=[4_000_000], metavar="N", help="base records (4_000_000)")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table into this Markdown page, e.g. docs/benchmarks.md")
+    parser.add_argument(
+        "--rows",
+        type=positive,
+        nargs="+",
+        default=[4_000_000],
+        metavar="N",
+        help="base records (4_000_000)",
+    )
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="put the table into this Markdown page, e.g. docs/benchmarks.md",
+    )
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
     report = describe([measure(rows) for rows in arguments.rows], load)
@@ -56,7 +70,17 @@ def measure(rows: int) -> Result:
         data, made, home = folder / "data", folder / "made", folder / "home"
         data.mkdir()
         chunk = rows // SHARE
-        generate(find_expand(), made, "--rows", str(rows + chunk), "--chunk", str(chunk), "--lag", "git", *TIMED)
+        generate(
+            find_expand(),
+            made,
+            "--rows",
+            str(rows + chunk),
+            "--chunk",
+            str(chunk),
+            "--lag",
+            "git",
+            *TIMED,
+        )
         *base, day = sorted(made.glob("*.jsonl"))
         for file in base:
             file.rename(data / file.name)
@@ -65,7 +89,9 @@ def measure(rows: int) -> Result:
         shutil.move(day, data)
         increment = in_fresh_process(run_stages, data, home)
     for label, measured in (("full", full), ("nothing new", nothing), ("one per cent", increment)):
-        say(f"{label}: {measured.seconds:.2f} s, {measured.peak_mb:,.0f} MB, {json.dumps(measured.made)}")
+        say(
+            f"{label}: {measured.seconds:.2f} s, {measured.peak_mb:,.0f} MB, {json.dumps(measured.made)}"
+        )
     return Result(rows, full, nothing, increment)
 
 
@@ -100,7 +126,14 @@ def run_stages(data: Path, home: Path) -> Measured:
 def describe(results: list[Result], load: float) -> str:
     """Tell what was measured, on what, as Markdown."""
     command = shlex.join([".venv/bin/python", "benchmarks/increment.py", *sys.argv[1:]])
-    head = ["base records", "full build, s", "nothing new, s", "1 % new, s", "increment / full, beyond nothing new", "peak MB"]
+    head = [
+        "base records",
+        "full build, s",
+        "nothing new, s",
+        "1 % new, s",
+        "increment / full, beyond nothing new",
+        "peak MB",
+    ]
     rows = [
         [
             f"{result.rows:,}",
@@ -113,24 +146,50 @@ def describe(results: list[Result], load: float) -> str:
         for result in results
     ]
     by_stage = [
-        [f"{result.rows:,}", label, *(f"{measured.made[stage]:.2f}" for stage in ("ingest", "prepare", "featurize", "windows"))]
+        [
+            f"{result.rows:,}",
+            label,
+            *(
+                f"{measured.made[stage]:.2f}"
+                for stage in ("ingest", "prepare", "featurize", "windows")
+            ),
+        ]
         for result in results
         for label, measured in (("full build", result.full), ("1 % new", result.increment))
     ]
     of_four = [result for result in results if result.rows >= 4_000_000]
     reached = [
-        Goal(f"1 % on {result.rows:,}, of the full build's time", f"{result.share:.1%}", "<= 5 %", result.share <= 0.05)
+        Goal(
+            f"1 % on {result.rows:,}, of the full build's time",
+            f"{result.share:.1%}",
+            "<= 5 %",
+            result.share <= 0.05,
+        )
         for result in of_four
     ]
     windows = [
-        Goal(f"windows of {result.rows:,} records, s", f"{result.full.made['windows']:.1f}", "<= 90", result.full.made["windows"] <= 90)
+        Goal(
+            f"windows of {result.rows:,} records, s",
+            f"{result.full.made['windows']:.1f}",
+            "<= 90",
+            result.full.made["windows"] <= 90,
+        )
         for result in results
         if result.rows >= 10_000_000
     ]
     peaks = [
-        Goal(f"peak MB at {result.rows:,}", f"{result.full.peak_mb:,.0f}", "<= 4,000", result.full.peak_mb <= 4_000) for result in results
+        Goal(
+            f"peak MB at {result.rows:,}",
+            f"{result.full.peak_mb:,.0f}",
+            "<= 4,000",
+            result.full.peak_mb <= 4_000,
+        )
+        for result in results
     ]
-    stages = table(["base records", "run", "ingest, s", "prepare, s", "featurize, s", "of it windows, s"], by_stage)
+    stages = table(
+        ["base records", "run", "ingest, s", "prepare, s", "featurize, s", "of it windows, s"],
+        by_stage,
+    )
     parts = ["## Increments", f"`{command}`", machine(load, LIBRARIES), table(head, rows), stages]
     return "\n\n".join([*parts, goal_table("increments", [*reached, *windows, *peaks])])
 

@@ -22,14 +22,31 @@ Needs the data tool and the commits it starts from: ../shared beside the project
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=positive, default=1_000_000, metavar="N", help="records (1_000_000)")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this Markdown page, e.g. docs/benchmarks.md")
+    parser = argparse.ArgumentParser(
+        description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows", type=positive, default=1_000_000, metavar="N", help="records (1_000_000)"
+    )
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="put the tables into this Markdown page, e.g. docs/benchmarks.md",
+    )
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
         data = Path(folder)
-        rows = generate(find_expand(), data, "--rows", str(arguments.rows), "--chunk", str(min(200_000, arguments.rows)), *TIMED)
+        rows = generate(
+            find_expand(),
+            data,
+            "--rows",
+            str(arguments.rows),
+            "--chunk",
+            str(min(200_000, arguments.rows)),
+            *TIMED,
+        )
         cases = (redact_streaming, redact_batch, count_streaming, redact_rows)
         measured = {case.__name__: in_fresh_process(case, data) for case in cases}
     report = describe(measured, rows, in_fresh_process(redact_digits), load)
@@ -67,7 +84,17 @@ def describe(measured: dict[str, Measured], rows: int, hostile: Measured, load: 
             "## Redaction",
             f"`.venv/bin/python benchmarks/pii.py --rows {rows:_}`; the best of {REPEAT}, texts in memory.",
             machine(load, ("polars",)),
-            table([f"{rows:,} records", "seconds", "records/s", "records per CPU-second", "x `re`", "peak MB"], lines),
+            table(
+                [
+                    f"{rows:,} records",
+                    "seconds",
+                    "records/s",
+                    "records per CPU-second",
+                    "x `re`",
+                    "peak MB",
+                ],
+                lines,
+            ),
             goal_table("", goals),
             f"One text of {N_DIGITS:,} digits takes {hostile.seconds:.2f} s.",
         ]
@@ -78,7 +105,10 @@ def read(data: Path):  # noqa: ANN201 - Polars is imported in the case's own pro
     """Read the texts."""
     import polars as pl
 
-    return pl.concat([pl.read_ndjson(path, schema={"text": pl.String}) for path in sorted(data.glob("*.jsonl"))], rechunk=True)
+    return pl.concat(
+        [pl.read_ndjson(path, schema={"text": pl.String}) for path in sorted(data.glob("*.jsonl"))],
+        rechunk=True,
+    )
 
 
 def redact_streaming(data: Path) -> Measured:
@@ -110,7 +140,9 @@ def count_streaming(data: Path) -> Measured:
     from transforms.text.pii import score_pii
 
     instant = pl.lit(datetime(2026, 1, 1, tzinfo=UTC), pl.Datetime("us", "UTC"))
-    records = read(data).with_columns(record_id=pl.lit("r"), event_timestamp=instant, created_timestamp=instant)
+    records = read(data).with_columns(
+        record_id=pl.lit("r"), event_timestamp=instant, created_timestamp=instant
+    )
     return timed(lambda: score_pii(records.lazy()).collect(engine="streaming"))
 
 

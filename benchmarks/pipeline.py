@@ -15,7 +15,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import ROOT, Goal, Measured, clock, goal_table, in_fresh_process, lend, machine, say, table, write
+from harness import (
+    ROOT,
+    Goal,
+    Measured,
+    clock,
+    goal_table,
+    in_fresh_process,
+    lend,
+    machine,
+    say,
+    table,
+    write,
+)
 
 FLOORS = Path(__file__).with_name("floors.json")
 LIBRARIES = ("polars", "duckdb", "pyarrow", "deltalake", "pandera", "numpy")
@@ -23,7 +35,18 @@ SMALL_ROWS = 100_000
 MAX_ROWS_OF_A_FILE = 200_000
 # Polars aborts at a line that is no JSON, so the data that is timed has broken values only; they are counted on data that has both
 TIMED = ("--badline", "0", "--badvalue", "0.003")
-COUNTED = ("--rows", "50000", "--chunk", "10000", "--badline", "0.002", "--badvalue", "0.003", "--rng", "7")
+COUNTED = (
+    "--rows",
+    "50000",
+    "--chunk",
+    "10000",
+    "--badline",
+    "0.002",
+    "--badvalue",
+    "0.003",
+    "--rng",
+    "7",
+)
 ABOUT = """measure the pipeline, source to features, beside Polars writing the same lines as Parquet
 
 Needs the data tool and the commits it starts from: ../shared beside the project, or the folder in MILLRACE_SHARED.
@@ -77,26 +100,56 @@ def main() -> int:
     for line in missed:
         print(line, file=sys.stderr)
     if arguments.check and not missed:
-        print(f"counts and ceilings hold: {', '.join(f'{name} {n:,}' for name, n in counts.items())}")
+        print(
+            f"counts and ceilings hold: {', '.join(f'{name} {n:,}' for name, n in counts.items())}"
+        )
     return 1 if missed else 0
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=ABOUT, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=ABOUT, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--rows", type=positive, nargs="+", default=[1_000_000], metavar="N", help="records (1_000_000); each N is one run")
-    size.add_argument("--small", action="store_const", dest="rows", const=[SMALL_ROWS], help=f"{SMALL_ROWS:,} records")
-    parser.add_argument(
-        "--repeat", type=positive, default=1, metavar="N", help="run all stages N times, in fresh homes; keep the fastest (1)"
+    size.add_argument(
+        "--rows",
+        type=positive,
+        nargs="+",
+        default=[1_000_000],
+        metavar="N",
+        help="records (1_000_000); each N is one run",
+    )
+    size.add_argument(
+        "--small",
+        action="store_const",
+        dest="rows",
+        const=[SMALL_ROWS],
+        help=f"{SMALL_ROWS:,} records",
     )
     parser.add_argument(
-        "--check", action="store_true", help="with --small: fail where counts differ from floors.json or a ceiling is broken"
+        "--repeat",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="run all stages N times, in fresh homes; keep the fastest (1)",
     )
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this Markdown page, e.g. docs/benchmarks.md")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="with --small: fail where counts differ from floors.json or a ceiling is broken",
+    )
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="put the tables into this Markdown page, e.g. docs/benchmarks.md",
+    )
     arguments = parser.parse_args()
     if arguments.check and arguments.rows != [SMALL_ROWS]:
-        parser.error("--check goes with --small: the ceilings in floors.json are those of a small run")
+        parser.error(
+            "--check goes with --small: the ceilings in floors.json are those of a small run"
+        )
     return arguments
 
 
@@ -113,7 +166,9 @@ def find_expand() -> Path:
     shared = Path(os.environ.get("MILLRACE_SHARED") or ROOT.parent / "shared")
     tool = shared / "tools" / "expand.py"
     if not tool.is_file():
-        sys.exit(f"{tool}: is not there; set MILLRACE_SHARED to the folder that holds tools/expand.py and data/commits")
+        sys.exit(
+            f"{tool}: is not there; set MILLRACE_SHARED to the folder that holds tools/expand.py and data/commits"
+        )
     return tool
 
 
@@ -129,13 +184,23 @@ def count(expand: Path, folder: Path) -> dict[str, int]:
 def run(expand: Path, folder: Path, rows: int, repeat: int) -> Result:
     """Measure the limit, then limit and stages by turns: the best limit, the fastest chain."""
     with lend(folder, "timed") as data:
-        generated = generate(expand, data, "--rows", str(rows), "--chunk", str(min(MAX_ROWS_OF_A_FILE, -(-rows // 5))), *TIMED)
+        generated = generate(
+            expand,
+            data,
+            "--rows",
+            str(rows),
+            "--chunk",
+            str(min(MAX_ROWS_OF_A_FILE, -(-rows // 5))),
+            *TIMED,
+        )
         limits, chains = [run_limit(data, folder)], []
         for _ in range(repeat):
             chains.append(run_stages(data, folder, generated))
             limits.append(run_limit(data, folder))
     limit = min(limits, key=lambda measured: measured.seconds)
-    return min((Result(generated, limit, stages) for stages in chains), key=lambda result: result.seconds)
+    return min(
+        (Result(generated, limit, stages) for stages in chains), key=lambda result: result.seconds
+    )
 
 
 def run_limit(data: Path, folder: Path) -> Measured:
@@ -146,7 +211,12 @@ def run_limit(data: Path, folder: Path) -> Measured:
 
 def run_stages(data: Path, folder: Path, rows: int) -> dict[str, Measured]:
     """Run every stage in a fresh home; a run that lost a row has no speed."""
-    stages = {"ingest": stage_ingest, "prepare": stage_prepare, "featurize": stage_featurize, "nothing new": stage_nothing_new}
+    stages = {
+        "ingest": stage_ingest,
+        "prepare": stage_prepare,
+        "featurize": stage_featurize,
+        "nothing new": stage_nothing_new,
+    }
     with lend(folder, "home") as home:
         measured = {name: measure(stage, data, home) for name, stage in stages.items()}
     if measured["prepare"].made["read"] != rows:
@@ -159,16 +229,25 @@ def generate(expand: Path, out: Path, *options: str) -> int:
     say(f"making data: {' '.join(options)}")
     commits = expand.parents[1] / "data" / "commits" / "*.zst"
     seed = f"commits={commits},text=message,entity=author_id,label=repo,time=authored_at"
-    made = subprocess.run([sys.executable, expand, "--out", out, "--seed", seed, *options], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        [sys.executable, expand, "--out", out, "--seed", seed, *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if made.returncode:
-        sys.exit(f"{expand.name} failed: {(made.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+        sys.exit(
+            f"{expand.name} failed: {(made.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+        )
     return int(json.loads((out / "manifest.json").read_text("utf-8"))["rows"])
 
 
 def measure(stage: Callable[[Path, Path], Measured], data: Path, folder: Path) -> Measured:
     """Run a stage in a fresh process."""
     measured = in_fresh_process(stage, data, folder)
-    say(f"{stage.__name__.removeprefix('stage_')}: {measured.seconds:.2f} s, {measured.peak_mb:,.0f} MB")
+    say(
+        f"{stage.__name__.removeprefix('stage_')}: {measured.seconds:.2f} s, {measured.peak_mb:,.0f} MB"
+    )
     return measured
 
 
@@ -201,7 +280,11 @@ def stage_featurize(data: Path, home: Path) -> Measured:
     from transforms.features.build import featurize
 
     _, warehouse = open_home(data, home)
-    return clock(lambda: {view: tuple(rows) for view, rows in featurize(warehouse, datetime.now(UTC)).items()})
+    return clock(
+        lambda: {
+            view: tuple(rows) for view, rows in featurize(warehouse, datetime.now(UTC)).items()
+        }
+    )
 
 
 def stage_nothing_new(data: Path, home: Path) -> Measured:
@@ -231,16 +314,32 @@ def open_home(data: Path, home: Path) -> tuple[Any, Any]:
     from transforms.warehouse.tables import Warehouse
 
     record = RecordMapping(
-        record_id="record_id", author_id="user_id", subject_id="label", event_timestamp="event_time", text="text", label="label"
+        record_id="record_id",
+        author_id="user_id",
+        subject_id="label",
+        event_timestamp="event_time",
+        text="text",
+        label="label",
     )
-    source = Source(name="commits", uri=str(data / "*.jsonl"), known=KnownColumn(column="ingested_at"), record=record)
+    source = Source(
+        name="commits",
+        uri=str(data / "*.jsonl"),
+        known=KnownColumn(column="ingested_at"),
+        record=record,
+    )
     return source, Warehouse(Settings(home=home))
 
 
 def describe(results: list[Result], load: float) -> str:
     """Tell what was measured, on what, as Markdown."""
     command = shlex.join([".venv/bin/python", "benchmarks/pipeline.py", *sys.argv[1:]])
-    parts = ["## Pipeline", f"`{command}`", machine(load, LIBRARIES), *map(stage_table, results), goals(results)]
+    parts = [
+        "## Pipeline",
+        f"`{command}`",
+        machine(load, LIBRARIES),
+        *map(stage_table, results),
+        goals(results),
+    ]
     return "\n\n".join(parts)
 
 
@@ -250,19 +349,31 @@ def stage_table(result: Result) -> str:
     rows = [stage_row(name, measured, result) for name, measured in lines.items()]
     whole = Measured(result.seconds, result.ratios["peak_mb"])
     rows.insert(-1, stage_row("source to features", whole, result))
-    return table([f"{result.rows:,} records", "seconds", "records/s", "peak MB", "x the limit"], rows)
+    return table(
+        [f"{result.rows:,} records", "seconds", "records/s", "peak MB", "x the limit"], rows
+    )
 
 
 def stage_row(name: str, measured: Measured, result: Result) -> list[str]:
     """Lay out one stage; a run with nothing to do has no records a second."""
     speed = "" if name == "nothing new" else f"{result.rows / measured.seconds:,.0f}"
-    return [name, f"{measured.seconds:.2f}", speed, f"{measured.peak_mb:,.0f}", f"{measured.seconds / result.limit.seconds:.2f}"]
+    return [
+        name,
+        f"{measured.seconds:.2f}",
+        speed,
+        f"{measured.peak_mb:,.0f}",
+        f"{measured.seconds / result.limit.seconds:.2f}",
+    ]
 
 
 def goals(results: list[Result]) -> str:
     """Hold the first run against the goals, which are for a million records on two quiet cores; then the growth of the peak."""
     first = results[0]
-    speed, ratio, peak = first.rows / first.seconds, first.ratios["raw_and_staging_over_limit"], first.ratios["peak_mb"]
+    speed, ratio, peak = (
+        first.rows / first.seconds,
+        first.ratios["raw_and_staging_over_limit"],
+        first.ratios["peak_mb"],
+    )
     reached = [
         Goal("source to features, records/s", f"{speed:,.0f}", ">= 80,000", speed >= 80_000),
         Goal("raw + staging, x the limit", f"{ratio:.2f}", "<= 5", ratio <= 5),
@@ -270,14 +381,20 @@ def goals(results: list[Result]) -> str:
     ]
     for other in results[1:]:
         growth = other.ratios["peak_mb"] / peak
-        reached.append(Goal(f"peak at {other.rows:,}, x the first", f"{growth:.2f}", "<= 1.25", growth <= 1.25))
+        reached.append(
+            Goal(f"peak at {other.rows:,}, x the first", f"{growth:.2f}", "<= 1.25", growth <= 1.25)
+        )
     return goal_table(f"{results[0].rows:,} records", reached)
 
 
 def misses(counts: dict[str, int], result: Result) -> list[str]:
     """Hold counts (exactly) and ratios (as ceilings) against floors.json; a line for each miss."""
     floors = json.loads(FLOORS.read_text("utf-8"))
-    wrong = [f"{name}: {counts[name]:,} rows, {due:,} are due" for name, due in floors["counts"].items() if counts[name] != due]
+    wrong = [
+        f"{name}: {counts[name]:,} rows, {due:,} are due"
+        for name, due in floors["counts"].items()
+        if counts[name] != due
+    ]
     slow = [
         f"{name}: {result.ratios[name]:.2f}, the ceiling is {ceiling}"
         for name, ceiling in floors["ratios"].items()

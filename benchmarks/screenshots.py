@@ -17,15 +17,23 @@ from transforms.warehouse.tables import Warehouse
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 N_COLOURS = 200
-PICTURES = {"light": ("light", 1280, 2700), "dark": ("dark", 1280, 2700), "phone": ("light", 390, 1700)}
+PICTURES = {
+    "light": ("light", 1280, 2700),
+    "dark": ("dark", 1280, 2700),
+    "phone": ("light", 390, 1700),
+}
 
 
 def main(home: Path, name: str) -> None:
     page = write_report(Warehouse(Settings(home=home)))
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
         for picture, (scheme, width, height) in PICTURES.items():
-            context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, offline=True)
+            context = browser.new_context(
+                viewport={"width": width, "height": height}, color_scheme=scheme, offline=True
+            )
             shown = context.new_page()
             shown.goto(page.as_uri())
             shown.locator(f"html[data-drawn={scheme}]").wait_for()

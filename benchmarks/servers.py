@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 START_SECONDS = 60
-POSTGRES_PROGRAMS = Path("/usr/lib/postgresql")  # Debian keeps initdb and postgres off the search path
+POSTGRES_PROGRAMS = Path(
+    "/usr/lib/postgresql"
+)  # Debian keeps initdb and postgres off the search path
 
 
 class MissingProgram(Exception):  # noqa: N818
@@ -37,7 +39,19 @@ def redis_server() -> Iterator[Address]:
     program = _program("redis-server")
     address = Address("127.0.0.1", free_port())
     with tempfile.TemporaryDirectory() as folder:
-        command = [program, "--port", str(address.port), "--bind", address.host, "--save", "", "--appendonly", "no", "--dir", folder]
+        command = [
+            program,
+            "--port",
+            str(address.port),
+            "--bind",
+            address.host,
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+            folder,
+        ]
         with running(command, lambda: _listens(address)):
             yield address
 
@@ -54,9 +68,32 @@ def postgres_server() -> Iterator[Address]:
         data.mkdir()
         if user:
             shutil.chown(data, user)
-        create = [initdb, "--pgdata", str(data), "--username", "postgres", "--auth", "trust", "--encoding", "UTF8", "--no-sync"]
+        create = [
+            initdb,
+            "--pgdata",
+            str(data),
+            "--username",
+            "postgres",
+            "--auth",
+            "trust",
+            "--encoding",
+            "UTF8",
+            "--no-sync",
+        ]
         subprocess.run(create, check=True, stdout=subprocess.DEVNULL, user=user, cwd=folder)
-        command = [postgres, "-D", str(data), "-h", address.host, "-p", str(address.port), "-k", str(data), "-c", "fsync=off"]
+        command = [
+            postgres,
+            "-D",
+            str(data),
+            "-h",
+            address.host,
+            "-p",
+            str(address.port),
+            "-k",
+            str(data),
+            "-c",
+            "fsync=off",
+        ]
         with running(command, lambda: _listens(address) and _answers(address), user=user):
             yield address
 
@@ -71,9 +108,13 @@ def s3_server() -> Iterator[Address]:
 
 
 @contextmanager
-def running(command: Sequence[str | Path], is_ready: Callable[[], bool], user: str | None = None) -> Iterator[None]:
+def running(
+    command: Sequence[str | Path], is_ready: Callable[[], bool], user: str | None = None
+) -> Iterator[None]:
     """Run a program until the end of the block, once it is ready."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, user=user, cwd="/")
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, user=user, cwd="/"
+    )
     try:
         deadline = time.monotonic() + START_SECONDS
         while not is_ready():
@@ -88,7 +129,9 @@ def running(command: Sequence[str | Path], is_ready: Callable[[], bool], user: s
 
 
 def _program(name: str) -> str:
-    found = shutil.which(name) or next(map(str, sorted(POSTGRES_PROGRAMS.glob(f"*/bin/{name}"), reverse=True)), None)
+    found = shutil.which(name) or next(
+        map(str, sorted(POSTGRES_PROGRAMS.glob(f"*/bin/{name}"), reverse=True)), None
+    )
     if not found:
         message = f"{name} is not installed: apt-get install redis-server postgresql"
         raise MissingProgram(message)
@@ -112,7 +155,13 @@ def _answers(address: Address) -> bool:
     import psycopg
 
     try:
-        psycopg.connect(host=address.host, port=address.port, user="postgres", dbname="postgres", connect_timeout=1).close()
+        psycopg.connect(
+            host=address.host,
+            port=address.port,
+            user="postgres",
+            dbname="postgres",
+            connect_timeout=1,
+        ).close()
     except psycopg.OperationalError:
         return False
     return True

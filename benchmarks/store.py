@@ -21,7 +21,19 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
 
-from harness import CaseFailedError, Goal, Measured, clock, goal_table, in_fresh_process, lend, machine, say, table, write
+from harness import (
+    CaseFailedError,
+    Goal,
+    Measured,
+    clock,
+    goal_table,
+    in_fresh_process,
+    lend,
+    machine,
+    say,
+    table,
+    write,
+)
 from servers import free_port, postgres_server, redis_server, running
 
 FLOORS = Path(__file__).with_name("floors.json")
@@ -63,7 +75,15 @@ class Sizes(NamedTuple):
 
     def scaled(self, factor: float) -> "Sizes":
         """Change how many rows and entities there are."""
-        rows = ("feature_rows", "spine_rows", "entities", "trips", "many_trips", "online_entities", "many_online_entities")
+        rows = (
+            "feature_rows",
+            "spine_rows",
+            "entities",
+            "trips",
+            "many_trips",
+            "online_entities",
+            "many_online_entities",
+        )
         return self._replace(**{name: round(getattr(self, name) * factor) for name in rows})
 
 
@@ -97,7 +117,11 @@ def main() -> int:
     print(text)
     if arguments.write:
         write(arguments.write, "store", text)
-    missed = misses({name: ratio for report in reports for name, ratio in report.ratios.items()}) if arguments.check else []
+    missed = (
+        misses({name: ratio for report in reports for name, ratio in report.ratios.items()})
+        if arguments.check
+        else []
+    )
     for line in missed:
         say(line)
     return 1 if missed else 0
@@ -105,16 +129,37 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=ABOUT, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES), help="which cases (all)")
+    parser = argparse.ArgumentParser(
+        description=ABOUT, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--case", nargs="+", choices=CASES, default=list(CASES), help="which cases (all)"
+    )
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--small", action="store_true", help="small data: does it work, and how far from the ceilings")
-    size.add_argument("--scale", type=float, default=1.0, metavar="F", help="times as many rows and entities (1)")
-    parser.add_argument("--check", action="store_true", help="with --small: fail where a ceiling of floors.json is broken")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this Markdown page, e.g. docs/benchmarks.md")
+    size.add_argument(
+        "--small",
+        action="store_true",
+        help="small data: does it work, and how far from the ceilings",
+    )
+    size.add_argument(
+        "--scale", type=float, default=1.0, metavar="F", help="times as many rows and entities (1)"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="with --small: fail where a ceiling of floors.json is broken",
+    )
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="put the tables into this Markdown page, e.g. docs/benchmarks.md",
+    )
     arguments = parser.parse_args()
     if arguments.check and not arguments.small:
-        parser.error("--check goes with --small: the ceilings in floors.json are those of a small run")
+        parser.error(
+            "--check goes with --small: the ceilings in floors.json are those of a small run"
+        )
     return arguments
 
 
@@ -145,15 +190,34 @@ def join_case(folder: Path, sizes: Sizes) -> Report:
             }
             found = contest(f"join, {keys} keys", runs, sizes.rounds, sizes.stock_limit_seconds)
         raw = min(found[name].seconds for name in ("DuckDB ASOF", "Polars join_asof"))
-        rows += [row(f"{keys} keys", name, result, sizes.spine_rows, raw) for name, result in found.items()]
+        rows += [
+            row(f"{keys} keys", name, result, sizes.spine_rows, raw)
+            for name, result in found.items()
+        ]
         ratio = ratios[f"join_{keys}_over_raw"] = found["millrace"].seconds / raw
-        goals.append(Goal(f"join, {keys} keys, x the quicker raw engine", f"{ratio:.2f}", "<= 1.5", ratio <= 1.5))
+        goals.append(
+            Goal(
+                f"join, {keys} keys, x the quicker raw engine",
+                f"{ratio:.2f}",
+                "<= 1.5",
+                ratio <= 1.5,
+            )
+        )
         stock = found["stock Feast, DuckDB store"]
         if not isinstance(stock, str):
             faster = stock.seconds / found["millrace"].seconds
-            goals.append(Goal(f"join, {keys} keys, stock's time over ours", f"{faster:.1f}", ">= 1.5", faster >= 1.5))
+            goals.append(
+                Goal(
+                    f"join, {keys} keys, stock's time over ours",
+                    f"{faster:.1f}",
+                    ">= 1.5",
+                    faster >= 1.5,
+                )
+            )
     title = f"{sizes.feature_rows:,} feature rows, {sizes.entities:,} keys, {sizes.spine_rows:,} spine rows to pandas"
-    return Report(table([title, "contender", "seconds", "rows/s", "peak MB", "x raw"], rows), ratios, goals)
+    return Report(
+        table([title, "contender", "seconds", "rows/s", "peak MB", "x raw"], rows), ratios, goals
+    )
 
 
 def zones_case(folder: Path, sizes: Sizes) -> Report:
@@ -169,43 +233,80 @@ def zones_case(folder: Path, sizes: Sizes) -> Report:
         }
         found = contest("zones", runs, sizes.rounds)
         raw = min(found[name].seconds for name in ("DuckDB ASOF", "Polars join_asof"))
-        rows += [row(f"{sizes.trips:,} to pandas", name, result, sizes.trips, raw) for name, result in found.items()]
+        rows += [
+            row(f"{sizes.trips:,} to pandas", name, result, sizes.trips, raw)
+            for name, result in found.items()
+        ]
         speed = sizes.trips / found["millrace"].seconds
-        goals.append(Goal("zones to pandas, rows/s", f"{speed:,.0f}", ">= 1,000,000", speed >= 1_000_000))
+        goals.append(
+            Goal("zones to pandas, rows/s", f"{speed:,.0f}", ">= 1,000,000", speed >= 1_000_000)
+        )
         ratios["zones_over_raw"] = found["millrace"].seconds / raw
-        to_parquet = contest("zones to Parquet", {"millrace": (feast_zones, data, store, data / "out.parquet")}, sizes.rounds)["millrace"]
+        to_parquet = contest(
+            "zones to Parquet",
+            {"millrace": (feast_zones, data, store, data / "out.parquet")},
+            sizes.rounds,
+        )["millrace"]
         rows.append(row(f"{sizes.trips:,} to Parquet", "millrace", to_parquet, sizes.trips))
         if in_fresh_process(read_checksum, data / "out.parquet").made != found["millrace"].made:
             sys.exit("zones: the Parquet file differs from the frame")
     if sizes.many_trips:
         with lend(folder, "zones") as data:
             in_fresh_process(make_zones, data, sizes.many_trips)
-            many = in_fresh_process(feast_zones, data, {**store, "warehouse": str(data)}, data / "out.parquet")
+            many = in_fresh_process(
+                feast_zones, data, {**store, "warehouse": str(data)}, data / "out.parquet"
+            )
         if many.made != sizes.many_trips:
             sys.exit(f"zones: {many.made:,} rows of {sizes.many_trips:,} were written")
         rows.append(row(f"{sizes.many_trips:,} to Parquet", "millrace", many, sizes.many_trips))
         relative = (sizes.many_trips / many.seconds) / (sizes.trips / to_parquet.seconds)
         goals.append(
             Goal(
-                f"{sizes.many_trips:,} to Parquet, throughput over that of {sizes.trips:,}", f"{relative:.2f}", ">= 0.75", relative >= 0.75
+                f"{sizes.many_trips:,} to Parquet, throughput over that of {sizes.trips:,}",
+                f"{relative:.2f}",
+                ">= 0.75",
+                relative >= 0.75,
             )
         )
         goals.append(
-            Goal(f"{sizes.many_trips:,} to Parquet, peak MB of the process", f"{many.peak_mb:,.0f}", "<= 4,000", many.peak_mb <= 4_000)
+            Goal(
+                f"{sizes.many_trips:,} to Parquet, peak MB of the process",
+                f"{many.peak_mb:,.0f}",
+                "<= 4,000",
+                many.peak_mb <= 4_000,
+            )
         )
     title = f"trips with aggregates of {ZONES} zones, 2 views"
-    return Report(table([title, "contender", "seconds", "rows/s", "peak MB", "x raw"], rows), ratios, goals)
+    return Report(
+        table([title, "contender", "seconds", "rows/s", "peak MB", "x raw"], rows), ratios, goals
+    )
 
 
-def contest(what: str, runs: dict[str, tuple[Any, ...]], rounds: int = 1, stock_limit_seconds: float | None = None) -> dict[str, Any]:
+def contest(
+    what: str,
+    runs: dict[str, tuple[Any, ...]],
+    rounds: int = 1,
+    stock_limit_seconds: float | None = None,
+) -> dict[str, Any]:
     """Run contenders by turns, the best round of each; a failure of stock Feast is told as text. All that finish must agree."""
     found: dict[str, Any] = {}
     for _ in range(rounds):
         for name, run in runs.items():
             if not isinstance(found.get(name), str):  # what failed once is not tried again
                 result = attempt(name, run, stock_limit_seconds)
-                say(f"{what}: {name}: " + (result if isinstance(result, str) else f"{result.seconds:.2f} s, {result.peak_mb:,.0f} MB"))
-                found[name] = result if isinstance(result, str) else min(result, found.get(name, result), key=lambda best: best.seconds)
+                say(
+                    f"{what}: {name}: "
+                    + (
+                        result
+                        if isinstance(result, str)
+                        else f"{result.seconds:.2f} s, {result.peak_mb:,.0f} MB"
+                    )
+                )
+                found[name] = (
+                    result
+                    if isinstance(result, str)
+                    else min(result, found.get(name, result), key=lambda best: best.seconds)
+                )
     answers = {result.made for result in found.values() if not isinstance(result, str)}
     if len(answers) != 1:
         sys.exit(f"{what}: the contenders disagree: {answers}")
@@ -230,7 +331,14 @@ def row(what: str, name: str, result: Any, n_rows: int, raw: float | None = None
     if isinstance(result, str):
         return [what, name, result[:60], "", "", ""]
     ratio = f"{result.seconds / raw:.2f}" if raw else ""
-    return [what, name, f"{result.seconds:.2f}", f"{n_rows / result.seconds:,.0f}", f"{result.peak_mb:,.0f}", ratio]
+    return [
+        what,
+        name,
+        f"{result.seconds:.2f}",
+        f"{n_rows / result.seconds:,.0f}",
+        f"{result.peak_mb:,.0f}",
+        ratio,
+    ]
 
 
 def make_join(data: Path, keys: str, sizes: Sizes) -> Measured:
@@ -242,15 +350,27 @@ def make_join(data: Path, keys: str, sizes: Sizes) -> Measured:
     generator = np.random.default_rng(7)
 
     def draw(n_rows: int) -> dict[str, Any]:
-        drawn = generator.integers(0, sizes.entities, n_rows) if keys == "uniform" else generator.zipf(1.3, n_rows) % sizes.entities
-        return {"user_id": drawn.astype("int64"), "event_timestamp": instants(generator.integers(0, DAYS * 86_400_000_000, n_rows))}
+        drawn = (
+            generator.integers(0, sizes.entities, n_rows)
+            if keys == "uniform"
+            else generator.zipf(1.3, n_rows) % sizes.entities
+        )
+        return {
+            "user_id": drawn.astype("int64"),
+            "event_timestamp": instants(generator.integers(0, DAYS * 86_400_000_000, n_rows)),
+        }
 
     values = {
-        name: generator.integers(0, 1000, sizes.feature_rows) if name in FEATURES[:8] else generator.random(sizes.feature_rows)
+        name: generator.integers(0, 1000, sizes.feature_rows)
+        if name in FEATURES[:8]
+        else generator.random(sizes.feature_rows)
         for name in FEATURES
     }
     pq.write_table(pa.table({**draw(sizes.feature_rows), **values}), data / "features.parquet")
-    pq.write_table(pa.table({**draw(sizes.spine_rows), "row_id": np.arange(sizes.spine_rows)}), data / "spine.parquet")
+    pq.write_table(
+        pa.table({**draw(sizes.spine_rows), "row_id": np.arange(sizes.spine_rows)}),
+        data / "spine.parquet",
+    )
     return Measured(0, 0)
 
 
@@ -265,11 +385,19 @@ def make_zones(data: Path, trips: int) -> Measured:
         steps = 30 * 24 * 60 // minutes
         at = np.tile(np.arange(steps) * minutes * 60_000_000, ZONES)
         values = {
-            f"{name}_{minutes}": generator.integers(0, 100, len(at)) if name == "n_trips" else generator.random(len(at))
+            f"{name}_{minutes}": generator.integers(0, 100, len(at))
+            if name == "n_trips"
+            else generator.random(len(at))
             for name in ZONE_FEATURES
         }
         pq.write_table(
-            pa.table({"zone_id": np.repeat(np.arange(ZONES), steps), "event_timestamp": instants(at), **values}),
+            pa.table(
+                {
+                    "zone_id": np.repeat(np.arange(ZONES), steps),
+                    "event_timestamp": instants(at),
+                    **values,
+                }
+            ),
             data / f"zone_{minutes}.parquet",
         )
     writer = None
@@ -277,7 +405,11 @@ def make_zones(data: Path, trips: int) -> Measured:
         number = min(1_000_000, trips - first)
         at = instants(generator.integers(0, 30 * 86_400_000_000, number))
         part = pa.table(
-            {"trip_id": np.arange(first, first + number), "zone_id": generator.integers(0, ZONES, number), "event_timestamp": at}
+            {
+                "trip_id": np.arange(first, first + number),
+                "zone_id": generator.integers(0, ZONES, number),
+                "event_timestamp": at,
+            }
         )
         writer = writer or pq.ParquetWriter(data / "trips.parquet", part.schema)
         writer.write_table(part)
@@ -290,7 +422,9 @@ def instants(microseconds: Any) -> Any:
     """Count microseconds from START."""
     import pyarrow as pa
 
-    return pa.array(microseconds + int(START.timestamp()) * 1_000_000, pa.int64()).cast(pa.timestamp("us", "UTC"))
+    return pa.array(microseconds + int(START.timestamp()) * 1_000_000, pa.int64()).cast(
+        pa.timestamp("us", "UTC")
+    )
 
 
 ZONE_FEATURES = ("n_trips", "fare_mean", "tip_mean", "distance_mean")
@@ -326,9 +460,14 @@ def duckdb_to_pandas(sql: str, repeat: int, row_id: str, features: Sequence[str]
     """Run SQL as a pandas frame; through Arrow, which is quicker than `.df()`."""
     import duckdb
 
-    with tempfile.TemporaryDirectory() as spill, duckdb.connect(config={"temp_directory": spill}) as connection:
+    with (
+        tempfile.TemporaryDirectory() as spill,
+        duckdb.connect(config={"temp_directory": spill}) as connection,
+    ):
         connection.execute("set timezone = 'UTC'")
-        connection.sql("select 1").to_arrow_table().to_pandas()  # loads what Feast loads before its clock starts
+        connection.sql(
+            "select 1"
+        ).to_arrow_table().to_pandas()  # loads what Feast loads before its clock starts
         measured = clock(lambda: connection.sql(sql).to_arrow_table().to_pandas(), repeat)
     return measured._replace(made=checksum(measured.made, row_id, features))
 
@@ -340,7 +479,9 @@ def raw_polars(data: Path, repeat: int) -> Measured:
     def work() -> Any:
         spine = pl.read_parquet(data / "spine.parquet").with_row_index("n").sort("event_timestamp")
         features = pl.read_parquet(data / "features.parquet").sort("event_timestamp")
-        joined = spine.join_asof(features, on="event_timestamp", by="user_id", check_sortedness=False)
+        joined = spine.join_asof(
+            features, on="event_timestamp", by="user_id", check_sortedness=False
+        )
         return joined.sort("n").drop("n").to_arrow().to_pandas()
 
     pl.DataFrame({"loaded": [1]}).to_arrow().to_pandas()
@@ -356,7 +497,9 @@ def raw_zones_polars(data: Path) -> Measured:
         trips = pl.read_parquet(data / "trips.parquet").sort("event_timestamp")
         for minutes in (15, 30):
             zones = pl.read_parquet(data / f"zone_{minutes}.parquet").sort("event_timestamp")
-            trips = trips.join_asof(zones, on="event_timestamp", by="zone_id", check_sortedness=False)
+            trips = trips.join_asof(
+                zones, on="event_timestamp", by="zone_id", check_sortedness=False
+            )
         return trips.sort("trip_id").to_arrow().to_pandas()
 
     pl.DataFrame({"loaded": [1]}).to_arrow().to_pandas()
@@ -373,9 +516,14 @@ def feast_join(data: Path, offline_store: dict[str, Any], repeat: int) -> Measur
     if is_stock:
         Thread(target=end_before_the_disk_is_full, args=(data,), daemon=True).start()
     with feast_store(data, [("user", "user_id", "features", FEATURES)], offline_store) as store:
-        spine, features = pd.read_parquet(data / "spine.parquet"), [f"features:{name}" for name in FEATURES]
+        spine, features = (
+            pd.read_parquet(data / "spine.parquet"),
+            [f"features:{name}" for name in FEATURES],
+        )
         measured = clock(lambda: store.get_historical_features(spine, features).to_df(), repeat)
-    return measured._replace(made=checksum(measured.made, "row_id", FEATURES, is_ordered=not is_stock))
+    return measured._replace(
+        made=checksum(measured.made, "row_id", FEATURES, is_ordered=not is_stock)
+    )
 
 
 def end_before_the_disk_is_full(folder: Path) -> None:
@@ -388,7 +536,10 @@ def end_before_the_disk_is_full(folder: Path) -> None:
 
 def feast_zones(data: Path, offline_store: dict[str, Any], out: Path | None) -> Measured:
     """Feast with our offline store, from a path."""
-    views = [("zone", "zone_id", f"zone_{minutes}", [f"{name}_{minutes}" for name in ZONE_FEATURES]) for minutes in (15, 30)]
+    views = [
+        ("zone", "zone_id", f"zone_{minutes}", [f"{name}_{minutes}" for name in ZONE_FEATURES])
+        for minutes in (15, 30)
+    ]
     features = [f"{view}:{name}" for _, _, view, names in views for name in names]
     with feast_store(data, views, offline_store) as store:
 
@@ -397,7 +548,11 @@ def feast_zones(data: Path, offline_store: dict[str, Any], out: Path | None) -> 
             return job.to_parquet(out) if out else job.to_df()
 
         measured = clock(work)
-    return measured if out else measured._replace(made=checksum(measured.made, "trip_id", ZONE_COLUMNS))
+    return (
+        measured
+        if out
+        else measured._replace(made=checksum(measured.made, "trip_id", ZONE_COLUMNS))
+    )
 
 
 def read_checksum(path: Path) -> Measured:
@@ -407,7 +562,9 @@ def read_checksum(path: Path) -> Measured:
     return Measured(0, 0, checksum(pd.read_parquet(path), "trip_id", ZONE_COLUMNS))
 
 
-def checksum(frame: Any, row_id: str, features: Sequence[str], *, is_ordered: bool = True) -> tuple[int, ...]:
+def checksum(
+    frame: Any, row_id: str, features: Sequence[str], *, is_ordered: bool = True
+) -> tuple[int, ...]:
     """Tell the rows, and for each feature the sum of its bits times the row's number, modulo 2**64; null counts as -1.
 
     Raises `ValueError` where rows are not in the spine's order; stock Feast's DuckDB store does not keep it.
@@ -416,7 +573,10 @@ def checksum(frame: Any, row_id: str, features: Sequence[str], *, is_ordered: bo
         message = "the rows are not in the spine's order"
         raise ValueError(message)
     number = frame[row_id].to_numpy() + 1
-    return len(frame), *(int((frame[name].astype("float64").fillna(-1.0).to_numpy().view("int64") * number).sum()) for name in features)
+    return len(frame), *(
+        int((frame[name].astype("float64").fillna(-1.0).to_numpy().view("int64") * number).sum())
+        for name in features
+    )
 
 
 @contextmanager
@@ -435,17 +595,31 @@ def feast_store(
     from feast.types import Float64, Int64, String
 
     def kind(name: str) -> Any:
-        return Int64 if name in FEATURES[:8] or name.startswith("n_") else String if name in FEATURES[16:] and online_store else Float64
+        return (
+            Int64
+            if name in FEATURES[:8] or name.startswith("n_")
+            else String
+            if name in FEATURES[16:] and online_store
+            else Float64
+        )
 
     with tempfile.TemporaryDirectory(dir=data) as place:
-        entities = {key: Entity(name=entity, join_keys=[key], value_type=ValueType.INT64) for entity, key, _, _ in views}
+        entities = {
+            key: Entity(name=entity, join_keys=[key], value_type=ValueType.INT64)
+            for entity, key, _, _ in views
+        }
         objects = [
             FeatureView(
                 name=view,
                 entities=[entities[key]],
                 ttl=timedelta(0),
-                schema=[Field(name=key, dtype=Int64), *(Field(name=name, dtype=kind(name)) for name in names)],
-                source=FileSource(name=view, path=str(data / f"{view}.parquet"), timestamp_field="event_timestamp"),
+                schema=[
+                    Field(name=key, dtype=Int64),
+                    *(Field(name=name, dtype=kind(name)) for name in names),
+                ],
+                source=FileSource(
+                    name=view, path=str(data / f"{view}.parquet"), timestamp_field="event_timestamp"
+                ),
             )
             for _, key, view, names in views
         ]
@@ -474,28 +648,69 @@ def materialize_case(folder: Path, sizes: Sizes) -> Report:
     with lend(folder, "online") as data, redis_server() as redis, postgres_server() as postgres:
         in_fresh_process(make_online, data, sizes.online_entities)
         for name, wanted, store in online_stores(data, redis, postgres):
-            found = contest(f"materialize to {name}", {who: (materialize, data, store, who) for who in ("stock", "millrace")})
+            found = contest(
+                f"materialize to {name}",
+                {who: (materialize, data, store, who) for who in ("stock", "millrace")},
+            )
             ratio = found["stock"].seconds / found["millrace"].seconds
             for who, result in found.items():
                 speed = f"{sizes.online_entities / result.seconds:,.0f}"
-                rows.append([name, who, f"{sizes.online_entities:,}", f"{result.seconds:.2f}", speed, f"{result.peak_mb:,.0f}"])
+                rows.append(
+                    [
+                        name,
+                        who,
+                        f"{sizes.online_entities:,}",
+                        f"{result.seconds:.2f}",
+                        speed,
+                        f"{result.peak_mb:,.0f}",
+                    ]
+                )
             ratios[f"materialize_{name}_over_stock"] = 1 / ratio
-            goals.append(Goal(f"materialize to {name}, stock's time over ours", f"{ratio:.1f}", f">= {wanted}", ratio >= wanted))
+            goals.append(
+                Goal(
+                    f"materialize to {name}, stock's time over ours",
+                    f"{ratio:.1f}",
+                    f">= {wanted}",
+                    ratio >= wanted,
+                )
+            )
             few = found["millrace"] if name == "redis" else None
             if few and sizes.many_online_entities:
                 report_many(folder, sizes, store, few, rows, goals)
     title = f"materialize, {N_FEATURES} features"
-    return Report(table([title, "engine", "entities", "seconds", "entities/s", "peak MB"], rows), ratios, goals)
+    return Report(
+        table([title, "engine", "entities", "seconds", "entities/s", "peak MB"], rows),
+        ratios,
+        goals,
+    )
 
 
-def report_many(folder: Path, sizes: Sizes, store: dict[str, Any], few: Measured, rows: list[list[str]], goals: list[Goal]) -> None:
+def report_many(
+    folder: Path,
+    sizes: Sizes,
+    store: dict[str, Any],
+    few: Measured,
+    rows: list[list[str]],
+    goals: list[Goal],
+) -> None:
     """Ten times as many entities into Redis."""
     with lend(folder, "many") as data:
         in_fresh_process(make_online, data, sizes.many_online_entities)
         many = in_fresh_process(materialize, data, store, "millrace")
-    say(f"materialize: redis: {sizes.many_online_entities:,}: {many.seconds:.2f} s, {many.peak_mb:,.0f} MB")
+    say(
+        f"materialize: redis: {sizes.many_online_entities:,}: {many.seconds:.2f} s, {many.peak_mb:,.0f} MB"
+    )
     speed = f"{sizes.many_online_entities / many.seconds:,.0f}"
-    rows.append(["redis", "millrace", f"{sizes.many_online_entities:,}", f"{many.seconds:.2f}", speed, f"{many.peak_mb:,.0f}"])
+    rows.append(
+        [
+            "redis",
+            "millrace",
+            f"{sizes.many_online_entities:,}",
+            f"{many.seconds:.2f}",
+            speed,
+            f"{many.peak_mb:,.0f}",
+        ]
+    )
     growth = (many.seconds / sizes.many_online_entities) / (few.seconds / sizes.online_entities)
     goals.append(
         Goal(
@@ -505,7 +720,14 @@ def report_many(folder: Path, sizes: Sizes, store: dict[str, Any], few: Measured
             growth <= 1.1,
         )
     )
-    goals.append(Goal(f"{sizes.many_online_entities:,} to redis, peak MB", f"{many.peak_mb:,.0f}", "<= 2,000", many.peak_mb <= 2_000))
+    goals.append(
+        Goal(
+            f"{sizes.many_online_entities:,} to redis, peak MB",
+            f"{many.peak_mb:,.0f}",
+            "<= 2,000",
+            many.peak_mb <= 2_000,
+        )
+    )
 
 
 def online_stores(data: Path, redis: Any, postgres: Any) -> list[tuple[str, float, dict[str, Any]]]:
@@ -538,9 +760,15 @@ def make_online(data: Path, entities: int) -> Measured:
     generator = np.random.default_rng(7)
     values: dict[str, Any] = {name: generator.integers(0, 1000, entities) for name in FEATURES[:8]}
     values |= {name: generator.random(entities) for name in FEATURES[8:16]}
-    values |= {name: [f"label {number}" for number in generator.integers(0, 1000, entities)] for name in FEATURES[16:]}
+    values |= {
+        name: [f"label {number}" for number in generator.integers(0, 1000, entities)]
+        for name in FEATURES[16:]
+    }
     at = instants(generator.integers(0, DAYS * 86_400_000_000, entities))
-    pq.write_table(pa.table({"user_id": np.arange(entities), "event_timestamp": at, **values}), data / "features.parquet")
+    pq.write_table(
+        pa.table({"user_id": np.arange(entities), "event_timestamp": at, **values}),
+        data / "features.parquet",
+    )
     return Measured(0, 0)
 
 
@@ -552,7 +780,13 @@ def served(data: Path, online_store: dict[str, Any], who: str) -> Iterator[Any]:
     """Open the store of one contender."""
     views = [("user", "user_id", "features", FEATURES)]
     ours = {"batch_engine": ENGINE} if who == "millrace" else {}
-    with feast_store(data, views, {**ASOF, "warehouse": str(data)} if ours else {"type": "file"}, online_store, **ours) as store:
+    with feast_store(
+        data,
+        views,
+        {**ASOF, "warehouse": str(data)} if ours else {"type": "file"},
+        online_store,
+        **ours,
+    ) as store:
         yield store
 
 
@@ -563,7 +797,9 @@ def materialize(data: Path, online_store: dict[str, Any], who: str) -> Measured:
         store.teardown()
         store.apply(objects)
         measured = clock(lambda: store.materialize(START - DAY, START + (DAYS + 1) * DAY))
-        return measured._replace(made=sum(store.get_online_features(["features:f0"], ASKED).to_dict()["f0"]))
+        return measured._replace(
+            made=sum(store.get_online_features(["features:f0"], ASKED).to_dict()["f0"])
+        )
 
 
 # --- online reads ---
@@ -589,12 +825,26 @@ def read_case(folder: Path, sizes: Sizes) -> Report:
             for who, peer, wanted in READ_GOALS:
                 ratio = p50[who] / p50[peer]
                 ratios.setdefault(f"read_{name}_{who}", ratio)
-                goals.append(Goal(f"{who}, {name}, 100 rows, x {peer}", f"{ratio:.2f}", f"<= {wanted}", ratio <= wanted))
+                goals.append(
+                    Goal(
+                        f"{who}, {name}, 100 rows, x {peer}",
+                        f"{ratio:.2f}",
+                        f"<= {wanted}",
+                        ratio <= wanted,
+                    )
+                )
             say(f"read: {name}: " + ", ".join(f"{who} {ms:.2f} ms" for who, ms in p50.items()))
-    return Report(table(["online read, rows x features", "contender", "p50 ms", "p99 ms"], rows), ratios, goals)
+    return Report(
+        table(["online read, rows x features", "contender", "p50 ms", "p99 ms"], rows),
+        ratios,
+        goals,
+    )
 
 
-LEAN = {"sqlite": f"{OURS}.online.SqliteOnlineStore", "redis": f"{OURS}.online_redis.RedisOnlineStore"}
+LEAN = {
+    "sqlite": f"{OURS}.online.SqliteOnlineStore",
+    "redis": f"{OURS}.online_redis.RedisOnlineStore",
+}
 COUNTS = (1, 100, 500)
 READ_GOALS = (  # the first of each contender has the ceiling in floors.json
     ("Feast on our store", "stock Feast", 0.6),
@@ -603,9 +853,13 @@ READ_GOALS = (  # the first of each contender has the ceiling in floors.json
 )
 
 
-def take_turns(contenders: dict[str, tuple[Any, ...]], rounds: int) -> dict[str, dict[int, list[float]]]:
+def take_turns(
+    contenders: dict[str, tuple[Any, ...]], rounds: int
+) -> dict[str, dict[int, list[float]]]:
     """Let all read by turns; the milliseconds of all calls of all rounds, for each number of rows."""
-    found: dict[str, dict[int, list[float]]] = {who: {count: [] for count in COUNTS} for who in contenders}
+    found: dict[str, dict[int, list[float]]] = {
+        who: {count: [] for count in COUNTS} for who in contenders
+    }
     for _ in range(rounds):
         for who, contender in contenders.items():
             for count, taken in in_fresh_process(*contender).made.items():
@@ -615,19 +869,34 @@ def take_turns(contenders: dict[str, tuple[Any, ...]], rounds: int) -> dict[str,
 
 def latency_rows(where: str, found: dict[str, dict[int, list[float]]]) -> list[list[str]]:
     """Lay out p50 and p99."""
-    cuts = {(count, who): statistics.quantiles(taken[count], n=100) for count in COUNTS for who, taken in found.items()}
-    return [[f"{count} x {N_FEATURES}{where}", who, f"{cut[49]:.2f}", f"{cut[98]:.2f}"] for (count, who), cut in cuts.items()]
+    cuts = {
+        (count, who): statistics.quantiles(taken[count], n=100)
+        for count in COUNTS
+        for who, taken in found.items()
+    }
+    return [
+        [f"{count} x {N_FEATURES}{where}", who, f"{cut[49]:.2f}", f"{cut[98]:.2f}"]
+        for (count, who), cut in cuts.items()
+    ]
 
 
-def read_through_feast(data: Path, online_store: dict[str, Any], sizes: Sizes, to_dict: bool) -> Measured:  # noqa: FBT001
+def read_through_feast(
+    data: Path, online_store: dict[str, Any], sizes: Sizes, to_dict: bool
+) -> Measured:
     """`get_online_features(...)`: a protobuf message, or the values in it."""
     with served(data, online_store, "millrace") as store:
         features = [f"features:{name}" for name in FEATURES]
         if None in store.get_online_features(features, ASKED).to_dict()["f0"]:
             sys.exit("read: nothing is there")
         if to_dict:
-            return Measured(0, 0, latencies(lambda rows: store.get_online_features(features, rows).to_dict(), sizes))
-        return Measured(0, 0, latencies(lambda rows: store.get_online_features(features, rows), sizes))
+            return Measured(
+                0,
+                0,
+                latencies(lambda rows: store.get_online_features(features, rows).to_dict(), sizes),
+            )
+        return Measured(
+            0, 0, latencies(lambda rows: store.get_online_features(features, rows), sizes)
+        )
 
 
 def read_through_client(data: Path, online_store: dict[str, Any], sizes: Sizes) -> Measured:
@@ -644,7 +913,9 @@ def read_through_client(data: Path, online_store: dict[str, Any], sizes: Sizes) 
         with patch.object(client, "repo_config", return_value=store.config):
             if client.online_features(features, ASKED, home)["features__f0"].null_count():
                 sys.exit("read: nothing is there")
-            return Measured(0, 0, latencies(lambda rows: client.online_features(features, rows, home), sizes))
+            return Measured(
+                0, 0, latencies(lambda rows: client.online_features(features, rows, home), sizes)
+            )
 
 
 def serve_case(folder: Path, sizes: Sizes) -> Report:
@@ -654,8 +925,13 @@ def serve_case(folder: Path, sizes: Sizes) -> Report:
         stock = {"type": "sqlite", "path": str(data / "online.db")}
         in_fresh_process(materialize, data, stock, "millrace")
         stores = {"stock store": stock, "our store": {**stock, "type": LEAN["sqlite"]}}
-        found = take_turns({who: (read_through_server, data, store, sizes) for who, store in stores.items()}, sizes.rounds)
-    ratio = statistics.median(found["our store"][100]) / statistics.median(found["stock store"][100])
+        found = take_turns(
+            {who: (read_through_server, data, store, sizes) for who, store in stores.items()},
+            sizes.rounds,
+        )
+    ratio = statistics.median(found["our store"][100]) / statistics.median(
+        found["stock store"][100]
+    )
     say(f"serve: 100 rows, ours over stock: {ratio:.2f}")
     header = ["feast serve, rows x features", "contender", "p50 ms", "p99 ms"]
     return Report(table(header, latency_rows("", found)), {"serve_over_stock": ratio}, [])
@@ -671,14 +947,36 @@ def read_through_server(data: Path, online_store: dict[str, Any], sizes: Sizes) 
         place, address = store.config.repo_path, f"http://127.0.0.1:{free_port()}"
         names = ("project", "provider", "entity_key_serialization_version")
         settings = {name: getattr(store.config, name) for name in names}
-        settings |= {"registry": f"{place}/registry.db", "online_store": online_store, "offline_store": {**ASOF, "warehouse": str(data)}}
+        settings |= {
+            "registry": f"{place}/registry.db",
+            "online_store": online_store,
+            "offline_store": {**ASOF, "warehouse": str(data)},
+        }
         (place / "feature_store.yaml").write_text(yaml.safe_dump(settings), "utf-8")
-        command = [Path(sys.executable).with_name("feast"), "-c", place, "serve", "--port", address.rsplit(":", 1)[1], "--no-access-log"]
-        with running(command, lambda: answers(f"{address}/health")), httpx.Client(timeout=60) as client:
+        command = [
+            Path(sys.executable).with_name("feast"),
+            "-c",
+            place,
+            "serve",
+            "--port",
+            address.rsplit(":", 1)[1],
+            "--no-access-log",
+        ]
+        with (
+            running(command, lambda: answers(f"{address}/health")),
+            httpx.Client(timeout=60) as client,
+        ):
 
             def read(rows: list[dict[str, int]]) -> Any:
-                asked = {"features": features, "entities": {"user_id": [row["user_id"] for row in rows]}}
-                return client.post(f"{address}/get-online-features", json=asked).raise_for_status().json()
+                asked = {
+                    "features": features,
+                    "entities": {"user_id": [row["user_id"] for row in rows]},
+                }
+                return (
+                    client.post(f"{address}/get-online-features", json=asked)
+                    .raise_for_status()
+                    .json()
+                )
 
             return Measured(0, 0, latencies(read, sizes))
 
@@ -700,7 +998,10 @@ def latencies(read: Callable[[list[dict[str, int]]], Any], sizes: Sizes) -> dict
     for count in COUNTS:
         taken = []
         for _ in range(sizes.calls):
-            rows = [{"user_id": int(number)} for number in generator.integers(0, sizes.online_entities, count)]
+            rows = [
+                {"user_id": int(number)}
+                for number in generator.integers(0, sizes.online_entities, count)
+            ]
             start = time.perf_counter()
             read(rows)
             taken.append(1000 * (time.perf_counter() - start))

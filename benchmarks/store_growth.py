@@ -18,9 +18,20 @@ PAGE = ROOT / "docs" / "benchmarks" / "store_growth.png"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=SPINE_ROWS, metavar="N", help="spine rows of each point (100k to 10M)")
-    parser.add_argument("--plot", type=Path, default=PAGE, metavar="FILE", help="where the PNG goes (%(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        default=SPINE_ROWS,
+        metavar="N",
+        help="spine rows of each point (100k to 10M)",
+    )
+    parser.add_argument(
+        "--plot", type=Path, default=PAGE, metavar="FILE", help="where the PNG goes (%(default)s)"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
         found = {rows: run(Path(folder), rows) for rows in arguments.rows}
@@ -60,7 +71,10 @@ def list_points(found: dict[int, dict[str, Any]], file: Path) -> None:
         writer = csv.writer(lines)
         writer.writerow(["spine_rows", "contender", "seconds", "peak_mb"])
         for rows, results in found.items():
-            writer.writerows([rows, name, round(result.seconds, 3), round(result.peak_mb)] for name, result in results.items())
+            writer.writerows(
+                [rows, name, round(result.seconds, 3), round(result.peak_mb)]
+                for name, result in results.items()
+            )
 
 
 def draw(found: dict[int, dict[str, Any]], plot: Path) -> None:
@@ -71,9 +85,19 @@ def draw(found: dict[int, dict[str, Any]], plot: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    for axis, attribute, label in zip(axes, ("seconds", "peak_mb"), ("time, seconds", "peak memory of the process, MB"), strict=True):
+    for axis, attribute, label in zip(
+        axes,
+        ("seconds", "peak_mb"),
+        ("time, seconds", "peak memory of the process, MB"),
+        strict=True,
+    ):
         for name in next(iter(found.values())):
-            axis.loglog(list(found), [getattr(results[name], attribute) for results in found.values()], marker="o", label=name)
+            axis.loglog(
+                list(found),
+                [getattr(results[name], attribute) for results in found.values()],
+                marker="o",
+                label=name,
+            )
         axis.set(xlabel="spine rows", ylabel=label)
         axis.grid(visible=True, which="major", alpha=0.3)
     axes[0].legend()

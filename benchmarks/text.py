@@ -12,7 +12,19 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from harness import CaseFailedError, Goal, Measured, clock, goal_table, in_fresh_process, lend, machine, say, table, write
+from harness import (
+    CaseFailedError,
+    Goal,
+    Measured,
+    clock,
+    goal_table,
+    in_fresh_process,
+    lend,
+    machine,
+    say,
+    table,
+    write,
+)
 from pipeline import TIMED, find_expand, generate, positive
 
 PEER_ROWS = 20_000
@@ -22,7 +34,12 @@ TIMES_AS_FAST = 20
 GOALS = {"record_quality": 150_000, "record_quality + record_text": 25_000}
 LIBRARIES = ("polars", "numpy", "pycld2", "py3langid")
 PEERS = ("datatrove", "rensa", "spacy")
-FILTERS = ("GopherQualityFilter", "GopherRepetitionFilter", "C4QualityFilter", "FineWebQualityFilter")
+FILTERS = (
+    "GopherQualityFilter",
+    "GopherRepetitionFilter",
+    "C4QualityFilter",
+    "FineWebQualityFilter",
+)
 ABOUT = """measure the signals of a text on all cores, and on one beside datatrove
 
 Needs ../shared beside the project or MILLRACE_SHARED; and beside datatrove, the extra [peers] (pip install -c constraints.txt '.[peers]').
@@ -30,11 +47,30 @@ Needs ../shared beside the project or MILLRACE_SHARED; and beside datatrove, the
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=positive, default=1_000_000, metavar="N", help="records on all cores (1_000_000)")
-    parser.add_argument("--peer-rows", type=positive, default=PEER_ROWS, metavar="N", help=f"records beside datatrove ({PEER_ROWS:,})")
+    parser = argparse.ArgumentParser(
+        description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows",
+        type=positive,
+        default=1_000_000,
+        metavar="N",
+        help="records on all cores (1_000_000)",
+    )
+    parser.add_argument(
+        "--peer-rows",
+        type=positive,
+        default=PEER_ROWS,
+        metavar="N",
+        help=f"records beside datatrove ({PEER_ROWS:,})",
+    )
     parser.add_argument("--alone", action="store_true", help="leave datatrove out")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this Markdown page, e.g. docs/benchmarks.md")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="put the tables into this Markdown page, e.g. docs/benchmarks.md",
+    )
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
@@ -52,13 +88,25 @@ def main() -> int:
 def signals(folder: Path, rows: int) -> str:
     """Score all records on all cores; a table, then the goals."""
     with lend(folder, "records") as data:
-        rows = generate(find_expand(), data, "--rows", str(rows), "--chunk", str(min(200_000, rows)), *TIMED)
+        rows = generate(
+            find_expand(), data, "--rows", str(rows), "--chunk", str(min(200_000, rows)), *TIMED
+        )
         views = ("record_quality", "record_text")
-        cases = {"record_quality": views[:1], "record_text": views[1:], "record_quality + record_text": views}
+        cases = {
+            "record_quality": views[:1],
+            "record_text": views[1:],
+            "record_quality + record_text": views,
+        }
         measured = {name: measure(score_all, data, *wanted) for name, wanted in cases.items()}
-    lines = [[name, f"{m.seconds:.1f}", f"{rows / m.seconds:,.0f}", f"{m.peak_mb:,.0f}"] for name, m in measured.items()]
+    lines = [
+        [name, f"{m.seconds:.1f}", f"{rows / m.seconds:,.0f}", f"{m.peak_mb:,.0f}"]
+        for name, m in measured.items()
+    ]
     speeds = {name: rows / measured[name].seconds for name in GOALS}
-    goals = [Goal(f"{name}, records/s", f"{speeds[name]:,.0f}", f">= {goal:,}", speeds[name] >= goal) for name, goal in GOALS.items()]
+    goals = [
+        Goal(f"{name}, records/s", f"{speeds[name]:,.0f}", f">= {goal:,}", speeds[name] >= goal)
+        for name, goal in GOALS.items()
+    ]
     head = [f"{rows:,} records, all cores", "seconds", "records/s", "peak MB"]
     return f"{table(head, lines)}\n\n{goal_table('goals', goals)}"
 
@@ -68,23 +116,59 @@ def beside_datatrove(folder: Path, rows: int) -> str:
     with lend(folder, "records") as data:
         generate(find_expand(), data, "--rows", str(rows), "--badline", "0", "--badvalue", "0")
         ours, signed = measure(our_signals, data), measure(our_signatures, data)
-        pairs = [("record_quality + record_text", "its four filters, one after the other", ours, measure(their_filters, data))]
+        pairs = [
+            (
+                "record_quality + record_text",
+                "its four filters, one after the other",
+                ours,
+                measure(their_filters, data),
+            )
+        ]
         pairs += [("", name, ours, measure(their_filter, data, name)) for name in FILTERS]
-        pairs.append(("near-duplicate signatures", "its MinHash signatures", signed, measure(their_signatures, data)))
-        pairs.append(("", "rensa: MinHash of the same shingles, as rows", signed, measure(rensa_signatures, data)))
+        pairs.append(
+            (
+                "near-duplicate signatures",
+                "its MinHash signatures",
+                signed,
+                measure(their_signatures, data),
+            )
+        )
+        pairs.append(
+            (
+                "",
+                "rensa: MinHash of the same shingles, as rows",
+                signed,
+                measure(rensa_signatures, data),
+            )
+        )
     lines = [row(*pair) for pair in pairs]
     ratios = {pair[0]: line[-1] for pair, line in zip(pairs, lines, strict=True) if pair[0]}
     goals = [
-        Goal(f"{name}, x datatrove a core", ratio, f">= {TIMES_AS_FAST}", int(ratio) >= TIMES_AS_FAST) for name, ratio in ratios.items()
+        Goal(
+            f"{name}, x datatrove a core", ratio, f">= {TIMES_AS_FAST}", int(ratio) >= TIMES_AS_FAST
+        )
+        for name, ratio in ratios.items()
     ]
-    head = [f"{rows:,} records, one core", "datatrove, unless another is named", "our records/s", "its records/s", "x"]
+    head = [
+        f"{rows:,} records, one core",
+        "datatrove, unless another is named",
+        "our records/s",
+        "its records/s",
+        "x",
+    ]
     return f"{table(head, lines)}\n\n{goal_table('goals', goals)}"
 
 
 def row(ours: str, theirs: str, our: Measured, their: Measured) -> list[str]:
     """Lay out one comparison; each case tells how many records it has worked on."""
     our_speed, their_speed = our.made / our.seconds, their.made / their.seconds
-    return [ours, theirs, f"{our_speed:,.0f}", f"{their_speed:,.0f}", f"{our_speed / their_speed:.0f}"]
+    return [
+        ours,
+        theirs,
+        f"{our_speed:,.0f}",
+        f"{their_speed:,.0f}",
+        f"{our_speed / their_speed:.0f}",
+    ]
 
 
 def measure(case: Callable[..., Measured], *arguments: object) -> Measured:
@@ -106,8 +190,14 @@ def score_all(data: Path, *views: str, n_passes: int = 1) -> Measured:
     records = records_of(data)
     for kernel in kernels:
         kernel(records.head(100).lazy()).collect()  # lexicons and models are read once
-    batches = [records.slice(start, BATCH_ROWS).lazy() for start in range(0, records.height, BATCH_ROWS)]
-    return clock(lambda: sum(kernel(batch).collect().height for batch in batches * n_passes for kernel in kernels))
+    batches = [
+        records.slice(start, BATCH_ROWS).lazy() for start in range(0, records.height, BATCH_ROWS)
+    ]
+    return clock(
+        lambda: sum(
+            kernel(batch).collect().height for batch in batches * n_passes for kernel in kernels
+        )
+    )
 
 
 def records_of(data: Path):  # noqa: ANN201 - Polars is imported in the case's own process
@@ -117,7 +207,10 @@ def records_of(data: Path):  # noqa: ANN201 - Polars is imported in the case's o
     import polars as pl
 
     instant = pl.lit(datetime(2026, 1, 1, tzinfo=UTC), pl.Datetime("us", "UTC"))
-    texts = pl.concat([pl.read_ndjson(path, schema={"text": pl.String}) for path in sorted(data.glob("*.jsonl"))], rechunk=True)
+    texts = pl.concat(
+        [pl.read_ndjson(path, schema={"text": pl.String}) for path in sorted(data.glob("*.jsonl"))],
+        rechunk=True,
+    )
     numbers = pl.int_range(pl.len()).cast(pl.String)
     return texts.with_columns(record_id=numbers, event_timestamp=instant, created_timestamp=instant)
 
@@ -167,10 +260,15 @@ def _filtered(data: Path, names: tuple[str, ...]) -> Measured:
     from datatrove.pipeline import filters
 
     wanted = [getattr(filters, name)() for name in names]
-    documents = [Document(text=text, id=str(number)) for number, text in enumerate(records_of(data)["text"].to_list())]
+    documents = [
+        Document(text=text, id=str(number))
+        for number, text in enumerate(records_of(data)["text"].to_list())
+    ]
     for each in wanted:
         each.filter(documents[0])  # tokenizers are loaded once
-    return clock(lambda: sum(1 for document in documents if [each.filter(document) for each in wanted]))
+    return clock(
+        lambda: sum(1 for document in documents if [each.filter(document) for each in wanted])
+    )
 
 
 def their_signatures(data: Path) -> Measured:

@@ -30,8 +30,14 @@ def catalogue() -> dict[str, list[Column]]:
 def derived_columns(name: str) -> list[Column]:
     """The features of a derived view."""
     declared, derivation = registry().derived[name], registry().derivations[name]
-    meanings = {feature: declared.descriptions.get(feature, f"`{expression}`.") for feature, expression in declared.features.items()}
-    return [Column(feature, dtype, meanings[feature], nullable=True, origin=None, bounds="") for feature, dtype in derivation.types.items()]
+    meanings = {
+        feature: declared.descriptions.get(feature, f"`{expression}`.")
+        for feature, expression in declared.features.items()
+    }
+    return [
+        Column(feature, dtype, meanings[feature], nullable=True, origin=None, bounds="")
+        for feature, dtype in derivation.types.items()
+    ]
 
 
 def catalogue_lines() -> list[str]:
@@ -41,9 +47,15 @@ def catalogue_lines() -> list[str]:
     lines = []
     for name, of_view in columns.items():
         lines += ["", f"{name:<30}{_place(found.paths[name])}"]
-        lines += [f"  {column.name:<28}{kind(column):<18}{column.bounds:<12}{column.description}" for column in of_view]
+        lines += [
+            f"  {column.name:<28}{kind(column):<18}{column.bounds:<12}{column.description}"
+            for column in of_view
+        ]
     lines += ["", "services"]
-    lines += [f"  {name:<28}{_place(found.paths[name])}: {', '.join(_read(service))}" for name, service in found.services.items()]
+    lines += [
+        f"  {name:<28}{_place(found.paths[name])}: {', '.join(_read(service))}"
+        for name, service in found.services.items()
+    ]
     return lines[1:]
 
 
@@ -53,15 +65,26 @@ def catalogue_markdown() -> str:
     lines = ["# Features", "", "Made from the declarations by `millrace features --markdown`.", ""]
     for view in found.views.values():
         lines += [f"## {view.name}", "", view.description, ""]
-        lines += [f"Key: `{'`, `'.join(view.entity.columns)}`. Declared in `{_place(found.paths[view.name])}`.", ""]
+        lines += [
+            f"Key: `{'`, `'.join(view.entity.columns)}`. Declared in `{_place(found.paths[view.name])}`.",
+            "",
+        ]
         lines += [*_table(view.contract.served()), ""]
     for name, declared in found.derived.items():
-        read = "`, `".join(f"{view}:{feature}" for view, feature in found.derivations[name].reads.values())
+        read = "`, `".join(
+            f"{view}:{feature}" for view, feature in found.derivations[name].reads.values()
+        )
         lines += [f"## {name}", "", declared.description, ""]
-        lines += [f"Computed when it is asked for, from `{read}` and the instant. Declared in `{_place(found.paths[name])}`.", ""]
+        lines += [
+            f"Computed when it is asked for, from `{read}` and the instant. Declared in `{_place(found.paths[name])}`.",
+            "",
+        ]
         lines += [*_table(derived_columns(name)), ""]
     lines += ["## Services", "", "| service | reads | for |", "|---|---|---|"]
-    lines += [f"| `{name}` | {', '.join(_read(service))} | {service.description} |" for name, service in found.services.items()]
+    lines += [
+        f"| `{name}` | {', '.join(_read(service))} | {service.description} |"
+        for name, service in found.services.items()
+    ]
     return "\n".join([*lines, ""])
 
 

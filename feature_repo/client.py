@@ -109,10 +109,21 @@ class _TrainingSets:
         feature_store = store(root)
         versions = dict(as_of_versions or consistent_versions(warehouse))
         feature_store.config.offline_store.as_of_versions = versions
-        references: Any = feature_store.get_feature_service(features) if isinstance(features, str) else list(features)
+        references: Any = (
+            feature_store.get_feature_service(features)
+            if isinstance(features, str)
+            else list(features)
+        )
         # a spine in SQL must not be ahead of the views: it reads what they were made from
         staged = staging_version(warehouse, versions) if isinstance(spine, str) else -1
-        at = {"staging.records": staged, **{f"features.{view}": version for view, version in versions.items()}} if staged >= 0 else {}
+        at = (
+            {
+                "staging.records": staged,
+                **{f"features.{view}": version for view, version in versions.items()},
+            }
+            if staged >= 0
+            else {}
+        )
         with warehouse.connect(at) as connection:
             table = _arrow(spine, connection)
         job = feature_store.get_historical_features(table, references, full_feature_names=True)
@@ -123,12 +134,19 @@ class _TrainingSets:
             "result": _digest(frame.to_arrow()),
             "registry": _registry_digest(feature_store),
             "tables": job.metadata.versions,
-            "code": {view: _code(warehouse, view, at) for view, at in job.metadata.versions.items()},
+            "code": {
+                view: _code(warehouse, view, at) for view, at in job.metadata.versions.items()
+            },
             "packages": {package: version(package) for package in PACKAGES},
         }
         return TrainingSet(frame, lock, table, root)
 
-    def rebuild(self, lock: Mapping[str, Any] | Path | str, spine: "Spine | None" = None, home: Path | str | None = None) -> TrainingSet:
+    def rebuild(
+        self,
+        lock: Mapping[str, Any] | Path | str,
+        spine: "Spine | None" = None,
+        home: Path | str | None = None,
+    ) -> TrainingSet:
         """Make a training set again from its lock, equal to the byte (its Arrow IPC digest).
 
         `lock` is the lock itself, the path of a file of it, or the name of a registered one, which brings its spine. Raises
@@ -149,14 +167,20 @@ class _TrainingSets:
             raise LockError("\n  ".join(["the training set cannot be made again:", *lost]))
         made = self(rows, content["features"], root, content["tables"])
         if made.lock["result"] != content["result"]:
-            raise LockError("\n  ".join(["made again, the training set is another:", *changes(content, made.lock)]))
+            raise LockError(
+                "\n  ".join(
+                    ["made again, the training set is another:", *changes(content, made.lock)]
+                )
+            )
         return made
 
 
 training_set = _TrainingSets()
 
 
-def _locked(lock: Mapping[str, Any] | Path | str, home: Path) -> "tuple[Mapping[str, Any], pa.Table | None]":
+def _locked(
+    lock: Mapping[str, Any] | Path | str, home: Path
+) -> "tuple[Mapping[str, Any], pa.Table | None]":
     """Find a lock's content and, where the home keeps it, its spine."""
     from feature_repo.locks import find, registered
 
@@ -164,11 +188,17 @@ def _locked(lock: Mapping[str, Any] | Path | str, home: Path) -> "tuple[Mapping[
         found = find(home, lock)
         return found.content, found.spine()
     content = lock if isinstance(lock, Mapping) else json.loads(Path(lock).read_text("utf-8"))
-    spines = (kept.spine() for kept in registered(home) if kept.content["spine"] == content["spine"])
+    spines = (
+        kept.spine() for kept in registered(home) if kept.content["spine"] == content["spine"]
+    )
     return content, next(spines, None)
 
 
-def online_features(features: "Sequence[str] | str", rows: "Sequence[Mapping[str, Any]]", home: Path | str | None = None) -> "pl.DataFrame":
+def online_features(
+    features: "Sequence[str] | str",
+    rows: "Sequence[Mapping[str, Any]]",
+    home: Path | str | None = None,
+) -> "pl.DataFrame":
     """Read the newest values for some entities, e.g. `online_features(["author_activity:n_records_7d"], [{"author_id": "mitre"}])`.
 
     Each row carries the keys of the views asked for. Every row comes back, in order: its own columns, then the features as
@@ -184,7 +214,10 @@ def online_features(features: "Sequence[str] | str", rows: "Sequence[Mapping[str
 
 
 def similar_records(
-    query: "str | Sequence[float]", top_k: int = 10, feature: str = "record_vector:hash_vec_256", home: Path | str | None = None
+    query: "str | Sequence[float]",
+    top_k: int = 10,
+    feature: str = "record_vector:hash_vec_256",
+    home: Path | str | None = None,
 ) -> "pl.DataFrame":
     """Find the records whose vectors are nearest to that of a text: `record_id` and `distance`, the nearest first.
 
@@ -203,10 +236,20 @@ def similar_records(
     refuse_not_online(feature_store.get_feature_view(view))
     asked = embedder_of(view).embed([query])[0].tolist() if isinstance(query, str) else list(query)
     # only the keys of this answer are right: Feast 0.67 puts other keys' distances beside them, and its Milvus store the query
-    ids = feature_store.retrieve_online_documents_v2(features=[feature], query=asked, top_k=top_k).to_dict().get("record_id", [])
+    ids = (
+        feature_store.retrieve_online_documents_v2(features=[feature], query=asked, top_k=top_k)
+        .to_dict()
+        .get("record_id", [])
+    )
     records = pl.DataFrame({"record_id": ids}, {"record_id": pl.String})
-    vectors = online_features([feature], records.to_dicts(), home)[f"{view}__{name}"].to_list() if ids else []
-    distances = cosine_distances(np.array(vectors, np.float32).reshape(-1, len(asked)), np.array(asked, np.float32))
+    vectors = (
+        online_features([feature], records.to_dicts(), home)[f"{view}__{name}"].to_list()
+        if ids
+        else []
+    )
+    distances = cosine_distances(
+        np.array(vectors, np.float32).reshape(-1, len(asked)), np.array(asked, np.float32)
+    )
     return records.with_columns(distance=distances).sort("distance", "record_id")
 
 
@@ -245,7 +288,11 @@ def _registry_digest(feature_store: "FeatureStore") -> str:
     """Digest what is registered, without when that was and how far it is materialized."""
     registry: Any = feature_store.registry.proto()
     kinds = ("entities", "feature_views", "on_demand_feature_views", "feature_services")
-    specs = sorted(item.spec.SerializeToString(deterministic=True) for kind in kinds for item in getattr(registry, kind))
+    specs = sorted(
+        item.spec.SerializeToString(deterministic=True)
+        for kind in kinds
+        for item in getattr(registry, kind)
+    )
     return hashlib.sha256(b"".join(specs)).hexdigest()
 
 

@@ -11,19 +11,30 @@ from transforms.features.registry import registry, view_name
 
 _declared = registry()
 _joined_by = {
-    entity.columns[0]: Entity(name=entity.name, join_keys=entity.columns, value_type=ValueType.STRING, description=entity.description)
+    entity.columns[0]: Entity(
+        name=entity.name,
+        join_keys=entity.columns,
+        value_type=ValueType.STRING,
+        description=entity.description,
+    )
     for entity in _declared.entities.values()
     if len(entity.columns) == 1
 }
 # of several keys each is an entity for Feast: one that is declared, else one of its own
 _joined_by |= {
-    column: Entity(name=column, join_keys=[column], value_type=ValueType.STRING, description=f"A key of {entity.name}.")
+    column: Entity(
+        name=column,
+        join_keys=[column],
+        value_type=ValueType.STRING,
+        description=f"A key of {entity.name}.",
+    )
     for entity in _declared.entities.values()
     for column in entity.columns
     if column not in _joined_by
 }
 _feature_views = {
-    name: feature_view(view.contract, [_joined_by[column] for column in view.entity.columns]) for name, view in _declared.views.items()
+    name: feature_view(view.contract, [_joined_by[column] for column in view.entity.columns])
+    for name, view in _declared.views.items()
 }
 _derived_views = {
     name: on_demand_view(
@@ -45,9 +56,15 @@ def _served(reference: str) -> object:
 
 
 _services = [
-    FeatureService(name=name, features=[_served(view_name(item)) for item in service.features], description=service.description)
+    FeatureService(
+        name=name,
+        features=[_served(view_name(item)) for item in service.features],
+        description=service.description,
+    )
     for name, service in _declared.services.items()
 ]
 # Feast finds what is a value of this module
 globals().update({f"entity_{entity.name}": entity for entity in _joined_by.values()})
-globals().update({item.name: item for item in (*_feature_views.values(), *_derived_views.values(), *_services)})
+globals().update(
+    {item.name: item for item in (*_feature_views.values(), *_derived_views.values(), *_services)}
+)

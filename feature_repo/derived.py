@@ -26,7 +26,11 @@ SOURCE = """def derived(inputs):
     from feature_repo.derived import derivation
     return derivation({text!r}).of_pandas(inputs)
 """
-NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.string(): pd.StringDtype(), pa.bool_(): pd.BooleanDtype()}
+NULLABLE = {
+    pa.int64(): pd.Int64Dtype(),
+    pa.string(): pd.StringDtype(),
+    pa.bool_(): pd.BooleanDtype(),
+}
 
 instant = RequestSource(
     name="instant",
@@ -51,7 +55,9 @@ class Derivation:
 
     def of_arrow(self, inputs: Mapping[str, pa.Array]) -> pa.Table:
         """Compute from columns of Arrow's, which keep their types."""
-        return self._derived({name: pa.chunked_array([inputs[column]]) for name, column in self.columns.items()})
+        return self._derived(
+            {name: pa.chunked_array([inputs[column]]) for name, column in self.columns.items()}
+        )
 
     def _derived(self, inputs: Mapping[str, pd.Series | pa.ChunkedArray]) -> pa.Table:
         table = pa.table({name: self._typed(name, column) for name, column in inputs.items()})
@@ -61,7 +67,11 @@ class Derivation:
     def _typed(self, name: str, column: pd.Series | pa.ChunkedArray) -> pa.ChunkedArray:
         if self.types[name] == ValueType.UNIX_TIMESTAMP.name:
             return instants(column, name)
-        values = pa.chunked_array([pa.Array.from_pandas(column)]) if isinstance(column, pd.Series) else column
+        values = (
+            pa.chunked_array([pa.Array.from_pandas(column)])
+            if isinstance(column, pd.Series)
+            else column
+        )
         return values.cast(self._type(name))
 
     def _type(self, name: str) -> pa.DataType:
@@ -75,7 +85,11 @@ def derivation(text: str) -> Derivation:
 
 
 def on_demand_view(
-    name: str, sources: Sequence[FeatureView], features: Mapping[str, str], types: Mapping[str, FeastType], description: str
+    name: str,
+    sources: Sequence[FeatureView],
+    features: Mapping[str, str],
+    types: Mapping[str, FeastType],
+    description: str,
 ) -> OnDemandFeatureView:
     """Define a view of expressions, DuckDB's SQL, over features of views (`[author_activity[["first_event_timestamp"]]]`).
 
@@ -84,9 +98,15 @@ def on_demand_view(
     feature, for an expression that is none, or reads what is not there.
     """
     given = _inputs(sources)
-    read = {reference for feature, expression in features.items() for reference in _references(name, feature, expression, given)}
+    read = {
+        reference
+        for feature, expression in features.items()
+        for reference in _references(name, feature, expression, given)
+    }
     used = {key: given[key] for key in sorted({*read, EVENT_TIMESTAMP})}
-    kinds = {key: kind.to_value_type().name for key, (_, kind) in used.items()} | {key: types[key].to_value_type().name for key in features}
+    kinds = {key: kind.to_value_type().name for key, (_, kind) in used.items()} | {
+        key: types[key].to_value_type().name for key in features
+    }
     found = Derivation({key: column for key, (column, _) in used.items()}, dict(features), kinds)
     _refuse(name, found)
     text = json.dumps(asdict(found))
@@ -106,10 +126,18 @@ def on_demand_view(
 
 def _inputs(sources: Sequence[FeatureView]) -> dict[str, tuple[str, FeastType]]:
     """Name what expressions may read, each with its column in Feast's frames and its type."""
-    columns = [(view.name, field.name, field.dtype) for view in sources for field in view.projection.features]
+    columns = [
+        (view.name, field.name, field.dtype)
+        for view in sources
+        for field in view.projection.features
+    ]
     names = [feature for _, feature, _ in columns]
     full = {f"{view}__{feature}": (f"{view}__{feature}", kind) for view, feature, kind in columns}
-    plain = {feature: (f"{view}__{feature}", kind) for view, feature, kind in columns if names.count(feature) == 1}
+    plain = {
+        feature: (f"{view}__{feature}", kind)
+        for view, feature, kind in columns
+        if names.count(feature) == 1
+    }
     return full | plain | {EVENT_TIMESTAMP: (EVENT_TIMESTAMP, UnixTimestamp)}
 
 

@@ -33,7 +33,9 @@ def refuse_other_stores(warehouse: Warehouse) -> None:
     from feature_repo.importing import feast
     from feature_repo.stores.deletion import can_delete
 
-    online_store = feast.FeatureStore(config=repo_config(warehouse.settings.root)).provider.online_store
+    online_store = feast.FeatureStore(
+        config=repo_config(warehouse.settings.root)
+    ).provider.online_store
     if not can_delete(online_store):
         message = f"{type(online_store).__name__}: nothing can be deleted from this online store, so nothing is erased"
         raise ErasureError(message)
@@ -58,18 +60,35 @@ def erase_online(warehouse: Warehouse, erasure: Erasure, now: datetime) -> None:
                 create_erasure(connection, erasure)
                 files = view.rests_on(connection, warehouse.files(view.relation), touched_by(view))
             # the witness may be one of those that go, and what their files hold is not online any more
-            of_others = sorted(set(done.identities) - set(identities(warehouse, view.relation, files)))
+            of_others = sorted(
+                set(done.identities) - set(identities(warehouse, view.relation, files))
+            )
             write_done(path, replace(done, witness="", identities=of_others))
-            delete_entities(store.config, online_store, store.get_feature_view(view.name), touched(erasure, view))
+            delete_entities(
+                store.config,
+                online_store,
+                store.get_feature_view(view.name),
+                touched(erasure, view),
+            )
     materialize(warehouse, now, warehouse.report)
 
 
 def touched_locks(warehouse: Warehouse, connection: duckdb.DuckDBPyConnection) -> list[TouchedLock]:
     """List the locks that need data files with rows of touched entities, or whose spines name what is in `erased_rows`."""
-    lost = {file for view in views() for file in view.rests_on(connection, every_file(warehouse, view.contract), touched_by(view))}
+    lost = {
+        file
+        for view in views()
+        for file in view.rests_on(
+            connection, every_file(warehouse, view.contract), touched_by(view)
+        )
+    }
     found = []
     for lock in registered(warehouse.settings.root):
-        files = {file for view, version in lock.tables.items() for file in files_of_version(warehouse.folder(f"features.{view}"), version)}
+        files = {
+            file
+            for view, version in lock.tables.items()
+            for file in files_of_version(warehouse.folder(f"features.{view}"), version)
+        }
         n_rows = lock.spine().num_rows - _spine_left(connection, lock).num_rows
         if files & lost or n_rows:
             found.append(TouchedLock(lock.name, bool(files & lost), n_rows))
@@ -88,9 +107,17 @@ def erase_spines(warehouse: Warehouse, erasure: Erasure) -> None:
 
 def _spine_left(connection: duckdb.DuckDBPyConnection, lock: Lock) -> "pa.Table":
     spine = lock.spine()
-    stays = f"select record_id from staging.records anti join erased_rows using ({', '.join(PLACE)})"
+    stays = (
+        f"select record_id from staging.records anti join erased_rows using ({', '.join(PLACE)})"
+    )
     vanished = f"select record_id from erased_rows where record_id not in ({stays})"
     erased = {"record_id": vanished, "author_id": "select getvariable('erased_author')"}
-    named = [f"{column}::varchar in ({names})" for column, names in erased.items() if column in spine.column_names]
+    named = [
+        f"{column}::varchar in ({names})"
+        for column, names in erased.items()
+        if column in spine.column_names
+    ]
     connection.register("spine", spine)
-    return connection.sql(f"from spine where not coalesce({' or '.join(named) or 'false'}, false)").to_arrow_table()
+    return connection.sql(
+        f"from spine where not coalesce({' or '.join(named) or 'false'}, false)"
+    ).to_arrow_table()

@@ -39,10 +39,20 @@ def _field(column: Column) -> Field:
 
     One whose contract says `vector_length` (0: as the model has it) can be searched for its neighbours; `empty` becomes its tag.
     """
-    searched = {"vector_index": True, "vector_length": column.vector_length, "vector_search_metric": "cosine"}
+    searched = {
+        "vector_index": True,
+        "vector_length": column.vector_length,
+        "vector_search_metric": "cosine",
+    }
     options = {} if column.vector_length is None else searched
     tags = {} if column.empty is None else {EMPTY: str(column.empty)}
-    return Field(name=column.name, dtype=FEAST_TYPES[column.dtype], description=column.description, tags=tags, **options)
+    return Field(
+        name=column.name,
+        dtype=FEAST_TYPES[column.dtype],
+        description=column.description,
+        tags=tags,
+        **options,
+    )
 
 
 def feature_view(contract: type[Contract], entities: list[Entity], owner: str = "") -> FeatureView:

@@ -7,7 +7,11 @@ import prometheus_client  # noqa: F401 - before Feast, which would make it count
 
 from transforms.importing import unchecked, unset
 
-with unchecked("feast"), warnings.catch_warnings(), unset("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR"):
+with (
+    unchecked("feast"),
+    warnings.catch_warnings(),
+    unset("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR"),
+):
     import feast
 
 __all__ = ["feast"]

@@ -17,8 +17,14 @@ def instants(column: pd.Series | pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     try:
         if isinstance(column, pd.Series) and column.dtype == object:
             return pa.chunked_array([instants_of(column.tolist(), name)])
-        given = pa.chunked_array([pa.Array.from_pandas(column)]) if isinstance(column, pd.Series) else column
+        given = (
+            pa.chunked_array([pa.Array.from_pandas(column)])
+            if isinstance(column, pd.Series)
+            else column
+        )
         found = instants_in(given, name)
     except InstantError as error:
         raise RequestError(str(error)) from None
-    return (pc.floor_temporal(found, unit="microsecond") if found.type.unit == "ns" else found).cast(INSTANT)
+    return (
+        pc.floor_temporal(found, unit="microsecond") if found.type.unit == "ns" else found
+    ).cast(INSTANT)

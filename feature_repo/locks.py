@@ -58,7 +58,10 @@ class Lock:
 def registered(home: Path) -> list[Lock]:
     """List the locks of a home, by name."""
     contents = sorted((home / "locks").glob("*/lock.json"))
-    return [Lock(path.parent.name, path.parent, json.loads(path.read_text("utf-8"))) for path in contents]
+    return [
+        Lock(path.parent.name, path.parent, json.loads(path.read_text("utf-8")))
+        for path in contents
+    ]
 
 
 def register(home: Path, name: str, content: Mapping[str, Any], spine: "pa.Table") -> Lock:
@@ -123,7 +126,9 @@ def gone(content: Mapping[str, Any], warehouse: "Warehouse") -> list[str]:
         missing = [file for file in files if not Path(file).is_file()]
         if missing:
             first = Path(missing[0]).name
-            lines.append(f"features.{view}: version {version} is gone: {len(missing)} of {len(files)} data files, first {first}")
+            lines.append(
+                f"features.{view}: version {version} is gone: {len(missing)} of {len(files)} data files, first {first}"
+            )
     return lines
 
 
@@ -132,7 +137,11 @@ def changes(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, value in locked.items():
         if isinstance(value, Mapping):
-            lines += [f"{name}, {key}: {item} then, {now[name].get(key)} now" for key, item in value.items() if now[name].get(key) != item]
+            lines += [
+                f"{name}, {key}: {item} then, {now[name].get(key)} now"
+                for key, item in value.items()
+                if now[name].get(key) != item
+            ]
         elif now[name] != value:
             lines.append(f"{name}: {value} then, {now[name]} now")
     return lines

@@ -25,14 +25,24 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def definitions_digest(home: Path) -> str:
     """Digest what says what is served, and by what: files, the views that there are with these settings, and those online in a home."""
-    files = [REPOSITORY / name for name in ("definitions.py", "derived.py", "fields.py", "feature_store.yaml")]
+    files = [
+        REPOSITORY / name
+        for name in ("definitions.py", "derived.py", "fields.py", "feature_store.yaml")
+    ]
     declared = repr(
         (
             [(view.contract.columns(), view.entity, view.description) for view in views()],
-            [registry().derivations, registry().services, online_views(home), Path(derived.__file__).read_text()],
+            [
+                registry().derivations,
+                registry().services,
+                online_views(home),
+                Path(derived.__file__).read_text(),
+            ],
         )
     )
-    return hashlib.sha256(b"".join([*(file.read_bytes() for file in files), declared.encode()])).hexdigest()
+    return hashlib.sha256(
+        b"".join([*(file.read_bytes() for file in files), declared.encode()])
+    ).hexdigest()
 
 
 def is_applied(warehouse: Warehouse) -> bool:
@@ -53,7 +63,9 @@ def apply(warehouse: Warehouse) -> bool:
     write_store_settings(home)
     keep(home, online_views(home))  # first: a run that is killed after this goes on with the choice
     _register(warehouse)
-    replace_file(_applied_path(warehouse), definitions_digest(home).encode())  # last: a run killed before applies again
+    replace_file(
+        _applied_path(warehouse), definitions_digest(home).encode()
+    )  # last: a run killed before applies again
     return True
 
 
@@ -63,9 +75,20 @@ def _register(warehouse: Warehouse) -> None:
     store = feast.FeatureStore(config=repo_config(warehouse.settings.root))
     defined = _definitions(warehouse.settings.root)
     names = {(type(item).__name__, item.name) for item in defined}
-    views = store.registry.list_all_feature_views(store.project, skip_udf=True)  # their code may be gone since
-    registered = [*store.list_feature_services(), *views, *store.list_entities(), *store.list_data_sources()]
-    gone = [item for item in registered if (type(item).__name__, item.name) not in names and item.name != "__dummy"]
+    views = store.registry.list_all_feature_views(
+        store.project, skip_udf=True
+    )  # their code may be gone since
+    registered = [
+        *store.list_feature_services(),
+        *views,
+        *store.list_entities(),
+        *store.list_data_sources(),
+    ]
+    gone = [
+        item
+        for item in registered
+        if (type(item).__name__, item.name) not in names and item.name != "__dummy"
+    ]
     with _quiet():
         store.apply(defined, objects_to_delete=gone, partial=False)
         _take_offline(store, warehouse)
@@ -75,7 +98,11 @@ def _take_offline(store: Any, warehouse: Warehouse) -> None:
     """Delete what the online store holds of views that are online no more, the space on disk included."""
     from feature_repo.stores.deletion import delete_views
 
-    off = {view: _done_path(warehouse, view) for view in _written(warehouse) if view not in online_views(warehouse.settings.root)}
+    off = {
+        view: _done_path(warehouse, view)
+        for view in _written(warehouse)
+        if view not in online_views(warehouse.settings.root)
+    }
     written = [store.get_feature_view(view) for view, path in off.items() if path.is_file()]
     if written:
         delete_views(store.config, store.provider.online_store, written)
@@ -107,7 +134,9 @@ def materialize(warehouse: Warehouse, now: datetime, report: Report) -> dict[str
         report(f"online {view}", written, 0)
 
     store = feast.FeatureStore(config=repo_config(warehouse.settings.root))
-    if not all(store.get_feature_view(view).online for view in due):  # `feast apply` was run on this home with another one's choice
+    if not all(
+        store.get_feature_view(view).online for view in due
+    ):  # `feast apply` was run on this home with another one's choice
         _register(warehouse)
         store.refresh_registry()
     with reporting(count), _quiet():
@@ -125,7 +154,12 @@ def note_compacted(warehouse: Warehouse, views: Collection[str]) -> None:
         relation, path = f"features.{view}", _done_path(warehouse, view)
         done = read_done(path)
         if done:
-            write_done(path, replace(done, identities=identities(warehouse, relation, warehouse.files(relation))))
+            write_done(
+                path,
+                replace(
+                    done, identities=identities(warehouse, relation, warehouse.files(relation))
+                ),
+            )
 
 
 def identities(warehouse: Warehouse, relation: str, files: Sequence[str]) -> list[str]:
@@ -138,13 +172,22 @@ def _definitions(home: Path) -> list[Any]:
     from feature_repo import definitions
     from feature_repo.importing import feast
 
-    kinds = (feast.Entity, feast.FeatureService, feast.base_feature_view.BaseFeatureView, feast.data_source.DataSource)
+    kinds = (
+        feast.Entity,
+        feast.FeatureService,
+        feast.base_feature_view.BaseFeatureView,
+        feast.data_source.DataSource,
+    )
     found = [item for item in vars(definitions).values() if isinstance(item, kinds)]
     for view in found:
         if isinstance(view, feast.FeatureView):
             view.online = view.name in online_views(home)
     batches = [item.batch_source for item in found if getattr(item, "batch_source", None)]
-    requests = {source.name: source for item in found for source in getattr(item, "source_request_sources", {}).values()}
+    requests = {
+        source.name: source
+        for item in found
+        for source in getattr(item, "source_request_sources", {}).values()
+    }
     return [*found, *batches, *requests.values()]
 
 
@@ -154,7 +197,12 @@ def _is_due(view: str, warehouse: Warehouse, now: datetime) -> bool:
         return False
     done = read_done(_done_path(warehouse, view))
     files = set(identities(warehouse, relation, warehouse.files(relation)))
-    if done is None or done.rows is not None or not files.issubset(done.identities) or _is_lost(warehouse, view, done):
+    if (
+        done is None
+        or done.rows is not None
+        or not files.issubset(done.identities)
+        or _is_lost(warehouse, view, done)
+    ):
         return True
     with warehouse.connect(of=(relation,)) as connection:
         sql = f"select count(*) from {relation} where event_timestamp > $until::timestamptz and event_timestamp <= $now"
@@ -186,6 +234,10 @@ def _applied_path(warehouse: Warehouse) -> Path:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Feast's own printing, progress bars and words on its experimental parts to itself; its errors still raise."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore", RuntimeWarning)
         yield

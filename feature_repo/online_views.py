@@ -21,7 +21,9 @@ def online_views(home: Path) -> list[str]:
     too, and a new one keeps none. Raises `HomeError` for a name that is no view of records.
     """
     kept = _asked_for() if Settings().online is not None else _kept(home)
-    return [view.name for view in views() if (view.name in kept if view.is_of_records else view.online)]
+    return [
+        view.name for view in views() if (view.name in kept if view.is_of_records else view.online)
+    ]
 
 
 def keep(home: Path, views: list[str]) -> None:

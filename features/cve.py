@@ -3,7 +3,21 @@
 An example of declarations, for the shipped sample. Records of other sources count for nothing here.
 """
 
-from transforms.features import Count, CountDistinct, Derived, Entity, GroupBy, Last, Max, Mean, Service, Share, TopK, days, lifetime
+from transforms.features import (
+    Count,
+    CountDistinct,
+    Derived,
+    Entity,
+    GroupBy,
+    Last,
+    Max,
+    Mean,
+    Service,
+    Share,
+    TopK,
+    days,
+    lifetime,
+)
 
 OF_SAMPLE = "source = 'cve_events'"
 SCORE = "try_cast(attributes->>'cvss_score' as double)"
@@ -13,7 +27,11 @@ vendor = Entity(
     key="case when subject_id not like 'n/a/%' then split_part(subject_id, '/', 1) end",
     description="Who makes what is vulnerable: the first part of `vendor/product`.",
 )
-weakness = Entity("weakness", key="attributes->>'cwe'", description="The kind of mistake, by its number in the CWE.")
+weakness = Entity(
+    "weakness",
+    key="attributes->>'cwe'",
+    description="The kind of mistake, by its number in the CWE.",
+)
 cited_cve = Entity(
     "cited_cve",
     key="list_filter(regexp_extract_all(upper(text), 'CVE-[0-9]{4}-[0-9]{4,}'), lambda id: id <> record_id)",
@@ -28,8 +46,14 @@ vendor_activity = GroupBy(
         Count("n_records"),
         CountDistinct("subject_id", "n_products", description="Products in records"),
         Mean(SCORE, "mean_score", description="Mean CVSS score of records"),
-        Share("is_positive", "exploited_ratio", description="Share of records with a known exploit or proof of concept among those"),
-        Share("(attributes->>'cwe') in ('CWE-79', 'CWE-89', 'CWE-78', 'CWE-94')", "injection_ratio"),
+        Share(
+            "is_positive",
+            "exploited_ratio",
+            description="Share of records with a known exploit or proof of concept among those",
+        ),
+        Share(
+            "(attributes->>'cwe') in ('CWE-79', 'CWE-89', 'CWE-78', 'CWE-94')", "injection_ratio"
+        ),
         TopK("attributes->>'cwe'", "top_weaknesses", k=3),
         Last("attributes->>'cvss_severity'", "last_severity", windows=lifetime),
     ],
@@ -45,7 +69,11 @@ weakness_activity = GroupBy(
         Count("n_records"),
         CountDistinct("split_part(subject_id, '/', 1)", "n_vendors"),
         Max(SCORE, "max_score"),
-        Share("is_positive", "exploited_ratio", description="Share of records with a known exploit or proof of concept among those"),
+        Share(
+            "is_positive",
+            "exploited_ratio",
+            description="Share of records with a known exploit or proof of concept among those",
+        ),
     ],
     [days(28), lifetime],
     where=OF_SAMPLE,
@@ -66,7 +94,9 @@ vendor_burst = Derived(
     [vendor_activity],
     {"burst_ratio": "n_records_7d / nullif(n_records_28d / 4.0, 0)"},
     description="How busy a vendor's last week was.",
-    descriptions={"burst_ratio": "Records of the last 7 days, to those of an average week of the last 28 days."},
+    descriptions={
+        "burst_ratio": "Records of the last 7 days, to those of an average week of the last 28 days."
+    },
 )
 
 cve_v1 = Service(

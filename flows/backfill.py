@@ -11,10 +11,16 @@ from prefect.artifacts import create_table_artifact
 from flows.stages import BackfillParameters, run_backfill
 
 
-@flow(name="backfill", flow_run_name="backfill {parameters.start} to {parameters.end}", persist_result=False)
+@flow(
+    name="backfill",
+    flow_run_name="backfill {parameters.start} to {parameters.end}",
+    persist_result=False,
+)
 def backfill(parameters: BackfillParameters) -> dict[str, Any]:
     """Compute what is lacking or of other code in a span, chunk by chunk; a run that was stopped goes on at its chunk."""
     rows = run_backfill(parameters)
     table = [{"table": relation, **counts} for relation, counts in rows.items()]
-    create_table_artifact(key="backfill", table=table, description="rows that are new, computed again, untouched")
+    create_table_artifact(
+        key="backfill", table=table, description="rows that are new, computed again, untouched"
+    )
     return rows

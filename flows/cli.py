@@ -72,11 +72,29 @@ def main(*, debug: bool) -> None:
 @source_option
 @home_option
 @click.option("--plain", is_flag=True, help="Run the same stages in this process, without Prefect.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as one line of JSON, last.")
-@click.option("--accept-breaking", is_flag=True, help="Make views again though features of theirs were removed or retyped (see plan).")
-@click.option("--accept-schema", is_flag=True, help="Take changed fields of a source with `schema: freeze` as they are, this once.")
-@click.option("--accept-drift", is_flag=True, help="Stage loads though they differ too much from those before them (see report).")
-@click.option("--accept-load", is_flag=True, help="Stage loads though most rows are rejected, or keys, dates or ids look wrong (see plan).")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the summary as one line of JSON, last."
+)
+@click.option(
+    "--accept-breaking",
+    is_flag=True,
+    help="Make views again though features of theirs were removed or retyped (see plan).",
+)
+@click.option(
+    "--accept-schema",
+    is_flag=True,
+    help="Take changed fields of a source with `schema: freeze` as they are, this once.",
+)
+@click.option(
+    "--accept-drift",
+    is_flag=True,
+    help="Stage loads though they differ too much from those before them (see report).",
+)
+@click.option(
+    "--accept-load",
+    is_flag=True,
+    help="Stage loads though most rows are rejected, or keys, dates or ids look wrong (see plan).",
+)
 def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted: bool) -> None:
     """Run the pipeline: ingest, prepare, featurize, apply, materialize.
 
@@ -125,10 +143,17 @@ def status(home: str | None) -> None:
     for relation, version in warehouse.versions().items():
         click.echo(f"  {relation:<28}{warehouse.n_rows(relation):>12,} rows  version {version}")
     counted = recount(warehouse)
-    click.echo("\n  source                 loads          read        staged    duplicates   quarantined")
+    click.echo(
+        "\n  source                 loads          read        staged    duplicates   quarantined"
+    )
     for source, loads in counted.group_by("source", maintain_order=True):
-        sums = [int(loads[f"n_{name}"].sum()) for name in ("read", "staged", "duplicates", "quarantined")]
-        click.echo(f"  {source[0]:<20}{loads.height:>8}" + "".join(f"{count:>14,}" for count in sums))
+        sums = [
+            int(loads[f"n_{name}"].sum())
+            for name in ("read", "staged", "duplicates", "quarantined")
+        ]
+        click.echo(
+            f"  {source[0]:<20}{loads.height:>8}" + "".join(f"{count:>14,}" for count in sums)
+        )
     stopped = waiting(warehouse)
     if stopped:
         raise ChecksError("\n  ".join(stopped))
@@ -160,7 +185,9 @@ def serve(home: str | None, host: str, port: int) -> None:
     from feature_repo.client import REPOSITORY, home_of
     from transforms.importing import unchecked
 
-    settings = home_of(home) / "feature_store.yaml"  # no table is opened: Delta's threads would be missing where the server forks
+    settings = (
+        home_of(home) / "feature_store.yaml"
+    )  # no table is opened: Delta's threads would be missing where the server forks
     with unchecked("feast"):
         from feast.cli.cli import cli
 
@@ -192,7 +219,9 @@ def _nothing(source: str, home: Path) -> "Summary":
     none = dict.fromkeys((view.name for view in views()), 0)
     unwritten = dict.fromkeys(online_views(home), 0)
     zero = {"files_loaded": 0, "read": 0, "staged": 0, "duplicates": 0, "quarantined": 0}
-    return Summary(source=source, **zero, features=none, tables={}, materialized=unwritten, seconds={})
+    return Summary(
+        source=source, **zero, features=none, tables={}, materialized=unwritten, seconds={}
+    )
 
 
 def _echo_notices(notices: list[str]) -> None:
@@ -202,15 +231,28 @@ def _echo_notices(notices: list[str]) -> None:
 
 def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
     click.echo(f"{summary.source}: {summary.files_loaded:,} files, {summary.read:,} rows read")
-    click.echo(f"  staged {summary.staged:,}, duplicates {summary.duplicates:,}, quarantined {summary.quarantined:,}")
-    click.echo(f"  {'rows':<28}{'new':>12}{'recomputed':>13}{'untouched':>13}{'entities online':>18}")
+    click.echo(
+        f"  staged {summary.staged:,}, duplicates {summary.duplicates:,}, quarantined {summary.quarantined:,}"
+    )
+    click.echo(
+        f"  {'rows':<28}{'new':>12}{'recomputed':>13}{'untouched':>13}{'entities online':>18}"
+    )
     for relation, rows in summary.tables.items():
         counts = f"{rows['new']:>12,}{rows['recomputed']:>13,}{rows['untouched']:>13,}"
-        online = summary.materialized.get(relation.removeprefix("features."), "not online" if relation.startswith("features.") else "")
-        click.echo(f"  {relation:<28}{counts}{online:>18{',' if isinstance(online, int) else ''}}".rstrip())
-    click.echo("  " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items()))
+        online = summary.materialized.get(
+            relation.removeprefix("features."),
+            "not online" if relation.startswith("features.") else "",
+        )
+        click.echo(
+            f"  {relation:<28}{counts}{online:>18{',' if isinstance(online, int) else ''}}".rstrip()
+        )
+    click.echo(
+        "  " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items())
+    )
     if summary.quarantined:
-        click.echo(f"  why rows were rejected: millrace quarantine list --home {warehouse.settings.root}")
+        click.echo(
+            f"  why rows were rejected: millrace quarantine list --home {warehouse.settings.root}"
+        )
 
 
 for command in (backfill, erase, features, locks, maintain, plan, quarantine, report, trace):

@@ -28,11 +28,19 @@ def train(warehouse: Warehouse) -> str:
         keys = example_keys(connection) if has_example else spine.select("record_id")
     joined = training_set(spine, "triage_v2", home).frame
     if has_example:
-        example = training_set(spine.select("record_id", "event_timestamp").join(keys, on="record_id"), EXAMPLE, home).frame
-        joined = joined.join(example.select("record_id", cs.starts_with(*EXAMPLE_VIEWS)), on="record_id")
+        example = training_set(
+            spine.select("record_id", "event_timestamp").join(keys, on="record_id"), EXAMPLE, home
+        ).frame
+        joined = joined.join(
+            example.select("record_id", cs.starts_with(*EXAMPLE_VIEWS)), on="record_id"
+        )
     scores = score(joined)
     busiest = joined["subject_id"].drop_nulls().mode().sort()[0]
-    activity = ["subject_activity:n_records_lifetime", "subject_activity:n_records_28d", "subject_activity:positive_ratio_lifetime"]
+    activity = [
+        "subject_activity:n_records_lifetime",
+        "subject_activity:n_records_28d",
+        "subject_activity:positive_ratio_lifetime",
+    ]
     start = datetime.now(UTC)
     online = online_features(activity, [{"subject_id": busiest}], home)
     seconds = (datetime.now(UTC) - start).total_seconds()
@@ -62,7 +70,10 @@ def score(frame: pl.DataFrame) -> str:
     from threadpoolctl import threadpool_limits
 
     split = frame["event_timestamp"].quantile(1 - TEST_SHARE)
-    past, future = frame.filter(pl.col("event_timestamp") <= split), frame.filter(pl.col("event_timestamp") > split)
+    past, future = (
+        frame.filter(pl.col("event_timestamp") <= split),
+        frame.filter(pl.col("event_timestamp") > split),
+    )
     numbers = [name for name in frame.columns if frame[name].dtype.is_numeric()]
     quality = [name for name in numbers if name.startswith("record_quality__")]
     text = [name for name in numbers if name.startswith("record_text__")]
@@ -86,13 +97,21 @@ def score(frame: pl.DataFrame) -> str:
         f"  {'features':<44}{'ROC AUC':>9}{'avg. precision':>16}",
     ]
     for name, columns in sets.items():
-        estimator = HistGradientBoostingClassifier(random_state=0) if columns else DummyClassifier(strategy="prior")
+        estimator = (
+            HistGradientBoostingClassifier(random_state=0)
+            if columns
+            else DummyClassifier(strategy="prior")
+        )
         inputs = columns or ["is_positive"]  # the dummy looks at no input
-        with threadpool_limits(1):  # on so few rows threads wait for each other: 8 s of processor time in all, not 58 s
+        with threadpool_limits(
+            1
+        ):  # on so few rows threads wait for each other: 8 s of processor time in all, not 58 s
             estimator.fit(past.select(inputs).to_numpy(), past["is_positive"].to_numpy())
             chance = estimator.predict_proba(future.select(inputs).to_numpy())[:, 1]
         truth = future["is_positive"].to_numpy()
-        lines.append(f"  {name:<44}{roc_auc_score(truth, chance):>9.3f}{average_precision_score(truth, chance):>16.3f}")
+        lines.append(
+            f"  {name:<44}{roc_auc_score(truth, chance):>9.3f}{average_precision_score(truth, chance):>16.3f}"
+        )
     return "\n".join(lines)
 
 

@@ -31,13 +31,18 @@ def note_run(home: Path, rows: dict[str, int], seconds: dict[str, float]) -> Non
     """Add a run's rows and seconds by stage."""
     line = json.dumps({"rows": rows, "seconds": seconds})
     with history_path(home).open("a", encoding="utf-8") as file:
-        file.write(f"\n{line}")  # the line feed comes first: a line that a kill tore spoils no other
+        file.write(
+            f"\n{line}"
+        )  # the line feed comes first: a line that a kill tore spoils no other
 
 
 def note_source(home: Path, source: Source) -> None:
     """Note when the rows of a source could be known, for the catalogue."""
     path = home / "sources.json"
-    replace_file(path, json.dumps({**read_sources(home), source.name: source.known_in_words}, indent=2).encode())
+    replace_file(
+        path,
+        json.dumps({**read_sources(home), source.name: source.known_in_words}, indent=2).encode(),
+    )
 
 
 def read_sources(home: Path) -> dict[str, str]:
@@ -56,10 +61,16 @@ def read_rates(home: Path) -> dict[str, Rate]:
             run = json.loads(line)
             for stage in (stage for stage, n_rows in run["rows"].items() if n_rows):
                 before = rates.get(stage, Rate(0, 0.0))
-                rates[stage] = Rate(before.rows + run["rows"][stage], before.seconds + run["seconds"][stage])
+                rates[stage] = Rate(
+                    before.rows + run["rows"][stage], before.seconds + run["seconds"][stage]
+                )
     return rates
 
 
 def price(rates: dict[str, Rate], stage: str, rows: int) -> str:
     """Say about how long a stage takes for so many rows."""
-    return f"about {rates[stage].estimate(rows):,.1f} s" if stage in rates else "seconds unknown: no run was measured here yet"
+    return (
+        f"about {rates[stage].estimate(rows):,.1f} s"
+        if stage in rates
+        else "seconds unknown: no run was measured here yet"
+    )

@@ -13,9 +13,19 @@ SECONDS_TO_END = 10
 
 @contextmanager
 def _loggers_kept() -> Iterator[None]:
-    known = [logging.root, *(logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger))]
+    known = [
+        logging.root,
+        *(
+            logger
+            for logger in logging.root.manager.loggerDict.values()
+            if isinstance(logger, logging.Logger)
+        ),
+    ]
     names = ("handlers", "filters", "propagate", "disabled")
-    before = [(logger, logger.level, {name: copy(getattr(logger, name)) for name in names}) for logger in known]
+    before = [
+        (logger, logger.level, {name: copy(getattr(logger, name)) for name in names})
+        for logger in known
+    ]
     try:
         yield
     finally:

@@ -16,5 +16,7 @@ def maintain(parameters: MaintainParameters) -> dict[str, list[dict[str, Any]]]:
     """Merge small files, drop replaced rows, delete data files that neither a lock nor the days to keep need."""
     done = run_maintenance(parameters)
     for name, rows in done.items():
-        create_table_artifact(key=f"maintain-{name}", table=rows, description=f"Tables {name} by maintenance")
+        create_table_artifact(
+            key=f"maintain-{name}", table=rows, description=f"Tables {name} by maintenance"
+        )
     return done

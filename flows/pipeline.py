@@ -16,7 +16,15 @@ from prefect.events import emit_event
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_API_URL
 
-from flows.stages import PipelineParameters, Summary, fail_on_refused, ingest, materialize, run_stages, summary_path
+from flows.stages import (
+    PipelineParameters,
+    Summary,
+    fail_on_refused,
+    ingest,
+    materialize,
+    run_stages,
+    summary_path,
+)
 from transforms.errors import DriftError, LoadStoppedError, OrchestratorError
 from transforms.warehouse.tables import Report, Warehouse, silent
 
@@ -31,7 +39,11 @@ _report: ContextVar[Report] = ContextVar("report", default=silent)
 def _as_task(function: Callable[..., Any], *arguments: Any) -> Any:
     """Run a stage as a Prefect task. Only small manifests pass between tasks, and nothing is cached: truth is in the tables."""
     stage = task(
-        name=function.__name__, cache_policy=NO_CACHE, persist_result=False, retries=2 * (function in RETRIED), retry_delay_seconds=5
+        name=function.__name__,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=2 * (function in RETRIED),
+        retry_delay_seconds=5,
     )
     return stage(function)(*arguments)
 
@@ -42,7 +54,9 @@ def pipeline(parameters: PipelineParameters) -> dict[str, Any]:
     try:
         summary = run_stages(parameters, _report.get(), _as_task)
     except LoadStoppedError as error:
-        emit_load_event("drift.stopped" if isinstance(error, DriftError) else "checks.stopped", error.payload)
+        emit_load_event(
+            "drift.stopped" if isinstance(error, DriftError) else "checks.stopped", error.payload
+        )
         raise
     for payload in summary.drifts:
         emit_load_event("drift.warned", payload)
@@ -54,7 +68,10 @@ def pipeline(parameters: PipelineParameters) -> dict[str, Any]:
 
 def emit_load_event(what: str, payload: dict[str, Any]) -> None:
     """Emit `millrace.drift.stopped`, `millrace.drift.warned` or `millrace.checks.stopped`, with the load and what was found."""
-    resource = {"prefect.resource.id": f"millrace.source.{payload['source']}", "prefect.resource.name": payload["source"]}
+    resource = {
+        "prefect.resource.id": f"millrace.source.{payload['source']}",
+        "prefect.resource.name": payload["source"],
+    }
     emit_event(event=f"millrace.{what}", resource=resource, payload=payload)
 
 
@@ -88,10 +105,21 @@ def refuse_silent_api() -> None:
 def publish_artifacts(parameters: PipelineParameters, summary: Summary) -> None:
     """Leave the accounting table and a link to the run's summary in Prefect."""
     name = summary.source.replace("_", "-")
-    rows = [{"outcome": key, "rows": getattr(summary, key)} for key in ("read", "staged", "duplicates", "quarantined")]
-    rows += [{"outcome": f"{relation}, {what}", "rows": n} for relation, counts in summary.tables.items() for what, n in counts.items()]
-    rows += [{"outcome": f"online {view}", "rows": count} for view, count in summary.materialized.items()]
-    create_table_artifact(key=f"accounting-{name}", table=rows, description="read = staged + duplicates + quarantined")
+    rows = [
+        {"outcome": key, "rows": getattr(summary, key)}
+        for key in ("read", "staged", "duplicates", "quarantined")
+    ]
+    rows += [
+        {"outcome": f"{relation}, {what}", "rows": n}
+        for relation, counts in summary.tables.items()
+        for what, n in counts.items()
+    ]
+    rows += [
+        {"outcome": f"online {view}", "rows": count} for view, count in summary.materialized.items()
+    ]
+    create_table_artifact(
+        key=f"accounting-{name}", table=rows, description="read = staged + duplicates + quarantined"
+    )
     path = summary_path(parameters.settings().root)
     create_link_artifact(key=f"summary-{name}", link=path.as_uri(), link_text="Summary of the run")
 
@@ -111,4 +139,8 @@ def publish_report(parameters: PipelineParameters, summary: Summary) -> None:
         get_run_logger().error(notice)
         summary.notices.append(notice)
         return
-    create_link_artifact(key=f"report-{summary.source.replace('_', '-')}", link=path.as_uri(), link_text="Report of the home")
+    create_link_artifact(
+        key=f"report-{summary.source.replace('_', '-')}",
+        link=path.as_uri(),
+        link_text="Report of the home",
+    )

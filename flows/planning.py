@@ -48,27 +48,54 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
     steps = []
     n_loaded = _rows_of_bytes(source, warehouse, n_bytes)
     if found.files:
-        steps.append(step("raw.records", "ingest", n_loaded, f"{len(found.files):,} files, {n_bytes / 1e6:,.1f} MB"))
+        steps.append(
+            step(
+                "raw.records",
+                "ingest",
+                n_loaded,
+                f"{len(found.files):,} files, {n_bytes / 1e6:,.1f} MB",
+            )
+        )
     n_unstaged, n_staged = _staged(source, warehouse, n_loaded)
     if n_unstaged or found.files:
         why = f"{n_unstaged:,} raw rows are loaded already" if n_unstaged else "of what is loaded"
         steps.append(step("staging.records", "prepare", n_staged, why))
-    for relation, rows, why in _views(warehouse, n_staged, is_loading=bool(found.files or n_unstaged)):
+    for relation, rows, why in _views(
+        warehouse, n_staged, is_loading=bool(found.files or n_unstaged)
+    ):
         steps.append(step(relation, "featurize", rows, why))
     for view, n_entities in _behind(warehouse).items():
         steps.append(step(f"online {view}", "materialize", n_entities, "entities, at most"))
-    looked = look_at_fields(source, warehouse, [new.file for new in found.files]) if found.files or n_unstaged else None
+    looked = (
+        look_at_fields(source, warehouse, [new.file for new in found.files])
+        if found.files or n_unstaged
+        else None
+    )
     checks = [line for line in waiting(warehouse) if line.startswith(f"{source.name}: ")]
-    checks += look_at_checks(source, warehouse, [new.file for new in found.files]) if found.files else []
-    removed = [f"{relation}: nothing declares it any more; its rows stay until you delete its folder" for relation in undeclared(warehouse)]
-    return Planned(steps, breaking_changes(warehouse), [*found.notices, *removed], found.refused, _fields(looked) if looked else [], checks)
+    checks += (
+        look_at_checks(source, warehouse, [new.file for new in found.files]) if found.files else []
+    )
+    removed = [
+        f"{relation}: nothing declares it any more; its rows stay until you delete its folder"
+        for relation in undeclared(warehouse)
+    ]
+    return Planned(
+        steps,
+        breaking_changes(warehouse),
+        [*found.notices, *removed],
+        found.refused,
+        _fields(looked) if looked else [],
+        checks,
+    )
 
 
 def _fields(looked: "Look") -> list[str]:
     """Say what changed in the fields of the rows that were looked at, and whether a run would stop over it."""
     where = f"in the first rows of {looked.n_files:,} files, {looked.n_rows:,} rows looked at"
     lines = [f"{change}; {where}" for change in looked.changes]
-    stopped = "`schema: freeze` stops the run before it stages; --accept-schema takes it as it is, once"
+    stopped = (
+        "`schema: freeze` stops the run before it stages; --accept-schema takes it as it is, once"
+    )
     return lines + ([stopped] if looked.stops else [])
 
 
@@ -79,7 +106,11 @@ def _rows_of_bytes(source: Source, warehouse: Warehouse, n_bytes: int) -> int:
     sizes = {file.uri: file.path.stat().st_size for file in list_files(source).files}
     with warehouse.connect() as connection:
         sql = "select source_uri, sum(n_read) from accounting.files where source = $source group by source_uri"
-        read = {uri: n for uri, n in connection.execute(sql, {"source": source.name}).fetchall() if uri in sizes}
+        read = {
+            uri: n
+            for uri, n in connection.execute(sql, {"source": source.name}).fetchall()
+            if uri in sizes
+        }
     n_bytes_loaded = sum(sizes[uri] for uri in read)
     return round(n_bytes * sum(read.values()) / n_bytes_loaded) if n_bytes_loaded else 0
 
@@ -115,4 +146,7 @@ def _behind(warehouse: Warehouse) -> dict[str, int]:
     """Count the rows of views whose online values are behind: an upper bound for the entities that are written."""
     from feature_repo.online import due_views
 
-    return {view: warehouse.n_rows(f"features.{view}") for view in due_views(warehouse, datetime.now(UTC))}
+    return {
+        view: warehouse.n_rows(f"features.{view}")
+        for view in due_views(warehouse, datetime.now(UTC))
+    }

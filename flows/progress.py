@@ -19,7 +19,12 @@ def show_progress() -> Iterator[Report]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.fields[done]}"), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.fields[done]}"),
+        TimeElapsedColumn(),
+    )
     progress = Progress(*columns, console=Console(stderr=True), transient=True)
     tasks = {}
     start = time.monotonic()
@@ -34,7 +39,9 @@ def show_progress() -> Iterator[Report]:
         if relation not in tasks:
             tasks[relation] = progress.add_task(relation, total=None, done="")
         total_rows, total_bytes = amounts[relation]
-        progress.update(tasks[relation], done=f"{total_rows:>12,} rows {total_bytes / 1e6:>9,.1f} MB")
+        progress.update(
+            tasks[relation], done=f"{total_rows:>12,} rows {total_bytes / 1e6:>9,.1f} MB"
+        )
 
     try:
         yield report

@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 Call = Callable[..., Any]
 HOME_HELP = "Folder that holds everything the pipeline writes; MILLRACE_HOME or .millrace if empty."
 FULL = ("no space left", "disk is full", "disk full", "disk quota exceeded", "os error 28")
-READ_ONLY = ("read-only file system", "readonly database", "permission denied", "os error 13", "os error 30", "unable to open database")
+READ_ONLY = (
+    "read-only file system",
+    "readonly database",
+    "permission denied",
+    "os error 13",
+    "os error 30",
+    "unable to open database",
+)
 RAW, STAGING = "raw.records", "staging.records"
 logger = logging.getLogger(__name__)
 
@@ -38,25 +45,41 @@ class PipelineParameters(BaseModel):
 
     source: str = Field(description="Path of the source's YAML file.")
     home: str | None = Field(default=None, description=HOME_HELP)
-    accept_breaking: bool = Field(default=False, description="Make views again though features of theirs were removed or retyped.")
-    accept_schema: bool = Field(default=False, description="Take changed fields of a frozen source as they are, this once.")
-    accept_drift: bool = Field(default=False, description="Stage loads though they differ too much from those before them.")
+    accept_breaking: bool = Field(
+        default=False,
+        description="Make views again though features of theirs were removed or retyped.",
+    )
+    accept_schema: bool = Field(
+        default=False, description="Take changed fields of a frozen source as they are, this once."
+    )
+    accept_drift: bool = Field(
+        default=False, description="Stage loads though they differ too much from those before them."
+    )
 
-    accept_load: bool = Field(default=False, description="Stage loads though a check stops them: rejected rows, keys, dates, ids.")
+    accept_load: bool = Field(
+        default=False,
+        description="Stage loads though a check stops them: rejected rows, keys, dates, ids.",
+    )
 
     def settings(self) -> Settings:
         """Settings of the run."""
         return Settings(home=Path(self.home)) if self.home else Settings()
 
 
-Instant = Annotated[datetime, BeforeValidator(instant_of)]  # in UTC; Pydantic would guess a number's unit
+Instant = Annotated[
+    datetime, BeforeValidator(instant_of)
+]  # in UTC; Pydantic would guess a number's unit
 
 
 class BackfillParameters(BaseModel):
     """Which span a backfill is to look at; UTC, the end not included."""
 
-    start: Instant | None = Field(default=None, description="First instant; from the beginning if empty.")
-    end: Instant | None = Field(default=None, description="Instant before which it ends; no end if empty.")
+    start: Instant | None = Field(
+        default=None, description="First instant; from the beginning if empty."
+    )
+    end: Instant | None = Field(
+        default=None, description="Instant before which it ends; no end if empty."
+    )
     home: str | None = Field(default=None, description=HOME_HELP)
 
     def settings(self) -> Settings:
@@ -74,7 +97,9 @@ class MaintainParameters(BaseModel):
     """What maintenance is asked to do."""
 
     keep_days: float | None = Field(
-        default=None, ge=0, description="Days for which replaced data files are kept; MILLRACE_KEEP_DAYS or 7 if empty."
+        default=None,
+        ge=0,
+        description="Days for which replaced data files are kept; MILLRACE_KEEP_DAYS or 7 if empty.",
     )
     dry_run: bool = Field(default=False, description="Tell what would be done; change nothing.")
     home: str | None = Field(default=None, description=HOME_HELP)
@@ -82,7 +107,11 @@ class MaintainParameters(BaseModel):
     def settings(self) -> Settings:
         """Settings of the run."""
         settings = Settings(home=Path(self.home)) if self.home else Settings()
-        return settings if self.keep_days is None else settings.model_copy(update={"keep_days": self.keep_days})
+        return (
+            settings
+            if self.keep_days is None
+            else settings.model_copy(update={"keep_days": self.keep_days})
+        )
 
 
 class Summary(BaseModel):
@@ -108,7 +137,12 @@ class Summary(BaseModel):
     @property
     def is_empty(self) -> bool:
         """Whether there was nothing to do."""
-        return not (self.read or self.files_loaded or any(self.features.values()) or any(self.materialized.values()))
+        return not (
+            self.read
+            or self.files_loaded
+            or any(self.features.values())
+            or any(self.materialized.values())
+        )
 
 
 class FilesRefusedError(FileRefusedError):
@@ -142,7 +176,11 @@ def pending_work(source: Source, warehouse: Warehouse) -> Pending:
 
     found = pending_files(source, warehouse)
     # a file that cannot be opened is work too: the run must fail over it, not call the home up to date
-    is_current = not (found.files or found.refused) and is_prepared(source, warehouse) and not stale_views(warehouse)
+    is_current = (
+        not (found.files or found.refused)
+        and is_prepared(source, warehouse)
+        and not stale_views(warehouse)
+    )
     return Pending(found.notices, nothing=is_current and not _is_behind(warehouse))
 
 
@@ -159,11 +197,19 @@ def ingest(source: Source, warehouse: Warehouse) -> Any:
     return ingest(source, warehouse)
 
 
-def prepare(source: Source, warehouse: Warehouse, accept_schema: bool, accept_drift: bool, accept_load: bool) -> Any:  # noqa: FBT001 - tasks pass by position
+def prepare(
+    source: Source, warehouse: Warehouse, accept_schema: bool, accept_drift: bool, accept_load: bool
+) -> Any:
     """raw -> staging and quarantine."""
     from transforms.staging.prepare import prepare
 
-    return prepare(source, warehouse, accept_schema=accept_schema, accept_drift=accept_drift, accept_load=accept_load)
+    return prepare(
+        source,
+        warehouse,
+        accept_schema=accept_schema,
+        accept_drift=accept_drift,
+        accept_load=accept_load,
+    )
 
 
 def staged_loads(source: Source, warehouse: Warehouse) -> set[str]:
@@ -173,12 +219,16 @@ def staged_loads(source: Source, warehouse: Warehouse) -> set[str]:
     return staged_loads(warehouse, source.name)
 
 
-def notice_drifts(source: Source, warehouse: Warehouse, loads: set[str]) -> tuple[list[str], list[dict[str, Any]]]:
+def notice_drifts(
+    source: Source, warehouse: Warehouse, loads: set[str]
+) -> tuple[list[str], list[dict[str, Any]]]:
     """Say, to people and to programs, which of some loads differ from those before them more than loads of their source do."""
     from transforms.profiles.drift import described, drifted, payload
 
     found = drifted(warehouse, source.name, loads)
-    notices = [f"{source.name}: {described(load, rows)}; see millrace report" for load, rows in found]
+    notices = [
+        f"{source.name}: {described(load, rows)}; see millrace report" for load, rows in found
+    ]
     return notices, [payload(source.name, load, rows) for load, rows in found]
 
 
@@ -202,7 +252,10 @@ def changed_code(warehouse: Warehouse) -> list[str]:
     from transforms.features.registry import views
 
     changed = [view.relation for view in views() if is_made_by_other_code(view, warehouse)]
-    return [f"{relation}: its model, kernel, contract or engine has changed; all of it is computed again" for relation in changed]
+    return [
+        f"{relation}: its model, kernel, contract or engine has changed; all of it is computed again"
+        for relation in changed
+    ]
 
 
 def refuse_breaking(warehouse: Warehouse, *, accepted: bool) -> None:
@@ -271,7 +324,11 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
             tables={relation: rows._asdict() for relation, rows in tables.items()},
             materialized=materialized,
             seconds=clock.seconds,
-            notices=ingested.notices + notices(warehouse, source, newest) + check_notices + drift_notices + rebuilt,
+            notices=ingested.notices
+            + notices(warehouse, source, newest)
+            + check_notices
+            + drift_notices
+            + rebuilt,
             drifts=drifts,
             refused=ingested.refused,
         )
@@ -321,7 +378,13 @@ def finish_erasure(warehouse: Warehouse, now: datetime) -> None:
     if erasure is None:
         return
     from feature_repo.erase import erase_online, erase_spines
-    from transforms.upkeep.erase import delete_files, end, erase_rows, recompute_views, refuse_what_is_left
+    from transforms.upkeep.erase import (
+        delete_files,
+        end,
+        erase_rows,
+        recompute_views,
+        refuse_what_is_left,
+    )
 
     erase_rows(warehouse, erasure)
     recompute_views(warehouse, erasure, now)
@@ -332,7 +395,9 @@ def finish_erasure(warehouse: Warehouse, now: datetime) -> None:
     end(warehouse)
 
 
-def run_backfill(parameters: BackfillParameters, report: Report = silent) -> dict[str, dict[str, int]]:
+def run_backfill(
+    parameters: BackfillParameters, report: Report = silent
+) -> dict[str, dict[str, int]]:
     """Fill what the views lack in a span and bring the online store up to date; rows new, recomputed, untouched by relation."""
     from transforms.features.backfill import fill
 
@@ -362,10 +427,16 @@ def run_maintenance(parameters: MaintainParameters) -> dict[str, list[dict[str, 
         due = due_views(warehouse, now)
         compacted = compact(warehouse, is_dry=parameters.dry_run)
         if not parameters.dry_run:
-            note_compacted(warehouse, {item.relation.removeprefix("features.") for item in compacted} - set(due))
+            note_compacted(
+                warehouse,
+                {item.relation.removeprefix("features.") for item in compacted} - set(due),
+            )
         locked = [lock.tables for lock in registered(warehouse.settings.root)]
         vacuumed = vacuum(warehouse, locked, is_dry=parameters.dry_run)
-    return {"compacted": [item._asdict() for item in compacted], "vacuumed": [item._asdict() for item in vacuumed]}
+    return {
+        "compacted": [item._asdict() for item in compacted],
+        "vacuumed": [item._asdict() for item in vacuumed],
+    }
 
 
 def run_plain(parameters: PipelineParameters, report: Report = silent) -> Summary:
@@ -406,7 +477,11 @@ def lock_home(home: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            logger.warning("%s: waiting for another run (process %s) to end", home, file.read().strip() or "unknown")
+            logger.warning(
+                "%s: waiting for another run (process %s) to end",
+                home,
+                file.read().strip() or "unknown",
+            )
             fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -427,7 +502,9 @@ def _disk_trouble(home: Path) -> Iterator[None]:
     except Exception as error:
         said = str(error).lower()
         if any(words in said for words in FULL):
-            message = f"{home}: the disk is full; nothing half is visible, so make room and run again"
+            message = (
+                f"{home}: the disk is full; nothing half is visible, so make room and run again"
+            )
         elif any(words in said for words in READ_ONLY):
             message = f"{home}: cannot be written any more; nothing half is visible, so mend its permissions and run again"
         else:

@@ -31,15 +31,24 @@ CHROMIUM_OPTIONS = [
 os.environ["MILLRACE_FEATURES"] = ""
 
 # a loaded machine may take long over an example; no test here is about time
-settings.register_profile("millrace", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.register_profile(
+    "millrace", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 settings.load_profile("millrace")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let `make soak` do more of what a normal run does some of."""
-    parser.addoption("--kills", type=int, default=6, help="random moments at which a run is killed (6)")
+    parser.addoption(
+        "--kills", type=int, default=6, help="random moments at which a run is killed (6)"
+    )
     parser.addoption("--rounds", type=int, default=4, help="rounds of two runs at once (4)")
-    parser.addoption("--orders", type=int, default=1, help="shuffled orders in which the sample's files are loaded (1)")
+    parser.addoption(
+        "--orders",
+        type=int,
+        default=1,
+        help="shuffled orders in which the sample's files are loaded (1)",
+    )
 
 
 def pytest_unconfigure() -> None:
@@ -48,7 +57,9 @@ def pytest_unconfigure() -> None:
     It outlives the last collection of the interpreter, and with it all tests that Hypothesis remembers and whatever their
     annotations name: DuckDB then prints a page of leaked objects.
     """
-    gc.callbacks[:] = [callback for callback in gc.callbacks if not callback.__module__.startswith("hypothesis.")]
+    gc.callbacks[:] = [
+        callback for callback in gc.callbacks if not callback.__module__.startswith("hypothesis.")
+    ]
 
 
 @pytest.fixture
@@ -103,7 +114,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if importlib.util.find_spec("sentence_transformers") is None:
         pytest.skip("needs the extra `embeddings` (sentence-transformers), which is not installed")
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    subprocess.run([sys.executable, "-m", "tests.tiny_model", str(folder)], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "tests.tiny_model", str(folder)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
     return folder
 
 

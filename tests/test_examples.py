@@ -12,18 +12,27 @@ from transforms.features.registry import read_registry
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("transforms", "feature_repo", "flows")
-SHOWN = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")) if ">>> " in path.read_text("utf-8")]
+SHOWN = [
+    path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+    if ">>> " in path.read_text("utf-8")
+]
 
 
 @pytest.mark.parametrize("path", SHOWN, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_examples_of_a_module_give_what_they_say(path: Path) -> None:
-    module = import_module(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    module = import_module(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    )
     found = doctest.testmod(module)
     assert found.attempted > 0
     assert found.failed == 0
 
 
-def test_declarations_in_the_readme_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_declarations_in_the_readme_are_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     (shown,) = (block for block in blocks if "GroupBy(" in block)
     (tmp_path / "shown.py").write_text(shown, "utf-8")

@@ -18,14 +18,19 @@ PINS = [Requirement(line) for line in (ROOT / "constraints.txt").read_text("utf-
 
 
 def _holds(requirement: Requirement, python: str, extras: Iterable[str] = ()) -> bool:
-    environments = [{"python_version": python, "python_full_version": f"{python}.0", "extra": extra} for extra in ("", *extras)]
+    environments = [
+        {"python_version": python, "python_full_version": f"{python}.0", "extra": extra}
+        for extra in ("", *extras)
+    ]
     return requirement.marker is None or any(map(requirement.marker.evaluate, environments))
 
 
 def _needed(python: str) -> set[str]:
     """Follow what `make setup` installs to all that this requires on a Python, as the installed packages say it."""
     extras = PROJECT["optional-dependencies"]
-    listed = [Requirement(line) for line in (*PROJECT["dependencies"], *extras["demo"], *extras["dev"])]
+    listed = [
+        Requirement(line) for line in (*PROJECT["dependencies"], *extras["demo"], *extras["dev"])
+    ]
     due = [requirement for requirement in listed if _holds(requirement, python)]
     found: dict[str, set[str]] = {}
     while due:
@@ -48,4 +53,6 @@ def test_every_python_that_is_promised_is_looked_at() -> None:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_all_that_is_needed_is_pinned(python: str) -> None:
     pinned = {canonicalize_name(pin.name) for pin in PINS if _holds(pin, python)}
-    assert sorted(_needed(python) - pinned - {"setuptools"}) == []  # which builds this project, and pip brings
+    assert (
+        sorted(_needed(python) - pinned - {"setuptools"}) == []
+    )  # which builds this project, and pip brings

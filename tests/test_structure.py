@@ -19,20 +19,37 @@ from transforms.warehouse.tables import RELATIONS
 
 ROOT = Path(__file__).parent.parent
 SQL = Path(sql_package).parent
-FEATURE_VIEWS = {view.name: view for view in vars(definitions).values() if isinstance(view, FeatureView)}
+FEATURE_VIEWS = {
+    view.name: view for view in vars(definitions).values() if isinstance(view, FeatureView)
+}
 
 
 def all_contracts() -> dict[str, type[Contract]]:
     """Every contract that is a relation's, by the relation's name."""
-    classes = [vars(import_module(f"{schemas.__name__}.{module.name}")).values() for module in iter_modules(schemas.__path__)]
-    contracts = [item for module in classes for item in module if isinstance(item, type) and issubclass(item, Contract)]
-    of_relations = {contract.relation(): contract for contract in contracts if contract.Config.metadata.get("key")}
+    classes = [
+        vars(import_module(f"{schemas.__name__}.{module.name}")).values()
+        for module in iter_modules(schemas.__path__)
+    ]
+    contracts = [
+        item
+        for module in classes
+        for item in module
+        if isinstance(item, type) and issubclass(item, Contract)
+    ]
+    of_relations = {
+        contract.relation(): contract
+        for contract in contracts
+        if contract.Config.metadata.get("key")
+    }
     return of_relations | {view.relation: view.contract for view in views()}
 
 
 def test_every_column_is_described() -> None:
     silent = [
-        f"{name}.{column.name}" for name, contract in all_contracts().items() for column in contract.columns() if not column.description
+        f"{name}.{column.name}"
+        for name, contract in all_contracts().items()
+        for column in contract.columns()
+        if not column.description
     ]
     assert silent == []
 
@@ -47,21 +64,29 @@ def test_every_relation_has_a_contract_and_every_contract_a_relation() -> None:
 
 def test_every_key_is_made_of_columns() -> None:
     stray = [
-        f"{name}.{key}" for name, contract in all_contracts().items() for key in contract.key() if key not in contract.arrow_schema().names
+        f"{name}.{key}"
+        for name, contract in all_contracts().items()
+        for key in contract.key()
+        if key not in contract.arrow_schema().names
     ]
     assert stray == []
 
 
 def test_every_declaration_has_a_file_of_its_name() -> None:
-    declared = {name: path.stem for name, path in registry().paths.items() if name in registry().views}
-    assert [f"{name} is declared in {stem}.py" for name, stem in declared.items() if name != stem] == []
+    declared = {
+        name: path.stem for name, path in registry().paths.items() if name in registry().views
+    }
+    assert [
+        f"{name} is declared in {stem}.py" for name, stem in declared.items() if name != stem
+    ] == []
 
 
 def test_every_view_is_named_as_its_declaration_its_contract_and_its_relation() -> None:
     wrong = [
         f"{name}: {view.name}, {view.relation}, {view.contract.__name__}"
         for name, view in registry().views.items()
-        if (view.name, view.relation, _snake(view.contract.__name__)) != (name, f"features.{name}", name)
+        if (view.name, view.relation, _snake(view.contract.__name__))
+        != (name, f"features.{name}", name)
     ]
     assert wrong == []
 
@@ -74,12 +99,18 @@ def test_every_feature_relation_is_a_view_with_the_fields_of_its_contract() -> N
     expected = {view.name: {*view.entity.columns, *view.features} for view in views()}
     found = {name: {field.name for field in view.schema} for name, view in FEATURE_VIEWS.items()}
     assert {
-        name: expected.get(name, set()) ^ found.get(name, set()) for name in expected | found if expected.get(name) != found.get(name)
+        name: expected.get(name, set()) ^ found.get(name, set())
+        for name in expected | found
+        if expected.get(name) != found.get(name)
     } == {}
 
 
 def test_every_field_says_what_its_contract_says() -> None:
-    meaning = {(view.name, column.name): column.description for view in views() for column in view.contract.columns()}
+    meaning = {
+        (view.name, column.name): column.description
+        for view in views()
+        for column in view.contract.columns()
+    }
     wrong = [
         f"{name}.{field.name}"
         for name, view in FEATURE_VIEWS.items()
@@ -107,17 +138,29 @@ def header(path: Path) -> list[str]:
 def test_every_model_reads_what_it_says() -> None:
     wrong = []
     for path in sorted(SQL.rglob("*.sql")):
-        said = next(line for line in header(path) if line.startswith("-- reads: ")).removeprefix("-- reads: ")
+        said = next(line for line in header(path) if line.startswith("-- reads: ")).removeprefix(
+            "-- reads: "
+        )
         names = {name.strip() for name in re.sub(r"\(.*?\)", "", said).split(",")}
-        body = "\n".join(line for line in path.read_text("utf-8").splitlines() if not line.strip().startswith("--"))
+        body = "\n".join(
+            line
+            for line in path.read_text("utf-8").splitlines()
+            if not line.strip().startswith("--")
+        )
         defined = set(re.findall(r"(\w+) as (?:materialized )?\(\n", body))
         read = set(re.findall(r"(?<!distinct )\b(?:from|join)\s+([a-z_][\w.]*)", body)) - defined
-        wrong += [f"{path.relative_to(SQL)}: says {sorted(names)}, reads {sorted(read)}"] if names != read else []
+        wrong += (
+            [f"{path.relative_to(SQL)}: says {sorted(names)}, reads {sorted(read)}"]
+            if names != read
+            else []
+        )
     assert wrong == []
 
 
 def test_feast_scans_one_module() -> None:
-    assert [path.relative_to(REPOSITORY).as_posix() for path in get_repo_files(REPOSITORY)] == ["definitions.py"]
+    assert [path.relative_to(REPOSITORY).as_posix() for path in get_repo_files(REPOSITORY)] == [
+        "definitions.py"
+    ]
 
 
 def test_record_quality_has_its_features() -> None:
@@ -126,7 +169,9 @@ def test_record_quality_has_its_features() -> None:
 
 def test_page_of_features_is_not_stale() -> None:
     page = (ROOT / "docs" / "features.md").read_text("utf-8")
-    assert page == catalogue_markdown(), "make it again: MILLRACE_FEATURES= millrace features --markdown > docs/features.md"
+    assert page == catalogue_markdown(), (
+        "make it again: MILLRACE_FEATURES= millrace features --markdown > docs/features.md"
+    )
 
 
 def test_every_promise_names_tests_that_exist() -> None:

@@ -17,7 +17,19 @@ from typing import Any
 
 OURS = ("__main__", "transforms", "feature_repo", "flows")
 # what a user may have imported before; the changes that these make are none of ours
-BEFORE = ("click", "duckdb", "fastapi", "numpy", "pandas", "polars", "prometheus_client", "pyarrow", "pydantic", "typeguard", "uvicorn")
+BEFORE = (
+    "click",
+    "duckdb",
+    "fastapi",
+    "numpy",
+    "pandas",
+    "polars",
+    "prometheus_client",
+    "pyarrow",
+    "pydantic",
+    "typeguard",
+    "uvicorn",
+)
 State = dict[str, dict[Any, Any]]
 
 
@@ -35,19 +47,37 @@ class Itself:
 
 def state() -> State:
     """Note the environment, the filters of warnings, every logger, and every public attribute of every module."""
-    loggers = [logging.root, *(logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger))]
-    modules = {name: module for name, module in sys.modules.items() if hasattr(module, "__dict__") and not name.startswith((*OURS, "_"))}
+    loggers = [
+        logging.root,
+        *(
+            logger
+            for logger in logging.root.manager.loggerDict.values()
+            if isinstance(logger, logging.Logger)
+        ),
+    ]
+    modules = {
+        name: module
+        for name, module in sys.modules.items()
+        if hasattr(module, "__dict__") and not name.startswith((*OURS, "_"))
+    }
     return {
         "environment": dict(os.environ),
         "warnings": dict(enumerate(warnings.filters)),
         **{f"logger {logger.name}": _of_logger(logger) for logger in loggers},
-        **{f"module {name}": _public(module) for name, module in modules.items() if "._" not in name},
+        **{
+            f"module {name}": _public(module)
+            for name, module in modules.items()
+            if "._" not in name
+        },
     }
 
 
 def _of_logger(logger: logging.Logger) -> dict[str, Any]:
     names = ("level", "handlers", "filters", "propagate", "disabled")
-    return {name: [*value] if isinstance(value := getattr(logger, name), list) else value for name in names}
+    return {
+        name: [*value] if isinstance(value := getattr(logger, name), list) else value
+        for name in names
+    }
 
 
 def _public(module: ModuleType) -> dict[str, Itself]:
@@ -59,7 +89,9 @@ def changes(before: State, after: State) -> Iterator[str]:
     """Tell what is different of what was there before; that modules and loggers come is what an import does."""
     for what, then in before.items():
         now = after[what]
-        names = then.keys() if what.startswith("module") else then.keys() | now.keys()  # a package gets its submodules as attributes
+        names = (
+            then.keys() if what.startswith("module") else then.keys() | now.keys()
+        )  # a package gets its submodules as attributes
         yield from (f"{what}: {name}" for name in names if then.get(name) != now.get(name))
 
 
@@ -70,7 +102,9 @@ def call(home: str) -> None:
     at = datetime(2024, 9, 1, tzinfo=timezone(timedelta(hours=5)))
     count, tenure = "author_activity:n_records_7d", "author_tenure:days_since_first_record"
     store(home)
-    training_set(f"select 'mitre' as author_id, '{at.isoformat()}' as event_timestamp", [count, tenure], home)
+    training_set(
+        f"select 'mitre' as author_id, '{at.isoformat()}' as event_timestamp", [count, tenure], home
+    )
     online_features([count, tenure], [{"author_id": "mitre", "event_timestamp": at}], home)
 
 

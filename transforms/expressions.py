@@ -29,7 +29,12 @@ SEALED: dict[str, str | bool | int | float | list[str]] = {
 CLASSES = frozenset(
     "BETWEEN CASE CAST COLLATE COLUMN_REF COMPARISON CONJUNCTION CONSTANT FUNCTION LAMBDA OPERATOR TYPE".split(),  # noqa: SIM905
 )
-NOT_ALLOWED = {"SUBQUERY": "a subquery", "WINDOW": "a window", "STAR": "a star", "PARAMETER": "a parameter"}
+NOT_ALLOWED = {
+    "SUBQUERY": "a subquery",
+    "WINDOW": "a window",
+    "STAR": "a star",
+    "PARAMETER": "a parameter",
+}
 # what a query may hold beside expressions: the types of its nodes, relations and modifiers
 QUERY_TYPES = frozenset(
     "SELECT_NODE SET_OPERATION_NODE BASE_TABLE JOIN SUBQUERY TABLE_FUNCTION EXPRESSION_LIST EMPTY "  # noqa: SIM905
@@ -53,12 +58,16 @@ class Query(NamedTuple):
 
 
 @contextmanager
-def sealed(memory_limit: str | None = None, **options: str | int) -> Iterator[duckdb.DuckDBPyConnection]:
+def sealed(
+    memory_limit: str | None = None, **options: str | int
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a DuckDB that sees only what is registered with it: no files, no extensions, and no setting can be changed.
 
     `options` are DuckDB's own, beside or in place of those of `SEALED`.
     """
-    with duckdb.connect(config=SEALED | ({"memory_limit": memory_limit} if memory_limit else {}) | options) as connection:
+    with duckdb.connect(
+        config=SEALED | ({"memory_limit": memory_limit} if memory_limit else {}) | options
+    ) as connection:
         connection.execute("set timezone = 'UTC'")
         connection.execute("set lock_configuration = true")
         yield connection
@@ -88,7 +97,11 @@ def bound(expression: str) -> str:
 def column_name(expression: str) -> str | None:
     """Name the column that an expression is, if it is nothing else."""
     tree = _tree(expression)
-    return str(tree["column_names"][0]) if tree["class"] == "COLUMN_REF" and len(tree["column_names"]) == 1 else None
+    return (
+        str(tree["column_names"][0])
+        if tree["class"] == "COLUMN_REF" and len(tree["column_names"]) == 1
+        else None
+    )
 
 
 def renamed(expression: str, names: Mapping[tuple[str, ...], str]) -> str:
@@ -99,9 +112,15 @@ def renamed(expression: str, names: Mapping[tuple[str, ...], str]) -> str:
     """
     _tree(expression)
     with sealed() as connection:
-        parsed = json.loads(connection.execute("select json_serialize_sql($text)", {"text": f"select {expression}"}).fetchall()[0][0])
+        parsed = json.loads(
+            connection.execute(
+                "select json_serialize_sql($text)", {"text": f"select {expression}"}
+            ).fetchall()[0][0]
+        )
         _rename(parsed, names, frozenset())
-        (written,) = connection.execute("select json_deserialize_sql($tree)", {"tree": json.dumps(parsed)}).fetchall()[0]
+        (written,) = connection.execute(
+            "select json_deserialize_sql($tree)", {"tree": json.dumps(parsed)}
+        ).fetchall()[0]
     return str(written).removeprefix("SELECT ")
 
 
@@ -120,8 +139,12 @@ def _tree(expression: str) -> dict[str, Any]:
     """Parse and check an expression. Alone and between brackets it must be the same, so that it cannot end what stands around it."""
     with sealed() as connection:
         plain, alone = (_statement(connection, f"select {text}") for text in ("null", expression))
-        is_plain = alone | {"select_list": plain["select_list"]} == plain  # no `from`, `where`, `union`
-        is_single = is_plain and len(alone["select_list"]) == 1 and not alone["select_list"][0]["alias"]
+        is_plain = (
+            alone | {"select_list": plain["select_list"]} == plain
+        )  # no `from`, `where`, `union`
+        is_single = (
+            is_plain and len(alone["select_list"]) == 1 and not alone["select_list"][0]["alias"]
+        )
         if not is_single or _statement(connection, f"select ({expression}\n)") != alone:
             message = "is not a single SQL expression"
             raise ValueError(message)
@@ -145,7 +168,12 @@ def read_query(sql: str, relations: frozenset[str]) -> Query:
         message = "is not a single select statement"
         raise ValueError(message)
     nodes = list(_walk(tree))
-    given = {entry["key"].lower() for node in nodes if "cte_map" in node for entry in node["cte_map"]["map"]}
+    given = {
+        entry["key"].lower()
+        for node in nodes
+        if "cte_map" in node
+        for entry in node["cte_map"]["map"]
+    }
     if hidden := given & relations:
         message = f"names a relation of its own {min(hidden)}; choose another name"
         raise ValueError(message)
@@ -158,7 +186,12 @@ def read_query(sql: str, relations: frozenset[str]) -> Query:
 def _statement(connection: duckdb.DuckDBPyConnection, sql: str) -> dict[str, Any]:
     """Parse a select statement, without the places that nodes have in the text."""
     row = connection.execute("select json_serialize_sql($text)", {"text": sql}).fetchall()
-    parsed = json.loads(row[0][0], object_hook=lambda node: {key: node[key] for key in node if not key.startswith("query_location")})
+    parsed = json.loads(
+        row[0][0],
+        object_hook=lambda node: {
+            key: node[key] for key in node if not key.startswith("query_location")
+        },
+    )
     if parsed["error"]:
         raise ValueError(parsed.get("error_message", "cannot be parsed"))
     if len(parsed["statements"]) != 1:
@@ -178,7 +211,11 @@ def _check(node: dict[str, Any]) -> None:
 
 def _check_of_query(node: dict[str, Any], relations: frozenset[str], given: set[str]) -> None:
     kind = node.get("class", node.get("type"))
-    is_known = kind in CLASSES | {"SUBQUERY", "WINDOW", "STAR"} if "class" in node else kind in QUERY_TYPES or not isinstance(kind, str)
+    is_known = (
+        kind in CLASSES | {"SUBQUERY", "WINDOW", "STAR"}
+        if "class" in node
+        else kind in QUERY_TYPES or not isinstance(kind, str)
+    )
     if not is_known:
         message = f"may not hold {NOT_ALLOWED.get(str(kind), str(kind).lower().replace('_', ' '))}"
         raise ValueError(message)
@@ -186,17 +223,34 @@ def _check_of_query(node: dict[str, Any], relations: frozenset[str], given: set[
         message = "may neither take a sample nor join by position, which is another in the next run"
         raise ValueError(message)
     if kind in {"FUNCTION", "WINDOW"}:
-        is_ordered = bool(node["order_bys"]["orders"] if kind == "FUNCTION" else node["orders"] + node["arg_orders"])
+        is_ordered = bool(
+            node["order_bys"]["orders"]
+            if kind == "FUNCTION"
+            else node["orders"] + node["arg_orders"]
+        )
         _check_call(node, partial(query_refusal, is_window=kind == "WINDOW", is_ordered=is_ordered))
     if kind == "BASE_TABLE" and "class" not in node:
         _check_relation(node, relations | given)
-    if kind == "TABLE_FUNCTION" and (name := node["function"]["qualified_name"]["path"][-1].lower()) not in ROWS_OF_VALUES:
-        message = f"may not read {name}(); relations are made by {', '.join(sorted(ROWS_OF_VALUES))}"
+    if (
+        kind == "TABLE_FUNCTION"
+        and (name := node["function"]["qualified_name"]["path"][-1].lower()) not in ROWS_OF_VALUES
+    ):
+        message = (
+            f"may not read {name}(); relations are made by {', '.join(sorted(ROWS_OF_VALUES))}"
+        )
         raise ValueError(message)
-    if kind == "COLUMN_REF" and len(node["column_names"]) == 1 and node["column_names"][0].lower() in VALUES_OF_A_RUN:
+    if (
+        kind == "COLUMN_REF"
+        and len(node["column_names"]) == 1
+        and node["column_names"][0].lower() in VALUES_OF_A_RUN
+    ):
         message = f"may not read {node['column_names'][0]}, which is another in the next run; a column needs another name"
         raise ValueError(message)
-    kinds = [modifier["type"] for modifier in node.get("modifiers", []) if modifier["type"] != "DISTINCT_MODIFIER" or _is_on(modifier)]
+    kinds = [
+        modifier["type"]
+        for modifier in node.get("modifiers", [])
+        if modifier["type"] != "DISTINCT_MODIFIER" or _is_on(modifier)
+    ]
     if kinds and "ORDER_MODIFIER" not in kinds:
         message = "may not take some of its rows in no order; write order by before limit, or with distinct on"
         raise ValueError(message)
@@ -216,7 +270,9 @@ def _check_relation(node: dict[str, Any], known: Iterable[str]) -> None:
 def _check_call(node: dict[str, Any], refused: Callable[[str], str | None]) -> None:
     path = node["qualified_name"]["path"]
     if len(path) != 1:
-        message = f"may not call {'.'.join(path)}(); functions have their bare name, e.g. {path[-1]}(...)"
+        message = (
+            f"may not call {'.'.join(path)}(); functions have their bare name, e.g. {path[-1]}(...)"
+        )
         raise ValueError(message)
     if reason := refused(path[0]):
         message = f"may not call {path[0]}(): {reason}"
@@ -229,30 +285,48 @@ def refusal(function: str) -> str | None:
     if name in allowed:
         return None
     near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.8)
-    return _reason(name) or "it is not a function of one row's values" + (f"; did you mean {near[0]}?" if near else "")
+    return _reason(name) or "it is not a function of one row's values" + (
+        f"; did you mean {near[0]}?" if near else ""
+    )
 
 
-def query_refusal(function: str, *, is_window: bool = False, is_ordered: bool = False) -> str | None:
+def query_refusal(
+    function: str, *, is_window: bool = False, is_ordered: bool = False
+) -> str | None:
     """Say why a query may not call a function, in a window or not, over rows in an order or not; None if it may."""
     name, lists = function.lower(), _functions()
     if name in lists["aggregates"] or (name in lists["allowed"] | {"unnest"} and not is_window):
         return None
     if name in lists["ordered"] or (name in lists["windows"] and is_window):
-        return None if is_ordered else "what it gives depends on the order of rows; say order by in it"
+        return (
+            None if is_ordered else "what it gives depends on the order of rows; say order by in it"
+        )
     known = lists["allowed"] | lists["aggregates"] | lists["ordered"] | lists["windows"]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-    return _reason(name) or "there is no such function" + (f"; did you mean {near[0]}?" if near else "")
+    return _reason(name) or "there is no such function" + (
+        f"; did you mean {near[0]}?" if near else ""
+    )
 
 
 def _reason(name: str) -> str | None:
     reasons = _lists()["refused"].items()
-    return next((reason for reason, names in reasons if any(fnmatchcase(name, pattern) for pattern in names.split())), None)
+    return next(
+        (
+            reason
+            for reason, names in reasons
+            if any(fnmatchcase(name, pattern) for pattern in names.split())
+        ),
+        None,
+    )
 
 
 @cache
 def _functions() -> dict[str, frozenset[str]]:
     """Read which functions are allowed: over one row, over many, over many in an order, and in windows alone."""
-    return {name: frozenset(_lists()[name].lower().split()) for name in ("allowed", "aggregates", "ordered", "windows")}
+    return {
+        name: frozenset(_lists()[name].lower().split())
+        for name in ("allowed", "aggregates", "ordered", "windows")
+    }
 
 
 @cache
@@ -269,7 +343,9 @@ def _columns(node: Any, own: frozenset[str]) -> Iterator[tuple[str, ...]]:
         if node["column_names"][0].lower() not in own:
             yield tuple(node["column_names"])
     elif isinstance(node, dict) and node.get("syntax_type") == "LAMBDA_KEYWORD":
-        yield from _columns(node["expr"], own | {name.lower() for name, *_ in _columns(node["lhs"], frozenset())})
+        yield from _columns(
+            node["expr"], own | {name.lower() for name, *_ in _columns(node["lhs"], frozenset())}
+        )
     elif isinstance(node, dict):
         yield from _columns(list(node.values()), own)
 
@@ -284,7 +360,11 @@ def _rename(node: Any, names: Mapping[tuple[str, ...], str], own: frozenset[str]
         if path[0].lower() not in own and path in names:
             node["column_names"] = [names[path]]
     elif isinstance(node, dict) and node.get("syntax_type") == "LAMBDA_KEYWORD":
-        _rename(node["expr"], names, own | {name.lower() for name, *_ in _columns(node["lhs"], frozenset())})
+        _rename(
+            node["expr"],
+            names,
+            own | {name.lower() for name, *_ in _columns(node["lhs"], frozenset())},
+        )
     elif isinstance(node, dict):
         _rename(list(node.values()), names, own)
 

@@ -27,19 +27,38 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MILLRACE_", frozen=True)
 
-    home: Path = Field(default_factory=default_home, description="Folder that holds everything the pipeline writes.")
-    memory_limit: str = Field(default="1GB", description="Memory DuckDB may use before it spills to the home's tmp folder.")
-    batch_rows: int = Field(default=50_000, ge=1, description="Rows that are validated, scored and written at a time.")
-    max_record_bytes: int = Field(default=16 << 20, ge=1, description="A longer record is quarantined, not parsed.")
-    load_bytes: int = Field(default=1 << 30, ge=1, description="Source bytes that one load (one commit to raw) takes at most.")
-    keep_days: float = Field(default=7, ge=0, description="Days for which maintenance keeps data files that newer ones have replaced.")
+    home: Path = Field(
+        default_factory=default_home,
+        description="Folder that holds everything the pipeline writes.",
+    )
+    memory_limit: str = Field(
+        default="1GB",
+        description="Memory DuckDB may use before it spills to the home's tmp folder.",
+    )
+    batch_rows: int = Field(
+        default=50_000, ge=1, description="Rows that are validated, scored and written at a time."
+    )
+    max_record_bytes: int = Field(
+        default=16 << 20, ge=1, description="A longer record is quarantined, not parsed."
+    )
+    load_bytes: int = Field(
+        default=1 << 30,
+        ge=1,
+        description="Source bytes that one load (one commit to raw) takes at most.",
+    )
+    keep_days: float = Field(
+        default=7,
+        ge=0,
+        description="Days for which maintenance keeps data files that newer ones have replaced.",
+    )
     online: str | None = Field(
         default=None,
         description="Views of records to keep online beside those of entities: names with commas between, `all`, or empty for none. "
         "A home keeps its choice where this is not set; a new one has none.",
     )
     embedder: Path | None = Field(
-        default=None, description="Folder of a sentence-transformers model; set, there is a view record_embedding made by it."
+        default=None,
+        description="Folder of a sentence-transformers model; set, there is a view record_embedding made by it.",
     )
 
     features: str | None = Field(
@@ -53,7 +72,11 @@ class Settings(BaseSettings):
         """The folders of the user's own features, as absolute paths."""
         if self.features is None:
             return [CHECKOUT / "features"]
-        return [Path(folder).expanduser().resolve() for folder in self.features.split(os.pathsep) if folder]
+        return [
+            Path(folder).expanduser().resolve()
+            for folder in self.features.split(os.pathsep)
+            if folder
+        ]
 
     @property
     def root(self) -> Path:

@@ -89,7 +89,9 @@ def instants_in(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     if pa.types.is_timestamp(kind):
         return column.cast(pa.timestamp(kind.unit, "UTC"))
     if pa.types.is_date(kind):
-        return column.cast(pa.timestamp("s" if pa.types.is_date32(kind) else "ms")).cast(pa.timestamp("ms", "UTC"))
+        return column.cast(pa.timestamp("s" if pa.types.is_date32(kind) else "ms")).cast(
+            pa.timestamp("ms", "UTC")
+        )
     if is_text(kind) or pa.types.is_null(kind):
         return pa.chunked_array([instants_of(column.to_pylist(), name)], INSTANT)
     message = f"column {name!r} is {kind}: {_NO_UNIT if _is_number(kind) else _NO_INSTANT}"
@@ -98,14 +100,20 @@ def instants_in(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 
 def is_text(kind: pa.DataType) -> bool:
     """Whether a column of Arrow's holds text."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
 
 
 def _is_missing(value: Any) -> bool:
     """None, or what NumPy and pandas have in its place."""
     if type(value).__name__ in {"NaTType", "NAType"}:  # pandas' own, which is not imported for them
         return True
-    return value is None or (isinstance(value, float) and math.isnan(value)) or (isinstance(value, np.datetime64) and bool(np.isnat(value)))
+    return (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, np.datetime64) and bool(np.isnat(value)))
+    )
 
 
 def _utc(instant: datetime) -> datetime:
@@ -118,4 +126,6 @@ def _utc(instant: datetime) -> datetime:
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    )

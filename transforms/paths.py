@@ -19,9 +19,13 @@ NO_TEXT = re.compile("[\ud800-\udfff]")
 NO_DELTA = re.compile(r"%[0-9A-Fa-f]{2}|[\x00-\x1f\x7f\\\ud800-\udfff]")
 
 
-def parquet(connection: duckdb.DuckDBPyConnection, files: Sequence[str | Path], *, filename: bool = False) -> duckdb.DuckDBPyRelation:
+def parquet(
+    connection: duckdb.DuckDBPyConnection, files: Sequence[str | Path], *, filename: bool = False
+) -> duckdb.DuckDBPyRelation:
     """Read Parquet files with DuckDB; with `filename`, each row has the path of its file."""
-    return connection.read_parquet([as_pattern(file) for file in files], hive_partitioning=False, filename=filename)
+    return connection.read_parquet(
+        [as_pattern(file) for file in files], hive_partitioning=False, filename=filename
+    )
 
 
 def parquet_sql(files: Sequence[str | Path], *, is_partitioned: bool = False) -> str:
@@ -32,7 +36,9 @@ def parquet_sql(files: Sequence[str | Path], *, is_partitioned: bool = False) ->
 
 def scan_parquet(files: Sequence[str | Path], schema: pl.Schema | None = None) -> pl.LazyFrame:
     """Read Parquet files with Polars, lazily."""
-    return pl.scan_parquet([str(file) for file in files], glob=False, hive_partitioning=False, schema=schema)
+    return pl.scan_parquet(
+        [str(file) for file in files], glob=False, hive_partitioning=False, schema=schema
+    )
 
 
 def refuse_path(folder: Path) -> None:
@@ -47,7 +53,11 @@ def fault(path: Path, *, is_parquet: bool) -> str | None:
     if NO_TEXT.search(str(path)):
         return "its name is not UTF-8"
     # in a pattern DuckDB takes a backslash for an escape or for the end of a folder
-    return "its path has a backslash beside one of *?[" if is_parquet and "\\" in str(path) and glob.has_magic(str(path)) else None
+    return (
+        "its path has a backslash beside one of *?["
+        if is_parquet and "\\" in str(path) and glob.has_magic(str(path))
+        else None
+    )
 
 
 def as_pattern(file: str | Path) -> str:

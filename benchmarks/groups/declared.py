@@ -41,7 +41,11 @@ aggregates = {
 globals().update(
     {
         f"one_{name}": GroupBy(
-            f"one_{name}", author, [aggregate], [days(1), days(7), days(28), lifetime], description="One aggregate in four windows."
+            f"one_{name}",
+            author,
+            [aggregate],
+            [days(1), days(7), days(28), lifetime],
+            description="One aggregate in four windows.",
         )
         for name, aggregate in aggregates.items()
     }
@@ -58,11 +62,30 @@ four = [
 ]
 entities = [author, subject, weekday, author_in_subject, number_cited]
 globals().update(
-    {f"ten_{i}": GroupBy(f"ten_{i}", entities[i % len(entities)], four, [days(1 + i)], description="One group of ten.") for i in range(10)}
+    {
+        f"ten_{i}": GroupBy(
+            f"ten_{i}",
+            entities[i % len(entities)],
+            four,
+            [days(1 + i)],
+            description="One group of ten.",
+        )
+        for i in range(10)
+    }
 )
 
 trailing = [Count("n"), Sum(WORDS, "n_words")]
 trailing_exact = GroupBy(
-    "trailing_exact", author, trailing, [days(7, hop=MICROSECOND)], description="As other engines count, without hops."
+    "trailing_exact",
+    author,
+    trailing,
+    [days(7, hop=MICROSECOND)],
+    description="As other engines count, without hops.",
 )
-trailing_hourly = GroupBy("trailing_hourly", author, trailing, [days(7)], description="The same window as it is declared, with its hop.")
+trailing_hourly = GroupBy(
+    "trailing_hourly",
+    author,
+    trailing,
+    [days(7)],
+    description="The same window as it is declared, with its hop.",
+)

@@ -19,7 +19,11 @@ from feast.data_source import DataSource
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_logging import LoggingConfig, LoggingSource
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL, FeatureView
-from feast.infra.offline_stores.file_source import FileLoggingDestination, FileSource, SavedDatasetFileStorage
+from feast.infra.offline_stores.file_source import (
+    FileLoggingDestination,
+    FileSource,
+    SavedDatasetFileStorage,
+)
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
@@ -68,7 +72,9 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):
     read instead of the newest (`{author_activity: 12}`). `storage_options` go to object storage.
     """
 
-    type: Literal["feature_repo.stores.asof.AsofOfflineStore"] = "feature_repo.stores.asof.AsofOfflineStore"
+    type: Literal["feature_repo.stores.asof.AsofOfflineStore"] = (
+        "feature_repo.stores.asof.AsofOfflineStore"
+    )
     warehouse: str = "."
     memory_limit: str | None = None
     batch_rows: int = 1_000_000
@@ -158,18 +164,36 @@ class AsofRetrievalJob(RetrievalJob):
 
     def to_parquet(self, path: str | Path) -> int:
         """Run into one Parquet file, a local path or a URI, which appears when it is whole; the number of its rows."""
-        return sources.write_parquet(self.to_arrow_reader(), str(path), self._config.offline_store.storage_options)
+        return sources.write_parquet(
+            self.to_arrow_reader(), str(path), self._config.offline_store.storage_options
+        )
 
-    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:  # noqa: ARG002, FBT001, FBT002
+    def persist(
+        self,
+        storage: SavedDatasetStorage,
+        allow_overwrite: bool = False,
+        timeout: int | None = None,
+    ) -> None:
         """Write the result where a saved dataset is to be: a Delta table if it says so, else one Parquet file."""
         if not isinstance(storage, SavedDatasetFileStorage):
-            message = f"{type(storage).__name__}: this store persists to SavedDatasetFileStorage only"
+            message = (
+                f"{type(storage).__name__}: this store persists to SavedDatasetFileStorage only"
+            )
             raise TypeError(message)
-        uri, options = sources.location(self._config, storage.file_options.uri), sources.storage_options(self._config, storage.file_options)
+        uri, options = (
+            sources.location(self._config, storage.file_options.uri),
+            sources.storage_options(self._config, storage.file_options),
+        )
         if sources.exists(uri, options) and not allow_overwrite:
             raise SavedDatasetLocationAlreadyExists(uri)
         if isinstance(storage.file_options.file_format, DeltaFormat):
-            write_deltalake(uri, self.to_arrow_reader(), mode="overwrite", schema_mode="overwrite", storage_options=options)
+            write_deltalake(
+                uri,
+                self.to_arrow_reader(),
+                mode="overwrite",
+                schema_mode="overwrite",
+                storage_options=options,
+            )
         else:
             sources.write_parquet(self.to_arrow_reader(), uri, options)
 
@@ -224,7 +248,9 @@ class AsofOfflineStore(OfflineStore):
         """
         span = None
         on_demand = _get_requested_on_demand_feature_views(feature_refs, project, registry)
-        requested, _ = _get_requested_feature_views_to_features_dict(feature_refs, feature_views, on_demand)
+        requested, _ = _get_requested_feature_views_to_features_dict(
+            feature_refs, feature_views, on_demand
+        )
         reads = [_read(config, view, features) for view, features in requested.items()]
         _refuse_same_names(reads, full_feature_names=full_feature_names)
         if entity_df is None:
@@ -232,14 +258,26 @@ class AsofOfflineStore(OfflineStore):
             entity_df = _entities_between(reads, *span)
         with connect(config) as connection:
             spine = read_spine(entity_df, connection, config.offline_store.storage_options)
-        spine.check({read.name: read.spine_keys.values() for read in reads}, _names(reads, full_feature_names=full_feature_names))
+        spine.check(
+            {read.name: read.spine_keys.values() for read in reads},
+            _names(reads, full_feature_names=full_feature_names),
+        )
         join = Join(config, reads, full_feature_names, filter_by_created_timestamp)
         join.check(spine)
         keys = [name for name in spine.schema.names if name != spine.event_timestamp]
-        metadata = AsofRetrievalMetadata(feature_refs, keys, {read.name: read.rows.version for read in reads}, span or spine.span())
-        sql = point_in_time_sql(spine, reads, full_names=full_feature_names, as_known=filter_by_created_timestamp)
+        metadata = AsofRetrievalMetadata(
+            feature_refs,
+            keys,
+            {read.name: read.rows.version for read in reads},
+            span or spine.span(),
+        )
+        sql = point_in_time_sql(
+            spine, reads, full_names=full_feature_names, as_known=filter_by_created_timestamp
+        )
         batches = partial(join.batches, spine)
-        return AsofRetrievalJob(batches, sql, config, metadata, on_demand, full_feature_names=full_feature_names)
+        return AsofRetrievalJob(
+            batches, sql, config, metadata, on_demand, full_feature_names=full_feature_names
+        )
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -254,7 +292,15 @@ class AsofOfflineStore(OfflineStore):
     ) -> AsofRetrievalJob:
         """Take each entity's newest row of a span of time, both ends included."""
         times = [timestamp_field, *_present(created_timestamp_column)]
-        return _pull(config, data_source, join_key_columns, feature_name_columns, times, (start_date, end_date), only_newest=True)
+        return _pull(
+            config,
+            data_source,
+            join_key_columns,
+            feature_name_columns,
+            times,
+            (start_date, end_date),
+            only_newest=True,
+        )
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -269,10 +315,23 @@ class AsofOfflineStore(OfflineStore):
     ) -> AsofRetrievalJob:
         """Take all rows of a span of time, both ends included."""
         times = [timestamp_field, *_present(created_timestamp_column)]
-        return _pull(config, data_source, join_key_columns, feature_name_columns, times, (start_date, end_date), only_newest=False)
+        return _pull(
+            config,
+            data_source,
+            join_key_columns,
+            feature_name_columns,
+            times,
+            (start_date, end_date),
+            only_newest=False,
+        )
 
     @staticmethod
-    def offline_write_batch(config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None) -> None:
+    def offline_write_batch(
+        config: RepoConfig,
+        feature_view: FeatureView,
+        table: pa.Table,
+        progress: Callable[[int], Any] | None,
+    ) -> None:
         """Add rows to a view's source as one more file or commit.
 
         A source that is one single Parquet file is written again. Raises `ValueError` where the table lacks a column of the
@@ -281,7 +340,9 @@ class AsofOfflineStore(OfflineStore):
         source = feature_view.batch_source
         schema = snapshot(config, source).schema
         mapped = {name: column for column, name in source.field_mapping.items()}
-        table = table.rename_columns([mapped.get(name, name) for name in table.column_names])  # Feast has mapped it by now
+        table = table.rename_columns(
+            [mapped.get(name, name) for name in table.column_names]
+        )  # Feast has mapped it by now
         missing = [name for name in schema.names if name not in table.column_names]
         if missing:
             message = f"view {feature_view.name}: the rows to write lack {', '.join(missing)}, which its source {source.name!r} has"
@@ -304,11 +365,15 @@ class AsofOfflineStore(OfflineStore):
         """Add served features to the folder of Parquet that the logging destination names."""
         destination = logging_config.destination
         if not isinstance(destination, FileLoggingDestination):
-            message = f"{type(destination).__name__}: this store logs to FileLoggingDestination only"
+            message = (
+                f"{type(destination).__name__}: this store logs to FileLoggingDestination only"
+            )
             raise TypeError(message)
         rows = data if isinstance(data, pa.Table) else pads.dataset(data).to_table()
         uri = sources.location(config, destination.path)
-        sources.add_file(rows, uri, sources.storage_options(config, destination), destination.partition_by or [])
+        sources.add_file(
+            rows, uri, sources.storage_options(config, destination), destination.partition_by or []
+        )
 
     @staticmethod
     def compute_monitoring_metrics(
@@ -323,17 +388,24 @@ class AsofOfflineStore(OfflineStore):
     ) -> list[dict[str, Any]]:
         """Describe the features of a span of time, both ends included, as Feast's monitoring does; no text is kept."""
         names = [name for name, _ in feature_columns]
-        job = AsofOfflineStore.pull_all_from_table_or_query(config, data_source, [], names, timestamp_field, None, start_date, end_date)
+        job = AsofOfflineStore.pull_all_from_table_or_query(
+            config, data_source, [], names, timestamp_field, None, start_date, end_date
+        )
         return monitoring.describe(job.tables(), feature_columns, histogram_bins, top_n)
 
     @staticmethod
-    def get_monitoring_max_timestamp(config: RepoConfig, data_source: DataSource, timestamp_field: str) -> datetime | None:
+    def get_monitoring_max_timestamp(
+        config: RepoConfig, data_source: DataSource, timestamp_field: str
+    ) -> datetime | None:
         """Find the newest instant of a source; None where it has none."""
         try:
             index = Index(snapshot(config, data_source), [], {INSTANT: timestamp_field})
         except FileNotFoundError:  # nothing is written yet
             return None
-        newest = [index.frame(batch).select(pl.col(INSTANT).max()).item() for _, batch in index.rows.batches(index.columns)]
+        newest = [
+            index.frame(batch).select(pl.col(INSTANT).max()).item()
+            for _, batch in index.rows.batches(index.columns)
+        ]
         found = [units for units in newest if units is not None]
         return instant_of(max(found), index.unit) if found else None
 
@@ -342,7 +414,9 @@ class AsofOfflineStore(OfflineStore):
         """Do nothing: what is saved makes its file."""
 
     @staticmethod
-    def save_monitoring_metrics(config: RepoConfig, metric_type: str, metrics: list[dict[str, Any]]) -> None:
+    def save_monitoring_metrics(
+        config: RepoConfig, metric_type: str, metrics: list[dict[str, Any]]
+    ) -> None:
         """Keep metrics; those of the same key are replaced."""
         monitoring.save(_monitored(config), metric_type, metrics)
 
@@ -356,7 +430,9 @@ class AsofOfflineStore(OfflineStore):
         end_date: date | None = None,
     ) -> list[dict[str, Any]]:
         """Read a project's metrics (of all, where it is empty), the oldest first."""
-        return monitoring.query(_monitored(config), project, metric_type, filters or {}, (start_date, end_date))
+        return monitoring.query(
+            _monitored(config), project, metric_type, filters or {}, (start_date, end_date)
+        )
 
     @staticmethod
     def clear_monitoring_baseline(
@@ -367,7 +443,11 @@ class AsofOfflineStore(OfflineStore):
         data_source_type: str | None = None,
     ) -> None:
         """Let no feature metric that matches be a baseline any more."""
-        wanted = {"feature_view_name": feature_view_name, "feature_name": feature_name, "data_source_type": data_source_type}
+        wanted = {
+            "feature_view_name": feature_view_name,
+            "feature_name": feature_name,
+            "data_source_type": data_source_type,
+        }
         monitoring.clear_baseline(_monitored(config), project, wanted)
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
@@ -375,7 +455,9 @@ class AsofOfflineStore(OfflineStore):
         if not isinstance(data_source, FileSource):
             snapshot(config, data_source)
 
-    def get_table_column_names_and_types_from_data_source(self, config: RepoConfig, data_source: DataSource) -> Iterable[tuple[str, str]]:
+    def get_table_column_names_and_types_from_data_source(
+        self, config: RepoConfig, data_source: DataSource
+    ) -> Iterable[tuple[str, str]]:
         """Look the columns of a source up, for views that leave their schema to it."""
         schema = snapshot(config, data_source).schema
         return zip(schema.names, map(str, schema.types), strict=True)
@@ -404,18 +486,28 @@ class Join:
                 for read in self.reads:
                     values = views[read.name].values(self._asked(read, spine, batch))
                     for feature, column in zip(read.features, values.columns, strict=True):
-                        result = result.append_column(_name(read, feature, full_names=self.full_names), column)
+                        result = result.append_column(
+                            _name(read, feature, full_names=self.full_names), column
+                        )
                 yield result
 
     def _open(self, read: ViewRead, stack: ExitStack) -> Timeline | Partitions:
         index, columns = read.index, {**read.index.columns, **read.feature_columns}
         make = partial(self._timeline, read)
         budget = memory_limit(self.config) // 2 // len(self.reads)
-        number = n_partitions(read.rows.n_rows(), read.rows.row_bytes(columns), budget) if index.keys else 1
+        number = (
+            n_partitions(read.rows.n_rows(), read.rows.row_bytes(columns), budget)
+            if index.keys
+            else 1
+        )
         if number == 1:
             return make(read.rows.table(columns))
-        files = Files(stack.enter_context(warehouse(self.config).scratch()), read.rows.carried(columns))
-        return Partitions.write((batch for _, batch in read.rows.batches(columns)), index.frame, files, number, make)
+        files = Files(
+            stack.enter_context(warehouse(self.config).scratch()), read.rows.carried(columns)
+        )
+        return Partitions.write(
+            (batch for _, batch in read.rows.batches(columns)), index.frame, files, number, make
+        )
 
     def _timeline(self, read: ViewRead, rows: pa.Table) -> Timeline:
         return Timeline(
@@ -431,17 +523,25 @@ class Join:
         """Give the spine's keys and instants as the view's index has them."""
         columns = numbered("key", read.spine_keys.values())
         instants = instants_in(batch[spine.event_timestamp], spine.event_timestamp)
-        frame = known(pa.table({**{name: batch[column] for name, column in columns.items()}, INSTANT: instants}))
+        frame = known(
+            pa.table(
+                {**{name: batch[column] for name, column in columns.items()}, INSTANT: instants}
+            )
+        )
         wanted, unit = read.index.schema, read.index.unit
         keys = [
-            matching(pl.col(name), frame.schema[name], wanted[name], (read.view.name, column)).alias(name)
+            matching(
+                pl.col(name), frame.schema[name], wanted[name], (read.view.name, column)
+            ).alias(name)
             for name, column in columns.items()
         ]
         at = partial(to_instant, INSTANT, frame.schema[INSTANT], unit)
         return frame.select(*keys, at().alias(INSTANT), at(up=True).alias(INSTANT_UP))
 
 
-def matching(column: pl.Expr, kind: pl.DataType, wanted: pl.DataType, named: tuple[str, str]) -> pl.Expr:
+def matching(
+    column: pl.Expr, kind: pl.DataType, wanted: pl.DataType, named: tuple[str, str]
+) -> pl.Expr:
     """Make a spine's key column of the view's type; a value that type cannot hold becomes null, which matches nothing.
 
     An integer and the text of its digits are the same key, as online. Raises `ValueError`, naming view and key, where the types
@@ -449,14 +549,20 @@ def matching(column: pl.Expr, kind: pl.DataType, wanted: pl.DataType, named: tup
     """
     if kind == wanted:
         return column
-    if kind == pl.Null or (_is_text(kind) and _is_text(wanted)) or (kind.is_integer() and wanted.is_numeric()):
+    if (
+        kind == pl.Null
+        or (_is_text(kind) and _is_text(wanted))
+        or (kind.is_integer() and wanted.is_numeric())
+    ):
         return column.cast(wanted, strict=False)
     if kind.is_numeric() and wanted.is_numeric():  # pandas makes integers with gaps floats
         cast = column.cast(wanted, strict=False)
         return pl.when(cast.cast(kind, strict=False) == column).then(cast)
     if kind.is_integer() and _is_text(wanted):
         return column.cast(wanted)
-    if _is_text(kind) and wanted.is_integer():  # only the digits of an integer are that integer: not 007, not +7
+    if (
+        _is_text(kind) and wanted.is_integer()
+    ):  # only the digits of an integer are that integer: not 007, not +7
         cast = column.cast(pl.String).cast(wanted, strict=False)
         return pl.when(cast.cast(pl.String) == column.cast(pl.String)).then(cast)
     if _is_instant(kind) and _is_instant(wanted):  # pandas counts in nanoseconds
@@ -480,7 +586,11 @@ def _name(read: ViewRead, feature: str, *, full_names: bool) -> str:
 
 
 def _names(reads: list[ViewRead], *, full_feature_names: bool) -> dict[str, str]:
-    return {_name(read, feature, full_names=full_feature_names): read.name for read in reads for feature in read.features}
+    return {
+        _name(read, feature, full_names=full_feature_names): read.name
+        for read in reads
+        for feature in read.features
+    }
 
 
 def _refuse_same_names(reads: list[ViewRead], *, full_feature_names: bool) -> None:
@@ -496,7 +606,9 @@ def _refuse_same_names(reads: list[ViewRead], *, full_feature_names: bool) -> No
 
 def _read(config: RepoConfig, view: FeatureView, features: list[str]) -> ViewRead:
     version = config.offline_store.as_of_versions.get(view.name)
-    read = ViewRead(view, list(dict.fromkeys(features)), snapshot(config, view.batch_source, version))
+    read = ViewRead(
+        view, list(dict.fromkeys(features)), snapshot(config, view.batch_source, version)
+    )
     read.check()
     return read
 
@@ -504,10 +616,14 @@ def _read(config: RepoConfig, view: FeatureView, features: list[str]) -> ViewRea
 def _entities_between(reads: list[ViewRead], start: datetime, end: datetime) -> pa.Table:
     """List the keys with a row in a span of time, as a spine at its end; a view's keys are null in another view's rows."""
     kinds = {
-        key: _stored(read.rows.schema.field(read.columns[own]).type) for read in reversed(reads) for own, key in read.spine_keys.items()
+        key: _stored(read.rows.schema.field(read.columns[own]).type)
+        for read in reversed(reads)
+        for own, key in read.spine_keys.items()
     }
     names = list(dict.fromkeys(key for read in reads for key in read.spine_keys.values()))
-    found = [part for read in reads if read.spine_keys for part in _keys_between(read, names, start, end)]
+    found = [
+        part for read in reads if read.spine_keys for part in _keys_between(read, names, start, end)
+    ]
     at = pa.scalar(in_utc(make_tzaware(end)), pa.timestamp("us", "UTC"))
     if not found:
         return pa.table({EVENT_TIMESTAMP: pa.array([at])})
@@ -517,14 +633,21 @@ def _entities_between(reads: list[ViewRead], start: datetime, end: datetime) -> 
     return pa.table([*columns, pa.repeat(at, rows.num_rows)], names=[*names, EVENT_TIMESTAMP])
 
 
-def _keys_between(read: ViewRead, names: list[str], start: datetime, end: datetime) -> Iterator[pl.DataFrame]:
+def _keys_between(
+    read: ViewRead, names: list[str], start: datetime, end: datetime
+) -> Iterator[pl.DataFrame]:
     """Give the keys of a view's rows of a span, named by their place in `names`."""
     index = read.index
     first, last = (units_since_1970(make_tzaware(time), index.unit) for time in (start, end))
-    keys = [pl.col(name).alias(str(names.index(key))) for name, key in numbered("key", read.spine_keys.values()).items()]
+    keys = [
+        pl.col(name).alias(str(names.index(key)))
+        for name, key in numbered("key", read.spine_keys.values()).items()
+    ]
     yield index.schema.to_frame().select(keys)
     for _, batch in read.rows.batches(index.columns):
-        yield index.frame(batch).filter(pl.col(INSTANT).is_between(first, last)).select(keys).unique()
+        yield (
+            index.frame(batch).filter(pl.col(INSTANT).is_between(first, last)).select(keys).unique()
+        )
 
 
 def _stored(kind: pa.DataType) -> pa.DataType:
@@ -537,7 +660,11 @@ def _monitored(config: RepoConfig) -> Path:
 
 def warehouse(config: RepoConfig) -> Warehouse:
     """Open the warehouse, within the store's memory limit."""
-    limit = {"memory_limit": config.offline_store.memory_limit} if config.offline_store.memory_limit else {}
+    limit = (
+        {"memory_limit": config.offline_store.memory_limit}
+        if config.offline_store.memory_limit
+        else {}
+    )
     return Warehouse(Settings(home=sources.warehouse_folder(config), **limit))
 
 
@@ -569,7 +696,8 @@ def _pull(
     )  # Feast names none where it transforms the rows
     index = Index(rows, keys, dict(zip((INSTANT, CREATED), times, strict=False)))
     first, last = (
-        units_since_1970(make_tzaware(time), index.unit) if time else end for time, end in zip(span, (-(2**63), 2**63 - 1), strict=True)
+        units_since_1970(make_tzaware(time), index.unit) if time else end
+        for time, end in zip(span, (-(2**63), 2**63 - 1), strict=True)
     )
     values = numbered("value", names)
 
@@ -583,14 +711,25 @@ def _pull(
         with connect(config) as connection:
             list_rows(connection, index)
             found = latest(connection, index, first, last)
-            yield from (rows.picked(batch, places, values) for _, batch, places in picked(rows, values, found))
+            yield from (
+                rows.picked(batch, places, values)
+                for _, batch, places in picked(rows, values, found)
+            )
 
     def named() -> Iterator[pa.Table]:
         for table in batches():
             given = table.rename_columns(names)
-            yield given if keys else given.append_column(DUMMY_ENTITY_ID, pa.repeat(DUMMY_ENTITY_VAL, given.num_rows))
+            yield (
+                given
+                if keys
+                else given.append_column(
+                    DUMMY_ENTITY_ID, pa.repeat(DUMMY_ENTITY_VAL, given.num_rows)
+                )
+            )
 
-    return AsofRetrievalJob(named, pull_sql(index, values, names, span, only_newest=only_newest), config)
+    return AsofRetrievalJob(
+        named, pull_sql(index, values, names, span, only_newest=only_newest), config
+    )
 
 
 def _present(column: str | None) -> list[str]:

@@ -31,14 +31,31 @@ from feast.type_map import PROTO_VALUE_TO_VALUE_TYPE_MAP
 from feast.utils import _convert_arrow_to_proto, _validate_vector_field_lengths, to_naive_utc
 from feast.value_type import ValueType
 
-from feature_repo.stores.codec import decode_values, encode_entity_keys, encode_instants, encode_values, fixed, joined, row_bytes
+from feature_repo.stores.codec import (
+    decode_values,
+    encode_entity_keys,
+    encode_instants,
+    encode_values,
+    fixed,
+    joined,
+    row_bytes,
+)
 
 Write: TypeAlias = Callable[[pa.RecordBatch], int]
-Row: TypeAlias = tuple[EntityKey, dict[str, Value], datetime, datetime | None]  # an entity as Feast hands it to an online store
+Row: TypeAlias = tuple[
+    EntityKey, dict[str, Value], datetime, datetime | None
+]  # an entity as Feast hands it to an online store
 WriteBatch: TypeAlias = Callable[["Batch"], int]
 Instants: TypeAlias = npt.NDArray[np.datetime64]
 
-TEXT_TYPES = {ValueType.STRING, ValueType.INT32, ValueType.INT64, ValueType.DOUBLE, ValueType.FLOAT, ValueType.BOOL}
+TEXT_TYPES = {
+    ValueType.STRING,
+    ValueType.INT32,
+    ValueType.INT64,
+    ValueType.DOUBLE,
+    ValueType.FLOAT,
+    ValueType.BOOL,
+}
 SQLITE_WAIT_SECONDS = 60  # for another writer's batch
 SQLITE_CACHE_KIB = 65_536
 ENTITIES_A_READ = 500
@@ -62,17 +79,28 @@ class Batch(NamedTuple):
     def take(self, rows: npt.NDArray[np.int64]) -> "Batch":
         """Some rows, in the order given."""
         features = {name: values.take(pa.array(rows)) for name, values in self.features.items()}
-        return Batch(self.keys.take(pa.array(rows)), self.event[rows], self.created[rows], features, self.types)
+        return Batch(
+            self.keys.take(pa.array(rows)),
+            self.event[rows],
+            self.created[rows],
+            features,
+            self.types,
+        )
 
     def newest(self) -> "Batch":
         """In the order of keys, one row an entity: the newest, of equal ones the last created, of these the last given."""
         order = pc.sort_indices(self.keys).to_numpy()
         keys = self.keys.take(pa.array(order))
-        is_last = np.append(pc.not_equal(keys[:-1], keys[1:]).to_numpy(zero_copy_only=False), [True] * (len(keys) > 0)).astype(np.bool_)
+        is_last = np.append(
+            pc.not_equal(keys[:-1], keys[1:]).to_numpy(zero_copy_only=False),
+            [True] * (len(keys) > 0),
+        ).astype(np.bool_)
         if not is_last.all():
             entity = np.empty(len(keys), np.int64)
             entity[order] = np.cumsum(is_last) - is_last  # the same number in all rows of an entity
-            created = np.where(np.isnat(self.created), np.iinfo(np.int64).min, self.created.astype(np.int64))
+            created = np.where(
+                np.isnat(self.created), np.iinfo(np.int64).min, self.created.astype(np.int64)
+            )
             order = np.lexsort((created, self.event, entity))  # keeps what is equal in its order
         return self.take(order[is_last])
 
@@ -81,7 +109,11 @@ class GuardedWrites:
     """An online store in which no row that Feast hands over overwrites a newer one, whichever way it came."""
 
     def online_write_batch(
-        self, config: RepoConfig, table: FeatureView, data: Sequence[Row], progress: Callable[[int], Any] | None
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: Sequence[Row],
+        progress: Callable[[int], Any] | None,
     ) -> None:
         """Write rows, all or none in SQLite and Postgres; those older than what is stored are left out."""
         self.write_rows(config, table, data)
@@ -89,7 +121,11 @@ class GuardedWrites:
             progress(len(data))
 
     async def online_write_batch_async(
-        self, config: RepoConfig, table: FeatureView, data: Sequence[Row], progress: Callable[[int], Any] | None
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: Sequence[Row],
+        progress: Callable[[int], Any] | None,
     ) -> None:
         """Write rows by a thread of their own."""
         await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
@@ -104,7 +140,9 @@ class GuardedWrites:
 
 
 @contextmanager
-def bulk_writer(config: RepoConfig, online_store: OnlineStore, view: FeatureView) -> Iterator[Write]:
+def bulk_writer(
+    config: RepoConfig, online_store: OnlineStore, view: FeatureView
+) -> Iterator[Write]:
     """Open a view's online table for writing; gives `write(rows)`, which returns the number of entities written.
 
     `rows` holds one row an entity: the view's join keys and features, and its batch source's timestamps. An entity that the
@@ -114,15 +152,23 @@ def bulk_writer(config: RepoConfig, online_store: OnlineStore, view: FeatureView
     reason = _unfit(config, online_store)
     if reason and type(online_store) not in _told:
         _told.add(type(online_store))
-        logging.getLogger(__name__).warning("%s: written through Feast's own writer, slowly: %s", type(online_store).__name__, reason)
+        logging.getLogger(__name__).warning(
+            "%s: written through Feast's own writer, slowly: %s",
+            type(online_store).__name__,
+            reason,
+        )
     if reason:
-        yield lambda rows: _write_with_feast(config, online_store, view, rows) if rows.num_rows else 0
+        yield (
+            lambda rows: _write_with_feast(config, online_store, view, rows) if rows.num_rows else 0
+        )
         return
     with _opened(config, online_store, view) as write:
         yield lambda rows: write(_encode(view, rows)) if rows.num_rows else 0
 
 
-def _opened(config: RepoConfig, online_store: OnlineStore, view: FeatureView) -> AbstractContextManager[WriteBatch]:
+def _opened(
+    config: RepoConfig, online_store: OnlineStore, view: FeatureView
+) -> AbstractContextManager[WriteBatch]:
     return WRITERS[_writer_class(online_store)](config, online_store, view)
 
 
@@ -136,12 +182,20 @@ def _unfit(config: RepoConfig, online_store: OnlineStore) -> str:
     for option in ("vector_enabled", "enable_openai_compatible_store"):
         if getattr(settings, option, False):
             return f"{option} adds columns"
-    return "a cluster needs a connection a slot" if getattr(settings, "redis_type", "") == "redis_cluster" else ""
+    return (
+        "a cluster needs a connection a slot"
+        if getattr(settings, "redis_type", "") == "redis_cluster"
+        else ""
+    )
 
 
 def _writer_class(online_store: OnlineStore) -> str:
     """Name the class whose `online_write_batch` a store uses: a subclass with a writer of its own is another store."""
-    owner = next(kind for kind in type(online_store).__mro__ if "online_write_batch" in vars(kind) and kind is not GuardedWrites)
+    owner = next(
+        kind
+        for kind in type(online_store).__mro__
+        if "online_write_batch" in vars(kind) and kind is not GuardedWrites
+    )
     return f"{owner.__module__}.{owner.__qualname__}"
 
 
@@ -158,24 +212,33 @@ def _batches(view: FeatureView, data: Sequence[Row]) -> Iterator[Batch]:
             pa.array([serialize_entity_key(key, 3) for key in keys], pa.large_binary()),
             np.array([to_naive_utc(instant) for instant in events], "datetime64[us]"),
             np.array([instant and to_naive_utc(instant) for instant in created], "datetime64[us]"),
-            {name: pa.array([value.SerializeToString() for value in column], pa.large_binary()) for name, column in features.items()},
+            {
+                name: pa.array([value.SerializeToString() for value in column], pa.large_binary())
+                for name, column in features.items()
+            },
             {name: _type_of(column) for name, column in features.items()},
         ).newest()
 
 
 def _refuse_nulls(view: FeatureView, keys: Sequence[EntityKey], events: Sequence[datetime]) -> None:
-    n_null = sum(any(value.WhichOneof("val") is None for value in key.entity_values) for key in keys)
+    n_null = sum(
+        any(value.WhichOneof("val") is None for value in key.entity_values) for key in keys
+    )
     if n_null:
         message = f"view {view.name}: {n_null} of {len(keys)} entity keys are null"
         raise ValueError(message)
     if any(pd.isna(instant) for instant in events):
-        message = f"view {view.name}: column {view.batch_source.timestamp_field!r} has null instants"
+        message = (
+            f"view {view.name}: column {view.batch_source.timestamp_field!r} has null instants"
+        )
         raise ValueError(message)
 
 
 def _type_of(values: Sequence[Value]) -> ValueType:
     kind = next((kind for value in values if (kind := value.WhichOneof("val"))), "")
-    return PROTO_VALUE_TO_VALUE_TYPE_MAP.get(kind, ValueType.UNKNOWN)  # Feast has forgotten zoned timestamps there
+    return PROTO_VALUE_TO_VALUE_TYPE_MAP.get(
+        kind, ValueType.UNKNOWN
+    )  # Feast has forgotten zoned timestamps there
 
 
 def _encode(view: FeatureView, rows: pa.RecordBatch) -> Batch:
@@ -187,7 +250,11 @@ def _encode(view: FeatureView, rows: pa.RecordBatch) -> Batch:
         message = f"view {view.name}: column {source.timestamp_field!r} has null instants"
         raise ValueError(message)
     created = source.created_timestamp_column
-    known = _instants(_column(view, rows, created)) if created else np.full(len(event), "NaT", "datetime64[us]")
+    known = (
+        _instants(_column(view, rows, created))
+        if created
+        else np.full(len(event), "NaT", "datetime64[us]")
+    )
     keys = _entity_keys(view, rows)
     values = {name: _values(view, rows, name, kind) for name, kind in types.items()}
     return Batch(keys, event, known, values, types).newest()
@@ -207,7 +274,9 @@ def _entity_keys(view: FeatureView, rows: pa.RecordBatch) -> pa.LargeBinaryArray
         raise ValueError(message) from error
 
 
-def _values(view: FeatureView, rows: pa.RecordBatch, name: str, value_type: ValueType) -> pa.LargeBinaryArray:
+def _values(
+    view: FeatureView, rows: pa.RecordBatch, name: str, value_type: ValueType
+) -> pa.LargeBinaryArray:
     column = _column(view, rows, name)
     try:
         return encode_values(column, value_type)
@@ -240,9 +309,13 @@ def _texts(values: list[bytes], value_type: ValueType) -> list[str | None]:
 
 
 @contextmanager
-def _sqlite_writer(config: RepoConfig, online_store: Any, view: FeatureView) -> Iterator[WriteBatch]:
+def _sqlite_writer(
+    config: RepoConfig, online_store: Any, view: FeatureView
+) -> Iterator[WriteBatch]:
     # its own connection: Feast's is shared with readers, who would see half a batch
-    connection = sqlite3.connect(online_store._get_db_path(config), SQLITE_WAIT_SECONDS, isolation_level=None)  # noqa: SLF001
+    connection = sqlite3.connect(
+        online_store._get_db_path(config), SQLITE_WAIT_SECONDS, isolation_level=None
+    )
     try:
         with _readers_go_on(connection):
             yield partial(_write_sqlite, connection, _table(config, view))
@@ -254,7 +327,11 @@ def _sqlite_writer(config: RepoConfig, online_store: Any, view: FeatureView) -> 
 def _readers_go_on(connection: sqlite3.Connection) -> Iterator[None]:
     """Write ahead into a log, so that no reader waits or fails; afterwards the journal is what it was."""
     journal = connection.execute("pragma journal_mode").fetchone()[0]
-    for pragma in ("journal_mode = wal", "synchronous = normal", f"cache_size = -{SQLITE_CACHE_KIB}"):
+    for pragma in (
+        "journal_mode = wal",
+        "synchronous = normal",
+        f"cache_size = -{SQLITE_CACHE_KIB}",
+    ):
         connection.execute(f"pragma {pragma}")
     try:
         yield
@@ -275,9 +352,14 @@ def _write_sqlite(connection: sqlite3.Connection, table: str, batch: Batch) -> i
         connection.execute("begin immediate")
         for first in range(0, len(names), width):
             some = names[first : first + width]
-            statement = _sqlite_statement(table, [_sqlite_literal(connection, name) for name in some])
+            statement = _sqlite_statement(
+                table, [_sqlite_literal(connection, name) for name in some]
+            )
             columns = [column for name in some for column in _sqlite_columns(batch, name)]
-            written |= [connection.execute(statement, row).rowcount > 0 for row in zip(*shared, *columns, strict=True)]
+            written |= [
+                connection.execute(statement, row).rowcount > 0
+                for row in zip(*shared, *columns, strict=True)
+            ]
     return int(written.sum())
 
 
@@ -292,7 +374,10 @@ def _sqlite_literal(connection: sqlite3.Connection, name: str) -> str:
 
 def _sqlite_statement(table: str, names: list[str]) -> str:
     """Compose the upsert of one entity: its key and instants are bound once for all features, whose names are literals."""
-    rows = ", ".join(f"(?1, {name}, ?{place}, ?{place + 1}, ?2, ?3)" for place, name in zip(count(4, 2), names, strict=False))
+    rows = ", ".join(
+        f"(?1, {name}, ?{place}, ?{place + 1}, ?2, ?3)"
+        for place, name in zip(count(4, 2), names, strict=False)
+    )
     never = -(2**63)
     return f"""
         insert into "{table}" as stored (entity_key, feature_name, value, value_text, event_ts, created_ts)
@@ -371,9 +456,14 @@ def _redis_writer(config: RepoConfig, online_store: Any, view: FeatureView) -> I
     connection = client.connection_pool.get_connection()
 
     def write(batch: Batch) -> int:
-        fields = [f"_ts:{name}".encode(), *(_mmh3(f"{name}:{feature}") for feature in batch.features)]
+        fields = [
+            f"_ts:{name}".encode(),
+            *(_mmh3(f"{name}:{feature}") for feature in batch.features),
+        ]
         numbers = (config.online_store.key_ttl_seconds or 0, len(fields))
-        call = _RedisCall(digest, _bulk_strings(*(b"%d" % number for number in numbers), *fields), len(fields))
+        call = _RedisCall(
+            digest, _bulk_strings(*(b"%d" % number for number in numbers), *fields), len(fields)
+        )
         return _write_redis(connection, call, config.project, batch)
 
     try:
@@ -389,10 +479,18 @@ def _write_redis(connection: Any, call: _RedisCall, project: str, batch: Batch) 
     left, written = len(batch.keys), 0
     try:
         for first in range(0, len(keys), CALLS_IN_FLIGHT):
-            calls = list(zip(keys[first : first + CALLS_IN_FLIGHT], values[first : first + CALLS_IN_FLIGHT], strict=True))
+            calls = list(
+                zip(
+                    keys[first : first + CALLS_IN_FLIGHT],
+                    values[first : first + CALLS_IN_FLIGHT],
+                    strict=True,
+                )
+            )
             for some_keys, some_values in calls:
                 head = call.head(min(left, ENTITIES_A_CALL))
-                connection.send_packed_command([b"".join((head, some_keys, call.constant, some_values))])
+                connection.send_packed_command(
+                    [b"".join((head, some_keys, call.constant, some_values))]
+                )
                 left -= ENTITIES_A_CALL
             written += sum(connection.read_response() for _ in calls)
     except BaseException:
@@ -409,10 +507,20 @@ def _bulk_strings(*values: bytes) -> bytes:
 def _bulk_columns(*columns: pa.LargeBinaryArray) -> list[memoryview]:
     """Write columns as Redis's protocol has them, row after row, the rows of each call together."""
     line_end, dollar = (pa.scalar(text, pa.large_binary()) for text in (b"\r\n", b"$"))
-    lengths = [pc.binary_length(column).cast(pa.large_string()).cast(pa.large_binary()) for column in columns]
-    parts = [part for column, length in zip(columns, lengths, strict=True) for part in (dollar, length, line_end, column, line_end)]
+    lengths = [
+        pc.binary_length(column).cast(pa.large_string()).cast(pa.large_binary())
+        for column in columns
+    ]
+    parts = [
+        part
+        for column, length in zip(columns, lengths, strict=True)
+        for part in (dollar, length, line_end, column, line_end)
+    ]
     rows = joined(*parts)
-    return [row_bytes(rows.slice(first, ENTITIES_A_CALL)) for first in range(0, len(rows), ENTITIES_A_CALL)]
+    return [
+        row_bytes(rows.slice(first, ENTITIES_A_CALL))
+        for first in range(0, len(rows), ENTITIES_A_CALL)
+    ]
 
 
 # Postgres
@@ -459,7 +567,11 @@ def _write_postgres(connection: Any, table: str, batch: Batch) -> int:
 
     try:
         with connection.transaction(), connection.cursor() as cursor:
-            stored = _stored_keys(cursor, table, batch) if connection.info.timezone.utcoffset(None) == timedelta(0) else batch.keys
+            stored = (
+                _stored_keys(cursor, table, batch)
+                if connection.info.timezone.utcoffset(None) == timedelta(0)
+                else batch.keys
+            )
             is_stored = pc.is_in(batch.keys, stored).to_numpy(zero_copy_only=False)
             new = batch.take(np.flatnonzero(~is_stored))
             _copy(cursor, table, new)
@@ -488,7 +600,11 @@ def _copy(cursor: Any, table: str, batch: Batch) -> None:
     with cursor.copy(_sql("copy {table} {columns} from stdin (format binary)", table)) as copy:
         copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8))
         for first in range(0, len(batch.keys), ENTITIES_A_PIECE):
-            copy.write(_postgres_rows(batch.take(np.arange(first, min(first + ENTITIES_A_PIECE, len(batch.keys))))))
+            copy.write(
+                _postgres_rows(
+                    batch.take(np.arange(first, min(first + ENTITIES_A_PIECE, len(batch.keys))))
+                )
+            )
         copy.write(b"\xff\xff")
 
 
@@ -501,17 +617,27 @@ def _sql(statement: str, table: str) -> Any:
 def _postgres_rows(batch: Batch) -> memoryview:
     """Write a batch in Postgres's binary copy format, a row for each entity and feature."""
     width = pa.scalar((6).to_bytes(2), pa.large_binary())
-    key, event, created = (_postgres_fields(column) for column in (batch.keys, *map(_postgres_instants, (batch.event, batch.created))))
+    key, event, created = (
+        _postgres_fields(column)
+        for column in (batch.keys, *map(_postgres_instants, (batch.event, batch.created)))
+    )
     parts: list[Any] = []
     for name in sorted(batch.features):
-        texts = pa.array(_texts(batch.features[name].to_pylist(), batch.types[name]), pa.large_string())
+        texts = pa.array(
+            _texts(batch.features[name].to_pylist(), batch.types[name]), pa.large_string()
+        )
         given_name = pa.scalar(len(name.encode()).to_bytes(4) + name.encode(), pa.large_binary())
-        value, text = _postgres_fields(batch.features[name]), _postgres_fields(texts.cast(pa.large_binary()))
+        value, text = (
+            _postgres_fields(batch.features[name]),
+            _postgres_fields(texts.cast(pa.large_binary())),
+        )
         parts += [width, *key, given_name, *value, *text, *event, *created]
     return row_bytes(joined(*parts))
 
 
-def _postgres_fields(column: pa.LargeBinaryArray) -> tuple[pa.LargeBinaryArray, pa.LargeBinaryArray]:
+def _postgres_fields(
+    column: pa.LargeBinaryArray,
+) -> tuple[pa.LargeBinaryArray, pa.LargeBinaryArray]:
     """Write each value's length, -1 for null, and its bytes."""
     lengths = pc.binary_length(column).fill_null(-1).to_numpy().astype(">i4")
     return fixed(b"", lengths, np.ones(len(lengths), np.bool_)), column.fill_null(b"")
@@ -526,7 +652,9 @@ def _postgres_instants(instants: Instants) -> pa.LargeBinaryArray:
 # any other store
 
 
-def _write_with_feast(config: RepoConfig, online_store: OnlineStore, view: FeatureView, rows: pa.RecordBatch) -> int:
+def _write_with_feast(
+    config: RepoConfig, online_store: OnlineStore, view: FeatureView, rows: pa.RecordBatch
+) -> int:
     """Write by Feast's own means, without the entities that the store knows more newly."""
     given = _convert_arrow_to_proto(rows, view, _join_keys(view))
     if getattr(config.online_store, "vector_enabled", False):
@@ -534,7 +662,13 @@ def _write_with_feast(config: RepoConfig, online_store: OnlineStore, view: Featu
     return _write_fresh(config, online_store, view, given, online_store)
 
 
-def _write_fresh(config: RepoConfig, online_store: OnlineStore, view: FeatureView, given: Sequence[Row], writer: Any) -> int:
+def _write_fresh(
+    config: RepoConfig,
+    online_store: OnlineStore,
+    view: FeatureView,
+    given: Sequence[Row],
+    writer: Any,
+) -> int:
     """Have Feast's own writer write the newest row of each entity, unless the store knows it more newly."""
     features, newest = [feature.name for feature in view.features], dict[bytes, Row]()
     for row in given:
@@ -545,7 +679,11 @@ def _write_fresh(config: RepoConfig, online_store: OnlineStore, view: FeatureVie
     for first in range(0, len(rows), ENTITIES_A_READ):
         some = rows[first : first + ENTITIES_A_READ]
         stored = online_store.online_read(config, view, [row[0] for row in some], features)
-        fresh += [row for row, (instant, _) in zip(some, stored, strict=True) if instant is None or _utc(instant) <= _utc(row[2])]
+        fresh += [
+            row
+            for row, (instant, _) in zip(some, stored, strict=True)
+            if instant is None or _utc(instant) <= _utc(row[2])
+        ]
     if fresh:
         writer.online_write_batch(config, view, fresh, None)
     return len(fresh)
@@ -561,7 +699,9 @@ def _fill_vectors(view: FeatureView, given: list[Any]) -> None:
     for field in view.features:
         if field.vector_index:
             vectors = [values[field.name] for _, values, *_ in given]
-            length = field.vector_length or max(len(vector.float_list_val.val) for vector in vectors)
+            length = field.vector_length or max(
+                len(vector.float_list_val.val) for vector in vectors
+            )
             for vector in vectors:
                 if vector.WhichOneof("val") is None:
                     vector.float_list_val.val.extend([0.0] * length)
@@ -572,7 +712,11 @@ def _utc(instant: datetime) -> datetime:
 
 
 def _table(config: RepoConfig, view: FeatureView) -> str:
-    return str(compute_table_id(config.project, view, config.registry.enable_online_feature_view_versioning))
+    return str(
+        compute_table_id(
+            config.project, view, config.registry.enable_online_feature_view_versioning
+        )
+    )
 
 
 Writer: TypeAlias = Callable[[RepoConfig, Any, FeatureView], AbstractContextManager[WriteBatch]]

@@ -14,11 +14,30 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast.infra.key_encoding_utils import _serialize_val, serialize_entity_key_prefix
-from feast.protos.feast.types.Value_pb2 import BoolList, BytesList, DoubleList, FloatList, Int64List, StringList, Value
-from feast.type_map import NULL_TIMESTAMP_INT_VALUE, feast_value_type_to_python_type, python_values_to_proto_values
+from feast.protos.feast.types.Value_pb2 import (
+    BoolList,
+    BytesList,
+    DoubleList,
+    FloatList,
+    Int64List,
+    StringList,
+    Value,
+)
+from feast.type_map import (
+    NULL_TIMESTAMP_INT_VALUE,
+    feast_value_type_to_python_type,
+    python_values_to_proto_values,
+)
 from feast.value_type import ValueType
 
-from feature_repo.stores.values import HOLD_NULLS, NOT_CONVERTED, OF_LISTS, OF_MAPS, lacks_a_part, proto_values
+from feature_repo.stores.values import (
+    HOLD_NULLS,
+    NOT_CONVERTED,
+    OF_LISTS,
+    OF_MAPS,
+    lacks_a_part,
+    proto_values,
+)
 
 Column: TypeAlias = pa.Array | pa.ChunkedArray
 Bytes: TypeAlias = npt.NDArray[np.uint8]
@@ -53,7 +72,11 @@ EMBEDDINGS: Mapping[ValueType, tuple[int, pa.DataType]] = {
     ValueType.DOUBLE_LIST: (15, pa.float64()),
     ValueType.FLOAT_LIST: (16, pa.float32()),
 }
-KEY_FORMATS: Mapping[ValueType, str] = {ValueType.INT32: "<i4", ValueType.INT64: "<i8", ValueType.UNIX_TIMESTAMP: "<i8"}
+KEY_FORMATS: Mapping[ValueType, str] = {
+    ValueType.INT32: "<i4",
+    ValueType.INT64: "<i8",
+    ValueType.UNIX_TIMESTAMP: "<i8",
+}
 
 
 def encode_values(column: Column, value_type: ValueType) -> pa.LargeBinaryArray:
@@ -71,17 +94,26 @@ def encode_values(column: Column, value_type: ValueType) -> pa.LargeBinaryArray:
         return _encode_scalars(scalars, SCALARS[value_type])
     if value_type in EMBEDDINGS and _is_embedding(column.type):
         return _encode_embeddings(column, *EMBEDDINGS[value_type])
-    return pa.array([value.SerializeToString() for value in _feast_values(column, value_type)], pa.large_binary())
+    return pa.array(
+        [value.SerializeToString() for value in _feast_values(column, value_type)],
+        pa.large_binary(),
+    )
 
 
-def encode_entity_keys(rows: pa.RecordBatch | pa.Table, join_keys: Mapping[str, ValueType]) -> pa.LargeBinaryArray:
+def encode_entity_keys(
+    rows: pa.RecordBatch | pa.Table, join_keys: Mapping[str, ValueType]
+) -> pa.LargeBinaryArray:
     """Serialize each row's entity key as Feast's `serialize_entity_key` does, version 3.
 
     Raises ValueError, naming the column, where a key is null or of a type that Feast does not take for a key.
     """
     names = sorted(join_keys)
     prefix = pa.scalar(serialize_entity_key_prefix(names), pa.large_binary())
-    parts = [part for name in names for part in _key_parts(name, _whole(rows.column(name)), join_keys[name])]
+    parts = [
+        part
+        for name in names
+        for part in _key_parts(name, _whole(rows.column(name)), join_keys[name])
+    ]
     if not parts:
         return pa.array([prefix.as_py()] * rows.num_rows, pa.large_binary())
     return joined(prefix, *parts)
@@ -90,7 +122,10 @@ def encode_entity_keys(rows: pa.RecordBatch | pa.Table, join_keys: Mapping[str, 
 def encode_instants(microseconds: npt.NDArray[np.int64]) -> pa.LargeBinaryArray:
     """Serialize instants (microseconds since 1970, UTC) as `Timestamp` protos."""
     seconds, rest = np.divmod(microseconds, 1_000_000)
-    return joined(varints(_tag(1, VARINT), seconds, seconds != 0), varints(_tag(2, VARINT), rest * 1000, rest != 0))
+    return joined(
+        varints(_tag(1, VARINT), seconds, seconds != 0),
+        varints(_tag(2, VARINT), rest * 1000, rest != 0),
+    )
 
 
 def decode_values(serialized: Sequence[bytes | None], value_type: ValueType) -> list[Any]:
@@ -101,11 +136,17 @@ def decode_values(serialized: Sequence[bytes | None], value_type: ValueType) -> 
     present = [value for value in serialized if value]
     scalar = SCALARS.get(value_type)
     if scalar is None or {value[0] for value in present} != {_tag(scalar.field, scalar.wire)[0]}:
-        return [feast_value_type_to_python_type(Value.FromString(value), value_type) if value else None for value in serialized]
+        return [
+            feast_value_type_to_python_type(Value.FromString(value), value_type) if value else None
+            for value in serialized
+        ]
     tag = _tag(1, scalar.wire)
     values = list(scalar.batch.FromString(tag + tag.join([value[1:] for value in present])).val)
     if value_type == ValueType.UNIX_TIMESTAMP:
-        values = [None if value == NULL_TIMESTAMP else datetime.fromtimestamp(value, UTC) for value in values]
+        values = [
+            None if value == NULL_TIMESTAMP else datetime.fromtimestamp(value, UTC)
+            for value in values
+        ]
     if len(present) == len(serialized):
         return values
     left = iter(values)
@@ -122,22 +163,40 @@ def _scalars(column: pa.Array, value_type: ValueType) -> pa.Array | None:
     """Bring a column to the Arrow type that its Feast type is written from; None where Feast's conversion has to do it."""
     kind, types = column.type, pa.types
     match value_type:
-        case ValueType.DOUBLE | ValueType.FLOAT if types.is_floating(kind) or types.is_integer(kind):
-            return _without_nan(column.cast(pa.float64(), safe=False), pa.float32() if value_type == ValueType.FLOAT else pa.float64())
+        case ValueType.DOUBLE | ValueType.FLOAT if types.is_floating(kind) or types.is_integer(
+            kind
+        ):
+            return _without_nan(
+                column.cast(pa.float64(), safe=False),
+                pa.float32() if value_type == ValueType.FLOAT else pa.float64(),
+            )
         case ValueType.INT32 | ValueType.INT64 if types.is_integer(kind) or types.is_floating(kind):
-            whole = _without_nan(column.cast(pa.float64()), pa.float64()) if types.is_floating(kind) else column
-            return whole.cast(pa.int32() if value_type == ValueType.INT32 else pa.int64()).cast(pa.int64())
+            whole = (
+                _without_nan(column.cast(pa.float64()), pa.float64())
+                if types.is_floating(kind)
+                else column
+            )
+            return whole.cast(pa.int32() if value_type == ValueType.INT32 else pa.int64()).cast(
+                pa.int64()
+            )
         case ValueType.BOOL if types.is_boolean(kind):
             return column.cast(pa.int64())
         case ValueType.UNIX_TIMESTAMP if types.is_timestamp(kind) or types.is_date(kind):
-            return pa.array(column.to_numpy(zero_copy_only=False).astype("datetime64[s]").astype(np.int64))
+            return pa.array(
+                column.to_numpy(zero_copy_only=False).astype("datetime64[s]").astype(np.int64)
+            )
         case ValueType.UNIX_TIMESTAMP if types.is_integer(kind):
             return column.cast(pa.int64()).fill_null(NULL_TIMESTAMP)
         case ValueType.STRING if (
-            types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_integer(kind)
+            types.is_string(kind)
+            or types.is_large_string(kind)
+            or types.is_string_view(kind)
+            or types.is_integer(kind)
         ):
             return column.cast(pa.large_string()).cast(pa.large_binary())
-        case ValueType.BYTES | ValueType.PDF_BYTES | ValueType.IMAGE_BYTES if types.is_binary(kind) or types.is_large_binary(kind):
+        case ValueType.BYTES | ValueType.PDF_BYTES | ValueType.IMAGE_BYTES if types.is_binary(
+            kind
+        ) or types.is_large_binary(kind):
             return column.cast(pa.large_binary())
         case _:
             return None
@@ -159,15 +218,21 @@ def _encode_scalars(column: pa.Array, scalar: Scalar) -> pa.LargeBinaryArray:
 
 
 def _is_embedding(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    is_list = (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
     return bool(is_list and pa.types.is_floating(kind.value_type))
 
 
 def _encode_embeddings(column: pa.Array, field: int, kind: pa.DataType) -> pa.LargeBinaryArray:
     """Pack lists of numbers; a null in a list is NaN, as Arrow hands it to Feast."""
     valid = column.is_valid().to_numpy(zero_copy_only=False)
-    lengths = pc.list_value_length(column).fill_null(0).to_numpy().astype(np.int64) * (kind.bit_width // 8)
-    numbers = column.flatten().cast(pa.float64()).fill_null(np.nan).cast(kind, safe=False).to_numpy()
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy().astype(np.int64) * (
+        kind.bit_width // 8
+    )
+    numbers = (
+        column.flatten().cast(pa.float64()).fill_null(np.nan).cast(kind, safe=False).to_numpy()
+    )
     packed = _binary(lengths, np.ascontiguousarray(numbers).view(np.uint8))
     heads = varints(_tag(1, LENGTH), lengths, lengths > 0)  # protobuf leaves an empty list out
     inner = lengths + pc.binary_length(heads).to_numpy()
@@ -181,7 +246,9 @@ def _feast_values(column: pa.Array, value_type: ValueType) -> list[Value]:
     """
     if value_type not in OF_MAPS:
         with suppress(*NOT_CONVERTED):
-            return list(python_values_to_proto_values(column.to_numpy(zero_copy_only=False), value_type))
+            return list(
+                python_values_to_proto_values(column.to_numpy(zero_copy_only=False), value_type)
+            )
     return proto_values(column.to_pylist(maps_as_pydicts="strict"), value_type)
 
 
@@ -218,17 +285,26 @@ def _key_parts(name: str, column: pa.Array, value_type: ValueType) -> list[pa.Ar
         return [fixed(head, numbers, np.ones(len(numbers), np.bool_))]
     kind = ValueType.STRING if value_type == ValueType.STRING else ValueType.BYTES
     lengths = pc.binary_length(scalars).to_numpy().astype("<u4")
-    return [fixed(np.array([kind.value], "<u4").tobytes(), lengths, np.ones(len(lengths), np.bool_)), scalars]
+    return [
+        fixed(np.array([kind.value], "<u4").tobytes(), lengths, np.ones(len(lengths), np.bool_)),
+        scalars,
+    ]
 
 
 def _feast_key_parts(name: str, column: pa.Array, value_type: ValueType) -> list[pa.Array]:
     try:
-        values = [_serialize_val(value.WhichOneof("val"), value) for value in _feast_values(column, value_type)]
+        values = [
+            _serialize_val(value.WhichOneof("val"), value)
+            for value in _feast_values(column, value_type)
+        ]
     except NOT_CONVERTED as error:
         message = f"column {name!r} ({column.type}) cannot be an entity key of type {value_type.name}: {error}"
         raise ValueError(message) from error
     heads = [np.array([kind, len(value)], "<u4").tobytes() for value, kind in values]
-    return [pa.array(heads, pa.large_binary()), pa.array([value for value, _ in values], pa.large_binary())]
+    return [
+        pa.array(heads, pa.large_binary()),
+        pa.array([value for value, _ in values], pa.large_binary()),
+    ]
 
 
 def _tag(field: int, wire: int) -> bytes:
@@ -240,7 +316,9 @@ def fixed(head: bytes, numbers: npt.NDArray[Any], valid: Flags) -> pa.LargeBinar
     """Write a head and a number of fixed width (little endian) in each valid row, nothing in the others."""
     cells = np.empty((len(numbers), len(head) + numbers.itemsize), np.uint8)
     cells[:, : len(head)] = np.frombuffer(head, np.uint8)
-    cells[:, len(head) :] = np.ascontiguousarray(numbers).view(np.uint8).reshape(len(numbers), numbers.itemsize)
+    cells[:, len(head) :] = (
+        np.ascontiguousarray(numbers).view(np.uint8).reshape(len(numbers), numbers.itemsize)
+    )
     return _binary(valid * np.int64(cells.shape[1]), cells[valid])
 
 
@@ -262,7 +340,9 @@ def varints(head: bytes, numbers: npt.NDArray[Any], valid: Flags) -> pa.LargeBin
 
 def _binary(lengths: npt.NDArray[np.int64], content: Bytes) -> pa.LargeBinaryArray:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(content)])
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(content)]
+    )
 
 
 def joined(*parts: pa.Array | pa.Scalar) -> pa.LargeBinaryArray:

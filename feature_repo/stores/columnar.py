@@ -24,7 +24,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast.entity import Entity
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL, FeatureView
-from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus, MaterializationTask
+from feast.infra.common.materialization_job import (
+    MaterializationJob,
+    MaterializationJobStatus,
+    MaterializationTask,
+)
 from feast.infra.compute_engines.base import ComputeEngine
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
@@ -80,10 +84,21 @@ class ColumnarComputeEngine(ComputeEngine):
     """
 
     def __init__(
-        self, *, repo_config: RepoConfig, offline_store: Any, online_store: OnlineStore, chunk_rows: int = CHUNK_ROWS, **options: Any
+        self,
+        *,
+        repo_config: RepoConfig,
+        offline_store: Any,
+        online_store: OnlineStore,
+        chunk_rows: int = CHUNK_ROWS,
+        **options: Any,
     ) -> None:
         """Keep the stores that Feast opened."""
-        super().__init__(repo_config=repo_config, offline_store=offline_store, online_store=online_store, **options)
+        super().__init__(
+            repo_config=repo_config,
+            offline_store=offline_store,
+            online_store=online_store,
+            **options,
+        )
         self.chunk_rows = chunk_rows
 
     def update(
@@ -97,27 +112,44 @@ class ColumnarComputeEngine(ComputeEngine):
         """Forget what was done for views that are no more."""
         self._forget(project, views_to_delete)
 
-    def teardown_infra(self, project: str, fvs: Sequence[FeatureView], entities: Sequence[Entity]) -> None:  # noqa: ARG002
+    def teardown_infra(
+        self, project: str, fvs: Sequence[FeatureView], entities: Sequence[Entity]
+    ) -> None:
         """Forget what was done: the online store is emptied."""
         self._forget(project, fvs)
 
     def _forget(self, project: str, views: Sequence[FeatureView]) -> None:
         if isinstance(self.offline_store, AsofOfflineStore):
             for view in views:
-                done_path(sources.warehouse_folder(self.repo_config), project, view.name).unlink(missing_ok=True)
+                done_path(sources.warehouse_folder(self.repo_config), project, view.name).unlink(
+                    missing_ok=True
+                )
 
-    def _materialize_one(self, registry: BaseRegistry, task: MaterializationTask, **options: Any) -> MaterializationJob:
+    def _materialize_one(
+        self, registry: BaseRegistry, task: MaterializationTask, **options: Any
+    ) -> MaterializationJob:
         view = task.feature_view
         if not isinstance(self.offline_store, AsofOfflineStore) or _is_transformed(view):
             return self._leave_to_feast(registry, task, **options)
         if view.online:
             Materialization(self.repo_config, self.online_store, view, self.chunk_rows).run(task)
-        return LocalMaterializationJob(job_id=f"{view.name}-{task.start_time}-{task.end_time}", status=MaterializationJobStatus.SUCCEEDED)
+        return LocalMaterializationJob(
+            job_id=f"{view.name}-{task.start_time}-{task.end_time}",
+            status=MaterializationJobStatus.SUCCEEDED,
+        )
 
-    def _leave_to_feast(self, registry: BaseRegistry, task: MaterializationTask, **options: Any) -> MaterializationJob:
-        _log.warning("view %s: transformed by Feast or not read by AsofOfflineStore; left to Feast's local engine", task.feature_view.name)
+    def _leave_to_feast(
+        self, registry: BaseRegistry, task: MaterializationTask, **options: Any
+    ) -> MaterializationJob:
+        _log.warning(
+            "view %s: transformed by Feast or not read by AsofOfflineStore; left to Feast's local engine",
+            task.feature_view.name,
+        )
         engine = LocalComputeEngine(
-            backend="pandas", repo_config=self.repo_config, offline_store=self.offline_store, online_store=self.online_store
+            backend="pandas",
+            repo_config=self.repo_config,
+            offline_store=self.offline_store,
+            online_store=self.online_store,
         )
         (job,) = engine.materialize(registry, task, **options)
         if job.error():
@@ -141,9 +173,15 @@ class Materialization:
     def run(self, task: MaterializationTask) -> int:
         """Finish what a killed run left, then write what the task asks for; returns the number of entities written."""
         done, written = self.done(), 0
-        span = self.span(done, make_tzaware(task.start_time).astimezone(UTC), make_tzaware(task.end_time).astimezone(UTC))
+        span = self.span(
+            done,
+            make_tzaware(task.start_time).astimezone(UTC),
+            make_tzaware(task.end_time).astimezone(UTC),
+        )
         if done and done.rows is not None:
-            is_same_run = done.since is None and done.start == span.start.isoformat()  # which has only to add what came since
+            is_same_run = (
+                done.since is None and done.start == span.start.isoformat()
+            )  # which has only to add what came since
             written, done = self._resume(done, task)
             span = replace(span, since=done if span.start == FIRST or is_same_run else None)
         return written + self._write(snapshot(self.config, self.view.batch_source), span, 0, task)
@@ -163,7 +201,9 @@ class Materialization:
         done = read_done(self._path)
         if done and done.of == self._digest() and self._is_there(done.witness):
             return done
-        self._path.unlink(missing_ok=True)  # else a run over a part of it could bring the witness back
+        self._path.unlink(
+            missing_ok=True
+        )  # else a run over a part of it could bring the witness back
         return None
 
     def _resume(self, done: Done, task: MaterializationTask) -> tuple[int, Done | None]:
@@ -174,7 +214,9 @@ class Materialization:
             return 0, done.since
         if done.version is None or rows.identities != done.identities or not rows.is_whole():
             return 0, done.since
-        span = Span(datetime.fromisoformat(done.start), datetime.fromisoformat(done.until), done.since)
+        span = Span(
+            datetime.fromisoformat(done.start), datetime.fromisoformat(done.until), done.since
+        )
         return self._write(rows, span, done.rows or 0, task), self.done()
 
     def _write(self, rows: Snapshot, span: Span, skipped: int, task: MaterializationTask) -> int:
@@ -185,19 +227,29 @@ class Materialization:
                 written, skipped = written + n_written, skipped + batch.num_rows
                 if finished:
                     finished = replace(finished, witness=self._witness(batch))
-                    write_done(self._path, replace(finished, rows=skipped, version=rows.version, since=span.since))
+                    write_done(
+                        self._path,
+                        replace(finished, rows=skipped, version=rows.version, since=span.since),
+                    )
         if finished:
             write_done(self._path, finished)
         return written
 
     def _written(
-        self, newest: Callable[[int], Iterator[pa.RecordBatch]], total: int, skipped: int, task: MaterializationTask
+        self,
+        newest: Callable[[int], Iterator[pa.RecordBatch]],
+        total: int,
+        skipped: int,
+        task: MaterializationTask,
     ) -> Iterator[tuple[pa.RecordBatch, int]]:
         """Write the chunks after those skipped, and give each with the number of its entities that were not left out as older."""
         if skipped >= total:
             return
         report = _progress.get() or _nobody
-        with bulk_writer(self.config, self.online_store, self.view) as write, (task.tqdm_builder or _no_bar)(total) as bar:
+        with (
+            bulk_writer(self.config, self.online_store, self.view) as write,
+            (task.tqdm_builder or _no_bar)(total) as bar,
+        ):
             bar.update(skipped)
             for batch in newest(skipped):
                 yield batch, write(batch)
@@ -207,7 +259,11 @@ class Materialization:
     def _zones(self, schema: pa.Schema) -> dict[str, pa.DataType]:
         """The source's types of the features that keep a zone, which DuckDB does not carry."""
         mapped = {name: column for column, name in self.view.batch_source.field_mapping.items()}
-        zoned = [field.name for field in self.view.features if field.dtype.to_value_type() == ValueType.ZONED_TIMESTAMP]
+        zoned = [
+            field.name
+            for field in self.view.features
+            if field.dtype.to_value_type() == ValueType.ZONED_TIMESTAMP
+        ]
         return {name: schema.field(mapped.get(name, name)).type for name in zoned}
 
     def _finished(self, rows: Snapshot, span: Span, *, has_earlier: bool) -> Done | None:
@@ -216,7 +272,13 @@ class Materialization:
         if (has_earlier and not span.since) or (before and span.end.isoformat() < before.until):
             return None
         start = span.since.start if span.since else span.start.isoformat()
-        return Done(self._digest(), start, span.end.isoformat(), rows.identities, current.witness if current else "")
+        return Done(
+            self._digest(),
+            start,
+            span.end.isoformat(),
+            rows.identities,
+            current.witness if current else "",
+        )
 
     def _last(self) -> Done | None:
         """Read what was done by the last run that finished."""
@@ -224,7 +286,9 @@ class Materialization:
         return done.since if done and done.rows is not None else done
 
     @contextmanager
-    def _newest(self, rows: Snapshot, span: Span) -> Iterator[tuple[Callable[[int], Iterator[pa.RecordBatch]], int, bool]]:
+    def _newest(
+        self, rows: Snapshot, span: Span
+    ) -> Iterator[tuple[Callable[[int], Iterator[pa.RecordBatch]], int, bool]]:
         """Find each entity's newest row of the span, for an increment if it is new.
 
         Gives what reads the rows in chunks, in the order of their keys, after some that are skipped; how many there are; and
@@ -232,30 +296,44 @@ class Materialization:
         """
         index = self._index(rows)
         start, end = (units_since_1970(time, index.unit) for time in (span.start, span.end))
-        until = units_since_1970(datetime.fromisoformat(span.since.until) if span.since else FIRST, index.unit)
+        until = units_since_1970(
+            datetime.fromisoformat(span.since.until) if span.since else FIRST, index.unit
+        )
         known = span.since.identities if span.since else []
         with connect(self.config) as connection:
             list_rows(connection, index, arrived=set(rows.identities) - set(known))
-            connection.execute(f"create temp table newest as {self._sql(span)}", {"start": start, "end": end, "until": until})
+            connection.execute(
+                f"create temp table newest as {self._sql(span)}",
+                {"start": start, "end": end, "until": until},
+            )
             ((total,),) = connection.execute("select count(*) from newest").fetchall()
             earlier = f"select exists (from seen where has_arrived and {INSTANT} < $start)"
             ((has_earlier,),) = connection.execute(earlier, {"start": start}).fetchall()
             yield partial(self._chunks, connection, rows, total), total, has_earlier
 
-    def _chunks(self, connection: duckdb.DuckDBPyConnection, rows: Snapshot, total: int, skipped: int) -> Iterator[pa.RecordBatch]:
+    def _chunks(
+        self, connection: duckdb.DuckDBPyConnection, rows: Snapshot, total: int, skipped: int
+    ) -> Iterator[pa.RecordBatch]:
         """Read the newest rows in the order of their keys, though they lie in that of the files."""
         kinds = rows.kinds(self._columns)
         for part in self._parts(connection, rows, total, skipped):
             order = pc.sort_indices(part.column(len(kinds)))  # the rank, which is the last
             for first in range(0, part.num_rows, self.chunk_rows):
                 places = order[first : first + self.chunk_rows]
-                columns = [gathered(column, places, kind) for column, kind in zip(part.columns[: len(kinds)], kinds.types, strict=True)]
+                columns = [
+                    gathered(column, places, kind)
+                    for column, kind in zip(part.columns[: len(kinds)], kinds.types, strict=True)
+                ]
                 chunk = pa.table(columns, kinds)
                 if DUMMY_ENTITY_ID in _keys(self.view):
-                    chunk = chunk.append_column(DUMMY_ENTITY_ID, pa.repeat(DUMMY_ENTITY_VAL, chunk.num_rows))
+                    chunk = chunk.append_column(
+                        DUMMY_ENTITY_ID, pa.repeat(DUMMY_ENTITY_VAL, chunk.num_rows)
+                    )
                 yield from chunk.to_batches()
 
-    def _parts(self, connection: duckdb.DuckDBPyConnection, rows: Snapshot, total: int, skipped: int) -> Iterator[pa.Table]:
+    def _parts(
+        self, connection: duckdb.DuckDBPyConnection, rows: Snapshot, total: int, skipped: int
+    ) -> Iterator[pa.Table]:
         """Cut the newest rows by the rank of their keys into parts that fit into memory, each with its ranks as the last column."""
         sql = "select place, rank - $skipped as rank from newest where rank >= $skipped order by place"
         found = connection.sql(sql, params={"skipped": skipped}).to_arrow_reader(FOUND_ROWS)
@@ -263,7 +341,9 @@ class Materialization:
         number = n_partitions(total, rows.row_bytes(self._columns), memory_limit(self.config) // 2)
         part_rows = self.chunk_rows * -(-total // (number * self.chunk_rows))
         ranked = (
-            pa.RecordBatch.from_arrays([*batch.take(places).columns, ranks["rank"].combine_chunks()], schema=schema)
+            pa.RecordBatch.from_arrays(
+                [*batch.take(places).columns, ranks["rank"].combine_chunks()], schema=schema
+            )
             for ranks, batch, places in picked(rows, self._columns, found)
         )
         if total - skipped <= part_rows:
@@ -289,7 +369,10 @@ class Materialization:
         mapped = {name: column for column, name in source.field_mapping.items()}
         keys = [key for key in _keys(self.view) if key != DUMMY_ENTITY_ID]
         times = [time for time in (source.timestamp_field, source.created_timestamp_column) if time]
-        return {name: mapped.get(name, name) for name in (*keys, *(field.name for field in self.view.features), *times)}
+        return {
+            name: mapped.get(name, name)
+            for name in (*keys, *(field.name for field in self.view.features), *times)
+        }
 
     def _sql(self, span: Span) -> str:
         keys = list(numbered("key", [key for key in _keys(self.view) if key != DUMMY_ENTITY_ID]))
@@ -319,19 +402,25 @@ class Materialization:
             source.timestamp_field,
             source.created_timestamp_column,
         ]
-        return hashlib.sha256(json.dumps([*said, source.field_mapping], sort_keys=True, default=str).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps([*said, source.field_mapping], sort_keys=True, default=str).encode()
+        ).hexdigest()
 
     def _witness(self, rows: pa.RecordBatch) -> str:
         """Choose the entity that is the last to expire."""
         newest = pc.sort_indices(rows[self.view.batch_source.timestamp_field])[-1].as_py()
         types = {field.name: field.dtype.to_value_type() for field in self.view.entity_columns}
-        return base64.b64encode(encode_entity_keys(rows.slice(newest, 1), types)[0].as_py()).decode()
+        return base64.b64encode(
+            encode_entity_keys(rows.slice(newest, 1), types)[0].as_py()
+        ).decode()
 
     def _is_there(self, witness: str) -> bool:
         if not witness:
             return True
         key = deserialize_entity_key(base64.b64decode(witness), entity_key_serialization_version=3)
-        ((instant, _),) = self.online_store.online_read(self.config, self.view, [key], [self.view.features[0].name])
+        ((instant, _),) = self.online_store.online_read(
+            self.config, self.view, [key], [self.view.features[0].name]
+        )
         return instant not in (None, EPOCH)  # Feast's Redis store gives 1970 for what it has not
 
 
@@ -349,5 +438,12 @@ def _keys(view: FeatureView) -> list[str]:
 
 def _is_transformed(view: FeatureView) -> bool:
     """Whether Feast computes or checks the view's values itself, or writes them back offline."""
-    said = ("aggregations", "udf", "feature_transformation", "source_views", "enable_validation", "offline")
+    said = (
+        "aggregations",
+        "udf",
+        "feature_transformation",
+        "source_views",
+        "enable_validation",
+        "offline",
+    )
     return any(getattr(view, name, None) for name in said)

@@ -44,7 +44,9 @@ class Files:
         """Add each row to the file of its number, in order."""
         order = np.argsort(numbers, kind="stable")
         rows = rows.take(pa.array(order))
-        for number, start, size in zip(*np.unique(numbers[order], return_index=True, return_counts=True), strict=True):
+        for number, start, size in zip(
+            *np.unique(numbers[order], return_index=True, return_counts=True), strict=True
+        ):
             self._writer(int(number)).write(rows.slice(start, size))
 
     def close(self) -> None:
@@ -65,5 +67,7 @@ class Files:
     def _writer(self, number: int) -> pa.ipc.RecordBatchStreamWriter:
         if number not in self._writers:
             options = pa.ipc.IpcWriteOptions(compression="lz4")
-            self._writers[number] = pa.ipc.new_stream(str(self._file(number)), self._schema, options=options)
+            self._writers[number] = pa.ipc.new_stream(
+                str(self._file(number)), self._schema, options=options
+            )
         return self._writers[number]

@@ -26,7 +26,10 @@ def can_delete(online_store: OnlineStore) -> bool:
 
 
 def delete_entities(
-    config: RepoConfig, online_store: OnlineStore, view: FeatureView, entities: pl.DataFrame | Sequence[Mapping[str, Any]]
+    config: RepoConfig,
+    online_store: OnlineStore,
+    view: FeatureView,
+    entities: pl.DataFrame | Sequence[Mapping[str, Any]],
 ) -> None:
     """Delete what a view holds of entities: rows with all the view's join keys, a frame or dictionaries. Unknown ones are passed over.
 
@@ -35,37 +38,56 @@ def delete_entities(
     """
     delete = _deleter(online_store)
     if delete is None:
-        message = f"{type(online_store).__name__}: entities cannot be deleted from this online store"
+        message = (
+            f"{type(online_store).__name__}: entities cannot be deleted from this online store"
+        )
         raise ValueError(message)
     rows = entities.to_dicts() if isinstance(entities, pl.DataFrame) else entities
     delete(config, online_store, view, _encoded(view, rows))
 
 
 def _encoded(view: FeatureView, rows: Sequence[Mapping[str, Any]]) -> Keys:
-    missing = [f"{field.name!r}" for field in view.entity_columns if any(field.name not in row for row in rows)]
+    missing = [
+        f"{field.name!r}"
+        for field in view.entity_columns
+        if any(field.name not in row for row in rows)
+    ]
     if missing:
         message = f"view {view.name}: the rows to delete lack the key {', '.join(missing)}"
         raise ValueError(message)
     types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
-    keys = {field.name: pa.array([row[field.name] for row in rows], arrow_type(field.dtype)) for field in view.entity_columns}
+    keys = {
+        field.name: pa.array([row[field.name] for row in rows], arrow_type(field.dtype))
+        for field in view.entity_columns
+    }
     return list(encode_entity_keys(pa.table(keys), types).to_pylist())
 
 
-def delete_views(config: RepoConfig, online_store: OnlineStore, views: Sequence[FeatureView]) -> None:
+def delete_views(
+    config: RepoConfig, online_store: OnlineStore, views: Sequence[FeatureView]
+) -> None:
     """Delete all that a store holds of some views. SQLite's file is written anew, for it keeps the space of what is deleted."""
     online_store.update(config, views, [], [], [], partial=True)
     if _deleter(online_store) is _sqlite:
         path = online_store._get_db_path(config)  # noqa: SLF001
-        with contextlib.closing(sqlite3.connect(path, WAIT_SECONDS, isolation_level=None)) as connection:
+        with contextlib.closing(
+            sqlite3.connect(path, WAIT_SECONDS, isolation_level=None)
+        ) as connection:
             connection.execute("vacuum")
 
 
 def _sqlite(config: RepoConfig, online_store: Any, view: FeatureView, keys: Keys) -> None:
-    with contextlib.closing(sqlite3.connect(online_store._get_db_path(config), WAIT_SECONDS, isolation_level=None)) as connection:  # noqa: SLF001
-        if not connection.execute("select 1 from sqlite_master where name = ?", [_table(config, view)]).fetchone():
+    with contextlib.closing(
+        sqlite3.connect(online_store._get_db_path(config), WAIT_SECONDS, isolation_level=None)
+    ) as connection:
+        if not connection.execute(
+            "select 1 from sqlite_master where name = ?", [_table(config, view)]
+        ).fetchone():
             return
         connection.execute("begin immediate")
-        connection.executemany(f'delete from "{_table(config, view)}" where entity_key = ?', [[key] for key in keys])
+        connection.executemany(
+            f'delete from "{_table(config, view)}" where entity_key = ?', [[key] for key in keys]
+        )
         connection.execute("commit")
         connection.execute("vacuum")
 
@@ -73,7 +95,10 @@ def _sqlite(config: RepoConfig, online_store: Any, view: FeatureView, keys: Keys
 def _redis(config: RepoConfig, online_store: Any, view: FeatureView, keys: Keys) -> None:
     client = online_store._get_client(config.online_store)  # noqa: SLF001
     name = compute_versioned_name(view, config.registry.enable_online_feature_view_versioning)
-    fields = [f"_ts:{name}".encode(), *(_mmh3(f"{name}:{feature.name}") for feature in view.features)]
+    fields = [
+        f"_ts:{name}".encode(),
+        *(_mmh3(f"{name}:{feature.name}") for feature in view.features),
+    ]
     for some in _calls(keys):
         with client.pipeline(transaction=False) as pipe:
             for key in some:
@@ -87,10 +112,14 @@ def _postgres(config: RepoConfig, _: OnlineStore, view: FeatureView, keys: Keys)
 
     table = sql.Identifier(_table(config, view))
     with _get_conn(config.online_store) as connection, connection.cursor() as cursor:
-        if cursor.execute("select to_regclass(%s)", [table.as_string(connection)]).fetchone() == (None,):
+        if cursor.execute("select to_regclass(%s)", [table.as_string(connection)]).fetchone() == (
+            None,
+        ):
             return
         for some in _calls(keys):
-            cursor.execute(sql.SQL("delete from {} where entity_key = any(%b)").format(table), [list(some)])
+            cursor.execute(
+                sql.SQL("delete from {} where entity_key = any(%b)").format(table), [list(some)]
+            )
 
 
 def _calls(keys: Keys) -> Iterator[Keys]:
@@ -99,7 +128,11 @@ def _calls(keys: Keys) -> Iterator[Keys]:
 
 
 def _table(config: RepoConfig, view: FeatureView) -> str:
-    return str(compute_table_id(config.project, view, config.registry.enable_online_feature_view_versioning))
+    return str(
+        compute_table_id(
+            config.project, view, config.registry.enable_online_feature_view_versioning
+        )
+    )
 
 
 Deleter: TypeAlias = Callable[[RepoConfig, Any, FeatureView, Keys], None]

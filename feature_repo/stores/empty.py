@@ -12,4 +12,8 @@ EMPTY = "empty"
 
 def empty_values(view: FeatureView, features: Collection[str]) -> dict[str, int]:
     """Find the features of a view, of those asked for, that have a value where nothing counts."""
-    return {field.name: int(field.tags[EMPTY]) for field in view.features if EMPTY in field.tags and field.name in features}
+    return {
+        field.name: int(field.tags[EMPTY])
+        for field in view.features
+        if EMPTY in field.tags and field.name in features
+    }

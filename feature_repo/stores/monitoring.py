@@ -15,39 +15,80 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from feast.monitoring.monitoring_utils import empty_categorical_metric, empty_numeric_metric, monitoring_table_meta
+from feast.monitoring.monitoring_utils import (
+    empty_categorical_metric,
+    empty_numeric_metric,
+    monitoring_table_meta,
+)
 
 from transforms.home import replace_file
-from transforms.profiles.profile import Profiled, count, hashed_label, merge, quantiles_of, sketch_values, sketched
+from transforms.profiles.profile import (
+    Profiled,
+    count,
+    hashed_label,
+    merge,
+    quantiles_of,
+    sketch_values,
+    sketched,
+)
 
 SHARES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 Record = dict[str, Any]
 
 
-def describe(tables: Iterable[pa.Table], features: list[tuple[str, str]], n_bins: int, top_n: int) -> list[Record]:
+def describe(
+    tables: Iterable[pa.Table], features: list[tuple[str, str]], n_bins: int, top_n: int
+) -> list[Record]:
     """Describe features (name, `numeric` or `categorical`) over all tables, read once; at least one table, maybe without rows.
 
     Mean, deviation and ends are exact, quantiles and histograms within 1 %, of finite numbers; NaN and infinity count as null.
     """
     known = {"numeric": sketched, "categorical": _hashed}
-    profiled = {str(place): known[kind](str(place), pl.col(str(place))) for place, (_, kind) in enumerate(features) if kind in known}
+    profiled = {
+        str(place): known[kind](str(place), pl.col(str(place)))
+        for place, (_, kind) in enumerate(features)
+        if kind in known
+    }
     numbers = [name for name in profiled if features[int(name)][1] == "numeric"]
-    counts, moments, n_rows = [], {name: np.array([0.0, 0.0, 0.0, math.inf, -math.inf]) for name in numbers}, 0
+    counts, moments, n_rows = (
+        [],
+        {name: np.array([0.0, 0.0, 0.0, math.inf, -math.inf]) for name in numbers},
+        0,
+    )
     for table in tables:
-        rows = pl.DataFrame({name: pl.from_arrow(_readable(table[features[int(name)][0]])) for name in profiled})
+        rows = pl.DataFrame(
+            {name: pl.from_arrow(_readable(table[features[int(name)][0]])) for name in profiled}
+        )
         n_rows += table.num_rows
         if profiled:
             counts.append(count(rows.lazy(), [], profiled.values()))
         for name in numbers:
             moments[name] = _joined(moments[name], _moments(rows[name]))
-    buckets = merge(counts) if counts else pl.DataFrame(schema={"column": pl.String, "kind": pl.String, "key": pl.String, "n": pl.Int64})
+    buckets = (
+        merge(counts)
+        if counts
+        else pl.DataFrame(
+            schema={"column": pl.String, "kind": pl.String, "key": pl.String, "n": pl.Int64}
+        )
+    )
     given = []
     for name in profiled:
         feature, kind = features[int(name)]
         own = buckets.filter(pl.col("column") == name)
-        metric = _numeric(feature, own, moments[name], n_bins) if kind == "numeric" else _categorical(feature, own, top_n)
+        metric = (
+            _numeric(feature, own, moments[name], n_bins)
+            if kind == "numeric"
+            else _categorical(feature, own, top_n)
+        )
         n_null = int(own.filter(pl.col("key").is_null())["n"].sum())
-        given.append(metric | {"row_count": n_rows, "null_count": n_null, "null_rate": n_null / n_rows if n_rows else 0.0})
+        given.append(
+            metric
+            | {
+                "row_count": n_rows,
+                "null_count": n_null,
+                "null_rate": n_null / n_rows if n_rows else 0.0,
+            }
+        )
     return given
 
 
@@ -64,14 +105,22 @@ def save(folder: Path, metric_type: str, metrics: list[Record]) -> None:
         _change(folder, metric_type, add)
 
 
-def query(folder: Path, project: str, metric_type: str, filters: Mapping[str, Any], span: tuple[date | None, date | None]) -> list[Record]:
+def query(
+    folder: Path,
+    project: str,
+    metric_type: str,
+    filters: Mapping[str, Any],
+    span: tuple[date | None, date | None],
+) -> list[Record]:
     """Read the metrics that match, of dates from the first to the last, in their order."""
     first, last = (day.isoformat() if day else None for day in span)
     wanted = {"project_id": project or None, **filters}
     found = [
         record
         for record in _read(folder, metric_type).values()
-        if _matches(record, wanted) and (not first or record["metric_date"] >= first) and (not last or record["metric_date"] <= last)
+        if _matches(record, wanted)
+        and (not first or record["metric_date"] >= first)
+        and (not last or record["metric_date"] <= last)
     ]
     order = "job_id" if metric_type == "job" else "metric_date"
     return sorted(found, key=lambda record: str(record[order]))
@@ -111,7 +160,9 @@ def _moments(values: pl.Series) -> np.ndarray:
     finite = numbers.filter(numbers.is_finite()).to_numpy()
     if not len(finite):
         return np.array([0.0, 0.0, 0.0, math.inf, -math.inf])
-    return np.array([len(finite), finite.mean(), finite.var() * len(finite), finite.min(), finite.max()])
+    return np.array(
+        [len(finite), finite.mean(), finite.var() * len(finite), finite.min(), finite.max()]
+    )
 
 
 def _joined(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -134,13 +185,22 @@ def _numeric(feature: str, buckets: pl.DataFrame, moments: np.ndarray, n_bins: i
     order = np.argsort(values)
     values, sizes = values[order], present["n"].to_numpy()[order]
     found = quantiles_of(values, sizes, np.array(list(SHARES.values())))
-    metric |= {"mean": mean, "stddev": math.sqrt(deviations / (n - 1)) if n > 1 else None, "min_val": least, "max_val": greatest}
+    metric |= {
+        "mean": mean,
+        "stddev": math.sqrt(deviations / (n - 1)) if n > 1 else None,
+        "min_val": least,
+        "max_val": greatest,
+    }
     metric |= dict(zip(SHARES, map(float, found), strict=True))
     if least == greatest:
         histogram = {"bins": [least, greatest], "counts": [int(n)], "bin_width": 0.0}
     else:
         counts, edges = np.histogram(values, n_bins, (least, greatest), weights=sizes)
-        histogram = {"bins": edges.tolist(), "counts": counts.astype(int).tolist(), "bin_width": float(edges[1] - edges[0])}
+        histogram = {
+            "bins": edges.tolist(),
+            "counts": counts.astype(int).tolist(),
+            "bin_width": float(edges[1] - edges[0]),
+        }
     return metric | {"histogram": histogram}
 
 
@@ -151,7 +211,9 @@ def _categorical(feature: str, buckets: pl.DataFrame, top_n: int) -> Record:
         return metric
     shown = present.head(top_n).select(value="key", count="n").to_dicts()
     other = int(present["n"].sum()) - sum(entry["count"] for entry in shown)
-    return metric | {"histogram": {"values": shown, "other_count": other, "unique_count": present.height}}
+    return metric | {
+        "histogram": {"values": shown, "other_count": other, "unique_count": present.height}
+    }
 
 
 def _as_json(value: Any) -> Any:
@@ -162,7 +224,11 @@ def _as_json(value: Any) -> Any:
 
 
 def _matches(record: Record, wanted: Mapping[str, Any]) -> bool:
-    return all(record.get(column) == _as_json(value) for column, value in wanted.items() if value is not None)
+    return all(
+        record.get(column) == _as_json(value)
+        for column, value in wanted.items()
+        if value is not None
+    )
 
 
 def _file(folder: Path, metric_type: str) -> Path:

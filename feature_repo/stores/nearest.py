@@ -16,10 +16,14 @@ from feature_repo.stores.codec import encode_values
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 Distances: TypeAlias = npt.NDArray[np.float32]
-Batch: TypeAlias = tuple[Sequence[bytes], Sequence[bytes]]  # entity keys and, serialized, the vector of each
+Batch: TypeAlias = tuple[
+    Sequence[bytes], Sequence[bytes]
+]  # entity keys and, serialized, the vector of each
 
 
-def nearest(batches: Iterable[Batch], asked: Sequence[float], top_k: int, metric: str) -> list[tuple[bytes, float]]:
+def nearest(
+    batches: Iterable[Batch], asked: Sequence[float], top_k: int, metric: str
+) -> list[tuple[bytes, float]]:
     """Find the keys of the `top_k` nearest vectors and their distances, the nearest first; of equally near ones the lesser keys.
 
     `metric` is `cosine` (1 less the cosine; 1 where a vector is all zeros) or `L2`, in small letters or capitals. Raises
@@ -33,24 +37,32 @@ def nearest(batches: Iterable[Batch], asked: Sequence[float], top_k: int, metric
         distances = METRICS[metric.lower()](unpacked(values, len(vector)), vector)
         farthest = np.partition(distances, top_k - 1)[top_k - 1] if top_k < len(keys) else np.inf
         near = np.flatnonzero(distances <= farthest)
-        best = sorted([*best, *((float(distances[row]), keys[row]) for row in near.tolist())])[:top_k]
+        best = sorted([*best, *((float(distances[row]), keys[row]) for row in near.tolist())])[
+            :top_k
+        ]
     return [(key, distance) for distance, key in best]
 
 
 def unpacked(values: Sequence[bytes], length: int) -> Vectors:
     """Read serialized `Value` protos of float lists of one length: their numbers stand at the end, as they are in memory."""
-    (example,) = encode_values(pa.array([[0.0] * length], pa.list_(pa.float32())), ValueType.FLOAT_LIST).to_pylist()
+    (example,) = encode_values(
+        pa.array([[0.0] * length], pa.list_(pa.float32())), ValueType.FLOAT_LIST
+    ).to_pylist()
     head = len(example) - 4 * length
     if any(len(value) != len(example) or value[:head] != example[:head] for value in values):
         message = f"the vector asked for has {length} numbers; the stored ones have another length, or are no Array(Float32)"
         raise ValueError(message)
-    return np.frombuffer(b"".join([value[head:] for value in values]), "<f4").reshape(len(values), length)
+    return np.frombuffer(b"".join([value[head:] for value in values]), "<f4").reshape(
+        len(values), length
+    )
 
 
 def cosine_distances(vectors: Vectors, asked: Vectors) -> Distances:
     """1 less the cosine of the angle to each vector; 1 where one of the two is all zeros."""
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(asked)
-    cosines: Distances = np.divide(vectors @ asked, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    cosines: Distances = np.divide(
+        vectors @ asked, lengths, out=np.zeros_like(lengths), where=lengths > 0
+    )
     return 1 - cosines
 
 
@@ -60,4 +72,7 @@ def euclidean_distances(vectors: Vectors, asked: Vectors) -> Distances:
     return distances
 
 
-METRICS: Mapping[str, Callable[[Vectors, Vectors], Distances]] = {"cosine": cosine_distances, "l2": euclidean_distances}
+METRICS: Mapping[str, Callable[[Vectors, Vectors], Distances]] = {
+    "cosine": cosine_distances,
+    "l2": euclidean_distances,
+}

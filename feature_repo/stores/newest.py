@@ -17,7 +17,9 @@ FOUND_ROWS = 100_000
 NEWEST_FIRST = f"{INSTANT} desc nulls last, {CREATED} desc nulls last"
 
 
-def list_rows(connection: duckdb.DuckDBPyConnection, index: Index, arrived: Container[str] = ()) -> None:
+def list_rows(
+    connection: duckdb.DuckDBPyConnection, index: Index, arrived: Container[str] = ()
+) -> None:
     """Make the index a table `seen`, with each row's `place`, and `has_arrived` for those of the files of these identities."""
 
     def numbered_rows() -> Iterator[pl.DataFrame]:
@@ -31,7 +33,11 @@ def list_rows(connection: duckdb.DuckDBPyConnection, index: Index, arrived: Cont
         for frame in numbered_rows():
             yield from frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches()
 
-    columns = index.schema.to_frame().with_columns(place=pl.lit(0), has_arrived=pl.lit(value=False)).cast({"place": pl.Int64})
+    columns = (
+        index.schema.to_frame()
+        .with_columns(place=pl.lit(0), has_arrived=pl.lit(value=False))
+        .cast({"place": pl.Int64})
+    )
     schema = columns.to_arrow(compat_level=pl.CompatLevel.oldest()).schema
     with pa.RecordBatchReader.from_batches(schema, batches()) as reader:
         connection.register("indexed_rows", reader)
@@ -39,7 +45,9 @@ def list_rows(connection: duckdb.DuckDBPyConnection, index: Index, arrived: Cont
         connection.unregister("indexed_rows")
 
 
-def latest(connection: duckdb.DuckDBPyConnection, index: Index, first: int, last: int) -> pa.RecordBatchReader:
+def latest(
+    connection: duckdb.DuckDBPyConnection, index: Index, first: int, last: int
+) -> pa.RecordBatchReader:
     """Find the place of each key's newest row of a span, in the index's unit, among the rows that are listed; sorted."""
     keys = ", ".join(numbered("key", index.keys)) or "1"
     sql = f"""
@@ -50,14 +58,18 @@ def latest(connection: duckdb.DuckDBPyConnection, index: Index, first: int, last
     return connection.sql(sql, params={"first": first, "last": last}).to_arrow_reader(FOUND_ROWS)
 
 
-def picked(rows: Snapshot, columns: Mapping[str, str], found: pa.RecordBatchReader) -> Iterator[tuple[pa.Table, pa.RecordBatch, pa.Array]]:
+def picked(
+    rows: Snapshot, columns: Mapping[str, str], found: pa.RecordBatchReader
+) -> Iterator[tuple[pa.Table, pa.RecordBatch, pa.Array]]:
     """Read columns batch by batch; give what was found, sorted by place, of each batch, the batch, and the places in it."""
     waiting, first = found.schema.empty_table(), 0
     for _, batch in rows.batches(columns):
         end = first + batch.num_rows
         while not waiting.num_rows or waiting["place"][-1].as_py() < end:
             try:
-                waiting = pa.concat_tables([waiting, pa.Table.from_batches([found.read_next_batch()])])
+                waiting = pa.concat_tables(
+                    [waiting, pa.Table.from_batches([found.read_next_batch()])]
+                )
             except StopIteration:
                 break
         places = waiting["place"].to_numpy()

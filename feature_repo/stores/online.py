@@ -48,7 +48,11 @@ from feature_repo.stores.values import RequestError, key_values, proto_values
 from transforms.errors import MillraceError
 from transforms.expressions import quoted
 
-PRESENT, NOT_FOUND, OUTSIDE_MAX_AGE = FieldStatus.PRESENT, FieldStatus.NOT_FOUND, FieldStatus.OUTSIDE_MAX_AGE
+PRESENT, NOT_FOUND, OUTSIDE_MAX_AGE = (
+    FieldStatus.PRESENT,
+    FieldStatus.NOT_FOUND,
+    FieldStatus.OUTSIDE_MAX_AGE,
+)
 # what Feast's copies of a view keep, unlike the intervals; a view that is materialized again has values all the while
 MATERIALIZED = {FeatureViewState.AVAILABLE_ONLINE, FeatureViewState.MATERIALIZING}
 VECTOR = GetOnlineFeaturesResponse.FeatureVector
@@ -77,20 +81,29 @@ class Stored(NamedTuple):
 
     def at(self, order: Sequence[int]) -> "Stored":
         """The same feature, row by row of an answer."""
-        return Stored([self.values[entity] for entity in order], tuple([self.instants[entity] for entity in order]))
+        return Stored(
+            [self.values[entity] for entity in order],
+            tuple([self.instants[entity] for entity in order]),
+        )
 
     def within(self, table: FeatureView, now: int) -> "Stored":
         """The same feature without the values past the view's time to live."""
         old = self.too_old(table, now)
         if not old:
             return self
-        kept = [None if instant in old else value for value, instant in zip(self.values, self.instants, strict=True)]
+        kept = [
+            None if instant in old else value
+            for value, instant in zip(self.values, self.instants, strict=True)
+        ]
         return Stored(kept, self.instants)
 
     def filled(self, value: bytes, keys: Sequence[bytes]) -> "Stored":
         """The same feature with a value for the entities of which nothing is stored; a null key is no entity."""
         there = zip(self.values, self.instants, keys, strict=True)
-        return Stored([value if at is None and key != NO_ENTITY else known for known, at, key in there], self.instants)
+        return Stored(
+            [value if at is None and key != NO_ENTITY else known for known, at, key in there],
+            self.instants,
+        )
 
     def too_old(self, table: FeatureView, now: int) -> set[bytes]:
         """The event timestamps past the view's time to live at an instant, in nanoseconds since 1970; none or 0 is for ever."""
@@ -98,7 +111,11 @@ class Stored(NamedTuple):
         if not ttl:
             return set()
         oldest = now - ttl // MICROSECOND * 1000
-        return {instant for instant in set(self.instants) if instant is not None and _nanoseconds(instant) < oldest}
+        return {
+            instant
+            for instant in set(self.instants)
+            if instant is not None and _nanoseconds(instant) < oldest
+        }
 
 
 class NotOnlineError(MillraceError, FeastError):
@@ -135,7 +152,13 @@ class LeanReads(OnlineStore):
         """Answer as Feast does; a null key is answered nulls, no rows with none. Raises RequestError for what a caller can mend."""
         rows = _asked(registry, project, features, entity_rows, full_feature_names)
         return super().get_online_features(
-            config, features, rows, registry, project, full_feature_names, include_feature_view_version_metadata
+            config,
+            features,
+            rows,
+            registry,
+            project,
+            full_feature_names,
+            include_feature_view_version_metadata,
         )
 
     async def get_online_features_async(
@@ -151,14 +174,22 @@ class LeanReads(OnlineStore):
         """Answer as `get_online_features` does, without blocking."""
         rows = _asked(registry, project, features, entity_rows, full_feature_names)
         return await super().get_online_features_async(
-            config, features, rows, registry, project, full_feature_names, include_feature_view_version_metadata
+            config,
+            features,
+            rows,
+            registry,
+            project,
+            full_feature_names,
+            include_feature_view_version_metadata,
         )
 
     def read_stored(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
         """Read what is stored: for each view, its features in the order asked for."""
         raise NotImplementedError
 
-    async def read_stored_async(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
+    async def read_stored_async(
+        self, config: RepoConfig, reads: Sequence[Read]
+    ) -> list[list[Stored]]:
         """Read what is stored without blocking, where the store can."""
         raise NotImplementedError
 
@@ -196,7 +227,9 @@ class LeanReads(OnlineStore):
 class SqliteOnlineStoreConfig(sqlite.SqliteOnlineStoreConfig):
     """Feast's own settings: `path` of the database, relative to the feature repository or absolute."""
 
-    type: Literal["feature_repo.stores.online.SqliteOnlineStore"] = "feature_repo.stores.online.SqliteOnlineStore"
+    type: Literal["feature_repo.stores.online.SqliteOnlineStore"] = (
+        "feature_repo.stores.online.SqliteOnlineStore"
+    )
 
 
 class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
@@ -229,9 +262,14 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
                 config, table, entity_keys, requested_features
             )
             return found
-        keys = [serialize_entity_key(key, config.entity_key_serialization_version) for key in entity_keys]
+        keys = [
+            serialize_entity_key(key, config.entity_key_serialization_version)
+            for key in entity_keys
+        ]
         stored = self._read_view(config, Read(table, requested_features, keys, range(len(keys))))
-        entities = zip(*(zip(feature.values, feature.instants, strict=True) for feature in stored), strict=True)
+        entities = zip(
+            *(zip(feature.values, feature.instants, strict=True) for feature in stored), strict=True
+        )
         return [_row(requested_features, entity) for entity in entities]
 
     def retrieve_online_documents(
@@ -245,11 +283,24 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
     ) -> list[tuple[datetime | None, EntityKey, Value, Value, Value]]:
         """Find the entities whose vectors are nearest to one, the nearest first: instant, key, vector, vector again, distance."""
         vector = _vector(table)
-        found = nearest(self._vectors(config, self._search(config, table), vector.name), embedding, top_k, distance_metric or "L2")
-        keys = [deserialize_entity_key(key, config.entity_key_serialization_version) for key, _ in found]
+        found = nearest(
+            self._vectors(config, self._search(config, table), vector.name),
+            embedding,
+            top_k,
+            distance_metric or "L2",
+        )
+        keys = [
+            deserialize_entity_key(key, config.entity_key_serialization_version) for key, _ in found
+        ]
         rows = self.online_read(config, table, keys, [vector.name])
         return [
-            (instant, key, (values or {})[vector.name], (values or {})[vector.name], Value(float_val=distance))
+            (
+                instant,
+                key,
+                (values or {})[vector.name],
+                (values or {})[vector.name],
+                Value(float_val=distance),
+            )
             for key, (_, distance), (instant, values) in zip(keys, found, rows, strict=True)
         ]
 
@@ -274,13 +325,29 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
         search = self._search(config, table, filters)
         found: Mapping[bytes, float] = {}
         if query_string is not None:
-            with closing(self._connected(config)) as connection:  # its own, for its table is for this search alone
-                found = dict(search.by_words(connection, query_string, EVERY if embedding is not None else top_k))
+            with closing(
+                self._connected(config)
+            ) as connection:  # its own, for its table is for this search alone
+                found = dict(
+                    search.by_words(
+                        connection, query_string, EVERY if embedding is not None else top_k
+                    )
+                )
         if embedding is not None:
-            vectors = self._vectors(config, search, _vector(table).name, None if query_string is None else found)
+            vectors = self._vectors(
+                config, search, _vector(table).name, None if query_string is None else found
+            )
             found = dict(nearest(vectors, embedding, top_k, distance_metric or "L2"))
-        keys = {key: deserialize_entity_key(key, config.entity_key_serialization_version) for key in found}
-        rows = self.online_read(config, table, list(keys.values()), list(requested_features) or [field.name for field in table.features])
+        keys = {
+            key: deserialize_entity_key(key, config.entity_key_serialization_version)
+            for key in found
+        }
+        rows = self.online_read(
+            config,
+            table,
+            list(keys.values()),
+            list(requested_features) or [field.name for field in table.features],
+        )
         documents = [
             (instant, entity, {**(values or {}), "distance": Value(float_val=found[key])})
             for (key, entity), (instant, values) in zip(keys.items(), rows, strict=True)
@@ -289,8 +356,12 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
 
     def _search(self, config: RepoConfig, table: FeatureView, filters: Any = None) -> Search:
         refuse_not_online(table)
-        name = sqlite._table_id(config.project, table, config.registry.enable_online_feature_view_versioning)  # noqa: SLF001
-        return Search(table, name, filters, time_ns() - table.ttl // MICROSECOND * 1000 if table.ttl else None)
+        name = sqlite._table_id(
+            config.project, table, config.registry.enable_online_feature_view_versioning
+        )
+        return Search(
+            table, name, filters, time_ns() - table.ttl // MICROSECOND * 1000 if table.ttl else None
+        )
 
     def _connected(self, config: RepoConfig) -> sqlite3.Connection:
         connection = sqlite3.connect(self._get_db_path(config))
@@ -298,7 +369,11 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
         return connection
 
     def _vectors(
-        self, config: RepoConfig, search: Search, feature: str, among: Collection[bytes] | None = None
+        self,
+        config: RepoConfig,
+        search: Search,
+        feature: str,
+        among: Collection[bytes] | None = None,
     ) -> Iterator[tuple[list[bytes], list[bytes]]]:
         """Read the vectors that a search may find, or `among` these keys, some at a time."""
         valued, valued_parameters, condition, parameters = search.candidates()
@@ -316,7 +391,9 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
         n_keys, n_features = len(read.keys), len(read.requested_features)
         if not n_keys:
             return [Stored([], [])] * n_features
-        table = sqlite._table_id(config.project, read.table, config.registry.enable_online_feature_view_versioning)  # noqa: SLF001
+        table = sqlite._table_id(
+            config.project, read.table, config.registry.enable_online_feature_view_versioning
+        )
         # SQLite keeps the order of a CROSS JOIN, so the rows come key by key, feature by feature;
         # the plus sign keeps the driver from making a datetime of every single event timestamp
         sql = f"""
@@ -328,9 +405,14 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
             cross join asked_feature
             left join {sqlite._quote_id(table)} as stored using (entity_key, feature_name)
         """  # noqa: SLF001
-        rows = self._get_conn(config).execute(sql, [*read.keys, *read.requested_features]).fetchall()
+        rows = (
+            self._get_conn(config).execute(sql, [*read.keys, *read.requested_features]).fetchall()
+        )
         return [
-            Stored([value for value, _ in rows[feature::n_features]], [_of_seconds(seconds) for _, seconds in rows[feature::n_features]])
+            Stored(
+                [value for value, _ in rows[feature::n_features]],
+                [_of_seconds(seconds) for _, seconds in rows[feature::n_features]],
+            )
             for feature in range(n_features)
         ]
 
@@ -338,7 +420,9 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
 def _vector(table: FeatureView) -> Field:
     field = next((field for field in table.features if field.vector_index), None)
     if field is None:
-        message = f"view {table.name} has no field with vector_index=True, so no vectors can be searched"
+        message = (
+            f"view {table.name} has no field with vector_index=True, so no vectors can be searched"
+        )
         raise RequestError(message)
     return field
 
@@ -380,9 +464,15 @@ def _nanoseconds(instant: bytes) -> int:
     return int(Timestamp.FromString(instant).ToNanoseconds())
 
 
-def _row(features: Sequence[str], entity: Sequence[tuple[bytes | None, bytes | None]]) -> tuple[datetime | None, dict[str, Value] | None]:
+def _row(
+    features: Sequence[str], entity: Sequence[tuple[bytes | None, bytes | None]]
+) -> tuple[datetime | None, dict[str, Value] | None]:
     """One entity as `online_read` gives it."""
-    values = {name: Value.FromString(value) for name, (value, _) in zip(features, entity, strict=True) if value is not None}
+    values = {
+        name: Value.FromString(value)
+        for name, (value, _) in zip(features, entity, strict=True)
+        if value is not None
+    }
     if not values:
         return None, None
     newest = max((instant for _, instant in entity if instant is not None), key=_nanoseconds)
@@ -407,7 +497,9 @@ def _reads(
         if missing:
             message = f"the rows have no {missing[0]!r}, which view {table.name} needs"
             raise RequestError(message)
-        rows = [_serialized_key(config, list(values), key) for key in zip(*values.values(), strict=True)]
+        rows = [
+            _serialized_key(config, list(values), key) for key in zip(*values.values(), strict=True)
+        ]
         entities = {key: position for position, key in enumerate(dict.fromkeys(rows))}
         reads.append(Read(table, features, list(entities), [entities[key] for key in rows]))
     return reads
@@ -431,21 +523,35 @@ def _asked(
 
     Raises RequestError where rows differ in their columns, columns in length, or a key is of another kind than its type.
     """
-    _, _, join_keys, types, _, _, _, needed, _ = utils._get_cached_request_context(registry, project, features, full_feature_names)  # noqa: SLF001
+    _, _, join_keys, types, _, _, _, needed, _ = utils._get_cached_request_context(
+        registry, project, features, full_feature_names
+    )
     if not isinstance(rows, Mapping):
         if any(row.keys() != rows[0].keys() for row in rows):
             message = "all rows must have the same columns"
             raise RequestError(message)
-        rows = {name: [row[name] for row in rows] for name in (rows[0] if rows else {*types, *needed})}
+        rows = {
+            name: [row[name] for row in rows] for name in (rows[0] if rows else {*types, *needed})
+        }
     if any(isinstance(values, str | bytes) for values in rows.values()):
         message = "a request has a list of values for each column, not one text"
         raise RequestError(message)
-    columns = {name: list(values.val if isinstance(values, RepeatedValue) else values) for name, values in rows.items()}
+    columns = {
+        name: list(values.val if isinstance(values, RepeatedValue) else values)
+        for name, values in rows.items()
+    }
     if len(set(map(len, columns.values()))) != 1:
-        message = "the rows have no columns" if not columns else "all columns of a request must have as many values as each other"
+        message = (
+            "the rows have no columns"
+            if not columns
+            else "all columns of a request must have as many values as each other"
+        )
         raise RequestError(message)
     typed = {name: types.get(name, types.get(join_keys.get(name))) for name in columns}
-    return {name: key_values(name, values, kind) if (kind := typed[name]) else values for name, values in columns.items()}
+    return {
+        name: key_values(name, values, kind) if (kind := typed[name]) else values
+        for name, values in columns.items()
+    }
 
 
 def _with_empty(reads: Sequence[Read], found: list[list[Stored]]) -> list[list[Stored]]:
@@ -453,14 +559,23 @@ def _with_empty(reads: Sequence[Read], found: list[list[Stored]]) -> list[list[S
 
     A view that was never materialized holds nothing of anybody, so it says nothing of anybody either.
     """
-    return [_filled(read, stored) if read.table.state in MATERIALIZED else stored for read, stored in zip(reads, found, strict=True)]
+    return [
+        _filled(read, stored) if read.table.state in MATERIALIZED else stored
+        for read, stored in zip(reads, found, strict=True)
+    ]
 
 
 def _filled(read: Read, stored: list[Stored]) -> list[Stored]:
     empty = empty_values(read.table, read.requested_features)
-    kinds = {field.name: field.dtype.to_value_type() for field in read.table.features if field.name in empty}
+    kinds = {
+        field.name: field.dtype.to_value_type()
+        for field in read.table.features
+        if field.name in empty
+    }
     return [
-        feature.filled(_serialized_number(empty[name], kinds[name]), read.keys) if name in empty and None in feature.instants else feature
+        feature.filled(_serialized_number(empty[name], kinds[name]), read.keys)
+        if name in empty and None in feature.instants
+        else feature
         for name, feature in zip(read.requested_features, stored, strict=True)
     ]
 
@@ -482,14 +597,22 @@ def _answer(
     now = time_ns()
     for read, stored in zip(reads, found, strict=True):
         prefix = f"{read.table.projection.name_to_use()}__" if full_feature_names else ""
-        response.metadata.feature_names.val.extend([prefix + name for name in read.requested_features])
-        if include_feature_view_version_metadata:  # Feast adds it beside the features, of which there are none in this call
-            utils._populate_response_from_feature_data([], [], (), response, full_feature_names, read.table, 0, True)  # noqa: FBT003, SLF001
+        response.metadata.feature_names.val.extend(
+            [prefix + name for name in read.requested_features]
+        )
+        if (
+            include_feature_view_version_metadata
+        ):  # Feast adds it beside the features, of which there are none in this call
+            utils._populate_response_from_feature_data(
+                [], [], (), response, full_feature_names, read.table, 0, True
+            )
         features = [feature.at(read.order) for feature in stored]
         statuses = [_statuses(feature, feature.too_old(read.table, now)) for feature in features]
         response.MergeFromString(_serialized_results(features, statuses))
         n_present = sum(status.count(PRESENT) for status in statuses)
-        track_feature_statuses(read.table.name, n_present, len(features) * len(read.order) - n_present)
+        track_feature_statuses(
+            read.table.name, n_present, len(features) * len(read.order) - n_present
+        )
 
 
 def _statuses(stored: Stored, old: set[bytes]) -> bytes:
@@ -517,15 +640,27 @@ def _serialized_results(features: Sequence[Stored], statuses: Sequence[bytes]) -
         shown = (
             feature.values
             if is_present
-            else [value if known == PRESENT else None for value, known in zip(feature.values, status, strict=True)]
+            else [
+                value if known == PRESENT else None
+                for value, known in zip(feature.values, status, strict=True)
+            ]
         )
         values = _fields(VECTOR.VALUES_FIELD_NUMBER, shown)
-        vectors.append(values + _fields(VECTOR.STATUSES_FIELD_NUMBER, [status]) + serialized_instants(feature.instants))
+        vectors.append(
+            values
+            + _fields(VECTOR.STATUSES_FIELD_NUMBER, [status])
+            + serialized_instants(feature.instants)
+        )
     return _fields(GetOnlineFeaturesResponse.RESULTS_FIELD_NUMBER, vectors)
 
 
 def _fields(number: int, contents: Sequence[bytes | None]) -> bytes:
-    return b"".join([_header(number, len(content)) + content if content else _header(number, 0) for content in contents])
+    return b"".join(
+        [
+            _header(number, len(content)) + content if content else _header(number, 0)
+            for content in contents
+        ]
+    )
 
 
 @lru_cache(maxsize=1 << 16)

@@ -19,7 +19,9 @@ from feature_repo.stores.online import LeanReads, Read, Stored, serialized
 class PostgresOnlineStoreConfig(postgres.PostgreSQLOnlineStoreConfig):
     """Feast's own settings: `host`, `database`, `db_schema` and the rest."""
 
-    type: Literal["feature_repo.stores.online_postgres.PostgresOnlineStore"] = "feature_repo.stores.online_postgres.PostgresOnlineStore"
+    type: Literal["feature_repo.stores.online_postgres.PostgresOnlineStore"] = (
+        "feature_repo.stores.online_postgres.PostgresOnlineStore"
+    )
 
 
 class PostgresOnlineStore(GuardedWrites, LeanReads, postgres.PostgreSQLOnlineStore):
@@ -31,13 +33,21 @@ class PostgresOnlineStore(GuardedWrites, LeanReads, postgres.PostgreSQLOnlineSto
     def read_stored(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
         """Read all views by one query."""
         query, parameters = self._construct_batched_query_and_params(config, reads)
-        with self._get_conn(config, autocommit=True) as connection, connection.cursor(binary=True) as cursor:
+        with (
+            self._get_conn(config, autocommit=True) as connection,
+            connection.cursor(binary=True) as cursor,
+        ):
             return _by_view(reads, cursor.execute(query, parameters).fetchall())
 
-    async def read_stored_async(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
+    async def read_stored_async(
+        self, config: RepoConfig, reads: Sequence[Read]
+    ) -> list[list[Stored]]:
         """Read all views by one query, without blocking."""
         query, parameters = self._construct_batched_query_and_params(config, reads)
-        async with self._get_conn_async(config, autocommit=True) as connection, connection.cursor(binary=True) as cursor:
+        async with (
+            self._get_conn_async(config, autocommit=True) as connection,
+            connection.cursor(binary=True) as cursor,
+        ):
             await cursor.execute(query, parameters)
             return _by_view(reads, await cursor.fetchall())
 
@@ -58,11 +68,19 @@ class PostgresOnlineStore(GuardedWrites, LeanReads, postgres.PostgreSQLOnlineSto
         yield self._conn
 
 
-def _by_view(reads: Sequence[Read], rows: Sequence[tuple[int, bytes, str, bytes, datetime]]) -> list[list[Stored]]:
+def _by_view(
+    reads: Sequence[Read], rows: Sequence[tuple[int, bytes, str, bytes, datetime]]
+) -> list[list[Stored]]:
     """Turn rows of (view, key, feature, value, event timestamp), in any order, into features."""
-    found = {(view, feature, key): (value, _of_datetime(instant)) for view, key, feature, value, instant in rows}
+    found = {
+        (view, feature, key): (value, _of_datetime(instant))
+        for view, key, feature, value, instant in rows
+    }
     return [
-        [_feature([found.get((view, feature, key), (None, None)) for key in read.keys]) for feature in read.requested_features]
+        [
+            _feature([found.get((view, feature, key), (None, None)) for key in read.keys])
+            for feature in read.requested_features
+        ]
         for view, read in enumerate(reads)
     ]
 

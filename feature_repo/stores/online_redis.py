@@ -17,7 +17,9 @@ Command: TypeAlias = tuple[bytes, list[str | bytes]]  # a hash, and the fields t
 class RedisOnlineStoreConfig(redis.RedisOnlineStoreConfig):
     """Feast's own settings: `connection_string` and the rest."""
 
-    type: Literal["feature_repo.stores.online_redis.RedisOnlineStore"] = "feature_repo.stores.online_redis.RedisOnlineStore"
+    type: Literal["feature_repo.stores.online_redis.RedisOnlineStore"] = (
+        "feature_repo.stores.online_redis.RedisOnlineStore"
+    )
 
 
 class RedisOnlineStore(GuardedWrites, LeanReads, redis.RedisOnlineStore):
@@ -29,11 +31,16 @@ class RedisOnlineStore(GuardedWrites, LeanReads, redis.RedisOnlineStore):
     def read_stored(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
         """Read all views by one pipeline."""
         commands = self._commands(config, reads)
-        is_plain = config.online_store.redis_type == redis.RedisType.redis and config.online_store.client == redis.RedisClient.redis
+        is_plain = (
+            config.online_store.redis_type == redis.RedisType.redis
+            and config.online_store.client == redis.RedisClient.redis
+        )
         read = self._read_packed if is_plain else self._read_hash_fields
         return _by_view(reads, read(config, commands))
 
-    async def read_stored_async(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
+    async def read_stored_async(
+        self, config: RepoConfig, reads: Sequence[Read]
+    ) -> list[list[Stored]]:
         """Read all views by one pipeline, without blocking."""
         client = await self._get_client_async(config.online_store)
         async with client.pipeline(transaction=False) as pipe:
@@ -41,7 +48,9 @@ class RedisOnlineStore(GuardedWrites, LeanReads, redis.RedisOnlineStore):
                 pipe.hmget(key, fields)
             return _by_view(reads, await pipe.execute())
 
-    def _read_packed(self, config: RepoConfig, commands: Sequence[Command]) -> list[list[bytes | None]]:
+    def _read_packed(
+        self, config: RepoConfig, commands: Sequence[Command]
+    ) -> list[list[bytes | None]]:
         """Send all commands at once, their fields packed once; the client's own pipeline packs them for each, which takes twice as long."""
         packed = b"".join(_packed(commands))
         pool = self._get_client(config.online_store).connection_pool
@@ -52,7 +61,9 @@ class RedisOnlineStore(GuardedWrites, LeanReads, redis.RedisOnlineStore):
 
         connection = pool.get_connection()
         try:
-            replies: list[list[bytes | None]] = connection.retry.call_with_retry(exchange, lambda _: connection.disconnect())
+            replies: list[list[bytes | None]] = connection.retry.call_with_retry(
+                exchange, lambda _: connection.disconnect()
+            )
         except BaseException:
             connection.disconnect()  # the rest of the replies would be taken for those of the next read
             raise
@@ -66,7 +77,9 @@ class RedisOnlineStore(GuardedWrites, LeanReads, redis.RedisOnlineStore):
         commands = []
         for read in reads:
             view = redis._versioned_fv_name(read.table, config)  # noqa: SLF001
-            _, fields = self._generate_hset_keys_for_features(read.table, list(read.requested_features), view)
+            _, fields = self._generate_hset_keys_for_features(
+                read.table, list(read.requested_features), view
+            )
             commands += [(key + project, fields) for key in read.keys]
         return commands
 
@@ -87,7 +100,9 @@ def _bulk_string(part: str | bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(content), content)
 
 
-def _by_view(reads: Sequence[Read], replies: Sequence[Sequence[bytes | None]]) -> list[list[Stored]]:
+def _by_view(
+    reads: Sequence[Read], replies: Sequence[Sequence[bytes | None]]
+) -> list[list[Stored]]:
     """Turn the replies, one an entity of each view, into features."""
     remaining = iter(replies)
     return [_features(read, [next(remaining) for _ in read.keys]) for read in reads]

@@ -31,7 +31,8 @@ class Search(NamedTuple):
     def candidates(self) -> tuple[str, list[Any], str, list[Any]]:
         """Compose what the rows `stored` of a search are to fulfil: a common table, its parameters, a condition, its parameters."""
         numbers, flags = (
-            [field.name for field in self.view.features if field.dtype.to_value_type() in kinds] for kinds in (NUMBERS, {ValueType.BOOL})
+            [field.name for field in self.view.features if field.dtype.to_value_type() in kinds]
+            for kinds in (NUMBERS, {ValueType.BOOL})
         )
         valued = f"""valued as (
             select entity_key, feature_name, value_text, case
@@ -41,25 +42,40 @@ class Search(NamedTuple):
             from {quoted(self.table)}
         )"""
         try:
-            condition, parameters = SqliteFilterTranslator("valued", alias="stored").translate(self.filters)
+            condition, parameters = SqliteFilterTranslator("valued", alias="stored").translate(
+                self.filters
+            )
         except ValueError as error:
             raise RequestError(str(error)) from error
         if self.oldest is not None:
-            condition, parameters = f"{condition or 'true'} and is_held(stored.event_ts, ?)", [*parameters, self.oldest]
+            condition, parameters = (
+                f"{condition or 'true'} and is_held(stored.event_ts, ?)",
+                [*parameters, self.oldest],
+            )
         return valued, [*numbers, *flags], condition or "true", parameters
 
-    def by_words(self, connection: sqlite3.Connection, words: str, top_k: int) -> list[tuple[bytes, float]]:
+    def by_words(
+        self, connection: sqlite3.Connection, words: str, top_k: int
+    ) -> list[tuple[bytes, float]]:
         """Find the entities whose String features fit an FTS5 query best, the best first; of equal ones the lesser keys.
 
         Raises RequestError where the view has no text, or the query is none.
         """
-        names = [field.name for field in self.view.features if field.dtype.to_value_type() == ValueType.STRING]
+        names = [
+            field.name
+            for field in self.view.features
+            if field.dtype.to_value_type() == ValueType.STRING
+        ]
         if not names:
-            message = f"view {self.view.name} has no String feature in which words could be searched"
+            message = (
+                f"view {self.view.name} has no String feature in which words could be searched"
+            )
             raise RequestError(message)
         valued, valued_parameters, condition, parameters = self.candidates()
         columns = ", ".join(map(quoted, _columns(names)))
-        values = ", ".join(["max(stored.value_text) filter (where stored.feature_name = ?)"] * len(names))
+        values = ", ".join(
+            ["max(stored.value_text) filter (where stored.feature_name = ?)"] * len(names)
+        )
         try:
             connection.execute(
                 f'create virtual table temp.searched using fts5(entity_key unindexed, {columns}, tokenize="porter unicode61")'
@@ -76,7 +92,11 @@ class Search(NamedTuple):
             with closing(connection.execute(found, [words, top_k])) as rows:
                 return rows.fetchall()
         except sqlite3.OperationalError as error:
-            if "fts5" not in str(error) and "no such column" not in str(error) and "unterminated" not in str(error):
+            if (
+                "fts5" not in str(error)
+                and "no such column" not in str(error)
+                and "unterminated" not in str(error)
+            ):
                 raise
             message = "query_string: no full-text query of SQLite's (FTS5): give words, or put them between double quotes"
             raise RequestError(message) from error

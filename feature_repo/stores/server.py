@@ -36,4 +36,6 @@ def explain(_: Request, mistake: Exception) -> JSONResponse:
         else RequestError(str(mistake.args[0]) if mistake.args else type(mistake).__name__)
     )
     status = error.http_status_code()
-    return JSONResponse(status_code=422 if status == 500 else status, content=error.to_error_detail())  # noqa: PLR2004
+    return JSONResponse(
+        status_code=422 if status == 500 else status, content=error.to_error_detail()
+    )

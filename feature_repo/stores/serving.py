@@ -31,7 +31,9 @@ from feature_repo.stores.values import key_values
 from transforms.instants import in_utc, instants_of
 
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
-Values: TypeAlias = pa.Array | pl.Series  # a series of Python objects, where no type holds all of a column
+Values: TypeAlias = (
+    pa.Array | pl.Series
+)  # a series of Python objects, where no type holds all of a column
 
 EVENT_TIMESTAMP = "event_timestamp"
 EXPRESSIONS = "expressions"  # the tag of a view on demand that carries what it is derived by
@@ -98,7 +100,9 @@ class OpenStore:
         self._store = store
         self._plan = lru_cache(maxsize=PLANS)(partial(resolve, store))
 
-    def read(self, features: Sequence[str] | str, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    def read(
+        self, features: Sequence[str] | str, rows: Sequence[Mapping[str, Any]]
+    ) -> pl.DataFrame:
         """Answer every row, in order: its own columns, then the features as `view__feature`.
 
         Raises ValueError where rows differ in their columns, lack a key or a request value that a view needs, or give an
@@ -108,14 +112,25 @@ class OpenStore:
         rows = [in_utc(dict(row)) for row in rows]
         asked = _columns(rows, plan)
         answer = self._lean(plan, asked) if self._is_lean(plan) else self._by_feast(plan, asked)
-        typed = {column: answer[column] for column in plan.columns if isinstance(answer[column], pa.Array)}
+        typed = {
+            column: answer[column]
+            for column in plan.columns
+            if isinstance(answer[column], pa.Array)
+        }
         found = pl.DataFrame(pa.RecordBatch.from_arrays(list(typed.values()), list(typed)))
         if len(typed) < len(plan.columns):
-            found = pl.DataFrame([found[name] if name in typed else answer[name].alias(name) for name in plan.columns])
+            found = pl.DataFrame(
+                [
+                    found[name] if name in typed else answer[name].alias(name)
+                    for name in plan.columns
+                ]
+            )
         return pl.DataFrame([*_own(rows), *found])
 
     def _is_lean(self, plan: Plan) -> bool:
-        return isinstance(self._store.provider.online_store, LeanReads) and not any(view.aggregations for view in plan.on_demand)
+        return isinstance(self._store.provider.online_store, LeanReads) and not any(
+            view.aggregations for view in plan.on_demand
+        )
 
     def _lean(self, plan: Plan, asked: Columns) -> dict[str, Values]:
         reads = [_read(view, asked) for view in plan.views]
@@ -124,7 +139,9 @@ class OpenStore:
         answer = {
             column: values
             for view, read, stored in zip(plan.views, reads, found, strict=True)
-            for column, values in _decoded(view, read, [feature.within(view.table, now) for feature in stored])
+            for column, values in _decoded(
+                view, read, [feature.within(view.table, now) for feature in stored]
+            )
         }
         for on_demand in plan.on_demand:
             answer |= _computed(on_demand, asked, answer)
@@ -133,7 +150,9 @@ class OpenStore:
     def _by_feast(self, plan: Plan, asked: Columns) -> dict[str, Values]:
         """Let Feast read a store that has no lean reads."""
         request = {name: values for name, values in asked.items() if name != DUMMY_ENTITY_ID}
-        found = self._store.get_online_features(plan.references, request, full_feature_names=True).to_dict()
+        found = self._store.get_online_features(
+            plan.references, request, full_feature_names=True
+        ).to_dict()
         features = [feature for view in plan.views for feature in view.features]
         features += [feature for view in plan.on_demand for feature in _features(view)]
         return {
@@ -159,14 +178,21 @@ def opened(home: Path, open_store: Callable[[Path], FeatureStore]) -> OpenStore:
 
 def resolve(store: FeatureStore, features: Sequence[str] | str) -> Plan:
     """Look up in the registry what is asked for."""
-    references = store.get_feature_service(features) if isinstance(features, str) else list(features)
-    names, on_demand, join_keys, _, _, grouped, _, request_data, _ = utils._get_online_request_context(  # noqa: SLF001
-        store.registry, store.project, references, full_feature_names=True
+    references = (
+        store.get_feature_service(features) if isinstance(features, str) else list(features)
+    )
+    names, on_demand, join_keys, _, _, grouped, _, request_data, _ = (
+        utils._get_online_request_context(  # noqa: SLF001
+            store.registry, store.project, references, full_feature_names=True
+        )
     )
     views = [_view_plan(table, features, join_keys) for table, features in grouped]
     computed = [view for view in on_demand if not view.write_to_online_store]
     parsed = [utils._parse_feature_ref(name) for name in names]  # noqa: SLF001
-    columns = [f"{view}__{feature}" if version is None else f"{view}@v{version}__{feature}" for view, version, feature in parsed]
+    columns = [
+        f"{view}__{feature}" if version is None else f"{view}@v{version}__{feature}"
+        for view, version, feature in parsed
+    ]
     return Plan(references, views, computed, frozenset(request_data), columns)
 
 
@@ -181,9 +207,13 @@ def arrow_type(kind: FeastType) -> pa.DataType | None:
 def _array(values: Sequence[Any], kind: pa.DataType | None) -> Values:
     """Make a column of values, of Python's own where no type of Arrow's, or of Polars', holds them all."""
     plain = _convert_uuids_for_arrow({"": values})[""]
-    zones = {value.tzinfo for value in plain if isinstance(value, datetime)} if kind is None else set()
+    zones = (
+        {value.tzinfo for value in plain if isinstance(value, datetime)} if kind is None else set()
+    )
     with suppress(pa.ArrowException, OverflowError):
-        found = pa.array([value and value.astimezone(UTC) for value in plain] if zones else plain, kind)
+        found = pa.array(
+            [value and value.astimezone(UTC) for value in plain] if zones else plain, kind
+        )
         if len(zones) < 2 and "decimal256" not in str(found.type):  # noqa: PLR2004 - Polars has no wider decimals
             return found.cast(pa.timestamp("us", str(*zones))) if zones else found
     return pl.Series(values, dtype=pl.Object)
@@ -194,7 +224,9 @@ def _own(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     try:
         return pl.DataFrame(rows, infer_schema_length=None)
     except (TypeError, pl.exceptions.PolarsError):
-        return pl.DataFrame([pl.Series(name, [row[name] for row in rows], dtype=pl.Object) for name in rows[0]])
+        return pl.DataFrame(
+            [pl.Series(name, [row[name] for row in rows], dtype=pl.Object) for name in rows[0]]
+        )
 
 
 def _texts(values: Sequence[Any], feature: Feature) -> Sequence[Any]:
@@ -211,23 +243,41 @@ def _decode(serialized: Sequence[bytes | None], kind: ValueType) -> Sequence[Any
     if kind == ValueType.JSON:
         return [Value.FromString(value).json_val if value else None for value in serialized]
     if kind == ValueType.JSON_LIST:
-        return [list(Value.FromString(value).json_list_val.val) if value else None for value in serialized]
+        return [
+            list(Value.FromString(value).json_list_val.val) if value else None
+            for value in serialized
+        ]
     return decode_values(serialized, kind)
 
 
-def _view_plan(table: FeatureView, features: Sequence[str], join_keys: Mapping[str, str]) -> ViewPlan:
+def _view_plan(
+    table: FeatureView, features: Sequence[str], join_keys: Mapping[str, str]
+) -> ViewPlan:
     refuse_not_online(table)
-    asked = sorted((feature for feature in _features(table) if feature.name in features), key=attrgetter("kind"))
+    asked = sorted(
+        (feature for feature in _features(table) if feature.name in features),
+        key=attrgetter("kind"),
+    )
     # a key stands under its alias or its own name; Feast still takes the entity's name too
     names = {join_keys[entity]: entity for entity in table.entities}
-    keys = {key: (table.projection.join_key_map.get(key, key), entity) for key, entity in names.items()}
+    keys = {
+        key: (table.projection.join_key_map.get(key, key), entity) for key, entity in names.items()
+    }
     key_types = {column.name: column.dtype.to_value_type() for column in table.entity_columns}
     return ViewPlan(table, asked, [feature.kind for feature in asked], keys, key_types)
 
 
 def _features(view: FeatureView | OnDemandFeatureView) -> list[Feature]:
     prefix = view.projection.name_to_use()
-    return [Feature(f"{prefix}__{field.name}", field.name, field.dtype.to_value_type(), arrow_type(field.dtype)) for field in view.features]
+    return [
+        Feature(
+            f"{prefix}__{field.name}",
+            field.name,
+            field.dtype.to_value_type(),
+            arrow_type(field.dtype),
+        )
+        for field in view.features
+    ]
 
 
 def _columns(rows: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, list[Any]]:
@@ -248,14 +298,22 @@ def _columns(rows: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, list[An
 
 def _read(view: ViewPlan, asked: Columns) -> Read:
     """Encode the rows' keys of a view, each entity once; a row with a null in its key gets one that nothing is stored under."""
-    columns = [key_values(names[0], _key(view, names, asked), view.key_types[key]) for key, names in view.keys.items()]
+    columns = [
+        key_values(names[0], _key(view, names, asked), view.key_types[key])
+        for key, names in view.keys.items()
+    ]
     is_known = [None not in key for key in zip(*columns, strict=True)]
     known = [list(compress(column, is_known)) for column in columns]
     batch = pa.RecordBatch.from_arrays([pa.array(column) for column in known], list(view.keys))
     encoded = iter(encode_entity_keys(batch, view.key_types).to_pylist() if any(is_known) else [])
     serialized = [next(encoded) if is_row_known else NO_ENTITY for is_row_known in is_known]
     entities = {key: position for position, key in enumerate(dict.fromkeys(serialized))}
-    return Read(view.table, [feature.name for feature in view.features], list(entities), [entities[key] for key in serialized])
+    return Read(
+        view.table,
+        [feature.name for feature in view.features],
+        list(entities),
+        [entities[key] for key in serialized],
+    )
 
 
 def _decoded(view: ViewPlan, read: Read, stored: Sequence[Stored]) -> Iterator[tuple[str, Values]]:
@@ -263,10 +321,19 @@ def _decoded(view: ViewPlan, read: Read, stored: Sequence[Stored]) -> Iterator[t
     n_keys, n_rows = len(read.keys), len(read.order)
     for _, group in groupby(zip(view.kinds, view.features, stored, strict=True), key=itemgetter(0)):
         _, features, columns = zip(*group, strict=True)
-        values = _decode([value for column in columns for value in column.values], features[0].value_type)
-        rows = [values[number * n_keys + entity] for number in range(len(features)) for entity in read.order]
+        values = _decode(
+            [value for column in columns for value in column.values], features[0].value_type
+        )
+        rows = [
+            values[number * n_keys + entity]
+            for number in range(len(features))
+            for entity in read.order
+        ]
         array = _array(rows, features[0].arrow_type)
-        yield from ((feature.column, array.slice(number * n_rows, n_rows)) for number, feature in enumerate(features))
+        yield from (
+            (feature.column, array.slice(number * n_rows, n_rows))
+            for number, feature in enumerate(features)
+        )
 
 
 def _key(view: ViewPlan, names: Sequence[str], asked: Columns) -> Sequence[Any]:
@@ -277,15 +344,27 @@ def _key(view: ViewPlan, names: Sequence[str], asked: Columns) -> Sequence[Any]:
     raise ValueError(message)
 
 
-def _computed(view: OnDemandFeatureView, asked: Columns, features: Mapping[str, Values]) -> dict[str, Values]:
+def _computed(
+    view: OnDemandFeatureView, asked: Columns, features: Mapping[str, Values]
+) -> dict[str, Values]:
     """Compute an on-demand view from the request's own columns and the features that it declares as its sources."""
     if EXPRESSIONS in view.tags:
         return _derived(view, asked, features)
-    sources = {f"{source.name}__{field.name}" for source in view.source_feature_view_projections.values() for field in source.features}
-    columns: dict[str, Any] = {**asked, **{name: column for name, column in features.items() if name in sources}}
+    sources = {
+        f"{source.name}__{field.name}"
+        for source in view.source_feature_view_projections.values()
+        for field in source.features
+    }
+    columns: dict[str, Any] = {
+        **asked,
+        **{name: column for name, column in features.items() if name in sources},
+    }
     if view.mode == "python":
         found = view.transform_dict({name: _listed(column) for name, column in columns.items()})
-        return {feature.column: _array(found[feature.name], feature.arrow_type) for feature in _features(view)}
+        return {
+            feature.column: _array(found[feature.name], feature.arrow_type)
+            for feature in _features(view)
+        }
     mixed = [name for name, column in columns.items() if isinstance(column, pl.Series)]
     if mixed:
         message = f"view {view.name}: the values of {mixed[0]} have several types, which only mode='python' can take"
@@ -293,12 +372,16 @@ def _computed(view: OnDemandFeatureView, asked: Columns, features: Mapping[str, 
     table = view.transform_arrow(pa.table(columns), full_feature_names=True)
     # pandas makes floats of integers beside nulls
     return {
-        feature.column: table[feature.column].combine_chunks().cast(feature.arrow_type or table[feature.column].type)
+        feature.column: table[feature.column]
+        .combine_chunks()
+        .cast(feature.arrow_type or table[feature.column].type)
         for feature in _features(view)
     }
 
 
-def _derived(view: OnDemandFeatureView, asked: Columns, features: Mapping[str, Values]) -> dict[str, Values]:
+def _derived(
+    view: OnDemandFeatureView, asked: Columns, features: Mapping[str, Values]
+) -> dict[str, Values]:
     """Compute a view of expressions, as `feature_repo.derived` defines it, without a detour through pandas."""
     from feature_repo.derived import derivation  # which imports this module
 

@@ -56,7 +56,9 @@ class Snapshot:
 
     def kinds(self, columns: Mapping[str, str]) -> pa.Schema:
         """Give the source's own types of columns, under the names that they are given."""
-        return pa.schema([self.schema.field(column).with_name(name) for name, column in columns.items()])
+        return pa.schema(
+            [self.schema.field(column).with_name(name) for name, column in columns.items()]
+        )
 
     def batches(self, columns: Mapping[str, str]) -> Iterator[tuple[str, pa.RecordBatch]]:
         """Read columns under the names that they are given, in the order of the files, each batch with its file's identity.
@@ -75,7 +77,9 @@ class Snapshot:
 
     def table(self, columns: Mapping[str, str]) -> pa.Table:
         """Read columns at once, with the types of `carried`."""
-        return self._dataset().to_table(columns={name: pads.field(column) for name, column in columns.items()})
+        return self._dataset().to_table(
+            columns={name: pads.field(column) for name, column in columns.items()}
+        )
 
     def row_bytes(self, columns: Mapping[str, str]) -> float:
         """Tell how many bytes a row takes in memory: by the types if these say so, else by the first rows."""
@@ -83,14 +87,23 @@ class Snapshot:
         if all(pa.types.is_primitive(kind) for kind in kinds):
             return float(sum(kind.bit_width for kind in kinds) / 8)
         projection = {name: pads.field(column) for name, column in columns.items()}
-        few = {"batch_size": SAMPLE_ROWS, "batch_readahead": 0, "fragment_readahead": 0}  # else whole files are read ahead
+        few = {
+            "batch_size": SAMPLE_ROWS,
+            "batch_readahead": 0,
+            "fragment_readahead": 0,
+        }  # else whole files are read ahead
         sample = self._dataset().head(SAMPLE_ROWS, columns=projection, **few)
         return float(sample.nbytes / max(1, sample.num_rows))
 
-    def picked(self, batch: pa.RecordBatch, places: pa.Array, columns: Mapping[str, str]) -> pa.Table:
+    def picked(
+        self, batch: pa.RecordBatch, places: pa.Array, columns: Mapping[str, str]
+    ) -> pa.Table:
         """Take rows of a batch, as the source's own types."""
         kinds = self.kinds(columns)
-        values = [gathered(pa.chunked_array([column]), places, kind) for column, kind in zip(batch.columns, kinds.types, strict=True)]
+        values = [
+            gathered(pa.chunked_array([column]), places, kind)
+            for column, kind in zip(batch.columns, kinds.types, strict=True)
+        ]
         return pa.table(values, kinds)
 
     def n_rows(self) -> int:
@@ -116,9 +129,15 @@ class Snapshot:
             fields = pa.schema([schema.field(name) for name in self.partitions])
             partitioning = pads.partitioning(fields, flavor="hive") if self.partitions else None
             files, base = [_path(file) for file in self.files], _base(filesystem, path)
-            return pads.dataset(files, schema, "parquet", filesystem, partitioning, partition_base_dir=base)
-        table = DeltaTable(self.uri, version=self.version, storage_options=dict(self.storage_options))
-        dataset = table.to_pyarrow_dataset(schema=schema)  # a Delta file lacks its partition's columns
+            return pads.dataset(
+                files, schema, "parquet", filesystem, partitioning, partition_base_dir=base
+            )
+        table = DeltaTable(
+            self.uri, version=self.version, storage_options=dict(self.storage_options)
+        )
+        dataset = table.to_pyarrow_dataset(
+            schema=schema
+        )  # a Delta file lacks its partition's columns
         files_by_name = {file.path.rsplit("/", 1)[-1]: file for file in dataset.get_fragments()}
         fragments = [files_by_name[file.rsplit("/", 1)[-1]] for file in self.files]
         return pads.FileSystemDataset(fragments, schema, dataset.format, dataset.filesystem)
@@ -145,7 +164,11 @@ class ViewRead:
     @property
     def spine_keys(self) -> dict[str, str]:
         """For each of the view's keys the spine's column, which an alias may name differently."""
-        return {key: self.view.projection.join_key_map.get(key, key) for key in self.view.join_keys if key != DUMMY_ENTITY_ID}
+        return {
+            key: self.view.projection.join_key_map.get(key, key)
+            for key in self.view.join_keys
+            if key != DUMMY_ENTITY_ID
+        }
 
     @property
     def columns(self) -> dict[str, str]:
@@ -167,7 +190,10 @@ class ViewRead:
         """For each feature its value where nothing counts, None where that is null."""
         values = empty_values(self.view, self.features)
         kinds = [self.rows.schema.field(self.columns[feature]).type for feature in self.features]
-        return [pa.scalar(values[name], kind) if name in values else None for name, kind in zip(self.features, kinds, strict=True)]
+        return [
+            pa.scalar(values[name], kind) if name in values else None
+            for name, kind in zip(self.features, kinds, strict=True)
+        ]
 
     @property
     def _mapped(self) -> dict[str, str]:
@@ -213,7 +239,11 @@ class Index:
     def unit(self) -> TimeUnit:
         """Count in nanoseconds only where there are some, since those end in the year 2262."""
         kinds = [self.rows.schema.field(column).type for column in self.times.values()]
-        return "ns" if any(pa.types.is_timestamp(kind) and kind.unit == "ns" for kind in kinds) else "us"
+        return (
+            "ns"
+            if any(pa.types.is_timestamp(kind) and kind.unit == "ns" for kind in kinds)
+            else "us"
+        )
 
     def frame(self, rows: pa.Table | pa.RecordBatch) -> pl.DataFrame:
         """Give the index of rows that have its columns: keys, `INSTANT` and `CREATED`."""
@@ -235,7 +265,9 @@ def numbered(what: str, columns: Iterable[str]) -> dict[str, str]:
 
 def known(rows: pa.Table | pa.RecordBatch) -> pl.DataFrame:
     """Hand keys and times to Polars: dictionaries as their values, extensions as what they store, instants without their zone."""
-    return pl.DataFrame({name: pl.from_arrow(_plain(rows.column(name))) for name in rows.schema.names})
+    return pl.DataFrame(
+        {name: pl.from_arrow(_plain(rows.column(name))) for name in rows.schema.names}
+    )
 
 
 def _plain(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -244,7 +276,9 @@ def _plain(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
         return column.cast(kind.value_type)
     if isinstance(kind, pa.BaseExtensionType):
         return column.cast(kind.storage_type)
-    return column.cast(pa.timestamp(kind.unit)) if pa.types.is_timestamp(kind) and kind.tz else column
+    return (
+        column.cast(pa.timestamp(kind.unit)) if pa.types.is_timestamp(kind) and kind.tz else column
+    )
 
 
 def snapshot(config: RepoConfig, source: DataSource, version: int | None = None) -> Snapshot:
@@ -254,7 +288,9 @@ def snapshot(config: RepoConfig, source: DataSource, version: int | None = None)
     one that Arrow cannot read.
     """
     if not isinstance(source, FileSource):
-        message = f"source {source.name!r} is a {type(source).__name__}; this store reads FileSource only"
+        message = (
+            f"source {source.name!r} is a {type(source).__name__}; this store reads FileSource only"
+        )
         raise TypeError(message)
     uri, options = location(config, source.path), storage_options(config, source)
     found = _snapshot(source, uri, options, version)
@@ -265,18 +301,20 @@ def snapshot(config: RepoConfig, source: DataSource, version: int | None = None)
     return found
 
 
-def _snapshot(source: FileSource, uri: str, options: dict[str, str], version: int | None) -> Snapshot:
+def _snapshot(
+    source: FileSource, uri: str, options: dict[str, str], version: int | None
+) -> Snapshot:
     if _is_delta(uri, options):
         table = _delta_table(source, uri, version, options)
         partitions = tuple(table.metadata().partition_columns)
         files = tuple(table.file_uris() if is_remote(uri) else map(unquote, table.file_uris()))
         unread = {"columnMapping", "deletionVectors"} & set(table.protocol().reader_features or ())
         if unread:
-            message = (
-                f"source {source.name!r}: {uri} uses {', '.join(sorted(unread))}, which this store cannot read; write the table without"
-            )
+            message = f"source {source.name!r}: {uri} uses {', '.join(sorted(unread))}, which this store cannot read; write the table without"
             raise ValueError(message)
-        return Snapshot(uri, table.version(), files, pa.schema(table.schema().to_arrow()), partitions, options)
+        return Snapshot(
+            uri, table.version(), files, pa.schema(table.schema().to_arrow()), partitions, options
+        )
     if version is not None:
         message = f"source {source.name!r}: {uri} is Parquet, which keeps no versions; take version {version} out of as_of_versions"
         raise ValueError(message)
@@ -286,8 +324,13 @@ def _snapshot(source: FileSource, uri: str, options: dict[str, str], version: in
         raise FileNotFoundError(message)
     prefix = f"{uri.split('://', 1)[0]}://" if is_remote(uri) else ""
     files = tuple(prefix + file for file in sorted(dataset.files))
-    schema = pa.unify_schemas([dataset.schema, *(file.physical_schema for file in dataset.get_fragments())], promote_options="permissive")
-    return Snapshot(uri, None, files, schema, _partitions(*file_system(uri, options), files), options)
+    schema = pa.unify_schemas(
+        [dataset.schema, *(file.physical_schema for file in dataset.get_fragments())],
+        promote_options="permissive",
+    )
+    return Snapshot(
+        uri, None, files, schema, _partitions(*file_system(uri, options), files), options
+    )
 
 
 def _path(file: str) -> str:
@@ -296,10 +339,16 @@ def _path(file: str) -> str:
 
 def known_zones(table: pa.Table) -> pa.Table:
     """Give times in UTC whose zone is an offset, as `+05:30`: Polars knows zones by their names."""
-    zoned = [field for field in table.schema if pa.types.is_timestamp(field.type) and (field.type.tz or "").startswith(("+", "-"))]
+    zoned = [
+        field
+        for field in table.schema
+        if pa.types.is_timestamp(field.type) and (field.type.tz or "").startswith(("+", "-"))
+    ]
     for field in zoned:
         place = table.schema.get_field_index(field.name)
-        table = table.set_column(place, field.name, table[place].cast(pa.timestamp(field.type.unit, "UTC")))
+        table = table.set_column(
+            place, field.name, table[place].cast(pa.timestamp(field.type.unit, "UTC"))
+        )
     return table
 
 
@@ -307,17 +356,35 @@ def parquet(uri: str, options: Mapping[str, str]) -> pads.FileSystemDataset | No
     """Open Parquet, a file, a folder or a glob, as a dataset; None where nothing is."""
     filesystem, path = file_system(uri, options)
     files: str | list[str] = path
-    if filesystem.get_file_info(path).type == pafs.FileType.NotFound:  # a name may hold what a pattern has
-        files = sorted(map(str, Path(path).parent.glob(Path(path).name))) if any(character in path for character in "*?[") else []
+    if (
+        filesystem.get_file_info(path).type == pafs.FileType.NotFound
+    ):  # a name may hold what a pattern has
+        files = (
+            sorted(map(str, Path(path).parent.glob(Path(path).name)))
+            if any(character in path for character in "*?[")
+            else []
+        )
     if not files:
         return None
     base = _base(filesystem, path)
-    return pads.dataset(files, None, "parquet", filesystem, "hive", partition_base_dir=base, ignore_prefixes=list(NO_DATA))
+    return pads.dataset(
+        files,
+        None,
+        "parquet",
+        filesystem,
+        "hive",
+        partition_base_dir=base,
+        ignore_prefixes=list(NO_DATA),
+    )
 
 
 def _base(filesystem: pafs.FileSystem, path: str) -> str:
     """Find the folder below which folders are partitions: the source itself, or where its file or files are."""
-    return path if filesystem.get_file_info(path).type == pafs.FileType.Directory else path.rpartition("/")[0]
+    return (
+        path
+        if filesystem.get_file_info(path).type == pafs.FileType.Directory
+        else path.rpartition("/")[0]
+    )
 
 
 def append(config: RepoConfig, source: FileSource, rows: pa.Table) -> None:
@@ -340,7 +407,11 @@ def append(config: RepoConfig, source: FileSource, rows: pa.Table) -> None:
         before = pq.ParquetFile(file)
         kinds = before.schema_arrow
         groups = (before.read_row_group(number) for number in range(before.num_row_groups))
-        batches = (batch for table in (*groups, rows.select(kinds.names).cast(kinds)) for batch in table.to_batches())
+        batches = (
+            batch
+            for table in (*groups, rows.select(kinds.names).cast(kinds))
+            for batch in table.to_batches()
+        )
         write_parquet(pa.RecordBatchReader.from_batches(kinds, batches), uri, options)
 
 
@@ -355,7 +426,9 @@ def _alone(path: Path) -> Iterator[BinaryIO]:
                 return
 
 
-def add_file(rows: pa.Table, uri: str, options: Mapping[str, str], partitions: Collection[str] = ()) -> None:
+def add_file(
+    rows: pa.Table, uri: str, options: Mapping[str, str], partitions: Collection[str] = ()
+) -> None:
     """Add rows to a folder of Parquet as a file of a new name, one in each partition (`column=value`)."""
     filesystem, path = file_system(uri, options)
     fields = [rows.schema.field(name) for name in partitions]
@@ -432,7 +505,9 @@ def file_system(uri: str, options: Mapping[str, str]) -> tuple[pafs.FileSystem, 
         "region": known.get("AWS_REGION") or known.get("AWS_DEFAULT_REGION"),
         "endpoint_override": known.get("AWS_ENDPOINT_URL"),
     }
-    return pafs.S3FileSystem(**{name: value for name, value in given.items() if value}), uri.split("://", 1)[1]
+    return pafs.S3FileSystem(**{name: value for name, value in given.items() if value}), uri.split(
+        "://", 1
+    )[1]
 
 
 def is_remote(uri: str) -> bool:
@@ -446,7 +521,9 @@ def _partitions(filesystem: pafs.FileSystem, path: str, files: Sequence[str]) ->
     return tuple(part.split("=")[0] for part in below if "=" in part)
 
 
-def _delta_table(source: FileSource, uri: str, version: int | None, options: dict[str, str]) -> DeltaTable:
+def _delta_table(
+    source: FileSource, uri: str, version: int | None, options: dict[str, str]
+) -> DeltaTable:
     if not is_remote(uri):
         refuse_path(Path(uri))
     try:
@@ -457,4 +534,8 @@ def _delta_table(source: FileSource, uri: str, version: int | None, options: dic
 
 
 def _is_delta(uri: str, options: Mapping[str, str]) -> bool:
-    return DeltaTable.is_deltatable(uri, dict(options)) if is_remote(uri) else Path(uri, "_delta_log").is_dir()
+    return (
+        DeltaTable.is_deltatable(uri, dict(options))
+        if is_remote(uri)
+        else Path(uri, "_delta_log").is_dir()
+    )

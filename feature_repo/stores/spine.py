@@ -37,17 +37,29 @@ class SpineRows:
     def batches(self, rows: int) -> Iterator[pa.Table]:
         """Give the rows in order, some at a time; at least one batch, maybe without rows."""
         if isinstance(self.rows, pa.Table):
-            yield from (self.rows.slice(start, rows) for start in range(0, max(1, self.rows.num_rows), rows))
+            yield from (
+                self.rows.slice(start, rows) for start in range(0, max(1, self.rows.num_rows), rows)
+            )
             return
-        parts = (part for file in self.rows.get_fragments() for part in file.split_by_row_group())  # Arrow reads whole files ahead
-        batches = (batch for part in parts for batch in part.to_batches(schema=self.schema, batch_size=rows))
+        parts = (
+            part for file in self.rows.get_fragments() for part in file.split_by_row_group()
+        )  # Arrow reads whole files ahead
+        batches = (
+            batch
+            for part in parts
+            for batch in part.to_batches(schema=self.schema, batch_size=rows)
+        )
         yield from _gathered(batches, self.schema, rows)
 
     def span(self) -> tuple[datetime | None, datetime | None]:
         """Find the first and the last instant; of files it is not known without reading them."""
         if not isinstance(self.rows, pa.Table):
             return None, None
-        ends = pc.min_max(instants_in(self.rows[self.event_timestamp], self.event_timestamp).cast(INSTANT, safe=False)).as_py()
+        ends = pc.min_max(
+            instants_in(self.rows[self.event_timestamp], self.event_timestamp).cast(
+                INSTANT, safe=False
+            )
+        ).as_py()
         return ends["min"], ends["max"]
 
     def check(self, keys: Mapping[str, Iterable[str]], features: Mapping[str, str]) -> None:
@@ -59,15 +71,26 @@ class SpineRows:
                 message = f"the spine has no column {missing[0]!r}, which view {view} needs; it has {', '.join(names)}"
                 raise ValueError(message)
         kind = self.schema.field(self.event_timestamp).type
-        rows = self.rows if isinstance(self.rows, pa.Table) or not is_text(kind) else self.rows.to_table([self.event_timestamp])
-        instants_in((rows if isinstance(rows, pa.Table) else self.schema.empty_table())[self.event_timestamp], self.event_timestamp)
+        rows = (
+            self.rows
+            if isinstance(self.rows, pa.Table) or not is_text(kind)
+            else self.rows.to_table([self.event_timestamp])
+        )
+        instants_in(
+            (rows if isinstance(rows, pa.Table) else self.schema.empty_table())[
+                self.event_timestamp
+            ],
+            self.event_timestamp,
+        )
         for feature, view in features.items():
             if feature in names:
                 message = f"the spine has a column {feature!r}, as has view {view}; ask with full_feature_names=True, or rename the spine's"
                 raise ValueError(message)
 
 
-def read_spine(spine: Spine, connection: duckdb.DuckDBPyConnection, storage_options: Mapping[str, str]) -> SpineRows:
+def read_spine(
+    spine: Spine, connection: duckdb.DuckDBPyConnection, storage_options: Mapping[str, str]
+) -> SpineRows:
     """Open a spine; SQL runs now, over the connection's views, and a path stays on disk.
 
     A text that ends in `.parquet` or names something that exists is a path, any other text is SQL.
@@ -80,7 +103,9 @@ def read_spine(spine: Spine, connection: duckdb.DuckDBPyConnection, storage_opti
         rows = parquet_sql(dataset.files, is_partitioned=not Path(spine).is_file())
         return SpineRows(dataset, _event_timestamp(dataset.schema), rows)
     table = to_arrow(connection, spine)
-    return SpineRows(table, _event_timestamp(table.schema), f"({spine}\n)" if isinstance(spine, str) else "spine")
+    return SpineRows(
+        table, _event_timestamp(table.schema), f"({spine}\n)" if isinstance(spine, str) else "spine"
+    )
 
 
 def to_arrow(connection: duckdb.DuckDBPyConnection, spine: Spine) -> pa.Table:
@@ -90,7 +115,11 @@ def to_arrow(connection: duckdb.DuckDBPyConnection, spine: Spine) -> pa.Table:
     if isinstance(spine, str | Path):
         return pads.dataset(spine, format="parquet").to_table()
     if isinstance(spine, pd.DataFrame):
-        objects = {str(name): _objects(spine[name]) for name, kind in spine.dtypes.items() if pd.api.types.is_object_dtype(kind)}
+        objects = {
+            str(name): _objects(spine[name])
+            for name, kind in spine.dtypes.items()
+            if pd.api.types.is_object_dtype(kind)
+        }
         return pa.Table.from_pandas(spine.assign(**objects), preserve_index=False)
     if isinstance(spine, pl.LazyFrame):
         spine = spine.collect()
@@ -109,7 +138,9 @@ def _objects(column: pd.Series) -> pd.Series:
 
 def _is_path(text: str) -> bool:
     one_line = not any(character.isspace() for character in text.strip())
-    return one_line and (text.endswith(".parquet") or sources.is_remote(text) or Path(text).exists())
+    return one_line and (
+        text.endswith(".parquet") or sources.is_remote(text) or Path(text).exists()
+    )
 
 
 def _event_timestamp(schema: pa.Schema) -> str:
@@ -123,7 +154,9 @@ def _event_timestamp(schema: pa.Schema) -> str:
     return str(times[0])
 
 
-def _gathered(batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
+def _gathered(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int
+) -> Iterator[pa.Table]:
     """Put small batches together, so that each result is worth its join."""
     waiting: list[pa.RecordBatch] = []
     n_given = 0

@@ -14,7 +14,9 @@ from transforms.expressions import quoted
 from transforms.paths import parquet_sql
 
 
-def point_in_time_sql(spine: SpineRows, reads: list[ViewRead], *, full_names: bool, as_known: bool) -> str:
+def point_in_time_sql(
+    spine: SpineRows, reads: list[ViewRead], *, full_names: bool, as_known: bool
+) -> str:
     """Compose the whole retrieval for a session in UTC; a spine in memory is the relation `spine`.
 
     Each view keeps one row for each key and instant, the last created, and is joined ASOF; a row that is older than the TTL
@@ -23,7 +25,10 @@ def point_in_time_sql(spine: SpineRows, reads: list[ViewRead], *, full_names: bo
     """
     names = spine.schema.names
     views = [
-        _known_rows(number, read) if as_known and CREATED in read.timestamps else _rows(number, read) for number, read in enumerate(reads)
+        _known_rows(number, read)
+        if as_known and CREATED in read.timestamps
+        else _rows(number, read)
+        for number, read in enumerate(reads)
     ]
     own = [f"asked.spine_{place} as {quoted(name)}" for place, name in enumerate(names)]
     values = [
@@ -46,15 +51,30 @@ order by spine_row
 
 
 def pull_sql(
-    index: Index, values: Mapping[str, str], names: Sequence[str], span: tuple[datetime | None, datetime | None], *, only_newest: bool
+    index: Index,
+    values: Mapping[str, str],
+    names: Sequence[str],
+    span: tuple[datetime | None, datetime | None],
+    *,
+    only_newest: bool,
 ) -> str:
     """Compose a pull of a source's rows, or of each key's newest row, of a span of time."""
     instant = f"{INSTANT}::timestamptz"
-    ends = [f"{instant} {sign} '{end.isoformat()}'" for sign, end in zip((">=", "<="), span, strict=True) if end]
+    ends = [
+        f"{instant} {sign} '{end.isoformat()}'"
+        for sign, end in zip((">=", "<="), span, strict=True)
+        if end
+    ]
     order = ", ".join(f"{time} desc nulls last" for time in index.times)
     keys = ", ".join(f"key_{place}" for place in range(len(index.keys))) or "1"
-    newest = f"\nqualify row_number() over (partition by {keys} order by {order}) = 1" if only_newest else ""
-    given = ", ".join(f"{value} as {quoted(name)}" for value, name in zip(values, names, strict=True))
+    newest = (
+        f"\nqualify row_number() over (partition by {keys} order by {order}) = 1"
+        if only_newest
+        else ""
+    )
+    given = ", ".join(
+        f"{value} as {quoted(name)}" for value, name in zip(values, names, strict=True)
+    )
     return f"select {given}\nfrom {_source(index.rows, {**index.columns, **values})}\nwhere {' and '.join(ends) or 'true'}{newest}\n"
 
 
@@ -107,13 +127,19 @@ def _value(number: int, read: ViewRead, place: int, names: list[str], *, full_na
         value = f"case when asked.instant - view_{number}.instant <= {ttl} then {value} end"
     if read.empty[place] is None:
         return f"{value} as {name}"
-    there = " and ".join(f"{column} is not null" for column in ["asked.instant", *_spine_keys(read, names)])
+    there = " and ".join(
+        f"{column} is not null" for column in ["asked.instant", *_spine_keys(read, names)]
+    )
     return f"case when view_{number}.visible is null and {there} then {read.empty[place]} else {value} end as {name}"
 
 
 def _join(number: int, read: ViewRead, names: list[str]) -> str:
-    keys = [f"{key} = view_{number}.key_{place}" for place, key in enumerate(_spine_keys(read, names))]
-    return f"\nasof left join view_{number} on " + " and ".join([*keys, f"asked.instant >= view_{number}.visible"])
+    keys = [
+        f"{key} = view_{number}.key_{place}" for place, key in enumerate(_spine_keys(read, names))
+    ]
+    return f"\nasof left join view_{number} on " + " and ".join(
+        [*keys, f"asked.instant >= view_{number}.visible"]
+    )
 
 
 def _spine_keys(read: ViewRead, names: list[str]) -> list[str]:

@@ -44,11 +44,15 @@ class Store(FeatureStore):
             raise FeatureViewNotFoundException(feature_view_name, self.project)
         view, online_store = views[feature_view_name], self.provider.online_store
         if not isinstance(view, FeatureView) or not isinstance(online_store, GuardedWrites):
-            _write_as_feast(self, feature_view_name, df, inputs, allow_registry_cache, transform_on_write)
+            _write_as_feast(
+                self, feature_view_name, df, inputs, allow_registry_cache, transform_on_write
+            )
             return
         refuse_not_online(view)
         given = inputs if df is None else df
-        frame = given if isinstance(given, pd.DataFrame) else pd.DataFrame(given, dtype=object)  # a dtype of its own would lose digits
+        frame = (
+            given if isinstance(given, pd.DataFrame) else pd.DataFrame(given, dtype=object)
+        )  # a dtype of its own would lose digits
         self._validate_vector_features(view, frame)
         if len(frame):
             online_store.online_write_batch(self.config, view, _rows(view, frame), None)
@@ -61,7 +65,9 @@ class Store(FeatureStore):
         allow_registry_cache: bool = True,  # noqa: FBT001, FBT002
     ) -> None:
         """Write rows of one view by a thread of their own."""
-        await asyncio.to_thread(self.write_to_online_store, feature_view_name, df, inputs, allow_registry_cache)
+        await asyncio.to_thread(
+            self.write_to_online_store, feature_view_name, df, inputs, allow_registry_cache
+        )
 
 
 def _rows(view: FeatureView, frame: pd.DataFrame) -> list[Row]:
@@ -73,9 +79,18 @@ def _rows(view: FeatureView, frame: pd.DataFrame) -> list[Row]:
     keys = {field.name: _keys(view, mapped, field) for field in view.entity_columns}
     features = {field.name: _values(view, mapped, field) for field in view.features}
     events = _instants(view, mapped, source.timestamp_field)
-    created = _instants(view, mapped, source.created_timestamp_column) if source.created_timestamp_column else [None] * len(events)
-    entities = [EntityKey(join_keys=list(keys), entity_values=key) for key in zip(*keys.values(), strict=True)]
-    rows = [dict(zip(features, values, strict=True)) for values in zip(*features.values(), strict=True)]
+    created = (
+        _instants(view, mapped, source.created_timestamp_column)
+        if source.created_timestamp_column
+        else [None] * len(events)
+    )
+    entities = [
+        EntityKey(join_keys=list(keys), entity_values=key)
+        for key in zip(*keys.values(), strict=True)
+    ]
+    rows = [
+        dict(zip(features, values, strict=True)) for values in zip(*features.values(), strict=True)
+    ]
     return list(zip(entities, rows, events, created, strict=True))
 
 

@@ -70,18 +70,32 @@ class Timeline:
 
     def values(self, spine: pl.DataFrame) -> pa.Table:
         """Give the features of each row of a spine (keys, `INSTANT`, and `INSTANT_UP` where there is a TTL), in its order."""
-        asked = spine.select(*self._keys, INSTANT).with_row_index(_SPINE_ROW).drop_nulls().sort(INSTANT)
+        asked = (
+            spine.select(*self._keys, INSTANT).with_row_index(_SPINE_ROW).drop_nulls().sort(INSTANT)
+        )
         by = self._keys or None
-        found = asked.join_asof(self._visible, left_on=INSTANT, right_on=_VISIBLE, by=by, check_sortedness=False)
-        place = pl.repeat(None, spine.height, dtype=pl.get_index_type(), eager=True).scatter(found[_SPINE_ROW], found[_ROW])
-        is_unseen = pl.repeat(value=False, n=spine.height, eager=True).scatter(found[_SPINE_ROW], found[_ROW].is_null()).to_arrow()
+        found = asked.join_asof(
+            self._visible, left_on=INSTANT, right_on=_VISIBLE, by=by, check_sortedness=False
+        )
+        place = pl.repeat(None, spine.height, dtype=pl.get_index_type(), eager=True).scatter(
+            found[_SPINE_ROW], found[_ROW]
+        )
+        is_unseen = (
+            pl.repeat(value=False, n=spine.height, eager=True)
+            .scatter(found[_SPINE_ROW], found[_ROW].is_null())
+            .to_arrow()
+        )
         if self.ttl_units is not None:
             expired = self.index[INSTANT].gather(place) < spine[INSTANT_UP] - self.ttl_units
             place = place.set(expired.fill_null(value=False), None)
         places = place.to_arrow()
-        columns = [gathered(column, places, kind) for column, kind in zip(self._columns, self.kinds.types, strict=True)]
+        columns = [
+            gathered(column, places, kind)
+            for column, kind in zip(self._columns, self.kinds.types, strict=True)
+        ]
         filled = [
-            column if value is None else pc.if_else(is_unseen, value, column) for column, value in zip(columns, self.empty, strict=True)
+            column if value is None else pc.if_else(is_unseen, value, column)
+            for column, value in zip(columns, self.empty, strict=True)
         ]
         return pa.table(filled, self.kinds)
 
@@ -93,7 +107,9 @@ class Timeline:
     def _columns(self) -> list[pa.ChunkedArray]:
         """Join the chunks of what Arrow would join for each batch of the spine."""
         return [
-            column if pa.types.is_primitive(column.type) else pa.chunked_array([column.combine_chunks()], column.type)
+            column
+            if pa.types.is_primitive(column.type)
+            else pa.chunked_array([column.combine_chunks()], column.type)
             for column in self.features.columns
         ]
 
@@ -144,12 +160,19 @@ class Partitions:
         """Give the features of each row of a spine, in its order."""
         part = _partition(spine, self.number)
         rows = [np.flatnonzero(part == number) for number in range(self.number)]
-        parts = [self.make(self.files.read(number)).values(spine[rows[number]]) for number in range(self.number) if len(rows[number])]
+        parts = [
+            self.make(self.files.read(number)).values(spine[rows[number]])
+            for number in range(self.number)
+            if len(rows[number])
+        ]
         if not parts:
             return self.make(self.files.read(0)).values(spine)
         back = np.argsort(np.concatenate(rows))
         joined = pa.concat_tables(parts)
-        columns = [gathered(column.cast(carried(column.type)), pa.array(back), column.type) for column in joined.columns]
+        columns = [
+            gathered(column.cast(carried(column.type)), pa.array(back), column.type)
+            for column in joined.columns
+        ]
         return pa.table(columns, joined.schema)
 
 

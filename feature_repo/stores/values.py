@@ -20,13 +20,31 @@ from transforms.errors import InstantError
 from transforms.instants import instant_of
 
 INTEGERS = {ValueType.INT32: 2**31, ValueType.INT64: 2**63}
-REAL_LISTS = {ValueType.FLOAT_LIST, ValueType.DOUBLE_LIST, ValueType.FLOAT_SET, ValueType.DOUBLE_SET}
+REAL_LISTS = {
+    ValueType.FLOAT_LIST,
+    ValueType.DOUBLE_LIST,
+    ValueType.FLOAT_SET,
+    ValueType.DOUBLE_SET,
+}
 # their parts may be null: NaN, Feast's own mark for a null timestamp, JSON's null, a list that is not there
 HOLD_NULLS = {*REAL_LISTS, ValueType.UNIX_TIMESTAMP_LIST, ValueType.JSON, ValueType.JSON_LIST}
 OF_LISTS = {ValueType.VALUE_LIST, ValueType.VALUE_SET}
-OF_MAPS = {ValueType.MAP, ValueType.MAP_LIST, ValueType.STRUCT, ValueType.STRUCT_LIST, ValueType.SCALAR_MAP}
+OF_MAPS = {
+    ValueType.MAP,
+    ValueType.MAP_LIST,
+    ValueType.STRUCT,
+    ValueType.STRUCT_LIST,
+    ValueType.SCALAR_MAP,
+}
 EXACT_FLOATS = 2**53
-NOT_CONVERTED = (TypeError, ValueError, AssertionError, AttributeError, KeyError, OverflowError)  # how Feast refuses a value
+NOT_CONVERTED = (
+    TypeError,
+    ValueError,
+    AssertionError,
+    AttributeError,
+    KeyError,
+    OverflowError,
+)  # how Feast refuses a value
 
 
 class RequestError(FeastError, ValueError):
@@ -110,7 +128,9 @@ def _fitting(value: Any, kind: ValueType) -> Any:
         return _whole_second(instant_of(value))
     if kind == ValueType.ZONED_TIMESTAMP:
         return _whole_second(datetime.fromisoformat(value) if isinstance(value, str) else value)
-    if kind == ValueType.UNIX_TIMESTAMP_SET and isinstance(value, list | set):  # Feast rounds those of lists towards 1970
+    if kind == ValueType.UNIX_TIMESTAMP_SET and isinstance(
+        value, list | set
+    ):  # Feast rounds those of lists towards 1970
         return type(value)(_whole_second(item) for item in value)
     return value
 
@@ -135,7 +155,9 @@ def key_values(name: str, values: Sequence[Any], kind: ValueType) -> list[Any]:
 
     Raises RequestError, naming key and type, for a value that is of another kind altogether.
     """
-    if kind in (ValueType.STRING, ValueType.BYTES) and set(map(type, values)) <= {str if kind == ValueType.STRING else bytes}:
+    if kind in (ValueType.STRING, ValueType.BYTES) and set(map(type, values)) <= {
+        str if kind == ValueType.STRING else bytes
+    }:
         return list(values)  # nearly always
     return [_key(name, value, kind) for value in values]
 
@@ -153,7 +175,12 @@ def _key(name: str, value: Any, kind: ValueType) -> Any:
             return _whole(key, INTEGERS[kind])
         case ValueType.UNIX_TIMESTAMP, _:
             return _instant_key(name, key)
-        case _ if kind not in (ValueType.STRING, ValueType.BYTES, *INTEGERS, ValueType.UNIX_TIMESTAMP):
+        case _ if kind not in (
+            ValueType.STRING,
+            ValueType.BYTES,
+            *INTEGERS,
+            ValueType.UNIX_TIMESTAMP,
+        ):
             return key  # Feast refuses keys of these types
     message = f"key {name!r} is {kind.name}, for which {type(key).__name__} is no value; docs/store.md says what is"
     raise RequestError(message)
@@ -170,7 +197,11 @@ def _instant_key(name: str, key: Any) -> datetime | None:
 def _whole(value: float | Decimal | str, end: int) -> int | None:
     """The integer that a number is, or that a text is the digits of; None for any other, and beyond the type."""
     if isinstance(value, str):
-        number = int(value) if len(value) <= len(str(-end)) and value.removeprefix("-").isdecimal() else end
+        number = (
+            int(value)
+            if len(value) <= len(str(-end)) and value.removeprefix("-").isdecimal()
+            else end
+        )
         return number if str(number) == value and number < end else None
     try:
         number = int(value)

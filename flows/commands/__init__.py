@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 HOME_HELP = "Folder that holds everything the pipeline writes. Default: MILLRACE_HOME, else the nearest .millrace, here or above."
 source_option = click.option(
-    "--source", required=True, metavar="FILE", help="YAML file that says where the records are and which field is which."
+    "--source",
+    required=True,
+    metavar="FILE",
+    help="YAML file that says where the records are and which field is which.",
 )
 home_option = click.option("--home", metavar="DIR", help=HOME_HELP)
 
@@ -21,7 +24,9 @@ class Instant(click.ParamType):  # type: ignore[type-arg]  # which only newer ve
 
     name = "instant"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
         """Read the text; click says which option it was for."""
         from transforms.errors import InstantError
         from transforms.instants import parse_instant

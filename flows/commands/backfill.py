@@ -8,11 +8,27 @@ from flows.commands import Instant, home_option, open_warehouse
 
 
 @click.command()
-@click.option("--from", "start", type=Instant(), metavar="INSTANT", help="First instant of the span. Default: the beginning.")
-@click.option("--to", "end", type=Instant(), metavar="INSTANT", help="Instant before which it ends. Default: no end.")
-@click.option("--dry-run", is_flag=True, help="List what is due and what it may take; write nothing.")
+@click.option(
+    "--from",
+    "start",
+    type=Instant(),
+    metavar="INSTANT",
+    help="First instant of the span. Default: the beginning.",
+)
+@click.option(
+    "--to",
+    "end",
+    type=Instant(),
+    metavar="INSTANT",
+    help="Instant before which it ends. Default: no end.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="List what is due and what it may take; write nothing."
+)
 @home_option
-def backfill(start: datetime | None, end: datetime | None, home: str | None, *, dry_run: bool) -> None:
+def backfill(
+    start: datetime | None, end: datetime | None, home: str | None, *, dry_run: bool
+) -> None:
     """Fill what the feature views lack in a span of time.
 
     Lists the rows that are missing, or that other code has made, with what computing them may take; then computes them in
@@ -34,7 +50,11 @@ def backfill(start: datetime | None, end: datetime | None, home: str | None, *, 
     click.echo(f"  {'due':<28}{'rows':>12}{'entities':>12}  from, to")
     for due in found:
         why = "made by other code" if due.is_other_code else "missing"
-        bounds = f"{due.first:%Y-%m-%d %H:%M}, {due.last:%Y-%m-%d %H:%M}, {why}" if due.first and due.last else ""
+        bounds = (
+            f"{due.first:%Y-%m-%d %H:%M}, {due.last:%Y-%m-%d %H:%M}, {why}"
+            if due.first and due.last
+            else ""
+        )
         click.echo(f"  {due.relation:<28}{due.n_rows:>12,}{due.n_entities:>12,}  {bounds}")
     n_rows = sum(due.n_rows for due in found)
     if not n_rows:
@@ -46,4 +66,6 @@ def backfill(start: datetime | None, end: datetime | None, home: str | None, *, 
     with show_progress() as report:
         rows = run_backfill(parameters, report)
     for relation, counts in rows.items():
-        click.echo(f"  {relation:<28}{counts['new']:>12,} new{counts['recomputed']:>13,} recomputed{counts['untouched']:>13,} untouched")
+        click.echo(
+            f"  {relation:<28}{counts['new']:>12,} new{counts['recomputed']:>13,} recomputed{counts['untouched']:>13,} untouched"
+        )

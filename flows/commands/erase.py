@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 @home_option
 @click.option("--dry-run", is_flag=True, help="Tell what would go; change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def erase(author: str | None, record: str | None, source_file: str | None, home: str | None, *, dry_run: bool, yes: bool) -> None:
+def erase(
+    author: str | None,
+    record: str | None,
+    source_file: str | None,
+    home: str | None,
+    *,
+    dry_run: bool,
+    yes: bool,
+) -> None:
     """Erase an author's, a record's or a file's data: it cannot be brought back.
 
     It goes from raw, staging, quarantine, the accounts, the features, the online store, the spines of locked training sets, and
@@ -44,7 +52,11 @@ def erase(author: str | None, record: str | None, source_file: str | None, home:
         raise click.UsageError(message)
     warehouse = open_warehouse(home)
     root: Path = warehouse.settings.root
-    wanted = Wanted(author=author, record=record, source_file=find_uri(warehouse, source_file) if source_file is not None else None)
+    wanted = Wanted(
+        author=author,
+        record=record,
+        source_file=find_uri(warehouse, source_file) if source_file is not None else None,
+    )
     found = run_erasure(root, wanted, is_dry=True)
     click.echo("\n".join(_lines(found)))
     if dry_run:
@@ -59,12 +71,18 @@ def erase(author: str | None, record: str | None, source_file: str | None, home:
 def _lines(found: "Erasure") -> "Iterator[str]":
     erased, locks = found
     for relation, n_rows in erased.rows.items():
-        yield f"  {relation:<28}{n_rows:>11,} rows go" + (f", of {erased.n_records:,} records" if relation == "staging.records" else "")
+        yield f"  {relation:<28}{n_rows:>11,} rows go" + (
+            f", of {erased.n_records:,} records" if relation == "staging.records" else ""
+        )
     for view, n_entities in erased.entities.items():
         yield f"  {'features.' + view:<28}{erased.feature_rows[view]:>11,} rows of {n_entities:,} entities are computed again, or go"
     for lock in locks:
         spine = f"; {lock.n_spine_rows:,} rows of its spine go" if lock.n_spine_rows else ""
-        yield f"  lock {lock.name}: " + ("cannot be made again afterwards" if lock.is_lost else "its tables stay") + spine
+        yield (
+            f"  lock {lock.name}: "
+            + ("cannot be made again afterwards" if lock.is_lost else "its tables stay")
+            + spine
+        )
     if erased.n_mentions:
         yield f"  {erased.n_mentions:,} rows of others mention it in their text, and stay"
     files = erased.source_files

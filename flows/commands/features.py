@@ -64,9 +64,15 @@ def check(context: click.Context) -> None:
         context.exit(1)
     registry = read_registry()
     for path in user_files():
-        names = [name for name in (*registry.views, *registry.derived, *registry.services) if registry.paths[name] == path]
+        names = [
+            name
+            for name in (*registry.views, *registry.derived, *registry.services)
+            if registry.paths[name] == path
+        ]
         click.echo(f"{_here(str(path))}: {', '.join(names) or 'declares nothing'}")
-    click.echo(f"{len(registry.views)} views, {len(registry.derived)} derived, {len(registry.services)} services: all right")
+    click.echo(
+        f"{len(registry.views)} views, {len(registry.derived)} derived, {len(registry.services)} services: all right"
+    )
 
 
 @features.command()
@@ -114,7 +120,9 @@ def _run(suite: "Suite") -> int:
         start = time.perf_counter()
         differences = run_case(case, registry())
         n_failed += bool(differences)
-        click.echo(f"  {'FAILED' if differences else 'passed'}  {name}  ({time.perf_counter() - start:.1f} s)")
+        click.echo(
+            f"  {'FAILED' if differences else 'passed'}  {name}  ({time.perf_counter() - start:.1f} s)"
+        )
         for difference in differences:
             click.echo(f"    {difference}")
     return n_failed

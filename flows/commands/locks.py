@@ -30,10 +30,14 @@ def locks(context: click.Context, home: str | None) -> None:
     if not found:
         click.echo("No lock is registered; training_set(...).register(NAME) keeps one.")
     for lock in found:
-        click.echo(f"{lock.name}: registered {lock.registered:%Y-%m-%d %H:%M} UTC, {lock.spine().num_rows:,} rows")
+        click.echo(
+            f"{lock.name}: registered {lock.registered:%Y-%m-%d %H:%M} UTC, {lock.spine().num_rows:,} rows"
+        )
         features = lock.content["features"]
         click.echo(f"  features  {features if isinstance(features, str) else ', '.join(features)}")
-        click.echo("  tables    " + ", ".join(f"{view} {version}" for view, version in lock.tables.items()))
+        click.echo(
+            "  tables    " + ", ".join(f"{view} {version}" for view, version in lock.tables.items())
+        )
         click.echo("  state     " + ("; ".join(gone(lock.content, warehouse)) or "all there"))
 
 
@@ -50,8 +54,19 @@ def check(name: str, home: str | None) -> None:
 
 @locks.command()
 @click.argument("name")
-@click.option("--lock", "lock", required=True, type=click.Path(exists=True, dir_okay=False), help="The saved lock, JSON.")
-@click.option("--spine", required=True, type=click.Path(exists=True, dir_okay=False), help="Its spine, Parquet.")
+@click.option(
+    "--lock",
+    "lock",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="The saved lock, JSON.",
+)
+@click.option(
+    "--spine",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="Its spine, Parquet.",
+)
 @home_option
 def add(name: str, lock: str, spine: str, home: str | None) -> None:
     """Register a saved lock with its spine; it must make the same training set again."""

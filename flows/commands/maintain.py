@@ -7,7 +7,11 @@ from flows.commands import home_option, open_warehouse
 
 @click.command()
 @home_option
-@click.option("--keep-days", type=click.FloatRange(min=0), help="Days for which replaced data files are kept. Default: 7.")
+@click.option(
+    "--keep-days",
+    type=click.FloatRange(min=0),
+    help="Days for which replaced data files are kept. Default: 7.",
+)
 @click.option("--dry-run", is_flag=True, help="Tell what would be done; change nothing.")
 def maintain(home: str | None, keep_days: float | None, *, dry_run: bool) -> None:
     """Merge small files, drop replaced rows, delete data files that nobody needs.
@@ -19,13 +23,23 @@ def maintain(home: str | None, keep_days: float | None, *, dry_run: bool) -> Non
     from flows.stages import MaintainParameters, run_maintenance
 
     settings = open_warehouse(home).settings
-    done = run_maintenance(MaintainParameters(home=str(settings.root), keep_days=keep_days, dry_run=dry_run))
+    done = run_maintenance(
+        MaintainParameters(home=str(settings.root), keep_days=keep_days, dry_run=dry_run)
+    )
     would = "would be " if dry_run else ""
     if not done["compacted"]:
         click.echo("  no table has many small files or replaced rows")
     for item in done["compacted"]:
         measured = "" if dry_run else f", {item['n_rows_dropped']:,} replaced rows dropped"
-        speed = "" if dry_run else f"; a read takes {item['seconds_after']:.3f} s, before {item['seconds']:.3f} s"
-        click.echo(f"  {item['relation']:<28}{item['n_files']:>5} files {would}written as {item['n_files_after']}{measured}{speed}")
-    n_files, n_bytes = (sum(item[name] for item in done["vacuumed"]) for name in ("n_files", "n_bytes"))
+        speed = (
+            ""
+            if dry_run
+            else f"; a read takes {item['seconds_after']:.3f} s, before {item['seconds']:.3f} s"
+        )
+        click.echo(
+            f"  {item['relation']:<28}{item['n_files']:>5} files {would}written as {item['n_files_after']}{measured}{speed}"
+        )
+    n_files, n_bytes = (
+        sum(item[name] for item in done["vacuumed"]) for name in ("n_files", "n_bytes")
+    )
     click.echo(f"  {n_files:,} data files {would}deleted, {n_bytes / 1e6:,.1f} MB")

@@ -44,4 +44,6 @@ def plan(source: str, home: str | None) -> None:
     for change in planned.breaking:
         click.echo(f"  breaking: {change}")
     if planned.breaking:
-        click.echo("  run stops before it writes anything; --accept-breaking makes these views again, as they are defined now")
+        click.echo(
+            "  run stops before it writes anything; --accept-breaking makes these views again, as they are defined now"
+        )

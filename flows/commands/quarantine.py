@@ -17,7 +17,9 @@ BARS = "▁▂▃▄▅▆▇█"
 LONGEST = 300
 LISTED = 5
 rule_option = click.option("--rule", help="Only rows that broke this rule.")
-reveal_option = click.option("--reveal", is_flag=True, help="Show the rows as they came: they may hold private text.")
+reveal_option = click.option(
+    "--reveal", is_flag=True, help="Show the rows as they came: they may hold private text."
+)
 
 
 @click.group()
@@ -67,7 +69,9 @@ def show(home: str | None, rule: str | None, limit: int, *, reveal: bool) -> Non
     texts = readable([row["payload"] for row in rows], is_revealed=reveal)
     for row, text in zip(rows, texts, strict=True):
         digest = (row["digest"] or "none")[:12]
-        click.echo(f"{row['source_uri']}, row {row['row_number']}: {visible(row['column'])}: {row['rule']} (value {digest})")
+        click.echo(
+            f"{row['source_uri']}, row {row['row_number']}: {visible(row['column'])}: {row['rule']} (value {digest})"
+        )
         more = f" ... {len(row['payload']):,} bytes in all" if len(text) > LONGEST else ""
         click.echo(f"    {visible(text[:LONGEST])}{more}")
 
@@ -95,7 +99,11 @@ def export(home: str | None, path: str, rule: str | None, *, reveal: bool) -> No
 @click.argument("path", metavar="CSV")
 @source_option
 @home_option
-@click.option("--dry-run", is_flag=True, help="Check the file, and tell which corrections would pass; change nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check the file, and tell which corrections would pass; change nothing.",
+)
 def import_(path: str, source: str, home: str | None, *, dry_run: bool) -> None:
     """Take corrections of rejected rows from a file that export wrote; a replay then reads them in the rows' place.
 
@@ -116,7 +124,11 @@ def import_(path: str, source: str, home: str | None, *, dry_run: bool) -> None:
 @quarantine.command()
 @source_option
 @home_option
-@click.option("--accept-load", is_flag=True, help="Stage what passes though its keys, dates or ids look wrong.")
+@click.option(
+    "--accept-load",
+    is_flag=True,
+    help="Stage what passes though its keys, dates or ids look wrong.",
+)
 def replay(source: str, home: str | None, *, accept_load: bool) -> None:
     """Try a source's rejected rows again, corrected where they are, with its mapping as it is now."""
     from flows.stages import lock_home
@@ -126,7 +138,9 @@ def replay(source: str, home: str | None, *, accept_load: bool) -> None:
     checked, warehouse = load_source(Path(source)), open_warehouse(home)
     with lock_home(warehouse.settings.root):
         tried = replay(checked, warehouse, accept_load=accept_load)
-    click.echo(f"{tried.read:,} tried: {tried.staged:,} staged, {tried.duplicates:,} duplicates, {tried.quarantined:,} stay in quarantine")
+    click.echo(
+        f"{tried.read:,} tried: {tried.staged:,} staged, {tried.duplicates:,} duplicates, {tried.quarantined:,} stay in quarantine"
+    )
     if tried.staged:
         click.echo(f"Next: millrace run --source {source}   brings them into the features")
 
@@ -151,7 +165,9 @@ def _rule_lines(source: str, rules: list[dict[str, Any]]) -> Iterator[str]:
 def _import_lines(imported: "Imported", *, is_dry: bool) -> Iterator[str]:
     verb = "would be taken" if is_dry else "taken"
     same = imported.n_corrections - imported.n_new
-    yield f"{imported.n_corrections:,} corrections: {imported.n_new:,} {verb}" + (f", {same:,} change nothing" if same else "")
+    yield f"{imported.n_corrections:,} corrections: {imported.n_new:,} {verb}" + (
+        f", {same:,} change nothing" if same else ""
+    )
     if imported.n_new:
         yield f"  {imported.n_new - len(imported.broken):,} pass the rules"
     yield from _broken_lines(imported.broken)

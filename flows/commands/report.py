@@ -9,7 +9,12 @@ from flows.commands import home_option, open_warehouse
 
 @click.command()
 @home_option
-@click.option("--output", metavar="FILE", type=click.Path(dir_okay=False), help="Where to write it. Default: report.html in the home.")
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Where to write it. Default: report.html in the home.",
+)
 @click.option("--open", "is_opened", is_flag=True, help="Show it in the browser.")
 def report(home: str | None, output: str | None, *, is_opened: bool) -> None:
     """Write a page about the home: one HTML file that needs no network and no server.

@@ -10,19 +10,54 @@ import click
 from flows.commands import Instant, home_option, open_warehouse
 
 if TYPE_CHECKING:
-    from transforms.lineage.trace import CountedRecord, FeatureTrace, FileTrace, RecordTrace, Table, Version
+    from transforms.lineage.trace import (
+        CountedRecord,
+        FeatureTrace,
+        FileTrace,
+        RecordTrace,
+        Table,
+        Version,
+    )
 
-RECORD_COLUMNS = ("known (UTC)", "written (UTC)", "label", "counts in", "numbers", "record, file and row")
+RECORD_COLUMNS = (
+    "known (UTC)",
+    "written (UTC)",
+    "label",
+    "counts in",
+    "numbers",
+    "record, file and row",
+)
 
 
 @click.command()
-@click.option("--record", metavar="ID", help="Every version of a record: where it came from, where it counts.")
-@click.option("--feature", metavar="VIEW:ENTITY", help="A row of a view, or VIEW:FEATURE:ENTITY, and the records behind it.")
-@click.option("--source-file", metavar="PATH", help="What a file brought, and the feature rows that rest on it.")
+@click.option(
+    "--record", metavar="ID", help="Every version of a record: where it came from, where it counts."
+)
+@click.option(
+    "--feature",
+    metavar="VIEW:ENTITY",
+    help="A row of a view, or VIEW:FEATURE:ENTITY, and the records behind it.",
+)
+@click.option(
+    "--source-file",
+    metavar="PATH",
+    help="What a file brought, and the feature rows that rest on it.",
+)
 @home_option
-@click.option("--at", type=Instant(), metavar="INSTANT", help="With --feature: the instant asked for. Default: now.")
+@click.option(
+    "--at",
+    type=Instant(),
+    metavar="INSTANT",
+    help="With --feature: the instant asked for. Default: now.",
+)
 @click.option("--text", is_flag=True, help="With --record: the texts too.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=0), help="How many records, instants or rows to list.")
+@click.option(
+    "--limit",
+    default=20,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="How many records, instants or rows to list.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def trace(
     record: str | None,
@@ -53,15 +88,25 @@ def trace(
     warehouse = open_warehouse(home)
     if feature is not None:
         view, name, entity = parse_reference(feature)
-        traced = trace_feature(warehouse, view, entity, at or datetime.now(UTC), feature=name, limit=limit)
-        click.echo(traced.model_dump_json(indent=2) if as_json else "\n".join(_feature_lines(traced)))
+        traced = trace_feature(
+            warehouse, view, entity, at or datetime.now(UTC), feature=name, limit=limit
+        )
+        click.echo(
+            traced.model_dump_json(indent=2) if as_json else "\n".join(_feature_lines(traced))
+        )
         _fail_on_mismatch(traced)
     elif record is not None:
         of_record = trace_record(warehouse, record, with_text=text)
-        click.echo(of_record.model_dump_json(indent=2) if as_json else "\n".join(_record_lines(of_record, limit)))
+        click.echo(
+            of_record.model_dump_json(indent=2)
+            if as_json
+            else "\n".join(_record_lines(of_record, limit))
+        )
     elif source_file is not None:
         of_file = trace_file(warehouse, source_file)
-        click.echo(of_file.model_dump_json(indent=2) if as_json else "\n".join(_file_lines(of_file)))
+        click.echo(
+            of_file.model_dump_json(indent=2) if as_json else "\n".join(_file_lines(of_file))
+        )
 
 
 def _fail_on_mismatch(traced: "FeatureTrace") -> None:
@@ -73,7 +118,11 @@ def _fail_on_mismatch(traced: "FeatureTrace") -> None:
     first, *others = traced.mismatches
     more = f", and {len(others)} more do not add up" if others else ""
     is_current = all(table.is_current_code for table in traced.tables if table.relation == relation)
-    mend = f"remove the folder {relation.replace('.', '/')} of the home and run again" if is_current else "other code made it: run again"
+    mend = (
+        f"remove the folder {relation.replace('.', '/')} of the home and run again"
+        if is_current
+        else "other code made it: run again"
+    )
     message = f"{relation}: {first}{more}; {mend}"
     raise LineageError(message)
 
@@ -102,7 +151,9 @@ def _record_cells(record: "CountedRecord") -> tuple[str, ...]:
         _value(record.event_timestamp),
         "positive" if record.is_positive else "",
         " ".join(record.windows),
-        " ".join(f"{_short(expression)}={_number(value)}" for expression, value in record.inputs.items()),
+        " ".join(
+            f"{_short(expression)}={_number(value)}" for expression, value in record.inputs.items()
+        ),
         f"{record.record_id}, {record.source_uri}, row {record.row_number}",
     )
 
@@ -116,7 +167,10 @@ def _short(expression: str) -> str:
 def _aligned(rows: list[tuple[str, ...]]) -> Iterable[str]:
     widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
     for row in rows:
-        yield "  " + "".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        yield (
+            "  "
+            + "".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 def _record_lines(traced: "RecordTrace", limit: int) -> Iterable[str]:
@@ -125,7 +179,9 @@ def _record_lines(traced: "RecordTrace", limit: int) -> Iterable[str]:
     yield f"record {traced.record_id}: {_counted(len(traced.versions), 'version')}"
     for number, version in enumerate(traced.versions, start=1):
         yield ""
-        yield f"  version {number}, known {_time(version.known_timestamp)}" + (", a tombstone" if version.is_tombstone else "")
+        yield f"  version {number}, known {_time(version.known_timestamp)}" + (
+            ", a tombstone" if version.is_tombstone else ""
+        )
         yield f"    written     {_time(version.event_timestamp)}"
         yield f"    author      {version.author_id}"
         yield f"    subject     {_value(version.subject_id)}"
@@ -141,12 +197,20 @@ def _record_lines(traced: "RecordTrace", limit: int) -> Iterable[str]:
             yield "    counts      never: it is a tombstone, or was superseded before it took effect"
         for window in windows() if version.counts_from else ():
             until = version.counts_until.get(window, version.counts_from)
-            ends = "to this day" if until is None else "never" if until == version.counts_from else f"until {_time(until)}"
+            ends = (
+                "to this day"
+                if until is None
+                else "never"
+                if until == version.counts_from
+                else f"until {_time(until)}"
+            )
             yield f"      {window:<10}{ends}"
     if traced.versions:
         yield ""
         yield "  rules of staging.records, as quarantine names them; each version has passed all"
-        for column, rules in groupby(sorted(traced.rules), key=lambda rule: rule.partition(": ")[0]):
+        for column, rules in groupby(
+            sorted(traced.rules), key=lambda rule: rule.partition(": ")[0]
+        ):
             yield f"    {column:<20}{', '.join(rule.partition(': ')[2] for rule in rules)}"
     yield ""
     n_rows = len(traced.quality_rows)
@@ -163,7 +227,11 @@ def _record_lines(traced: "RecordTrace", limit: int) -> Iterable[str]:
 
 
 def _raw_lines(version: "Version") -> Iterable[str]:
-    raw = "not in raw.records" if version.raw_bytes is None else f"{version.raw_bytes:,} bytes, sha256 {version.raw_digest}"
+    raw = (
+        "not in raw.records"
+        if version.raw_bytes is None
+        else f"{version.raw_bytes:,} bytes, sha256 {version.raw_digest}"
+    )
     yield f"    raw row     {raw}"
     if version.corrected_timestamp:
         yield f"    corrected   {_time(version.corrected_timestamp)}; read in its place: sha256 {version.corrected_digest}"
@@ -215,4 +283,6 @@ def _number(value: float | None) -> str:
 
 def _time(instant: datetime) -> str:
     """Write an instant in UTC, its microseconds only where it has some."""
-    return f"{instant:%Y-%m-%d %H:%M:%S}" + (f".{instant:%f}" if instant.microsecond else "") + " UTC"
+    return (
+        f"{instant:%Y-%m-%d %H:%M:%S}" + (f".{instant:%f}" if instant.microsecond else "") + " UTC"
+    )

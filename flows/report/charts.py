@@ -17,7 +17,15 @@ EVERYTHING = "all"
 OUTCOMES = {"n_staged": "staged", "n_quarantined": "quarantined", "n_duplicates": "repeats"}
 DAY = "datum.value < 1 ? '0' : datum.value < 60 ? datum.value + ' s' : datum.value < 3600 ? round(datum.value / 60) + ' min' : "
 SPAN_LABEL = f"{DAY}datum.value < 86400 ? round(datum.value / 3600) + ' h' : round(datum.value / 86400) + ' d'"
-SPANS = (1, 60, 3600, 86400, 864000, 8640000, 86400000)  # a second, a minute, an hour, then days by tens
+SPANS = (
+    1,
+    60,
+    3600,
+    86400,
+    864000,
+    8640000,
+    86400000,
+)  # a second, a minute, an hour, then days by tens
 # a load is named after the moment it began: 20240501T101112...
 LOAD_LABEL = (
     "slice(datum.value, 4, 6) + '-' + slice(datum.value, 6, 8) + ' ' + slice(datum.value, 9, 11)"
@@ -28,8 +36,13 @@ LOAD_LABEL = (
 def outcomes_by_load(loads: pl.DataFrame) -> Spec:
     """What became of the rows of every load, stacked."""
     names = list(OUTCOMES.values())
-    long = loads.rename(OUTCOMES).unpivot(names, index=["source", "load_id"], variable_name="outcome", value_name="rows")
-    chart = _chart(long.with_columns(_place("outcome", names)), "Rows of each load that were staged, repeats, or quarantined.").mark_bar()
+    long = loads.rename(OUTCOMES).unpivot(
+        names, index=["source", "load_id"], variable_name="outcome", value_name="rows"
+    )
+    chart = _chart(
+        long.with_columns(_place("outcome", names)),
+        "Rows of each load that were staged, repeats, or quarantined.",
+    ).mark_bar()
     return _spec(
         chart.encode(
             x=_by_load(),
@@ -44,13 +57,18 @@ def outcomes_by_load(loads: pl.DataFrame) -> Spec:
 
 def volume(arrivals: pl.DataFrame, unit: str) -> Spec:
     """How many versions became known, by period and source."""
-    chart = _chart(arrivals.with_columns(_until(unit)), f"Versions of records that became known, by {unit} and source.").mark_bar()
+    chart = _chart(
+        arrivals.with_columns(_until(unit)),
+        f"Versions of records that became known, by {unit} and source.",
+    ).mark_bar()
     return _spec(
         chart.encode(
             x=_time(unit),
             x2="until:T",
             y=alt.Y("sum(n_versions):Q", title=f"versions a {unit}"),
-            color=alt.Color("source:N", legend=alt.Legend() if arrivals["source"].n_unique() > 1 else None),
+            color=alt.Color(
+                "source:N", legend=alt.Legend() if arrivals["source"].n_unique() > 1 else None
+            ),
             tooltip=["source:N", *_when(), alt.Tooltip("n_versions:Q", format=",")],
         ),
         has_source=True,
@@ -59,10 +77,22 @@ def volume(arrivals: pl.DataFrame, unit: str) -> Spec:
 
 def lateness(arrivals: pl.DataFrame, unit: str) -> Spec:
     """How long after they were written versions became known, on a logarithmic scale."""
-    names = {"late_seconds_p50": "half of them", "late_seconds_p90": "nine in ten", "late_seconds_p99": "99 in 100"}
-    long = arrivals.rename(names).unpivot(list(names.values()), index=["source", "period"], variable_name="share", value_name="seconds")
+    names = {
+        "late_seconds_p50": "half of them",
+        "late_seconds_p90": "nine in ten",
+        "late_seconds_p99": "99 in 100",
+    }
+    long = arrivals.rename(names).unpivot(
+        list(names.values()),
+        index=["source", "period"],
+        variable_name="share",
+        value_name="seconds",
+    )
     shown = long.with_columns(pl.col("seconds").clip(lower_bound=1).round(0))
-    chart = _chart(shown, f"Time from written to known, by {unit}: within it half, nine in ten, 99 in 100 became known.")
+    chart = _chart(
+        shown,
+        f"Time from written to known, by {unit}: within it half, nine in ten, 99 in 100 became known.",
+    )
     return _spec(
         chart.mark_line(point={"size": 14}).encode(
             x=_time(unit),
@@ -85,7 +115,9 @@ def measure_over_time(quality: pl.DataFrame, measure: str, unit: str) -> Spec:
     values = quality.filter(measure=measure).select("period", "value")
     average = "median" if measure.startswith("n_") else "mean"
     chart = _chart(values, f"{measure}, {average} by {unit}.").mark_line(point={"size": 14})
-    scale = alt.Scale(zero=values["value"].n_unique() == 1)  # of one value only, an axis would be a point
+    scale = alt.Scale(
+        zero=values["value"].n_unique() == 1
+    )  # of one value only, an axis would be a point
     return _spec(
         chart.encode(
             x=_time(unit),
@@ -99,16 +131,25 @@ def measure_over_time(quality: pl.DataFrame, measure: str, unit: str) -> Spec:
 def languages_over_time(languages: pl.DataFrame, unit: str) -> Spec:
     """The shares of languages, by period: the commonest five, the rest together."""
     common = (
-        languages.group_by("language").agg(pl.sum("n_versions")).sort("n_versions", "language", descending=True)["language"][:5].to_list()
+        languages.group_by("language")
+        .agg(pl.sum("n_versions"))
+        .sort("n_versions", "language", descending=True)["language"][:5]
+        .to_list()
     )
     language = pl.when(pl.col("language").is_in(common)).then("language").otherwise(pl.lit("other"))
-    shown = languages.with_columns(language=language).group_by("period", "language", maintain_order=True).agg(pl.sum("n_versions"))
+    shown = (
+        languages.with_columns(language=language)
+        .group_by("period", "language", maintain_order=True)
+        .agg(pl.sum("n_versions"))
+    )
     chart = _chart(shown.with_columns(_until(unit)), f"Shares of languages by {unit}.").mark_bar()
     return _spec(
         chart.encode(
             x=_time(unit),
             x2="until:T",
-            y=alt.Y("sum(n_versions):Q", stack="normalize", title="share", axis=alt.Axis(format="%")),
+            y=alt.Y(
+                "sum(n_versions):Q", stack="normalize", title="share", axis=alt.Axis(format="%")
+            ),
             color=alt.Color("language:N", scale=alt.Scale(domain=[*common, "other"])),
             tooltip=[*_when(), "language:N", alt.Tooltip("n_versions:Q", format=",")],
         )
@@ -117,26 +158,41 @@ def languages_over_time(languages: pl.DataFrame, unit: str) -> Spec:
 
 def drift_over_loads(drift: pl.DataFrame, source: str, column: str) -> Spec:
     """How far each load of a source lay from the loads before it in one column, and from where on that is a warning or a stop."""
-    values = drift.filter(source=source, column=column, statistic="psi").drop_nulls("value").sort("load_id")
+    values = (
+        drift.filter(source=source, column=column, statistic="psi")
+        .drop_nulls("value")
+        .sort("load_id")
+    )
     description = f"PSI of {column} over the loads of {source}."
     chart = _chart(values.select("load_id", "value", "verdict", "warn", "stop"), description)
-    line = chart.mark_line(point={"size": 22}).encode(x=_by_load(), y=_psi("value"), tooltip=["load_id:N", "value:Q", "verdict:N"])
+    line = chart.mark_line(point={"size": 22}).encode(
+        x=_by_load(), y=_psi("value"), tooltip=["load_id:N", "value:Q", "verdict:N"]
+    )
     # each load has thresholds of its own, by the loads before it
     limits = [
         chart.mark_line(strokeDash=dash, interpolate="step").encode(x=_by_load(), y=_psi(level))
         for level, dash in (("warn", [2, 3]), ("stop", [8, 3]))
     ]
-    return _spec(alt.layer(line, *limits, description=description).properties(title=f"{column}: PSI by load"), height=110)
+    return _spec(
+        alt.layer(line, *limits, description=description).properties(
+            title=f"{column}: PSI by load"
+        ),
+        height=110,
+    )
 
 
 def shape(shapes: pl.DataFrame, source: str, column: str) -> Spec:
     """How one column lies in the last load and in the loads before it."""
     values = shapes.filter(source=source, column=column).select("of", "value", "share", "order")
-    chart = _chart(values, f"Distribution of {column} in the last load of {source} and in the loads before it.").mark_bar()
+    chart = _chart(
+        values, f"Distribution of {column} in the last load of {source} and in the loads before it."
+    ).mark_bar()
     places = values.group_by("value").agg(pl.min("order")).sort("order")["value"].to_list()
     return _spec(
         chart.encode(
-            x=alt.X("value:O", sort=places, title=None, axis=alt.Axis(labelAngle=-45, labelOverlap=True)),
+            x=alt.X(
+                "value:O", sort=places, title=None, axis=alt.Axis(labelAngle=-45, labelOverlap=True)
+            ),
             xOffset=alt.XOffset("of:N", sort=["last load", "loads before it"]),
             y=alt.Y("share:Q", title=None, axis=alt.Axis(format="%", tickCount=4)),
             color=alt.Color("of:N", scale=alt.Scale(domain=["last load", "loads before it"])),
@@ -148,11 +204,17 @@ def shape(shapes: pl.DataFrame, source: str, column: str) -> Spec:
 
 def rejected_by_load(rejects: pl.DataFrame, loads: pl.DataFrame) -> Spec:
     """What each rule keeps out, by load; a load in which nothing was rejected has its place."""
-    shown = rejects.select("source", "load_id", broken=pl.format("{}: {}", "column", "rule"), rows="n_rows")
+    shown = rejects.select(
+        "source", "load_id", broken=pl.format("{}: {}", "column", "rule"), rows="n_rows"
+    )
     chart = _chart(shown, "Rows in quarantine by load and rule.").mark_bar()
     return _spec(
         chart.encode(
-            x=_by_load(loads.filter(pl.col("source").is_in(rejects["source"].unique().to_list()))["load_id"].to_list()),
+            x=_by_load(
+                loads.filter(pl.col("source").is_in(rejects["source"].unique().to_list()))[
+                    "load_id"
+                ].to_list()
+            ),
             y=alt.Y("sum(rows):Q", title="rows"),
             color=alt.Color("broken:N", legend=alt.Legend(columns=1)),
             tooltip=["source:N", "load_id:N", "broken:N", alt.Tooltip("rows:Q", format=",")],
@@ -164,14 +226,21 @@ def rejected_by_load(rejects: pl.DataFrame, loads: pl.DataFrame) -> Spec:
 def seconds_by_run(runs: pl.DataFrame) -> Spec:
     """What each stage of the last runs took."""
     stages = [*STAGES[:3], "apply", *STAGES[3:]]
-    chart = _chart(runs.with_columns(_place("stage", stages)), "Seconds of each stage of the last runs.").mark_bar()
+    chart = _chart(
+        runs.with_columns(_place("stage", stages)), "Seconds of each stage of the last runs."
+    ).mark_bar()
     return _spec(
         chart.encode(
             x=alt.X("run:O", title="run", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
             y=alt.Y("sum(seconds):Q", title="seconds"),
             color=alt.Color("stage:N", scale=alt.Scale(domain=stages)),
             order="place:Q",
-            tooltip=["run:O", "stage:N", alt.Tooltip("rows:Q", format=","), alt.Tooltip("seconds:Q", format=".2f")],
+            tooltip=[
+                "run:O",
+                "stage:N",
+                alt.Tooltip("rows:Q", format=","),
+                alt.Tooltip("seconds:Q", format=".2f"),
+            ],
         )
     )
 
@@ -185,10 +254,12 @@ def _chart(frame: pl.DataFrame, description: str) -> alt.Chart:
 def _spec(chart: Any, *, has_source: bool = False, height: int = 200) -> Spec:
     if has_source:
         chosen = alt.param(name="source", value=EVERYTHING)
-        chart = chart.add_params(chosen).transform_filter(f"source == '{EVERYTHING}' || datum.source == source")
-    spec: Spec = chart.properties(width="container", height=height, autosize={"type": "fit-x", "contains": "padding"}).to_dict(
-        validate=False
-    )
+        chart = chart.add_params(chosen).transform_filter(
+            f"source == '{EVERYTHING}' || datum.source == source"
+        )
+    spec: Spec = chart.properties(
+        width="container", height=height, autosize={"type": "fit-x", "contains": "padding"}
+    ).to_dict(validate=False)
     del spec["config"]  # the page's theme has it
     return spec
 
@@ -206,7 +277,9 @@ def _until(unit: str) -> pl.Expr:
 
 def _place(column: str, order: list[str]) -> pl.Expr:
     """Where a value stands in an order, for bars to be stacked so."""
-    return pl.col(column).replace_strict(order, range(len(order)), default=len(order)).alias("place")
+    return (
+        pl.col(column).replace_strict(order, range(len(order)), default=len(order)).alias("place")
+    )
 
 
 def _when() -> list[alt.Tooltip]:
@@ -215,7 +288,12 @@ def _when() -> list[alt.Tooltip]:
 
 def _by_load(loads: list[str] | None = None) -> alt.X:
     axis = alt.Axis(labelExpr=LOAD_LABEL, labelOverlap="greedy", labelSeparation=10, labelAngle=0)
-    return alt.X("load_id:O", title="load", axis=axis, scale=alt.Scale(domain=loads) if loads else alt.Undefined)
+    return alt.X(
+        "load_id:O",
+        title="load",
+        axis=axis,
+        scale=alt.Scale(domain=loads) if loads else alt.Undefined,
+    )
 
 
 def _psi(field: str) -> alt.Y:

@@ -31,7 +31,13 @@ QUALITY = {
         "unique_word_ratio",
         "duplicate_line_ratio",
     ),
-    "features.record_text": ("language_score", "automated_readability_index", "sentiment_compound", "n_tokens_est", "symbol_ratio"),
+    "features.record_text": (
+        "language_score",
+        "automated_readability_index",
+        "sentiment_compound",
+        "n_tokens_est",
+        "symbol_ratio",
+    ),
 }
 LANGUAGE_RELATION, LANGUAGE = "features.record_text", "language"
 PERIODS = {"day": "1d", "week": "1w", "month": "1mo", "year": "1y"}
@@ -92,7 +98,9 @@ def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
         loads = connection.sql(model("report/accounted_loads")).pl()
         rejects = connection.sql(model("report/rejected_by_load")).pl()
         arrivals = connection.sql(model("report/arrivals"), params={"unit": unit}).pl()
-    tables = [(name, warehouse.n_rows(name), version) for name, version in warehouse.versions().items()]
+    tables = [
+        (name, warehouse.n_rows(name), version) for name, version in warehouse.versions().items()
+    ]
     drift = _table(warehouse, "profiles.drift")
     return Shown(
         home=warehouse.settings.root.name,
@@ -100,7 +108,9 @@ def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
         unit=unit,
         tables=tables,
         is_balanced=_is_balanced({name: n_rows for name, n_rows, _ in tables}, loads),
-        behind=due_views(warehouse, now) if is_applied(warehouse) else [view.name for view in views()],
+        behind=due_views(warehouse, now)
+        if is_applied(warehouse)
+        else [view.name for view in views()],
         freshness=freshness,
         loads=loads,
         rejects=rejects,
@@ -118,15 +128,33 @@ def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
 
 def period_unit(freshness: pl.DataFrame) -> str:
     """Choose days, weeks, months or years, so that a page can show all periods from the first known record to the last."""
-    first, last = (freshness.select(pl.min("first_known_timestamp"), pl.max("last_known_timestamp")).row(0)) if freshness.height else (0, 0)
+    first, last = (
+        (freshness.select(pl.min("first_known_timestamp"), pl.max("last_known_timestamp")).row(0))
+        if freshness.height
+        else (0, 0)
+    )
     days = (last - first).days if first else 0
-    return next((unit for unit, length in (("day", 1), ("week", 7), ("month", 30)) if days <= N_PERIODS * length), "year")
+    return next(
+        (
+            unit
+            for unit, length in (("day", 1), ("week", 7), ("month", 30))
+            if days <= N_PERIODS * length
+        ),
+        "year",
+    )
 
 
 def _is_balanced(n_rows: dict[str, int], loads: pl.DataFrame) -> bool:
     """Whether the books say of the whole home what the tables hold; `millrace status` recounts each load."""
-    booked = {"raw.records": "n_read", "staging.records": "n_staged", "quarantine.records": "n_quarantined"}
-    return all(n_rows.get(relation, 0) == (loads[column].sum() if loads.height else 0) for relation, column in booked.items())
+    booked = {
+        "raw.records": "n_read",
+        "staging.records": "n_staged",
+        "quarantine.records": "n_quarantined",
+    }
+    return all(
+        n_rows.get(relation, 0) == (loads[column].sum() if loads.height else 0)
+        for relation, column in booked.items()
+    )
 
 
 def _table(warehouse: Warehouse, relation: str) -> pl.DataFrame:
@@ -141,7 +169,13 @@ def _scan(warehouse: Warehouse, relation: str) -> pl.LazyFrame:
 
 def _quality(warehouse: Warehouse, unit: str) -> pl.DataFrame:
     """Average measures of texts by the period in which they became known, counts by their median, long: period, measure, value."""
-    return pl.concat([frame for relation, names in QUALITY.items() if (frame := _averages(warehouse, relation, names, unit)).width])
+    return pl.concat(
+        [
+            frame
+            for relation, names in QUALITY.items()
+            if (frame := _averages(warehouse, relation, names, unit)).width
+        ]
+    )
 
 
 def _averages(warehouse: Warehouse, relation: str, names: Sequence[str], unit: str) -> pl.DataFrame:
@@ -149,7 +183,9 @@ def _averages(warehouse: Warehouse, relation: str, names: Sequence[str], unit: s
     there = [name for name in names if name in scan.collect_schema()]
     averages = [pl.median(name) if name.startswith("n_") else pl.mean(name) for name in there]
     if not there:
-        return pl.DataFrame(schema={"period": pl.Datetime("us", "UTC"), "measure": pl.String, "value": pl.Float64})
+        return pl.DataFrame(
+            schema={"period": pl.Datetime("us", "UTC"), "measure": pl.String, "value": pl.Float64}
+        )
     averaged = scan.group_by(_period(unit)).agg(averages).sort("period").collect(engine="streaming")
     return averaged.unpivot(there, index="period", variable_name="measure").drop_nulls()
 
@@ -170,11 +206,21 @@ def last_drift(drift: pl.DataFrame) -> pl.DataFrame:
     """Of each source the statistics of its last load, a row a column, the most drifted first."""
     if drift.is_empty():
         return pl.DataFrame()
-    last = drift.filter(pl.col("loaded_timestamp") == pl.col("loaded_timestamp").max().over("source"))
-    severity = pl.col("verdict").replace_strict({"stop": 3, "warn": 2, "still": 1}, default=0, return_dtype=pl.Int64)
-    worst = last.group_by("source", "column").agg(verdict=pl.col("verdict").sort_by(severity).last(), severity=severity.max())
-    facts = last.group_by("source", "column").agg(pl.first("load_id", "loaded_timestamp"), pl.max("n_reference_loads", "n_reference_rows"))
-    values = last.pivot("statistic", index=["source", "column"], values="value", aggregate_function="first")
+    last = drift.filter(
+        pl.col("loaded_timestamp") == pl.col("loaded_timestamp").max().over("source")
+    )
+    severity = pl.col("verdict").replace_strict(
+        {"stop": 3, "warn": 2, "still": 1}, default=0, return_dtype=pl.Int64
+    )
+    worst = last.group_by("source", "column").agg(
+        verdict=pl.col("verdict").sort_by(severity).last(), severity=severity.max()
+    )
+    facts = last.group_by("source", "column").agg(
+        pl.first("load_id", "loaded_timestamp"), pl.max("n_reference_loads", "n_reference_rows")
+    )
+    values = last.pivot(
+        "statistic", index=["source", "column"], values="value", aggregate_function="first"
+    )
     wide = values.join(facts, ["source", "column"]).join(worst, ["source", "column"])
     statistics = [name for name in ("psi", "js_distance", "wasserstein") if name in wide.columns]
     return wide.sort("severity", *statistics, descending=True, nulls_last=True)
@@ -186,12 +232,20 @@ def _shapes(warehouse: Warehouse, drift: pl.DataFrame) -> pl.DataFrame:
     drifted = last_drift(drift)
     if not scan.collect_schema() or drifted.is_empty():
         return pl.DataFrame()
-    wanted = drifted.head(N_DRIFTED).select("source", "column", last_load="load_id", reaches=pl.max_horizontal("n_reference_loads", 0))
-    profiles = scan.filter((pl.col("relation") == "staging.records") & (pl.col("kind") != "vocabulary"))
+    wanted = drifted.head(N_DRIFTED).select(
+        "source", "column", last_load="load_id", reaches=pl.max_horizontal("n_reference_loads", 0)
+    )
+    profiles = scan.filter(
+        (pl.col("relation") == "staging.records") & (pl.col("kind") != "vocabulary")
+    )
     counted = profiles.join(wanted.lazy(), on=["source", "column"]).with_columns(
         back=pl.col("loaded_timestamp").rank("dense", descending=True).over("source", "column") - 1
     )
-    of = pl.when(load_id=pl.col("last_load")).then(pl.lit("last load")).otherwise(pl.lit("loads before it"))
+    of = (
+        pl.when(load_id=pl.col("last_load"))
+        .then(pl.lit("last load"))
+        .otherwise(pl.lit("loads before it"))
+    )
     long = (
         counted.filter(pl.col("back") <= pl.col("reaches"))
         .with_columns(of=of)
@@ -202,13 +256,23 @@ def _shapes(warehouse: Warehouse, drift: pl.DataFrame) -> pl.DataFrame:
         .agg(pl.sum("n"))
         .collect()
     )
-    return pl.concat([_shape(group) for _, group in long.group_by("source", "column", maintain_order=True)]) if long.height else long
+    return (
+        pl.concat(
+            [_shape(group) for _, group in long.group_by("source", "column", maintain_order=True)]
+        )
+        if long.height
+        else long
+    )
 
 
 def _shape(counts: pl.DataFrame) -> pl.DataFrame:
     """Bring the buckets of one column to few: neighbours of a sketch together, of categories the commonest."""
     few = _few_numbers(counts) if counts["kind"][0] == "number" else _few_categories(counts)
-    summed = few.group_by("source", "column", "kind", "of", "value").agg(pl.sum("n"), pl.min("order")).sort("order", "value")
+    summed = (
+        few.group_by("source", "column", "kind", "of", "value")
+        .agg(pl.sum("n"), pl.min("order"))
+        .sort("order", "value")
+    )
     return summed.with_columns(share=pl.col("n") / pl.col("n").sum().over("of"))
 
 
@@ -235,13 +299,20 @@ def read_runs(warehouse: Warehouse) -> pl.DataFrame:
     for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError, KeyError):
             run = json.loads(line)
-            runs.append({stage: (run["rows"].get(stage), seconds) for stage, seconds in run["seconds"].items()})
+            runs.append(
+                {
+                    stage: (run["rows"].get(stage), seconds)
+                    for stage, seconds in run["seconds"].items()
+                }
+            )
     rows = [
         {"run": number, "stage": stage, "rows": n_rows, "seconds": seconds}
         for number, run in list(enumerate(runs, 1))[-30:]
         for stage, (n_rows, seconds) in run.items()
     ]
-    return pl.DataFrame(rows, schema={"run": pl.Int64, "stage": pl.String, "rows": pl.Int64, "seconds": pl.Float64})
+    return pl.DataFrame(
+        rows, schema={"run": pl.Int64, "stage": pl.String, "rows": pl.Int64, "seconds": pl.Float64}
+    )
 
 
 def _features(warehouse: Warehouse) -> list[Feature]:
@@ -251,7 +322,13 @@ def _features(warehouse: Warehouse) -> list[Feature]:
         named = [column for column in catalogue()[view.name] if column.name in view.features]
         names = [column.name for column in named if column.name in scan.collect_schema()]
         n_rows = warehouse.n_rows(view.relation)
-        sample = scan.select(names).gather_every(max(1, n_rows // SAMPLE_ROWS)).collect(engine="streaming") if names else pl.DataFrame()
+        sample = (
+            scan.select(names)
+            .gather_every(max(1, n_rows // SAMPLE_ROWS))
+            .collect(engine="streaming")
+            if names
+            else pl.DataFrame()
+        )
         features += [describe(view.name, column, sample) for column in named]
     return features
 
@@ -268,7 +345,9 @@ def describe(view: str, column: Column, sample: pl.DataFrame) -> Feature:
         return feature
     if values.dtype == pl.String:
         common = values.value_counts(sort=True).head(5)
-        return feature._replace(common=tuple((str(value), n / len(values)) for value, n in common.iter_rows()))
+        return feature._replace(
+            common=tuple((str(value), n / len(values)) for value, n in common.iter_rows())
+        )
     return _with_histogram(feature, values)
 
 
@@ -278,11 +357,19 @@ def _with_histogram(feature: Feature, values: pl.Series) -> Feature:
     low, p5, median, p95, high = np.quantile(numbers, [0.01, 0.05, 0.5, 0.95, 0.99])
     is_log = bool(not is_time and low >= 0 and high > SKEWED * max(median, 1))
     clipped = np.clip(numbers, low, high)
-    shown, low, high = (np.log1p(clipped), np.log1p(low), np.log1p(high)) if is_log else (clipped, low, high)
+    shown, low, high = (
+        (np.log1p(clipped), np.log1p(low), np.log1p(high)) if is_log else (clipped, low, high)
+    )
     # values that differ in their last digits only are one value: no bins lie between them
-    bins, _ = np.histogram(shown, N_BINS, (low, low + 1 if np.isclose(low, high, rtol=1e-9, atol=0) else high))
+    bins, _ = np.histogram(
+        shown, N_BINS, (low, low + 1 if np.isclose(low, high, rtol=1e-9, atol=0) else high)
+    )
     write = _day if is_time else short
-    return feature._replace(bins=tuple(bins.tolist()), is_log=is_log, quantiles=tuple(write(float(value)) for value in (p5, median, p95)))
+    return feature._replace(
+        bins=tuple(bins.tolist()),
+        is_log=is_log,
+        quantiles=tuple(write(float(value)) for value in (p5, median, p95)),
+    )
 
 
 def _day(seconds: float) -> str:

@@ -55,35 +55,88 @@ def flow(source: str, loads: pl.DataFrame, rejects: pl.DataFrame) -> Flow:
     left_rows = [sum(rows[place] for _, _, rows in outcomes) for place in range(len(names))]
     scale = min(_scale(left_rows, total), _scale(right_rows, total))
     left_tops, right_tops = _tops(left_rows, total, scale), _tops(right_rows, total, scale)
-    left = [Node(name, n, middle, STAGED) for name, n, (_, middle) in zip(names, left_rows, left_tops, strict=True)]
-    right = [Node(name, n, middle, colour) for (name, colour, _), n, (_, middle) in zip(outcomes, right_rows, right_tops, strict=True)]
-    ribbons = list(_ribbons(outcomes, [top for top, _ in left_tops], [top for top, _ in right_tops], scale / max(total, 1)))
+    left = [
+        Node(name, n, middle, STAGED)
+        for name, n, (_, middle) in zip(names, left_rows, left_tops, strict=True)
+    ]
+    right = [
+        Node(name, n, middle, colour)
+        for (name, colour, _), n, (_, middle) in zip(outcomes, right_rows, right_tops, strict=True)
+    ]
+    ribbons = list(
+        _ribbons(
+            outcomes,
+            [top for top, _ in left_tops],
+            [top for top, _ in right_tops],
+            scale / max(total, 1),
+        )
+    )
     return Flow(source, left, right, ribbons)
 
 
 def flows(loads: pl.DataFrame, rejects: pl.DataFrame, everything: str) -> list[Flow]:
     """Draw the picture of each source, and first that of all where there are several."""
     sources = loads["source"].unique().sort().to_list() if loads.height else []
-    each = [flow(source, loads.filter(source=source), rejects.filter(source=source)) for source in sources]
+    each = [
+        flow(source, loads.filter(source=source), rejects.filter(source=source))
+        for source in sources
+    ]
     if len(sources) <= 1:
         return each
-    largest = loads.group_by("source").agg(pl.sum("n_read")).top_k(N_SOURCES, by="n_read")["source"].to_list()
-    named = pl.when(pl.col("source").is_in(largest)).then("source").otherwise(pl.lit("other sources"))
-    return [flow(everything, loads.with_columns(source=named), rejects.with_columns(source=named)), *each]
+    largest = (
+        loads.group_by("source")
+        .agg(pl.sum("n_read"))
+        .top_k(N_SOURCES, by="n_read")["source"]
+        .to_list()
+    )
+    named = (
+        pl.when(pl.col("source").is_in(largest)).then("source").otherwise(pl.lit("other sources"))
+    )
+    return [
+        flow(everything, loads.with_columns(source=named), rejects.with_columns(source=named)),
+        *each,
+    ]
 
 
-def _matrix(loads: pl.DataFrame, rejects: pl.DataFrame) -> tuple[list[str], list[tuple[str, int, list[int]]]]:
+def _matrix(
+    loads: pl.DataFrame, rejects: pl.DataFrame
+) -> tuple[list[str], list[tuple[str, int, list[int]]]]:
     """The sources, and of each outcome its name, its colour and its rows by source."""
-    sums = loads.group_by("source").agg(pl.sum("n_staged", "n_duplicates", "n_quarantined")).sort("source")
+    sums = (
+        loads.group_by("source")
+        .agg(pl.sum("n_staged", "n_duplicates", "n_quarantined"))
+        .sort("source")
+    )
     names = sums["source"].to_list()
-    by_rule = rejects.group_by("source", rule=pl.format("{}: {}", "column", "rule")).agg(pl.sum("n_rows"))
-    rules = by_rule.group_by("rule").agg(pl.sum("n_rows")).sort("n_rows", "rule", descending=[True, False])
+    by_rule = rejects.group_by("source", rule=pl.format("{}: {}", "column", "rule")).agg(
+        pl.sum("n_rows")
+    )
+    rules = (
+        by_rule.group_by("rule")
+        .agg(pl.sum("n_rows"))
+        .sort("n_rows", "rule", descending=[True, False])
+    )
     counted = {(rule, source): n_rows for source, rule, n_rows in by_rule.iter_rows()}
-    outcomes = [("staged", STAGED, sums["n_staged"].to_list()), ("repeats", REPEATS, sums["n_duplicates"].to_list())]
-    named = [(rule, REJECTED, [counted.get((rule, name), 0) for name in names]) for rule in rules["rule"][:N_RULES]]
-    left_over = [n - sum(rows[place] for _, _, rows in named) for place, n in enumerate(sums["n_quarantined"].to_list())]
+    outcomes = [
+        ("staged", STAGED, sums["n_staged"].to_list()),
+        ("repeats", REPEATS, sums["n_duplicates"].to_list()),
+    ]
+    named = [
+        (rule, REJECTED, [counted.get((rule, name), 0) for name in names])
+        for rule in rules["rule"][:N_RULES]
+    ]
+    left_over = [
+        n - sum(rows[place] for _, _, rows in named)
+        for place, n in enumerate(sums["n_quarantined"].to_list())
+    ]
     if not named or any(left_over):
-        named.append(("quarantined" if not named else "other rules", REJECTED, [max(0, n) for n in left_over]))
+        named.append(
+            (
+                "quarantined" if not named else "other rules",
+                REJECTED,
+                [max(0, n) for n in left_over],
+            )
+        )
     return names, outcomes + named
 
 
@@ -101,10 +154,15 @@ def _tops(rows: Sequence[int], total: int, scale: float) -> list[tuple[float, fl
     slots = [max(height, SLOT) for height in heights]
     gap = (100 - sum(slots)) / len(slots) if slots else 0
     starts = [sum(slots[:place]) + gap * (place + 0.5) for place in range(len(slots))]
-    return [(start + (slot - height) / 2, start + slot / 2) for start, slot, height in zip(starts, slots, heights, strict=True)]
+    return [
+        (start + (slot - height) / 2, start + slot / 2)
+        for start, slot, height in zip(starts, slots, heights, strict=True)
+    ]
 
 
-def _ribbons(outcomes: list[tuple[str, int, list[int]]], left: list[float], right: list[float], a_row: float) -> Iterator[Ribbon]:
+def _ribbons(
+    outcomes: list[tuple[str, int, list[int]]], left: list[float], right: list[float], a_row: float
+) -> Iterator[Ribbon]:
     at_left = list(left)
     for (_, colour, rows), top in zip(outcomes, right, strict=True):
         y = top

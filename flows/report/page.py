@@ -52,10 +52,14 @@ def report_path(home: Path) -> Path:
     return home / "report.html"
 
 
-def write_report(warehouse: Warehouse, path: Path | None = None, now: datetime | None = None) -> Path:
+def write_report(
+    warehouse: Warehouse, path: Path | None = None, now: datetime | None = None
+) -> Path:
     """Draw the report of a home as it is, and put it in the place of the one before; `HomeError` if it cannot be written."""
     path = path or report_path(warehouse.settings.root)
-    page = render(read_shown(warehouse, now or datetime.now(UTC)), chart_script(warehouse.settings.root))
+    page = render(
+        read_shown(warehouse, now or datetime.now(UTC)), chart_script(warehouse.settings.root)
+    )
     try:
         replace_file(path, page.encode())
     except OSError as error:
@@ -78,7 +82,9 @@ def render(shown: Shown, script: str) -> str:
     """Make the page of what is shown."""
     drawn = _charts(shown)
     own_script = _text("page.js")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {
         "n": lambda number: f"{number:,}",
         "percent": _percent,
@@ -93,7 +99,10 @@ def render(shown: Shown, script: str) -> str:
         themes=THEMES,
         scripts=[script, own_script],
         policy=_policy(script, own_script),
-        drawn={"specs": {chart.name: chart.spec for chart in drawn}, "themes": {theme: chart_config(theme) for theme in THEMES}},
+        drawn={
+            "specs": {chart.name: chart.spec for chart in drawn},
+            "themes": {theme: chart_config(theme) for theme in THEMES},
+        },
         charts={chart.name: chart.spec for chart in drawn},
         flows=flows(shown.loads, shown.rejects, charts.EVERYTHING),
         everything=charts.EVERYTHING,
@@ -108,7 +117,9 @@ def render(shown: Shown, script: str) -> str:
 
 
 def _policy(*scripts: str) -> str:
-    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    digests = (
+        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts
+    )
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
@@ -123,11 +134,16 @@ def _charts(shown: Shown) -> list[Chart]:
             Chart("volume", charts.volume(shown.arrivals, shown.unit)),
             Chart("lateness", charts.lateness(shown.arrivals, shown.unit)),
         ]
-    drawn += [Chart(f"quality-{name}", charts.measure_over_time(shown.quality, name, shown.unit)) for name in measures(shown.quality)]
+    drawn += [
+        Chart(f"quality-{name}", charts.measure_over_time(shown.quality, name, shown.unit))
+        for name in measures(shown.quality)
+    ]
     if shown.languages.height:
         drawn.append(Chart("languages", charts.languages_over_time(shown.languages, shown.unit)))
     if shown.rejects.height:
-        drawn.append(Chart("rejected", charts.rejected_by_load(shown.rejects, shown.loads.tail(N_LOADS))))
+        drawn.append(
+            Chart("rejected", charts.rejected_by_load(shown.rejects, shown.loads.tail(N_LOADS)))
+        )
     if shown.runs.height:
         drawn.append(Chart("speed", charts.seconds_by_run(shown.runs)))
     return drawn + list(_drift_charts(shown))
@@ -149,20 +165,45 @@ def _drift_charts(shown: Shown) -> Iterable[Chart]:
 
 def _headline(shown: Shown) -> list[tuple[str, str, str, str]]:
     """The numbers to know first: heading, figure, what it means, and whether it is good or bad."""
-    n_read, n_staged, n_quarantined = (int(shown.loads[name].sum()) for name in ("n_read", "n_staged", "n_quarantined"))
-    books = ("every row is accounted for", "good") if shown.is_balanced else ("rows are missing: see millrace status", "bad")
-    of_what = f"{_several(shown.freshness.height, 'source')}, {_several(shown.loads.height, 'load')}"
+    n_read, n_staged, n_quarantined = (
+        int(shown.loads[name].sum()) for name in ("n_read", "n_staged", "n_quarantined")
+    )
+    books = (
+        ("every row is accounted for", "good")
+        if shown.is_balanced
+        else ("rows are missing: see millrace status", "bad")
+    )
+    of_what = (
+        f"{_several(shown.freshness.height, 'source')}, {_several(shown.loads.height, 'load')}"
+    )
     last_run = shown.runs.filter(pl.col("run") == pl.col("run").max())
     n_stopped = shown.checks.filter(~pl.col("is_staged"), verdict="stop")["load_id"].n_unique()
     rejected = (f"{n_quarantined / max(n_read, 1):.2%} of what was read", "")
-    online = ("behind", ", ".join(shown.behind), "bad") if shown.behind else ("up to date", "all views", "good")
+    online = (
+        ("behind", ", ".join(shown.behind), "bad")
+        if shown.behind
+        else ("up to date", "all views", "good")
+    )
     return [
         ("Rows read", f"{n_read:,}", *books),
         ("Versions staged", f"{n_staged:,}", of_what, ""),
-        ("Quarantined", f"{n_quarantined:,}", *((f"{_several(n_stopped, 'load')} stopped: see checks", "bad") if n_stopped else rejected)),
+        (
+            "Quarantined",
+            f"{n_quarantined:,}",
+            *(
+                (f"{_several(n_stopped, 'load')} stopped: see checks", "bad")
+                if n_stopped
+                else rejected
+            ),
+        ),
         ("Newest record", *_age(shown, "last_known_timestamp")),
         ("Newest load", *_age(shown, "last_loaded_timestamp")),
-        ("Last run took", f"{last_run['seconds'].sum():.1f} s", "see speed" if last_run.height else "no run was measured", ""),
+        (
+            "Last run took",
+            f"{last_run['seconds'].sum():.1f} s",
+            "see speed" if last_run.height else "no run was measured",
+            "",
+        ),
         ("Online store", *online),
     ]
 
@@ -176,15 +217,28 @@ def _rules(rejects: pl.DataFrame, loads: pl.DataFrame) -> list[dict[str, Any]]:
     """Each rule with its rows and its trend over the last loads of its source."""
     if rejects.is_empty():
         return []
-    rules = rejects.group_by("source", "column", "rule").agg(pl.sum("n_rows")).sort("source", "column", "rule")
-    return [row | {"trend": _trend(rejects, loads, row)} for row in rules.sort("n_rows", descending=True, maintain_order=True).to_dicts()]
+    rules = (
+        rejects.group_by("source", "column", "rule")
+        .agg(pl.sum("n_rows"))
+        .sort("source", "column", "rule")
+    )
+    return [
+        row | {"trend": _trend(rejects, loads, row)}
+        for row in rules.sort("n_rows", descending=True, maintain_order=True).to_dicts()
+    ]
 
 
 def _trend(rejects: pl.DataFrame, loads: pl.DataFrame, rule: dict[str, Any]) -> list[int]:
     """The rows that a rule keeps out of each of the last loads of its source."""
-    of_rule = rejects.filter(source=rule["source"], column=rule["column"], rule=rule["rule"]).select("load_id", "n_rows")
+    of_rule = rejects.filter(
+        source=rule["source"], column=rule["column"], rule=rule["rule"]
+    ).select("load_id", "n_rows")
     recent = loads.filter(source=rule["source"]).select("load_id").tail(N_LOADS)
-    trend: list[int] = recent.join(of_rule, "load_id", "left", maintain_order="left")["n_rows"].fill_null(0).to_list()
+    trend: list[int] = (
+        recent.join(of_rule, "load_id", "left", maintain_order="left")["n_rows"]
+        .fill_null(0)
+        .to_list()
+    )
     return trend
 
 
@@ -192,17 +246,33 @@ def _tables(shown: Shown) -> dict[str, Table]:
     """What the charts show, as numbers."""
     quality, fields = shown.quality, shown.fields
     if quality.height:
-        quality = quality.pivot("measure", index="period", values="value", aggregate_function="first").sort("period")
+        quality = quality.pivot(
+            "measure", index="period", values="value", aggregate_function="first"
+        ).sort("period")
     if fields.height:
-        changed = fields.filter(~pl.col("change").is_in(["same", "first"])).sort("loaded_timestamp", descending=True)
+        changed = fields.filter(~pl.col("change").is_in(["same", "first"])).sort(
+            "loaded_timestamp", descending=True
+        )
         fields = changed.select("source", "field", "change", "type", "n_rows", "loaded_timestamp")
-    found = shown.checks.filter(pl.col("n_broken") > 0).sort("loaded_timestamp", descending=True, maintain_order=True)
+    found = shown.checks.filter(pl.col("n_broken") > 0).sort(
+        "loaded_timestamp", descending=True, maintain_order=True
+    )
     share = (pl.col("n_broken") / pl.col("n_rows")).round(4)
     state = pl.when(pl.col("is_staged")).then(pl.lit("staged")).otherwise(pl.lit("waits"))
     checks = found.select(
-        "loaded_timestamp", "source", "check", "n_broken", "n_rows", "reason", share=share, verdict="verdict", state=state
+        "loaded_timestamp",
+        "source",
+        "check",
+        "n_broken",
+        "n_rows",
+        "reason",
+        share=share,
+        verdict="verdict",
+        state=state,
     )
-    runs = shown.runs.with_columns(rows_a_second=(pl.col("rows") / pl.col("seconds")).round(0)).reverse()
+    runs = shown.runs.with_columns(
+        rows_a_second=(pl.col("rows") / pl.col("seconds")).round(0)
+    ).reverse()
     return {
         "arrivals": _table("Versions and lateness in seconds, by period", shown.arrivals.reverse()),
         "quality": _table("Measures of texts, by period", quality.reverse()),
@@ -216,7 +286,9 @@ def _tables(shown: Shown) -> dict[str, Table]:
 
 def _table(caption: str, frame: pl.DataFrame) -> Table:
     columns = [name.replace("_", " ") for name in frame.columns]
-    return Table(caption, columns, frame.head(N_TABLE_ROWS).rows(), max(0, frame.height - N_TABLE_ROWS))
+    return Table(
+        caption, columns, frame.head(N_TABLE_ROWS).rows(), max(0, frame.height - N_TABLE_ROWS)
+    )
 
 
 def _text(name: str) -> str:
@@ -249,4 +321,8 @@ def _bars(counts: list[int]) -> str:
     """A histogram as the path of a small SVG, 100 wide and 24 high; a bar of something is never quite flat."""
     width, most = 100 / max(len(counts), 1), max([1, *counts])
     heights = [max(1.0, 24 * n / most) if n else 0 for n in counts]
-    return "".join(f"M{place * width:.1f} 24v-{height:.1f}h{width * 0.85:.1f}V24z" for place, height in enumerate(heights) if height)
+    return "".join(
+        f"M{place * width:.1f} 24v-{height:.1f}h{width * 0.85:.1f}V24z"
+        for place, height in enumerate(heights)
+        if height
+    )

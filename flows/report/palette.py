@@ -34,14 +34,25 @@ THEMES: dict[str, dict[str, Any]] = {
 def chart_config(theme: str) -> dict[str, Any]:
     """Vega's configuration in a theme's colours."""
     colours = THEMES[theme]
-    words = {"labelColor": colours["muted"], "titleColor": colours["muted"], "labelFontSize": 12, "titleFontSize": 12}
+    words = {
+        "labelColor": colours["muted"],
+        "titleColor": colours["muted"],
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+    }
     return {
         "background": "transparent",
         "font": "system-ui, sans-serif",
         "range": {"category": colours["series"]},
         "mark": {"color": colours["series"][0]},
         "view": {"stroke": "transparent"},
-        "title": {"color": colours["text"], "fontSize": 13, "fontWeight": 600, "anchor": "start", "offset": 8},
+        "title": {
+            "color": colours["text"],
+            "fontSize": 13,
+            "fontWeight": 600,
+            "anchor": "start",
+            "offset": 8,
+        },
         "axis": {
             **words,
             "gridColor": colours["line"],
@@ -50,6 +61,13 @@ def chart_config(theme: str) -> dict[str, Any]:
             "titleFontWeight": "normal",
         },
         "axisX": {"grid": False},
-        "legend": {**words, "labelColor": colours["text"], "orient": "top", "columns": 3, "symbolType": "square", "title": None},
+        "legend": {
+            **words,
+            "labelColor": colours["text"],
+            "orient": "top",
+            "columns": 3,
+            "symbolType": "square",
+            "title": None,
+        },
         "rule": {"color": colours["muted"]},
     }

@@ -46,7 +46,10 @@ def filled(page: str, said: list[Said], folder: Path) -> str:
     def fill(found: re.Match[str]) -> str:
         if found[1] != "console":
             return found[0]
-        shown = (f"$ {command}\n{next(outputs).output.replace(str(folder), HERE)}" for command, _ in commands(found[3]))
+        shown = (
+            f"$ {command}\n{next(outputs).output.replace(str(folder), HERE)}"
+            for command, _ in commands(found[3])
+        )
         return f"```console\n{''.join(shown)}```"
 
     return BLOCK.sub(fill, page)

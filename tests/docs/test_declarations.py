@@ -15,7 +15,9 @@ from transforms.features.registry import read_registry
 from transforms.features.windows import HOPS
 
 PAGE = Path(__file__).parents[2] / "docs" / "declarations.md"
-AGGREGATES = [getattr(features, name) for name in features.__all__ if inspect.isclass(getattr(features, name))]
+AGGREGATES = [
+    getattr(features, name) for name in features.__all__ if inspect.isclass(getattr(features, name))
+]
 AGGREGATES = [item for item in AGGREGATES if issubclass(item, Aggregate) and item is not Aggregate]
 PARTS = ("sum", "least", "greatest", "first", "last", "last_k", "distinct", "top_k", "quantile")
 
@@ -34,11 +36,14 @@ def first_words(text: str | None) -> str:
 def aggregates_table() -> str:
     rows = []
     for kind in AGGREGATES:
-        of = Input("x", next(name for name in ("whole", "flag") if name in kind.takes), is_never_null=True)
+        of = Input(
+            "x", next(name for name in ("whole", "flag") if name in kind.takes), is_never_null=True
+        )
         made = kind("n_words", windows=lifetime)
         feature = made.features(of, [lifetime])[0]
         parts = {
-            name: f"{part.kind}({'x' if part.input else 1})" if len(feature.parts) == 1 else name for name, part in feature.parts.items()
+            name: f"{part.kind}({'x' if part.input else 1})" if len(feature.parts) == 1 else name
+            for name, part in feature.parts.items()
         }
         takes = "" if kind is features.Count else ", ".join(kind.takes)
         nothing = "null" if feature.empty is None else str(feature.empty)
@@ -52,7 +57,9 @@ def aggregates_table() -> str:
                 f"`{feature.value.format(**parts)}`",
             ]
         )
-    return table("aggregate | what it says | of | of no record | name without `name=` | value", rows)
+    return table(
+        "aggregate | what it says | of | of no record | name without `name=` | value", rows
+    )
 
 
 def parts_table() -> str:
@@ -62,22 +69,34 @@ def parts_table() -> str:
 
 def fields_table() -> str:
     kinds = [(name, getattr(Field, name)) for name in vars(Field) if not name.startswith("_")]
-    return table("field | feature", [[f"`Field.{name}`", first_words(kind.__doc__)] for name, kind in kinds])
+    return table(
+        "field | feature", [[f"`Field.{name}`", first_words(kind.__doc__)] for name, kind in kinds]
+    )
 
 
 def hops_table() -> str:
     lengths: list[Window] = [minutes(5), hours(6), hours(12), days(7), days(12), days(28)]
-    return table("window | moves every", [[f"`{window.name}`", str(window.hop)] for window in lengths])
+    return table(
+        "window | moves every", [[f"`{window.name}`", str(window.hop)] for window in lengths]
+    )
 
 
-@pytest.mark.parametrize("made", [aggregates_table, parts_table, fields_table, hops_table], ids=lambda made: str(made.__name__))
+@pytest.mark.parametrize(
+    "made",
+    [aggregates_table, parts_table, fields_table, hops_table],
+    ids=lambda made: str(made.__name__),
+)
 def test_tables_are_as_the_code_has_them(made: object) -> None:
     assert callable(made)
     assert made() in PAGE.read_text("utf-8"), f"put this into docs/declarations.md:\n{made()}"
 
 
 def test_every_part_of_a_value_is_defined_in_the_page() -> None:
-    used = {part.kind for kind in AGGREGATES for part in kind("x", "x").parts(Input("x", kind.takes[0])).values()}
+    used = {
+        part.kind
+        for kind in AGGREGATES
+        for part in kind("x", "x").parts(Input("x", kind.takes[0])).values()
+    }
     assert used == set(PARTS)
     assert [limit for limit, _ in HOPS] == [hours(12).length, days(12).length]
 
@@ -87,7 +106,9 @@ def test_every_readable_column_is_named() -> None:
     assert [name for name in READABLE if f"`{name}`" not in page] == []
 
 
-def test_every_example_of_the_page_is_a_right_declaration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_example_of_the_page_is_a_right_declaration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "features"
     folder.mkdir()
     for _, file, content in blocks(PAGE.read_text("utf-8")):

@@ -25,11 +25,22 @@ def test_every_command_says_what_the_page_says(tmp_path: Path) -> None:
     folder = tmp_path / "tickets"
     folder.mkdir()
     shell = [sys.executable, "-W", "ignore", "-m", "tests.docs.shell", str(PAGE), str(folder)]
-    ended = subprocess.run(shell, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    ended = subprocess.run(
+        shell, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
     assert ended.returncode == 0, ended.stderr
-    said = [(command, masked(output.replace(str(folder), HERE))) for command, output, _ in json.loads(ended.stdout)]
-    consoles = [content for language, _, content in blocks(PAGE.read_text("utf-8")) if language == "console"]
-    written = [(command, masked(output)) for console in consoles for command, output in commands(console)]
-    assert said == written, "write the page again: python -m tests.docs.shell docs/own-features.md FOLDER --write"
+    said = [
+        (command, masked(output.replace(str(folder), HERE)))
+        for command, output, _ in json.loads(ended.stdout)
+    ]
+    consoles = [
+        content for language, _, content in blocks(PAGE.read_text("utf-8")) if language == "console"
+    ]
+    written = [
+        (command, masked(output)) for console in consoles for command, output in commands(console)
+    ]
+    assert said == written, (
+        "write the page again: python -m tests.docs.shell docs/own-features.md FOLDER --write"
+    )
     failed = [command for command, _, code in json.loads(ended.stdout) if code]
     assert failed == ["millrace features check", "millrace features test"]  # which the page mends

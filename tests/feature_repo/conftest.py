@@ -33,7 +33,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     folder = tmp_path_factory.mktemp("small")
     (folder / "data" / "cve_events").mkdir(parents=True)
     for day in DAYS:
-        shutil.copy(SOURCES / "data" / "cve_events" / f"{day}.jsonl.zst", folder / "data" / "cve_events")
+        shutil.copy(
+            SOURCES / "data" / "cve_events" / f"{day}.jsonl.zst", folder / "data" / "cve_events"
+        )
     source = load_source(Path(shutil.copy(SOURCES / "cve_events.yaml", folder)))
     warehouse = Warehouse(Settings(home=folder / "home"))
     ingest(source, warehouse)
@@ -46,12 +48,23 @@ def ann(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     """A home of two records of one author, known as they were written: at 10:00 UTC on the 1st and the 2nd of January 2026."""
     folder = tmp_path_factory.mktemp("ann")
     written = [f"2026-01-0{day}T10:00:00Z" for day in (1, 2)]
-    rows = [{"id": str(row), "author": "ann", "written": at, "text": f"note {row}"} for row, at in enumerate(written)]
+    rows = [
+        {"id": str(row), "author": "ann", "written": at, "text": f"note {row}"}
+        for row, at in enumerate(written)
+    ]
     (folder / "notes.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    fields = {"record_id": "id", "author_id": "author", "event_timestamp": "written", "text": "text"}
+    fields = {
+        "record_id": "id",
+        "author_id": "author",
+        "event_timestamp": "written",
+        "text": "text",
+    }
     document = {"name": "notes", "uri": "notes.jsonl", "known": "at_event", "record": fields}
     (folder / "notes.yaml").write_text(yaml.safe_dump(document))
-    source, warehouse = load_source(folder / "notes.yaml"), Warehouse(Settings(home=folder / "home"))
+    source, warehouse = (
+        load_source(folder / "notes.yaml"),
+        Warehouse(Settings(home=folder / "home")),
+    )
     ingest(source, warehouse)
     prepare(source, warehouse)
     return ready(warehouse, datetime(2026, 2, 1, tzinfo=UTC))
@@ -60,7 +73,9 @@ def ann(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
 @pytest.fixture(scope="session")
 def staged(small: Warehouse) -> pl.DataFrame:
     """The small home's staged records, in the order in which they were known."""
-    return pl.read_delta(str(small.folder("staging.records"))).sort("known_timestamp", "record_id", "row_number")
+    return pl.read_delta(str(small.folder("staging.records"))).sort(
+        "known_timestamp", "record_id", "row_number"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,10 @@ COUNT, TENURE = "author_activity:n_records_7d", "author_tenure:days_since_first_
 FIRST, SECOND = (datetime(2026, 1, day, 10, tzinfo=UTC) for day in (1, 2))  # of ann's records
 DAY = timedelta(days=1)
 OFFSETS = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
-ZONES = st.one_of(OFFSETS, st.sampled_from([UTC, *map(ZoneInfo, ("Europe/Berlin", "Asia/Kolkata", "America/St_Johns"))]))
+ZONES = st.one_of(
+    OFFSETS,
+    st.sampled_from([UTC, *map(ZoneInfo, ("Europe/Berlin", "Asia/Kolkata", "America/St_Johns"))]),
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,9 @@ print("\\n" + json.dumps([*counts, online_features(["author_tenure:days_since_fi
 """
 
 
-def test_a_spine_made_after_the_first_call_sees_no_more_than_one_made_before(served: Warehouse) -> None:
+def test_a_spine_made_after_the_first_call_sees_no_more_than_one_made_before(
+    served: Warehouse,
+) -> None:
     """Half an hour before the second record was known; five hours after it by the wall clock."""
     command = [sys.executable, "-W", "ignore", "-c", TWICE, str(served.settings.root)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -79,7 +84,9 @@ def test_a_spine_made_after_the_first_call_sees_no_more_than_one_made_before(ser
     zone=ZONES,
     form=st.sampled_from(["python", "naive", "pandas", "numpy", "text"]),
 )
-def test_what_is_served_at_an_instant_is_the_same_in_any_zone(served: Warehouse, seconds: list[int], zone: tzinfo, form: str) -> None:
+def test_what_is_served_at_an_instant_is_the_same_in_any_zone(
+    served: Warehouse, seconds: list[int], zone: tzinfo, form: str
+) -> None:
     moments = [FIRST + timedelta(seconds=number) for number in seconds]
     forms = {
         "python": [moment.astimezone(zone) for moment in moments],
@@ -92,19 +99,31 @@ def test_what_is_served_at_an_instant_is_the_same_in_any_zone(served: Warehouse,
 
 
 @pytest.mark.usefixtures("_ignoring")
-def test_hours_that_are_there_twice_or_not_at_all_are_served_as_python_has_them(served: Warehouse) -> None:
+def test_hours_that_are_there_twice_or_not_at_all_are_served_as_python_has_them(
+    served: Warehouse,
+) -> None:
     walls = [datetime(2026, 10, 25, 2, 30), datetime(2026, 3, 29, 2, 30)]  # noqa: DTZ001
-    times = [wall.replace(tzinfo=ZoneInfo("Europe/Berlin"), fold=fold) for wall in walls for fold in (0, 1)]
+    times = [
+        wall.replace(tzinfo=ZoneInfo("Europe/Berlin"), fold=fold)
+        for wall in walls
+        for fold in (0, 1)
+    ]
     assert tenures(served, *times) == [(time.astimezone(UTC) - FIRST) / DAY for time in times]
 
 
-def test_a_date_is_served_at_its_midnight_and_nothing_where_there_is_no_instant(served: Warehouse) -> None:
+def test_a_date_is_served_at_its_midnight_and_nothing_where_there_is_no_instant(
+    served: Warehouse,
+) -> None:
     assert tenures(served, date(2026, 1, 11), None) == [9 + 14 / 24, None]
 
 
-@pytest.mark.parametrize("instant", [1768125600, 1768125600.0, "1768125600", "01/11/2026", "2026-01-11T10:00 IST"])
+@pytest.mark.parametrize(
+    "instant", [1768125600, 1768125600.0, "1768125600", "01/11/2026", "2026-01-11T10:00 IST"]
+)
 def test_what_is_no_instant_is_not_served(served: Warehouse, instant: Any) -> None:
-    with pytest.raises(InstantError, match=r"^column 'event_timestamp', row 2: .*2026-01-02T10:00:00Z") as refused:
+    with pytest.raises(
+        InstantError, match=r"^column 'event_timestamp', row 2: .*2026-01-02T10:00:00Z"
+    ) as refused:
         tenures(served, None, instant)
     assert "\n" not in str(refused.value)
 
@@ -112,7 +131,11 @@ def test_what_is_no_instant_is_not_served(served: Warehouse, instant: Any) -> No
 def test_plain_feast_serves_the_instant_that_is_named(served: Warehouse) -> None:
     def ask(instant: Any) -> Any:
         rows = [{"author_id": "ann", "event_timestamp": instant}]
-        return store(served.settings.root).get_online_features([TENURE], rows).to_dict()["days_since_first_record"]
+        return (
+            store(served.settings.root)
+            .get_online_features([TENURE], rows)
+            .to_dict()["days_since_first_record"]
+        )
 
     at = datetime(2026, 1, 11, 15, tzinfo=timezone(timedelta(hours=5)))
     assert [ask(at), ask(at.isoformat()), ask(datetime(2026, 1, 11, 10))] == [[10.0]] * 3  # noqa: DTZ001
@@ -121,14 +144,23 @@ def test_plain_feast_serves_the_instant_that_is_named(served: Warehouse) -> None
 
 
 # --- training ---
-AT = datetime(2026, 1, 2, 14, 30, tzinfo=timezone(timedelta(hours=5)))  # half an hour before the second record
+AT = datetime(
+    2026, 1, 2, 14, 30, tzinfo=timezone(timedelta(hours=5))
+)  # half an hour before the second record
 IN_INDIA = AT.astimezone(timezone(timedelta(hours=5, minutes=30)))
-ARROW = pa.table({"author_id": ["ann"], "event_timestamp": pa.array([AT.astimezone(UTC)], pa.timestamp("us", "UTC"))})
+ARROW = pa.table(
+    {
+        "author_id": ["ann"],
+        "event_timestamp": pa.array([AT.astimezone(UTC)], pa.timestamp("us", "UTC")),
+    }
+)
 SPINES: dict[str, Any] = {
     "arrow": ARROW.set_column(1, "event_timestamp", ARROW[1].cast(pa.timestamp("us", "+05:30"))),
     "arrow text": pa.table({"author_id": ["ann"], "event_timestamp": [AT.isoformat()]}),
     "pandas": pd.DataFrame({"author_id": ["ann"], "event_timestamp": [IN_INDIA]}),
-    "pandas objects": pd.DataFrame({"author_id": ["ann", "bob"], "event_timestamp": pd.Series([AT, IN_INDIA], dtype=object)}),
+    "pandas objects": pd.DataFrame(
+        {"author_id": ["ann", "bob"], "event_timestamp": pd.Series([AT, IN_INDIA], dtype=object)}
+    ),
     "polars": pl.DataFrame({"author_id": ["ann"], "event_timestamp": [IN_INDIA]}),
     "polars, lazy": pl.LazyFrame(ARROW),
     "sql": f"select 'ann' as author_id, '{AT.isoformat()}'::timestamptz as event_timestamp",
@@ -158,7 +190,10 @@ def test_a_backfill_refuses_what_can_be_read_in_two_ways(start: Any) -> None:
         BackfillParameters(start=start)
 
 
-@pytest.mark.parametrize("at", ["2026-01-02T14:30:00+05:00", "2026-01-02T09:30:00Z", "2026-01-02 09:30", "20260102T093000Z"])
+@pytest.mark.parametrize(
+    "at",
+    ["2026-01-02T14:30:00+05:00", "2026-01-02T09:30:00Z", "2026-01-02 09:30", "20260102T093000Z"],
+)
 def test_trace_takes_the_instant_that_is_named(ann: Warehouse, at: str) -> None:
     command = ["trace", "--home", str(ann.settings.root), "--feature", f"{COUNT}:ann", "--at", at]
     done = CliRunner().invoke(main, command, catch_exceptions=False)
@@ -166,10 +201,19 @@ def test_trace_takes_the_instant_that_is_named(ann: Warehouse, at: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [["trace", "--feature", f"{COUNT}:ann", "--at"], ["backfill", "--dry-run", "--from"], ["backfill", "--dry-run", "--to"]]
+    "option",
+    [
+        ["trace", "--feature", f"{COUNT}:ann", "--at"],
+        ["backfill", "--dry-run", "--from"],
+        ["backfill", "--dry-run", "--to"],
+    ],
 )
-@pytest.mark.parametrize("instant", ["1768125600", "1768125600123", "01/02/2026", "2026-01-02T10:00+25:00"])
-def test_commands_refuse_what_can_be_read_in_two_ways(ann: Warehouse, option: list[str], instant: str) -> None:
+@pytest.mark.parametrize(
+    "instant", ["1768125600", "1768125600123", "01/02/2026", "2026-01-02T10:00+25:00"]
+)
+def test_commands_refuse_what_can_be_read_in_two_ways(
+    ann: Warehouse, option: list[str], instant: str
+) -> None:
     done = CliRunner().invoke(main, [*option, instant, "--home", str(ann.settings.root)])
     assert done.exit_code == 2
     assert "2026-01-02T10:00:00Z" in done.output.splitlines()[-1]

@@ -26,7 +26,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home after one run on one day of the sample."""
     folder = tmp_path_factory.mktemp("feast")
     (folder / "data" / "cve_events").mkdir(parents=True)
-    shutil.copy(ROOT / "sources" / "data" / "cve_events" / "2024-05-13.jsonl.zst", folder / "data" / "cve_events")
+    shutil.copy(
+        ROOT / "sources" / "data" / "cve_events" / "2024-05-13.jsonl.zst",
+        folder / "data" / "cve_events",
+    )
     source = shutil.copy(ROOT / "sources" / "cve_events.yaml", folder)
     run_plain(PipelineParameters(source=str(source), home=str(folder / "home")))
     return folder / "home"
@@ -35,7 +38,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def feast(home: Path, *arguments: str) -> str:
     """Run a Feast command on the home's own settings."""
     command = [FEAST, "-c", "feature_repo", "-f", str(home / "feature_store.yaml"), *arguments]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -43,7 +48,9 @@ def feast(home: Path, *arguments: str) -> str:
 @contextmanager
 def serving(command: list[str], port: int, path: str) -> Iterator[str]:
     """Start a server, wait until it answers, end it by its process id."""
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(600):
@@ -74,18 +81,41 @@ def test_definitions_are_listed(home: Path) -> None:
 
 @pytest.mark.service
 def test_apply_materialize_serve_read(home: Path) -> None:
-    (home / "feast" / "online.db").unlink()  # it holds what is newer than the span asked for, which must not be overwritten
+    (
+        home / "feast" / "online.db"
+    ).unlink()  # it holds what is newer than the span asked for, which must not be overwritten
     feast(home, "apply")
     feast(home, "materialize", "2024-01-01T00:00:00", "2024-06-01T00:00:00")
     port = free_port()
     settings = ["--home", str(home)]
-    with serving([sys.executable, "-m", "flows.cli", "serve", *settings, "--port", str(port)], port, "/health") as address:
-        body = {"features": ["author_activity:n_records_lifetime", "author_activity:n_records_28d"], "entities": {"author_id": ["mitre"]}}
+    with serving(
+        [sys.executable, "-m", "flows.cli", "serve", *settings, "--port", str(port)],
+        port,
+        "/health",
+    ) as address:
+        body = {
+            "features": ["author_activity:n_records_lifetime", "author_activity:n_records_28d"],
+            "entities": {"author_id": ["mitre"]},
+        }
         answer = httpx.post(f"{address}/get-online-features", json=body, timeout=30).json()
-        unknown = httpx.post(f"{address}/get-online-features", json={**body, "features": ["author_activity:never"]}, timeout=30)
-        nobody = httpx.post(f"{address}/get-online-features", json={**body, "entities": {"author_id": [None, "mitre"]}}, timeout=30)
+        unknown = httpx.post(
+            f"{address}/get-online-features",
+            json={**body, "features": ["author_activity:never"]},
+            timeout=30,
+        )
+        nobody = httpx.post(
+            f"{address}/get-online-features",
+            json={**body, "entities": {"author_id": [None, "mitre"]}},
+            timeout=30,
+        )
     assert (unknown.status_code, nobody.status_code) == (422, 200)
-    served = dict(zip(answer["metadata"]["feature_names"], (result["values"][0] for result in answer["results"]), strict=True))
+    served = dict(
+        zip(
+            answer["metadata"]["feature_names"],
+            (result["values"][0] for result in answer["results"]),
+            strict=True,
+        )
+    )
     spine = "select 'mitre' as author_id, '2024-06-01 00:00:00+00'::timestamptz as event_timestamp"
     (trained,) = training_set(spine, body["features"], home).frame.to_dicts()
     assert served["n_records_lifetime"] == trained["author_activity__n_records_lifetime"] > 0
@@ -95,6 +125,17 @@ def test_apply_materialize_serve_read(home: Path) -> None:
 @pytest.mark.service
 def test_the_ui_knows_the_project(home: Path) -> None:
     port = free_port()
-    command = [FEAST, "-c", "feature_repo", "-f", str(home / "feature_store.yaml"), "ui", "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        FEAST,
+        "-c",
+        "feature_repo",
+        "-f",
+        str(home / "feature_store.yaml"),
+        "ui",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     with serving(command, port, "/") as address:
         assert "millrace" in httpx.get(f"{address}/projects-list.json", timeout=30).text

@@ -10,9 +10,14 @@ import pytest
 
 @pytest.mark.parametrize("heavy", ["feast", "prefect", "pandera", "pandas"])
 def test_importing_the_client_does_not_load(heavy: str) -> None:
-    code = f"import sys, feature_repo; print({heavy!r} in sys.modules, sorted(feature_repo.__all__))"
+    code = (
+        f"import sys, feature_repo; print({heavy!r} in sys.modules, sorted(feature_repo.__all__))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False ['TrainingSet', 'online_features', 'similar_records', 'store', 'training_set']"
+    assert (
+        done.stdout.strip()
+        == "False ['TrainingSet', 'online_features', 'similar_records', 'store', 'training_set']"
+    )
 
 
 CHECKED = """
@@ -37,10 +42,18 @@ except Exception as error:
 """
 
 
-def test_feast_is_not_rewritten_when_it_is_imported_and_others_are_checked_as_ever(tmp_path: Path) -> None:
+def test_feast_is_not_rewritten_when_it_is_imported_and_others_are_checked_as_ever(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "checked.py").write_text(CHECKED)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", IMPORT], capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", IMPORT],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
     n_parsed, is_put_back, error = done.stdout.split()
     assert int(n_parsed) < 10  # Pydantic and others parse a few; to rewrite Feast takes 242
     assert (is_put_back, error) == ("True", "TypeCheckError")

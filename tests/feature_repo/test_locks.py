@@ -13,7 +13,11 @@ from tests.feature_repo.conftest import NOW
 from transforms.features.build import featurize
 from transforms.warehouse.tables import Warehouse
 
-FEATURES = ["record_quality:n_words", "author_activity:n_records_7d", "author_activity:mean_characters_28d"]
+FEATURES = [
+    "record_quality:n_words",
+    "author_activity:n_records_7d",
+    "author_activity:mean_characters_28d",
+]
 
 
 @pytest.fixture
@@ -28,7 +32,12 @@ def made(home: Warehouse, spine: pl.DataFrame) -> TrainingSet:
 
 
 def test_training_set_is_made_again_equal_to_the_byte_after_more_runs(
-    home: Warehouse, made: TrainingSet, staged: pl.DataFrame, spine: pl.DataFrame, stage: Callable[..., Warehouse], tmp_path: Path
+    home: Warehouse,
+    made: TrainingSet,
+    staged: pl.DataFrame,
+    spine: pl.DataFrame,
+    stage: Callable[..., Warehouse],
+    tmp_path: Path,
 ) -> None:
     made.save_lock(tmp_path / "training.lock")
     made.register("first")
@@ -38,7 +47,9 @@ def test_training_set_is_made_again_equal_to_the_byte_after_more_runs(
     again = [
         training_set.rebuild(made.lock, spine, root),
         training_set.rebuild(tmp_path / "training.lock", spine, root),
-        training_set.rebuild(str(tmp_path / "training.lock"), home=root),  # the registered spine is of the same digest
+        training_set.rebuild(
+            str(tmp_path / "training.lock"), home=root
+        ),  # the registered spine is of the same digest
         training_set.rebuild("first", home=root),
     ]
     for other in again:
@@ -52,38 +63,58 @@ def test_lock_without_a_spine_asks_for_it(home: Warehouse, made: TrainingSet) ->
 
 
 def test_other_spine_is_named(home: Warehouse, made: TrainingSet, spine: pl.DataFrame) -> None:
-    with pytest.raises(LockError, match=r"is another:\n  spine: \w+ then, \w+ now\n  result: \w+ then, \w+ now$"):
+    with pytest.raises(
+        LockError, match=r"is another:\n  spine: \w+ then, \w+ now\n  result: \w+ then, \w+ now$"
+    ):
         training_set.rebuild(made.lock, spine.reverse(), home.settings.root)
 
 
-def test_data_files_that_are_gone_are_named(home: Warehouse, made: TrainingSet, spine: pl.DataFrame) -> None:
+def test_data_files_that_are_gone_are_named(
+    home: Warehouse, made: TrainingSet, spine: pl.DataFrame
+) -> None:
     file, *_ = home.files("features.author_activity")
     Path(file).unlink()
-    with pytest.raises(LockError, match=rf"features.author_activity: version \d+ is gone: 1 of \d+ data files, first {Path(file).name}"):
+    with pytest.raises(
+        LockError,
+        match=rf"features.author_activity: version \d+ is gone: 1 of \d+ data files, first {Path(file).name}",
+    ):
         training_set.rebuild(made.lock, spine, home.settings.root)
 
 
-def test_version_that_is_gone_is_named(home: Warehouse, made: TrainingSet, spine: pl.DataFrame) -> None:
+def test_version_that_is_gone_is_named(
+    home: Warehouse, made: TrainingSet, spine: pl.DataFrame
+) -> None:
     lock = {**made.lock, "tables": {**made.lock["tables"], "record_quality": 99}}
     with pytest.raises(LockError, match=r"features\.record_quality: version 99 is gone$"):
         training_set.rebuild(lock, spine, home.settings.root)
 
 
-def test_every_other_change_is_named(home: Warehouse, made: TrainingSet, spine: pl.DataFrame) -> None:
+def test_every_other_change_is_named(
+    home: Warehouse, made: TrainingSet, spine: pl.DataFrame
+) -> None:
     then = {"result": "0", "registry": "1", "code": {**made.lock["code"], "record_quality": "2"}}
     packages = {**made.lock["packages"], "polars": "0.1"}
     with pytest.raises(LockError) as raised:
         training_set.rebuild({**made.lock, **then, "packages": packages}, spine, home.settings.root)
     _, *lines = str(raised.value).splitlines()
-    assert [line.strip().split(":")[0] for line in lines] == ["result", "registry", "code, record_quality", "packages, polars"]
+    assert [line.strip().split(":")[0] for line in lines] == [
+        "result",
+        "registry",
+        "code, record_quality",
+        "packages, polars",
+    ]
 
 
-def test_other_package_is_no_failure_where_the_result_is_equal(home: Warehouse, made: TrainingSet, spine: pl.DataFrame) -> None:
+def test_other_package_is_no_failure_where_the_result_is_equal(
+    home: Warehouse, made: TrainingSet, spine: pl.DataFrame
+) -> None:
     lock = {**made.lock, "packages": {**made.lock["packages"], "polars": "0.1"}}
     assert training_set.rebuild(lock, spine, home.settings.root).frame.equals(made.frame)
 
 
-def test_registry_digest_does_not_change_by_materializing(home: Warehouse, made: TrainingSet, spine: pl.DataFrame) -> None:
+def test_registry_digest_does_not_change_by_materializing(
+    home: Warehouse, made: TrainingSet, spine: pl.DataFrame
+) -> None:
     from feature_repo.online import materialize
 
     assert materialize(home, NOW, lambda *_: None)["record_quality"] > 0
@@ -106,7 +137,9 @@ def test_locks_are_listed_found_and_removed(home: Warehouse, made: TrainingSet) 
 
 
 @pytest.mark.parametrize("name", ["", "../a", "a/b", ".a", "a" * 101, "a\n"])
-def test_name_that_would_leave_the_folder_is_refused(home: Warehouse, made: TrainingSet, name: str) -> None:
+def test_name_that_would_leave_the_folder_is_refused(
+    home: Warehouse, made: TrainingSet, name: str
+) -> None:
     with pytest.raises(LockError, match="no name for a lock"):
         made.register(name)
     assert registered(home.settings.root) == []

@@ -28,13 +28,21 @@ N_WORDS = "record_quality:n_words"
 
 
 def _first(staged: pl.DataFrame) -> pl.DataFrame:
-    return staged.unique("record_id", keep="first", maintain_order=True).drop_nulls("subject_id").head(N_RECORDS)
+    return (
+        staged.unique("record_id", keep="first", maintain_order=True)
+        .drop_nulls("subject_id")
+        .head(N_RECORDS)
+    )
 
 
 @pytest.fixture(scope="module")
-def featurized(tmp_path_factory: pytest.TempPathFactory, staged: pl.DataFrame, stage: Callable[..., Warehouse]) -> Warehouse:
+def featurized(
+    tmp_path_factory: pytest.TempPathFactory, staged: pl.DataFrame, stage: Callable[..., Warehouse]
+) -> Warehouse:
     """A home with features of N_RECORDS records, where nothing is registered yet."""
-    warehouse = stage(Warehouse(Settings(home=tmp_path_factory.mktemp("featurized") / "home")), _first(staged))
+    warehouse = stage(
+        Warehouse(Settings(home=tmp_path_factory.mktemp("featurized") / "home")), _first(staged)
+    )
     featurize(warehouse, NOW)
     return warehouse
 
@@ -42,7 +50,9 @@ def featurized(tmp_path_factory: pytest.TempPathFactory, staged: pl.DataFrame, s
 @pytest.fixture
 def home(tmp_path: Path, featurized: Warehouse) -> Warehouse:
     """A copy of it, where nobody has asked for records online."""
-    return Warehouse(Settings(home=Path(shutil.copytree(featurized.settings.root, tmp_path / "home"))))
+    return Warehouse(
+        Settings(home=Path(shutil.copytree(featurized.settings.root, tmp_path / "home")))
+    )
 
 
 def bring_up(warehouse: Warehouse) -> dict[str, int]:
@@ -53,8 +63,18 @@ def bring_up(warehouse: Warehouse) -> dict[str, int]:
 def tables(warehouse: Warehouse) -> dict[str, int]:
     """How many rows the online store holds of each view."""
     with closing(sqlite3.connect(warehouse.settings.root / "feast" / "online.db")) as connection:
-        names = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table' and name like 'millrace_%'")]
-        counts = {name.removeprefix("millrace_"): connection.execute(f'select count(*) from "{name}"').fetchone()[0] for name in names}
+        names = [
+            name
+            for (name,) in connection.execute(
+                "select name from sqlite_master where type = 'table' and name like 'millrace_%'"
+            )
+        ]
+        counts = {
+            name.removeprefix("millrace_"): connection.execute(
+                f'select count(*) from "{name}"'
+            ).fetchone()[0]
+            for name in names
+        }
     return {view: count for view, count in counts.items() if count}
 
 
@@ -64,9 +84,16 @@ def test_a_new_home_keeps_entities_online_and_no_records(home: Warehouse) -> Non
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"), [("record_quality, record_vector", ["record_quality", "record_vector"]), ("all", RECORDS), ("", [])]
+    ("asked", "expected"),
+    [
+        ("record_quality, record_vector", ["record_quality", "record_vector"]),
+        ("all", RECORDS),
+        ("", []),
+    ],
 )
-def test_a_home_keeps_what_was_asked_for_once(asked: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_keeps_what_was_asked_for_once(
+    asked: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MILLRACE_ONLINE", asked)
     chosen = online_views(tmp_path)
     assert chosen == [*expected, *ENTITIES]
@@ -75,13 +102,19 @@ def test_a_home_keeps_what_was_asked_for_once(asked: str, expected: list[str], t
     assert online_views(tmp_path) == chosen
 
 
-def test_a_name_that_is_no_view_of_records_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_no_view_of_records_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MILLRACE_ONLINE", "record_qualty")
-    with pytest.raises(HomeError, match="'record_qualty' is no view of records; there are record_duplicates, "):
+    with pytest.raises(
+        HomeError, match="'record_qualty' is no view of records; there are record_duplicates, "
+    ):
         online_views(tmp_path)
 
 
-def test_views_come_online_and_leave_with_their_bytes(home: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_views_come_online_and_leave_with_their_bytes(
+    home: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bring_up(home)
     path = home.settings.root / "feast" / "online.db"
     before = path.stat().st_size
@@ -95,14 +128,20 @@ def test_views_come_online_and_leave_with_their_bytes(home: Warehouse, monkeypat
     assert list(bring_up(home)) == list(tables(home)) == ENTITIES
     assert path.stat().st_size <= before
     monkeypatch.setenv("MILLRACE_ONLINE", "record_text")
-    assert bring_up(home)["record_text"] == N_RECORDS  # what was online before is not taken for what is
+    assert (
+        bring_up(home)["record_text"] == N_RECORDS
+    )  # what was online before is not taken for what is
 
 
-def test_a_choice_outlives_a_run_that_was_killed_while_it_took_effect(home: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_choice_outlives_a_run_that_was_killed_while_it_took_effect(
+    home: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bring_up(home)
     monkeypatch.setenv("MILLRACE_ONLINE", "record_quality")
     with monkeypatch.context() as killed:
-        killed.setattr("feature_repo.online._register", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        killed.setattr(
+            "feature_repo.online._register", lambda _: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             apply(home)
     monkeypatch.delenv("MILLRACE_ONLINE")
@@ -110,7 +149,9 @@ def test_a_choice_outlives_a_run_that_was_killed_while_it_took_effect(home: Ware
     assert "record_quality" in tables(home)
 
 
-def test_a_home_of_a_version_that_kept_everything_online_goes_on(home: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_of_a_version_that_kept_everything_online_goes_on(
+    home: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MILLRACE_ONLINE", "all")
     bring_up(home)
     monkeypatch.delenv("MILLRACE_ONLINE")
@@ -120,7 +161,9 @@ def test_a_home_of_a_version_that_kept_everything_online_goes_on(home: Warehouse
     assert set(tables(home)) == {view.name for view in views()}
 
 
-def test_definitions_of_another_homes_choice_are_registered_anew(home: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_definitions_of_another_homes_choice_are_registered_anew(
+    home: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MILLRACE_ONLINE", "record_quality")
     apply(home)
     monkeypatch.delenv("MILLRACE_ONLINE")
@@ -131,21 +174,31 @@ def test_definitions_of_another_homes_choice_are_registered_anew(home: Warehouse
     assert materialize(home, NOW, lambda *_: None)["record_quality"] == N_RECORDS
 
 
-@pytest.mark.parametrize("features", [[N_WORDS], "triage_v1", ["author_activity:n_records_lifetime", N_WORDS]])
-def test_what_is_not_online_is_refused_with_the_way_to_have_it(home: Warehouse, staged: pl.DataFrame, features: list[str] | str) -> None:
+@pytest.mark.parametrize(
+    "features", [[N_WORDS], "triage_v1", ["author_activity:n_records_lifetime", N_WORDS]]
+)
+def test_what_is_not_online_is_refused_with_the_way_to_have_it(
+    home: Warehouse, staged: pl.DataFrame, features: list[str] | str
+) -> None:
     bring_up(home)
     root = home.settings.root
     row = _first(staged).row(0, named=True)
     keys = {name: row[name] for name in ("record_id", "author_id", "subject_id")}
-    advice = "record_quality: is not online in this home; run once with MILLRACE_ONLINE=record_quality"
+    advice = (
+        "record_quality: is not online in this home; run once with MILLRACE_ONLINE=record_quality"
+    )
     with pytest.raises(NotOnlineError, match=advice) as refused:
         online_features(features, [keys], root)
     assert refused.value.http_status_code() == 422
     opened = store(root)
     references = opened.get_feature_service(features) if isinstance(features, str) else features
     with pytest.raises(NotOnlineError, match=advice):
-        opened.get_online_features(references, [{**keys, "event_timestamp": NOW}], full_feature_names=True)
-    spine = pl.DataFrame([{**keys, "event_timestamp": NOW}]).cast({"event_timestamp": pl.Datetime("us", "UTC")})
+        opened.get_online_features(
+            references, [{**keys, "event_timestamp": NOW}], full_feature_names=True
+        )
+    spine = pl.DataFrame([{**keys, "event_timestamp": NOW}]).cast(
+        {"event_timestamp": pl.Datetime("us", "UTC")}
+    )
     assert training_set(spine, features, root).frame["record_quality__n_words"].to_list() != [None]
 
 
@@ -154,10 +207,14 @@ def test_a_search_needs_its_vectors_online(home: Warehouse) -> None:
     with pytest.raises(NotOnlineError, match="MILLRACE_ONLINE=record_vector"):
         similar_records("login", home=home.settings.root)
     with pytest.raises(NotOnlineError, match="MILLRACE_ONLINE=record_vector"):
-        store(home.settings.root).retrieve_online_documents_v2(features=["record_vector:hash_vec_256"], query=[0.0] * 256, top_k=1)
+        store(home.settings.root).retrieve_online_documents_v2(
+            features=["record_vector:hash_vec_256"], query=[0.0] * 256, top_k=1
+        )
 
 
-def test_the_service_of_activity_is_online_everywhere(home: Warehouse, staged: pl.DataFrame) -> None:
+def test_the_service_of_activity_is_online_everywhere(
+    home: Warehouse, staged: pl.DataFrame
+) -> None:
     bring_up(home)
     row = _first(staged).row(0, named=True)
     keys = {"author_id": row["author_id"], "subject_id": row["subject_id"]}

@@ -14,7 +14,11 @@ from feature_repo import store
 from transforms.warehouse.tables import Warehouse
 
 ROOT = Path(__file__).parent.parent.parent
-SOURCES = [path for package in ("transforms", "feature_repo", "flows") for path in sorted((ROOT / package).rglob("*.py"))]
+SOURCES = [
+    path
+    for package in ("transforms", "feature_repo", "flows")
+    for path in sorted((ROOT / package).rglob("*.py"))
+]
 
 
 def module_of(path: Path) -> str:
@@ -31,7 +35,10 @@ def watched(home: Path, *modules: str) -> dict[str, list[str]]:
 
 
 def test_no_import_and_no_call_changes_the_process(small: Warehouse) -> None:
-    modules = ["feature_repo.definitions", *map(module_of, SOURCES)]  # `feast apply` imports the definitions first
+    modules = [
+        "feature_repo.definitions",
+        *map(module_of, SOURCES),
+    ]  # `feast apply` imports the definitions first
     assert len(modules) > 80
     assert watched(small.settings.root, *modules) == {"imports": [], "calls": []}
 
@@ -51,7 +58,11 @@ def imports(path: Path) -> Iterator[Import]:
 
 
 # who imports the package on the left does so after the module on the right, which keeps the process as it was
-KEEPERS = {"pandera": "transforms.schemas", "feast": "feature_repo.importing", "prefect": "flows.importing"}
+KEEPERS = {
+    "pandera": "transforms.schemas",
+    "feast": "feature_repo.importing",
+    "prefect": "flows.importing",
+}
 
 
 @pytest.mark.parametrize("package", KEEPERS)
@@ -67,9 +78,13 @@ def test_what_changes_a_process_is_imported_after_what_keeps_it(package: str) ->
         if wanted and module_of(path) != keeper and not (kept and min(kept) < min(wanted)):
             wrong.append(f"{module_of(path)}, line {min(wanted)}")
     # the feature server is the process's own purpose, and the types of the client are looked at by no interpreter
-    assert [place for place in wrong if not place.startswith(("flows.cli,", "feature_repo.client,"))] == []
+    assert [
+        place for place in wrong if not place.startswith(("flows.cli,", "feature_repo.client,"))
+    ] == []
 
 
-def test_views_are_served_while_they_are_materialized_and_nothing_is_said_of_it(small: Warehouse, caplog: pytest.LogCaptureFixture) -> None:
+def test_views_are_served_while_they_are_materialized_and_nothing_is_said_of_it(
+    small: Warehouse, caplog: pytest.LogCaptureFixture
+) -> None:
     assert store(small.settings.root).registry.serve_features_while_materializing
     assert "serve_features_while_materializing" not in caplog.text

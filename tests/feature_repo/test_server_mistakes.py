@@ -65,10 +65,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     settings["offline_store"]["warehouse"] = "."
     (folder / "feature_store.yaml").write_text(yaml.safe_dump(settings))
     feast = [str(Path(sys.executable).parent / "feast"), "-c", str(folder)]
-    subprocess.run([*feast, "apply", "--skip-source-validation"], check=True, capture_output=True, timeout=300)
+    subprocess.run(
+        [*feast, "apply", "--skip-source-validation"], check=True, capture_output=True, timeout=300
+    )
     port = free_port()
-    process = subprocess.Popen([*feast, "serve", "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
+    process = subprocess.Popen(
+        [*feast, "serve", "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    client = httpx.Client(
+        base_url=f"http://127.0.0.1:{port}",
+        timeout=60,
+        limits=httpx.Limits(max_keepalive_connections=0),
+    )
     try:
         for _ in range(600):
             assert process.poll() is None, "the server ended before it answered"
@@ -90,7 +98,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def asked(client: httpx.Client, entities: dict[str, Any], features: list[str] | None = None, **body: Any) -> httpx.Response:
+def asked(
+    client: httpx.Client, entities: dict[str, Any], features: list[str] | None = None, **body: Any
+) -> httpx.Response:
     chosen = {"features": features or ["users:count"]} if "feature_service" not in body else {}
     return client.post("/get-online-features", json={"entities": entities, **chosen, **body})
 
@@ -98,10 +108,15 @@ def asked(client: httpx.Client, entities: dict[str, Any], features: list[str] | 
 def columns(response: httpx.Response) -> dict[str, list[Any]]:
     assert response.status_code == 200, response.text
     answer = response.json()
-    return {name: result["values"] for name, result in zip(answer["metadata"]["feature_names"], answer["results"], strict=True)}
+    return {
+        name: result["values"]
+        for name, result in zip(answer["metadata"]["feature_names"], answer["results"], strict=True)
+    }
 
 
-def push(client: httpx.Client, rows: dict[str, Any], source: str = "pushed", **body: Any) -> httpx.Response:
+def push(
+    client: httpx.Client, rows: dict[str, Any], source: str = "pushed", **body: Any
+) -> httpx.Response:
     return client.post("/push", json={"push_source_name": source, "df": rows, **body})
 
 
@@ -117,15 +132,25 @@ pytestmark = pytest.mark.service
 
 
 @pytest.mark.parametrize("route", [push, write])
-def test_what_is_written_is_read_and_nothing_older_or_null_is_kept_from_it(server: httpx.Client, route: Any) -> None:
+def test_what_is_written_is_read_and_nothing_older_or_null_is_kept_from_it(
+    server: httpx.Client, route: Any
+) -> None:
     name = route.__name__
     features = [f"users:{feature}" for feature in NULLS]
     assert route(server, listed(name)).status_code == 200
     found = columns(asked(server, {"user_id": [name]}, features))
-    assert {feature: found[feature][0] for feature in NULLS} == {feature: SERVED[feature] for feature in NULLS}
-    assert route(server, listed(name, event_timestamp="2025-01-01T00:00:00Z", count=1)).status_code == 200
+    assert {feature: found[feature][0] for feature in NULLS} == {
+        feature: SERVED[feature] for feature in NULLS
+    }
+    assert (
+        route(server, listed(name, event_timestamp="2025-01-01T00:00:00Z", count=1)).status_code
+        == 200
+    )
     assert columns(asked(server, {"user_id": [name]}))["count"] == [7]
-    assert route(server, listed(name, **NULLS, event_timestamp="2026-02-01T00:00:00Z")).status_code == 200
+    assert (
+        route(server, listed(name, **NULLS, event_timestamp="2026-02-01T00:00:00Z")).status_code
+        == 200
+    )
     found = columns(asked(server, {"user_id": [name]}, features))
     assert {feature: found[feature] for feature in NULLS} == {feature: [None] for feature in NULLS}
 
@@ -134,7 +159,9 @@ def test_null_key_is_answered_null_and_does_not_fail_its_batch(server: httpx.Cli
     push(server, listed("ann"))
     assert columns(asked(server, {"user_id": [None, "ann", "nobody"]}))["count"] == [None, 7, None]
     assert columns(asked(server, {"user_id": [None]}))["count"] == [None]
-    mixed = columns(asked(server, {"user_id": ["ann", None], "order_id": [None, 3]}, feature_service="both"))
+    mixed = columns(
+        asked(server, {"user_id": ["ann", None], "order_id": [None, 3]}, feature_service="both")
+    )
     assert (mixed["count"], mixed["total"]) == ([7, None], [None, None])
 
 
@@ -147,9 +174,13 @@ def test_keys_are_read_by_the_rule_of_their_types(server: httpx.Client) -> None:
     write(server, {"order_id": [5], "total": [2**60], "event_timestamp": ["2026-01-01"]}, "orders")
     write(server, {"day": ["2026-01-01"], "rain": [3], "event_timestamp": ["2026-01-01"]}, "days")
     assert columns(asked(server, {"user_id": [5, "5"]}))["count"] == [7, 7]
-    orders = columns(asked(server, {"order_id": [5, "5", 5.0, "05", 5.5, 2**70]}, ["orders:total"]))["total"]
+    orders = columns(
+        asked(server, {"order_id": [5, "5", 5.0, "05", 5.5, 2**70]}, ["orders:total"])
+    )["total"]
     assert [value and int(value) for value in orders] == [2**60, 2**60, 2**60, None, None, None]
-    days = columns(asked(server, {"day": ["2026-01-01", "2026-01-01T01:00:00+01:00", None]}, ["days:rain"]))["rain"]
+    days = columns(
+        asked(server, {"day": ["2026-01-01", "2026-01-01T01:00:00+01:00", None]}, ["days:rain"])
+    )["rain"]
     assert days == [3, 3, None]
 
 
@@ -165,7 +196,10 @@ def test_keys_are_read_by_the_rule_of_their_types(server: httpx.Client) -> None:
         ({"entities": {"name": ["a"]}, "features": ["users:count"]}, "user_id"),
         ({"entities": {"order_id": [1]}, "features": ["users:count"]}, "user_id"),
         ({"entities": {}, "features": ["users:count"]}, "column"),
-        ({"entities": {"user_id": ["a", "b"], "order_id": [1]}, "features": ["users:count"]}, "as many"),
+        (
+            {"entities": {"user_id": ["a", "b"], "order_id": [1]}, "features": ["users:count"]},
+            "as many",
+        ),
         ({"entities": {"user_id": [True]}, "features": ["users:count"]}, "bool"),
         ({"entities": {"user_id": [1.5]}, "features": ["users:count"]}, "float"),
         ({"entities": {"user_id": [["a"]]}, "features": ["users:count"]}, "list"),
@@ -177,14 +211,20 @@ def test_keys_are_read_by_the_rule_of_their_types(server: httpx.Client) -> None:
         ({"entities": ["a"], "features": ["users:count"]}, "dict"),
     ],
 )
-def test_mistake_in_a_question_is_answered_with_the_reason(server: httpx.Client, body: dict[str, Any], words: str) -> None:
+def test_mistake_in_a_question_is_answered_with_the_reason(
+    server: httpx.Client, body: dict[str, Any], words: str
+) -> None:
     response = server.post("/get-online-features", json=body)
     assert 400 <= response.status_code < 500, response.text
     assert words in response.text
 
 
 def test_what_is_no_json_is_refused(server: httpx.Client) -> None:
-    response = server.post("/get-online-features", content=b'{"entities": ', headers={"Content-Type": "application/json"})
+    response = server.post(
+        "/get-online-features",
+        content=b'{"entities": ',
+        headers={"Content-Type": "application/json"},
+    )
     assert response.status_code == 422
     assert "JSON" in response.text
 

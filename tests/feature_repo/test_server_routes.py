@@ -41,33 +41,69 @@ def server(ann: Warehouse) -> Iterator[Server]:
     port, home = free_port(), ann.settings.root
     command = [sys.executable, "-m", "flows.cli", "serve", "--home", str(home), "--port", str(port)]
     with serving(command, port, "/health") as address:
-        (process,) = (child for child in psutil.Process().children() if "serve" in child.cmdline() and str(port) in child.cmdline())
+        (process,) = (
+            child
+            for child in psutil.Process().children()
+            if "serve" in child.cmdline() and str(port) in child.cmdline()
+        )
         yield Server(address, home, process)
 
 
 def test_no_threads_of_tables_or_queries_run_where_the_server_forks(server: Server) -> None:
-    threads = {Path(f"/proc/{server.process.pid}/task/{thread.id}/comm").read_text().strip() for thread in server.process.threads()}
+    threads = {
+        Path(f"/proc/{server.process.pid}/task/{thread.id}/comm").read_text().strip()
+        for thread in server.process.threads()
+    }
     assert len(server.process.children()) == 1  # the fork that answers
-    assert {thread for thread in threads if thread.startswith(("tokio", "duckdb", "async", "polars-0", "polars-1"))} == set()
+    assert {
+        thread
+        for thread in threads
+        if thread.startswith(("tokio", "duckdb", "async", "polars-0", "polars-1"))
+    } == set()
 
 
 # --- each route ---
-VECTORS = {"features": ["record_vector:hash_vec_256"], "query": [1.0] + [0.0] * 255, "top_k": 1, "api_version": 2}
-PUSHED = {"author_id": ["bob"], "event_timestamp": ["2026-01-03T15:00:00+05:00"], "created_timestamp": ["2026-01-03T15:00:00+05:00"]}
+VECTORS = {
+    "features": ["record_vector:hash_vec_256"],
+    "query": [1.0] + [0.0] * 255,
+    "top_k": 1,
+    "api_version": 2,
+}
+PUSHED = {
+    "author_id": ["bob"],
+    "event_timestamp": ["2026-01-03T15:00:00+05:00"],
+    "created_timestamp": ["2026-01-03T15:00:00+05:00"],
+}
 SPAN = {"start_ts": "2025-01-01T00:00:00Z", "end_ts": "2026-02-01T00:00:00Z"}
 # in this order: what is read was materialized before
 REQUESTS: dict[str, tuple[str, dict[str, Any] | None, int]] = {
     "POST /materialize": ("/materialize", SPAN, 200),
-    "POST /materialize-incremental": ("/materialize-incremental", {"end_ts": "2026-02-02T00:00:00Z"}, 200),
+    "POST /materialize-incremental": (
+        "/materialize-incremental",
+        {"end_ts": "2026-02-02T00:00:00Z"},
+        200,
+    ),
     "GET /health": ("/health", None, 200),
-    "POST /get-online-features": ("/get-online-features", {"features": [COUNT], "entities": {"author_id": ["ann"]}}, 200),
+    "POST /get-online-features": (
+        "/get-online-features",
+        {"features": [COUNT], "entities": {"author_id": ["ann"]}},
+        200,
+    ),
     "POST /search": ("/search", VECTORS, 200),
     "POST /retrieve-online-documents": ("/retrieve-online-documents", VECTORS, 200),
     "GET /v1/vector_stores": ("/v1/vector_stores", None, 200),
     "GET /v1/vector_stores/{vector_store_id}": ("/v1/vector_stores/vs_nobody", None, 404),
-    "POST /v1/vector_stores/{vector_store_id}/search": ("/v1/vector_stores/vs_nobody/search", {"query": "note"}, 404),
+    "POST /v1/vector_stores/{vector_store_id}/search": (
+        "/v1/vector_stores/vs_nobody/search",
+        {"query": "note"},
+        404,
+    ),
     "POST /push": ("/push", {"push_source_name": "nobody", "df": PUSHED}, 422),
-    "POST /write-to-online-store": ("/write-to-online-store", {"feature_view_name": "nobody", "df": PUSHED}, 404),
+    "POST /write-to-online-store": (
+        "/write-to-online-store",
+        {"feature_view_name": "nobody", "df": PUSHED},
+        404,
+    ),
     "GET /chat": ("/chat", None, 200),
     "POST /chat": ("/chat", {"messages": [{"role": "user", "content": "hello"}]}, 200),
     "GET /openapi.json": ("/openapi.json", None, 200),
@@ -81,16 +117,28 @@ REQUESTS: dict[str, tuple[str, dict[str, Any] | None, int]] = {
 def test_every_route_of_the_started_server_answers(server: Server) -> None:
     answered = {}
     for route, (path, body, _) in REQUESTS.items():
-        answer = server.post(path, body) if body is not None else httpx.get(server.address + path, timeout=100)
+        answer = (
+            server.post(path, body)
+            if body is not None
+            else httpx.get(server.address + path, timeout=100)
+        )
         answered[route] = answer.status_code
     assert answered == {route: status for route, (_, _, status) in REQUESTS.items()}
 
 
 def test_every_route_that_feast_has_is_asked(ann: Warehouse) -> None:
     routes = get_app(store(ann.settings.root)).routes
-    known = {f"{method} {route.path}" for route in routes if isinstance(route, Route) for method in (route.methods or set()) - {"HEAD"}}
+    known = {
+        f"{method} {route.path}"
+        for route in routes
+        if isinstance(route, Route)
+        for method in (route.methods or set()) - {"HEAD"}
+    }
     assert known | {"GET /static"} == REQUESTS.keys()
-    assert {route.path for route in routes if not isinstance(route, Route)} == {"/static", "/ws/chat"}
+    assert {route.path for route in routes if not isinstance(route, Route)} == {
+        "/static",
+        "/ws/chat",
+    }
 
 
 def test_the_socket_of_the_started_server_answers(server: Server) -> None:
@@ -107,7 +155,11 @@ def test_the_socket_of_the_started_server_answers(server: Server) -> None:
 
 def tenure(server: Server, *instants: Any) -> list[float | None]:
     answer = server.post(
-        "/get-online-features", {"features": [TENURE], "entities": {"author_id": ["ann"] * len(instants), "event_timestamp": instants}}
+        "/get-online-features",
+        {
+            "features": [TENURE],
+            "entities": {"author_id": ["ann"] * len(instants), "event_timestamp": instants},
+        },
     )
     assert answer.status_code == 200, answer.text
     values: list[float | None] = answer.json()["results"][-1]["values"]
@@ -116,11 +168,27 @@ def tenure(server: Server, *instants: Any) -> list[float | None]:
 
 def test_instants_over_http_are_the_instants_that_they_name(server: Server) -> None:
     server.post("/materialize", SPAN).raise_for_status()
-    assert tenure(server, "2026-01-11T15:00:00+05:00", "2026-01-11T10:00:00Z", "2026-01-11 15:30+05:30", "20260111T100000Z") == [10.0] * 4
-    assert tenure(server, "2026-01-11T10:00:00", None, "2026-01-11") == [10.0, None, 9.583333333333334]
+    assert (
+        tenure(
+            server,
+            "2026-01-11T15:00:00+05:00",
+            "2026-01-11T10:00:00Z",
+            "2026-01-11 15:30+05:30",
+            "20260111T100000Z",
+        )
+        == [10.0] * 4
+    )
+    assert tenure(server, "2026-01-11T10:00:00", None, "2026-01-11") == [
+        10.0,
+        None,
+        9.583333333333334,
+    ]
 
 
-@pytest.mark.parametrize("instant", [1768125600, 1768125600.5, "1768125600", "01/11/2026", "2026-01-11T10:00:00+25:00", True])
+@pytest.mark.parametrize(
+    "instant",
+    [1768125600, 1768125600.5, "1768125600", "01/11/2026", "2026-01-11T10:00:00+25:00", True],
+)
 def test_what_is_no_instant_over_http_is_the_clients_to_mend(server: Server, instant: Any) -> None:
     body = {"features": [TENURE], "entities": {"author_id": ["ann"], "event_timestamp": [instant]}}
     answer = server.post("/get-online-features", body)
@@ -133,15 +201,28 @@ def test_what_is_no_instant_over_http_is_the_clients_to_mend(server: Server, ins
 
 def quality(instant: Any) -> dict[str, Any]:
     """A row for the view record_quality, all of whose features are numbers."""
-    numbers = {column.name: [0] if str(column.dtype) == "Int64" else [0.0] for column in RecordQuality.columns()}
-    rows = {**numbers, "record_id": ["written"], "event_timestamp": [instant], "created_timestamp": [instant]}
+    numbers = {
+        column.name: [0] if str(column.dtype) == "Int64" else [0.0]
+        for column in RecordQuality.columns()
+    }
+    rows = {
+        **numbers,
+        "record_id": ["written"],
+        "event_timestamp": [instant],
+        "created_timestamp": [instant],
+    }
     return {"feature_view_name": "record_quality", "df": rows}
 
 
 def test_rows_written_over_http_count_from_the_instant_that_they_name(server: Server) -> None:
-    assert server.post("/write-to-online-store", quality("2026-01-03T15:00:00+05:00")).status_code == 200
+    assert (
+        server.post("/write-to-online-store", quality("2026-01-03T15:00:00+05:00")).status_code
+        == 200
+    )
     body = {"features": ["record_quality:n_words"], "entities": {"record_id": ["written"]}}
-    assert server.post("/get-online-features", body).json()["results"][-1]["event_timestamps"] == ["2026-01-03T10:00:00Z"]
+    assert server.post("/get-online-features", body).json()["results"][-1]["event_timestamps"] == [
+        "2026-01-03T10:00:00Z"
+    ]
 
 
 @pytest.mark.parametrize("instant", [1768125600, "03/01/2026"])

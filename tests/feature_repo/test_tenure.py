@@ -31,16 +31,24 @@ def computed(frame: pd.DataFrame) -> "pd.Series[Any]":
 
 @given(st.lists(st.tuples(st.none() | INSTANTS, st.none() | INSTANTS), min_size=1, max_size=50))
 @settings(max_examples=40)
-def test_tenure_is_to_the_bit_what_pandas_made_of_it(rows: list[tuple[datetime | None, datetime | None]]) -> None:
+def test_tenure_is_to_the_bit_what_pandas_made_of_it(
+    rows: list[tuple[datetime | None, datetime | None]],
+) -> None:
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype("datetime64[us, UTC]")
-    pd.testing.assert_series_equal(computed(frame), by_pandas(frame), check_exact=True, check_names=False)
+    pd.testing.assert_series_equal(
+        computed(frame), by_pandas(frame), check_exact=True, check_names=False
+    )
 
 
 @pytest.mark.parametrize("n_rows", [0, 10_000])
 def test_tenure_of_no_rows_and_of_many(n_rows: int) -> None:
     instants = pd.Series(pd.date_range("2020-01-01T00:00:01", periods=n_rows, freq="7s", tz="UTC"))
-    frame = pd.DataFrame(dict.fromkeys(COLUMNS, instants)).assign(event_timestamp=pd.Timestamp("2026-01-01", tz="Europe/Berlin"))
-    pd.testing.assert_series_equal(computed(frame), by_pandas(frame), check_exact=True, check_names=False)
+    frame = pd.DataFrame(dict.fromkeys(COLUMNS, instants)).assign(
+        event_timestamp=pd.Timestamp("2026-01-01", tz="Europe/Berlin")
+    )
+    pd.testing.assert_series_equal(
+        computed(frame), by_pandas(frame), check_exact=True, check_names=False
+    )
 
 
 def test_another_expression_is_another_view_to_the_registry(ann: Warehouse) -> None:
@@ -49,6 +57,8 @@ def test_another_expression_is_another_view_to_the_registry(ann: Warehouse) -> N
     (field,) = author_tenure.features
     source = author_activity[["first_event_timestamp"]]
     features = {field.name: "(epoch_us(event_timestamp) - epoch_us(first_event_timestamp)) / 1e6"}
-    other = on_demand_view("author_tenure", [source], features, {field.name: field.dtype}, author_tenure.description)
+    other = on_demand_view(
+        "author_tenure", [source], features, {field.name: field.dtype}, author_tenure.description
+    )
     assert registered != other
     assert registered.tags["code"] != other.tags["code"]

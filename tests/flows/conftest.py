@@ -34,7 +34,10 @@ def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
     (folder / "data" / "cve_events").mkdir(parents=True)
     for day in DAYS:
-        shutil.copy(ROOT / "sources" / "data" / "cve_events" / f"{day}.jsonl.zst", folder / "data" / "cve_events")
+        shutil.copy(
+            ROOT / "sources" / "data" / "cve_events" / f"{day}.jsonl.zst",
+            folder / "data" / "cve_events",
+        )
     return Path(shutil.copy(ROOT / "sources" / "cve_events.yaml", folder))
 
 
@@ -44,7 +47,9 @@ class Warm:
     def __init__(self, log: Path) -> None:
         self.log = log
         program = [sys.executable, "-W", "ignore", "-m", "tests.flows.warm"]
-        self._process = subprocess.Popen(program, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            program, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def start(self, name: str, *arguments: object) -> int:
         """Begin a command; its process id."""
@@ -94,11 +99,18 @@ def note(record: int, known: str, **changes: object) -> str:
 INCREMENTS = (
     [note(n, f"2024-01-{1 + n % 20:02}T10:00:00Z") for n in range(40)]
     + [note(40, "2024-01-05T10:00:00Z", written="not a time"), "{ broken"]  # two for quarantine
-    + [note(n, "2024-01-25T10:00:00Z", written=f"2024-01-{1 + n % 20:02}T10:00:00Z") for n in range(3)],  # repeats
+    + [
+        note(n, "2024-01-25T10:00:00Z", written=f"2024-01-{1 + n % 20:02}T10:00:00Z")
+        for n in range(3)
+    ],  # repeats
     [note(n, "2024-02-01T10:00:00Z", text="corrected") for n in range(0, 40, 4)]
     + [note(n, "2024-02-02T10:00:00Z", text=None, gone=True) for n in range(1, 40, 8)]  # tombstones
-    + [note(50 + n, "2024-02-03T10:00:00Z", written="2023-06-01T00:00:00Z") for n in range(10)],  # late by months
-    [note(n, "2024-01-10T00:00:00Z", text="from between") for n in range(0, 40, 3)]  # out of the order of knowledge
+    + [
+        note(50 + n, "2024-02-03T10:00:00Z", written="2023-06-01T00:00:00Z") for n in range(10)
+    ],  # late by months
+    [
+        note(n, "2024-01-10T00:00:00Z", text="from between") for n in range(0, 40, 3)
+    ]  # out of the order of knowledge
     + [note(60 + n, "2024-01-12T00:00:00Z") for n in range(10)],
 )
 
@@ -111,14 +123,18 @@ class Notes:
         self.folder, self.n_added = folder, 0
         self.source = folder / "notes.yaml"
         record = "{record_id: id, author_id: author, subject_id: about, event_timestamp: written, text: text, label: label}"
-        options = f"known: {{column: known}}\nrecord: {record}\ntombstone: gone\npositive_labels: [bad]\n"
+        options = (
+            f"known: {{column: known}}\nrecord: {record}\ntombstone: gone\npositive_labels: [bad]\n"
+        )
         self.source.write_text(f"name: notes\nuri: data/*.jsonl\n{options}")
 
     def add(self) -> None:
         """Let the next increment arrive."""
         lines = INCREMENTS[self.n_added]
         self.n_added += 1
-        (self.folder / "data" / f"{self.n_added}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        (self.folder / "data" / f"{self.n_added}.jsonl").write_text(
+            "".join(f"{line}\n" for line in lines)
+        )
 
 
 @pytest.fixture(scope="session")
@@ -126,8 +142,13 @@ def digest_of_tree() -> Callable[[Path], str]:
     """Digest a folder: the names and contents of all its files, but for the lock that a command takes."""
 
     def run(folder: Path) -> str:
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
-        digests = [f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
+        files = sorted(
+            path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"
+        )
+        digests = [
+            f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+            for path in files
+        ]
         return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
     return run
@@ -139,10 +160,29 @@ def millrace(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flows.cli", *arguments]
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("MILLRACE_", "PREFECT_"))}
-        settings = {**clean, "MILLRACE_FEATURES": "", "PREFECT_HOME": str(tmp_path / "prefect"), **environment}
-        ended = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=280, check=False)
-        assert "leaked" not in ended.stderr  # what DuckDB prints if an object of its own outlives the interpreter
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("MILLRACE_", "PREFECT_"))
+        }
+        settings = {
+            **clean,
+            "MILLRACE_FEATURES": "",
+            "PREFECT_HOME": str(tmp_path / "prefect"),
+            **environment,
+        }
+        ended = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=settings,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        assert (
+            "leaked" not in ended.stderr
+        )  # what DuckDB prints if an object of its own outlives the interpreter
         return ended
 
     return run
@@ -162,13 +202,17 @@ def contents(home: Path) -> dict[str, Any]:
         if (
             relation.startswith("features.") or relation == "duplicates.documents"
         ):  # rows in whose place newer ones stand are there until maintenance
-            entity = next(name for name in frame.columns if name in {"record_id", "author_id", "subject_id"})
+            entity = next(
+                name for name in frame.columns if name in {"record_id", "author_id", "subject_id"}
+            )
             frame = frame.sort("created_timestamp").unique([entity, "event_timestamp"], keep="last")
         frame = frame.drop(OF_A_RUN, strict=False)
         found[relation] = frame.sort(cs.exclude(cs.nested())).rows()
     with contextlib.closing(sqlite3.connect(home / "feast" / "online.db")) as connection:
         for view in online_views(home):
-            rows = connection.execute(f"select entity_key, feature_name, value, event_ts from millrace_{view}").fetchall()
+            rows = connection.execute(
+                f"select entity_key, feature_name, value, event_ts from millrace_{view}"
+            ).fetchall()
             found[f"online {view}"] = sorted(rows)
     return found
 
@@ -215,7 +259,11 @@ def leftovers(home: Path) -> list[str]:
     for relation, newest in warehouse.versions().items():
         tables = [warehouse.table_at(relation, version) for version in range(newest + 1)]
         named = {Path(file).name for table in tables for file in table.file_uris()}
-        stray += [str(path) for path in warehouse.folder(relation).glob("*.parquet") if path.name not in named]
+        stray += [
+            str(path)
+            for path in warehouse.folder(relation).glob("*.parquet")
+            if path.name not in named
+        ]
     return stray
 
 

@@ -29,7 +29,11 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def copied(tmp_path: Path) -> Path:
     """A copy of the packages, to be edited."""
     for package in ("flows", "transforms", "feature_repo"):
-        shutil.copytree(ROOT / package, tmp_path / "copy" / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / package,
+            tmp_path / "copy" / package,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
     return tmp_path / "copy"
 
 
@@ -45,7 +49,9 @@ def retype_and_remove(copied: Path) -> None:
     (views / "author_activity.py").write_text(retyped, "utf-8")
 
 
-def test_breaking_change_is_listed_refused_and_accepted(millrace: Run, copied: Path, small_source: Path, tmp_path: Path) -> None:
+def test_breaking_change_is_listed_refused_and_accepted(
+    millrace: Run, copied: Path, small_source: Path, tmp_path: Path
+) -> None:
     home, path = str(tmp_path / "home"), {"PYTHONPATH": str(copied)}
     asked = ("--source", str(small_source), "--home", home)
     first = millrace("run", *asked, "--plain", **path)
@@ -67,7 +73,11 @@ def test_breaking_change_is_listed_refused_and_accepted(millrace: Run, copied: P
     accepted = millrace("run", *asked, "--plain", "--accept-breaking", **path)
     assert accepted.returncode == 0, accepted.stderr
     with warehouse.connect() as connection:
-        types = dict(connection.sql("select column_name, column_type from (describe features.author_activity)").fetchall())
+        types = dict(
+            connection.sql(
+                "select column_name, column_type from (describe features.author_activity)"
+            ).fetchall()
+        )
         assert types["n_words_1d"] == "DOUBLE"
         assert "n_urls" not in connection.sql("from features.record_quality limit 0").columns
     older = warehouse.table_at("features.record_quality", before["features.record_quality"])

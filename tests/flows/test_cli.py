@@ -37,14 +37,20 @@ def the_one_line(result: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-def test_run_then_run_again_changes_nothing(millrace: Run, small_source: Path, tmp_path: Path) -> None:
+def test_run_then_run_again_changes_nothing(
+    millrace: Run, small_source: Path, tmp_path: Path
+) -> None:
     home = tmp_path / "home"
     first = millrace("run", "--source", str(small_source), "--home", str(home), "--plain", "--json")
     assert first.returncode == 0, first.stderr
     assert first.stderr == ""  # progress is for terminals
     summary = json.loads(first.stdout.splitlines()[-1])
     assert summary["files_loaded"] == 3
-    assert summary["read"] == summary["staged"] + summary["duplicates"] + summary["quarantined"] == 2859
+    assert (
+        summary["read"]
+        == summary["staged"] + summary["duplicates"] + summary["quarantined"]
+        == 2859
+    )
     assert list(summary["features"]) == VIEWS
     assert list(summary["materialized"]) == ["author_activity", "subject_activity"]
     assert min(summary["features"].values()) > 0
@@ -59,7 +65,9 @@ def test_run_then_run_again_changes_nothing(millrace: Run, small_source: Path, t
     assert Warehouse(Settings(home=home)).versions() == versions
 
 
-def test_default_home_is_where_one_stands(millrace: Run, small_source: Path, tmp_path: Path) -> None:
+def test_default_home_is_where_one_stands(
+    millrace: Run, small_source: Path, tmp_path: Path
+) -> None:
     result = millrace("run", "--source", str(small_source), "--plain")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / ".millrace" / "raw" / "records").is_dir()
@@ -75,16 +83,24 @@ def test_home_from_the_environment(millrace: Run, finished_home: Path) -> None:
     ("arguments", "code", "words"),
     [
         (("run", "--source", "nowhere.yaml"), 2, "nowhere.yaml: cannot be read"),
-        (("run", "--source", "typo.yaml"), 2, "typo.yaml: record.txt: is not a key of a source; did you mean 'text'?"),
+        (
+            ("run", "--source", "typo.yaml"),
+            2,
+            "typo.yaml: record.txt: is not a key of a source; did you mean 'text'?",
+        ),
         (("run", "--source", "empty.yaml"), 2, "no file to load there"),
         (("run", "--source", "broken.yaml"), 2, "broken.yaml, line 2: is not YAML"),
         (("status", "--home", "nothing"), 1, "run millrace run --source FILE first"),
     ],
 )
-def test_a_mistake_costs_one_line(millrace: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
+def test_a_mistake_costs_one_line(
+    millrace: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
     (tmp_path / "folder").mkdir()
     record = "record: {record_id: a, author_id: b, event_timestamp: c, text: d"
-    (tmp_path / "typo.yaml").write_text(f"name: x\nuri: folder\nknown: at_load\n{record}, txt: e}}\n")
+    (tmp_path / "typo.yaml").write_text(
+        f"name: x\nuri: folder\nknown: at_load\n{record}, txt: e}}\n"
+    )
     (tmp_path / "empty.yaml").write_text(f"name: x\nuri: folder\nknown: at_load\n{record}}}\n")
     (tmp_path / "broken.yaml").write_text("name: [x\nuri: y\n")
     result = millrace(*arguments)
@@ -98,18 +114,39 @@ def test_debug_shows_the_traceback(millrace: Run) -> None:
     assert "Traceback" in result.stderr
 
 
-def test_a_home_that_cannot_be_written_costs_one_line(millrace: Run, small_source: Path, tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_written_costs_one_line(
+    millrace: Run, small_source: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("not a folder")
-    result = millrace("run", "--source", str(small_source), "--home", str(tmp_path / "file" / "home"))
+    result = millrace(
+        "run", "--source", str(small_source), "--home", str(tmp_path / "file" / "home")
+    )
     assert result.returncode == 1
     assert "cannot be written" in the_one_line(result)
 
 
-@pytest.mark.skipif(not Path("/proc/locks").is_file(), reason="Linux lists who waits for a lock; nothing else tells it for sure")
-def test_a_second_run_at_the_same_time_waits_says_so_and_does_what_is_left(tmp_path: Path, small_source: Path) -> None:
-    command = [sys.executable, "-m", "flows.cli", "run", "--plain", "--source", str(small_source), "--home", str(tmp_path / "home")]
+@pytest.mark.skipif(
+    not Path("/proc/locks").is_file(),
+    reason="Linux lists who waits for a lock; nothing else tells it for sure",
+)
+def test_a_second_run_at_the_same_time_waits_says_so_and_does_what_is_left(
+    tmp_path: Path, small_source: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        "run",
+        "--plain",
+        "--source",
+        str(small_source),
+        "--home",
+        str(tmp_path / "home"),
+    ]
     with lock_home(tmp_path / "home"):
-        second = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        second = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         assert second.stderr is not None
         said = second.stderr.readline()
         while not waits_for_a_lock(second.pid):
@@ -122,21 +159,41 @@ def test_a_second_run_at_the_same_time_waits_says_so_and_does_what_is_left(tmp_p
 
 def waits_for_a_lock(process_id: int) -> bool:
     """Whether the kernel lists a process among those that wait for a file lock (`->` in /proc/locks)."""
-    waiting = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" in line]
+    waiting = [
+        line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" in line
+    ]
     return any(str(process_id) in fields for fields in waiting)
 
 
 def test_two_runs_at_once_load_every_row_once(tmp_path: Path, small_source: Path) -> None:
     home = tmp_path / "home"
-    command = [sys.executable, "-m", "flows.cli", "run", "--plain", "--json", "--source", str(small_source), "--home", str(home)]
-    runs = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        "run",
+        "--plain",
+        "--json",
+        "--source",
+        str(small_source),
+        "--home",
+        str(home),
+    ]
+    runs = [
+        subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
     outs = [process.communicate(timeout=280)[0] for process in runs]
     assert [process.returncode for process in runs] == [0, 0]
     assert sorted(json.loads(out.splitlines()[-1])["read"] for out in outs) == [0, 2859]
     assert Warehouse(Settings(home=home)).n_rows("raw.records") == 2859
 
 
-def test_home_may_have_a_blank_and_other_letters_in_its_path(millrace: Run, small_source: Path, tmp_path: Path) -> None:
+def test_home_may_have_a_blank_and_other_letters_in_its_path(
+    millrace: Run, small_source: Path, tmp_path: Path
+) -> None:
     home = str(tmp_path / "my häuser home")
     for expected in ("features.author_activity", "nothing new"):
         result = millrace("run", "--source", str(small_source), "--home", home, "--plain")
@@ -146,7 +203,9 @@ def test_home_may_have_a_blank_and_other_letters_in_its_path(millrace: Run, smal
     assert training_set(spine, ["record_quality:n_words"], home).frame.height == 5
 
 
-def test_plan_tells_what_a_run_would_do_and_writes_nothing(millrace: Run, small_source: Path, finished_home: Path, tmp_path: Path) -> None:
+def test_plan_tells_what_a_run_would_do_and_writes_nothing(
+    millrace: Run, small_source: Path, finished_home: Path, tmp_path: Path
+) -> None:
     plan = ("plan", "--source", str(small_source), "--home")
     before = millrace(*plan, "nowhere")
     assert before.returncode == 0, before.stderr
@@ -157,18 +216,32 @@ def test_plan_tells_what_a_run_would_do_and_writes_nothing(millrace: Run, small_
     assert Warehouse(Settings(home=finished_home)).versions() == versions
 
 
-def test_plan_prices_new_files_by_what_the_home_holds(millrace: Run, small_source: Path, tmp_path: Path) -> None:
+def test_plan_prices_new_files_by_what_the_home_holds(
+    millrace: Run, small_source: Path, tmp_path: Path
+) -> None:
     shutil.copytree(small_source.parent, tmp_path / "source")
-    run_plain(PipelineParameters(source=str(tmp_path / "source" / "cve_events.yaml"), home=str(tmp_path / "home")))
+    run_plain(
+        PipelineParameters(
+            source=str(tmp_path / "source" / "cve_events.yaml"), home=str(tmp_path / "home")
+        )
+    )
     day, *_ = sorted((tmp_path / "source" / "data" / "cve_events").iterdir())
     shutil.copy(day, day.with_name("2024-05-12.jsonl.zst"))
     planned = millrace("plan", "--source", "source/cve_events.yaml", "--home", "home").stdout
-    rows = {words[0]: words[1:3] for line in planned.splitlines() if "." in (words := line.split() or [""])[0] and len(words) > 4}
+    rows = {
+        words[0]: words[1:3]
+        for line in planned.splitlines()
+        if "." in (words := line.split() or [""])[0] and len(words) > 4
+    }
     assert list(rows) == ["raw.records", "staging.records", *(f"features.{view}" for view in VIEWS)]
-    assert all(count.replace(",", "").isdigit() and float(seconds) >= 0 for count, seconds in rows.values()), planned
+    assert all(
+        count.replace(",", "").isdigit() and float(seconds) >= 0 for count, seconds in rows.values()
+    ), planned
 
 
-def test_a_refused_file_fails_the_run_after_the_others_are_loaded(millrace: Run, tmp_path: Path) -> None:
+def test_a_refused_file_fails_the_run_after_the_others_are_loaded(
+    millrace: Run, tmp_path: Path
+) -> None:
     row = {"id": "a", "author": "u", "written": "2026-01-01", "text": "fine"}
     (tmp_path / "good.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "half.jsonl.gz").write_bytes(b"\x1f\x8b\x08\x00half")
@@ -177,25 +250,49 @@ def test_a_refused_file_fails_the_run_after_the_others_are_loaded(millrace: Run,
     result = millrace("run", "--source", "source.yaml", "--home", "home", "--plain")
     assert result.returncode == 1
     assert "half.jsonl.gz: refused" in the_one_line(result)
-    assert result.stdout.startswith("x: 1 files, 1 rows read\n  staged 1, duplicates 0, quarantined 0\n")
+    assert result.stdout.startswith(
+        "x: 1 files, 1 rows read\n  staged 1, duplicates 0, quarantined 0\n"
+    )
     assert Warehouse(Settings(home=tmp_path / "home")).n_rows("staging.records") == 1
 
 
-def test_a_prefect_server_that_is_not_running_is_one_line(millrace: Run, small_source: Path, tmp_path: Path) -> None:
+def test_a_prefect_server_that_is_not_running_is_one_line(
+    millrace: Run, small_source: Path, tmp_path: Path
+) -> None:
     with socket.socket() as taken:  # bound and not listening: nobody answers there
         taken.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{taken.getsockname()[1]}"
-        result = millrace("run", "--source", str(small_source), "--home", "home", PREFECT_API_URL=f"http://ann:secret@{host}/api")
+        result = millrace(
+            "run",
+            "--source",
+            str(small_source),
+            "--home",
+            "home",
+            PREFECT_API_URL=f"http://ann:secret@{host}/api",
+        )
     assert result.returncode == 1
-    assert the_one_line(result).startswith(f"millrace: Prefect's API at {host} does not answer (ConnectError); start it with")
+    assert the_one_line(result).startswith(
+        f"millrace: Prefect's API at {host} does not answer (ConnectError); start it with"
+    )
     assert Warehouse(Settings(home=tmp_path / "home")).versions() == {}
 
 
 def test_help_is_light_and_teaches(millrace: Run) -> None:
     script = "import sys, flows.cli; print(*[name for name in ('prefect', 'feast', 'pandera', 'polars', 'duckdb') if name in sys.modules])"
-    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert loaded.stdout.strip() == ""
-    for command in ("run", "plan", "trace", "status", "quarantine", "features", "train-demo", "serve"):
+    for command in (
+        "run",
+        "plan",
+        "trace",
+        "status",
+        "quarantine",
+        "features",
+        "train-demo",
+        "serve",
+    ):
         result = millrace(command, "--help")
         assert result.returncode == 0
         assert len(result.stdout.splitlines()) > 5
@@ -203,12 +300,24 @@ def test_help_is_light_and_teaches(millrace: Run) -> None:
 
 def test_features_names_a_source_that_is_told_in_retrospect(millrace: Run, tmp_path: Path) -> None:
     record = "{record_id: id, author_id: author, subject_id: about, event_timestamp: written, text: text}"
-    (tmp_path / "notes.yaml").write_text(f"name: notes\nuri: notes.jsonl\nknown: at_event\nrecord: {record}\n")
-    row = {"id": "r1", "author": "ann", "about": "tea", "written": "2024-05-01T00:00:00Z", "text": "hi"}
+    (tmp_path / "notes.yaml").write_text(
+        f"name: notes\nuri: notes.jsonl\nknown: at_event\nrecord: {record}\n"
+    )
+    row = {
+        "id": "r1",
+        "author": "ann",
+        "about": "tea",
+        "written": "2024-05-01T00:00:00Z",
+        "text": "hi",
+    }
     (tmp_path / "notes.jsonl").write_text(json.dumps(row) + "\n")
     ran = millrace("run", "--source", "notes.yaml", "--home", "home", "--plain")
     assert ran.returncode == 0, ran.stderr
-    (line,) = [line for line in millrace("features", "--home", "home").stdout.splitlines() if line.startswith("  notes ")]
+    (line,) = [
+        line
+        for line in millrace("features", "--home", "home").stdout.splitlines()
+        if line.startswith("  notes ")
+    ]
     assert "known at_event, in retrospect" in line
 
 
@@ -221,7 +330,10 @@ def test_features_lists_every_feature(millrace: Run) -> None:
 
 def test_quarantine_round(millrace: Run, tmp_path: Path) -> None:
     row = {"author": "u", "text": "words of secret@example.org"}
-    rows = [{**row, "id": str(n), "written": written} for n, written in enumerate(["2026-01-01", "01.02.2026"])]
+    rows = [
+        {**row, "id": str(n), "written": written}
+        for n, written in enumerate(["2026-01-01", "01.02.2026"])
+    ]
     (tmp_path / "notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     record = "record: {record_id: id, author_id: author, text: text, event_timestamp: "
     source = tmp_path / "source.yaml"
@@ -235,12 +347,18 @@ def test_quarantine_round(millrace: Run, tmp_path: Path) -> None:
     assert "notes.jsonl, row 2: event_timestamp: not_a_time" in shown
     assert "words of <EMAIL_ADDRESS>" in shown
     assert "secret" not in listed + shown
-    assert "secret@example.org" in millrace("quarantine", "show", "--home", "home", "--reveal").stdout
+    assert (
+        "secret@example.org" in millrace("quarantine", "show", "--home", "home", "--reveal").stdout
+    )
     mended = "\"coalesce(try_cast(written as timestamp), try_strptime(written, '%d.%m.%Y'))\""
     source.write_text(f"name: notes\nuri: notes.jsonl\nknown: at_load\n{record} {mended}}}\n")
     replayed = millrace("quarantine", "replay", "--source", "source.yaml", "--home", "home")
     assert "1 tried: 1 staged" in replayed.stdout, replayed.stderr
-    rows = {line.split()[0]: line.split()[1:4] for line in millrace(*run).stdout.splitlines() if "." in line}
+    rows = {
+        line.split()[0]: line.split()[1:4]
+        for line in millrace(*run).stdout.splitlines()
+        if "." in line
+    }
     assert rows["features.record_quality"] == ["1", "0", "1"]  # new, recomputed, untouched
     assert "Everything adds up" in millrace("status", "--home", "home").stdout
 
@@ -252,14 +370,29 @@ def test_corrections_round(millrace: Run, tmp_path: Path) -> None:
     ]
     (tmp_path / "notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     record = "record: {record_id: id, author_id: author, text: text, event_timestamp: written}"
-    (tmp_path / "source.yaml").write_text(f"name: notes\nuri: notes.jsonl\nknown: at_load\n{record}\n")
+    (tmp_path / "source.yaml").write_text(
+        f"name: notes\nuri: notes.jsonl\nknown: at_load\n{record}\n"
+    )
     run = ("run", "--source", "source.yaml", "--home", "home", "--plain")
     assert millrace(*run).returncode == 0
     assert "2 of 3 rows read wait" in millrace("quarantine", "list", "--home", "home").stdout
-    exported = millrace("quarantine", "export", "--csv", "rows.csv", "--rule", "not_a_time", "--reveal", "--home", "home")
+    exported = millrace(
+        "quarantine",
+        "export",
+        "--csv",
+        "rows.csv",
+        "--rule",
+        "not_a_time",
+        "--reveal",
+        "--home",
+        "home",
+    )
     assert "rows.csv: 2 rows\n" in exported.stdout, exported.stderr
     frame = pl.read_csv(tmp_path / "rows.csv").sort("row_number")
-    corrections = [frame["payload"][0].replace("01.02.2026", "2026-02-01"), frame["payload"][1].replace("soon", "later")]
+    corrections = [
+        frame["payload"][0].replace("01.02.2026", "2026-02-01"),
+        frame["payload"][1].replace("soon", "later"),
+    ]
     frame.with_columns(correction=pl.Series(corrections)).write_csv(tmp_path / "rows.csv")
     taking = ("quarantine", "import", "--source", "source.yaml", "rows.csv", "--home", "home")
     dry = millrace(*taking, "--dry-run")
@@ -270,13 +403,21 @@ def test_corrections_round(millrace: Run, tmp_path: Path) -> None:
     ]
     assert "2 corrections: 2 taken" in millrace(*taking).stdout
     replayed = millrace("quarantine", "replay", "--source", "source.yaml", "--home", "home")
-    assert "2 tried: 1 staged, 0 duplicates, 1 stay in quarantine" in replayed.stdout, replayed.stderr
-    rows_of = {line.split()[0]: line.split()[1:4] for line in millrace(*run).stdout.splitlines() if "." in line}
+    assert "2 tried: 1 staged, 0 duplicates, 1 stay in quarantine" in replayed.stdout, (
+        replayed.stderr
+    )
+    rows_of = {
+        line.split()[0]: line.split()[1:4]
+        for line in millrace(*run).stdout.splitlines()
+        if "." in line
+    }
     assert rows_of["features.record_quality"] == ["1", "0", "1"]  # new, recomputed, untouched
     assert "Everything adds up" in millrace("status", "--home", "home").stdout
     traced = millrace("trace", "--record", "r1", "--home", "home").stdout
     assert "notes.jsonl, row 2" in traced
-    assert re.search(r"corrected   20\d\d-.* UTC; read in its place: sha256 [0-9a-f]{64}", traced), traced
+    assert re.search(
+        r"corrected   20\d\d-.* UTC; read in its place: sha256 [0-9a-f]{64}", traced
+    ), traced
     assert "no such row of notes waits" in the_one_line(millrace(*taking))
 
 
@@ -285,12 +426,17 @@ def test_frozen_source_is_planned_stopped_and_accepted(millrace: Run, tmp_path: 
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.jsonl").write_text(json.dumps(row) + "\n")
     record = "record: {record_id: id, author_id: author, text: text, event_timestamp: written}"
-    (tmp_path / "source.yaml").write_text(f"name: notes\nuri: data\nknown: at_load\nschema: freeze\n{record}\n")
+    (tmp_path / "source.yaml").write_text(
+        f"name: notes\nuri: data\nknown: at_load\nschema: freeze\n{record}\n"
+    )
     run = ("run", "--source", "source.yaml", "--home", "home", "--plain")
     assert millrace(*run).returncode == 0
     (tmp_path / "data" / "b.jsonl").write_text(json.dumps({**row, "id": "r2", "score": 1}) + "\n")
     planned = millrace("plan", "--source", "source.yaml", "--home", "home")
-    assert 'fields: "score" is new (integer); in the first rows of 1 files, 1 rows looked at' in planned.stdout, planned.stderr
+    assert (
+        'fields: "score" is new (integer); in the first rows of 1 files, 1 rows looked at'
+        in planned.stdout
+    ), planned.stderr
     assert "`schema: freeze` stops the run" in planned.stdout
     stopped = millrace(*run)
     assert stopped.returncode == 1
@@ -317,17 +463,23 @@ def test_locks_round(millrace: Run, small_source: Path, tmp_path: Path) -> None:
     made.save_lock(tmp_path / "a.lock")
     pl.DataFrame(made.spine).write_parquet(tmp_path / "spine.parquet")
     assert "No lock is registered" in millrace("locks", "--home", str(home)).stdout
-    added = millrace("locks", "add", "a", "--lock", "a.lock", "--spine", "spine.parquet", "--home", str(home))
+    added = millrace(
+        "locks", "add", "a", "--lock", "a.lock", "--spine", "spine.parquet", "--home", str(home)
+    )
     assert "a: registered, 50 rows" in added.stdout, added.stderr
     listed = millrace("locks", "--home", str(home)).stdout
     assert "author_activity:n_records_7d" in listed
     assert "all there" in listed
     assert "a: equal, 50 rows" in millrace("locks", "check", "a", "--home", str(home)).stdout
     assert millrace("locks", "remove", "a", "--home", str(home)).stdout == "a: removed\n"
-    assert "no lock of that name" in the_one_line(millrace("locks", "check", "a", "--home", str(home)))
+    assert "no lock of that name" in the_one_line(
+        millrace("locks", "check", "a", "--home", str(home))
+    )
 
 
-def test_backfill_lists_prices_and_fills_what_is_missing(millrace: Run, small_source: Path, tmp_path: Path) -> None:
+def test_backfill_lists_prices_and_fills_what_is_missing(
+    millrace: Run, small_source: Path, tmp_path: Path
+) -> None:
     home = str(tmp_path / "home")
     assert millrace("run", "--source", str(small_source), "--home", home, "--plain").returncode == 0
     assert "nothing is missing" in millrace("backfill", "--home", home).stdout
@@ -337,13 +489,17 @@ def test_backfill_lists_prices_and_fills_what_is_missing(millrace: Run, small_so
     span = ("--from", "2024-05-01", "--to", "2024-06-01", "--home", home)
     version = warehouse.versions()
     listed = millrace("backfill", *span, "--dry-run").stdout
-    assert re.search(r"features.author_activity +[1-9]\d+ +\d+  2024-05-.*, missing", listed), listed
+    assert re.search(r"features.author_activity +[1-9]\d+ +\d+  2024-05-.*, missing", listed), (
+        listed
+    )
     assert re.search(r"rows: about \d+\.\d s", listed)
     assert warehouse.versions() == version
     filled = millrace("backfill", *span)
     assert filled.returncode == 0, filled.stderr
     assert "nothing is missing" in millrace("backfill", *span).stdout
-    assert "features.author_activity" in millrace("backfill", "--home", home).stdout  # July's are still missing
+    assert (
+        "features.author_activity" in millrace("backfill", "--home", home).stdout
+    )  # July's are still missing
 
 
 def test_help_answers_at_once() -> None:

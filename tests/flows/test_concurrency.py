@@ -14,7 +14,9 @@ def assert_good(warm: Warm, pids: list[int]) -> None:
 
 
 @pytest.mark.timeout(3600)
-def test_two_runs_at_once_end_as_one(warm: Warm, lives: Lives, request: pytest.FixtureRequest) -> None:
+def test_two_runs_at_once_end_as_one(
+    warm: Warm, lives: Lives, request: pytest.FixtureRequest
+) -> None:
     for turn in range(request.config.getoption("--rounds")):
         number = turn % len(INCREMENTS)
         lives.go_back(number)
@@ -23,7 +25,9 @@ def test_two_runs_at_once_end_as_one(warm: Warm, lives: Lives, request: pytest.F
 
 
 @pytest.mark.parametrize("other", ["maintain", "backfill"])
-def test_run_beside_another_kind_of_work_ends_as_alone(warm: Warm, lives: Lives, other: str) -> None:
+def test_run_beside_another_kind_of_work_ends_as_alone(
+    warm: Warm, lives: Lives, other: str
+) -> None:
     for number in range(1, len(INCREMENTS)):
         lives.go_back(number)
         run = ("run", lives.source, lives.home)
@@ -31,7 +35,9 @@ def test_run_beside_another_kind_of_work_ends_as_alone(warm: Warm, lives: Lives,
         assert contents(lives.home) == lives.contents[number]
 
 
-def test_readers_beside_runs_see_no_error_and_nothing_half(warm: Warm, lives: Lives, tmp_path: Path) -> None:
+def test_readers_beside_runs_see_no_error_and_nothing_half(
+    warm: Warm, lives: Lives, tmp_path: Path
+) -> None:
     notes, home, done = Notes(tmp_path / "source"), tmp_path / "home", tmp_path / "done"
     notes.add()
     warm.run("run", notes.source, home)

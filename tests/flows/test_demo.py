@@ -15,16 +15,30 @@ from transforms.warehouse.tables import Warehouse
 START = datetime(2024, 5, 1, tzinfo=UTC)
 
 
-def test_keys_are_those_of_the_first_version(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_those_of_the_first_version(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MILLRACE_FEATURES", str(Path(__file__).parents[2] / "features"))
-    first = {"record_id": "CVE-2024-0001", "subject_id": "acme/router", "event_timestamp": START, "attributes": {"cwe": "CWE-79"}}
-    later = first | {"subject_id": "other/switch", "known_timestamp": START + timedelta(days=1), "attributes": {"cwe": "CWE-20"}}
+    first = {
+        "record_id": "CVE-2024-0001",
+        "subject_id": "acme/router",
+        "event_timestamp": START,
+        "attributes": {"cwe": "CWE-79"},
+    }
+    later = first | {
+        "subject_id": "other/switch",
+        "known_timestamp": START + timedelta(days=1),
+        "attributes": {"cwe": "CWE-20"},
+    }
     unknown = {"record_id": "CVE-2024-0002", "subject_id": "n/a/n/a", "event_timestamp": START}
     frame = stage([later, unknown, first]).to_arrow().cast(StagedRecord.arrow_schema())
     warehouse.publish(StagedRecord, frame.to_batches(), {})
     with warehouse.connect() as connection:
         keys = example_keys(connection).sort("record_id")
-    assert keys.rows() == [("CVE-2024-0001", "acme", "CWE-79", "CVE-2024-0001"), ("CVE-2024-0002", None, None, "CVE-2024-0002")]
+    assert keys.rows() == [
+        ("CVE-2024-0001", "acme", "CWE-79", "CVE-2024-0001"),
+        ("CVE-2024-0002", None, None, "CVE-2024-0002"),
+    ]
 
 
 def test_the_example_has_a_row_of_its_own() -> None:

@@ -27,7 +27,9 @@ def free_port() -> int:
 def running(command: list[str], environment: dict[str, str], log: Path) -> Iterator[None]:
     """Run a program beside the test and end it, by its process id, with a word in between for what it started itself."""
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
         try:
             yield
         finally:
@@ -52,7 +54,15 @@ def test_a_deployed_run_completes_and_leaves_its_artifacts(tmp_path: Path) -> No
     }
 
     def prefect(*arguments: str) -> str:
-        result = subprocess.run([PREFECT, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
+        result = subprocess.run(
+            [PREFECT, *arguments],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
@@ -63,7 +73,17 @@ def test_a_deployed_run_completes_and_leaves_its_artifacts(tmp_path: Path) -> No
         prefect("server", "status", "--wait", "--timeout", "180")
         prefect("work-pool", "create", "local", "--type", "process", "--overwrite")
         prefect("deploy", "--all")
-        worker = [PREFECT, "worker", "start", "--pool", "local", "--type", "process", "--limit", "2"]
+        worker = [
+            PREFECT,
+            "worker",
+            "start",
+            "--pool",
+            "local",
+            "--type",
+            "process",
+            "--limit",
+            "2",
+        ]
         programs.enter_context(running(worker, environment, tmp_path / "worker.log"))
         prefect("deployment", "run", "pipeline/cve-events", "--watch", "--watch-timeout", "300")
 
@@ -71,10 +91,20 @@ def test_a_deployed_run_completes_and_leaves_its_artifacts(tmp_path: Path) -> No
         assert deployment["schedules"][0]["slug"] == "hourly"
         assert deployment["global_concurrency_limit"]["limit"] == 1
         assert "parameters" in deployment["parameter_openapi_schema"]["properties"]
-        artifacts = {row["key"]: row for row in httpx.post(f"{api}/artifacts/latest/filter", json={}).json()}
-        accounting = {row["outcome"]: row["rows"] for row in json.loads(artifacts["accounting-cve-events"]["data"])}
+        artifacts = {
+            row["key"]: row for row in httpx.post(f"{api}/artifacts/latest/filter", json={}).json()
+        }
+        accounting = {
+            row["outcome"]: row["rows"]
+            for row in json.loads(artifacts["accounting-cve-events"]["data"])
+        }
         assert accounting["read"] == 37_336
-        assert accounting["read"] == accounting["staged"] + accounting["duplicates"] + accounting["quarantined"]
-        assert (tmp_path / "home" / "last_run.json").as_uri() in artifacts["summary-cve-events"]["data"]
+        assert (
+            accounting["read"]
+            == accounting["staged"] + accounting["duplicates"] + accounting["quarantined"]
+        )
+        assert (tmp_path / "home" / "last_run.json").as_uri() in artifacts["summary-cve-events"][
+            "data"
+        ]
     summary = json.loads((tmp_path / "home" / "last_run.json").read_text())
     assert summary["read"] == 37_336

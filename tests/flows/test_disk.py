@@ -16,7 +16,9 @@ MEGABYTE = 1 << 20
 
 
 def mount(*arguments: object) -> None:
-    done = subprocess.run(["mount", *map(str, arguments)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["mount", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         pytest.skip(f"needs to mount a small disk, which this user may not: {done.stderr.strip()}")
 
@@ -63,20 +65,27 @@ def fill(disk: Path, n_free: int) -> Path:
     return ballast
 
 
-def test_full_disk_is_one_line_and_the_next_run_finishes(warm: Warm, undisturbed: dict[str, Any], disk: Path, tmp_path: Path) -> None:
+def test_full_disk_is_one_line_and_the_next_run_finishes(
+    warm: Warm, undisturbed: dict[str, Any], disk: Path, tmp_path: Path
+) -> None:
     notes, home = Notes(tmp_path / "source"), disk / "home"
     notes.add()
     warm.run("run", notes.source, home)
     before = training_set(SPINE, ["author_activity:n_records_lifetime"], home)
     notes.add()
     said = []
-    for n_free in range(0, 120_000, 8_000):  # from nothing at all to nearly enough, so that every stage meets it
+    for n_free in range(
+        0, 120_000, 8_000
+    ):  # from nothing at all to nearly enough, so that every stage meets it
         ballast = fill(disk, n_free)
         said.append(the_line(warm, notes.source, home))
         if not said[-1]:
             break
         assert f"{home}: the disk is full" in said[-1]
-        assert training_set(SPINE, ["author_activity:n_records_lifetime"], home).frame.height >= before.frame.height
+        assert (
+            training_set(SPINE, ["author_activity:n_records_lifetime"], home).frame.height
+            >= before.frame.height
+        )
     ballast.unlink()
     warm.run("run", notes.source, home)
     assert contents(home) == undisturbed

@@ -36,15 +36,28 @@ def python(*arguments: str, model: Path | None) -> subprocess.CompletedProcess[s
     environment = {name: value for name, value in os.environ.items() if name != "MILLRACE_EMBEDDER"}
     if model:
         environment["MILLRACE_EMBEDDER"] = str(model)
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
 
 
 def millrace(*arguments: str, model: Path | None) -> subprocess.CompletedProcess[str]:
     return python("-m", "flows.cli", *arguments, model=model)
 
 
-def test_a_model_makes_a_view_that_is_searched_and_goes_with_the_setting(tiny_model: Path, small_source: Path, tmp_path: Path) -> None:
-    home, run = str(tmp_path / "home"), ("run", "--plain", "--source", str(small_source), "--home", str(tmp_path / "home"))
+def test_a_model_makes_a_view_that_is_searched_and_goes_with_the_setting(
+    tiny_model: Path, small_source: Path, tmp_path: Path
+) -> None:
+    home, run = (
+        str(tmp_path / "home"),
+        ("run", "--plain", "--source", str(small_source), "--home", str(tmp_path / "home")),
+    )
     first = millrace(*run, model=tiny_model)
     assert first.returncode == 0, first.stderr
     assert "features.record_embedding" in first.stdout
@@ -57,8 +70,16 @@ def test_a_model_makes_a_view_that_is_searched_and_goes_with_the_setting(tiny_mo
     assert found["distances"] == sorted(found["distances"])
 
     other = tmp_path / "other"
-    subprocess.run([sys.executable, "-m", "tests.tiny_model", str(other), "1"], cwd=ROOT, check=True, capture_output=True)
-    assert "features.record_embedding" in millrace("plan", "--source", str(small_source), "--home", home, model=other).stdout
+    subprocess.run(
+        [sys.executable, "-m", "tests.tiny_model", str(other), "1"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    assert (
+        "features.record_embedding"
+        in millrace("plan", "--source", str(small_source), "--home", home, model=other).stdout
+    )
     assert millrace(*run, model=other).returncode == 0
     assert json.loads(python("-c", SEARCH, home, model=other).stdout)["error"] < 1e-5
 
@@ -70,8 +91,18 @@ def test_a_model_makes_a_view_that_is_searched_and_goes_with_the_setting(tiny_mo
     assert "set MILLRACE_EMBEDDER to its folder" in refused.stderr
 
 
-def test_a_folder_without_a_model_stops_a_run_in_one_line(small_source: Path, tmp_path: Path) -> None:
-    stopped = millrace("run", "--plain", "--source", str(small_source), "--home", str(tmp_path / "home"), model=tmp_path)
+def test_a_folder_without_a_model_stops_a_run_in_one_line(
+    small_source: Path, tmp_path: Path
+) -> None:
+    stopped = millrace(
+        "run",
+        "--plain",
+        "--source",
+        str(small_source),
+        "--home",
+        str(tmp_path / "home"),
+        model=tmp_path,
+    )
     assert stopped.returncode != 0
     assert "no sentence-transformers model there" in stopped.stderr
     assert "Traceback" not in stopped.stderr

@@ -24,11 +24,24 @@ from transforms.upkeep.erase import Wanted, begun_erasure
 from transforms.warehouse.tables import RELATIONS, Warehouse
 
 PERSON = "quentin-4711"
-NEEDLES = (PERSON, "zanzibar", "case-q")  # the person's id, a word of every text, the beginning of every record's id
+NEEDLES = (
+    PERSON,
+    "zanzibar",
+    "case-q",
+)  # the person's id, a word of every text, the beginning of every record's id
 SPINE = "select record_id, author_id, subject_id, known_timestamp as event_timestamp from staging.records order by all"
-FEATURES = ["author_activity:n_records_lifetime", "record_quality:n_words", "subject_activity:n_words_28d"]
+FEATURES = [
+    "author_activity:n_records_lifetime",
+    "record_quality:n_words",
+    "subject_activity:n_words_28d",
+]
 # views of a record's text alone take one way, and one stands for all; profiles hold counts of loads, and stay
-LIKE_QUALITY = {"features.record_text", "features.record_pii", "features.record_vector", "features.record_embedding"}
+LIKE_QUALITY = {
+    "features.record_text",
+    "features.record_pii",
+    "features.record_vector",
+    "features.record_embedding",
+}
 COMMITTED = [
     relation
     for relation in (*RELATIONS, *(view.relation for view in views()))
@@ -38,16 +51,32 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def row(record: str, author: str, known: str, text: str | None, **changes: object) -> str:
-    given = {"id": record, "author": author, "about": "tea", "written": known, "known": known, "text": text, "label": "good"}
+    given = {
+        "id": record,
+        "author": author,
+        "about": "tea",
+        "written": known,
+        "known": known,
+        "text": text,
+        "label": "good",
+    }
     return json.dumps({**given, "gone": text is None, **changes})
 
 
 PERSONS = (
     [
         row("case-q1", PERSON, "2024-01-01T10:00:00Z", "zanzibar one"),
-        row("case-q1", PERSON, "2024-01-02T10:00:00Z", "zanzibar one", written="2024-01-01T10:00:00Z"),  # a repeat
+        row(
+            "case-q1",
+            PERSON,
+            "2024-01-02T10:00:00Z",
+            "zanzibar one",
+            written="2024-01-01T10:00:00Z",
+        ),  # a repeat
         row("case-q2", PERSON, "2024-01-03T10:00:00Z", "zanzibar two", about="zanzibar-only"),
-        row("case-q3", PERSON, "2024-01-03T10:00:00Z", "zanzibar three", written="not a time"),  # for quarantine
+        row(
+            "case-q3", PERSON, "2024-01-03T10:00:00Z", "zanzibar three", written="not a time"
+        ),  # for quarantine
     ],
     [
         row("case-q1", PERSON, "2024-02-01T10:00:00Z", "zanzibar corrected"),
@@ -80,7 +109,9 @@ class Person(Notes):
 
 def grow(folder: Path, warm: Warm, *, is_there: bool) -> Path:
     notes = Person(folder / "source", is_there=is_there)
-    keep(folder / "home", ["record_quality"])  # a person's records are to leave the online store too
+    keep(
+        folder / "home", ["record_quality"]
+    )  # a person's records are to leave the online store too
     for _ in PERSONS:
         notes.add()
         warm.run("run", notes.source, folder / "home")
@@ -113,20 +144,35 @@ def own(grown: Path, tmp_path: Path) -> Path:
 
 def comparable(home: Path) -> dict[str, Any]:
     """What a home says without where in its file a row stood; of entities, the values that hold, not when they were told again."""
-    found = {name: rows for name, rows in contents(home).items() if not name.startswith("profiles.")}
+    found = {
+        name: rows for name, rows in contents(home).items() if not name.startswith("profiles.")
+    }
     for relation in COMMITTED:
         frame = pl.read_delta(str(home.joinpath(*relation.split("."))))
         if relation in {"accounting.files", "staging.repeats"}:
-            found[relation] = frame.select(name for name in frame.columns if name.startswith(("n_", "record_"))).sum().rows()
+            found[relation] = (
+                frame.select(name for name in frame.columns if name.startswith(("n_", "record_")))
+                .sum()
+                .rows()
+            )
             if relation == "staging.repeats":
                 found[relation] = frame.height
         elif relation == "profiles.fields":  # counts of rows as they came
             found[relation] = sorted(frame.select("field", "type", "change").rows())
         elif relation.startswith("features.") or relation == "duplicates.documents":
-            key = next(name for name in frame.columns if name in {"record_id", "author_id", "subject_id"})
-            newest = frame.sort("created_timestamp").unique([key, "event_timestamp"], keep="last").sort(key, "event_timestamp")
+            key = next(
+                name for name in frame.columns if name in {"record_id", "author_id", "subject_id"}
+            )
+            newest = (
+                frame.sort("created_timestamp")
+                .unique([key, "event_timestamp"], keep="last")
+                .sort(key, "event_timestamp")
+            )
             values = pl.struct(pl.exclude(key, "event_timestamp", "created_timestamp"))
-            said = newest.filter(values.ne_missing(values.shift(1)).over(key) | (pl.int_range(pl.len()).over(key) == 0))
+            said = newest.filter(
+                values.ne_missing(values.shift(1)).over(key)
+                | (pl.int_range(pl.len()).over(key) == 0)
+            )
             found[relation] = said.drop("created_timestamp").rows()
         else:
             place = {"load_id", "loaded_timestamp", "source_uri", "row_number"}
@@ -144,7 +190,11 @@ def places_of(home: Path, needles: tuple[str, ...]) -> list[str]:
             content = repr(pl.read_parquet(path).rows()).encode()
         elif path.suffix == ".arrow":
             content = repr(pl.read_ipc_stream(path).rows()).encode()
-        found += [f"{path.relative_to(home)}: {needle}" for needle in needles if needle.encode() in content]
+        found += [
+            f"{path.relative_to(home)}: {needle}"
+            for needle in needles
+            if needle.encode() in content
+        ]
     return found
 
 
@@ -153,7 +203,9 @@ def test_search_finds_the_person_everywhere_before(grown: Path) -> None:
     assert found == {"raw", "staging", "quarantine", "duplicates", "features", "feast", "locks"}
 
 
-def test_nothing_of_an_erased_person_is_left_and_the_others_are_as_if_alone(own: Path, without: dict[str, Any]) -> None:
+def test_nothing_of_an_erased_person_is_left_and_the_others_are_as_if_alone(
+    own: Path, without: dict[str, Any]
+) -> None:
     home = own / "home"
     erased, (lock,) = run_erasure(home, Wanted(author=PERSON), is_dry=False)
     assert (lock.name, lock.is_lost, lock.n_spine_rows) == ("march", True, 6)
@@ -169,7 +221,9 @@ def test_nothing_of_an_erased_person_is_left_and_the_others_are_as_if_alone(own:
     assert {name for name in found if found[name] != without[name]} == set()
     with pytest.raises(LockError, match="cannot be made again"):
         training_set.rebuild("march", home=home)
-    served = online_features(["author_activity:n_records_lifetime"], [{"author_id": PERSON}, {"author_id": "u1"}], home)
+    served = online_features(
+        ["author_activity:n_records_lifetime"], [{"author_id": PERSON}, {"author_id": "u1"}], home
+    )
     assert served["author_activity__n_records_lifetime"].sign().to_list() == [0, 1]
     again = training_set(SPINE, FEATURES, home).frame
     assert again.height == pl.read_delta(str(home / "staging" / "records")).height
@@ -188,11 +242,17 @@ def test_erased_record_leaves_the_author(own: Path) -> None:
     home = own / "home"
     run_erasure(home, Wanted(record="case-q1"), is_dry=False)
     assert places_of(home, ("case-q1", "zanzibar one", "zanzibar corrected")) == []
-    rows = pl.read_delta(str(home / "features" / "author_activity")).filter(pl.col("author_id") == PERSON)
-    assert rows.sort("event_timestamp", "created_timestamp")["n_records_lifetime"][0] == 1  # case-q2 is the first now
+    rows = pl.read_delta(str(home / "features" / "author_activity")).filter(
+        pl.col("author_id") == PERSON
+    )
+    assert (
+        rows.sort("event_timestamp", "created_timestamp")["n_records_lifetime"][0] == 1
+    )  # case-q2 is the first now
 
 
-def test_dry_run_counts_the_same_and_changes_nothing(own: Path, digest_of_tree: Callable[[Path], str]) -> None:
+def test_dry_run_counts_the_same_and_changes_nothing(
+    own: Path, digest_of_tree: Callable[[Path], str]
+) -> None:
     before = digest_of_tree(own / "home")
     found = run_erasure(own / "home", Wanted(author=PERSON), is_dry=True)
     assert digest_of_tree(own / "home") == before
@@ -201,12 +261,18 @@ def test_dry_run_counts_the_same_and_changes_nothing(own: Path, digest_of_tree: 
 
 def test_data_files_of_older_versions_go_and_other_views_versions_stay(own: Path) -> None:
     home = own / "home"
-    run_erasure(home, Wanted(source_file=(own / "source" / "data" / "2.jsonl").as_uri()), is_dry=False)
+    run_erasure(
+        home, Wanted(source_file=(own / "source" / "data" / "2.jsonl").as_uri()), is_dry=False
+    )
     for relation in ("raw.records", "staging.records", "quarantine.records"):
         warehouse = Warehouse(Settings(home=home))
         on_disk = {str(path) for path in warehouse.folder(relation).glob("*.parquet")}
         assert on_disk == set(warehouse.files(relation))
-    assert not pl.read_delta(str(home / "raw" / "records"))["source_uri"].str.ends_with("/2.jsonl").any()
+    assert (
+        not pl.read_delta(str(home / "raw" / "records"))["source_uri"]
+        .str.ends_with("/2.jsonl")
+        .any()
+    )
 
 
 def test_unknown_id_is_said_to_be_unknown(grown: Path) -> None:
@@ -215,7 +281,9 @@ def test_unknown_id_is_said_to_be_unknown(grown: Path) -> None:
 
 
 def test_rows_that_nobody_has_read_yet_are_refused(own: Path) -> None:
-    (own / "source" / "data" / "3.jsonl").write_text(row("r99", PERSON, "2024-03-01T10:00:00Z", "zanzibar") + "\n")
+    (own / "source" / "data" / "3.jsonl").write_text(
+        row("r99", PERSON, "2024-03-01T10:00:00Z", "zanzibar") + "\n"
+    )
     from transforms.sources.ingest import ingest
 
     ingest(load_source(own / "source" / "notes.yaml"), Warehouse(Settings(home=own / "home")))
@@ -224,11 +292,16 @@ def test_rows_that_nobody_has_read_yet_are_refused(own: Path) -> None:
 
 
 STEPS = [*COMMITTED, "delete_entities", "erase_online", "replace_spine", "delete_files", "end"]
-KILLS = [("after:begin", "before:raw.records"), *((f"before:{step}", f"after:{step}") for step in STEPS)]
+KILLS = [
+    ("after:begin", "before:raw.records"),
+    *((f"before:{step}", f"after:{step}") for step in STEPS),
+]
 
 
 @pytest.mark.parametrize("kills", KILLS, ids=", ".join)
-def test_erasure_that_is_killed_is_finished_by_the_next_run(warm: Warm, own: Path, without: dict[str, Any], kills: tuple[str, str]) -> None:
+def test_erasure_that_is_killed_is_finished_by_the_next_run(
+    warm: Warm, own: Path, without: dict[str, Any], kills: tuple[str, str]
+) -> None:
     """Killed twice: the erasure itself, then the run that was to finish it."""
     home, source = own / "home", own / "source" / "notes.yaml"
     for command in (("erase_until", kills[0], PERSON), ("run_until", kills[1], source)):

@@ -19,38 +19,131 @@ good = GroupBy("good", author, [Count("n_records")], [days(1), days(7)])
 A_DAY = "[days(1)]"
 # a declaration by the view's name, and the words that its line has
 WRONG = {
-    "unknown_column": (f'GroupBy("unknown_column", channel, [Max("lable", "m")], {A_DAY})', "m: ", "lable", "did you mean label?"),
-    "wrong_type": (f'GroupBy("wrong_type", channel, [Mean("label", "m")], {A_DAY})', "m: Mean takes", "'label' is a text"),
-    "bad_sql": (f'GroupBy("bad_sql", channel, [Mean("length(text", "m")], {A_DAY})', "m: 'length(text'", "syntax error"),
-    "function": (f'GroupBy("function", channel, [Max("read_text(text)", "m")], {A_DAY})', "m: ", "may not call read_text()"),
-    "no_name": (f'GroupBy("no_name", channel, [Max("length(text) + 1")], {A_DAY})', "needs a name; say name=..."),
-    "twice": (f'GroupBy("twice", channel, [Max("label", "m"), Min("label", "m")], {A_DAY})', "m_1d: two features", "say name="),
-    "author_activity": (f'GroupBy("author_activity", channel, [Count("n")], {A_DAY})', "the name is taken", "author_activity.py"),
+    "unknown_column": (
+        f'GroupBy("unknown_column", channel, [Max("lable", "m")], {A_DAY})',
+        "m: ",
+        "lable",
+        "did you mean label?",
+    ),
+    "wrong_type": (
+        f'GroupBy("wrong_type", channel, [Mean("label", "m")], {A_DAY})',
+        "m: Mean takes",
+        "'label' is a text",
+    ),
+    "bad_sql": (
+        f'GroupBy("bad_sql", channel, [Mean("length(text", "m")], {A_DAY})',
+        "m: 'length(text'",
+        "syntax error",
+    ),
+    "function": (
+        f'GroupBy("function", channel, [Max("read_text(text)", "m")], {A_DAY})',
+        "m: ",
+        "may not call read_text()",
+    ),
+    "no_name": (
+        f'GroupBy("no_name", channel, [Max("length(text) + 1")], {A_DAY})',
+        "needs a name; say name=...",
+    ),
+    "twice": (
+        f'GroupBy("twice", channel, [Max("label", "m"), Min("label", "m")], {A_DAY})',
+        "m_1d: two features",
+        "say name=",
+    ),
+    "author_activity": (
+        f'GroupBy("author_activity", channel, [Count("n")], {A_DAY})',
+        "the name is taken",
+        "author_activity.py",
+    ),
     "no_window": ('GroupBy("no_window", channel, [Count("n")])', "n: has no window; say windows="),
-    "one_window": ('GroupBy("one_window", channel, [Count("n")], days(1))', "windows is a list, such as"),
-    "one_aggregate": (f'GroupBy("one_aggregate", channel, Count("n"), {A_DAY})', "aggregates is a list, such as"),
-    "no_aggregate": (f'GroupBy("no_aggregate", channel, ["n_records"], {A_DAY})', "'n_records' is no aggregate; write one"),
-    "no_entity": (f'GroupBy("no_entity", "author", [Count("n")], {A_DAY})', "entity is 'author'; give it one, such as Entity("),
-    "no_condition": (f'GroupBy("no_condition", channel, [Count("n", where="label")], {A_DAY})', "n: where='label' is no condition"),
-    "quantile": (f'GroupBy("quantile", channel, [Percentile("length(text)", "p", q=95)], {A_DAY})', "p: q=95 is no quantile"),
-    "no_length": (f'GroupBy("no_length", channel, [TopK("label", "t", k=0)], {A_DAY})', "t: k=0 is no length"),
-    "key_list": (f'GroupBy("key_list", Entity("m", "string_split(text, 1)"), [Count("n")], {A_DAY})', "entity m: ", "string_split"),
-    "list_key": (f'GroupBy("list_key", Entity("l", "string_split(text, label)"), [Count("n")], {A_DAY})', "entity l", "needs many=True"),
-    "key_taken": ('GroupBy("key_taken", channel, [Count("channel", windows=lifetime)])', "channel: every row has a column"),
-    "other_entity": (f'GroupBy("other_entity", Entity("author", "label"), [Count("n")], {A_DAY})', "there is another entity 'author'"),
+    "one_window": (
+        'GroupBy("one_window", channel, [Count("n")], days(1))',
+        "windows is a list, such as",
+    ),
+    "one_aggregate": (
+        f'GroupBy("one_aggregate", channel, Count("n"), {A_DAY})',
+        "aggregates is a list, such as",
+    ),
+    "no_aggregate": (
+        f'GroupBy("no_aggregate", channel, ["n_records"], {A_DAY})',
+        "'n_records' is no aggregate; write one",
+    ),
+    "no_entity": (
+        f'GroupBy("no_entity", "author", [Count("n")], {A_DAY})',
+        "entity is 'author'; give it one, such as Entity(",
+    ),
+    "no_condition": (
+        f'GroupBy("no_condition", channel, [Count("n", where="label")], {A_DAY})',
+        "n: where='label' is no condition",
+    ),
+    "quantile": (
+        f'GroupBy("quantile", channel, [Percentile("length(text)", "p", q=95)], {A_DAY})',
+        "p: q=95 is no quantile",
+    ),
+    "no_length": (
+        f'GroupBy("no_length", channel, [TopK("label", "t", k=0)], {A_DAY})',
+        "t: k=0 is no length",
+    ),
+    "key_list": (
+        f'GroupBy("key_list", Entity("m", "string_split(text, 1)"), [Count("n")], {A_DAY})',
+        "entity m: ",
+        "string_split",
+    ),
+    "list_key": (
+        f'GroupBy("list_key", Entity("l", "string_split(text, label)"), [Count("n")], {A_DAY})',
+        "entity l",
+        "needs many=True",
+    ),
+    "key_taken": (
+        'GroupBy("key_taken", channel, [Count("channel", windows=lifetime)])',
+        "channel: every row has a column",
+    ),
+    "other_entity": (
+        f'GroupBy("other_entity", Entity("author", "label"), [Count("n")], {A_DAY})',
+        "there is another entity 'author'",
+    ),
     "cycle_a": ('RecordSql("cycle_a", {"x": "cycle_b.y + 1"})', "reads cycle_b, which reads it"),
     "cycle_b": ('RecordSql("cycle_b", {"y": "cycle_a.x + 1"})', "reads cycle_a, which reads it"),
-    "a_list": ("""RecordSql("a_list", {"x": "string_split(text, ' ')"})""", "x: ", "is a list of text", "cast it"),
+    "a_list": (
+        """RecordSql("a_list", {"x": "string_split(text, ' ')"})""",
+        "x: ",
+        "is a list of text",
+        "cast it",
+    ),
     "nothing": ('RecordSql("nothing", {})', "features are a name and an expression each"),
-    "d_unknown": ('Derived("d_unknown", [good], {"x": "n_recrds_1d + 1"})', "x: ", "did you mean n_records_1d?"),
-    "d_both": ('Derived("d_both", [good, "author_activity"], {"x": "n_records_1d + 1"})', "x: ", "say which, as good.n_records_1d"),
+    "d_unknown": (
+        'Derived("d_unknown", [good], {"x": "n_recrds_1d + 1"})',
+        "x: ",
+        "did you mean n_records_1d?",
+    ),
+    "d_both": (
+        'Derived("d_both", [good, "author_activity"], {"x": "n_records_1d + 1"})',
+        "x: ",
+        "say which, as good.n_records_1d",
+    ),
     "d_sql": ('Derived("d_sql", [good], {"x": "n_records_1d +"})', "x: ", "syntax error"),
-    "d_type": ('Derived("d_type", [good], {"x": "event_timestamp + n_records_1d"})', "x: ", "No function matches"),
-    "d_view": ('Derived("d_view", ["god"], {"x": "1"})', "reads god, which is no view; did you mean good?"),
-    "d_list": ('Derived("d_list", "good", {"x": "1"})', "of is 'good'; it is a list, such as [good]"),
-    "d_derived": ('Derived("d_derived", ["author_tenure"], {"x": "1"})', "reads author_tenure, which is no view"),
+    "d_type": (
+        'Derived("d_type", [good], {"x": "event_timestamp + n_records_1d"})',
+        "x: ",
+        "No function matches",
+    ),
+    "d_view": (
+        'Derived("d_view", ["god"], {"x": "1"})',
+        "reads god, which is no view; did you mean good?",
+    ),
+    "d_list": (
+        'Derived("d_list", "good", {"x": "1"})',
+        "of is 'good'; it is a list, such as [good]",
+    ),
+    "d_derived": (
+        'Derived("d_derived", ["author_tenure"], {"x": "1"})',
+        "reads author_tenure, which is no view",
+    ),
     "s_view": ('Service("s_view", ["god"])', "reads god, which is no view; did you mean good?"),
-    "s_feature": ('Service("s_feature", ["good:n_recods_1d", good])', "reads good:n_recods_1d", "did you mean n_records_1d?"),
+    "s_feature": (
+        'Service("s_feature", ["good:n_recods_1d", good])',
+        "reads good:n_recods_1d",
+        "did you mean n_records_1d?",
+    ),
     "sql_view": ('SqlView("sql_view", author, "select author_id, nope from versions")', "nope"),
 }
 CLASSES = """
@@ -88,8 +181,16 @@ WRONG_CLASSES = {
 WRONG_FILES = {
     "name.py": ("from transforms.features import Cuont\n", "name.py, line 1: ImportError", "Cuont"),
     "python.py": ("x = 1\ndef f(:\n", "python.py, line 2: SyntaxError: invalid syntax"),
-    "hop.py": ("from transforms.features import days\n\nw = days(1, hop=days(2).length)\n", "hop.py, line 3", "shorter than its hop"),
-    "short.py": ("from transforms.features import minutes\nw = minutes(3)\n", "short.py, line 2", "the shortest is minutes(5)"),
+    "hop.py": (
+        "from transforms.features import days\n\nw = days(1, hop=days(2).length)\n",
+        "hop.py, line 3",
+        "shorter than its hop",
+    ),
+    "short.py": (
+        "from transforms.features import minutes\nw = minutes(3)\n",
+        "short.py, line 2",
+        "the shortest is minutes(5)",
+    ),
     "raises.py": ("\n\nraise KeyError('a')\n", "raises.py, line 3: KeyError"),
 }
 
@@ -109,7 +210,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_each_wrong_declaration_has_one_line_that_names_it_and_the_mend(folder: Path) -> None:
-    declarations = "".join(f"x{number} = {source}\n" for number, (source, *_) in enumerate(WRONG.values()))
+    declarations = "".join(
+        f"x{number} = {source}\n" for number, (source, *_) in enumerate(WRONG.values())
+    )
     (folder / "wrong.py").write_text(IMPORTS + declarations + CLASSES)
     for name, (source, *_) in WRONG_FILES.items():
         (folder / name).write_text(source)
@@ -118,7 +221,9 @@ def test_each_wrong_declaration_has_one_line_that_names_it_and_the_mend(folder: 
     lines = checked.stderr.splitlines()
     assert len(lines) == len(WRONG) + len(WRONG_CLASSES) + len(WRONG_FILES), checked.stderr
     expected = {f"features/wrong.py: {view}: ": words for view, (_, *words) in WRONG.items()}
-    expected |= {f"features/wrong.py: {view}: ": list(words) for view, words in WRONG_CLASSES.items()}
+    expected |= {
+        f"features/wrong.py: {view}: ": list(words) for view, words in WRONG_CLASSES.items()
+    }
     expected |= {f"features/{words[0]}": list(words[1:]) for _, *words in WRONG_FILES.values()}
     for start, words in expected.items():
         (line,) = [line for line in lines if line.startswith(start)]
@@ -127,7 +232,9 @@ def test_each_wrong_declaration_has_one_line_that_names_it_and_the_mend(folder: 
 
 def test_a_mistake_is_said_once_not_by_each_who_reads_it(folder: Path) -> None:
     readers = 'd = Derived("d", [a], {"x": "n_1d"})\ns = Service("s", [a, d])\n'
-    (folder / "chain.py").write_text(f'{IMPORTS}a = GroupBy("a", channel, [Max("lable", "n")], {A_DAY})\n{readers}')
+    (folder / "chain.py").write_text(
+        f'{IMPORTS}a = GroupBy("a", channel, [Max("lable", "n")], {A_DAY})\n{readers}'
+    )
     assert [line.split(": ")[1] for line in millrace("check").stderr.splitlines()] == ["a"]
 
 
@@ -176,10 +283,17 @@ def test_a_start_makes_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_failing_test_says_view_entity_instant_feature_expected_and_got(folder: Path) -> None:
     millrace("new", "mood")
     path = folder / "mood.yaml"
-    path.write_text(path.read_text().replace("n_records_7d: 2, mean_words_7d: 3", "n_records_7d: 3, mean_words_7d: 3"))
+    path.write_text(
+        path.read_text().replace(
+            "n_records_7d: 2, mean_words_7d: 3", "n_records_7d: 3, mean_words_7d: 3"
+        )
+    )
     tested = millrace("test")
     assert tested.exit_code == 1
-    assert "    mood of author_id=ada at 2024-05-07 00:00:00: n_records_7d: expected 3, got 2\n" in tested.output
+    assert (
+        "    mood of author_id=ada at 2024-05-07 00:00:00: n_records_7d: expected 3, got 2\n"
+        in tested.output
+    )
     assert tested.output.count("expected") == 1
     assert "1 of 1 tests failed" in tested.stderr
     assert "did you mean mood?" in millrace("test", "mod").stderr
@@ -194,12 +308,24 @@ def test_no_test_at_all_is_no_success(folder: Path) -> None:
 
 def test_the_catalogue_has_the_users_views_with_their_file(folder: Path) -> None:
     source = 'good_share = Derived("good_share", [good], {"share": "n_records_1d / nullif(n_records_7d, 0)"})\n'
-    (folder / "ours.py").write_text(IMPORTS + source + 'ours_v1 = Service("ours_v1", [good, "good_share:share"])\n')
+    (folder / "ours.py").write_text(
+        IMPORTS + source + 'ours_v1 = Service("ours_v1", [good, "good_share:share"])\n'
+    )
     lines = millrace().output.splitlines()
-    assert [line.split()[1] for line in lines if line.startswith(("good ", "good_share "))] == [str(folder / "ours.py")] * 2
+    assert [line.split()[1] for line in lines if line.startswith(("good ", "good_share "))] == [
+        str(folder / "ours.py")
+    ] * 2
     assert any(line.split()[:2] == ["share", "number"] for line in lines)
-    assert any(line.startswith("author_activity ") and line.endswith("transforms/features/views/author_activity.py") for line in lines)
-    assert any(line.split()[0] == "ours_v1" and line.endswith("good, good_share:share") for line in lines if line)
+    assert any(
+        line.startswith("author_activity ")
+        and line.endswith("transforms/features/views/author_activity.py")
+        for line in lines
+    )
+    assert any(
+        line.split()[0] == "ours_v1" and line.endswith("good, good_share:share")
+        for line in lines
+        if line
+    )
     page = millrace("--markdown").output
     assert f"## good\n\n\n\nKey: `author_id`. Declared in `{folder / 'ours.py'}`." in page
     assert "| `share` | number |  | `n_records_1d / nullif(n_records_7d, 0)`. |  |" in page
@@ -209,8 +335,14 @@ def test_the_shipped_example_passes_its_tests(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("MILLRACE_FEATURES", str(ROOT / "features"))
     assert millrace("check").exit_code == 0
     tested = millrace("test", "cve")
-    assert (tested.exit_code, tested.output.splitlines()[-1]) == (0, "3 tests passed"), tested.output
+    assert (tested.exit_code, tested.output.splitlines()[-1]) == (0, "3 tests passed"), (
+        tested.output
+    )
 
 
 def test_help_teaches() -> None:
-    assert [word for word in ("new", "check", "test", "MILLRACE_FEATURES") if word not in millrace("--help").output] == []
+    assert [
+        word
+        for word in ("new", "check", "test", "MILLRACE_FEATURES")
+        if word not in millrace("--help").output
+    ] == []

@@ -10,11 +10,22 @@ import pytest
 from tests.flows.conftest import INCREMENTS, VIEWS, Lives
 
 PROFILED = ("profiles.checks", "profiles.columns", "profiles.drift", "profiles.fields")
-PREPARED = (*PROFILED, "quarantine.records", "accounting.files", "staging.repeats", "staging.records")
+PREPARED = (
+    *PROFILED,
+    "quarantine.records",
+    "accounting.files",
+    "staging.repeats",
+    "staging.records",
+)
 INDEX = ("duplicates.contents", "duplicates.documents")
 # views of a record's text alone take one way; one stands for all
 LIKE_QUALITY = {"record_text", "record_pii", "record_vector"}
-COMMITS = ("raw.records", *PREPARED, *INDEX, *(f"features.{view}" for view in VIEWS if view not in LIKE_QUALITY))
+COMMITS = (
+    "raw.records",
+    *PREPARED,
+    *INDEX,
+    *(f"features.{view}" for view in VIEWS if view not in LIKE_QUALITY),
+)
 STEPS = [*COMMITS, "apply", "online.author_activity", "online.subject_activity"]
 
 
@@ -29,16 +40,22 @@ def test_run_after_two_kills_ends_where_an_undisturbed_one_does(lives: Lives, st
 
 
 @pytest.mark.timeout(3600)
-def test_run_that_is_killed_at_any_moment_is_finished_by_the_next(lives: Lives, request: pytest.FixtureRequest) -> None:
+def test_run_that_is_killed_at_any_moment_is_finished_by_the_next(
+    lives: Lives, request: pytest.FixtureRequest
+) -> None:
     chance = random.Random(20240509)  # noqa: S311 - a seed, so that a failure can be had again
     n_killed = 0
     for kill in range(request.config.getoption("--kills")):
         number = kill % len(INCREMENTS)
         lives.go_back(number)
-        delays = [chance.uniform(0, lives.seconds[number]) for _ in range(1 + (kill % 4 == 3))]  # every fourth is killed twice
+        delays = [
+            chance.uniform(0, lives.seconds[number]) for _ in range(1 + (kill % 4 == 3))
+        ]  # every fourth is killed twice
         for delay in delays:
             n_killed += kill_after(lives, delay)
-        lives.assert_ends_as_undisturbed(number, f"kill {kill}, of increment {number + 1}, after {delays} s")
+        lives.assert_ends_as_undisturbed(
+            number, f"kill {kill}, of increment {number + 1}, after {delays} s"
+        )
     assert n_killed > 0.5 * request.config.getoption("--kills")  # most were still at work
 
 

@@ -9,13 +9,23 @@ import pytest
 
 from feature_repo import training_set
 from feature_repo.locks import LockError, remove
-from flows.stages import MaintainParameters, PipelineParameters, pending_work, run_maintenance, run_plain
+from flows.stages import (
+    MaintainParameters,
+    PipelineParameters,
+    pending_work,
+    run_maintenance,
+    run_plain,
+)
 from transforms.home import Settings
 from transforms.sources.source import load_source
 from transforms.warehouse.tables import Warehouse
 
 SPINE = "select record_id, author_id, subject_id, known_timestamp as event_timestamp from staging.records order by all"
-FEATURES = ["record_quality:n_words", "author_activity:n_records_28d", "subject_activity:mean_characters_7d"]
+FEATURES = [
+    "record_quality:n_words",
+    "author_activity:n_records_28d",
+    "subject_activity:mean_characters_7d",
+]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +33,9 @@ def grown_once(small_source: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A folder with a source of three days, `home` that grew by a run a day, and a copy of it."""
     folder = tmp_path_factory.mktemp("maintained")
     days = shutil.copytree(small_source.parent, folder / "source") / "data" / "cve_events"
-    parameters = PipelineParameters(source=str(folder / "source" / "cve_events.yaml"), home=str(folder / "home"))
+    parameters = PipelineParameters(
+        source=str(folder / "source" / "cve_events.yaml"), home=str(folder / "home")
+    )
     later = [day.rename(folder / day.name) for day in sorted(days.iterdir())]
     for day in later:
         shutil.copy(day, days)
@@ -53,7 +65,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def maintain(warehouse: Warehouse, **options: object) -> dict[str, list[dict[str, object]]]:
-    return run_maintenance(MaintainParameters.model_validate({"home": str(warehouse.settings.root), **options}))
+    return run_maintenance(
+        MaintainParameters.model_validate({"home": str(warehouse.settings.root), **options})
+    )
 
 
 def newest(warehouse: Warehouse) -> dict[str, pl.DataFrame]:
@@ -62,17 +76,29 @@ def newest(warehouse: Warehouse) -> dict[str, pl.DataFrame]:
     for relation in warehouse.versions():
         frame = pl.read_delta(str(warehouse.folder(relation)))
         if relation.startswith("features."):
-            key = [frame.columns[frame.columns.index(name)] for name in frame.columns if name.endswith("_id")] + ["event_timestamp"]
+            key = [
+                frame.columns[frame.columns.index(name)]
+                for name in frame.columns
+                if name.endswith("_id")
+            ] + ["event_timestamp"]
             frame = frame.sort("created_timestamp").unique(key, keep="last")
         frames[relation] = frame.sort(pl.struct(pl.all().exclude(pl.Binary)).hash())
     return frames
 
 
 def test_rows_stay_and_no_run_has_anything_to_do(grown: Warehouse, source: Path) -> None:
-    before, n_files = newest(grown), {relation: len(grown.files(relation)) for relation in grown.relations()}
+    before, n_files = (
+        newest(grown),
+        {relation: len(grown.files(relation)) for relation in grown.relations()},
+    )
     done = maintain(grown)
     compacted = {str(item["relation"]) for item in done["compacted"]}
-    assert {"raw.records", "staging.records", "features.record_quality", "features.author_activity"} <= compacted
+    assert {
+        "raw.records",
+        "staging.records",
+        "features.record_quality",
+        "features.author_activity",
+    } <= compacted
     assert all(len(grown.files(relation)) < n_files[relation] for relation in compacted)
     assert sum(int(str(item["n_rows_dropped"])) for item in done["compacted"]) > 0
     after = newest(grown)
@@ -81,9 +107,13 @@ def test_rows_stay_and_no_run_has_anything_to_do(grown: Warehouse, source: Path)
     assert maintain(grown)["compacted"] == []
 
 
-def test_run_after_a_killed_compaction_takes_up_nothing_twice(source: Path, grown: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_after_a_killed_compaction_takes_up_nothing_twice(
+    source: Path, grown: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = newest(grown)
-    monkeypatch.setattr("transforms.upkeep.maintain._note", lambda *_: None)  # as if it was killed before each note
+    monkeypatch.setattr(
+        "transforms.upkeep.maintain._note", lambda *_: None
+    )  # as if it was killed before each note
     assert maintain(grown)["compacted"]
     assert not pending_work(load_source(source), grown).nothing
     summary = run_plain(PipelineParameters(source=str(source), home=str(grown.settings.root)))

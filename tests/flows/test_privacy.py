@@ -41,9 +41,22 @@ def rows() -> Iterator[dict[str, object]]:
     for number, secret in enumerate(SECRETS.values()):
         known = f"2026-01-0{1 + number}T10:00:00Z"
         row = {"id": f"r{number}", "author": f"u{number % 2}", "written": known, "known": known}
-        yield {**row, "text": f"Please note {secret} and answer soon, thank you very much for all of your help."}
-        yield {**row, "id": f"q{number}", "written": f"on the day of {secret}", "text": secret}  # its time is none
-        yield {**row, "id": f"d{number}", "author": "u2", "text": f"Please note {secret} and answer soon, thank you very much!"}
+        yield {
+            **row,
+            "text": f"Please note {secret} and answer soon, thank you very much for all of your help.",
+        }
+        yield {
+            **row,
+            "id": f"q{number}",
+            "written": f"on the day of {secret}",
+            "text": secret,
+        }  # its time is none
+        yield {
+            **row,
+            "id": f"d{number}",
+            "author": "u2",
+            "text": f"Please note {secret} and answer soon, thank you very much!",
+        }
 
 
 @pytest.fixture(scope="module", params=["keep", "redact"])
@@ -74,7 +87,12 @@ def said(source: Path) -> str:
         ["features"],
         ["report"],
     ]
-    environment = {**os.environ, "MILLRACE_HOME": home, "PREFECT_HOME": f"{home}/prefect", "PREFECT_LOGGING_LEVEL": "DEBUG"}
+    environment = {
+        **os.environ,
+        "MILLRACE_HOME": home,
+        "PREFECT_HOME": f"{home}/prefect",
+        "PREFECT_LOGGING_LEVEL": "DEBUG",
+    }
     done = subprocess.run(
         [sys.executable, "-c", ONE_AFTER_THE_OTHER],
         input=json.dumps(commands),
@@ -90,15 +108,26 @@ def said(source: Path) -> str:
 
 
 def leaks(text: str) -> list[str]:
-    return [kind for kind, secret in SECRETS.items() if secret in text or secret.replace(" ", "") in text]
+    return [
+        kind
+        for kind, secret in SECRETS.items()
+        if secret in text or secret.replace(" ", "") in text
+    ]
 
 
 def test_the_secrets_are_in_the_source_and_are_found(source: Path, said: str) -> None:
     assert leaks((source.parent / "notes.jsonl").read_text()) == list(SECRETS)
     assert "quarantined" in said
     with Warehouse(Settings(home=source.parent / "home")).connect() as connection:
-        counted = connection.sql("select columns('^pii_.*_count$') from features.record_pii").pl().sum().row(0, named=True)
-    assert {f"pii_{kind.lower()}_count" for kind in SECRETS} == {name for name, n in counted.items() if n}
+        counted = (
+            connection.sql("select columns('^pii_.*_count$') from features.record_pii")
+            .pl()
+            .sum()
+            .row(0, named=True)
+        )
+    assert {f"pii_{kind.lower()}_count" for kind in SECRETS} == {
+        name for name, n in counted.items() if n
+    }
 
 
 def test_nothing_that_is_printed_holds_one(said: str) -> None:
@@ -110,7 +139,11 @@ def test_no_file_that_is_written_holds_one(source: Path, said: str) -> None:  # 
     files = [path for path in home.rglob("*") if path.is_file() and path.suffix != ".parquet"]
     assert {"report.html", "last_run.json", "rejected.csv"} <= {path.name for path in files}
     assert any(path.suffix == ".db" and "prefect" in path.parts for path in files)
-    assert {str(path.relative_to(home)): found for path in files if (found := leaks(path.read_bytes().decode("latin-1")))} == {}
+    assert {
+        str(path.relative_to(home)): found
+        for path in files
+        if (found := leaks(path.read_bytes().decode("latin-1")))
+    } == {}
 
 
 def test_no_table_but_those_that_hold_rows_as_they_came_holds_one(source: Path, said: str) -> None:  # noqa: ARG001

@@ -44,22 +44,57 @@ def measured(home: Path, name: str = "") -> None:
     """Add to a home what parts of the pipeline that may not have run would have measured: drift, profiles, fields, languages."""
     months = [datetime(2024, month, 1, tzinfo=UTC) for month in (1, 2, 3)]
     load = pl.DataFrame(
-        {"source": "notes", "load_id": [f"{month:%Y%m%dT%H%M%S}000000-0000" for month in months], "loaded_timestamp": months}
+        {
+            "source": "notes",
+            "load_id": [f"{month:%Y%m%dT%H%M%S}000000-0000" for month in months],
+            "loaded_timestamp": months,
+        }
     )
-    number = {"column": f"n_words{name}", "kind": "number", "bucket_keys": [["p10", "p200"], ["p12", "p201"], ["p220", "0", "n3"]]}
-    language = {"column": f"language{name}", "kind": "category", "bucket_keys": [["en"], ["en", "de"], [f"fr{name}", "en"]]}
-    profiles = pl.concat(pl.concat([load, pl.DataFrame(column)], how="horizontal") for column in (number, language))
-    profiles = profiles.with_columns(bucket_counts=pl.Series([[5] * len(keys) for keys in profiles["bucket_keys"]]))
-    write(home, "profiles.columns", profiles.with_columns(relation=pl.lit("staging.records"), n_rows=10, n_null=0))
-    judged = {"value": [None, 0.05, 0.61], "verdict": ["no_reference", "still", "stop"], "n_reference_loads": [0, 1, 2]}
+    number = {
+        "column": f"n_words{name}",
+        "kind": "number",
+        "bucket_keys": [["p10", "p200"], ["p12", "p201"], ["p220", "0", "n3"]],
+    }
+    language = {
+        "column": f"language{name}",
+        "kind": "category",
+        "bucket_keys": [["en"], ["en", "de"], [f"fr{name}", "en"]],
+    }
+    profiles = pl.concat(
+        pl.concat([load, pl.DataFrame(column)], how="horizontal") for column in (number, language)
+    )
+    profiles = profiles.with_columns(
+        bucket_counts=pl.Series([[5] * len(keys) for keys in profiles["bucket_keys"]])
+    )
+    write(
+        home,
+        "profiles.columns",
+        profiles.with_columns(relation=pl.lit("staging.records"), n_rows=10, n_null=0),
+    )
+    judged = {
+        "value": [None, 0.05, 0.61],
+        "verdict": ["no_reference", "still", "stop"],
+        "n_reference_loads": [0, 1, 2],
+    }
     names = pl.DataFrame({"column": [f"n_words{name}", f"language{name}"]}).join(
         pl.DataFrame({"statistic": ["psi", "js_distance"]}), how="cross"
     )
     drift = pl.concat([load, pl.DataFrame(judged)], how="horizontal").join(names, how="cross")
     write(home, "profiles.drift", drift.with_columns(warn=0.1, stop=0.25, n_reference_rows=20))
-    fields = pl.DataFrame({"field": ["id", "id", f"added{name}"], "type": "text", "n_rows": 10, "change": ["first", "same", "new"]})
+    fields = pl.DataFrame(
+        {
+            "field": ["id", "id", f"added{name}"],
+            "type": "text",
+            "n_rows": 10,
+            "change": ["first", "same", "new"],
+        }
+    )
     write(home, "profiles.fields", pl.concat([load, fields], how="horizontal"))
-    texts = {"event_timestamp": months * 2, "language": ["en", "en", "de", f"fr{name}", "en", "en"], "language_score": 0.9}
+    texts = {
+        "event_timestamp": months * 2,
+        "language": ["en", "en", "de", f"fr{name}", "en", "en"],
+        "language_score": 0.9,
+    }
     write(home, "features.record_text", pl.DataFrame(texts))
 
 
@@ -82,7 +117,9 @@ def plain_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         notes.add()
         run_plain(PipelineParameters(source=str(notes.source), home=str(folder / "home")))
     for name in ("profiles", "features/record_text"):
-        shutil.rmtree(folder / "home" / name, ignore_errors=True)  # as in a home from before these were measured
+        shutil.rmtree(
+            folder / "home" / name, ignore_errors=True
+        )  # as in a home from before these were measured
     return folder / "home"
 
 
@@ -100,20 +137,39 @@ def second_source(home: Path, name: str) -> None:
     """Book a load of another source, two rows of which are in quarantine."""
     warehouse = Warehouse(Settings(home=home))
     counts = {"n_read": 10, "n_staged": 5, "n_duplicates": 3, "n_quarantined": 2}
-    key = {"load_id": "20240203T040506000000-0000", "source": name, "source_uri": f"file:///somewhere/{name}"}
+    key = {
+        "load_id": "20240203T040506000000-0000",
+        "source": name,
+        "source_uri": f"file:///somewhere/{name}",
+    }
     publish(warehouse, AccountedFile, [{**key, **counts}])
-    rejected = {**key, "column": "text", "rule": name, "schema_version": 1, "payload": b"x", "loaded_timestamp": NOW}
+    rejected = {
+        **key,
+        "column": "text",
+        "rule": name,
+        "schema_version": 1,
+        "payload": b"x",
+        "loaded_timestamp": NOW,
+    }
     publish(warehouse, QuarantinedRecord, [{**rejected, "row_number": number} for number in (1, 2)])
 
 
 def publish(warehouse: Warehouse, contract: Any, rows: list[dict[str, Any]]) -> None:
-    warehouse.publish(contract, pa.Table.from_pylist(rows, contract.arrow_schema()).to_batches(), {"test": len(rows)})
+    warehouse.publish(
+        contract,
+        pa.Table.from_pylist(rows, contract.arrow_schema()).to_batches(),
+        {"test": len(rows)},
+    )
 
 
 @contextmanager
-def opened(browser: Browser, path: Path, scheme: str = "light", width: int = 1280) -> Iterator[Page]:
+def opened(
+    browser: Browser, path: Path, scheme: str = "light", width: int = 1280
+) -> Iterator[Page]:
     """Open a page with every way out closed; it must neither complain nor ask for anything."""
-    context: Any = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)  # type: ignore[arg-type]
+    context: Any = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+    )  # type: ignore[arg-type]
     said: list[str] = []
     asked: list[str] = []
     context.route(lambda url: not url.startswith("file:"), lambda route: route.abort())
@@ -133,13 +189,26 @@ def opened(browser: Browser, path: Path, scheme: str = "light", width: int = 128
 
 @pytest.mark.parametrize("scheme", list(THEMES))
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=list(WIDTHS))
-def test_all_charts_are_drawn_and_nothing_is_cut_off(browser: Browser, full_home: Path, scheme: str, width: int) -> None:
+def test_all_charts_are_drawn_and_nothing_is_cut_off(
+    browser: Browser, full_home: Path, scheme: str, width: int
+) -> None:
     with opened(browser, report_path(full_home), scheme, width) as shown:
         counts = shown.eval_on_selector_all(
-            "[data-chart]", f"all => all.map(e => [e.id, [...e.querySelectorAll('{MARKS}')].filter(m => m.getBBox().width).length])"
+            "[data-chart]",
+            f"all => all.map(e => [e.id, [...e.querySelectorAll('{MARKS}')].filter(m => m.getBBox().width).length])",
         )
         names = {name for name, _ in counts}
-        assert {"outcomes", "volume", "lateness", "languages", "rejected", "speed", "drift-0", "shape-0", "quality-n_words"} <= names
+        assert {
+            "outcomes",
+            "volume",
+            "lateness",
+            "languages",
+            "rejected",
+            "speed",
+            "drift-0",
+            "shape-0",
+            "quality-n_words",
+        } <= names
         assert [name for name, n_marks in counts if not n_marks] == []
         assert shown.evaluate("document.documentElement.scrollWidth") <= width
         inside = "all => all.every(e => e.getBoundingClientRect().right <= innerWidth)"
@@ -151,7 +220,9 @@ def test_all_charts_are_drawn_and_nothing_is_cut_off(browser: Browser, full_home
         assert drawn in THEMES[scheme]["series"]
 
 
-def test_filter_is_reached_by_keyboard_and_hides_what_does_not_match(browser: Browser, full_home: Path) -> None:
+def test_filter_is_reached_by_keyboard_and_hides_what_does_not_match(
+    browser: Browser, full_home: Path
+) -> None:
     with opened(browser, report_path(full_home)) as shown:
         shown.keyboard.press("Tab")
         assert shown.evaluate("document.activeElement.className") == "skip"
@@ -161,7 +232,11 @@ def test_filter_is_reached_by_keyboard_and_hides_what_does_not_match(browser: Br
                 break
         assert shown.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
         shown.keyboard.type("author_activity POSITIVE_ratio_7d")
-        visible = [row.inner_text() for row in shown.locator("#catalogue tbody tr").all() if row.is_visible()]
+        visible = [
+            row.inner_text()
+            for row in shown.locator("#catalogue tbody tr").all()
+            if row.is_visible()
+        ]
         assert len(visible) == 1
         assert visible[0].startswith("positive_ratio_7d")
         assert shown.locator("#found").inner_text().startswith("1 of ")
@@ -185,15 +260,23 @@ def test_a_change_of_theme_draws_again(browser: Browser, full_home: Path) -> Non
     with opened(browser, report_path(full_home)) as shown:
         shown.emulate_media(color_scheme="dark")
         shown.locator("html[data-drawn=dark]").wait_for()
-        assert shown.locator("#volume g.mark-rect path").first.get_attribute("fill") in THEMES["dark"]["series"]
+        assert (
+            shown.locator("#volume g.mark-rect path").first.get_attribute("fill")
+            in THEMES["dark"]["series"]
+        )
         shown.emulate_media(reduced_motion="reduce")
         assert shown.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
         shown.emulate_media(media="print")
         assert not shown.locator("nav").is_visible()
-        assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == f"rgb{rgb(THEMES['light']['ground'])}"
+        assert (
+            shown.evaluate("getComputedStyle(document.body).backgroundColor")
+            == f"rgb{rgb(THEMES['light']['ground'])}"
+        )
 
 
-def test_names_that_are_markup_stay_names(browser: Browser, plain_home: Path, tmp_path: Path) -> None:
+def test_names_that_are_markup_stay_names(
+    browser: Browser, plain_home: Path, tmp_path: Path
+) -> None:
     home = Path(shutil.copytree(plain_home, tmp_path / "<i>home"))
     second_source(home, HOSTILE)
     measured(home, HOSTILE)
@@ -202,8 +285,16 @@ def test_names_that_are_markup_stay_names(browser: Browser, plain_home: Path, tm
         assert shown.title() == "millrace report"
         assert shown.locator("body i, body img").count() == 0
         assert shown.locator("script").count() == 3
-        for place in ("#source option", "#flow tr[data-source] td", "#quarantine tbody th", "#drift tbody th", "#fields tbody td"):
-            assert [words for words in shown.locator(place).all_text_contents() if HOSTILE in words] != [], place
+        for place in (
+            "#source option",
+            "#flow tr[data-source] td",
+            "#quarantine tbody th",
+            "#drift tbody th",
+            "#fields tbody td",
+        ):
+            assert [
+                words for words in shown.locator(place).all_text_contents() if HOSTILE in words
+            ] != [], place
         shown.select_option("#source", HOSTILE)
         expect(shown.locator(".flow:visible")).to_have_attribute("data-source", HOSTILE)
         shown.locator("#outcomes g.mark-rect path").first.hover()  # its tooltip has the name too
@@ -228,7 +319,9 @@ def test_what_screen_readers_need_is_there(browser: Browser, full_home: Path) ->
         assert lacking == []
 
 
-def test_home_where_little_was_measured_says_so(browser: Browser, plain_home: Path, tmp_path: Path) -> None:
+def test_home_where_little_was_measured_says_so(
+    browser: Browser, plain_home: Path, tmp_path: Path
+) -> None:
     path = write_report(Warehouse(Settings(home=plain_home)), tmp_path / "deep" / "page.html", NOW)
     with opened(browser, path) as shown:
         assert "No drift was measured yet." in shown.locator("#drift").inner_text()
@@ -241,18 +334,36 @@ def test_home_without_a_row_has_a_page(browser: Browser, tmp_path: Path) -> None
     Warehouse(Settings(home=home)).create(AccountedFile)
     with opened(browser, write_report(Warehouse(Settings(home=home)), now=NOW)) as shown:
         words = " ".join(shown.locator(f"#{section}").inner_text() for section in SECTIONS)
-        sentences = ("Nothing was loaded", "Nothing is staged", "No text was measured", "Nothing is in quarantine", "No run was measured")
+        sentences = (
+            "Nothing was loaded",
+            "Nothing is staged",
+            "No text was measured",
+            "Nothing is in quarantine",
+            "No run was measured",
+        )
         assert [sentence for sentence in sentences if sentence not in words] == []
 
 
 def test_page_holds_no_text_and_no_id(make_source: Callable[..., Any], tmp_path: Path) -> None:
     # with a digit, for a label of letters only is a name, and is shown
-    secrets = [f"{word}-{'q' * 8}7" for word in ("record", "author", "subject", "text", "label", "file", "rejected")]
+    secrets = [
+        f"{word}-{'q' * 8}7"
+        for word in ("record", "author", "subject", "text", "label", "file", "rejected")
+    ]
     record, author, subject, text, label, file, rejected = secrets
     times = {"written": "2024-01-01", "known": "2024-01-02"}
-    good = {"id": record, "author": author, "subject": subject, "text": text, "label": label, **times}
+    good = {
+        "id": record,
+        "author": author,
+        "subject": subject,
+        "text": text,
+        "label": label,
+        **times,
+    }
     (tmp_path / "in").mkdir()
-    pl.DataFrame([good, {**good, "id": rejected, "written": rejected}]).write_ndjson(tmp_path / "in" / f"{file}.jsonl")
+    pl.DataFrame([good, {**good, "id": rejected, "written": rejected}]).write_ndjson(
+        tmp_path / "in" / f"{file}.jsonl"
+    )
     make_source(tmp_path / "in")
     run_plain(PipelineParameters(source=str(tmp_path / "source.yaml"), home=str(tmp_path / "home")))
     page = write_report(Warehouse(Settings(home=tmp_path / "home"))).read_text("utf-8")
@@ -267,7 +378,11 @@ def test_numbers_are_those_of_the_tables(plain_home: Path) -> None:
     columns = ["source", "load_id", "n_read", "n_staged", "n_duplicates", "n_quarantined"]
     assert shown.loads.select(columns).sort(columns).equals(counted.select(columns).sort(columns))
     assert shown.rejects["n_rows"].sum() == counted["n_quarantined"].sum() > 0
-    assert shown.arrivals["n_versions"].sum() == shown.freshness["n_versions"].sum() == counted["n_staged"].sum()
+    assert (
+        shown.arrivals["n_versions"].sum()
+        == shown.freshness["n_versions"].sum()
+        == counted["n_staged"].sum()
+    )
     assert shown.is_balanced
     assert shown.behind == []
     assert shown.runs["run"].max() == 2
@@ -283,7 +398,11 @@ def test_numbers_are_those_of_the_tables(plain_home: Path) -> None:
 def test_books_that_do_not_add_up_are_told(plain_home: Path, tmp_path: Path) -> None:
     home = Path(shutil.copytree(plain_home, tmp_path / "home"))
     counts = {"n_read": 1, "n_staged": 1, "n_duplicates": 0, "n_quarantined": 0}
-    publish(Warehouse(Settings(home=home)), AccountedFile, [{"load_id": "l", "source": "s", "source_uri": "u", **counts}])
+    publish(
+        Warehouse(Settings(home=home)),
+        AccountedFile,
+        [{"load_id": "l", "source": "s", "source_uri": "u", **counts}],
+    )
     assert "rows are missing" in write_report(Warehouse(Settings(home=home))).read_text("utf-8")
 
 
@@ -291,7 +410,9 @@ def test_quality_is_averaged_by_period(plain_home: Path) -> None:
     warehouse = Warehouse(Settings(home=plain_home))
     shown = read_shown(warehouse, NOW)
     day = datetime(2024, 2, 1, tzinfo=UTC)
-    rows = pl.read_delta(str(warehouse.folder("features.record_quality"))).filter(pl.col("event_timestamp").dt.truncate("1d") == day)
+    rows = pl.read_delta(str(warehouse.folder("features.record_quality"))).filter(
+        pl.col("event_timestamp").dt.truncate("1d") == day
+    )
     of_day = shown.quality.filter(period=day)
     values = dict(of_day.select("measure", "value").iter_rows())
     assert values["n_words"] == rows["n_words"].median()
@@ -305,7 +426,9 @@ def test_drift_is_that_of_the_last_load(full_home: Path) -> None:
     assert numbers.filter(of="last load")["n"].sum() == 15
     assert before["n"].sum() == 20
     assert before["share"].sum() == pytest.approx(1)
-    languages = dict(shown.shapes.filter(column="language", of="last load").select("value", "share").iter_rows())
+    languages = dict(
+        shown.shapes.filter(column="language", of="last load").select("value", "share").iter_rows()
+    )
     assert languages == {"fr": 0.5, "en": 0.5}
 
 
@@ -313,16 +436,31 @@ ROWS = st.integers(0, 10**9)
 
 
 @given(st.lists(st.tuples(ROWS, ROWS, st.lists(ROWS, max_size=8)), min_size=1, max_size=7))
-def test_flow_keeps_every_row_and_every_label_has_its_place(sources: list[tuple[int, int, list[int]]]) -> None:
+def test_flow_keeps_every_row_and_every_label_has_its_place(
+    sources: list[tuple[int, int, list[int]]],
+) -> None:
     names = [f"s{place}" for place in range(len(sources))]
-    counts = [(staged, repeats, sum(rules), staged + repeats + sum(rules)) for staged, repeats, rules in sources]
+    counts = [
+        (staged, repeats, sum(rules), staged + repeats + sum(rules))
+        for staged, repeats, rules in sources
+    ]
     columns = ["n_staged", "n_duplicates", "n_quarantined", "n_read"]
     loads = pl.DataFrame(counts, schema=columns, orient="row").with_columns(source=pl.Series(names))
-    rejected = [(name, f"r{number}", n) for name, (_, _, rules) in zip(names, sources, strict=True) for number, n in enumerate(rules)]
+    rejected = [
+        (name, f"r{number}", n)
+        for name, (_, _, rules) in zip(names, sources, strict=True)
+        for number, n in enumerate(rules)
+    ]
     schema = {"source": pl.String, "rule": pl.String, "n_rows": pl.Int64}
-    rejects = pl.DataFrame(rejected, schema=schema, orient="row").with_columns(column=pl.lit("text"))
+    rejects = pl.DataFrame(rejected, schema=schema, orient="row").with_columns(
+        column=pl.lit("text")
+    )
     drawn = flow("all", loads, rejects)
-    assert sum(node.rows for node in drawn.left) == sum(node.rows for node in drawn.right) == loads["n_read"].sum()
+    assert (
+        sum(node.rows for node in drawn.left)
+        == sum(node.rows for node in drawn.right)
+        == loads["n_read"].sum()
+    )
     for nodes in (drawn.left, drawn.right):
         middles = [node.middle for node in nodes]
         assert all(after - before >= SLOT * 0.999 for before, after in itertools.pairwise(middles))
@@ -330,7 +468,16 @@ def test_flow_keeps_every_row_and_every_label_has_its_place(sources: list[tuple[
 
 
 @pytest.mark.parametrize(
-    ("days", "unit"), [(0, "day"), (160, "day"), (161, "week"), (1120, "week"), (1121, "month"), (4800, "month"), (4801, "year")]
+    ("days", "unit"),
+    [
+        (0, "day"),
+        (160, "day"),
+        (161, "week"),
+        (1120, "week"),
+        (1121, "month"),
+        (4800, "month"),
+        (4801, "year"),
+    ],
 )
 def test_periods_are_as_many_as_a_page_can_show(days: int, unit: str) -> None:
     span = {"first_known_timestamp": [NOW], "last_known_timestamp": [NOW + timedelta(days=days)]}
@@ -350,7 +497,9 @@ def test_periods_are_as_many_as_a_page_can_show(days: int, unit: str) -> None:
 )
 def test_feature_is_described(values: list[Any], quantiles: tuple[str, ...], is_log: bool) -> None:  # noqa: FBT001
     sample = pl.DataFrame({"f": [None, *values]}, strict=False)
-    feature = describe("v", Column("f", sample["f"].dtype, "", nullable=True, origin=None, bounds=""), sample)
+    feature = describe(
+        "v", Column("f", sample["f"].dtype, "", nullable=True, origin=None, bounds=""), sample
+    )
     assert (feature.quantiles, feature.is_log) == (quantiles, is_log)
     assert len(feature.bins) == N_BINS
     assert sum(feature.bins) == len(values)
@@ -359,7 +508,9 @@ def test_feature_is_described(values: list[Any], quantiles: tuple[str, ...], is_
 
 def test_feature_of_words_lists_the_commonest() -> None:
     sample = pl.DataFrame({"f": ["en", "en", "de", None]})
-    feature = describe("v", Column("f", sample["f"].dtype, "", nullable=True, origin=None, bounds=""), sample)
+    feature = describe(
+        "v", Column("f", sample["f"].dtype, "", nullable=True, origin=None, bounds=""), sample
+    )
     assert feature.common == (("en", 2 / 3), ("de", 1 / 3))
 
 
@@ -379,9 +530,13 @@ def test_ages_are_said_in_words(passed: timedelta, words: str) -> None:
     assert ago(NOW - passed, NOW) == words
 
 
-def test_script_is_kept_until_its_package_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_script_is_kept_until_its_package_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[str] = []
-    monkeypatch.setattr(report_page.vl_convert, "javascript_bundle", lambda snippet: made.append(snippet) or "vega")
+    monkeypatch.setattr(
+        report_page.vl_convert, "javascript_bundle", lambda snippet: made.append(snippet) or "vega"
+    )
     assert chart_script(tmp_path) == chart_script(tmp_path)
     assert len(made) == 1
     monkeypatch.setattr(report_page, "version", lambda _: "99")
@@ -398,7 +553,9 @@ def test_page_is_small_and_fetches_nothing(full_home: Path) -> None:
     assert re.findall(r"""(?:src|href|action)=["']?(?!#|data:)[^"'\s>]+""", outside) == []
 
 
-def test_command_writes_the_page(millrace: Callable[..., Any], plain_home: Path, tmp_path: Path) -> None:
+def test_command_writes_the_page(
+    millrace: Callable[..., Any], plain_home: Path, tmp_path: Path
+) -> None:
     done = millrace("report", "--home", str(plain_home), "--output", str(tmp_path / "page.html"))
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(rf"{re.escape(str(tmp_path / 'page.html'))}: \d\.\d MB\n", done.stdout)
@@ -425,7 +582,9 @@ def linear(colour: str) -> np.ndarray:
 
 
 def contrast(one: str, other: str) -> float:
-    lighter, darker = sorted((float(linear(colour) @ [0.2126, 0.7152, 0.0722]) for colour in (one, other)), reverse=True)
+    lighter, darker = sorted(
+        (float(linear(colour) @ [0.2126, 0.7152, 0.0722]) for colour in (one, other)), reverse=True
+    )
     return (lighter + 0.05) / (darker + 0.05)
 
 
@@ -433,19 +592,44 @@ def contrast(one: str, other: str) -> float:
 def test_words_and_marks_can_be_told_from_their_ground(theme: str) -> None:
     """WCAG 2.2 AA: 4.5 for text (1.4.3), 3 for marks and the edges of inputs (1.4.11)."""
     colours = THEMES[theme]
-    words = [(name, ground) for name in ("text", "muted", "link", "good", "bad") for ground in ("ground", "surface")]
+    words = [
+        (name, ground)
+        for name in ("text", "muted", "link", "good", "bad")
+        for ground in ("ground", "surface")
+    ]
     faint = {pair: contrast(colours[pair[0]], colours[pair[1]]) for pair in words}
     assert {pair: value for pair, value in faint.items() if value < 4.5} == {}
-    marks = {colour: contrast(colour, colours["ground"]) for colour in [*colours["series"], colours["edge"]]}
+    marks = {
+        colour: contrast(colour, colours["ground"])
+        for colour in [*colours["series"], colours["edge"]]
+    }
     assert {colour: value for colour, value in marks.items() if value < 3} == {}
 
 
 # Machado, Oliveira, Fernandes 2009, severity 1: how the colour-blind see linear RGB
 BLINDNESS = {
     "none": np.eye(3),
-    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
-    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
-    "tritanopia": np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]),
+    "protanopia": np.array(
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
+    "deuteranopia": np.array(
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
+    ),
+    "tritanopia": np.array(
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.303900],
+        ]
+    ),
 }
 TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
@@ -461,5 +645,8 @@ def lab(colour: str, blindness: str) -> np.ndarray:
 @pytest.mark.parametrize("blindness", list(BLINDNESS))
 def test_series_can_be_told_apart_by_the_colour_blind(theme: str, blindness: str) -> None:
     pairs = itertools.combinations(THEMES[theme]["series"], 2)
-    distances = {pair: float(np.linalg.norm(lab(pair[0], blindness) - lab(pair[1], blindness))) for pair in pairs}
+    distances = {
+        pair: float(np.linalg.norm(lab(pair[0], blindness) - lab(pair[1], blindness)))
+        for pair in pairs
+    }
     assert {pair: round(distance, 1) for pair, distance in distances.items() if distance < 15} == {}

@@ -39,28 +39,38 @@ def shown(home: Path) -> Callable[..., str]:
     """Trace in that home; what is printed."""
 
     def run(*arguments: str) -> str:
-        result = CliRunner().invoke(trace, [*arguments, "--home", str(home)], catch_exceptions=False)
+        result = CliRunner().invoke(
+            trace, [*arguments, "--home", str(home)], catch_exceptions=False
+        )
         assert result.exit_code == 0, result.output
         return result.output
 
     return run
 
 
-def test_a_feature_is_shown_with_its_records_cut_to_the_limit(shown: Callable[..., str], home: Path) -> None:
+def test_a_feature_is_shown_with_its_records_cut_to_the_limit(
+    shown: Callable[..., str], home: Path
+) -> None:
     text = shown(*FEATURE, "--limit", "2")
     document = json.loads(shown(*FEATURE, "--limit", "2", "--json"))
     (value,) = document["values"]
     assert value["value"] == value["by_records"] == document["n_records"] > 2
     assert len(document["records"]) == 2
-    assert f"{value['value']:,} records behind it, newest known first; 2 listed, see --limit" in text
+    assert (
+        f"{value['value']:,} records behind it, newest known first; 2 listed, see --limit" in text
+    )
     for record in document["records"]:
         assert f"{record['record_id']}, {record['source_uri']}, row {record['row_number']}" in text
     version = Warehouse(Settings(home=home)).versions()["features.author_activity"]
     assert f"{'features.author_activity':<28}{version:>8}   staging.records version" in text
 
 
-def test_a_record_is_shown_without_its_text_unless_asked(shown: Callable[..., str], home: Path) -> None:
-    staged = pl.read_delta(str(home / "staging" / "records")).filter(pl.col("text").str.len_chars() > 50)
+def test_a_record_is_shown_without_its_text_unless_asked(
+    shown: Callable[..., str], home: Path
+) -> None:
+    staged = pl.read_delta(str(home / "staging" / "records")).filter(
+        pl.col("text").str.len_chars() > 50
+    )
     record_id, text, row_number = staged.select("record_id", "text", "row_number").row(0)
     without = shown("--record", record_id)
     assert f"row {row_number}\n" in without
@@ -69,7 +79,9 @@ def test_a_record_is_shown_without_its_text_unless_asked(shown: Callable[..., st
     assert text in shown("--record", record_id, "--text")
 
 
-def test_a_file_is_shown_with_the_rows_that_rest_on_it(shown: Callable[..., str], small_source: Path) -> None:
+def test_a_file_is_shown_with_the_rows_that_rest_on_it(
+    shown: Callable[..., str], small_source: Path
+) -> None:
     path = small_source.parent / "data" / "cve_events" / "2024-05-10.jsonl.zst"
     text = shown("--source-file", str(path))
     assert path.as_uri() in text
@@ -101,7 +113,10 @@ def test_a_tampered_table_fails_in_one_line(millrace: Run, home: Path, tmp_path:
     [
         ((), "say one of --record, --feature and --source-file"),
         (("--record", "a", "--feature", "author_activity:a"), "say one of"),
-        (("--feature", "author_activity:a", "--at", "yesterday"), "'yesterday' is no instant in ISO 8601; write 2026-01-02T10:00:00Z"),
+        (
+            ("--feature", "author_activity:a", "--at", "yesterday"),
+            "'yesterday' is no instant in ISO 8601; write 2026-01-02T10:00:00Z",
+        ),
     ],
 )
 def test_a_mistake_is_named(home: Path, arguments: tuple[str, ...], words: str) -> None:

@@ -49,11 +49,17 @@ def read(home: str, done: str) -> None:
     os.nice(19)  # ten readers must not starve the runs beside which they read
     rounds = 0
     while not Path(done).exists() or not rounds:
-        made = training_set(SPINE, ["author_activity:n_records_lifetime", "record_quality:n_words"], home).frame
+        made = training_set(
+            SPINE, ["author_activity:n_records_lifetime", "record_quality:n_words"], home
+        ).frame
         assert made.height > 0
         # a record knows its own words from its instant on: a view behind the others would leave them null
         assert made["record_quality__n_words"].null_count() == 0
-        online_features(["author_activity:n_records_lifetime"], made.select("author_id").head(3).to_dicts(), home)
+        online_features(
+            ["author_activity:n_records_lifetime"],
+            made.select("author_id").head(3).to_dicts(),
+            home,
+        )
         with Warehouse(Settings(home=Path(home))).connect() as connection:
             connection.sql("select count(*) from features.author_activity").fetchall()
         rounds += 1
@@ -96,7 +102,9 @@ def die_at(point: str) -> None:
 
     dying(Warehouse, "_commit", lambda arguments: arguments[2].relation())
     dying(feature_repo.online, "write_store_settings", lambda _: "apply")
-    dying(feature_repo.stores.columnar, "write_done", lambda arguments: f"online.{arguments[0].stem}")
+    dying(
+        feature_repo.stores.columnar, "write_done", lambda arguments: f"online.{arguments[0].stem}"
+    )
     for module, name in ERASING:
         dying(module, name, lambda _, name=name: name)
 

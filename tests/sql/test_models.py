@@ -19,7 +19,13 @@ from transforms.schemas.duplicates import KnownContent, KnownDocument
 from transforms.schemas.fields import SourceField
 from transforms.schemas.profiles import ColumnProfile, DriftStatistic
 from transforms.schemas.raw import RawRecord
-from transforms.schemas.staging import AccountedFile, Correction, QuarantinedRecord, RepeatedRecord, StagedRecord
+from transforms.schemas.staging import (
+    AccountedFile,
+    Correction,
+    QuarantinedRecord,
+    RepeatedRecord,
+    StagedRecord,
+)
 from transforms.sql import __file__ as sql_package
 from transforms.sql import model
 from transforms.staging.prepare import ACCEPTED, REJECTED
@@ -30,8 +36,17 @@ MODELS = {path.stem: f"{path.parent.name}/{path.stem}" for path in sorted(SQL.rg
 OF_EARLIER = [("earlier_id", pa.int64()), ("is_staged", pa.bool_()), ("author_hash", pa.uint64())]
 EARLIER = pa.schema([*StagedRecord.arrow_schema(), *OF_EARLIER])
 ARRIVING = {"record_id", "event_timestamp", "content_id"}
-LABELLED = pa.schema([("content_id", pa.int64()), ("root_id", pa.int64()), ("origin_id", pa.string()), ("origin_similarity", pa.float64())])
-FIRST = pa.schema([*LABELLED, ("record_id", pa.string()), ("event_timestamp", pa.timestamp("us", "UTC"))])
+LABELLED = pa.schema(
+    [
+        ("content_id", pa.int64()),
+        ("root_id", pa.int64()),
+        ("origin_id", pa.string()),
+        ("origin_similarity", pa.float64()),
+    ]
+)
+FIRST = pa.schema(
+    [*LABELLED, ("record_id", pa.string()), ("event_timestamp", pa.timestamp("us", "UTC"))]
+)
 CASES = sorted(path.parent for path in HERE.rglob("given.yaml"))
 CONTRACTS = (
     RawRecord,
@@ -44,11 +59,16 @@ CONTRACTS = (
     ColumnProfile,
     DriftStatistic,
 )
-TYPES = {contract.relation(): contract.arrow_schema() for contract in (*CONTRACTS, *(view.contract for view in views()))} | {
+TYPES = {
+    contract.relation(): contract.arrow_schema()
+    for contract in (*CONTRACTS, *(view.contract for view in views()))
+} | {
     "inserted": StagedRecord.arrow_schema(),
     "deleted": StagedRecord.arrow_schema(),
     "relevant_versions": StagedRecord.arrow_schema().append(pa.field("sign", pa.int32())),
-    "published_instants": pa.schema([("record_id", pa.string()), ("event_timestamp", pa.timestamp("us", "UTC"))]),
+    "published_instants": pa.schema(
+        [("record_id", pa.string()), ("event_timestamp", pa.timestamp("us", "UTC"))]
+    ),
     "corrected_rows": QuarantinedRecord.arrow_schema(),
     "incoming": QuarantinedRecord.arrow_schema(),  # raw rows, or quarantined ones in a replay
     "accepted": ACCEPTED,
@@ -60,15 +80,31 @@ TYPES = {contract.relation(): contract.arrow_schema() for contract in (*CONTRACT
     "traced_versions": StagedRecord.arrow_schema(),
     "duplicates.contents": KnownContent.arrow_schema(),
     "duplicates.documents": KnownDocument.arrow_schema(),
-    **dict.fromkeys(("indexed_documents", "index_documents", "labelled_documents"), KnownDocument.arrow_schema()),
-    "arriving_documents": pa.schema([field for field in KnownDocument.arrow_schema() if field.name in ARRIVING]),
+    **dict.fromkeys(
+        ("indexed_documents", "index_documents", "labelled_documents"), KnownDocument.arrow_schema()
+    ),
+    "arriving_documents": pa.schema(
+        [field for field in KnownDocument.arrow_schema() if field.name in ARRIVING]
+    ),
     "described_documents": pa.schema(
-        [*KnownDocument.arrow_schema(), ("is_before", pa.bool_()), ("is_statement", pa.bool_()), ("run", pa.int64())]
+        [
+            *KnownDocument.arrow_schema(),
+            ("is_before", pa.bool_()),
+            ("is_statement", pa.bool_()),
+            ("run", pa.int64()),
+        ]
     ),
     **dict.fromkeys(("known_contents", "fresh_contents"), FIRST),
     "neighbours": pa.schema([("content_id", pa.int64())]),
     "signed_contents": KnownContent.arrow_schema(),
-    "members": pa.schema([*FIRST, ("is_fresh", pa.bool_()), ("band_keys", pa.list_(pa.int64())), ("position", pa.int64())]),
+    "members": pa.schema(
+        [
+            *FIRST,
+            ("is_fresh", pa.bool_()),
+            ("band_keys", pa.list_(pa.int64())),
+            ("position", pa.int64()),
+        ]
+    ),
     "labelled_contents": LABELLED,
     "published_duplicates": RecordDuplicates.arrow_schema(),
 }
@@ -78,12 +114,19 @@ def read(path: Path) -> Any:
     return yaml.safe_load(path.read_text("utf-8")) if path.is_file() else None
 
 
-def create(connection: duckdb.DuckDBPyConnection, relation: str, rows: list[dict[str, Any]]) -> None:
+def create(
+    connection: duckdb.DuckDBPyConnection, relation: str, rows: list[dict[str, Any]]
+) -> None:
     """Make a relation of rows: all columns of its contract, null where a row does not name them, else what the rows hold."""
     types = {field.name: field.type for field in TYPES.get(relation, pa.schema([]))}
     names = list(types) or list(rows[0])
     assert {name for row in rows for name in row} <= set(names), relation
-    table = pa.table({name: pa.array([_as(row.get(name), types.get(name)) for row in rows], types.get(name)) for name in names})
+    table = pa.table(
+        {
+            name: pa.array([_as(row.get(name), types.get(name)) for row in rows], types.get(name))
+            for name in names
+        }
+    )
     schema, _, name = relation.rpartition(".")
     connection.execute(f"create schema if not exists {schema or 'main'}")
     connection.register("given_rows", table)
@@ -102,7 +145,11 @@ def run(case: Path) -> list[dict[str, Any]]:
             create(connection, relation, rows)
         for name, value in (read(case / "variables.yaml") or {}).items():
             connection.execute(f"set variable {name} = $value", {"value": value})
-        return connection.sql(model(MODELS[case.parent.name]), params=read(case / "params.yaml")).to_arrow_table().to_pylist()
+        return (
+            connection.sql(model(MODELS[case.parent.name]), params=read(case / "params.yaml"))
+            .to_arrow_table()
+            .to_pylist()
+        )
 
 
 def in_any_order(rows: list[dict[str, Any]]) -> list[str]:
@@ -114,7 +161,9 @@ def test_model_gives_what_its_case_expects(case: Path) -> None:
     expected = read(case / "expect.yaml")
     columns = list(expected[0])
     found = [{name: _comparable(row[name]) for name in columns} for row in run(case)]
-    assert in_any_order(found) == in_any_order([{name: _comparable(row[name]) for name in columns} for row in expected])
+    assert in_any_order(found) == in_any_order(
+        [{name: _comparable(row[name]) for name in columns} for row in expected]
+    )
 
 
 def _comparable(value: Any) -> Any:
@@ -130,15 +179,27 @@ def test_every_model_has_a_case() -> None:
 
 
 def test_every_case_belongs_to_a_model_and_expects_rows() -> None:
-    wrong = [str(case.relative_to(HERE)) for case in CASES if case.parent.name not in MODELS or not read(case / "expect.yaml")]
+    wrong = [
+        str(case.relative_to(HERE))
+        for case in CASES
+        if case.parent.name not in MODELS or not read(case / "expect.yaml")
+    ]
     assert wrong == []
 
 
 def test_every_row_of_a_case_says_why_it_is_there() -> None:
-    silent = [f"{path.relative_to(HERE)}: {row}" for path in sorted(HERE.rglob("given.yaml")) for row in rows_without_comment(path)]
+    silent = [
+        f"{path.relative_to(HERE)}: {row}"
+        for path in sorted(HERE.rglob("given.yaml"))
+        for row in rows_without_comment(path)
+    ]
     assert silent == []
 
 
 def rows_without_comment(path: Path) -> list[str]:
     lines = path.read_text("utf-8").splitlines()
-    return [line for above, line in itertools.pairwise(lines) if line.startswith("  - ") and not above.startswith("  # ")]
+    return [
+        line
+        for above, line in itertools.pairwise(lines)
+        if line.startswith("  - ") and not above.startswith("  # ")
+    ]

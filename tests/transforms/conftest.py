@@ -26,7 +26,15 @@ def note() -> Callable[..., bytes]:
     """Make one good JSONL row, as `make_source` maps it; what matters to a test is given, the rest has defaults."""
 
     def make(record_id: object = "r1", **changes: object) -> bytes:
-        row = {"id": record_id, "author": "ann", "subject": "tea", "written": INSTANT, "known": INSTANT, "text": "hi", "label": None}
+        row = {
+            "id": record_id,
+            "author": "ann",
+            "subject": "tea",
+            "written": INSTANT,
+            "known": INSTANT,
+            "text": "hi",
+            "label": None,
+        }
         return json.dumps({**row, **changes}).encode()
 
     return make

@@ -39,9 +39,23 @@ class Version(NamedTuple):
         return max(self.event, self.known)
 
 
-def version(record: str, known: int, event: int | None = None, author: str = "u", text: str | None = "two words") -> Version:
+def version(
+    record: str,
+    known: int,
+    event: int | None = None,
+    author: str = "u",
+    text: str | None = "two words",
+) -> Version:
     """A version on subject `s`, with the negative label; no text makes it a tombstone. Times count from START."""
-    return Version(record, author, "s", START + (known if event is None else event), START + known, text, positive=False)
+    return Version(
+        record,
+        author,
+        "s",
+        START + (known if event is None else event),
+        START + known,
+        text,
+        positive=False,
+    )
 
 
 # --- a home, filled ---
@@ -71,9 +85,13 @@ def stage(warehouse: Warehouse, versions: Sequence[Version], *, is_all: bool = F
         }
         for number, v in enumerate(versions, 1)
     ]
-    table = pa.Table.from_pylist(rows, pa.schema([(name, _as_integer(field)) for name, field in _fields(StagedRecord)]))
+    table = pa.Table.from_pylist(
+        rows, pa.schema([(name, _as_integer(field)) for name, field in _fields(StagedRecord)])
+    )
     replaced = warehouse.files(StagedRecord.relation()) if is_all else []
-    warehouse.publish(StagedRecord, table.cast(StagedRecord.arrow_schema()).to_batches(), {}, without=replaced)
+    warehouse.publish(
+        StagedRecord, table.cast(StagedRecord.arrow_schema()).to_batches(), {}, without=replaced
+    )
 
 
 def _fields(contract: type[StagedRecord]) -> list[tuple[str, pa.DataType]]:
@@ -95,25 +113,40 @@ def run(warehouse: Warehouse, *increments: Sequence[Version]) -> Warehouse:
 def rows_of(warehouse: Warehouse, view: str) -> pl.DataFrame:
     """All rows of a view, its times as microseconds."""
     frame = pl.read_delta(str(warehouse.folder(f"features.{view}")))
-    return frame.with_columns(pl.col(name).dt.timestamp("us") for name in TIMES if name in frame.columns)
+    return frame.with_columns(
+        pl.col(name).dt.timestamp("us") for name in TIMES if name in frame.columns
+    )
 
 
 def newest(warehouse: Warehouse, view: str) -> pl.DataFrame:
     """The newest row of every entity and instant, in order, without when it was computed."""
     rows = rows_of(warehouse, view)
     key = next(name for name in rows.columns if name in ("record_id", "author_id", "subject_id"))
-    last = rows.sort("created_timestamp").unique([key, "event_timestamp"], keep="last").sort(key, "event_timestamp")
-    return last.select(key, "event_timestamp", pl.exclude(key, "event_timestamp", "created_timestamp"))
+    last = (
+        rows.sort("created_timestamp")
+        .unique([key, "event_timestamp"], keep="last")
+        .sort(key, "event_timestamp")
+    )
+    return last.select(
+        key, "event_timestamp", pl.exclude(key, "event_timestamp", "created_timestamp")
+    )
 
 
 def by_entity(warehouse: Warehouse, view: str) -> dict[str, list[dict[str, Any]]]:
     rows = newest(warehouse, view)
-    return {str(key[0]): group.to_dicts() for key, group in rows.group_by(rows.columns[0], maintain_order=True)}
+    return {
+        str(key[0]): group.to_dicts()
+        for key, group in rows.group_by(rows.columns[0], maintain_order=True)
+    }
 
 
 def row_at(rows: Iterable[dict[str, Any]], instant: int) -> dict[str, Any] | None:
     """The newest row at or before an instant, as a point-in-time join finds it."""
-    return max((row for row in rows if row["event_timestamp"] <= instant), key=lambda row: row["event_timestamp"], default=None)
+    return max(
+        (row for row in rows if row["event_timestamp"] <= instant),
+        key=lambda row: row["event_timestamp"],
+        default=None,
+    )
 
 
 # --- the definition, in plain Python ---
@@ -140,25 +173,36 @@ def activity(versions: Sequence[Version], level: str, entity: str, instant: int)
     """An entity's activity at an instant, by the definition."""
     mine = [v for v in counting(versions, instant) if getattr(v, level) == entity]
     # to the second: what Feast serves online, and so what may be trained on
-    expected: dict[str, Any] = {"first_event_timestamp": min((v.event // 1_000_000 * 1_000_000 for v in mine), default=None)}
+    expected: dict[str, Any] = {
+        "first_event_timestamp": min((v.event // 1_000_000 * 1_000_000 for v in mine), default=None)
+    }
     for window in (*WINDOWS, "lifetime"):
         inside = [v for v in mine if in_window(v, window, instant)]
         expected[f"n_records_{window}"] = len(inside)
         expected[f"n_words_{window}"] = sum(len((v.text or "").split()) for v in inside)
-        expected[f"mean_characters_{window}"] = sum(len(v.text or "") for v in inside) / len(inside) if inside else None
-        expected[f"positive_ratio_{window}"] = sum(v.positive for v in inside) / len(inside) if inside else None
+        expected[f"mean_characters_{window}"] = (
+            sum(len(v.text or "") for v in inside) / len(inside) if inside else None
+        )
+        expected[f"positive_ratio_{window}"] = (
+            sum(v.positive for v in inside) / len(inside) if inside else None
+        )
     return expected
 
 
 def instants_of(versions: Sequence[Version]) -> list[int]:
     """All instants at which anything may change, and a microsecond before and after each."""
     points = {point for v in versions for point in (v.event, v.known, v.known + 1, v.effective + 1)}
-    points |= {-(-(v.event + span) // hop) * hop for v in versions for span, hop in WINDOWS.values()}
+    points |= {
+        -(-(v.event + span) // hop) * hop for v in versions for span, hop in WINDOWS.values()
+    }
     return sorted({point + step for point in points for step in (-1, 0, 1)})
 
 
 def assert_activity_is_as_defined(
-    warehouse: Warehouse, versions: Sequence[Version], instants: Iterable[int], also: Sequence[Version] = ()
+    warehouse: Warehouse,
+    versions: Sequence[Version],
+    instants: Iterable[int],
+    also: Sequence[Version] = (),
 ) -> None:
     """Hold both views against the definition; of entities that only `also` names, which were there once, nothing may count."""
     instants = list(instants)
@@ -170,19 +214,34 @@ def assert_activity_is_as_defined(
             expected = activity(versions, level, entity, instant)
             row = row_at(found.get(entity, []), instant)
             # no row yet says the same as counts of zero
-            actual = {name: row[name] for name in expected} if row else activity([], level, entity, instant)
+            actual = (
+                {name: row[name] for name in expected}
+                if row
+                else activity([], level, entity, instant)
+            )
             assert actual == expected, (view, entity, instant - START)
 
 
 def assert_quality_is_as_defined(
-    warehouse: Warehouse, versions: Sequence[Version], instants: Iterable[int], also: Sequence[Version] = ()
+    warehouse: Warehouse,
+    versions: Sequence[Version],
+    instants: Iterable[int],
+    also: Sequence[Version] = (),
 ) -> None:
     found = by_entity(warehouse, "record_quality")
-    for record, instant in itertools.product(sorted({v.record for v in (*versions, *also)}), instants):
-        stands = max((v for v in versions if v.record == record and v.effective <= instant), key=lambda v: v.known, default=None)
+    for record, instant in itertools.product(
+        sorted({v.record for v in (*versions, *also)}), instants
+    ):
+        stands = max(
+            (v for v in versions if v.record == record and v.effective <= instant),
+            key=lambda v: v.known,
+            default=None,
+        )
         row = row_at(found.get(record, []), instant)
         n_characters = row["n_characters"] if row else None
-        assert n_characters == (None if stands is None or stands.text is None else len(stands.text)), (record, instant - START)
+        assert n_characters == (
+            None if stands is None or stands.text is None else len(stands.text)
+        ), (record, instant - START)
 
 
 # --- histories ---
@@ -201,7 +260,13 @@ LAGS = st.sampled_from([-DAY + 1, -5 * HOUR, -1, 0, 0, 0, 1, HOUR, DAY, 7 * DAY,
 # an author alone is common; a null subject too
 VERSIONS = st.builds(
     lambda record, author, subject, event, lag, text, positive: Version(
-        record, author, subject, START + event, START + event + lag, text, positive=positive and text is not None
+        record,
+        author,
+        subject,
+        START + event,
+        START + event + lag,
+        text,
+        positive=positive and text is not None,
     ),
     st.sampled_from(["r1", "r2", "r3", "r4"]),
     st.sampled_from(["u1", "u1", "u2"]),

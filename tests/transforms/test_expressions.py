@@ -13,7 +13,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms.expressions import bound, column_name, column_references, query_refusal, quoted, read_query, refusal, sealed
+from transforms.expressions import (
+    bound,
+    column_name,
+    column_references,
+    query_refusal,
+    quoted,
+    read_query,
+    refusal,
+    sealed,
+)
 from transforms.sources.source import Source, load_source
 from transforms.staging.prepare import Account
 
@@ -39,9 +48,45 @@ NAMES = [
         "*",
         "#1",
     ),
-    *("rows", "row", "line", "filename", "file_row_number", "document", "documents", "payload", "header", "load_id", "parsed", "mapped"),
-    *("origin__", "origin", "_", "record_id_", "text_", "structure", "rejection", "known_text", "source", "held", "value", "名前"),
-    *("x\" from read_text('/etc/passwd') --", '"); drop table documents; --', "a/b", "~", "~1", "\\", 'back\\"slash', "{}", "%s"),
+    *(
+        "rows",
+        "row",
+        "line",
+        "filename",
+        "file_row_number",
+        "document",
+        "documents",
+        "payload",
+        "header",
+        "load_id",
+        "parsed",
+        "mapped",
+    ),
+    *(
+        "origin__",
+        "origin",
+        "_",
+        "record_id_",
+        "text_",
+        "structure",
+        "rejection",
+        "known_text",
+        "source",
+        "held",
+        "value",
+        "名前",
+    ),
+    *(
+        "x\" from read_text('/etc/passwd') --",
+        '"); drop table documents; --',
+        "a/b",
+        "~",
+        "~1",
+        "\\",
+        'back\\"slash',
+        "{}",
+        "%s",
+    ),
 ]
 FIELDS = {"record_id": "r1", "author_id": "ann", "event_timestamp": "2026-01-01T10:00:00Z"}
 
@@ -69,16 +114,26 @@ def test_columns_of_any_name_are_read_in_every_format(
     row = {name: f"value of {number}" for number, name in enumerate(NAMES)}
     WRITERS[format_](tmp_path / f"a.{format_}", FIELDS | row)
     both = " || ' ' || ".join(quoted(name) for name in NAMES)
-    record = {name: quoted(name) for name in FIELDS} | {"text": both, "label": quoted(NAMES[0]), "subject_id": quoted("rows")}
+    record = {name: quoted(name) for name in FIELDS} | {
+        "text": both,
+        "label": quoted(NAMES[0]),
+        "subject_id": quoted("rows"),
+    }
     source = make_source(
-        tmp_path / f"a.{format_}", record=record, known="at_event", attributes=[name for name in NAMES if name != "*"], positive_labels=[]
+        tmp_path / f"a.{format_}",
+        record=record,
+        known="at_event",
+        attributes=[name for name in NAMES if name != "*"],
+        positive_labels=[],
     )
     assert stage(source) == Account(read=1, staged=1)
     ((text, label, subject, attributes, payload),) = query(
         "select text, label, subject_id, attributes, payload from staging.records join raw.records using (load_id, source_uri, row_number)"
     )
     assert (text, label, subject) == (" ".join(row.values()), row[NAMES[0]], row["rows"])
-    assert json.loads(str(attributes)) == {name: value for name, value in row.items() if name != "*"}
+    assert json.loads(str(attributes)) == {
+        name: value for name, value in row.items() if name != "*"
+    }
     if format_ != "csv":
         assert isinstance(payload, bytes)
         assert json.loads(payload) == FIELDS | row, "raw keeps the whole row"
@@ -91,9 +146,16 @@ def test_a_quoted_name_is_that_column_and_nothing_else(name: str) -> None:
     assert column_references(f"lower({quoted(name)}) || {quoted(name)}") == {name}
 
 
-@pytest.mark.parametrize("expression", ["meta->'$.user.name'", "(meta::json)->'user'->>'name'", "meta->>'$.user.name'"])
+@pytest.mark.parametrize(
+    "expression", ["meta->'$.user.name'", "(meta::json)->'user'->>'name'", "meta->>'$.user.name'"]
+)
 def test_json_arrows_reach_into_a_field(
-    make_source: MakeSource, stage: Stage, query: Query, tmp_path: Path, note: Callable[..., bytes], expression: str
+    make_source: MakeSource,
+    stage: Stage,
+    query: Query,
+    tmp_path: Path,
+    note: Callable[..., bytes],
+    expression: str,
 ) -> None:
     (tmp_path / "a.jsonl").write_bytes(note(meta={"user": {"name": "ann"}}) + b"\n")
     record = {**make_source(tmp_path).record.model_dump(), "text": expression}
@@ -111,7 +173,9 @@ def test_a_crafted_name_neither_reads_nor_writes_a_file(tmp_path: Path) -> None:
     with header.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, delimiter="\t").writerows([[name], ["1"]])
     record = {"record_id": quoted(name), "author_id": "a", "event_timestamp": "t", "text": "text"}
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"name": "s", "uri": "x", "known": "at_load", "record": record}), "utf-8")
+    (tmp_path / "s.yaml").write_text(
+        yaml.safe_dump({"name": "s", "uri": "x", "known": "at_load", "record": record}), "utf-8"
+    )
     source = load_source(tmp_path / "s.yaml")
     assert not stolen.exists()
     assert source.fields() == sorted(["a", "t", "text", name])
@@ -120,12 +184,48 @@ def test_a_crafted_name_neither_reads_nor_writes_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "expression",
     [
-        *("read_text('/etc/passwd')", "READ_TEXT('/etc/passwd')", "\"read_text\"('/etc/passwd')", "read_csv('x')", "glob('/*')"),
-        *("getenv('HOME')", "GetEnv('HOME')", "main.getenv('HOME')", "current_setting('threads')", "query('select 1')"),
-        *("system.main.\"current_setting\"('threads')", "query_table('raw.records')", "json_serialize_plan('select 1')", "nextval('s')"),
-        *("list_transform([1], lambda x: getenv('HOME'))", "coalesce(null, try(read_blob('x')))", "a in (from raw.records)"),
-        *("{'a': version()}", "a[getvariable('source')]", "case when pg_sleep(1) then 1 end", "a.lower()", "a::enum(select 'x')"),
-        *("write_log('x')", "a; select 1", "a) from (select 1", "1) + (2", "a order by b", "a union select 1", "#1", "?"),
+        *(
+            "read_text('/etc/passwd')",
+            "READ_TEXT('/etc/passwd')",
+            "\"read_text\"('/etc/passwd')",
+            "read_csv('x')",
+            "glob('/*')",
+        ),
+        *(
+            "getenv('HOME')",
+            "GetEnv('HOME')",
+            "main.getenv('HOME')",
+            "current_setting('threads')",
+            "query('select 1')",
+        ),
+        *(
+            "system.main.\"current_setting\"('threads')",
+            "query_table('raw.records')",
+            "json_serialize_plan('select 1')",
+            "nextval('s')",
+        ),
+        *(
+            "list_transform([1], lambda x: getenv('HOME'))",
+            "coalesce(null, try(read_blob('x')))",
+            "a in (from raw.records)",
+        ),
+        *(
+            "{'a': version()}",
+            "a[getvariable('source')]",
+            "case when pg_sleep(1) then 1 end",
+            "a.lower()",
+            "a::enum(select 'x')",
+        ),
+        *(
+            "write_log('x')",
+            "a; select 1",
+            "a) from (select 1",
+            "1) + (2",
+            "a order by b",
+            "a union select 1",
+            "#1",
+            "?",
+        ),
     ],
 )
 def test_what_reaches_beyond_the_row_is_refused(expression: str) -> None:
@@ -136,26 +236,47 @@ def test_what_reaches_beyond_the_row_is_refused(expression: str) -> None:
 @pytest.mark.parametrize(
     "sql",
     [
-        *("from read_text('/etc/passwd')", "from glob('/*')", "copy (select 1) to 'x.csv'", "attach 'x.db'", "load httpfs"),
-        *("from own_rows", "set enable_external_access = true", "set threads = 1", "reset lock_configuration", "export database 'x'"),
+        *(
+            "from read_text('/etc/passwd')",
+            "from glob('/*')",
+            "copy (select 1) to 'x.csv'",
+            "attach 'x.db'",
+            "load httpfs",
+        ),
+        *(
+            "from own_rows",
+            "set enable_external_access = true",
+            "set threads = 1",
+            "reset lock_configuration",
+            "export database 'x'",
+        ),
         "install spatial",
     ],
 )
 def test_a_sealed_connection_reaches_nothing(sql: str) -> None:
     own_rows = pa.table({"x": [1]})
     assert own_rows.num_rows == 1
-    with sealed() as connection, pytest.raises(duckdb.Error, match=r"disabled|locked|does not exist"):
+    with (
+        sealed() as connection,
+        pytest.raises(duckdb.Error, match=r"disabled|locked|does not exist"),
+    ):
         connection.execute(sql)
 
 
 def test_every_function_of_this_duckdb_is_allowed_or_refused_with_a_reason() -> None:
     with sealed() as connection:
         kinds = dict(
-            connection.execute("select function_name, list(distinct function_type) from duckdb_functions() group by all").fetchall()
+            connection.execute(
+                "select function_name, list(distinct function_type) from duckdb_functions() group by all"
+            ).fetchall()
         )
     of_values = {name for name, kind in kinds.items() if {"scalar", "macro"} & set(kind)}
-    undecided = [name for name in of_values if (refusal(name) or "").startswith("it is not a function")]
-    assert undecided == [], "put each into transforms/functions.yaml: does it rest on its arguments alone?"
+    undecided = [
+        name for name in of_values if (refusal(name) or "").startswith("it is not a function")
+    ]
+    assert undecided == [], (
+        "put each into transforms/functions.yaml: does it rest on its arguments alone?"
+    )
     assert [name for name in kinds.keys() - of_values if refusal(name) is None] == []
     assert len(of_values) > 900
 
@@ -185,32 +306,79 @@ def test_a_query_is_one_select_statement_over_what_it_may_read(sql: str) -> None
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        *((f"from {relation}", "may not read") for relation in ("staging.records", "records", "'f.csv'", "main.versions", "duckdb_tables")),
-        *((f"from {call}", r"may not (call|read) \w+\(\)") for call in ("read_csv('x')", "glob('/*')", "query('from t')", "repeat(1, 2)")),
-        ("from histogram('staging.records', text)", r"may not read histogram\(\)"),  # a macro over any table, and an aggregate too
+        *(
+            (f"from {relation}", "may not read")
+            for relation in (
+                "staging.records",
+                "records",
+                "'f.csv'",
+                "main.versions",
+                "duckdb_tables",
+            )
+        ),
+        *(
+            (f"from {call}", r"may not (call|read) \w+\(\)")
+            for call in ("read_csv('x')", "glob('/*')", "query('from t')", "repeat(1, 2)")
+        ),
+        (
+            "from histogram('staging.records', text)",
+            r"may not read histogram\(\)",
+        ),  # a macro over any table, and an aggregate too
         ("from versions where x in (from read_text('/etc/passwd'))", r"may not read read_text\(\)"),
         ("with a as (from staging.records) from a", "may not read staging.records"),
-        ("with Versions as (from record_text) from versions", "names a relation of its own versions"),
-        *((f"select {name} from versions", "may not read") for name in ("current_date", "CURRENT_TIMESTAMP", "user", '"localtime"')),
-        *((f"select {name}() from versions", r"may not call") for name in ("now", "random", "uuid", "system.main.now", "version")),
-        ("select list(x) from versions", r"may not call list\(\): what it gives depends on the order of rows"),
-        ("select row_number() over (partition by x) from versions", r"may not call row_number\(\): what it gives depends"),
-        ("select row_number(x) from versions", r"may not call row_number\(\): there is no such function"),
+        (
+            "with Versions as (from record_text) from versions",
+            "names a relation of its own versions",
+        ),
+        *(
+            (f"select {name} from versions", "may not read")
+            for name in ("current_date", "CURRENT_TIMESTAMP", "user", '"localtime"')
+        ),
+        *(
+            (f"select {name}() from versions", r"may not call")
+            for name in ("now", "random", "uuid", "system.main.now", "version")
+        ),
+        (
+            "select list(x) from versions",
+            r"may not call list\(\): what it gives depends on the order of rows",
+        ),
+        (
+            "select row_number() over (partition by x) from versions",
+            r"may not call row_number\(\): what it gives depends",
+        ),
+        (
+            "select row_number(x) from versions",
+            r"may not call row_number\(\): there is no such function",
+        ),
         ("select upper(x) over (order by y) from versions", r"may not call upper\(\)"),
         ("select mode(x) from versions", r"may not call mode\(\): it depends on the order"),
         ("from versions limit 3", "in no order"),
         ("from (select distinct on (a) * from versions)", "in no order"),
-        *((f"from versions {sample}", "may neither take a sample") for sample in ("tablesample 10%", "using sample 5")),
+        *(
+            (f"from versions {sample}", "may neither take a sample")
+            for sample in ("tablesample 10%", "using sample 5")
+        ),
         ("from versions positional join record_text", "nor join by position"),
-        *((sql, "may not hold show ref") for sql in ("describe versions", "summarize versions", "from (show tables)")),
+        *(
+            (sql, "may not hold show ref")
+            for sql in ("describe versions", "summarize versions", "from (show tables)")
+        ),
         ("select $x from versions", "may not hold a parameter"),
         ("from versions at (version => 1)", "may not read"),
         ("with recursive t as (from versions union all from t) from t", "may not hold recursive"),
         *(
             (sql, "Only SELECT")
-            for sql in ("insert into x select 1", "copy versions to 'x'", "pivot versions on a using sum(b)", "set x = 1")
+            for sql in (
+                "insert into x select 1",
+                "copy versions to 'x'",
+                "pivot versions on a using sum(b)",
+                "set x = 1",
+            )
         ),
-        *((sql, "is not a single|syntax error") for sql in ("from versions; from versions", "from versions) union (from versions", "")),
+        *(
+            (sql, "is not a single|syntax error")
+            for sql in ("from versions; from versions", "from versions) union (from versions", "")
+        ),
     ],
 )
 def test_a_query_that_reaches_further_is_refused(sql: str, message: str) -> None:
@@ -219,19 +387,30 @@ def test_a_query_that_reaches_further_is_refused(sql: str, message: str) -> None
 
 
 def test_comments_blanks_and_keywords_leave_no_trace_in_the_tree_of_a_query() -> None:
-    one, other = (read_query(sql, RELATIONS).tree for sql in ("select x from versions", "-- a\nSELECT  x /* b */ FROM versions;\n"))
+    one, other = (
+        read_query(sql, RELATIONS).tree
+        for sql in ("select x from versions", "-- a\nSELECT  x /* b */ FROM versions;\n")
+    )
     assert one == other
-    assert read_query("select 'X' from versions", RELATIONS).tree != read_query("select 'x' from versions", RELATIONS).tree
+    assert (
+        read_query("select 'X' from versions", RELATIONS).tree
+        != read_query("select 'x' from versions", RELATIONS).tree
+    )
 
 
-def test_every_aggregate_and_window_function_of_this_duckdb_is_allowed_or_refused_with_a_reason() -> None:
+def test_every_aggregate_and_window_function_of_this_duckdb_is_allowed_or_refused_with_a_reason() -> (
+    None
+):
     with sealed() as connection:
         sql = "select function_type, list(distinct function_name) from duckdb_functions() group by all"
         names = {kind: set(found) for kind, found in connection.execute(sql).fetchall()}
     ordered = {
-        name: query_refusal(name, is_window=name in names["window"], is_ordered=True) for name in names["aggregate"] | names["window"]
+        name: query_refusal(name, is_window=name in names["window"], is_ordered=True)
+        for name in names["aggregate"] | names["window"]
     }
-    assert [name for name, reason in ordered.items() if (reason or "").startswith("there is no")] == []
+    assert [
+        name for name, reason in ordered.items() if (reason or "").startswith("there is no")
+    ] == []
     assert len([name for name, reason in ordered.items() if reason is None]) > 70
     of_rows = names["table"] - names["scalar"] - {"unnest"}
     assert [name for name in of_rows if query_refusal(name) is None] == []

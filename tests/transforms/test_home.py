@@ -44,7 +44,11 @@ def test_half_of_a_dead_process_is_swept_and_of_a_living_one_kept(tmp_path: Path
     dead.wait()
     (tmp_path / "feast" / "materialized").mkdir(parents=True)
     kept = tmp_path / f"note.json.{os.getpid()}-1.half"
-    for half in (kept, tmp_path / f"note.json.{dead.pid}-1.half", tmp_path / "feast" / "materialized" / f"view.json.{dead.pid}-1.half"):
+    for half in (
+        kept,
+        tmp_path / f"note.json.{dead.pid}-1.half",
+        tmp_path / "feast" / "materialized" / f"view.json.{dead.pid}-1.half",
+    ):
         half.touch()
     sweep_halves(tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]

@@ -17,7 +17,15 @@ from transforms.features.aggregates import (
     TopK,
     Variance,
 )
-from transforms.features.declare import Derived, Field, GroupBy, RecordSql, RecordView, Service, SqlView
+from transforms.features.declare import (
+    Derived,
+    Field,
+    GroupBy,
+    RecordSql,
+    RecordView,
+    Service,
+    SqlView,
+)
 from transforms.features.entity import Entity
 from transforms.features.windows import Window, days, hours, lifetime, minutes
 

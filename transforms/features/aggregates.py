@@ -215,7 +215,11 @@ class _Scaled(Aggregate):
 
     def n(self, of: Input) -> Part:
         """How many inputs are there: as many as records where all of them count."""
-        return Part("sum", None if _is_complete(of) else f"({self.whole(of)} is not null)::bigint", self.where)
+        return Part(
+            "sum",
+            None if _is_complete(of) else f"({self.whole(of)} is not null)::bigint",
+            self.where,
+        )
 
 
 @dataclass(frozen=True)
@@ -280,7 +284,10 @@ class Share(Aggregate):
 
     def parts(self, of: Input) -> dict[str, Part]:
         """How many fulfil it, of how many."""
-        return {"sum": Part("sum", f"coalesce({of.sql}, false)::bigint", self.where), "n": Part("sum", None, self.where)}
+        return {
+            "sum": Part("sum", f"coalesce({of.sql}, false)::bigint", self.where),
+            "n": Part("sum", None, self.where),
+        }
 
     def value_of(self, of: Input) -> str:
         """The share."""
@@ -397,7 +404,9 @@ class CountDistinct(Aggregate):
 
     def parts(self, of: Input) -> dict[str, Part]:
         """The values, instants to the microsecond."""
-        return {"v": Part(self.kind, finite(of.sql) if of.kind == "fraction" else of.sql, self.where)}
+        return {
+            "v": Part(self.kind, finite(of.sql) if of.kind == "fraction" else of.sql, self.where)
+        }
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,10 @@ def fill(warehouse: Warehouse, span: Span, now: datetime) -> dict[str, Rows]:
     """
     _refuse_pending(warehouse)
     unfinished = _begin(warehouse, span)
-    rows = {view.relation: _fill(view, warehouse, _of_view(view, span), now, unfinished) for view in views()}
+    rows = {
+        view.relation: _fill(view, warehouse, _of_view(view, span), now, unfinished)
+        for view in views()
+    }
     write_unfinished(warehouse, None)
     return rows
 
@@ -96,7 +99,9 @@ def _begin(warehouse: Warehouse, span: Span) -> Unfinished:
         return before
     newest = {view.name: warehouse.versions()[view.relation] for view in views()}
     n_chunks = 1 + warehouse.n_rows(StagedRecord.relation()) // VERSIONS_OF_A_CHUNK
-    unfinished = Unfinished(uuid.uuid4().hex, basis, n_chunks, before.versions if before else newest)
+    unfinished = Unfinished(
+        uuid.uuid4().hex, basis, n_chunks, before.versions if before else newest
+    )
     write_unfinished(warehouse, unfinished)
     return unfinished
 
@@ -109,13 +114,24 @@ def _find(view: View, warehouse: Warehouse, span: Span) -> Due:
         for chunk in range(n_chunks):
             _take_chunk(run, chunk, n_chunks)
             counted = "count(*), count(distinct entity_id), make_timestamptz(min(instant_us)), make_timestamptz(max(instant_us))"
-            found += run.connection.sql(f"select {counted} from ({model('backfill/missing_instants')})").fetchall()
+            found += run.connection.sql(
+                f"select {counted} from ({model('backfill/missing_instants')})"
+            ).fetchall()
     firsts, lasts = [item[2] for item in found if item[2]], [item[3] for item in found if item[3]]
     n_rows, n_entities = sum(item[0] for item in found), sum(item[1] for item in found)
-    return Due(view.relation, is_other_code, n_rows, n_entities, min(firsts, default=None), max(lasts, default=None))
+    return Due(
+        view.relation,
+        is_other_code,
+        n_rows,
+        n_entities,
+        min(firsts, default=None),
+        max(lasts, default=None),
+    )
 
 
-def _fill(view: View, warehouse: Warehouse, span: Span, now: datetime, unfinished: Unfinished) -> Rows:
+def _fill(
+    view: View, warehouse: Warehouse, span: Span, now: datetime, unfinished: Unfinished
+) -> Rows:
     relation, filling = view.relation, backfilling(unfinished.name)
     is_other_code = is_made_by_other_code(view, warehouse)
     if is_other_code:
@@ -125,14 +141,22 @@ def _fill(view: View, warehouse: Warehouse, span: Span, now: datetime, unfinishe
     with _opened(view, warehouse, span, now, is_other_code=is_other_code) as run:
         for chunk in range(max(0, filling.consumed(warehouse, relation)), unfinished.n_chunks):
             _take_chunk(run, chunk, unfinished.n_chunks)
-            run.connection.execute(f"create or replace table due as {model('backfill/missing_instants')}")
-            run.connection.execute("create or replace table due_entities as select distinct entity_id from due")
+            run.connection.execute(
+                f"create or replace table due as {model('backfill/missing_instants')}"
+            )
+            run.connection.execute(
+                "create or replace table due_entities as select distinct entity_id from due"
+            )
             if run.connection.sql("from due limit 1").fetchall():
-                counted = Counted(_due_rows(view, run, span, is_other_code=is_other_code), view.contract)
+                counted = Counted(
+                    _due_rows(view, run, span, is_other_code=is_other_code), view.contract
+                )
                 n_rows += warehouse.publish(view.contract, counted, filling.at(chunk + 1)).n_rows
                 n_new += counted.n_new
     if is_other_code and span == Span():
-        warehouse.publish(view.contract, [], FEATURIZE.at(FEATURIZE.consumed(warehouse, relation)), view.digest())
+        warehouse.publish(
+            view.contract, [], FEATURIZE.at(FEATURIZE.consumed(warehouse, relation)), view.digest()
+        )
     return Rows(n_new, n_rows - n_new, n_before - (n_rows - n_new))
 
 
@@ -142,17 +166,24 @@ def _take_chunk(run: Run, chunk: int, n_chunks: int) -> None:
 
 
 @contextmanager
-def _opened(view: View, warehouse: Warehouse, span: Span, now: datetime, *, is_other_code: bool) -> Iterator[Run]:
+def _opened(
+    view: View, warehouse: Warehouse, span: Span, now: datetime, *, is_other_code: bool
+) -> Iterator[Run]:
     """Open the tables, with the instants that a view should hold and those that it holds, of the chunk that is taken."""
     with warehouse.connect() as connection:
         run = Run(warehouse, connection, now)
-        for name, instant, default in (("from_us", span.start, -LAST), ("until_us", span.end, LAST)):
+        for name, instant, default in (
+            ("from_us", span.start, -LAST),
+            ("until_us", span.end, LAST),
+        ):
             microseconds = int(instant.timestamp() * 1_000_000) if instant else default
             connection.execute(f"set variable {name} = $instant", {"instant": microseconds})
         held = f"select {view.entity.id_of_columns} as entity_id, epoch_us(event_timestamp) as instant_us from {view.relation}"
         connection.execute(f"create view known_instants as {held} where {not is_other_code}")
         of_chunk = "hash(entity_id) % getvariable('n_chunks') = getvariable('chunk')"
-        connection.execute(f"create view expected_instants as select * from ({view.instants(run)}) where {of_chunk}")
+        connection.execute(
+            f"create view expected_instants as select * from ({view.instants(run)}) where {of_chunk}"
+        )
         yield run
 
 
@@ -160,8 +191,13 @@ def _due_rows(view: View, run: Run, span: Span, *, is_other_code: bool) -> Itera
     """Compute the entities that are due from all that is staged; stream what lies in the span and is new or differs."""
     # what is computed of a record alone is right once it is there, unless other code made it
     is_kept = not view.is_of_records or is_other_code
-    start, end = span.start or datetime.min.replace(tzinfo=UTC), span.end or datetime.max.replace(tzinfo=UTC)
+    start, end = (
+        span.start or datetime.min.replace(tzinfo=UTC),
+        span.end or datetime.max.replace(tzinfo=UTC),
+    )
     for batch in view.rebuild(run, "due_entities"):
         instants = batch.column("event_timestamp")
-        inside = pc.and_(pc.greater_equal(instants, pa.scalar(start)), pc.less(instants, pa.scalar(end)))
+        inside = pc.and_(
+            pc.greater_equal(instants, pa.scalar(start)), pc.less(instants, pa.scalar(end))
+        )
         yield batch.filter(inside if is_kept else pc.and_(inside, batch.column("is_new")))

@@ -29,7 +29,11 @@ from transforms.warehouse.tables import CODE, AlreadyPublishedError, Rows, Wareh
 def stale_views(warehouse: Warehouse, wanted: Sequence[View] | None = None) -> list[View]:
     """List those of the wanted views, by default of all, that have not seen the newest staged records or that other code has made."""
     version = warehouse.versions().get(StagedRecord.relation(), -1)
-    return [view for view in (views() if wanted is None else wanted) if _consumed(view, warehouse) < version]
+    return [
+        view
+        for view in (views() if wanted is None else wanted)
+        if _consumed(view, warehouse) < version
+    ]
 
 
 def is_made_by_other_code(view: View, warehouse: Warehouse) -> bool:
@@ -59,7 +63,11 @@ def breaking_changes(warehouse: Warehouse) -> list[str]:
 def undeclared(warehouse: Warehouse) -> list[str]:
     """List the feature tables with rows that nothing declares any more, as relations; they stay as they are, for locks name them."""
     declared = {view.relation for view in views()}
-    tables = (relation for relation in warehouse.relations() if relation.startswith("features.") and relation not in declared)
+    tables = (
+        relation
+        for relation in warehouse.relations()
+        if relation.startswith("features.") and relation not in declared
+    )
     return [relation for relation in tables if warehouse.n_rows(relation)]
 
 
@@ -67,9 +75,9 @@ def has_columns_as_defined(view: View, warehouse: Warehouse) -> bool:
     """Whether a view's table has the columns of its contract."""
     table = warehouse.table(view.relation)
     # types are compared, not hashed: Delta and Arrow name the items of a list in different ways
-    return table is None or {field.name: field.type for field in pa.schema(table.schema().to_arrow())} == {
-        field.name: field.type for field in view.contract.arrow_schema()
-    }
+    return table is None or {
+        field.name: field.type for field in pa.schema(table.schema().to_arrow())
+    } == {field.name: field.type for field in view.contract.arrow_schema()}
 
 
 def pending_versions(view: View, warehouse: Warehouse) -> tuple[int, str]:
@@ -118,7 +126,11 @@ def consistent_versions(warehouse: Warehouse) -> dict[str, int]:
     """
     if unfinished := read_unfinished(warehouse):
         return unfinished.versions
-    tables = {view: table for view in views() if (table := warehouse.table(view.relation)) and _made_from(table) >= 0}
+    tables = {
+        view: table
+        for view in views()
+        if (table := warehouse.table(view.relation)) and _made_from(table) >= 0
+    }
     agreed = min((_made_from(table) for table in tables.values()), default=-1)
     versions = {}
     for view, newest in tables.items():
@@ -132,7 +144,11 @@ def consistent_versions(warehouse: Warehouse) -> dict[str, int]:
 def staging_version(warehouse: Warehouse, versions: Mapping[str, int]) -> int:
     """The staging version that versions of the feature views, by the view's name, were made from: of several, the newest."""
     relations = {f"features.{view}": version for view, version in versions.items()}
-    tables = [warehouse.table_at(relation, version) for relation, version in relations.items() if warehouse.table(relation)]
+    tables = [
+        warehouse.table_at(relation, version)
+        for relation, version in relations.items()
+        if warehouse.table(relation)
+    ]
     return max(map(_made_from, tables), default=-1)
 
 
@@ -143,14 +159,20 @@ def _made_from(table: DeltaTable) -> int:
 
 def _consumed(view: View, warehouse: Warehouse) -> int:
     """The staging version a view was made from by the code as it is now; -1 if by other code, or never."""
-    return -1 if is_made_by_other_code(view, warehouse) else FEATURIZE.consumed(warehouse, view.relation)
+    return (
+        -1
+        if is_made_by_other_code(view, warehouse)
+        else FEATURIZE.consumed(warehouse, view.relation)
+    )
 
 
 def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
     """Bring every feature view up to the newest staged records; what became of the rows of each, by its name."""
     rows = compute_views(views(), warehouse, now)
     profile_views(warehouse, [view.contract for view in views()])
-    write_unfinished(warehouse, None)  # what a stopped backfill had left of other code is made now; of holes, the next one finds them
+    write_unfinished(
+        warehouse, None
+    )  # what a stopped backfill had left of other code is made now; of holes, the next one finds them
     return rows
 
 
@@ -162,7 +184,10 @@ def compute_views(wanted: Sequence[View], warehouse: Warehouse, now: datetime) -
     rows = {view.name: Rows(untouched=warehouse.n_rows(view.relation)) for view in wanted}
     for view in (view for view in stale if view.is_of_records):
         rows[view.name] = _publish(warehouse, now, [view])[view.name]
-    others = sorted((view for view in stale if not view.is_of_records), key=lambda view: _consumed(view, warehouse))
+    others = sorted(
+        (view for view in stale if not view.is_of_records),
+        key=lambda view: _consumed(view, warehouse),
+    )
     for _, beside in groupby(others, key=lambda view: _consumed(view, warehouse)):
         rows |= _publish(warehouse, now, list(beside))
     return rows
@@ -174,13 +199,20 @@ def _publish(warehouse: Warehouse, now: datetime, beside: Sequence[View]) -> dic
     consumed = _consumed(beside[0], warehouse)
     carried = {view: _prepare(view, warehouse, now, version) for view in beside}
     reads = {f"features.{name}" for view in beside for name in view.reads}
-    with warehouse.connect(of=(StagedRecord.relation(), *reads, *(view.relation for view in beside))) as connection:
+    with warehouse.connect(
+        of=(StagedRecord.relation(), *reads, *(view.relation for view in beside))
+    ) as connection:
         warehouse.create_arrivals(connection, StagedRecord, since=consumed)
         run = Run(warehouse, connection, now, tuple(beside))
-        return {view.name: _publish_view(view, run, done, is_replaced=consumed < 0) for view, done in carried.items()}
+        return {
+            view.name: _publish_view(view, run, done, is_replaced=consumed < 0)
+            for view, done in carried.items()
+        }
 
 
-def _prepare(view: View, warehouse: Warehouse, now: datetime, version: int) -> dict[str, int] | None:
+def _prepare(
+    view: View, warehouse: Warehouse, now: datetime, version: int
+) -> dict[str, int] | None:
     """Publish what a view needs before its rows; the transactions of its commit, None if another run has just published it."""
     done = FEATURIZE.at(version)
     try:
@@ -196,7 +228,9 @@ def _publish_view(view: View, run: Run, done: dict[str, int] | None, *, is_repla
     counted = Counted(view.rows(run, is_whole=is_replaced), view.contract)
     try:
         # what other code made is replaced in one commit; older versions of the table keep it
-        published = run.warehouse.publish(view.contract, counted, done, view.digest(), is_whole=is_replaced)
+        published = run.warehouse.publish(
+            view.contract, counted, done, view.digest(), is_whole=is_replaced
+        )
     except AlreadyPublishedError:
         return Rows(untouched=n_before)
     n_recomputed = published.n_rows - counted.n_new
@@ -227,8 +261,12 @@ def recompute(warehouse: Warehouse, entities: Mapping[str, Path], now: datetime)
             parquet(connection, [entities[view.name]]).create("touched_entities")
             files = warehouse.files(view.relation)
             touched = view.files_of(connection, files, "touched_entities")
-            warehouse.create_view(connection, "published_files", files, view.contract.arrow_schema())
-            warehouse.create_view(connection, "touched_files", touched, view.contract.arrow_schema())
+            warehouse.create_view(
+                connection, "published_files", files, view.contract.arrow_schema()
+            )
+            warehouse.create_view(
+                connection, "touched_files", touched, view.contract.arrow_schema()
+            )
             # rows that other code made stay other code's: the next run makes them again
             code = warehouse.consumed(view.relation, CODE)
             warehouse.publish(view.contract, _replaced(view, run), done, code, touched)
@@ -237,8 +275,12 @@ def recompute(warehouse: Warehouse, entities: Mapping[str, Path], now: datetime)
 def _replaced(view: View, run: Run) -> Iterator[pa.RecordBatch]:
     """Stream the other rows of the touched files, then those of `touched_entities`, computed as if nothing had been published of them."""
     untouched = f"{view.entity.id_of_columns} not in (select entity_id from touched_entities)"
-    yield from run.connection.sql(f"from touched_files where {untouched}").to_arrow_reader(run.batch_rows)
-    run.connection.execute(f"create or replace view {view.relation} as from main.published_files where {untouched}")
+    yield from run.connection.sql(f"from touched_files where {untouched}").to_arrow_reader(
+        run.batch_rows
+    )
+    run.connection.execute(
+        f"create or replace view {view.relation} as from main.published_files where {untouched}"
+    )
     for batch in view.rebuild(run, "touched_entities"):
         yield batch.select(view.contract.arrow_schema().names)
 

@@ -23,15 +23,28 @@ def faults() -> list[str]:
     """Say what is wrong, a line each: file, view, feature, and the mend."""
     registry = read_registry()
     files = user_files()
-    missing = [] if Settings().features is None else [folder for folder in Settings().feature_folders if not folder.is_dir()]
+    missing = (
+        []
+        if Settings().features is None
+        else [folder for folder in Settings().feature_folders if not folder.is_dir()]
+    )
     found = [f"{folder}: is no folder, and MILLRACE_FEATURES names it" for folder in missing]
-    return [*found, *registry.errors, *_kernel_faults(registry, files), *_test_faults(registry, files)]
+    return [
+        *found,
+        *registry.errors,
+        *_kernel_faults(registry, files),
+        *_test_faults(registry, files),
+    ]
 
 
 def _kernel_faults(registry: Registry, files: list[Path]) -> Iterator[str]:
     """Run the kernels of the user's record views over no records: they must give what the class declares."""
     for name, view in registry.views.items():
-        if isinstance(view, KernelView) and registry.paths[name] in files and (fault := _kernel_fault(view, registry)):
+        if (
+            isinstance(view, KernelView)
+            and registry.paths[name] in files
+            and (fault := _kernel_fault(view, registry))
+        ):
             yield f"{registry.paths[name]}: {name}: {fault}"
 
 
@@ -42,7 +55,9 @@ def _kernel_fault(view: KernelView, registry: Registry) -> str | None:
         return f"compute fails on no records: {type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
     for column in view.contract.columns():
         if column.name not in made:
-            return f"{column.name}: compute gives no column of this name; it gives {', '.join(made)}"
+            return (
+                f"{column.name}: compute gives no column of this name; it gives {', '.join(made)}"
+            )
         if made[column.name] != column.dtype:
             return f"{column.name}: compute gives {made[column.name]}, declared is {column.dtype}; cast it, e.g. .cast(pl.{column.dtype})"
     return None
@@ -51,10 +66,16 @@ def _kernel_fault(view: KernelView, registry: Registry) -> str | None:
 def _no_records(view: KernelView, registry: Registry) -> pl.DataFrame:
     """No records, in the columns that a kernel is given."""
     types = {column.name: column.dtype for column in StagedRecord.columns()}
-    given = {name: types[name] for name in ("record_id", "event_timestamp", "text")} | {"created_timestamp": types["event_timestamp"]}
+    given = {name: types[name] for name in ("record_id", "event_timestamp", "text")} | {
+        "created_timestamp": types["event_timestamp"]
+    }
     for name in view.contract.Config.metadata["reads"]:
         of_view, _, feature = name.rpartition(".")
-        columns = {column.name: column.dtype for column in registry.views[of_view].contract.columns()} if of_view else types
+        columns = (
+            {column.name: column.dtype for column in registry.views[of_view].contract.columns()}
+            if of_view
+            else types
+        )
         given[given_name(name)] = columns[feature]
     return pl.DataFrame(schema=given)
 

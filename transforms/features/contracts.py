@@ -24,20 +24,38 @@ ANNOTATIONS: dict[pl.DataType, Any] = {
 }
 # in the name of a column that is stored and not served; no feature has it, for Feast joins view and feature with it
 UNSERVED = "__"
-TIMES = {"event_timestamp": "From when on the values hold, until the next row.", "created_timestamp": "When the row was computed."}
+TIMES = {
+    "event_timestamp": "From when on the values hold, until the next row.",
+    "created_timestamp": "When the row was computed.",
+}
 
 
-def entity_contract(name: str, description: str, entity: Entity, columns: Mapping[str, tuple[pl.DataType, Any]]) -> type[Contract]:
+def entity_contract(
+    name: str, description: str, entity: Entity, columns: Mapping[str, tuple[pl.DataType, Any]]
+) -> type[Contract]:
     """Make the contract of a view of an entity: its key, the times of a row, then columns by name, with type and Pandera field."""
-    keys = {column: (pl.String(), pa.Field(description=entity.description or f"Key of {entity.name}.")) for column in entity.columns}
+    keys = {
+        column: (pl.String(), pa.Field(description=entity.description or f"Key of {entity.name}."))
+        for column in entity.columns
+    }
     times = {column: (INSTANT, pa.Field(description=meaning)) for column, meaning in TIMES.items()}
     _refuse_taken(columns, [*keys, *times])
     key = [*entity.columns, *TIMES]
-    config = type("Config", (Contract.Config,), {"name": f"features.{name}", "metadata": {"key": key, "version": 1}})
-    return type(_class_name(name), (Contract,), _body(description, {**keys, **times, **columns}) | {"Config": config})
+    config = type(
+        "Config",
+        (Contract.Config,),
+        {"name": f"features.{name}", "metadata": {"key": key, "version": 1}},
+    )
+    return type(
+        _class_name(name),
+        (Contract,),
+        _body(description, {**keys, **times, **columns}) | {"Config": config},
+    )
 
 
-def record_contract(name: str, description: str, columns: Mapping[str, tuple[pl.DataType, Any]], **options: Any) -> type[RecordView]:
+def record_contract(
+    name: str, description: str, columns: Mapping[str, tuple[pl.DataType, Any]], **options: Any
+) -> type[RecordView]:
     """Make the class of a record view whose features are given by name, with type and Pandera field."""
     _refuse_taken(columns, ["record_id", *TIMES])
     return type(_class_name(name), (RecordView,), _body(description, columns), **options)
@@ -51,15 +69,23 @@ def _refuse_taken(features: Iterable[str], taken: Sequence[str]) -> None:
 
 def feature_field(feature: Feature) -> tuple[pl.DataType, Any]:
     """The type and the Pandera field of a feature of a group."""
-    bounds: dict[str, Any] = {name: value for name, value in (("ge", feature.ge), ("le", feature.le)) if value is not None}
+    bounds: dict[str, Any] = {
+        name: value for name, value in (("ge", feature.ge), ("le", feature.le)) if value is not None
+    }
     metadata = {"origin": None, "empty": feature.empty}
-    return feature.dtype, pa.Field(nullable=True, description=feature.description, metadata=metadata, **bounds)
+    return feature.dtype, pa.Field(
+        nullable=True, description=feature.description, metadata=metadata, **bounds
+    )
 
 
 def value_field(dtype: pl.DataType, description: str, of: Input) -> tuple[pl.DataType, Any]:
     """The type and the Pandera field of a feature that is what an expression gives."""
-    bounds: dict[str, Any] = {name: value for name, value in (("ge", of.ge), ("le", of.le)) if value is not None}
-    return dtype, pa.Field(nullable=True, description=description, metadata={"origin": None}, **bounds)
+    bounds: dict[str, Any] = {
+        name: value for name, value in (("ge", of.ge), ("le", of.le)) if value is not None
+    }
+    return dtype, pa.Field(
+        nullable=True, description=description, metadata={"origin": None}, **bounds
+    )
 
 
 def stored_field(description: str) -> tuple[pl.DataType, Any]:
@@ -70,7 +96,12 @@ def stored_field(description: str) -> tuple[pl.DataType, Any]:
 def _body(description: str, columns: Mapping[str, tuple[pl.DataType, Any]]) -> dict[str, Any]:
     annotations = {column: ANNOTATIONS[dtype] for column, (dtype, _) in columns.items()}
     fields = {column: made for column, (_, made) in columns.items()}
-    return {"__doc__": description, "__module__": __name__, "__annotations__": annotations, **fields}
+    return {
+        "__doc__": description,
+        "__module__": __name__,
+        "__annotations__": annotations,
+        **fields,
+    }
 
 
 def _class_name(name: str) -> str:

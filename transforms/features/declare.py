@@ -34,7 +34,9 @@ class Field:
     @staticmethod
     def ratio(description: str, origin: str | None = None) -> Any:
         """A share, from 0 to 1."""
-        return pa.Field(ge=0, le=1, nullable=True, description=description, metadata={"origin": origin})
+        return pa.Field(
+            ge=0, le=1, nullable=True, description=description, metadata={"origin": origin}
+        )
 
     @staticmethod
     def measure(description: str, origin: str | None = None) -> Any:
@@ -42,10 +44,20 @@ class Field:
         return pa.Field(ge=0, nullable=True, description=description, metadata={"origin": origin})
 
     @staticmethod
-    def number(description: str, origin: str | None = None, *, ge: float | None = None, le: float | None = None) -> Any:
+    def number(
+        description: str,
+        origin: str | None = None,
+        *,
+        ge: float | None = None,
+        le: float | None = None,
+    ) -> Any:
         """Any number, or one from `ge` to `le`."""
-        bounds: dict[str, Any] = {name: value for name, value in (("ge", ge), ("le", le)) if value is not None}
-        return pa.Field(nullable=True, description=description, metadata={"origin": origin}, **bounds)
+        bounds: dict[str, Any] = {
+            name: value for name, value in (("ge", ge), ("le", le)) if value is not None
+        }
+        return pa.Field(
+            nullable=True, description=description, metadata={"origin": origin}, **bounds
+        )
 
     @staticmethod
     def word(description: str, origin: str | None = None) -> Any:
@@ -55,12 +67,18 @@ class Field:
     @staticmethod
     def flag(description: str, origin: str | None = None) -> Any:
         """Yes or no, as 1 or 0."""
-        return pa.Field(isin=(0, 1), nullable=True, description=description, metadata={"origin": origin})
+        return pa.Field(
+            isin=(0, 1), nullable=True, description=description, metadata={"origin": origin}
+        )
 
     @staticmethod
     def vector(description: str, length: int, origin: str | None = None) -> Any:
         """A vector of a length (0: as the model has it), in which neighbours can be searched."""
-        return pa.Field(nullable=True, description=description, metadata={"origin": origin, "vector_length": length})
+        return pa.Field(
+            nullable=True,
+            description=description,
+            metadata={"origin": origin, "vector_length": length},
+        )
 
 
 class RecordView(Contract):
@@ -83,15 +101,34 @@ class RecordView(Contract):
     """
 
     record_id: str = pa.Field(description="Key of the record.")
-    event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="From when on the version counts: written and known.")
-    created_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When the row was computed.")
+    event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        description="From when on the version counts: written and known."
+    )
+    created_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        description="When the row was computed."
+    )
 
-    def __init_subclass__(cls, *, version: int = 1, complete: bool = False, reads: Sequence[str] = ("text",), online: bool = False) -> None:
+    def __init_subclass__(
+        cls,
+        *,
+        version: int = 1,
+        complete: bool = False,
+        reads: Sequence[str] = ("text",),
+        online: bool = False,
+    ) -> None:
         """Name the relation after the class."""
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
         key = ["record_id", "event_timestamp", "created_timestamp"]
-        metadata = {"key": key, "version": version, "complete": complete, "reads": tuple(reads), "online": online}
-        config: Any = type("Config", (Contract.Config,), {"name": f"features.{name}", "metadata": metadata})
+        metadata = {
+            "key": key,
+            "version": version,
+            "complete": complete,
+            "reads": tuple(reads),
+            "online": online,
+        }
+        config: Any = type(
+            "Config", (Contract.Config,), {"name": f"features.{name}", "metadata": metadata}
+        )
         cls.Config = config  # type: ignore[misc]
         super().__init_subclass__()  # type: ignore[no-untyped-call]
 
@@ -115,15 +152,20 @@ class NearDuplicates(RecordView, version=1):
     """Which earlier-known record a record repeats, by the same text or nearly the same. All null once it is a tombstone."""
 
     dup_of: str = Field.word(
-        "The record known first of all that had the same text or one nearly the same; null if that is the record itself.", LEE
+        "The record known first of all that had the same text or one nearly the same; null if that is the record itself.",
+        LEE,
     )
     dup_similarity: float = Field.ratio(
         "How like that record's text it is: 1 if the same (NFKC, lower case, runs of white space as one blank), else the estimated "
         "Jaccard similarity of runs of five letters and digits, 0.7 at least.",
         f"{LEE}; MinHash: Broder 1997",
     )
-    dup_cluster_size: int = Field.count("Records so far in its cluster of likenesses, this one counted.")
-    is_duplicate: int = pa.Field(ge=0, le=1, nullable=True, description="1 if it repeats an earlier-known record, else 0.")
+    dup_cluster_size: int = Field.count(
+        "Records so far in its cluster of likenesses, this one counted."
+    )
+    is_duplicate: int = pa.Field(
+        ge=0, le=1, nullable=True, description="1 if it repeats an earlier-known record, else 0."
+    )
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,15 @@ def bind(declared: Derived, views: Mapping[str, View]) -> Derivation:
     expressions, types = {}, {}
     for feature, expression in declared.features.items():
         try:
-            read = {path: _read(path, expression, views) for path in sorted(dotted_references(expression)) if path != (ASKED,)}
+            read = {
+                path: _read(path, expression, views)
+                for path in sorted(dotted_references(expression))
+                if path != (ASKED,)
+            }
             reads |= {"__".join(found): found for found in read.values()}
-            expressions[feature] = renamed(expression, {path: "__".join(found) for path, found in read.items()})
+            expressions[feature] = renamed(
+                expression, {path: "__".join(found) for path, found in read.items()}
+            )
             types[feature] = _type(expressions[feature], reads, views)
         except ValueError as error:
             message = f"{feature}: {expression!r}: {reason_of(error, expression)}"
@@ -58,7 +64,11 @@ def bind(declared: Derived, views: Mapping[str, View]) -> Derivation:
 
 def _read(path: tuple[str, ...], expression: str, views: Mapping[str, View]) -> tuple[str, str]:
     """Find which feature of which view a name in an expression is."""
-    found = [(view.name, path[-1]) for view in views.values() if path[-1] in view.features and path[:-1] in {(), (view.name,)}]
+    found = [
+        (view.name, path[-1])
+        for view in views.values()
+        if path[-1] in view.features and path[:-1] in {(), (view.name,)}
+    ]
     if len(found) == 1:
         return found[0]
     name = ".".join(path)
@@ -66,14 +76,23 @@ def _read(path: tuple[str, ...], expression: str, views: Mapping[str, View]) -> 
         of = " and ".join(view for view, _ in found)
         message = f"{expression!r} reads {name}, which is a feature of {of}; say which, as {found[0][0]}.{name}"
         raise DeclarationError(message)
-    known = [feature for view in views.values() for feature in (*view.features, *(f"{view.name}.{name}" for name in view.features))]
+    known = [
+        feature
+        for view in views.values()
+        for feature in (*view.features, *(f"{view.name}.{name}" for name in view.features))
+    ]
     message = f"{expression!r} reads {name}, which is no feature of {', '.join(views)}{did_you_mean(name, [ASKED, *known])}"
     raise DeclarationError(message)
 
 
-def _type(expression: str, reads: Mapping[str, tuple[str, str]], views: Mapping[str, View]) -> pl.DataType:
+def _type(
+    expression: str, reads: Mapping[str, tuple[str, str]], views: Mapping[str, View]
+) -> pl.DataType:
     """Find the type that an expression gives."""
-    fields = [(column, views[view].contract.arrow_schema().field(name).type) for column, (view, name) in reads.items()]
+    fields = [
+        (column, views[view].contract.arrow_schema().field(name).type)
+        for column, (view, name) in reads.items()
+    ]
     schema = pa.schema([*fields, (ASKED, pa.timestamp("us", "UTC"))])
     try:
         kind, is_list = kind_of(expression, (("given", schema),))

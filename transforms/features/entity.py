@@ -34,7 +34,11 @@ class Entity:
         columns = [self.join_key] if isinstance(self.join_key, str) else list(self.join_key)
         columns = columns or ([self.name] if len(expressions) == 1 else expressions)
         wrong = next((column for column in columns if not column.isidentifier()), None)
-        if wrong is not None or len(columns) != len(expressions) or len(set(columns)) != len(columns):
+        if (
+            wrong is not None
+            or len(columns) != len(expressions)
+            or len(set(columns)) != len(columns)
+        ):
             message = f"entity {self.name}: {len(expressions)} keys need as many column names; say join_key=[...]"
             raise DeclarationError(message)
         if self.many and len(expressions) > 1:
@@ -55,7 +59,10 @@ class Entity:
             return f"list_distinct({keys[0]}::varchar[])"
         if len(keys) == 1:
             return f"{keys[0]}::varchar"
-        fields = ", ".join(f"{quoted(column)} := {key}::varchar" for column, key in zip(self.keys, keys, strict=True))
+        fields = ", ".join(
+            f"{quoted(column)} := {key}::varchar"
+            for column, key in zip(self.keys, keys, strict=True)
+        )
         return f"case when {' and '.join(f'{key} is not null' for key in keys)} then struct_pack({fields}) end"
 
     @property
@@ -80,4 +87,6 @@ class Entity:
         """SQL of the key columns over a row with `entity_id`."""
         if len(self.columns) == 1:
             return f"entity_id as {quoted(self.columns[0])}"
-        return ", ".join(f"entity_id.{quoted(column)} as {quoted(column)}" for column in self.columns)
+        return ", ".join(
+            f"entity_id.{quoted(column)} as {quoted(column)}" for column in self.columns
+        )

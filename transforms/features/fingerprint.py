@@ -28,7 +28,12 @@ PACKAGE = "transforms"
 # imported by what computes values, but no part of it: contracts and declarations count by what they say, models by their own text
 APART = (
     *("transforms.schemas.", "transforms.sql.", "transforms.errors.", "transforms.home."),
-    *("transforms.features.declare.", "transforms.features.contracts.", "transforms.features.entities.", "transforms.features.registry."),
+    *(
+        "transforms.features.declare.",
+        "transforms.features.contracts.",
+        "transforms.features.entities.",
+        "transforms.features.registry.",
+    ),
 )
 # only names again what is declared with
 EXPORTS = "transforms.features"
@@ -42,12 +47,21 @@ class Module(NamedTuple):
     strings: frozenset[str]
 
 
-def digest(contract: type[Contract], modules: tuple[str, ...], declared: str, reads: Iterable[int]) -> int:
+def digest(
+    contract: type[Contract], modules: tuple[str, ...], declared: str, reads: Iterable[int]
+) -> int:
     """Digest everything that decides a feature table's values, as a number that a commit can carry as a transaction's version.
 
     `modules` compute it, `declared` is what its declaration says beside the contract, `reads` are the digests of the views it reads.
     """
-    content = "\x1f".join([_code(modules, contract.relation().replace(".", "/")), _described(contract), declared, *map(str, reads)])
+    content = "\x1f".join(
+        [
+            _code(modules, contract.relation().replace(".", "/")),
+            _described(contract),
+            declared,
+            *map(str, reads),
+        ]
+    )
     return int(hashlib.sha256(content.encode()).hexdigest()[:15], 16)
 
 
@@ -77,7 +91,9 @@ def kernel_digest(declared: type) -> str:
     family = _family(tree, declared.__name__)
     for node in family:
         node.bases, node.keywords = [], []
-        node.body = [item for item in node.body if not isinstance(item, ast.AnnAssign)] or [ast.Pass()]
+        node.body = [item for item in node.body if not isinstance(item, ast.AnnAssign)] or [
+            ast.Pass()
+        ]
     used = _used(tree, {node.name for node in family})
     module = _parse(ast.unparse(ast.Module(used, [])), declared.__module__.rpartition(".")[0])
     return "\x1f".join(_content([module, *_closure(sorted(module.imports))], ""))
@@ -95,7 +111,12 @@ def _used(tree: ast.Module, names: set[str]) -> list[ast.stmt]:
     found: list[ast.stmt] = []
     while more := [item for item in tree.body if item not in found and _defines(item) & names]:
         found += more
-        names = names | {item.id for statement in more for item in ast.walk(statement) if isinstance(item, ast.Name)}
+        names = names | {
+            item.id
+            for statement in more
+            for item in ast.walk(statement)
+            if isinstance(item, ast.Name)
+        }
     return [item for item in tree.body if item in found]
 
 
@@ -104,8 +125,14 @@ def _defines(statement: ast.stmt) -> set[str]:
         return {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
     if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         return {statement.name}
-    stores = [item for item in ast.walk(statement) if isinstance(getattr(item, "ctx", None), ast.Store)]
-    called = [statement.value.func] if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call) else []
+    stores = [
+        item for item in ast.walk(statement) if isinstance(getattr(item, "ctx", None), ast.Store)
+    ]
+    called = (
+        [statement.value.func]
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
+        else []
+    )
     return {_root(item) for item in (*stores, *called)}
 
 
@@ -135,14 +162,20 @@ def _path(name: str) -> Path | None:
     """Find the source of a module; None if it is no module of ours, but another's, or the name of something in one."""
     folder = ROOT.joinpath(*name.split("."))
     paths = (folder / "__init__.py", folder.with_suffix(".py"))
-    return next((path for path in paths if path.is_file()), None) if name.partition(".")[0] == PACKAGE else None
+    return (
+        next((path for path in paths if path.is_file()), None)
+        if name.partition(".")[0] == PACKAGE
+        else None
+    )
 
 
 @cache
 def _parse(source: str, package: str) -> Module:
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node, clean=False):
+        if isinstance(
+            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        ) and ast.get_docstring(node, clean=False):
             del node.body[0]
     imports, strings = set(), set()
     for node in ast.walk(tree):
@@ -174,7 +207,11 @@ def _version(library: str) -> str:
 
 def _sources(spec: ModuleSpec) -> str:
     """Digest the sources of what was installed as no library: modules of the user's own."""
-    paths = [path for folder in spec.submodule_search_locations or () for path in sorted(Path(folder).rglob("*.py"))]
+    paths = [
+        path
+        for folder in spec.submodule_search_locations or ()
+        for path in sorted(Path(folder).rglob("*.py"))
+    ]
     if not paths and spec.origin and spec.has_location:
         paths = [Path(spec.origin)]
     return hashlib.sha256(b"\x1f".join(path.read_bytes() for path in paths)).hexdigest()
@@ -187,13 +224,26 @@ def _distributions() -> Mapping[str, list[str]]:
 
 def _contracts(imports: Iterable[str]) -> list[type[Contract]]:
     """List the contracts of relations among what is imported."""
-    places = [name.rpartition(".") for name in sorted(imports) if name.startswith("transforms.schemas.")]
-    found = [getattr(import_module(module), name, None) for module, _, name in places if module != "transforms.schemas"]
-    return [item for item in found if isinstance(item, type) and issubclass(item, Contract) and item.Config.metadata]
+    places = [
+        name.rpartition(".") for name in sorted(imports) if name.startswith("transforms.schemas.")
+    ]
+    found = [
+        getattr(import_module(module), name, None)
+        for module, _, name in places
+        if module != "transforms.schemas"
+    ]
+    return [
+        item
+        for item in found
+        if isinstance(item, type) and issubclass(item, Contract) and item.Config.metadata
+    ]
 
 
 def _described(contract: type[Contract]) -> str:
-    columns = [(column.name, str(column.dtype), column.nullable, column.bounds) for column in contract.columns()]
+    columns = [
+        (column.name, str(column.dtype), column.nullable, column.bounds)
+        for column in contract.columns()
+    ]
     return repr((contract.relation(), contract.version(), columns))
 
 

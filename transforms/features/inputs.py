@@ -22,7 +22,17 @@ READABLE = (
 )
 KINDS = {
     "flag": ("BOOLEAN",),
-    "whole": ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"),
+    "whole": (
+        "TINYINT",
+        "SMALLINT",
+        "INTEGER",
+        "BIGINT",
+        "HUGEINT",
+        "UTINYINT",
+        "USMALLINT",
+        "UINTEGER",
+        "UBIGINT",
+    ),
     "fraction": ("DOUBLE", "FLOAT", "DECIMAL"),
     "text": ("VARCHAR", "JSON", "UUID"),
     "instant": ("TIMESTAMP", "DATE"),
@@ -42,7 +52,9 @@ class Inputs:
     def __init__(self, record_views: Mapping[str, Readable], *, is_whole: bool = False) -> None:
         """Take the record views. Only what `is_whole`, computed whole in each run, may read one whose rows rest on other records."""
         self._views = {name: view.contract for name, view in record_views.items()}
-        self._refused = {name for name, view in record_views.items() if view.is_rebuilt_whole and not is_whole}
+        self._refused = {
+            name for name, view in record_views.items() if view.is_rebuilt_whole and not is_whole
+        }
 
     def bind(self, expression: str) -> Input:
         """Find what an expression over a record gives. Raises `DeclarationError` with what is wrong with it."""
@@ -55,7 +67,10 @@ class Inputs:
         if is_list:
             return Input(bound(expression), f"list of {kind}")
         column = self._column(expression, references)
-        sql = {"text": f"{bound(expression)}::varchar", "instant": f"{bound(expression)}::timestamptz"}.get(kind, bound(expression))
+        sql = {
+            "text": f"{bound(expression)}::varchar",
+            "instant": f"{bound(expression)}::timestamptz",
+        }.get(kind, bound(expression))
         return Input(sql, kind, **column)
 
     def references(self, expression: str) -> References:
@@ -72,21 +87,38 @@ class Inputs:
     def _refuse_unknown(self, expression: str, reference: tuple[str, ...]) -> None:
         view, known = reference[0], set(READABLE)
         if len(reference) > 1 and view in self._views:
-            known = {f"{view}.{column.name}" for column in self._views[view].columns() if column.is_served}
+            known = {
+                f"{view}.{column.name}"
+                for column in self._views[view].columns()
+                if column.is_served
+            }
         name = ".".join(reference[:2]) if len(reference) > 1 else view
         if len(reference) > 1 and view in self._refused:
             message = f"{expression!r} reads {name}, which changes as other records come; only a SqlView can follow that"
             raise DeclarationError(message)
         if name in known:
             return
-        everything = {*READABLE, *(f"{view}.{column.name}" for view, contract in self._views.items() for column in contract.columns())}
-        hint = did_you_mean(name, everything) or f"; there are {', '.join(READABLE)}, and features of records as view.feature"
+        everything = {
+            *READABLE,
+            *(
+                f"{view}.{column.name}"
+                for view, contract in self._views.items()
+                for column in contract.columns()
+            ),
+        }
+        hint = (
+            did_you_mean(name, everything)
+            or f"; there are {', '.join(READABLE)}, and features of records as view.feature"
+        )
         message = f"{expression!r} reads {name}, which is no column of a record{hint}"
         raise DeclarationError(message)
 
     def _schemas(self, references: Iterable[tuple[str, ...]]) -> tuple[tuple[str, pa.Schema], ...]:
         views = sorted({view for view, *rest in references if rest and view in self._views})
-        return (("records", _readable()), *((view, self._views[view].arrow_schema()) for view in views))
+        return (
+            ("records", _readable()),
+            *((view, self._views[view].arrow_schema()) for view in views),
+        )
 
     def _column(self, expression: str, references: References) -> dict[str, Any]:
         """What is known of an expression that is a column and nothing else: bounds, and whether it is never null."""
@@ -95,7 +127,11 @@ class Inputs:
             return {}
         contract = StagedRecord if len(names[0]) == 1 else self._views[names[0][0]]
         schema = contract.to_schema().columns[names[0][-1]]
-        limits = {check.name: next(iter(check.statistics.values())) for check in schema.checks if check.statistics}
+        limits = {
+            check.name: next(iter(check.statistics.values()))
+            for check in schema.checks
+            if check.statistics
+        }
         is_complete = bool(contract.Config.metadata.get("complete"))
         return {
             "is_never_null": is_complete or not schema.nullable,
@@ -121,7 +157,9 @@ def _readable() -> pa.Schema:
 
 def versions_schema() -> pa.Schema:
     """The columns of `versions`, as a user's query reads them."""
-    times = [pa.field(name, pa.timestamp("us", "UTC")) for name in ("effective_from", "effective_until")]
+    times = [
+        pa.field(name, pa.timestamp("us", "UTC")) for name in ("effective_from", "effective_until")
+    ]
     return pa.schema([*_readable(), *times])
 
 
@@ -131,7 +169,9 @@ def kind_of(expression: str, schemas: tuple[tuple[str, pa.Schema], ...]) -> tupl
     with sealed() as connection:
         for name, schema in schemas:
             connection.register(name, schema.empty_table())
-        typed = connection.execute(f"describe select {bound(expression)} from {', '.join(name for name, _ in schemas)}").fetchall()[0][1]
+        typed = connection.execute(
+            f"describe select {bound(expression)} from {', '.join(name for name, _ in schemas)}"
+        ).fetchall()[0][1]
     return kind_of_type(typed)
 
 
@@ -148,5 +188,11 @@ def kind_of_type(typed: str) -> tuple[str, bool]:
 def reason_of(error: Exception, expression: str) -> str:
     """The first line of what is wrong, with the mend of the commonest mistake."""
     reason = str(error).partition("\n")[0]
-    is_arrow = "->" in expression and ("->>" in reason or "->" in reason or "json_extract" in reason)
-    return f"{reason}; put brackets around the arrow: (attributes->>'name') = ..." if is_arrow else reason
+    is_arrow = "->" in expression and (
+        "->>" in reason or "->" in reason or "json_extract" in reason
+    )
+    return (
+        f"{reason}; put brackets around the arrow: (attributes->>'name') = ..."
+        if is_arrow
+        else reason
+    )

@@ -18,7 +18,10 @@ def joined(records: str, references: Iterable[tuple[str, ...]], *, is_every: boo
     for view, *rest in references:
         if rest:
             columns.setdefault(view, set()).add(rest[0])
-    sql, read = f"{records} as records", "{0}" if is_every else "arg_max_null({0}, created_timestamp) as {0}"
+    sql, read = (
+        f"{records} as records",
+        "{0}" if is_every else "arg_max_null({0}, created_timestamp) as {0}",
+    )
     for view, names in sorted(columns.items()):
         features = ", ".join(read.format(quoted(name)) for name in sorted(names))
         sql += f"""

@@ -20,7 +20,15 @@ from transforms.errors import DeclarationError
 from transforms.expressions import dotted_references
 from transforms.features import views as shipped
 from transforms.features.contracts import UNSERVED
-from transforms.features.declare import Derived, GroupBy, NearDuplicates, RecordSql, RecordView, Service, SqlView
+from transforms.features.declare import (
+    Derived,
+    GroupBy,
+    NearDuplicates,
+    RecordSql,
+    RecordView,
+    Service,
+    SqlView,
+)
 from transforms.features.derivation import Derivation, bind
 from transforms.features.engine.group_by import GroupView
 from transforms.features.engine.near_duplicates import NearDuplicatesView
@@ -93,7 +101,12 @@ def registry() -> Registry:
 def read_registry() -> Registry:
     """Read all declarations that can be read, with what is wrong with the others."""
     settings = Settings()
-    files = tuple(path for folder in settings.feature_folders for kind in ("*.py", "*.sql") for path in sorted(folder.glob(kind)))
+    files = tuple(
+        path
+        for folder in settings.feature_folders
+        for kind in ("*.py", "*.sql")
+        for path in sorted(folder.glob(kind))
+    )
     return _registry(tuple((path, path.stat().st_mtime_ns) for path in files), settings.embedder)
 
 
@@ -101,10 +114,15 @@ def read_registry() -> Registry:
 def _registry(files: tuple[tuple[Path, int], ...], _embedder: Path | None) -> Registry:
     errors: list[str] = []
     declared: dict[str, Declared] = {}
-    for item in [*_shipped(), *_of_user([path for path, _ in files if path.suffix == ".py"], errors)]:
+    for item in [
+        *_shipped(),
+        *_of_user([path for path, _ in files if path.suffix == ".py"], errors),
+    ]:
         other = declared.setdefault(item.name, item)
         if other.item != item.item:
-            errors.append(f"{item.path}: {item.name}: the name is taken by a declaration in {other.path.name}; choose another")
+            errors.append(
+                f"{item.path}: {item.name}: the name is taken by a declaration in {other.path.name}; choose another"
+            )
     paths = {name: item.path for name, item in declared.items()}
     shaped: dict[str, Declared] = {}
     for item in declared.values():
@@ -126,18 +144,31 @@ def _registry(files: tuple[tuple[Path, int], ...], _embedder: Path | None) -> Re
     ]
     derived = {name: item.item for name, item in shaped.items() if isinstance(item.item, Derived)}
     services = {name: item.item for name, item in shaped.items() if isinstance(item.item, Service)}
-    wrong = {name for name, item in declared.items() if not isinstance(item.item, Derived | Service)} - set(made)
+    wrong = {
+        name for name, item in declared.items() if not isinstance(item.item, Derived | Service)
+    } - set(made)
     derivations: dict[str, Derivation] = {}
     for name, reader in derived.items():
         read = list(map(view_name, reader.of))
         if not wrong & {*read}:  # else it is said what is wrong there
             with _collecting(shaped[name], errors):
                 derivations[name] = bind(reader, {view: _found(view, made) for view in read})
-    wrong |= {name for name, item in declared.items() if isinstance(item.item, Derived)} - set(derivations)
-    features = {name: view.features for name, view in made.items()} | {name: [*item.types] for name, item in derivations.items()}
+    wrong |= {name for name, item in declared.items() if isinstance(item.item, Derived)} - set(
+        derivations
+    )
+    features = {name: view.features for name, view in made.items()} | {
+        name: [*item.types] for name, item in derivations.items()
+    }
     for name, service in services.items():
         with _collecting(shaped[name], errors):
-            _refuse_unknown([item for item in map(view_name, service.features) if item.partition(":")[0] not in wrong], features)
+            _refuse_unknown(
+                [
+                    item
+                    for item in map(view_name, service.features)
+                    if item.partition(":")[0] not in wrong
+                ],
+                features,
+            )
     return Registry(made, derived, services, entities, paths, derivations, tuple(errors))
 
 
@@ -190,7 +221,11 @@ def _is_class(item: Any) -> TypeGuard[type[RecordView]]:
 def _view(declared: Declared, record_views: Mapping[str, View]) -> View:
     item = declared.item
     if _is_class(item):
-        return NearDuplicatesView(item) if issubclass(item, NearDuplicates) else KernelView(item, record_views)
+        return (
+            NearDuplicatesView(item)
+            if issubclass(item, NearDuplicates)
+            else KernelView(item, record_views)
+        )
     if isinstance(item, RecordSql):
         return sql_view(item, record_views)
     if isinstance(item, SqlView):
@@ -200,15 +235,20 @@ def _view(declared: Declared, record_views: Mapping[str, View]) -> View:
 
 def _in_order(declared: Mapping[str, Declared], errors: list[str]) -> Iterator[Declared]:
     """List views so that each comes after the record views that it reads: of records first."""
-    due = {name: item for name, item in declared.items() if isinstance(item.item, (type, *VIEW_KINDS))}
+    due = {
+        name: item for name, item in declared.items() if isinstance(item.item, (type, *VIEW_KINDS))
+    }
     due = dict(sorted(due.items(), key=lambda entry: isinstance(entry[1].item, GroupBy | SqlView)))
     done: set[str] = set()
-    while ready := [item for name, item in due.items() if not (_reads(item.item) & set(due)) - {name} - done]:
+    while ready := [
+        item for name, item in due.items() if not (_reads(item.item) & set(due)) - {name} - done
+    ]:
         item = ready[0]
         done.add(item.name)
         yield due.pop(item.name)
     errors += [
-        f"{item.path}: {name}: reads {', '.join(sorted(_reads(item.item) & set(due)))}, which reads it" for name, item in due.items()
+        f"{item.path}: {name}: reads {', '.join(sorted(_reads(item.item) & set(due)))}, which reads it"
+        for name, item in due.items()
     ]
 
 
@@ -219,14 +259,21 @@ def _reads(item: Any) -> set[str]:
     if not isinstance(item, RecordSql):
         return set()
     try:
-        return {view for expression in item.features.values() for view, *rest in dotted_references(expression) if rest}
+        return {
+            view
+            for expression in item.features.values()
+            for view, *rest in dotted_references(expression)
+            if rest
+        }
     except ValueError:
         return set()  # which is said where it is bound
 
 
 def _shipped() -> Iterator[Declared]:
     # services import the views that they name, which are declared in files of their own
-    for info in sorted(pkgutil.iter_modules(shipped.__path__), key=lambda info: info.name == "services"):
+    for info in sorted(
+        pkgutil.iter_modules(shipped.__path__), key=lambda info: info.name == "services"
+    ):
         yield from _declared(import_module(f"{shipped.__name__}.{info.name}"))
 
 
@@ -235,10 +282,20 @@ def _of_user(paths: list[Path], errors: list[str]) -> Iterator[Declared]:
         try:
             yield from _declared(_import(path))
         except Exception as error:  # noqa: BLE001 - whatever a user's file raises is said in one line
-            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-            line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else next(iter(lines[::-1]), None)
+            lines = [
+                frame.lineno
+                for frame in traceback.extract_tb(error.__traceback__)
+                if frame.filename == str(path)
+            ]
+            line = (
+                getattr(error, "lineno", None)
+                if isinstance(error, SyntaxError)
+                else next(iter(lines[::-1]), None)
+            )
             reason = error.msg if isinstance(error, SyntaxError) else error
-            errors.append(f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {reason}")
+            errors.append(
+                f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {reason}"
+            )
 
 
 def _import(path: Path) -> ModuleType:
@@ -258,6 +315,12 @@ def _declared(module: ModuleType) -> Iterator[Declared]:
     """List what a module declares; a class that it imports is another's."""
     path = Path(inspect.getfile(module))
     for item in vars(module).values():
-        is_class = isinstance(item, type) and issubclass(item, RecordView) and item.__module__ == module.__name__
-        if (is_class and item.is_wanted()) or (isinstance(item, KINDS) and not isinstance(item, Entity)):
+        is_class = (
+            isinstance(item, type)
+            and issubclass(item, RecordView)
+            and item.__module__ == module.__name__
+        )
+        if (is_class and item.is_wanted()) or (
+            isinstance(item, KINDS) and not isinstance(item, Entity)
+        ):
             yield Declared(_name(item), item, path)

@@ -8,5 +8,7 @@ from transforms.schemas.base import Contract
 def view_batches(contract: type[Contract], rows: pa.Table) -> list[pa.RecordBatch]:
     """Bring computed rows into the shape of their view, with `is_new` behind."""
     schema = contract.arrow_schema().append(pa.field("is_new", pa.bool_()))
-    batches: list[pa.RecordBatch] = rows.select(schema.names).cast(schema).combine_chunks().to_batches()
+    batches: list[pa.RecordBatch] = (
+        rows.select(schema.names).cast(schema).combine_chunks().to_batches()
+    )
     return batches

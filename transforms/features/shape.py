@@ -5,7 +5,15 @@ from typing import Any
 
 from transforms.errors import DeclarationError
 from transforms.features.aggregates import Aggregate, LastK, Percentile, TopK
-from transforms.features.declare import Derived, GroupBy, NearDuplicates, RecordSql, RecordView, Service, SqlView
+from transforms.features.declare import (
+    Derived,
+    GroupBy,
+    NearDuplicates,
+    RecordSql,
+    RecordView,
+    Service,
+    SqlView,
+)
 from transforms.features.entity import Entity
 from transforms.features.windows import Window
 
@@ -25,9 +33,16 @@ def _faults(item: Any) -> Iterator[str]:
         yield from _expression_faults(item.features)
     if isinstance(item, GroupBy):
         yield from _group_faults(item)
-    if isinstance(item, type) and issubclass(item, RecordView) and not issubclass(item, NearDuplicates):
+    if (
+        isinstance(item, type)
+        and issubclass(item, RecordView)
+        and not issubclass(item, NearDuplicates)
+    ):
         yield from _class_faults(item)
-    for field, value in (("of", getattr(item, "of", None)), ("features", getattr(item, "features", None))):
+    for field, value in (
+        ("of", getattr(item, "of", None)),
+        ("features", getattr(item, "features", None)),
+    ):
         if isinstance(item, Derived | Service) and isinstance(value, str):
             yield f"{field} is {value!r}; it is a list, such as [{value}]"
     if isinstance(item, Derived) and any(isinstance(view, Derived | Service) for view in item.of):
@@ -35,7 +50,9 @@ def _faults(item: Any) -> Iterator[str]:
 
 
 def _expression_faults(features: Any) -> Iterator[str]:
-    is_right = isinstance(features, Mapping) and all(isinstance(text, str) for item in features.items() for text in item)
+    is_right = isinstance(features, Mapping) and all(
+        isinstance(text, str) for item in features.items() for text in item
+    )
     if not (is_right and features):
         yield "features are a name and an expression each, such as {'n_commas': \"length(text) - length(replace(text, ',', ''))\"}"
 
@@ -56,7 +73,11 @@ def _aggregate_faults(aggregate: Any, group: GroupBy) -> Iterator[str]:
         yield f"{aggregate!r} is no aggregate; write one, such as Count('n_records') or Mean('record_quality.n_words')"
         return
     name = aggregate.feature_name
-    windows = [aggregate.windows] if isinstance(aggregate.windows, Window) else [*(aggregate.windows or group.windows)]
+    windows = (
+        [aggregate.windows]
+        if isinstance(aggregate.windows, Window)
+        else [*(aggregate.windows or group.windows)]
+    )
     if not windows:
         yield f"{name}: has no window; say windows=[days(7), lifetime], of the group or of this aggregate"
     if other := next((window for window in windows if not isinstance(window, Window)), None):

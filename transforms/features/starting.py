@@ -56,7 +56,9 @@ def write_start(name: str) -> list[Path]:
         message = "MILLRACE_FEATURES is empty; let it name a folder, such as features"
         raise DeclarationError(message)
     if not NAME.fullmatch(name):
-        message = f"{name!r} is no name of a view; use small letters, digits and _, such as channel_mood"
+        message = (
+            f"{name!r} is no name of a view; use small letters, digits and _, such as channel_mood"
+        )
         raise DeclarationError(message)
     path = folders[0] / f"{name}.py"
     taken = [str(found) for found in (path, tests_of(path)) if found.exists()]

@@ -70,7 +70,9 @@ class _UniqueKeys(yaml.SafeLoader):
         """Read a mapping."""
         names = [key.value for key, _ in node.value]
         if twice := next((key for key, _ in node.value if names.count(key.value) > 1), None):
-            raise yaml.MarkedYAMLError(problem=f"{twice.value!r} is there twice", problem_mark=twice.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem=f"{twice.value!r} is there twice", problem_mark=twice.start_mark
+            )
         return super().construct_mapping(node, deep)
 
 
@@ -112,7 +114,10 @@ def suites(names: Sequence[str] = ()) -> list[Suite]:
         raise DeclarationError(message)
     if not names:
         return read
-    chosen = [Suite(path, {name: case for name, case in cases.items() if {name, path.stem} & {*names}}) for path, cases in read]
+    chosen = [
+        Suite(path, {name: case for name, case in cases.items() if {name, path.stem} & {*names}})
+        for path, cases in read
+    ]
     return [suite for suite in chosen if suite.cases]
 
 
@@ -200,7 +205,9 @@ def _refuse_expectation(expected: Expectation, registry: Registry) -> None:
     if expected.view not in features:
         message = f"expect: {expected.view} is no view{did_you_mean(expected.view, features) or '; there are ' + ', '.join(features)}"
         raise DeclarationError(message)
-    keys = sorted({column for view in _tables_of(expected.view, registry) for column in view.entity.columns})
+    keys = sorted(
+        {column for view in _tables_of(expected.view, registry) for column in view.entity.columns}
+    )
     if sorted(expected.entity) != keys:
         message = f"expect: {expected.view}: entity has {', '.join(expected.entity) or 'no key'}; it needs {', '.join(keys)}"
         raise DeclarationError(message)
@@ -240,7 +247,12 @@ def _version(given: Mapping[str, Any], number: int) -> dict[str, Any]:
     }
     row = {**filled, **given}
     digest = hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest()
-    place = {"load_id": "given", "source_uri": "given", "row_number": number, "content_digest": digest}
+    place = {
+        "load_id": "given",
+        "source_uri": "given",
+        "row_number": number,
+        "content_digest": digest,
+    }
     return {name: _cell(name, row.get(name)) for name in GIVEN} | place
 
 
@@ -261,10 +273,16 @@ def run_case(case: Case, registry: Registry) -> list[Difference]:
     with TemporaryDirectory() as folder:
         warehouse = Warehouse(Settings(home=Path(folder)))
         frame = stage(case.given)
-        warehouse.publish(StagedRecord, frame.to_arrow().cast(StagedRecord.arrow_schema()).to_batches(), {})
+        warehouse.publish(
+            StagedRecord, frame.to_arrow().cast(StagedRecord.arrow_schema()).to_batches(), {}
+        )
         compute_views(due, warehouse, datetime.now(UTC))
         with warehouse.connect() as connection:
-            return [difference for expected in case.expect for difference in _differences(connection, expected, registry)]
+            return [
+                difference
+                for expected in case.expect
+                for difference in _differences(connection, expected, registry)
+            ]
 
 
 def _closure(names: set[str], registry: Registry) -> list[View]:
@@ -275,48 +293,84 @@ def _closure(names: set[str], registry: Registry) -> list[View]:
     return [view for name, view in registry.views.items() if name in due]
 
 
-def _differences(connection: duckdb.DuckDBPyConnection, expected: Expectation, registry: Registry) -> Iterator[Difference]:
+def _differences(
+    connection: duckdb.DuckDBPyConnection, expected: Expectation, registry: Registry
+) -> Iterator[Difference]:
     served, defined = _values(connection, expected, registry)
     for name, value in expected.values.items():
         if not _is_near(value, served[name], SIGNIFICANT):
             yield Difference(expected.place, name, value, served[name])
         if not _is_near(defined[name], served[name], EXACT):
-            yield Difference(f"{expected.place}, by its definition", name, defined[name], served[name])
+            yield Difference(
+                f"{expected.place}, by its definition", name, defined[name], served[name]
+            )
 
 
-def _values(connection: duckdb.DuckDBPyConnection, expected: Expectation, registry: Registry) -> tuple[dict[str, Any], dict[str, Any]]:
+def _values(
+    connection: duckdb.DuckDBPyConnection, expected: Expectation, registry: Registry
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The values of a view as they are served, and by their definition."""
-    found = {view.name: _of_table(connection, view, expected) for view in _tables_of(expected.view, registry)}
+    found = {
+        view.name: _of_table(connection, view, expected)
+        for view in _tables_of(expected.view, registry)
+    }
     if expected.view not in registry.derivations:
         return found[expected.view]
     derivation = registry.derivations[expected.view]
-    served, defined = (_derived(derivation, {name: values[way] for name, values in found.items()}, expected, registry) for way in (0, 1))
+    served, defined = (
+        _derived(
+            derivation, {name: values[way] for name, values in found.items()}, expected, registry
+        )
+        for way in (0, 1)
+    )
     return served, defined
 
 
-def _of_table(connection: duckdb.DuckDBPyConnection, view: View, expected: Expectation) -> tuple[dict[str, Any], dict[str, Any]]:
+def _of_table(
+    connection: duckdb.DuckDBPyConnection, view: View, expected: Expectation
+) -> tuple[dict[str, Any], dict[str, Any]]:
     entity = {column: expected.entity[column] for column in view.entity.columns}
     features = ", ".join(map(quoted, view.features))
     is_of_entity = " and ".join(f"{quoted(column)} = ${column}" for column in entity)
     newest = "order by event_timestamp desc, created_timestamp desc limit 1"
     sql = f"select {features} from {view.relation} where {is_of_entity} and event_timestamp <= $at {newest}"
     rows = connection.sql(sql, params={**entity, "at": expected.at}).pl().to_dicts()
-    empty = {column.name: column.empty for column in view.contract.columns() if column.name in view.features}
+    empty = {
+        column.name: column.empty
+        for column in view.contract.columns()
+        if column.name in view.features
+    }
     defined = view.explain(connection, entity, expected.at, 0).values
     return (rows[0] if rows else empty), {name: defined[name] for name in view.features}
 
 
-def _derived(derivation: Derivation, values: Mapping[str, Mapping[str, Any]], expected: Expectation, registry: Registry) -> dict[str, Any]:
-    types = {name: {column.name: column.dtype for column in registry.views[name].contract.columns()} for name in values}
-    columns = {column: pl.Series([values[view][name]], dtype=types[view][name]) for column, (view, name) in derivation.reads.items()}
-    (found,) = compute(derivation, pl.DataFrame({**columns, "event_timestamp": pl.Series([expected.at], dtype=INSTANT)})).to_dicts()
+def _derived(
+    derivation: Derivation,
+    values: Mapping[str, Mapping[str, Any]],
+    expected: Expectation,
+    registry: Registry,
+) -> dict[str, Any]:
+    types = {
+        name: {column.name: column.dtype for column in registry.views[name].contract.columns()}
+        for name in values
+    }
+    columns = {
+        column: pl.Series([values[view][name]], dtype=types[view][name])
+        for column, (view, name) in derivation.reads.items()
+    }
+    (found,) = compute(
+        derivation,
+        pl.DataFrame({**columns, "event_timestamp": pl.Series([expected.at], dtype=INSTANT)}),
+    ).to_dicts()
     return found
 
 
 def _is_near(expected: Any, got: Any, tolerance: float) -> bool:
     """Whether a value is what is expected; a number up to its last digits, an instant as whoever writes YAML gives it."""
     if isinstance(expected, list) and isinstance(got, list):
-        return len(expected) == len(got) and all(_is_near(*pair, tolerance) for pair in zip(expected, got, strict=True))
+        return len(expected) == len(got) and all(
+            _is_near(*pair, tolerance) for pair in zip(expected, got, strict=True)
+        )
     if isinstance(got, datetime) and isinstance(expected, date | str):
         return instant_of(expected) == instant_of(got)
     if isinstance(got, int | float) and isinstance(expected, int | float):

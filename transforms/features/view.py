@@ -82,14 +82,20 @@ class View(ABC):
     def features(self) -> list[str]:
         """The names of what is served."""
         times = {"event_timestamp", "created_timestamp", *self.contract.entity()}
-        return [str(column.name) for column in self.contract.columns() if column.is_served and column.name not in times]
+        return [
+            str(column.name)
+            for column in self.contract.columns()
+            if column.is_served and column.name not in times
+        ]
 
     @property
     def reads(self) -> tuple[str, ...]:
         """The views that this one is computed from, by name."""
         return ()
 
-    def prepare(self, warehouse: Warehouse, now: datetime, done: Mapping[str, int], *, is_anew: bool = False) -> dict[str, int]:
+    def prepare(
+        self, warehouse: Warehouse, now: datetime, done: Mapping[str, int], *, is_anew: bool = False
+    ) -> dict[str, int]:
         """Publish what must be there before the view's own rows, all of it `is_anew`; the transactions that its commit carries for it."""
         del warehouse, now, done, is_anew
         return {}
@@ -111,25 +117,41 @@ class View(ABC):
         found = f"select {self.entity.row_sql} as entity_id from {joined(versions, self.entity.references)}"
         return f"select distinct entity_id from ({found}) where entity_id is not null"
 
-    def files_of(self, connection: duckdb.DuckDBPyConnection, files: list[str], entities: str) -> list[str]:
+    def files_of(
+        self, connection: duckdb.DuckDBPyConnection, files: list[str], entities: str
+    ) -> list[str]:
         """List those of the view's data files that hold a row of an entity in a relation of `entity_id`."""
         if not files:
             return []
         parquet(connection, files, filename=True).create_view("searched_files")
         is_among = f"{self.entity.id_of_columns} in (select entity_id from {entities})"
-        return [file for (file,) in connection.sql(f"select distinct filename from searched_files where {is_among}").fetchall()]
+        return [
+            file
+            for (file,) in connection.sql(
+                f"select distinct filename from searched_files where {is_among}"
+            ).fetchall()
+        ]
 
-    def rests_on(self, connection: duckdb.DuckDBPyConnection, files: list[str], entities: str) -> list[str]:
+    def rests_on(
+        self, connection: duckdb.DuckDBPyConnection, files: list[str], entities: str
+    ) -> list[str]:
         """List those of the view's data files with values that rest on an entity in a relation of `entity_id`."""
         return self.files_of(connection, files, entities)
 
     @abstractmethod
-    def count_resting(self, connection: duckdb.DuckDBPyConnection, source_uri: str) -> dict[str, int]:
+    def count_resting(
+        self, connection: duckdb.DuckDBPyConnection, source_uri: str
+    ) -> dict[str, int]:
         """Count the rows that rest on a record of a source file, `n_rows`, and their entities, `n_entities`."""
 
     @abstractmethod
     def explain(
-        self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int, feature: str | None = None
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        entity: Mapping[str, str],
+        at: datetime,
+        limit: int,
+        feature: str | None = None,
     ) -> Explained:
         """Compute an entity's values at an instant by their definition, with the newest `limit` of the records behind them.
 

@@ -10,7 +10,11 @@ MICROSECOND = timedelta(microseconds=1)
 SHORTEST = timedelta(minutes=5)
 # Chronon's resolutions: a window of less than 12 hours moves every 5 minutes, one of less than 12 days every hour, a longer one daily
 HOPS = ((timedelta(hours=12), timedelta(minutes=5)), (timedelta(days=12), timedelta(hours=1)))
-UNITS = (("d", "days", timedelta(days=1)), ("h", "hours", timedelta(hours=1)), ("m", "minutes", timedelta(minutes=1)))
+UNITS = (
+    ("d", "days", timedelta(days=1)),
+    ("h", "hours", timedelta(hours=1)),
+    ("m", "minutes", timedelta(minutes=1)),
+)
 
 
 class Window(NamedTuple):
@@ -53,7 +57,11 @@ class Window(NamedTuple):
             return "so far"
         _, unit, one = next(item for item in UNITS if not self.length % item[2])
         n_units = self.length // one
-        return f"of the last {n_units} {unit}" if n_units > 1 else f"of the last {unit.removesuffix('s')}"
+        return (
+            f"of the last {n_units} {unit}"
+            if n_units > 1
+            else f"of the last {unit.removesuffix('s')}"
+        )
 
 
 lifetime = Window("lifetime")

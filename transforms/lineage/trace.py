@@ -131,7 +131,11 @@ class FeatureTrace(BaseModel):
     @property
     def mismatches(self) -> list[str]:
         """A line for each feature that its records do not add up to."""
-        return [f"{item.feature} is {item.value}, its records make it {item.by_records}" for item in self.values if not item.adds_up]
+        return [
+            f"{item.feature} is {item.value}, its records make it {item.by_records}"
+            for item in self.values
+            if not item.adds_up
+        ]
 
 
 class Load(BaseModel):
@@ -173,7 +177,10 @@ def trace_record(warehouse: Warehouse, record_id: str, *, with_text: bool = Fals
         if not versions and not naming:
             message = f"{warehouse.settings.root}: no record has this id; ids are told apart by capitals too"
             raise MillraceError(message)
-        spans = {row["known_timestamp"]: row for row in _rows(connection, model("lineage/counting_versions"), record_id=record_id)}
+        spans = {
+            row["known_timestamp"]: row
+            for row in _rows(connection, model("lineage/counting_versions"), record_id=record_id)
+        }
         quality = _rows(
             connection,
             "select event_timestamp, created_timestamp from features.record_quality where record_id = $record_id order by all",
@@ -181,7 +188,10 @@ def trace_record(warehouse: Warehouse, record_id: str, *, with_text: bool = Fals
         )
     return RecordTrace(
         record_id=record_id,
-        versions=[_version(row, spans.get(row["known_timestamp"]), with_text=with_text) for row in versions],
+        versions=[
+            _version(row, spans.get(row["known_timestamp"]), with_text=with_text)
+            for row in versions
+        ],
         rules=StagedRecord.rules(),
         quarantined=[NamingRow(**row) for row in naming],
         quality_rows=quality,
@@ -203,7 +213,13 @@ def parse_reference(reference: str) -> tuple[str, str | None, str]:
 
 
 def trace_feature(
-    warehouse: Warehouse, view: str, entity: str, at: datetime, *, feature: str | None = None, limit: int = 20
+    warehouse: Warehouse,
+    view: str,
+    entity: str,
+    at: datetime,
+    *,
+    feature: str | None = None,
+    limit: int = 20,
 ) -> FeatureTrace:
     """Trace the row of an entity that holds at an instant, or one feature of it, to the records behind it, the newest `limit` of them.
 
@@ -231,7 +247,9 @@ def trace_feature(
         event_timestamp=found.get("event_timestamp"),
         created_timestamp=found.get("created_timestamp"),
         values=[
-            Value(feature=name, value=found[name], by_records=explained.values[name]) for name in traced.features if feature in {None, name}
+            Value(feature=name, value=found[name], by_records=explained.values[name])
+            for name in traced.features
+            if feature in {None, name}
         ],
         records=[CountedRecord(**row) for row in explained.records],
         n_records=explained.n_records,
@@ -273,9 +291,15 @@ def trace_file(warehouse: Warehouse, path: str) -> FileTrace:
             """,
             uri=uri,
         )
-        computed = [view for view in views() if view.relation in {table.relation for table in tables}]
-        touched = [Touched(view=view.name, **view.count_resting(connection, uri)) for view in computed]
-    return FileTrace(source_uri=uri, loads=[Load(**row) for row in loads], **counts, views=touched, tables=tables)
+        computed = [
+            view for view in views() if view.relation in {table.relation for table in tables}
+        ]
+        touched = [
+            Touched(view=view.name, **view.count_resting(connection, uri)) for view in computed
+        ]
+    return FileTrace(
+        source_uri=uri, loads=[Load(**row) for row in loads], **counts, views=touched, tables=tables
+    )
 
 
 def find_uri(warehouse: Warehouse, path: str) -> str:
@@ -285,7 +309,9 @@ def find_uri(warehouse: Warehouse, path: str) -> str:
 
 
 @contextmanager
-def _connect(warehouse: Warehouse, *, as_of_views: bool = False) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[Table]]]:
+def _connect(
+    warehouse: Warehouse, *, as_of_views: bool = False
+) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[Table]]]:
     """Open the views that agree on what they were made from; `as_of_views` over staging as it was then, else as it is now."""
     versions = consistent_versions(warehouse)
     computed = [view for view in views() if view.name in versions]
@@ -333,18 +359,32 @@ def _version(row: Row, span: Row | None, *, with_text: bool) -> Version:
         return Version(**shown)
     from_, superseded = span["counts_from"], span["superseded_timestamp"]
     ends = {name: window.leaves(row["event_timestamp"]) for name, window in windows().items()}
-    until = {name: min((end for end in (leaves, superseded) if end), default=None) for name, leaves in ends.items()}
+    until = {
+        name: min((end for end in (leaves, superseded) if end), default=None)
+        for name, leaves in ends.items()
+    }
     # in a window that it has left before it was known, or as a version that never counted, it does not count at all
     until = {name: end for name, end in until.items() if end is None or end > from_}
     return Version(**shown, counts_from=from_ if until else None, counts_until=until)
 
 
 def _uri(connection: duckdb.DuckDBPyConnection, path: str) -> str:
-    known: list[str] = [row["source_uri"] for row in _rows(connection, "select distinct source_uri from accounting.files order by all")]
+    known: list[str] = [
+        row["source_uri"]
+        for row in _rows(
+            connection, "select distinct source_uri from accounting.files order by all"
+        )
+    ]
     exact = {path, Path(path).expanduser().resolve().as_uri()}
-    found = [uri for uri in known if uri in exact] or [uri for uri in known if uri.endswith(f"/{path.lstrip('/')}")]
+    found = [uri for uri in known if uri in exact] or [
+        uri for uri in known if uri.endswith(f"/{path.lstrip('/')}")
+    ]
     if len(found) != 1:
-        fewer = f"is the end of {len(found)} staged files' paths; give more of it" if found else "no such file has been staged"
+        fewer = (
+            f"is the end of {len(found)} staged files' paths; give more of it"
+            if found
+            else "no such file has been staged"
+        )
         message = f"{path}: {fewer}"
         raise MillraceError(message)
     return found[0]

@@ -24,7 +24,11 @@ from transforms.sources.source import Drift, Source
 from transforms.sql import model
 from transforms.warehouse.tables import Warehouse
 
-STATISTICS_OF = {"number": ("psi", "wasserstein"), "category": ("psi", "js_distance"), "vocabulary": ("js_distance",)}
+STATISTICS_OF = {
+    "number": ("psi", "wasserstein"),
+    "category": ("psi", "js_distance"),
+    "vocabulary": ("js_distance",),
+}
 BINS = 10
 # a load counts as if so many rows more, spread as the reference is, had come with it: a few rows cannot look far from anything
 PRIOR_ROWS = 100
@@ -48,7 +52,9 @@ class Spread(NamedTuple):
     n_rows: float
 
     def __add__(self, other: "Spread") -> "Spread":  # type: ignore[override]
-        return Spread(self.counts + other.counts, self.n_null + other.n_null, self.n_rows + other.n_rows)
+        return Spread(
+            self.counts + other.counts, self.n_null + other.n_null, self.n_rows + other.n_rows
+        )
 
 
 def psi(one: Spread, rest: Spread, values: np.ndarray | None) -> float:
@@ -58,7 +64,9 @@ def psi(one: Spread, rest: Spread, values: np.ndarray | None) -> float:
     """
     bins = _decile(rest.counts) if values is not None else np.arange(len(rest.counts))
     n_bins = BINS if values is not None else len(rest.counts)
-    sums = [np.append(np.bincount(bins, spread.counts, n_bins), spread.n_null) for spread in (one, rest)]
+    sums = [
+        np.append(np.bincount(bins, spread.counts, n_bins), spread.n_null) for spread in (one, rest)
+    ]
     p, q = _mixed(*sums)
     return float(np.sum((p - q) * np.log(p / q)))
 
@@ -89,7 +97,10 @@ def wasserstein(one: Spread, rest: Spread, values: np.ndarray) -> float | None:
     n_one = one.counts.sum()
     if not n_one or not rest.counts.sum():
         return None
-    of_one, of_rest = quantiles_of(values, one.counts, GRID), quantiles_of(values, rest.counts, GRID)
+    of_one, of_rest = (
+        quantiles_of(values, one.counts, GRID),
+        quantiles_of(values, rest.counts, GRID),
+    )
     return float(np.mean(np.abs(of_one - of_rest)) / _unit(of_rest) * n_one / (n_one + PRIOR_ROWS))
 
 
@@ -119,7 +130,9 @@ def _decile(counts: np.ndarray) -> np.ndarray:
     return tenths
 
 
-def distances(kind: str, one: Spread, rest: Spread, values: np.ndarray | None) -> dict[str, float | None]:
+def distances(
+    kind: str, one: Spread, rest: Spread, values: np.ndarray | None
+) -> dict[str, float | None]:
     """Tell by every statistic of a kind of column how far one spread is from the rest."""
     if kind == "vocabulary":
         return {"js_distance": vocabulary_distance(one, rest)}
@@ -144,32 +157,54 @@ class Measured(NamedTuple):
         return 2 if self.statistic == "psi" else 1
 
 
-def judge(profiles: pl.DataFrame, window: pl.DataFrame, earlier: pl.DataFrame, drift: Drift) -> pl.DataFrame:
+def judge(
+    profiles: pl.DataFrame, window: pl.DataFrame, earlier: pl.DataFrame, drift: Drift
+) -> pl.DataFrame:
     """Hold one load's profiles against those of the loads of its window: rows of `DriftStatistic`.
 
     `earlier` has a row for each statistic of each earlier load, see the model `earlier_distances`.
     """
-    measured = [each for profile in profiles.to_dicts() for each in _measure(profile, window.filter(column=profile["column"]))]
-    histories = [earlier.filter(column=each.profile["column"], statistic=each.statistic) for each in measured]
-    is_judged = [_is_judged(each, history.height, drift) for each, history in zip(measured, histories, strict=True)]
+    measured = [
+        each
+        for profile in profiles.to_dicts()
+        for each in _measure(profile, window.filter(column=profile["column"]))
+    ]
+    histories = [
+        earlier.filter(column=each.profile["column"], statistic=each.statistic) for each in measured
+    ]
+    is_judged = [
+        _is_judged(each, history.height, drift)
+        for each, history in zip(measured, histories, strict=True)
+    ]
     rows = []
     for each, history, judged in zip(measured, histories, is_judged, strict=True):
         is_raised = judged and drift.false_alarms is not None
-        usual = usual_bound(each, history, (drift.false_alarms or 0) / sum(is_judged)) if is_raised else 0.0
+        usual = (
+            usual_bound(each, history, (drift.false_alarms or 0) / sum(is_judged))
+            if is_raised
+            else 0.0
+        )
         warn, stop = drift.thresholds(each.profile["column"], each.statistic, usual)
         rows.append(
             {
-                **{name: each.profile[name] for name in ("source", "load_id", "loaded_timestamp", "column")},
+                **{
+                    name: each.profile[name]
+                    for name in ("source", "load_id", "loaded_timestamp", "column")
+                },
                 "statistic": each.statistic,
                 "value": each.value,
                 "n_reference_loads": each.n_loads,
                 "n_reference_rows": int(each.rest.n_rows),
                 "warn": warn,
                 "stop": stop,
-                "verdict": _verdict(each.value, warn, stop) if judged and each.value is not None else "no_reference",
+                "verdict": _verdict(each.value, warn, stop)
+                if judged and each.value is not None
+                else "no_reference",
             }
         )
-    return pl.DataFrame(rows, schema=pl.DataFrame(DriftStatistic.arrow_schema().empty_table()).schema)
+    return pl.DataFrame(
+        rows, schema=pl.DataFrame(DriftStatistic.arrow_schema().empty_table()).schema
+    )
 
 
 def _measure(profile: Mapping[str, Any], window: pl.DataFrame) -> Iterator[Measured]:
@@ -182,8 +217,15 @@ def _measure(profile: Mapping[str, Any], window: pl.DataFrame) -> Iterator[Measu
 
 
 def _is_judged(measured: Measured, n_earlier: int, drift: Drift) -> bool:
-    has_reference = measured.n_loads >= drift.min_reference_loads and measured.rest.n_rows >= drift.min_reference_rows
-    return measured.value is not None and has_reference and (drift.false_alarms is None or n_earlier >= MIN_EARLIER_LOADS)
+    has_reference = (
+        measured.n_loads >= drift.min_reference_loads
+        and measured.rest.n_rows >= drift.min_reference_rows
+    )
+    return (
+        measured.value is not None
+        and has_reference
+        and (drift.false_alarms is None or n_earlier >= MIN_EARLIER_LOADS)
+    )
 
 
 def usual_bound(measured: Measured, earlier: pl.DataFrame, false_alarms: float) -> float:
@@ -195,14 +237,22 @@ def usual_bound(measured: Measured, earlier: pl.DataFrame, false_alarms: float) 
     """
     n_rows = np.append(earlier["n_rows"].to_numpy(), measured.profile["n_rows"]).astype(float)
     one_more = 1 + 1 / np.append(earlier["n_reference_loads"].to_numpy(), measured.n_loads)
-    limits = earlier.select(pl.when(pl.col("verdict").is_in(["warn", "stop"])).then("warn").fill_null(np.inf)).to_series().to_numpy()
+    limits = (
+        earlier.select(
+            pl.when(pl.col("verdict").is_in(["warn", "stop"])).then("warn").fill_null(np.inf)
+        )
+        .to_series()
+        .to_numpy()
+    )
     values = earlier["value"].to_numpy() ** (1 / measured.power)
     capped = np.minimum(values, MAX_EXCESS * limits ** (1 / measured.power))
     by_chance = chance(measured, n_rows)
     by_nature = np.median(np.maximum(capped**2 - by_chance[:-1] ** 2, 0) / one_more[:-1])
     scale = np.sqrt(by_nature * one_more + by_chance**2)
     scores, n = np.sqrt(capped / scale[:-1]), len(values)
-    predicted = np.mean(scores) + student_quantile(false_alarms, n - 1) * np.std(scores, ddof=1) * np.sqrt(1 + 1 / n)
+    predicted = np.mean(scores) + student_quantile(false_alarms, n - 1) * np.std(
+        scores, ddof=1
+    ) * np.sqrt(1 + 1 / n)
     recent = np.max((values / scale[:-1])[-RECENT_LOADS:])
     return float((max(predicted**2, recent * NEWS) * scale[-1]) ** measured.power)
 
@@ -214,16 +264,29 @@ def chance(measured: Measured, n_rows: np.ndarray) -> np.ndarray:
     if measured.statistic == "wasserstein":
         assert measured.values is not None  # noqa: S101 - only of numbers
         error = np.sqrt(GRID * (1 - GRID) * one_more[:, None])
-        ends = [quantiles_of(measured.values, rest.counts, shares) for shares in (np.minimum(GRID + error, 1), np.maximum(GRID - error, 0))]
-        expected = np.mean(ends[0] - ends[1], axis=1) / 2 / _unit(quantiles_of(measured.values, rest.counts, GRID))
+        ends = [
+            quantiles_of(measured.values, rest.counts, shares)
+            for shares in (np.minimum(GRID + error, 1), np.maximum(GRID - error, 0))
+        ]
+        expected = (
+            np.mean(ends[0] - ends[1], axis=1)
+            / 2
+            / _unit(quantiles_of(measured.values, rest.counts, GRID))
+        )
     elif measured.profile["kind"] == "vocabulary":
         # the greatest of many squares of normal variables
         shares = (rest.counts + 0.5) / (rest.n_rows - rest.n_null + 1)
         n_buckets = np.minimum(1, n_rows[:, None] * shares).sum(axis=1)
         expected = np.sqrt(np.maximum(np.log(n_buckets), 1) / (4 * np.log(2)) * one_more)
     else:
-        counts = rest.counts if measured.values is None else np.bincount(_decile(rest.counts), rest.counts, BINS)
-        shares = (np.append(counts, rest.n_null) + 0.5) / np.sum(np.append(counts, rest.n_null) + 0.5)
+        counts = (
+            rest.counts
+            if measured.values is None
+            else np.bincount(_decile(rest.counts), rest.counts, BINS)
+        )
+        shares = (np.append(counts, rest.n_null) + 0.5) / np.sum(
+            np.append(counts, rest.n_null) + 0.5
+        )
         squares = (np.minimum(1, n_rows[:, None] * shares) * (1 - shares)).sum(axis=1) * one_more
         expected = np.sqrt(squares if measured.statistic == "psi" else squares / (8 * np.log(2)))
     found: np.ndarray = expected * n_rows / (n_rows + PRIOR_ROWS)
@@ -245,7 +308,9 @@ def _verdict(value: float, warn: float | None, stop: float | None) -> str:
     return "warn" if warn is not None and value >= warn else "still"
 
 
-def _align(kind: str, profiles: Sequence[Mapping[str, Any]]) -> tuple[list[Spread], np.ndarray | None]:
+def _align(
+    kind: str, profiles: Sequence[Mapping[str, Any]]
+) -> tuple[list[Spread], np.ndarray | None]:
     """Give the profiles the same buckets, in the same order: of numbers by their value."""
     keys = sorted({key for profile in profiles for key in profile["bucket_keys"]})
     values = sketch_values(keys) if kind == "number" else None
@@ -259,30 +324,60 @@ def _align(kind: str, profiles: Sequence[Mapping[str, Any]]) -> tuple[list[Sprea
     return spreads, values if values is None else values[order]
 
 
-def watch(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, buffer: Path, *, is_accepted: bool) -> None:
+def watch(
+    connection: duckdb.DuckDBPyConnection,
+    source: Source,
+    warehouse: Warehouse,
+    buffer: Path,
+    *,
+    is_accepted: bool,
+) -> None:
     """Profile the loads that were just split and judge each against the loads before it; both are kept, whatever comes of it.
 
     Raises `DriftError` if one is to be stopped, unless drift is accepted. Every load that passes is of the next one's window.
     """
     profiles = profile_loads(connection, buffer)
-    window = _before(connection, source, profiles, "profiles/reference_columns", source.drift.reference_loads)
+    window = _before(
+        connection, source, profiles, "profiles/reference_columns", source.drift.reference_loads
+    )
     earlier = _before(connection, source, profiles, "profiles/earlier_distances", EARLIER_LOADS)
     judged = []
-    for load in profiles.sort("loaded_timestamp", "load_id").partition_by("load_id", maintain_order=True):
-        judged.append(judge(load, _newest(window, source.drift.reference_loads), _newest(earlier, EARLIER_LOADS), source.drift))
+    for load in profiles.sort("loaded_timestamp", "load_id").partition_by(
+        "load_id", maintain_order=True
+    ):
+        judged.append(
+            judge(
+                load,
+                _newest(window, source.drift.reference_loads),
+                _newest(earlier, EARLIER_LOADS),
+                source.drift,
+            )
+        )
         window = pl.concat([window, load])
         measured = judged[-1].drop_nulls("value").join(load.select("column", "n_rows"), on="column")
         earlier = pl.concat([earlier, measured.select(earlier.columns)])
-    statistics = pl.concat(judged) if judged else pl.DataFrame(DriftStatistic.arrow_schema().empty_table())
+    statistics = (
+        pl.concat(judged) if judged else pl.DataFrame(DriftStatistic.arrow_schema().empty_table())
+    )
     store_rows(warehouse, ColumnProfile, profiles)
     store_rows(warehouse, DriftStatistic, statistics)
     stopping = statistics.filter(verdict="stop")
     if stopping.height and not is_accepted:
         load_id = str(stopping["load_id"][0])
-        raise drift_error(source, name_load(connection, load_id, "incoming", "accepted"), stopping.filter(load_id=load_id))
+        raise drift_error(
+            source,
+            name_load(connection, load_id, "incoming", "accepted"),
+            stopping.filter(load_id=load_id),
+        )
 
 
-def _before(connection: duckdb.DuckDBPyConnection, source: Source, profiles: pl.DataFrame, name: str, n_loads: int) -> pl.DataFrame:
+def _before(
+    connection: duckdb.DuckDBPyConnection,
+    source: Source,
+    profiles: pl.DataFrame,
+    name: str,
+    n_loads: int,
+) -> pl.DataFrame:
     """Fetch rows of the newest staged loads before the first of those that are judged, the oldest first."""
     parameters = {
         "source": source.name,
@@ -308,7 +403,11 @@ class LoadName(NamedTuple):
 
     def __str__(self) -> str:
         """Name the first files and the days, and the load for those who look it up."""
-        more = f" and {len(self.files) - MAX_FILES:,} more files" if len(self.files) > MAX_FILES else ""
+        more = (
+            f" and {len(self.files) - MAX_FILES:,} more files"
+            if len(self.files) > MAX_FILES
+            else ""
+        )
         return f"{', '.join(self.files[:MAX_FILES])}{more} ({' to '.join(self.days)}, load {self.load_id})"
 
 
@@ -321,14 +420,23 @@ def drift_error(source: Source, load: LoadName, stopping: pl.DataFrame) -> Drift
     return DriftError(f"{source.name}: {message}", payload(source.name, load, stopping))
 
 
-def name_load(connection: duckdb.DuckDBPyConnection, load_id: str, files: str, records: str) -> LoadName:
+def name_load(
+    connection: duckdb.DuckDBPyConnection, load_id: str, files: str, records: str
+) -> LoadName:
     """Name a load by its rows in two relations, one that has its files and one that has its accepted rows."""
-    uris = connection.sql(f"select distinct source_uri from {files} where load_id = $load_id order by all", params={"load_id": load_id})
+    uris = connection.sql(
+        f"select distinct source_uri from {files} where load_id = $load_id order by all",
+        params={"load_id": load_id},
+    )
     days = "select min(known_timestamp)::date::varchar, max(known_timestamp)::date::varchar"
-    row = connection.sql(f"{days} from {records} where load_id = $load_id", params={"load_id": load_id}).fetchall()[0]
+    row = connection.sql(
+        f"{days} from {records} where load_id = $load_id", params={"load_id": load_id}
+    ).fetchall()[0]
     # the day of the load where no row of it was accepted
     known = sorted({day for day in row if day}) or [f"{load_id[:4]}-{load_id[4:6]}-{load_id[6:8]}"]
-    return LoadName(load_id, [url2pathname(urlsplit(uri).path) for (uri,) in uris.fetchall()], known)
+    return LoadName(
+        load_id, [url2pathname(urlsplit(uri).path) for (uri,) in uris.fetchall()], known
+    )
 
 
 def described(load: LoadName, rows: pl.DataFrame) -> str:
@@ -349,7 +457,14 @@ def payload(source: str, load: LoadName, rows: pl.DataFrame) -> dict[str, Any]:
     """Tell the same to programs."""
     statistics = rows.select("column", "statistic", "value", "warn", "stop", "verdict").to_dicts()
     columns = rows["column"].unique().sort().to_list()
-    return {"source": source, "load": load.load_id, "files": load.files, "days": load.days, "columns": columns, "statistics": statistics}
+    return {
+        "source": source,
+        "load": load.load_id,
+        "files": load.files,
+        "days": load.days,
+        "columns": columns,
+        "statistics": statistics,
+    }
 
 
 def staged_loads(warehouse: Warehouse, source: str) -> set[str]:
@@ -357,16 +472,31 @@ def staged_loads(warehouse: Warehouse, source: str) -> set[str]:
     if warehouse.table("accounting.files") is None:
         return set()
     with warehouse.connect(of=("accounting.files",)) as connection:
-        rows = connection.sql("select distinct load_id from accounting.files where source = $source", params={"source": source})
+        rows = connection.sql(
+            "select distinct load_id from accounting.files where source = $source",
+            params={"source": source},
+        )
         return {load_id for (load_id,) in rows.fetchall()}
 
 
-def drifted(warehouse: Warehouse, source: str, loads: set[str]) -> list[tuple[LoadName, pl.DataFrame]]:
+def drifted(
+    warehouse: Warehouse, source: str, loads: set[str]
+) -> list[tuple[LoadName, pl.DataFrame]]:
     """Fetch what of some loads is to be warned of, or passed though it would stop, with the loads' names."""
     if not loads:
         return []
-    with warehouse.connect(of=(DriftStatistic.relation(), "accounting.files", "staging.records")) as connection:
+    with warehouse.connect(
+        of=(DriftStatistic.relation(), "accounting.files", "staging.records")
+    ) as connection:
         sql = f"from {DriftStatistic.relation()} where source = $source and list_contains($loads, load_id) and verdict in ('warn', 'stop')"
-        rows: pl.DataFrame = connection.sql(f"{sql} order by all", params={"source": source, "loads": sorted(loads)}).pl()
+        rows: pl.DataFrame = connection.sql(
+            f"{sql} order by all", params={"source": source, "loads": sorted(loads)}
+        ).pl()
         found = rows.partition_by("load_id", maintain_order=True)
-        return [(name_load(connection, frame["load_id"][0], "accounting.files", "staging.records"), frame) for frame in found]
+        return [
+            (
+                name_load(connection, frame["load_id"][0], "accounting.files", "staging.records"),
+                frame,
+            )
+            for frame in found
+        ]

@@ -60,11 +60,20 @@ def sketched(name: str, value: pl.Expr) -> Profiled:
     """
     number = value.cast(pl.Float64)
     size = number.abs()
-    index = (pl.when(size > SMALLEST).then(size).log() / float(np.log(GAMMA))).ceil().cast(pl.Int64) + SHIFT
-    bucket = pl.when(number.is_finite()).then(pl.when(size > SMALLEST).then(index * number.sign().cast(pl.Int64)).otherwise(0))
+    index = (pl.when(size > SMALLEST).then(size).log() / float(np.log(GAMMA))).ceil().cast(
+        pl.Int64
+    ) + SHIFT
+    bucket = pl.when(number.is_finite()).then(
+        pl.when(size > SMALLEST).then(index * number.sign().cast(pl.Int64)).otherwise(0)
+    )
     key = pl.col("key")
     sign = pl.when(key > 0).then(pl.lit("p")).otherwise(pl.lit("n"))
-    return Profiled(name, "number", bucket, pl.when(key == 0).then(pl.lit("0")).otherwise(sign + (key.abs() - SHIFT).cast(pl.String)))
+    return Profiled(
+        name,
+        "number",
+        bucket,
+        pl.when(key == 0).then(pl.lit("0")).otherwise(sign + (key.abs() - SHIFT).cast(pl.String)),
+    )
 
 
 def sketch_values(keys: Sequence[str]) -> np.ndarray:
@@ -78,13 +87,18 @@ def quantiles(keys: Sequence[str], counts: Sequence[int], shares: Sequence[float
     """Tell quantiles of a number's profile, each within 1 % of the value of that rank (the lower one, between two)."""
     values = sketch_values(keys)
     order = np.argsort(values)
-    return [float(value) for value in quantiles_of(values[order], np.asarray(counts)[order], np.asarray(shares))]
+    return [
+        float(value)
+        for value in quantiles_of(values[order], np.asarray(counts)[order], np.asarray(shares))
+    ]
 
 
 def quantiles_of(values: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Tell quantiles of sorted values that each stand `counts` times."""
     upto = np.cumsum(counts)
-    found: np.ndarray = values[np.searchsorted(upto, np.floor(shares * (upto[-1] - 1)), side="right")]
+    found: np.ndarray = values[
+        np.searchsorted(upto, np.floor(shares * (upto[-1] - 1)), side="right")
+    ]
     return found
 
 
@@ -114,7 +128,9 @@ def as_profiles(counts: pl.DataFrame, relation: str) -> pl.DataFrame:
         .sort("key")
         .group_by(*LOAD, "column", "kind")
         .agg(
-            n_rows=pl.when(pl.col("kind").first() == "vocabulary").then(n_all).otherwise(pl.col("n").sum()),
+            n_rows=pl.when(pl.col("kind").first() == "vocabulary")
+            .then(n_all)
+            .otherwise(pl.col("n").sum()),
             n_null=pl.col("n").filter(pl.col("key").is_null()).sum(),
             bucket_keys=pl.col("key").filter(is_bucket),
             bucket_counts=pl.col("n").filter(is_bucket),
@@ -122,7 +138,11 @@ def as_profiles(counts: pl.DataFrame, relation: str) -> pl.DataFrame:
         .with_columns(relation=pl.lit(relation))
     )
     is_kept = (pl.col("kind") != "vocabulary") | (pl.col("n_rows") >= MIN_VOCABULARY_ROWS)
-    return profiles.filter(is_kept).select(ColumnProfile.arrow_schema().names).sort(ColumnProfile.key())
+    return (
+        profiles.filter(is_kept)
+        .select(ColumnProfile.arrow_schema().names)
+        .sort(ColumnProfile.key())
+    )
 
 
 def stored(table: DeltaTable, contract: type[Contract]) -> pl.LazyFrame:
@@ -145,7 +165,9 @@ def store(warehouse: Warehouse, contract: type[Contract], rows: pl.DataFrame) ->
     if profiled.sort(contract.key()).equals(rows.sort(contract.key())):
         return
     replaced = [] if profiled.is_empty() else data_files(table)
-    staying = earlier.join(loads.lazy(), on=load, how="anti").collect() if replaced else rows.clear()
+    staying = (
+        earlier.join(loads.lazy(), on=load, how="anti").collect() if replaced else rows.clear()
+    )
     batches = pl.concat([staying, rows]).to_arrow().cast(contract.arrow_schema()).to_batches()
     publish_once(warehouse, contract, batches, PROFILE.at(table.version()), without=replaced)
 
@@ -155,7 +177,9 @@ def profile_loads(connection: duckdb.DuckDBPyConnection, buffer: Path) -> pl.Dat
 
     Outcomes are of all rows read, the rest is of the accepted ones.
     """
-    loads: pl.DataFrame = connection.sql("select distinct source, load_id, loaded_timestamp from incoming").pl()
+    loads: pl.DataFrame = connection.sql(
+        "select distinct source, load_id, loaded_timestamp from incoming"
+    ).pl()
     counts: pl.DataFrame = connection.sql(model("profiles/outcomes")).pl()
     for part in _count_accepted(connection, buffer):
         counts = merge([counts, part])
@@ -179,19 +203,36 @@ def profile_views(warehouse: Warehouse, contracts: Iterable[type[Contract]]) -> 
         version = versions[relation]
         since = profiling(relation).consumed(warehouse, ColumnProfile.relation())
         if since < version:
-            known = stored(profiles, ColumnProfile).filter(pl.col("relation") == relation).select("loaded_timestamp").collect().to_series()
+            known = (
+                stored(profiles, ColumnProfile)
+                .filter(pl.col("relation") == relation)
+                .select("loaded_timestamp")
+                .collect()
+                .to_series()
+            )
             found.append(_profile_publications(contract, warehouse.files(relation, since), known))
             transactions |= profiling(relation).at(version)
     if found:
-        publish_once(warehouse, ColumnProfile, pl.concat(found).to_arrow().cast(ColumnProfile.arrow_schema()).to_batches(), transactions)
+        publish_once(
+            warehouse,
+            ColumnProfile,
+            pl.concat(found).to_arrow().cast(ColumnProfile.arrow_schema()).to_batches(),
+            transactions,
+        )
 
 
-def _profile_publications(contract: type[Contract], files: list[str], known: pl.Series) -> pl.DataFrame:
+def _profile_publications(
+    contract: type[Contract], files: list[str], known: pl.Series
+) -> pl.DataFrame:
     """Profile the publications in a view's data files, but those that are profiled already."""
     if not files:
         return pl.DataFrame(ColumnProfile.arrow_schema().empty_table())
     created = pl.col("created_timestamp")
-    rows = scan_parquet(files).filter(~created.is_in(known.unique().implode())).with_columns(loaded_timestamp=created)
+    rows = (
+        scan_parquet(files)
+        .filter(~created.is_in(known.unique().implode()))
+        .with_columns(loaded_timestamp=created)
+    )
     counts = count(rows, ["loaded_timestamp"], _columns_of(contract))
     load_id = pl.col("loaded_timestamp").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
     return as_profiles(counts.with_columns(source=pl.lit(""), load_id=load_id), contract.relation())
@@ -208,13 +249,18 @@ def _columns_of(contract: type[Contract]) -> Iterator[Profiled]:
 
 def _count_accepted(connection: duckdb.DuckDBPyConnection, buffer: Path) -> Iterator[pl.DataFrame]:
     """Count the accepted rows batch by batch: what is cheap of all of them, the rest of a sample of each load."""
-    accepted = connection.sql("select accepted_id from accepted order by accepted_id").fetchnumpy()["accepted_id"]
+    accepted = connection.sql("select accepted_id from accepted order by accepted_id").fetchnumpy()[
+        "accepted_id"
+    ]
     sample = connection.sql(model("profiles/sampled_rows"), params={"n_rows": SAMPLED_ROWS})
     sampled = np.sort(sample.fetchnumpy()["accepted_id"])
     first = 0
     with pa.OSFile(str(buffer)) as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:
-            rows, of_sample = (pl.DataFrame(batch)[_within(ids, first, batch.num_rows)] for ids in (accepted, sampled))
+            rows, of_sample = (
+                pl.DataFrame(batch)[_within(ids, first, batch.num_rows)]
+                for ids in (accepted, sampled)
+            )
             first += batch.num_rows
             yield count(rows.lazy(), ["load_id"], (*CHEAP, _label()))
             yield count(_measured(of_sample).lazy(), ["load_id"], SAMPLED)
@@ -229,7 +275,9 @@ def _within(ids: np.ndarray, first: int, n_rows: int) -> np.ndarray:
 
 
 def _presence(column: str) -> Profiled:
-    return Profiled(column, "category", pl.when(pl.col(column).is_not_null()).then(pl.lit("present")))
+    return Profiled(
+        column, "category", pl.when(pl.col(column).is_not_null()).then(pl.lit("present"))
+    )
 
 
 def _category(column: str) -> Profiled:
@@ -239,7 +287,9 @@ def _category(column: str) -> Profiled:
 def _hash_buckets(values: pl.Series, n_buckets: int) -> pl.Series:
     """Tell each value's bucket, the same in any process and version; hashed is each distinct value once."""
     distinct = values.drop_nulls().unique()
-    buckets = pl.Series([zlib.crc32(value.encode()) % n_buckets for value in distinct], dtype=pl.Int64).cast(pl.String)
+    buckets = pl.Series(
+        [zlib.crc32(value.encode()) % n_buckets for value in distinct], dtype=pl.Int64
+    ).cast(pl.String)
     return values.replace_strict(distinct, buckets, return_dtype=pl.String)
 
 
@@ -254,12 +304,20 @@ def _label() -> Profiled:
     Made at each use: an expression that calls Python, kept in its module, is a reference cycle through Polars that no collector sees.
     """
     hashed = pl.col("key").map_batches(hashed_label, pl.String)
-    return Profiled("label", "category", pl.col("label"), pl.when(pl.col("key").str.contains(SHOWN_LABEL)).then("key").otherwise(hashed))
+    return Profiled(
+        "label",
+        "category",
+        pl.col("label"),
+        pl.when(pl.col("key").str.contains(SHOWN_LABEL)).then("key").otherwise(hashed),
+    )
 
 
 CHEAP = (
     sketched("n_bytes", pl.col("text").str.len_bytes()),
-    sketched("lateness_seconds", (pl.col("known_timestamp") - pl.col("event_timestamp")).dt.total_microseconds() / 1e6),
+    sketched(
+        "lateness_seconds",
+        (pl.col("known_timestamp") - pl.col("event_timestamp")).dt.total_microseconds() / 1e6,
+    ),
     _category("is_tombstone"),
     _presence("subject_id"),
     _presence("attributes"),
@@ -279,7 +337,11 @@ def _measured(sample: pl.DataFrame) -> pl.DataFrame:
     languages = identify_language(sample["text"], n_workers=1).select("language", "script")
     counts = score_pii(sample.lazy().with_columns(created_timestamp="loaded_timestamp")).collect()
     kinds = [pl.when(pl.col(f"pii_{kind.lower()}_count") > 0).then(pl.lit(kind)) for kind in KINDS]
-    pii = pl.when(pl.col("pii_any") > 0).then(pl.concat_str(kinds, separator="+", ignore_nulls=True)).otherwise(pl.lit("none"))
+    pii = (
+        pl.when(pl.col("pii_any") > 0)
+        .then(pl.concat_str(kinds, separator="+", ignore_nulls=True))
+        .otherwise(pl.lit("none"))
+    )
     told = counts.select(pii=pl.when(pl.col("pii_any").is_not_null()).then(pii))
     return pl.concat([sample.select("load_id", "text"), languages, told], how="horizontal")
 
@@ -290,11 +352,17 @@ def _count_vocabulary(sample: pl.DataFrame) -> pl.DataFrame:
         sample.with_row_index("row")
         .select("row", "load_id", word=pl.col("text").str.to_lowercase().str.extract_all(LETTERS))
         .explode("word")
-        .with_columns(key=pl.col("word").map_batches(lambda word: _hash_buckets(word, VOCABULARY_BUCKETS), pl.String))
+        .with_columns(
+            key=pl.col("word").map_batches(
+                lambda word: _hash_buckets(word, VOCABULARY_BUCKETS), pl.String
+            )
+        )
         .unique(["row", "key"])
         .drop_nulls("key")
     )
-    texts = sample.select("load_id", key=pl.when(pl.col("text").is_not_null()).then(pl.lit(ALL_ROWS)))
+    texts = sample.select(
+        "load_id", key=pl.when(pl.col("text").is_not_null()).then(pl.lit(ALL_ROWS))
+    )
     rows = pl.concat([words.select("load_id", "key"), texts])
     return count(rows.lazy(), ["load_id"], [Profiled("vocabulary", "vocabulary", pl.col("key"))])
 
@@ -304,5 +372,7 @@ def _name_few_labels(counts: pl.DataFrame) -> pl.DataFrame:
     is_label = pl.col("column") == "label"
     rank = pl.col("n").rank("ordinal", descending=True).over("load_id", "column")
     is_kept = ~is_label | (rank <= LABEL_BUCKETS) | pl.col("key").str.starts_with("#")
-    hashed = pl.when(is_kept).then("key").otherwise(pl.col("key").map_batches(hashed_label, pl.String))
+    hashed = (
+        pl.when(is_kept).then("key").otherwise(pl.col("key").map_batches(hashed_label, pl.String))
+    )
     return merge([counts.with_columns(key=hashed)])

@@ -98,7 +98,11 @@ class Contract(pa.DataFrameModel):
     @classmethod
     def served(cls) -> list[Column]:
         """Describe what is served of a feature view: its entity and its features, without the row's times and what is only stored."""
-        return [column for column in cls.columns() if column.is_served and column.name not in {"event_timestamp", "created_timestamp"}]
+        return [
+            column
+            for column in cls.columns()
+            if column.is_served and column.name not in {"event_timestamp", "created_timestamp"}
+        ]
 
     @classmethod
     def rules(cls) -> list[str]:
@@ -107,14 +111,19 @@ class Contract(pa.DataFrameModel):
         rules = [
             f"{name}: {rule}"
             for name, column in schema.columns.items()
-            for rule in [*(["not_nullable"] if not column.nullable else []), *(check.error for check in column.checks)]
+            for rule in [
+                *(["not_nullable"] if not column.nullable else []),
+                *(check.error for check in column.checks),
+            ]
         ]
         return rules + [str(check.name).replace(":", ": ", 1) for check in schema.checks]
 
     @classmethod
     def arrow_schema(cls) -> arrow.Schema:
         """Derive the Arrow schema that the relation is stored with."""
-        return arrow.schema([arrow.field(c.name, ARROW_TYPES[c.dtype], c.nullable) for c in cls.columns()])
+        return arrow.schema(
+            [arrow.field(c.name, ARROW_TYPES[c.dtype], c.nullable) for c in cls.columns()]
+        )
 
     @classmethod
     def failures(cls, frame: pl.DataFrame) -> pl.DataFrame:
@@ -147,7 +156,12 @@ class Contract(pa.DataFrameModel):
         failures = cls.failures(frame)
         if failures.is_empty():
             return frame
-        worst = failures.group_by("column", "rule").len().sort("len", descending=True).row(0, named=True)
+        worst = (
+            failures.group_by("column", "rule")
+            .len()
+            .sort("len", descending=True)
+            .row(0, named=True)
+        )
         rows = failures.filter(column=worst["column"], rule=worst["rule"])["row"].head(5)
         keys = frame[rows.to_list()].select(cls.key())
         places = "; ".join(digest_of(*row)[:12] for row in keys.rows())
@@ -165,6 +179,13 @@ def digest_of(*values: object) -> str:
 
 def _bounds(checks: list[Any]) -> str:
     """Write a column's range as people do: `>= 0, <= 1`."""
-    signs = {"greater_than_or_equal_to": ">=", "less_than_or_equal_to": "<=", "greater_than": ">", "less_than": "<"}
+    signs = {
+        "greater_than_or_equal_to": ">=",
+        "less_than_or_equal_to": "<=",
+        "greater_than": ">",
+        "less_than": "<",
+    }
     known = [check for check in checks if check.name in signs]
-    return ", ".join(f"{signs[check.name]} {next(iter(check.statistics.values()))}" for check in known)
+    return ", ".join(
+        f"{signs[check.name]} {next(iter(check.statistics.values()))}" for check in known
+    )

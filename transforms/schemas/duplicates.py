@@ -28,15 +28,28 @@ class KnownDocument(Contract):
     """What a record said from an instant on, and which record said it first. A newer `created_timestamp` wins; null: nothing stands."""
 
     record_id: str = pa.Field(description="Key of the record.")
-    event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="From when on the version stands: written and known.")
-    created_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When the row was computed.")
-    content_id: int = pa.Field(ge=0, nullable=True, description="Number of the text's normal form.")
-    root_id: int = pa.Field(ge=0, nullable=True, description="The cluster: number of the text at which its chain of likenesses begins.")
-    origin_id: str = pa.Field(
-        nullable=True, description="The record that had this text, or one nearly the same, first of all; may be the record itself."
+    event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        description="From when on the version stands: written and known."
     )
-    origin_similarity: float = pa.Field(ge=0, le=1, nullable=True, description="How like the origin's text it is; 1 is the same.")
-    cluster_size: int = pa.Field(ge=1, nullable=True, description="Records of the cluster so far, this one counted.")
+    created_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        description="When the row was computed."
+    )
+    content_id: int = pa.Field(ge=0, nullable=True, description="Number of the text's normal form.")
+    root_id: int = pa.Field(
+        ge=0,
+        nullable=True,
+        description="The cluster: number of the text at which its chain of likenesses begins.",
+    )
+    origin_id: str = pa.Field(
+        nullable=True,
+        description="The record that had this text, or one nearly the same, first of all; may be the record itself.",
+    )
+    origin_similarity: float = pa.Field(
+        ge=0, le=1, nullable=True, description="How like the origin's text it is; 1 is the same."
+    )
+    cluster_size: int = pa.Field(
+        ge=1, nullable=True, description="Records of the cluster so far, this one counted."
+    )
 
     class Config(Contract.Config):
         """Relation, key, and version."""

@@ -16,11 +16,21 @@ class SourceField(Contract):
 
     source: str = pa.Field(description="Name of the source.")
     load_id: str = pa.Field(description="The load.")
-    loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When the load began.")
+    loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        description="When the load began."
+    )
     field: str = pa.Field(description="Name of the field, identifiers in it masked.")
-    type: str = pa.Field(isin=TYPES, description="JSON type of its values; of a missing field, the type it had.")
-    n_rows: int = pa.Field(ge=0, description="Rows let in that had it with this type; 0 where it is missing or its rows are held back.")
-    change: str = pa.Field(isin=CHANGES, description="How it compares with all loads before that let it in: same, new, retyped, missing.")
+    type: str = pa.Field(
+        isin=TYPES, description="JSON type of its values; of a missing field, the type it had."
+    )
+    n_rows: int = pa.Field(
+        ge=0,
+        description="Rows let in that had it with this type; 0 where it is missing or its rows are held back.",
+    )
+    change: str = pa.Field(
+        isin=CHANGES,
+        description="How it compares with all loads before that let it in: same, new, retyped, missing.",
+    )
 
     class Config(Contract.Config):
         """Relation and key. What a replay adds shares the key, so it groups rather than tells apart."""

@@ -16,16 +16,34 @@ VERDICTS = ["still", "warn", "stop", "no_reference"]
 class ColumnProfile(Contract):
     """The distribution of one column in one load, or in one publication of a feature view."""
 
-    of_relation: str = pa.Field(alias="relation", description="`staging.records` for a load, the view's relation for a publication.")
+    of_relation: str = pa.Field(
+        alias="relation",
+        description="`staging.records` for a load, the view's relation for a publication.",
+    )
     source: str = pa.Field(description="Name of the load's source; empty for a publication.")
-    load_id: str = pa.Field(description="The load; for a publication the `created_timestamp` of its rows, as ISO 8601.")
-    loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When the load began, or the rows were computed.")
-    column: str = pa.Field(description="What was counted; for a load see docs/drift.md, for a publication the view's column.")
-    kind: str = pa.Field(isin=KINDS, description="number: DDSketch buckets; category: values; vocabulary: texts with a word of a bucket.")
-    n_rows: int = pa.Field(ge=0, description="Rows looked at; of an expensive column a sample of the load.")
+    load_id: str = pa.Field(
+        description="The load; for a publication the `created_timestamp` of its rows, as ISO 8601."
+    )
+    loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        description="When the load began, or the rows were computed."
+    )
+    column: str = pa.Field(
+        description="What was counted; for a load see docs/drift.md, for a publication the view's column."
+    )
+    kind: str = pa.Field(
+        isin=KINDS,
+        description="number: DDSketch buckets; category: values; vocabulary: texts with a word of a bucket.",
+    )
+    n_rows: int = pa.Field(
+        ge=0, description="Rows looked at; of an expensive column a sample of the load."
+    )
     n_null: int = pa.Field(ge=0, description="Those of them in which there is no value.")
-    bucket_keys: Annotated[pl.List, pl.String()] = pa.Field(description="Buckets with a row, sorted.")
-    bucket_counts: Annotated[pl.List, pl.Int64()] = pa.Field(description="Rows of each bucket, in the order of the keys.")
+    bucket_keys: Annotated[pl.List, pl.String()] = pa.Field(
+        description="Buckets with a row, sorted."
+    )
+    bucket_counts: Annotated[pl.List, pl.Int64()] = pa.Field(
+        description="Rows of each bucket, in the order of the keys."
+    )
 
     class Config(Contract.Config):
         """Relation and key."""
@@ -39,15 +57,28 @@ class DriftStatistic(Contract):
 
     source: str = pa.Field(description="Name of the source.")
     load_id: str = pa.Field(description="The load that was judged.")
-    loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When the load began.")
+    loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        description="When the load began."
+    )
     column: str = pa.Field(description="The column, as in `profiles.columns`.")
     statistic: str = pa.Field(isin=STATISTICS, description="The effect size.")
-    value: float = pa.Field(ge=0, nullable=True, description="Its value; null where there is nothing to compare.")
-    n_reference_loads: int = pa.Field(ge=0, description="Loads of the reference window that have the column.")
+    value: float = pa.Field(
+        ge=0, nullable=True, description="Its value; null where there is nothing to compare."
+    )
+    n_reference_loads: int = pa.Field(
+        ge=0, description="Loads of the reference window that have the column."
+    )
     n_reference_rows: int = pa.Field(ge=0, description="Rows looked at in them.")
-    warn: float = pa.Field(ge=0, nullable=True, description="The value from which on a run warns; null for never.")
-    stop: float = pa.Field(ge=0, nullable=True, description="The value from which on a run stops; null for never.")
-    verdict: str = pa.Field(isin=VERDICTS, description="What follows; no_reference where the window is too small to tell.")
+    warn: float = pa.Field(
+        ge=0, nullable=True, description="The value from which on a run warns; null for never."
+    )
+    stop: float = pa.Field(
+        ge=0, nullable=True, description="The value from which on a run stops; null for never."
+    )
+    verdict: str = pa.Field(
+        isin=VERDICTS,
+        description="What follows; no_reference where the window is too small to tell.",
+    )
 
     class Config(Contract.Config):
         """Relation and key."""
@@ -61,16 +92,28 @@ class LoadCheck(Contract):
 
     source: str = pa.Field(description="Name of the source.")
     load_id: str = pa.Field(description="The load that was looked at.")
-    loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When the load began.")
-    check_: str = pa.Field(alias="check", isin=CHECKS, description="What was looked for, see docs/sources.md.")
+    loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        description="When the load began."
+    )
+    check_: str = pa.Field(
+        alias="check", isin=CHECKS, description="What was looked for, see docs/sources.md."
+    )
     column: str = pa.Field(description="The canonical column; empty where it is about whole rows.")
     n_rows: int = pa.Field(ge=0, description="Rows that were looked at.")
     n_broken: int = pa.Field(ge=0, description="Those of them in which it was found.")
-    warn: float = pa.Field(ge=0, nullable=True, description="The share above which a run warns; null for never.")
-    stop: float = pa.Field(ge=0, nullable=True, description="The share above which a run stops; null for never.")
+    warn: float = pa.Field(
+        ge=0, nullable=True, description="The share above which a run warns; null for never."
+    )
+    stop: float = pa.Field(
+        ge=0, nullable=True, description="The share above which a run stops; null for never."
+    )
     verdict: str = pa.Field(isin=VERDICTS, description="What follows: still, warn or stop.")
-    reason: str = pa.Field(description="What was found, in words; never a value, nor the name of a file.")
-    place: str = pa.Field(description="Where it was found first: row and file; empty where it was not.")
+    reason: str = pa.Field(
+        description="What was found, in words; never a value, nor the name of a file."
+    )
+    place: str = pa.Field(
+        description="Where it was found first: row and file; empty where it was not."
+    )
 
     class Config(Contract.Config):
         """Relation and key."""

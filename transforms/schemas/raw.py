@@ -14,10 +14,17 @@ class RawRecord(Contract):
     load_id: str = pa.Field(description="The load that brought the row; sorts by time.")
     source: str = pa.Field(description="Name of the source, as its YAML file gives it.")
     source_uri: str = pa.Field(description="File the row came from.")
-    row_number: int = pa.Field(ge=1, description="Position of the row in its file, from 1; a CSV header is not counted.")
-    header: str = pa.Field(nullable=True, description="Header line of a CSV file; null where rows name their own fields.")
+    row_number: int = pa.Field(
+        ge=1, description="Position of the row in its file, from 1; a CSV header is not counted."
+    )
+    header: str = pa.Field(
+        nullable=True,
+        description="Header line of a CSV file; null where rows name their own fields.",
+    )
     payload: pl.Binary = pa.Field(description="The row's bytes, unchanged, without the line end.")
-    loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When the load began.")
+    loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        description="When the load began."
+    )
 
     class Config(Contract.Config):
         """Relation and key."""

@@ -12,25 +12,47 @@ from transforms.schemas.base import Contract
 class StagedRecord(Contract):
     """One valid version of a record."""
 
-    record_id: str = pa.Field(str_length={"min_value": 1}, description="Key of the record within the home.")
+    record_id: str = pa.Field(
+        str_length={"min_value": 1}, description="Key of the record within the home."
+    )
     author_id: str = pa.Field(str_length={"min_value": 1}, description="Who wrote it.")
-    subject_id: str = pa.Field(nullable=True, description="What it is about: product, channel, thread, queue.")
-    event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When it was written.")
-    known_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When it could have been known.")
-    text: str = pa.Field(nullable=True, description="The text, redacted where the source says so; null only in a tombstone.")
+    subject_id: str = pa.Field(
+        nullable=True, description="What it is about: product, channel, thread, queue."
+    )
+    event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        description="When it was written."
+    )
+    known_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        description="When it could have been known."
+    )
+    text: str = pa.Field(
+        nullable=True,
+        description="The text, redacted where the source says so; null only in a tombstone.",
+    )
     text_redacted: str = pa.Field(
-        nullable=True, description="The text, with a placeholder for what identifies a person, e.g. <EMAIL_ADDRESS>."
+        nullable=True,
+        description="The text, with a placeholder for what identifies a person, e.g. <EMAIL_ADDRESS>.",
     )
     label: str = pa.Field(nullable=True, description="The label, as the source gives it.")
-    is_positive: bool = pa.Field(description="Whether the label is one of the source's positive labels.")
-    is_tombstone: bool = pa.Field(description="Whether this version takes the record out from here on.")
-    attributes: str = pa.Field(nullable=True, description="Further fields of the source, as a JSON object.")
-    content_digest: str = pa.Field(description="MD5 of what came, but the key and `known_timestamp`, before it was redacted.")
+    is_positive: bool = pa.Field(
+        description="Whether the label is one of the source's positive labels."
+    )
+    is_tombstone: bool = pa.Field(
+        description="Whether this version takes the record out from here on."
+    )
+    attributes: str = pa.Field(
+        nullable=True, description="Further fields of the source, as a JSON object."
+    )
+    content_digest: str = pa.Field(
+        description="MD5 of what came, but the key and `known_timestamp`, before it was redacted."
+    )
     source: str = pa.Field(description="Name of the source.")
     load_id: str = pa.Field(description="The load that brought it.")
     source_uri: str = pa.Field(description="File it came from.")
     row_number: int = pa.Field(ge=1, description="Position in that file.")
-    loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When the load began.")
+    loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        description="When the load began."
+    )
 
     class Config(Contract.Config):
         """Relation and key."""
@@ -40,7 +62,9 @@ class StagedRecord(Contract):
 
     @pa.dataframe_check(name="text:empty")
     def _text_is_present(cls, data: PolarsData) -> pl.LazyFrame:  # noqa: N805
-        return data.lazyframe.select(pl.col("is_tombstone") | (pl.col("text").fill_null("").str.len_bytes() > 0))
+        return data.lazyframe.select(
+            pl.col("is_tombstone") | (pl.col("text").fill_null("").str.len_bytes() > 0)
+        )
 
     @pa.dataframe_check(name="event_timestamp:not_after_1970")
     def _event_is_after_1970(cls, data: PolarsData) -> pl.LazyFrame:  # noqa: N805
@@ -64,15 +88,23 @@ class RepeatedRecord(Contract):
 
     record_id: str = pa.Field(description="Key of the record within the home.")
     author_id: str = pa.Field(description="Who wrote it.")
-    subject_id: str = pa.Field(nullable=True, description="What it is about: product, channel, thread, queue.")
-    event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When it was written.")
-    known_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When it could have been known.")
+    subject_id: str = pa.Field(
+        nullable=True, description="What it is about: product, channel, thread, queue."
+    )
+    event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        description="When it was written."
+    )
+    known_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        description="When it could have been known."
+    )
     content_digest: str = pa.Field(description="MD5 of the content, as in `staging.records`.")
     source: str = pa.Field(description="Name of the source.")
     load_id: str = pa.Field(description="The load that brought it.")
     source_uri: str = pa.Field(description="File it came from.")
     row_number: int = pa.Field(ge=1, description="Position in that file.")
-    loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When the load began.")
+    loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        description="When the load began."
+    )
 
     class Config(Contract.Config):
         """Relation and key."""
@@ -88,13 +120,21 @@ class QuarantinedRecord(Contract):
     source: str = pa.Field(description="Name of the source.")
     source_uri: str = pa.Field(description="File it came from.")
     row_number: int = pa.Field(ge=1, description="Position in that file.")
-    column: str = pa.Field(description="Canonical column that broke the rule; `payload` where the row cannot be parsed.")
+    column: str = pa.Field(
+        description="Canonical column that broke the rule; `payload` where the row cannot be parsed."
+    )
     rule: str = pa.Field(description="The rule that failed.")
-    digest: str = pa.Field(nullable=True, description="SHA-256 of the value that broke it; null where there is none.")
-    schema_version: int = pa.Field(ge=1, description="Version of the `staging.records` contract it was held against.")
+    digest: str = pa.Field(
+        nullable=True, description="SHA-256 of the value that broke it; null where there is none."
+    )
+    schema_version: int = pa.Field(
+        ge=1, description="Version of the `staging.records` contract it was held against."
+    )
     header: str = pa.Field(nullable=True, description="Header line of its CSV file.")
     payload: pl.Binary = pa.Field(description="The row's bytes, unchanged.")
-    loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When the load began.")
+    loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        description="When the load began."
+    )
 
     class Config(Contract.Config):
         """Relation and key."""
@@ -110,9 +150,13 @@ class Correction(Contract):
     source: str = pa.Field(description="Name of the source.")
     source_uri: str = pa.Field(description="File the row came from.")
     row_number: int = pa.Field(ge=1, description="Position in that file.")
-    original_digest: str = pa.Field(description="SHA-256 of the row's bytes as they came, which whoever corrected them had before him.")
+    original_digest: str = pa.Field(
+        description="SHA-256 of the row's bytes as they came, which whoever corrected them had before him."
+    )
     payload: pl.Binary = pa.Field(description="The bytes to be read in their place.")
-    corrected_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(description="When the correction was imported.")
+    corrected_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        description="When the correction was imported."
+    )
 
     class Config(Contract.Config):
         """Relation and key."""
@@ -140,7 +184,10 @@ class AccountedFile(Contract):
 
     @pa.dataframe_check(name="n_read:differs_from_staged_duplicates_quarantined")
     def _adds_up(cls, data: PolarsData) -> pl.LazyFrame:  # noqa: N805
-        return data.lazyframe.select(pl.col("n_read") == pl.col("n_staged") + pl.col("n_duplicates") + pl.col("n_quarantined"))
+        return data.lazyframe.select(
+            pl.col("n_read")
+            == pl.col("n_staged") + pl.col("n_duplicates") + pl.col("n_quarantined")
+        )
 
 
 def _after_1970(column: str) -> pl.Expr:

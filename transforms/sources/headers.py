@@ -33,7 +33,12 @@ def lack_of_header(text: str, wanted: Sequence[str], delimiter: str, encoding: s
             if twice
             else "two columns of its header have no name; name them"
         )
-    guess = _other_file(text) or _other_line(text) or _other_delimiter(text, wanted, names) or _other_encoding(text, missing, encoding)
+    guess = (
+        _other_file(text)
+        or _other_line(text)
+        or _other_delimiter(text, wanted, names)
+        or _other_encoding(text, missing, encoding)
+    )
     return f"its header has no column {missing!r}: {guess or _other_name(missing, names) or _what_is_there(wanted, names)}"
 
 
@@ -64,7 +69,11 @@ def _other_line(text: str) -> str | None:
 def _other_delimiter(text: str, wanted: Sequence[str], names: Sequence[str]) -> str | None:
     found = {delimiter: _n_found(wanted, _names(text, delimiter)) for delimiter in DELIMITERS}
     best = max(found, key=lambda delimiter: found[delimiter])
-    return f"its columns are parted by {best!r}; say `delimiter: {best!r}`" if found[best] > _n_found(wanted, names) else None
+    return (
+        f"its columns are parted by {best!r}; say `delimiter: {best!r}`"
+        if found[best] > _n_found(wanted, names)
+        else None
+    )
 
 
 def _n_found(wanted: Sequence[str], names: Sequence[str]) -> int:
@@ -76,16 +85,28 @@ def _other_encoding(text: str, missing: str, encoding: str) -> str | None:
     if "\ufffd" in text:
         return f"it is not text in {encoding}; say its `encoding`, e.g. windows-1252"
     misread = missing.encode("utf-8").decode(encoding, "replace")
-    return f"it is text in UTF-8, not in {encoding}; say `encoding: utf-8`" if misread != missing and misread in text else None
+    return (
+        f"it is text in UTF-8, not in {encoding}; say `encoding: utf-8`"
+        if misread != missing and misread in text
+        else None
+    )
 
 
 def _other_name(missing: str, names: Sequence[str]) -> str | None:
     """Name the column that is probably meant."""
     folded = {name.strip("\ufeff\u200b \t\u00a0").casefold(): name for name in names if name}
-    near = folded.get(missing.casefold()) or next(iter(difflib.get_close_matches(missing, names, n=1, cutoff=0.8)), None)
+    near = folded.get(missing.casefold()) or next(
+        iter(difflib.get_close_matches(missing, names, n=1, cutoff=0.8)), None
+    )
     if near is None:
         return None
-    what = "with blanks around it" if near.strip() == missing else "in other letters" if near.casefold() == missing.casefold() else "alike"
+    what = (
+        "with blanks around it"
+        if near.strip() == missing
+        else "in other letters"
+        if near.casefold() == missing.casefold()
+        else "alike"
+    )
     return f"it has {_shown([near])}, {what}; rename it there or write it so in the source file, in double quotes"
 
 

@@ -56,7 +56,9 @@ def pending_files(source: Source, warehouse: Warehouse) -> Pending:
         n_files = _n_loaded(source, warehouse)
         if not n_files:
             raise
-        return Pending([], [f"{source.uri}: no file there now; {n_files:,} were loaded from there before"], [])
+        return Pending(
+            [], [f"{source.uri}: no file there now; {n_files:,} were loaded from there before"], []
+        )
     table = warehouse.table(RawRecord.relation())
     new: list[NewFile] = []
     refused: list[str] = []
@@ -79,7 +81,9 @@ def _n_loaded(source: Source, warehouse: Warehouse) -> int:
         sql = "select distinct source_uri from raw.records where source = $source"
         uris = [uri for (uri,) in connection.execute(sql, {"source": source.name}).fetchall()]
     paths = [url2pathname(urlsplit(uri).path) for uri in uris]
-    return sum(Path(path).is_relative_to(source.uri) or fnmatchcase(path, source.uri) for path in paths)
+    return sum(
+        Path(path).is_relative_to(source.uri) or fnmatchcase(path, source.uri) for path in paths
+    )
 
 
 def ingest(source: Source, warehouse: Warehouse) -> Ingested:
@@ -94,17 +98,25 @@ def ingest(source: Source, warehouse: Warehouse) -> Ingested:
     return Ingested(n_files, n_rows, notices, refused)
 
 
-def _load(files: list[NewFile], source: Source, warehouse: Warehouse, refused: list[str]) -> tuple[int, int]:
+def _load(
+    files: list[NewFile], source: Source, warehouse: Warehouse, refused: list[str]
+) -> tuple[int, int]:
     """Publish a group of files in one commit; without those that turn out unreadable or that another run has just loaded."""
     while files:
         reading = _Reading(files, source, warehouse.settings.batch_rows)
         try:
-            published = warehouse.publish(RawRecord, reading.batches(), {new.transaction: 1 for new in files})
+            published = warehouse.publish(
+                RawRecord, reading.batches(), {new.transaction: 1 for new in files}
+            )
         except FileRefusedError as error:
             refused.append(str(error))
             files = [new for new in files if new is not reading.current]
         except AlreadyPublishedError:
-            files = [new for new in files if warehouse.consumed(RawRecord.relation(), new.transaction) < 0]
+            files = [
+                new
+                for new in files
+                if warehouse.consumed(RawRecord.relation(), new.transaction) < 0
+            ]
         else:
             return len(files), published.n_rows
     return 0, 0
@@ -127,7 +139,9 @@ class _Reading:
                 yield self._batch(new.file, first, header, payloads)
                 first += len(payloads)
 
-    def _batch(self, file: SourceFile, first: int, header: str | None, payloads: pa.Array) -> pa.RecordBatch:
+    def _batch(
+        self, file: SourceFile, first: int, header: str | None, payloads: pa.Array
+    ) -> pa.RecordBatch:
         n_rows = len(payloads)
         values = {
             "load_id": _repeat(self.load_id, n_rows),
@@ -136,7 +150,9 @@ class _Reading:
             "row_number": pa.array(np.arange(first, first + n_rows)),
             "header": _repeat(header, n_rows),
             "payload": payloads,
-            "loaded_timestamp": pa.repeat(pa.scalar(self.loaded_timestamp, pa.timestamp("us", "UTC")), n_rows),
+            "loaded_timestamp": pa.repeat(
+                pa.scalar(self.loaded_timestamp, pa.timestamp("us", "UTC")), n_rows
+            ),
         }
         return pa.record_batch(values, schema=RawRecord.arrow_schema())
 
@@ -152,7 +168,9 @@ def _identify(file: SourceFile, source: Source) -> NewFile:
     n_bytes = file.path.stat().st_size
     # raw has the text of such a file as it was decoded, so that with another encoding it is to be loaded again
     decoded = f"\n{source.encoding}" if source.is_transcoded and file.format != "parquet" else ""
-    identity = hashlib.sha256(f"{source.name}\n{file.uri}\n{n_bytes}\n{digest}{decoded}".encode()).hexdigest()
+    identity = hashlib.sha256(
+        f"{source.name}\n{file.uri}\n{n_bytes}\n{digest}{decoded}".encode()
+    ).hexdigest()
     return NewFile(file, n_bytes, f"file:{identity}")
 
 
@@ -167,7 +185,11 @@ def _changed(files: list[NewFile], source: Source, warehouse: Warehouse) -> list
             {"source": source.name, "uris": uris},
         ).fetchall()
     known = {row[0] for row in rows}
-    return [f"{new.file.path}: has changed since it was loaded; loaded again, as a new file" for new in files if new.file.uri in known]
+    return [
+        f"{new.file.path}: has changed since it was loaded; loaded again, as a new file"
+        for new in files
+        if new.file.uri in known
+    ]
 
 
 def _groups(files: list[NewFile], load_bytes: int) -> Iterator[list[NewFile]]:

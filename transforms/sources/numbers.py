@@ -26,7 +26,9 @@ def marked_sql(document: str, mark: str) -> str:
     # at the end of the document a number may be empty, so that no search begins inside a text; its marks are cut off again
     numbers = rf'((?:{TEXT}|[^"0-9-])*)(-?[0-9][0-9.eE+-]*|$)'
     marked = rf"""regexp_replace({finite_sql(document)}, '{numbers}', '\1"' || {mark} || '\2' || {mark} || '"', 'g')"""
-    return f"case when {mark} is null then {document} else left({marked}, -2 * length({mark}) - 2) end"
+    return (
+        f"case when {mark} is null then {document} else left({marked}, -2 * length({mark}) - 2) end"
+    )
 
 
 def unmarked_sql(text: str, mark: str) -> str:

@@ -44,7 +44,9 @@ csv.field_size_limit(2**31 - 1)
 MAX_LINES_OF_A_CSV_RECORD = 1_000
 
 
-def read_payloads(file: SourceFile, source: Source, batch_rows: int) -> Iterator[tuple[str | None, pa.Array]]:
+def read_payloads(
+    file: SourceFile, source: Source, batch_rows: int
+) -> Iterator[tuple[str | None, pa.Array]]:
     """Yield a file's rows as arrays of bytes, in order, each with the CSV header they are to be read with (or None).
 
     Raises `FileRefusedError` where the file as a whole is unusable: cut short, not the format it says, empty of columns.
@@ -96,7 +98,9 @@ def _text(file: SourceFile, source: Source) -> Iterator[bytes]:
     if not source.is_transcoded:
         yield from _chunks(file)
         return
-    decoder = codecs.getincrementaldecoder(encoding)("surrogatepass" if encoding.startswith(WIDE) else "strict")
+    decoder = codecs.getincrementaldecoder(encoding)(
+        "surrogatepass" if encoding.startswith(WIDE) else "strict"
+    )
     try:
         for chunk in _chunks(file):
             yield decoder.decode(chunk).encode("utf-8", "surrogatepass")
@@ -145,10 +149,14 @@ def _cut(buffer: bytes, ends: "np.ndarray[Any, Any]") -> pa.Array:
     offsets = np.zeros(len(ends) + 1, np.int32)
     offsets[1:] = ends - np.arange(len(ends))
     values = buffer[: int(ends[-1])].replace(b"\n", b"")
-    return pa.Array.from_buffers(pa.binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(values)])
+    return pa.Array.from_buffers(
+        pa.binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(values)]
+    )
 
 
-def _csv_records(file: SourceFile, source: Source, batch_rows: int) -> Iterator[tuple[str, pa.Array]]:
+def _csv_records(
+    file: SourceFile, source: Source, batch_rows: int
+) -> Iterator[tuple[str, pa.Array]]:
     """Cut a CSV file into records by the parity of its quotes.
 
     A record over several lines counts only with as many fields as the header has; else a quote in its first line was
@@ -158,7 +166,11 @@ def _csv_records(file: SourceFile, source: Source, batch_rows: int) -> Iterator[
     header = next(lines, None)
     if header is None:
         return
-    text = header.removesuffix(b"\r").removeprefix(BYTE_ORDER_MARK).decode(source.payload_encoding, "replace")
+    text = (
+        header.removesuffix(b"\r")
+        .removeprefix(BYTE_ORDER_MARK)
+        .decode(source.payload_encoding, "replace")
+    )
     columns = _header_columns(file, text, source)
     records: list[bytes] = []
     for record in _joined(lines, lambda record: _n_fields(record, source) == columns):
@@ -201,7 +213,9 @@ def _n_fields(record: bytes, source: Source) -> int:
 
 def _header_columns(file: SourceFile, text: str, source: Source) -> int:
     """Count the header's columns; refuse a file whose header lacks what the mapping reads."""
-    from transforms.sources.headers import lack_of_header  # which masks identifiers, and is slow to import
+    from transforms.sources.headers import (
+        lack_of_header,
+    )  # which masks identifiers, and is slow to import
 
     wanted = [*source.fields(), *source.attributes]
     lack = lack_of_header(text, wanted, source.delimiter, source.payload_encoding)
@@ -219,16 +233,16 @@ def _refuse_alike(file: SourceFile, fields: Iterable[str | pa.Field]) -> None:
     for field in fields:
         name = field if isinstance(field, str) else field.name
         if name.lower() in names:
-            message = (
-                f"{file.path}: refused, its columns {names[name.lower()]!r} and {name!r} differ by case only or not at all; rename one"
-            )
+            message = f"{file.path}: refused, its columns {names[name.lower()]!r} and {name!r} differ by case only or not at all; rename one"
             raise FileRefusedError(message)
         if not name and isinstance(field, pa.Field):
             message = f"{file.path}: refused, a column of it has no name; give it one"
             raise FileRefusedError(message)
         names[name.lower()] = name
         if isinstance(field, pa.Field):
-            _refuse_alike(file, [field.type.field(number) for number in range(field.type.num_fields)])
+            _refuse_alike(
+                file, [field.type.field(number) for number in range(field.type.num_fields)]
+            )
 
 
 def _parquet_rows(file: SourceFile, batch_rows: int) -> Iterator[pa.Array]:
@@ -239,5 +253,7 @@ def _parquet_rows(file: SourceFile, batch_rows: int) -> Iterator[pa.Array]:
         rows = parquet(connection, [file.path])
         row = unlike(rows.columns)  # a column of this name would be taken for the row
         documents = rows.set_alias(row).select(f"to_json({row})::varchar as document")
-        for batch in documents.select(f"encode({finite_sql('document')}) as payload").to_arrow_reader(batch_rows):
+        for batch in documents.select(
+            f"encode({finite_sql('document')}) as payload"
+        ).to_arrow_reader(batch_rows):
             yield batch.column("payload").cast(pa.binary())

@@ -96,8 +96,12 @@ class Shapes:
         codes = np.zeros(batch.num_rows, np.int64)
         for column in encoded:
             n_values = len(column.dictionary)
-            codes = codes * (n_values + 1) + column.indices.fill_null(n_values).to_numpy(zero_copy_only=False)
-        _, first, inverse, counts = np.unique(codes, return_index=True, return_inverse=True, return_counts=True)
+            codes = codes * (n_values + 1) + column.indices.fill_null(n_values).to_numpy(
+                zero_copy_only=False
+            )
+        _, first, inverse, counts = np.unique(
+            codes, return_index=True, return_inverse=True, return_counts=True
+        )
         ids = [self._id(batch, int(row)) for row in first]
         for number, count in zip(ids, counts.tolist(), strict=True):
             self.n_rows[number] += count
@@ -106,7 +110,11 @@ class Shapes:
     def by_load(self) -> Iterator[tuple[str, dict[int, Shape]]]:
         """The shapes of each load, in the order of loads; a load of which no row could be read has none and is left out."""
         for load in sorted(self.loaded):
-            shapes = {number: shape for shape, number in self.ids.items() if shape.load_id == load and shape.fields is not None}
+            shapes = {
+                number: shape
+                for shape, number in self.ids.items()
+                if shape.load_id == load and shape.fields is not None
+            }
             if shapes:
                 yield load, shapes
 
@@ -119,25 +127,41 @@ class Shapes:
         if structure not in self._structures:
             if len(self._structures) >= MAX_STRUCTURES:
                 self._structures.clear()
-            self._structures[structure] = None if structure is None else frozenset(self._named(fields_of(structure, self._expected)))
+            self._structures[structure] = (
+                None
+                if structure is None
+                else frozenset(self._named(fields_of(structure, self._expected)))
+            )
         return self._structures[structure]
 
     def _named(self, fields: Iterable[Pair]) -> list[Pair]:
         """Name fields as people are shown them; those past the first `MAX_FIELDS` go by one name."""
         pairs = list(fields)
-        fresh = sorted({name for name, _ in pairs} - self._names.keys())[: MAX_FIELDS - len(self._names)]
+        fresh = sorted({name for name, _ in pairs} - self._names.keys())[
+            : MAX_FIELDS - len(self._names)
+        ]
         self._names.update(zip(fresh, mask(fresh), strict=True))
         return [(self._names.get(name, OTHERS), kind) for name, kind in pairs]
 
 
 def expect(connection: duckdb.DuckDBPyConnection, source: Source, known: Known) -> list[str]:
     """Name the fields that rows of `incoming` probably have, and set the variable of their paths, which `documents` reads."""
-    sampled = [name for (name,) in connection.execute(model("profiles/sampled_fields"), {"n_rows": SAMPLED_ROWS}).fetchall()]
-    headers = connection.execute("select distinct header from incoming where header is not null limit 10").fetchall()
+    sampled = [
+        name
+        for (name,) in connection.execute(
+            model("profiles/sampled_fields"), {"n_rows": SAMPLED_ROWS}
+        ).fetchall()
+    ]
+    headers = connection.execute(
+        "select distinct header from incoming where header is not null limit 10"
+    ).fetchall()
     columns = [name for (header,) in headers for name in parse_csv(header, source.delimiter)]
     names = dict.fromkeys([*source.fields(), *source.attributes, *known, *columns, *sampled])
     expected = [name for name in names if PLAIN_NAME.fullmatch(name)][:MAX_EXPECTED]
-    connection.execute("set variable field_paths = $paths::varchar[]", {"paths": [f'$."{name}"' for name in expected]})
+    connection.execute(
+        "set variable field_paths = $paths::varchar[]",
+        {"paths": [f'$."{name}"' for name in expected]},
+    )
     return expected
 
 
@@ -149,12 +173,20 @@ def fields_of(structure: str, expected: Sequence[str]) -> Iterator[Pair]:
         yield from ((name, "null") for name in json.loads(structure)[0])
     else:
         types = structure[1:-1].split(", ")
-        yield from ((name, _type(told)) for name, told in zip(expected, types, strict=True) if told != "NULL")
+        yield from (
+            (name, _type(told))
+            for name, told in zip(expected, types, strict=True)
+            if told != "NULL"
+        )
 
 
-def known_fields(connection: duckdb.DuckDBPyConnection, source: str, but: Iterable[str] = ()) -> Known:
+def known_fields(
+    connection: duckdb.DuckDBPyConnection, source: str, but: Iterable[str] = ()
+) -> Known:
     """Fetch the fields, with their types, that loads of a source let in, but for some loads."""
-    rows = connection.execute(model("profiles/known_fields"), {"source": source, "but": list(but)}).fetchall()
+    rows = connection.execute(
+        model("profiles/known_fields"), {"source": source, "but": list(but)}
+    ).fetchall()
     return {field: set(types) for field, types in rows}
 
 
@@ -169,8 +201,15 @@ class _Load(NamedTuple):
 
     def held(self) -> list[Held]:
         """The shapes with an unfit field; the first of them, by name, is the reason."""
-        firsts = {number: min(self.unfit & (shape.fields or frozenset()), default=None) for number, shape in self.shapes.items()}
-        return [Held(number, pair[0], UNFIT[self.changes[pair]]) for number, pair in firsts.items() if pair]
+        firsts = {
+            number: min(self.unfit & (shape.fields or frozenset()), default=None)
+            for number, shape in self.shapes.items()
+        }
+        return [
+            Held(number, pair[0], UNFIT[self.changes[pair]])
+            for number, pair in firsts.items()
+            if pair
+        ]
 
     def n_passed(self, n_rows: Counter[int], held: list[Held]) -> Counter[Pair]:
         """Count the rows that are let in by their fields."""
@@ -182,9 +221,15 @@ class _Load(NamedTuple):
     def stops(self, known: Known, declared: set[str]) -> Iterator[str]:
         """Say in words what a frozen source does not take, each with the first file that has it."""
         for pair in sorted(self.unfit):
-            file = min(shape.source_uri for shape in self.shapes.values() if pair in (shape.fields or ()))
+            file = min(
+                shape.source_uri for shape in self.shapes.values() if pair in (shape.fields or ())
+            )
             yield f"{file}: {in_words(*pair, self.changes[pair], known.get(pair[0]))}"
-        yield from (in_words(name, kind, "missing") for name, kind in self.missing.items() if name in declared and name in known)
+        yield from (
+            in_words(name, kind, "missing")
+            for name, kind in self.missing.items()
+            if name in declared and name in known
+        )
 
 
 def newest_load(warehouse: Warehouse, source: str) -> str:
@@ -199,10 +244,16 @@ def newest_load(warehouse: Warehouse, source: str) -> str:
 def notices(warehouse: Warehouse, source: Source, after: str) -> list[str]:
     """Say what changed in the fields of a source in its loads after one."""
     with warehouse.connect(of=(SourceField.relation(),)) as connection:
-        rows = connection.execute(model("profiles/field_changes"), {"source": source.name, "after": after}).fetchall()
+        rows = connection.execute(
+            model("profiles/field_changes"), {"source": source.name, "after": after}
+        ).fetchall()
     lines = [_notice(source, *row) for row in rows[:NOTICED]]
     more = len(rows) - NOTICED
-    return lines + ([f"{source.name}: {more:,} more fields changed; profiles.fields has them all"] if more > 0 else [])
+    return lines + (
+        [f"{source.name}: {more:,} more fields changed; profiles.fields has them all"]
+        if more > 0
+        else []
+    )
 
 
 def _notice(source: Source, load: str, field: str, kind: str, change: str, n_rows: int) -> str:
@@ -219,7 +270,9 @@ def compare(shapes: Shapes, known: Known, source: Source, *, is_replay: bool = F
     In a replay the rows are of loads that were told of before: only what they bring beyond what was known is, and a frozen source
     holds rows back.
     """
-    holds_back = source.schema_policy == "quarantine" or (is_replay and source.schema_policy == "freeze")
+    holds_back = source.schema_policy == "quarantine" or (
+        is_replay and source.schema_policy == "freeze"
+    )
     declared = set(mask(sorted({*source.fields(), *source.attributes})))
     known = {field: set(types) for field, types in known.items()}
     compared = Compared([], [], [])
@@ -232,15 +285,25 @@ def compare(shapes: Shapes, known: Known, source: Source, *, is_replay: bool = F
         told = [row for row in told if row[2] and row[3] in UNFIT] if is_replay else told
         compared.rows.extend((source.name, load, shapes.loaded[load], *row) for row in sorted(told))
         compared.held.extend(held)
-        compared.stops.extend(looked.stops(known, declared) if source.schema_policy == "freeze" and not is_replay else ())
+        compared.stops.extend(
+            looked.stops(known, declared)
+            if source.schema_policy == "freeze" and not is_replay
+            else ()
+        )
         for field, kind in passed if not is_replay else ():
             known.setdefault(field, set()).add(kind)
     return compared
 
 
 def _look(load: str, shapes: dict[int, Shape], known: Known, declared: set[str]) -> _Load:
-    changes = {pair: _change(*pair, known) for shape in shapes.values() for pair in shape.fields or ()}
-    unfit = {pair for pair, change in changes.items() if change == "retyped" or (change == "new" and pair[0] not in declared)}
+    changes = {
+        pair: _change(*pair, known) for shape in shapes.values() for pair in shape.fields or ()
+    }
+    unfit = {
+        pair
+        for pair, change in changes.items()
+        if change == "retyped" or (change == "new" and pair[0] not in declared)
+    }
     lacking = sorted({*known, *declared} - {name for name, _ in changes})
     missing = {name: min(known.get(name, set()) - {"null"}, default="null") for name in lacking}
     return _Load(load, shapes, changes, unfit, missing)
@@ -271,5 +334,7 @@ def in_words(field: str, kind: str, change: str, known: Iterable[str] | None = N
     """Tell a change of a field, its name as it may be shown."""
     name = json.dumps(field, ensure_ascii=False)
     if change == "retyped":
-        return f"{name} is {kind}" + (f", was {' or '.join(sorted(set(known) - {'null'}))}" if known else "")
+        return f"{name} is {kind}" + (
+            f", was {' or '.join(sorted(set(known) - {'null'}))}" if known else ""
+        )
     return f"{name} is missing" if change == "missing" else f"{name} is new ({kind})"

@@ -38,8 +38,15 @@ REPLACED = {
     "drift.beyond_usual": "thresholds now follow from the source's own history; say `false_alarms: 0.02`, the share of undisturbed loads "
     "that may warn, or `false_alarms: null` for thresholds as they are given",
 }
-EXAMPLES = {"tuple_type": "is a list, e.g. [poc, active]", "model_type": "holds keys of its own, e.g. `record_id: id`"}
-Expression = Annotated[str, Field(min_length=1), BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)]
+EXAMPLES = {
+    "tuple_type": "is a list, e.g. [poc, active]",
+    "model_type": "holds keys of its own, e.g. `record_id: id`",
+}
+Expression = Annotated[
+    str,
+    Field(min_length=1),
+    BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value),
+]
 
 
 class _Model(BaseModel):
@@ -109,12 +116,19 @@ class Drift(_Model):
     stop: Thresholds = Thresholds()
     columns: dict[str, ColumnThresholds] = {}
 
-    def thresholds(self, column: str, statistic: str, usual: float) -> tuple[float | None, float | None]:
+    def thresholds(
+        self, column: str, statistic: str, usual: float
+    ) -> tuple[float | None, float | None]:
         """Tell from which values on to warn and to stop, where loads of the source usually differ by less than `usual`."""
         own = self.columns.get(column, ColumnThresholds())
         given = ((own.warn, self.warn), (own.stop, self.stop))
-        warn, stop = (getattr(first if statistic in first.model_fields_set else second, statistic) for first, second in given)
-        return (None if warn is None else max(warn, usual)), (None if stop is None else max(stop, usual))
+        warn, stop = (
+            getattr(first if statistic in first.model_fields_set else second, statistic)
+            for first, second in given
+        )
+        return (None if warn is None else max(warn, usual)), (
+            None if stop is None else max(stop, usual)
+        )
 
 
 class Source(_Model):
@@ -131,7 +145,9 @@ class Source(_Model):
     tombstone: Expression = "false"
     positive_labels: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
-    schema_policy: SchemaPolicy = Field("evolve", alias="schema")  # pydantic's models have a `schema` of their own
+    schema_policy: SchemaPolicy = Field(
+        "evolve", alias="schema"
+    )  # pydantic's models have a `schema` of their own
     drift: Drift = Drift()
     ids: Literal["own", "shared"] | None = None
     max_quarantined_ratio: Ratio = 0.5
@@ -151,14 +167,23 @@ class Source(_Model):
     def expressions(self) -> dict[str, str]:
         """All mapped SQL expressions by the canonical name they give; `known_timestamp` only where a column gives it."""
         event = self.record.event_timestamp
-        known = {"known_timestamp": self.known.column} if isinstance(self.known, KnownColumn) else {}
-        times = {"event_timestamp": event.column if isinstance(event, EpochColumn) else event, **known}
+        known = (
+            {"known_timestamp": self.known.column} if isinstance(self.known, KnownColumn) else {}
+        )
+        times = {
+            "event_timestamp": event.column if isinstance(event, EpochColumn) else event,
+            **known,
+        }
         return {**self.record.model_dump(), **times, "is_tombstone": self.tombstone}
 
     def units(self) -> dict[str, Unit]:
         """Units of the times that are numbers since 1970, by the canonical name."""
         given = {"event_timestamp": self.record.event_timestamp, "known_timestamp": self.known}
-        return {name: time.unit for name, time in given.items() if isinstance(time, EpochColumn | KnownEpoch)}
+        return {
+            name: time.unit
+            for name, time in given.items()
+            if isinstance(time, EpochColumn | KnownEpoch)
+        }
 
     @property
     def known_in_words(self) -> str:
@@ -171,7 +196,13 @@ class Source(_Model):
 
     def fields(self) -> list[str]:
         """Columns of the source that the mapping reads, attributes aside."""
-        return sorted({column for expression in self.expressions().values() for column in column_references(expression)})
+        return sorted(
+            {
+                column
+                for expression in self.expressions().values()
+                for column in column_references(expression)
+            }
+        )
 
 
 class SourceFile(NamedTuple):
@@ -204,7 +235,9 @@ def load_source(path: Path) -> Source:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
-        message = f"{path}{place}: is not YAML ({getattr(error, 'problem', None) or 'not UTF-8 text'})"
+        message = (
+            f"{path}{place}: is not YAML ({getattr(error, 'problem', None) or 'not UTF-8 text'})"
+        )
         raise SourceError(message) from None
     if not isinstance(document, dict):
         message = f"{path}: holds no keys; a source needs name, uri, known and record"
@@ -218,7 +251,12 @@ def load_source(path: Path) -> Source:
     _check_columns(path, source)
     encoding = _check_encoding(path, source)
     uri = Path(source.uri).expanduser()
-    return source.model_copy(update={"encoding": encoding, "uri": str(uri if uri.is_absolute() else path.resolve().parent / uri)})
+    return source.model_copy(
+        update={
+            "encoding": encoding,
+            "uri": str(uri if uri.is_absolute() else path.resolve().parent / uri),
+        }
+    )
 
 
 def list_files(source: Source) -> Listing:
@@ -239,7 +277,9 @@ def list_files(source: Source) -> Listing:
         elif not path.is_file():
             continue
         elif file is None or (source.format and file.format != source.format):
-            passed_over.append(f"{path}: is not a {source.format or 'JSONL, CSV or Parquet'} file by its name, passed over")
+            passed_over.append(
+                f"{path}: is not a {source.format or 'JSONL, CSV or Parquet'} file by its name, passed over"
+            )
         else:
             files.append(file)
     if not files:
@@ -264,9 +304,15 @@ def _found(target: Path, root: Path) -> list[Path]:
     except PermissionError as error:
         message = f"{error.filename}: cannot be looked into ({error.strerror}); mend its rights, or leave it out of `uri`"
         raise SourceError(message) from None
-    shown = {path: _real(path) for path in paths if not any(part.startswith((".", "_")) for part in path.relative_to(root).parts)}
+    shown = {
+        path: _real(path)
+        for path in paths
+        if not any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
+    }
     own = {real: path for path, real in reversed(shown.items())}
-    own |= {real: path for path, real in shown.items() if real == _real(root) / path.relative_to(root)}
+    own |= {
+        real: path for path, real in shown.items() if real == _real(root) / path.relative_to(root)
+    }
     return [path for path, real in shown.items() if own[real] == path]
 
 
@@ -321,10 +367,14 @@ def _check_expressions(path: Path, source: Source) -> None:
         for name, expression in source.expressions().items():
             try:
                 columns = sorted(column_references(expression)) or ["_"]
-                connection.register("parsed", pa.schema({column: pa.string() for column in columns}).empty_table())
+                connection.register(
+                    "parsed", pa.schema({column: pa.string() for column in columns}).empty_table()
+                )
                 connection.sql(f"select try({bound(expression)})::varchar from parsed")
             except (ValueError, RecursionError, duckdb.Error) as error:
-                key = {"known_timestamp": "known.column", "is_tombstone": "tombstone"}.get(name, f"record.{name}")
+                key = {"known_timestamp": "known.column", "is_tombstone": "tombstone"}.get(
+                    name, f"record.{name}"
+                )
                 reason = str(error).splitlines()[0]
                 message = f"{path}: {key}: {expression!r} is not an SQL expression over the row ({reason}){_as_a_name(expression)}"
                 raise SourceError(message) from None
@@ -332,7 +382,11 @@ def _check_expressions(path: Path, source: Source) -> None:
 
 def _as_a_name(expression: str) -> str:
     """Say how to write what may be meant for the name of a column."""
-    return "" if set(expression) & set("()'\n") else f"; if a column has this name, write '{quoted(expression)}'"
+    return (
+        ""
+        if set(expression) & set("()'\n")
+        else f"; if a column has this name, write '{quoted(expression)}'"
+    )
 
 
 def _check_columns(path: Path, source: Source) -> None:
@@ -362,7 +416,11 @@ def _check_encoding(path: Path, source: Source) -> str:
 def _explain(error: ValidationError) -> str:
     """Turn pydantic's first complaint into the key and the mend."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"] if part not in {"KnownColumn", "literal['at_load','at_event']"})
+    key = ".".join(
+        str(part)
+        for part in first["loc"]
+        if part not in {"KnownColumn", "literal['at_load','at_event']"}
+    )
     if key == "known" or key.startswith("known."):
         return f"known: say when a row could be known: at_load, at_event or {{column: NAME}}; of a number since 1970 the unit too: {EPOCH}"
     if key.startswith("record.event_timestamp."):
@@ -372,10 +430,14 @@ def _explain(error: ValidationError) -> str:
     if key in REPLACED:
         return f"{key}: is no key any more; {REPLACED[key]}"
     if first["type"] == "extra_forbidden":
-        parts: tuple[type[_Model], ...] = (Drift, Thresholds) if key.startswith("drift.") else (Source, RecordMapping)
+        parts: tuple[type[_Model], ...] = (
+            (Drift, Thresholds) if key.startswith("drift.") else (Source, RecordMapping)
+        )
         names = [field.alias or name for part in parts for name, field in part.model_fields.items()]
         near = difflib.get_close_matches(key.rsplit(".", 1)[-1], names, n=1)
-        return f"{key}: is not a key of a source" + (f"; did you mean {near[0]!r}?" if near else f"; keys are {', '.join(names)}")
+        return f"{key}: is not a key of a source" + (
+            f"; did you mean {near[0]!r}?" if near else f"; keys are {', '.join(names)}"
+        )
     if first["type"] in EXAMPLES:
         return f"{key}: {EXAMPLES[first['type']]}"
     return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -12,7 +12,12 @@ CLOCK = r"\d{1,2}:\d{1,2}(?::\d{1,2}(?:[.,]\d+)?)?|\d\d(?:\d\d(?:\d\d(?:[.,]\d+)
 # with a region in brackets, as Java writes it, the offset decides
 ZONE = rf"(?i:Z|UTC|GMT)|{OFFSET}|(?:[Zz]|{OFFSET})\[[^\]]+\]|[A-Za-z_]+(?:/[\w+-]+)+"
 FORM = rf"^({DATE})(?:(?:[Tt]|\s+)({CLOCK})\s*({ZONE})?)?$"
-MICROSECONDS = {"seconds": "* 1000000", "milliseconds": "* 1000", "microseconds": "", "nanoseconds": "::hugeint // 1000"}
+MICROSECONDS = {
+    "seconds": "* 1000000",
+    "milliseconds": "* 1000",
+    "microseconds": "",
+    "nanoseconds": "::hugeint // 1000",
+}
 # how many digits the seconds, milliseconds, microseconds or nanoseconds since 1970 have of any instant from 1973 to 2286
 EPOCH_NUMBER = r"-?(\d{9,10}|\d{12,13}|\d{15,16}|\d{18,19})(\.\d*)?"
 CLOCKED = rf"\s*(?:{DATE})(?:[Tt]|\s+)(?:{CLOCK})\s*"

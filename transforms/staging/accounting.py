@@ -3,7 +3,12 @@
 import polars as pl
 
 from transforms.schemas.raw import RawRecord
-from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
+from transforms.schemas.staging import (
+    AccountedFile,
+    QuarantinedRecord,
+    RepeatedRecord,
+    StagedRecord,
+)
 from transforms.sql import model
 from transforms.warehouse.tables import Warehouse
 
@@ -16,7 +21,9 @@ def recount(warehouse: Warehouse) -> pl.DataFrame:
     """
     contracts = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, AccountedFile)
     with warehouse.connect() as connection:
-        for missing in (contract for contract in contracts if warehouse.table(contract.relation()) is None):
+        for missing in (
+            contract for contract in contracts if warehouse.table(contract.relation()) is None
+        ):
             warehouse.create_view(connection, missing.relation(), [], missing.arrow_schema())
         counted: pl.DataFrame = connection.sql(model("staging/recount")).pl()
     return counted

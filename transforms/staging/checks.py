@@ -63,7 +63,11 @@ def day_order(written: pl.Expr) -> pl.Expr:
     Null where there are no such numbers.
     """
     one, other = (
-        pl.coalesce(written.str.extract(pattern, group).cast(pl.Int64) for pattern in (YEAR_FIRST, DAY_FIRST)) for group in (1, 2)
+        pl.coalesce(
+            written.str.extract(pattern, group).cast(pl.Int64)
+            for pattern in (YEAR_FIRST, DAY_FIRST)
+        )
+        for group in (1, 2)
     )
     is_month = [number.is_between(1, MONTHS) for number in (one, other)]
     is_day = [number.is_between(MONTHS + 1, DAYS) for number in (one, other)]
@@ -77,18 +81,38 @@ def day_order(written: pl.Expr) -> pl.Expr:
     )
 
 
-def check_loads(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> pl.DataFrame:
+def check_loads(
+    connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse
+) -> pl.DataFrame:
     """Check the loads that were just split, see `transforms.staging.prepare.split`: rows of `LoadCheck`."""
-    loads = dict(connection.sql("select distinct load_id, loaded_timestamp from incoming").fetchall())
-    n_rows = dict(connection.sql("select load_id, count(*) from incoming group by load_id").fetchall())
-    n_accepted = dict.fromkeys(n_rows, 0) | dict(connection.sql("select load_id, count(*) from accepted group by load_id").fetchall())
+    loads = dict(
+        connection.sql("select distinct load_id, loaded_timestamp from incoming").fetchall()
+    )
+    n_rows = dict(
+        connection.sql("select load_id, count(*) from incoming group by load_id").fetchall()
+    )
+    n_accepted = dict.fromkeys(n_rows, 0) | dict(
+        connection.sql("select load_id, count(*) from accepted group by load_id").fetchall()
+    )
     found = [*_rejected(connection, source, n_rows), *_collisions(connection, source, n_accepted)]
-    found += [*_day_orders(connection), *_foreign_ids(connection, source), *_failures(connection, source, warehouse)]
-    rows = [{"source": source.name, "loaded_timestamp": loads[row["load_id"]], **row} for row in found]
+    found += [
+        *_day_orders(connection),
+        *_foreign_ids(connection, source),
+        *_failures(connection, source, warehouse),
+    ]
+    rows = [
+        {"source": source.name, "loaded_timestamp": loads[row["load_id"]], **row} for row in found
+    ]
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
-def watch_checks(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, *, is_accepted: bool) -> None:
+def watch_checks(
+    connection: duckdb.DuckDBPyConnection,
+    source: Source,
+    warehouse: Warehouse,
+    *,
+    is_accepted: bool,
+) -> None:
     """Check the loads that were just split and keep what was found; `ChecksError` if one is to be stopped, unless that is accepted."""
     checks = check_loads(connection, source, warehouse)
     store(warehouse, LoadCheck, checks)
@@ -96,7 +120,9 @@ def watch_checks(connection: duckdb.DuckDBPyConnection, source: Source, warehous
         refuse_stops(source, checks)
 
 
-def refuse_replayed(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> None:
+def refuse_replayed(
+    connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse
+) -> None:
     """Raise `ChecksError` if what passes of the rows that were just tried again is not sound; that others still fail stops nothing."""
     checks = check_loads(connection, source, warehouse).filter(pl.col("check") != "quarantined")
     refuse_stops(source, checks, "quarantine replay")
@@ -104,23 +130,40 @@ def refuse_replayed(connection: duckdb.DuckDBPyConnection, source: Source, wareh
 
 def kept_checks(warehouse: Warehouse) -> pl.DataFrame:
     """Read what was found in all loads, with `is_staged`: whether the load is in the accounts."""
-    checks = stored(warehouse.create(LoadCheck), LoadCheck) if warehouse.table(LoadCheck.relation()) else pl.LazyFrame(schema=SCHEMA)
+    checks = (
+        stored(warehouse.create(LoadCheck), LoadCheck)
+        if warehouse.table(LoadCheck.relation())
+        else pl.LazyFrame(schema=SCHEMA)
+    )
     with_accounts = warehouse.files(AccountedFile.relation())
-    accounts = scan_parquet(with_accounts).select("source", "load_id") if with_accounts else pl.LazyFrame(schema=ACCOUNTED)
+    accounts = (
+        scan_parquet(with_accounts).select("source", "load_id")
+        if with_accounts
+        else pl.LazyFrame(schema=ACCOUNTED)
+    )
     staged = accounts.unique().with_columns(is_staged=True)
-    found = checks.join(staged, on=["source", "load_id"], how="left").with_columns(pl.col("is_staged").fill_null(value=False))
+    found = checks.join(staged, on=["source", "load_id"], how="left").with_columns(
+        pl.col("is_staged").fill_null(value=False)
+    )
     return found.sort("loaded_timestamp", "load_id", "check", "column").collect()
 
 
 def waiting(warehouse: Warehouse) -> list[str]:
     """Say which loads wait because a check has stopped them, and why."""
     stopped = kept_checks(warehouse).filter(~pl.col("is_staged"), verdict="stop")
-    return [f"{row['source']}: load {row['load_id']} waits, nothing of it is staged: {finding(row)}" for row in stopped.to_dicts()]
+    return [
+        f"{row['source']}: load {row['load_id']} waits, nothing of it is staged: {finding(row)}"
+        for row in stopped.to_dicts()
+    ]
 
 
 def notices(warehouse: Warehouse, source: str, loads: set[str]) -> list[str]:
     """Say what was found in some staged loads that is worth a look, or was accepted."""
-    found = kept_checks(warehouse).filter(pl.col("source") == source, pl.col("load_id").is_in(list(loads)), pl.col("verdict") != "still")
+    found = kept_checks(warehouse).filter(
+        pl.col("source") == source,
+        pl.col("load_id").is_in(list(loads)),
+        pl.col("verdict") != "still",
+    )
     return [f"{source}: load {row['load_id']}: {finding(row)}" for row in found.to_dicts()]
 
 
@@ -136,7 +179,10 @@ def refuse_stops(source: Source, checks: pl.DataFrame, command: str = "run") -> 
         return
     load_id = str(stopping["load_id"][0])
     found = checks.filter(pl.col("verdict") != "still", load_id=load_id)
-    reasons = [finding(row) for row in found.sort(pl.col("verdict") != "stop", maintain_order=True).to_dicts()]
+    reasons = [
+        finding(row)
+        for row in found.sort(pl.col("verdict") != "stop", maintain_order=True).to_dicts()
+    ]
     message = (
         f"{source.name}: load {load_id} is stopped, nothing was staged: {'; '.join(reasons)}. Mend the source file and run again, for the "
         f"rows are loaded already; if they are as they should be, millrace {command} --source FILE --accept-load stages them"
@@ -144,29 +190,62 @@ def refuse_stops(source: Source, checks: pl.DataFrame, command: str = "run") -> 
     raise ChecksError(message, {"source": source.name, "load": load_id, "reasons": reasons})
 
 
-def _row(found: Mapping[str, Any], check: str, column: str, limits: tuple[float | None, float | None], reason: str) -> dict[str, Any]:
+def _row(
+    found: Mapping[str, Any],
+    check: str,
+    column: str,
+    limits: tuple[float | None, float | None],
+    reason: str,
+) -> dict[str, Any]:
     """Judge what a check found by the shares above which it warns and stops."""
     n_rows, n_broken, (warn, stop) = found["n_rows"], found["n_broken"], limits
     share = n_broken / max(n_rows, 1)
     is_stop = stop is not None and share > stop and n_broken >= MIN_ROWS
     is_warn = n_broken > 0 and any(limit is not None and share > limit for limit in limits)
     verdict = "stop" if is_stop else "warn" if is_warn else "still"
-    judged = {"warn": warn, "stop": stop, "verdict": verdict, "reason": reason, "place": _place(found)}
-    return {"load_id": found["load_id"], "check": check, "column": column, "n_rows": n_rows, "n_broken": n_broken, **judged}
+    judged = {
+        "warn": warn,
+        "stop": stop,
+        "verdict": verdict,
+        "reason": reason,
+        "place": _place(found),
+    }
+    return {
+        "load_id": found["load_id"],
+        "check": check,
+        "column": column,
+        "n_rows": n_rows,
+        "n_broken": n_broken,
+        **judged,
+    }
 
 
-def _rejected(connection: duckdb.DuckDBPyConnection, source: Source, n_rows: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+def _rejected(
+    connection: duckdb.DuckDBPyConnection, source: Source, n_rows: Mapping[str, int]
+) -> Iterator[dict[str, Any]]:
     """See how much of each load is rejected, and by which rules."""
     rules = connection.sql(model("checks/rejections")).pl().to_dicts()
     for load_id, n_read in n_rows.items():
         of_load = [rule for rule in rules if rule["load_id"] == load_id]
-        found = {"load_id": load_id, "n_rows": n_read, "n_broken": sum(rule["n_broken"] for rule in of_load)}
-        found |= {name: of_load[0][name] for name in ("source_uri", "row_number")} if of_load else {}
+        found = {
+            "load_id": load_id,
+            "n_rows": n_read,
+            "n_broken": sum(rule["n_broken"] for rule in of_load),
+        }
+        found |= (
+            {name: of_load[0][name] for name in ("source_uri", "row_number")} if of_load else {}
+        )
         named = ", ".join(_rule(rule) for rule in of_load[:NAMED_RULES])
         more = f" and {len(of_load) - NAMED_RULES} more rules" if len(of_load) > NAMED_RULES else ""
         reason = f"{_share(found)} are rejected (max_quarantined_ratio {source.max_quarantined_ratio:.0%})"
         reason += f": {named}{more}" if named else ""
-        yield _row(found, "quarantined", "", (source.warn_quarantined_ratio, source.max_quarantined_ratio), reason)
+        yield _row(
+            found,
+            "quarantined",
+            "",
+            (source.warn_quarantined_ratio, source.max_quarantined_ratio),
+            reason,
+        )
 
 
 def _rule(rule: Mapping[str, Any]) -> str:
@@ -175,10 +254,14 @@ def _rule(rule: Mapping[str, Any]) -> str:
     return f"{rule['column']}: {rule['rule']} ({rule['n_broken']:,} rows{mend})"
 
 
-def _collisions(connection: duckdb.DuckDBPyConnection, source: Source, n_accepted: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+def _collisions(
+    connection: duckdb.DuckDBPyConnection, source: Source, n_accepted: Mapping[str, int]
+) -> Iterator[dict[str, Any]]:
     """See how many rows of each load share their id with a stranger."""
     none = {"n_broken": 0, "n_records": 0, "source_uri": None, "row_number": None}
-    collisions = {row["load_id"]: row for row in connection.sql(model("checks/collisions")).pl().to_dicts()}
+    collisions = {
+        row["load_id"]: row for row in connection.sql(model("checks/collisions")).pl().to_dicts()
+    }
     for load_id, n_rows in n_accepted.items():
         found = {**none, **collisions.get(load_id, {}), "load_id": load_id, "n_rows": n_rows}
         where = ": map a column that is another one for every record" if found["n_broken"] else ""
@@ -194,7 +277,11 @@ def _day_orders(connection: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any
     for row in connection.sql(model("checks/day_orders")).pl().to_dicts():
         order = max(("first", "second"), key=lambda name: row[f"n_{name}"])
         n_swapped, n_passed = row[f"n_{order}"], row["n_passed"]
-        if min(n_swapped, row["n_first_days"]) < MIN_ROWS or n_swapped < MOST * row["n_dates"] or n_swapped < FEW * (n_swapped + n_passed):
+        if (
+            min(n_swapped, row["n_first_days"]) < MIN_ROWS
+            or n_swapped < MOST * row["n_dates"]
+            or n_swapped < FEW * (n_swapped + n_passed)
+        ):
             continue
         found = {"load_id": row["load_id"], "n_rows": n_swapped + n_passed, "n_broken": n_swapped}
         reason = (
@@ -216,14 +303,23 @@ def _foreign_ids(connection: duckdb.DuckDBPyConnection, source: Source) -> Itera
         yield {**_row(row, "ids", "record_id", (None, 0.0), reason), "verdict": "stop"}
 
 
-def _failures(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> Iterator[dict[str, Any]]:
+def _failures(
+    connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse
+) -> Iterator[dict[str, Any]]:
     """Say of expressions that failed on what kind of value the first one did, and what the engine said, without the value."""
-    for row in connection.sql(model("checks/rejections")).pl().filter(rule="expression_failed").to_dicts():
+    for row in (
+        connection.sql(model("checks/rejections")).pl().filter(rule="expression_failed").to_dicts()
+    ):
         reason = f"{row['column']}: the expression fails in {_share(row)}: {_explain(connection, source, warehouse, row)}"
         yield _row(row, "expression", row["column"], (0.0, None), reason)
 
 
-def _explain(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, place: Mapping[str, Any]) -> str:
+def _explain(
+    connection: duckdb.DuckDBPyConnection,
+    source: Source,
+    warehouse: Warehouse,
+    place: Mapping[str, Any],
+) -> str:
     """Run an expression again on the row where it failed, alone, so that the engine says why."""
     from transforms.staging.prepare import create_documents  # which calls this module
 
@@ -231,7 +327,8 @@ def _explain(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: W
     names = sorted(column_references(expression))
     given = {name: place[name] for name in ("load_id", "source_uri", "row_number")}
     row = connection.sql(
-        "from corrected_rows where load_id = $load_id and source_uri = $source_uri and row_number = $row_number", params=given
+        "from corrected_rows where load_id = $load_id and source_uri = $source_uri and row_number = $row_number",
+        params=given,
     )
     with duckdb.connect() as alone, sealed() as engine:
         alone.execute("set timezone = 'UTC'")
@@ -242,13 +339,20 @@ def _explain(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: W
         engine.register("documents", alone.sql("select document from documents").to_arrow_table())
         structure = candidates_parameters(source)["structure"]
         engine.execute(
-            "create table fields as select unnest(json_transform(document, $structure)) from documents", {"structure": structure}
+            "create table fields as select unnest(json_transform(document, $structure)) from documents",
+            {"structure": structure},
         )
-        values = engine.execute(f"select {', '.join(map(quoted, names))} from fields").fetchone() if names else ()
+        values = (
+            engine.execute(f"select {', '.join(map(quoted, names))} from fields").fetchone()
+            if names
+            else ()
+        )
         try:
             engine.execute(f"select {bound(expression)}::varchar from fields").fetchone()
         except (duckdb.Error, UnicodeDecodeError) as error:
-            said = without_values(error, expression, [value for value in values or () if value is not None])
+            said = without_values(
+                error, expression, [value for value in values or () if value is not None]
+            )
         else:
             said = "it does not fail on this row alone"
     kinds = [f"{name} is {kind_of(value)}" for name, value in zip(names, values or (), strict=True)]
@@ -264,7 +368,9 @@ def kind_of(value: str | None) -> str:
     return f"text of {len(value):,} characters like {shape!r}"
 
 
-def without_values(error: duckdb.Error | UnicodeDecodeError, expression: str, values: list[str]) -> str:
+def without_values(
+    error: duckdb.Error | UnicodeDecodeError, expression: str, values: list[str]
+) -> str:
     """Take out of an engine's message what may come from the row: its values, what is quoted or a number, and every word of theirs.
 
     DuckDB cuts long values off at some byte: a part of a word goes too, and a message that ends within a character is not shown.
@@ -273,11 +379,17 @@ def without_values(error: duckdb.Error | UnicodeDecodeError, expression: str, va
         return "a message that is no text"
     kind, _, said = str(error).partition(": ")
     lines = said.splitlines()
-    detail = next((line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")), "")
+    detail = next(
+        (line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")), ""
+    )
     said = lines[0] if lines else ""
     for value in sorted(values, key=len, reverse=True):
         said = said.replace(value, "...") if value else said
-    said = re.sub(r"\"[^\"]*\"|'[^']*'", lambda quoted: quoted[0] if quoted[0][1:-1] and quoted[0][1:-1] in expression else "...", said)
+    said = re.sub(
+        r"\"[^\"]*\"|'[^']*'",
+        lambda quoted: quoted[0] if quoted[0][1:-1] and quoted[0][1:-1] in expression else "...",
+        said,
+    )
     words = {word.lower() for value in values for word in re.findall(r"\w+", value)}
     of_words = "\n".join(words)
     known = {word.lower() for word in re.findall(r"\w+", expression)}
@@ -288,7 +400,10 @@ def without_values(error: duckdb.Error | UnicodeDecodeError, expression: str, va
         is_of_row = is_part or lower in words or any(char.isdigit() for char in lower)
         return "..." if is_of_row and word[0].lower() not in known else word[0]
 
-    said, detail = re.sub(r"\w+", kept, said), re.sub(r"\w+", lambda word: "..." if word[0].lower() in words else word[0], detail)
+    said, detail = (
+        re.sub(r"\w+", kept, said),
+        re.sub(r"\w+", lambda word: "..." if word[0].lower() in words else word[0], detail),
+    )
     return f"{kind}: {said}" + (f" ({detail})" if detail else "")
 
 
@@ -297,4 +412,8 @@ def _share(found: Mapping[str, Any]) -> str:
 
 
 def _place(found: Mapping[str, Any]) -> str:
-    return f"row {found['row_number']:,} of {found['source_uri'].rsplit('/', 1)[-1]}" if found.get("source_uri") else ""
+    return (
+        f"row {found['row_number']:,} of {found['source_uri'].rsplit('/', 1)[-1]}"
+        if found.get("source_uri")
+        else ""
+    )

@@ -56,10 +56,15 @@ def export(warehouse: Warehouse, path: Path, rule: str | None, *, is_revealed: b
     """Write rejected rows as CSV (UTF-8 with its mark, as spreadsheets want it), one a row; how many."""
     n_rows = 0
     try:
-        with warehouse.connect() as connection, path.open("w", encoding="utf-8-sig", newline="") as file:
+        with (
+            warehouse.connect() as connection,
+            path.open("w", encoding="utf-8-sig", newline="") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(EXPORTED)
-            rows = connection.sql(model("staging/quarantine_rows"), params={"rule": rule, "n_rows": None})
+            rows = connection.sql(
+                model("staging/quarantine_rows"), params={"rule": rule, "n_rows": None}
+            )
             for batch in rows.to_arrow_reader(warehouse.settings.batch_rows):
                 writer.writerows(_exported(pl.DataFrame(batch), is_revealed=is_revealed))
                 n_rows += batch.num_rows
@@ -72,12 +77,20 @@ def export(warehouse: Warehouse, path: Path, rule: str | None, *, is_revealed: b
 def _exported(rows: pl.DataFrame, *, is_revealed: bool) -> list[list[str]]:
     payloads: list[bytes] = rows["payload"].to_list()
     texts = [visible(text, but_space=True) for text in readable(payloads, is_revealed=is_revealed)]
-    added = {"payload": texts, "payload_digest": list(map(_digest, payloads)), "correction": [""] * rows.height}
-    told = rows.with_columns(**{name: pl.Series(values, dtype=pl.String) for name, values in added.items()})
+    added = {
+        "payload": texts,
+        "payload_digest": list(map(_digest, payloads)),
+        "correction": [""] * rows.height,
+    }
+    told = rows.with_columns(
+        **{name: pl.Series(values, dtype=pl.String) for name, values in added.items()}
+    )
     return [[guarded(str(value)) for value in row] for row in told.select(EXPORTED).rows()]
 
 
-def import_corrections(path: Path, source: Source, warehouse: Warehouse, *, is_dry: bool) -> Imported:
+def import_corrections(
+    path: Path, source: Source, warehouse: Warehouse, *, is_dry: bool
+) -> Imported:
     """Take the corrections of a source's rejected rows from a CSV file as `export` writes it; rows without one are passed over.
 
     All or none: `CorrectionError` names the first row that cannot be taken. What stands already is not taken again.
@@ -88,10 +101,16 @@ def import_corrections(path: Path, source: Source, warehouse: Warehouse, *, is_d
             if warehouse.table(contract.relation()) is None:
                 warehouse.create_view(connection, contract.relation(), [], contract.arrow_schema())
         connection.register("asked", asked.to_arrow())
-        waiting: pl.DataFrame = connection.sql(model("staging/asked_rows"), params={"source": source.name}).pl()
+        waiting: pl.DataFrame = connection.sql(
+            model("staging/asked_rows"), params={"source": source.name}
+        ).pl()
         _refuse_strangers(path, source, waiting)
         new = waiting.filter(pl.col("payload") != pl.col("in_effect"))
-        broken = _judge(connection, source, warehouse, new, scratch / "accepted.arrow") if new.height else []
+        broken = (
+            _judge(connection, source, warehouse, new, scratch / "accepted.arrow")
+            if new.height
+            else []
+        )
     if new.height and not is_dry:
         warehouse.publish(Correction, _batches(new), {})
     return Imported(asked.height, new.height, broken)
@@ -111,11 +130,13 @@ def _read(path: Path, source: Source, max_record_bytes: int) -> pl.DataFrame:
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=head.count))
     lacking = [name for name in NEEDED if name not in (rows.fieldnames or ())]
     if lacking:
-        message = (
-            f"{path}: has no column {lacking[0]!r}; take a file that millrace quarantine export wrote, and fill its column 'correction'"
-        )
+        message = f"{path}: has no column {lacking[0]!r}; take a file that millrace quarantine export wrote, and fill its column 'correction'"
         raise CorrectionError(message)
-    asked = [_asked(path, number, row, source, max_record_bytes) for number, row in enumerate(rows, start=2) if row["correction"]]
+    asked = [
+        _asked(path, number, row, source, max_record_bytes)
+        for number, row in enumerate(rows, start=2)
+        if row["correction"]
+    ]
     frame = pl.DataFrame(asked, schema=ASKED, orient="row")
     twice = frame.filter(~pl.struct(PLACE).is_first_distinct())
     if twice.height:
@@ -124,7 +145,9 @@ def _read(path: Path, source: Source, max_record_bytes: int) -> pl.DataFrame:
     return frame
 
 
-def _asked(path: Path, number: int, row: dict[str, str], source: Source, max_record_bytes: int) -> tuple[Any, ...]:
+def _asked(
+    path: Path, number: int, row: dict[str, str], source: Source, max_record_bytes: int
+) -> tuple[Any, ...]:
     load_id, uri, row_number, digest, correction = (unguarded(row[name] or "") for name in NEEDED)
     try:
         payload = correction.encode(source.payload_encoding)
@@ -142,7 +165,9 @@ def _asked(path: Path, number: int, row: dict[str, str], source: Source, max_rec
 
 def _refuse_strangers(path: Path, source: Source, waiting: pl.DataFrame) -> None:
     """Refuse what is not in quarantine any more, is not what was exported, or would put a mask's placeholders into the data."""
-    for row, digest, payload, original in waiting.select("row", "payload_digest", "payload", "original").sort("row").rows():
+    for row, digest, payload, original in (
+        waiting.select("row", "payload_digest", "payload", "original").sort("row").rows()
+    ):
         if original is None:
             message = f"{path}, row {row}: no such row of {source.name} waits in quarantine; export again and correct what is there"
             raise CorrectionError(message)
@@ -150,27 +175,50 @@ def _refuse_strangers(path: Path, source: Source, waiting: pl.DataFrame) -> None
             message = f"{path}, row {row}: payload_digest is not that of the row in quarantine; export again and correct that"
             raise CorrectionError(message)
         (masked,) = readable([original], is_revealed=False)
-        placeholders = set(PLACEHOLDER.findall(masked)) - set(PLACEHOLDER.findall(original.decode("utf-8", "replace")))
+        placeholders = set(PLACEHOLDER.findall(masked)) - set(
+            PLACEHOLDER.findall(original.decode("utf-8", "replace"))
+        )
         if placeholders & set(PLACEHOLDER.findall(payload.decode(source.payload_encoding))):
             message = f"{path}, row {row}: its correction holds the mask {min(placeholders)}; export with --reveal, or write what was there"
             raise CorrectionError(message)
 
 
-def _judge(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, new: pl.DataFrame, buffer: Path) -> list[Broken]:
+def _judge(
+    connection: duckdb.DuckDBPyConnection,
+    source: Source,
+    warehouse: Warehouse,
+    new: pl.DataFrame,
+    buffer: Path,
+) -> list[Broken]:
     """Hold the corrected rows against the mapping and the rules as a replay will."""
     place = ", ".join(PLACE)
     connection.register("new_rows", new.to_arrow())
-    connection.execute(f"create table corrected as select row, {place}, payload, now() as corrected_timestamp from new_rows")
-    connection.execute("create or replace view quarantine.corrections as select * exclude (row) from corrected")
-    connection.execute(f"create view incoming as select records.* from quarantine.records semi join corrected using ({place})")
+    connection.execute(
+        f"create table corrected as select row, {place}, payload, now() as corrected_timestamp from new_rows"
+    )
+    connection.execute(
+        "create or replace view quarantine.corrections as select * exclude (row) from corrected"
+    )
+    connection.execute(
+        f"create view incoming as select records.* from quarantine.records semi join corrected using ({place})"
+    )
     split(connection, source, warehouse, buffer, is_replay=True)
-    found = connection.sql(f'select row, "column", rule from rejected join corrected using ({place}) order by row').fetchall()
+    found = connection.sql(
+        f'select row, "column", rule from rejected join corrected using ({place}) order by row'
+    ).fetchall()
     return [Broken(*item) for item in found]
 
 
 def _batches(new: pl.DataFrame) -> list[pa.RecordBatch]:
-    told = new.with_columns(original_digest="payload_digest", corrected_timestamp=pl.lit(datetime.now(UTC)))
-    batches: list[pa.RecordBatch] = told.select(Correction.arrow_schema().names).to_arrow().cast(Correction.arrow_schema()).to_batches()
+    told = new.with_columns(
+        original_digest="payload_digest", corrected_timestamp=pl.lit(datetime.now(UTC))
+    )
+    batches: list[pa.RecordBatch] = (
+        told.select(Correction.arrow_schema().names)
+        .to_arrow()
+        .cast(Correction.arrow_schema())
+        .to_batches()
+    )
     return batches
 
 

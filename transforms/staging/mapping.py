@@ -77,12 +77,18 @@ from judged
 def candidates_parameters(source: Source) -> dict[str, Any]:
     """The values of the parameters in `candidates_sql`: all of the source's that is not an expression."""
     columns = {f"path_{name}": _path(column) for name, column in _mapped_columns(source).items()}
-    attributes = {f"attribute_{position}": name for position, name in enumerate(source.attributes, start=1)}
+    attributes = {
+        f"attribute_{position}": name for position, name in enumerate(source.attributes, start=1)
+    }
     return {
         # the fields to take out of a document, all as text, as `json_transform` wants it
         "structure": json.dumps(dict.fromkeys(source.fields() or ["_"], "VARCHAR")),
         "positive_labels": list(source.positive_labels),
-        **({"attribute_paths": [_path(name) for name in source.attributes]} if source.attributes else {}),
+        **(
+            {"attribute_paths": [_path(name) for name in source.attributes]}
+            if source.attributes
+            else {}
+        ),
         **attributes,
         **columns,
     }
@@ -97,8 +103,14 @@ def candidates_sql(source: Source) -> str:
     mapped = {name: _guarded(name, expression) for name, expression in expressions.items()}
     own = f"'{source.name}:' || nullif(record_id_, '')" if source.ids == "own" else "record_id_"
     known = {"at_load": "origin__.loaded_timestamp", "at_event": "event_timestamp"}
-    known_timestamp = _time("known_timestamp", source) if isinstance(source.known, KnownColumn) else known[source.known]
-    origin = quoted(unlike(source.fields()))  # beside the source's own columns, whatever their names
+    known_timestamp = (
+        _time("known_timestamp", source)
+        if isinstance(source.known, KnownColumn)
+        else known[source.known]
+    )
+    origin = quoted(
+        unlike(source.fields())
+    )  # beside the source's own columns, whatever their names
     return f"""
 with marked as (
     select
@@ -156,17 +168,27 @@ judged as (
 
 def _unmarked(source: Source, origin: str) -> str:
     columns = [quoted(column) for column in source.fields()]
-    replaced = ", ".join(f"{unmarked_sql(column, f'{origin}.mark')} as {column}" for column in columns)
-    return f"select * replace ({replaced}) from transformed" if columns else "select * from transformed"
+    replaced = ", ".join(
+        f"{unmarked_sql(column, f'{origin}.mark')} as {column}" for column in columns
+    )
+    return (
+        f"select * replace ({replaced}) from transformed"
+        if columns
+        else "select * from transformed"
+    )
 
 
-def decode_rows(batches: Iterable[pa.RecordBatch], source: Source, max_record_bytes: int) -> Iterator[pa.RecordBatch]:
+def decode_rows(
+    batches: Iterable[pa.RecordBatch], source: Source, max_record_bytes: int
+) -> Iterator[pa.RecordBatch]:
     """Read raw rows in Python where DuckDB cannot: CSV records, and text that is not UTF-8. Shaped as `DECODED`."""
     for batch in batches:
         headers: dict[str, list[str]] = {}
         read = [
             _decode_row(payload, header, headers, source, max_record_bytes)
-            for payload, header in zip(batch.column("payload").to_pylist(), batch.column("header").to_pylist(), strict=True)
+            for payload, header in zip(
+                batch.column("payload").to_pylist(), batch.column("header").to_pylist(), strict=True
+            )
         ]
         columns = {name: batch.column(name) for name in DECODED.names if name in batch.schema.names}
         columns["document"] = pa.array([document for document, _ in read], pa.string())
@@ -175,7 +197,11 @@ def decode_rows(batches: Iterable[pa.RecordBatch], source: Source, max_record_by
 
 
 def _decode_row(
-    payload: bytes, header: str | None, headers: dict[str, list[str]], source: Source, max_record_bytes: int
+    payload: bytes,
+    header: str | None,
+    headers: dict[str, list[str]],
+    source: Source,
+    max_record_bytes: int,
 ) -> tuple[str | None, str | None]:
     """One row as text, a CSV record as a JSON object; or the rule it breaks."""
     if len(payload) > max_record_bytes:
@@ -183,7 +209,10 @@ def _decode_row(
     try:
         text = payload.removeprefix(BYTE_ORDER_MARK).decode(source.payload_encoding)
     except UnicodeDecodeError:
-        return None, "not_utf8" if source.payload_encoding == "utf-8" else "not_in_the_source_encoding"
+        return (
+            None,
+            "not_utf8" if source.payload_encoding == "utf-8" else "not_in_the_source_encoding",
+        )
     if header is None or not text.strip():
         return text, None
     names = headers.get(header) or headers.setdefault(header, parse_csv(header, source.delimiter))
@@ -193,12 +222,18 @@ def _decode_row(
         return None, "not_csv"
     if len(values) != len(names):
         return None, "too_many_columns" if len(values) > len(names) else "too_few_columns"
-    return json.dumps({name: value or None for name, value in zip(names, values, strict=True)}, ensure_ascii=False), None
+    return json.dumps(
+        {name: value or None for name, value in zip(names, values, strict=True)}, ensure_ascii=False
+    ), None
 
 
 def _mapped_columns(source: Source) -> dict[str, str]:
     """The canonical fields that are nothing but a column of the source, with its name."""
-    columns = {name: column_name(expression) for name, expression in source.record.model_dump().items() if name != "event_timestamp"}
+    columns = {
+        name: column_name(expression)
+        for name, expression in source.record.model_dump().items()
+        if name != "event_timestamp"
+    }
     return {name: column for name, column in columns.items() if column is not None}
 
 
@@ -213,7 +248,11 @@ def _guarded(name: str, expression: str) -> str:
 
 def _may_fail(expressions: dict[str, str]) -> dict[str, str]:
     """Name the values of expressions that fail or find none, by their canonical name."""
-    return {name: MAY_FAIL[name] for name, expression in expressions.items() if name in MAY_FAIL and column_name(expression) is None}
+    return {
+        name: MAY_FAIL[name]
+        for name, expression in expressions.items()
+        if name in MAY_FAIL and column_name(expression) is None
+    }
 
 
 def _found(expressions: dict[str, str]) -> str:
@@ -225,14 +264,23 @@ def _found(expressions: dict[str, str]) -> str:
 def _failed(expressions: dict[str, str]) -> str:
     """Compose the name of the first column whose expression failed."""
     needed = {"text_": " and not is_tombstone_"}
-    cases = " ".join(f"when {value} is null{needed.get(value, '')} then '{name}'" for name, value in _may_fail(expressions).items())
+    cases = " ".join(
+        f"when {value} is null{needed.get(value, '')} then '{name}'"
+        for name, value in _may_fail(expressions).items()
+    )
     return f"case when origin__.rejection is not null then null {cases} end"
 
 
 def _raw(expression: str) -> str:
     """Compose what an expression reads, as text."""
     columns = [quoted(column) for column in sorted(column_references(expression))]
-    return f"concat_ws(' ', {', '.join(columns)})" if len(columns) > 1 else f"{columns[0]}::varchar" if columns else "null::varchar"
+    return (
+        f"concat_ws(' ', {', '.join(columns)})"
+        if len(columns) > 1
+        else f"{columns[0]}::varchar"
+        if columns
+        else "null::varchar"
+    )
 
 
 def _time(name: str, source: Source) -> str:
@@ -249,7 +297,10 @@ def _path(field: str) -> str:
 def _attributes(source: Source) -> str:
     if not source.attributes:
         return "null::varchar"
-    pairs = ", ".join(f"$attribute_{position}, values_[{position}]" for position, _ in enumerate(source.attributes, start=1))
+    pairs = ", ".join(
+        f"$attribute_{position}, values_[{position}]"
+        for position, _ in enumerate(source.attributes, start=1)
+    )
     attributes = f"list_transform([json_extract(origin__.exact, $attribute_paths)], lambda values_: json_object({pairs})::varchar)[1]"
     return unmarked_sql(attributes, "origin__.mark")
 
@@ -265,9 +316,12 @@ def _rejection(source: Source) -> str:
         for name in _mapped_columns(source)
     )
     ids = "\n        ".join(
-        f"when regexp_matches({name}_, '{EXPONENT_FORM}') then {_reason(name, f'{name}_', CUT)}" for name in ("record_id", "author_id")
+        f"when regexp_matches({name}_, '{EXPONENT_FORM}') then {_reason(name, f'{name}_', CUT)}"
+        for name in ("record_id", "author_id")
     )
-    times = "\n        ".join(_time_rejections(name, source) for name in ("event_timestamp", "known_timestamp"))
+    times = "\n        ".join(
+        _time_rejections(name, source) for name in ("event_timestamp", "known_timestamp")
+    )
     return f"""case
         when origin__.rejection is not null then {_reason("payload", "origin__.document", "origin__.rejection")}
         {nested}
@@ -281,7 +335,11 @@ def _rejection(source: Source) -> str:
 def _time_rejections(name: str, source: Source) -> str:
     """Compose the reasons against a time: one that cannot have the unit which was said, or none."""
     text, unit = MAY_FAIL[name], source.units().get(name)
-    is_of_other_unit = f"{name} > '1970-01-01'::timestamptz and {name} < '1973-01-01'::timestamptz" if unit else "false"
+    is_of_other_unit = (
+        f"{name} > '1970-01-01'::timestamptz and {name} < '1973-01-01'::timestamptz"
+        if unit
+        else "false"
+    )
     rule = "'not_a_time'" if unit else time_rule_sql(text)
     return f"""when {is_of_other_unit} then {_reason(name, text, "'not_in_unit'")}
         when {name} is null and {text} is not null then {_reason(name, text, rule)}"""

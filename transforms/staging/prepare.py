@@ -17,7 +17,13 @@ from transforms.schemas.base import Contract, digest_of
 from transforms.schemas.fields import SourceField
 from transforms.schemas.profiles import ColumnProfile, DriftStatistic, LoadCheck
 from transforms.schemas.raw import RawRecord
-from transforms.schemas.staging import AccountedFile, Correction, QuarantinedRecord, RepeatedRecord, StagedRecord
+from transforms.schemas.staging import (
+    AccountedFile,
+    Correction,
+    QuarantinedRecord,
+    RepeatedRecord,
+    StagedRecord,
+)
 from transforms.sources.schema_changes import Compared, Held, Shapes, compare, expect, known_fields
 from transforms.sources.source import Source
 from transforms.sql import model
@@ -32,7 +38,13 @@ from transforms.warehouse.tables import Warehouse
 MAX_STOPS = 8
 OF_LOADS = ("raw.", "staging.", "quarantine.", "accounting.", "profiles.")
 # keys of a source that decide nothing about how a row is staged
-UNMAPPED = {"uri", "drift", "max_quarantined_ratio", "warn_quarantined_ratio", "max_collision_ratio"}
+UNMAPPED = {
+    "uri",
+    "drift",
+    "max_quarantined_ratio",
+    "warn_quarantined_ratio",
+    "max_collision_ratio",
+}
 MEND = "name a new field in `record` or `attributes`, say `schema: evolve`, or take it all as it is, once: millrace run --accept-schema"
 REJECTED = pa.schema(
     {
@@ -62,7 +74,9 @@ ACCEPTED = pa.schema(
 )
 KEYED = [name for name in ACCEPTED.names if not name.endswith("_hash")]
 # who wrote what, for the checks: of a tombstone nobody
-HASHES = "case when not is_tombstone then hash(author_id) end as author_hash, hash(text) as text_hash"
+HASHES = (
+    "case when not is_tombstone then hash(author_id) end as author_hash, hash(text) as text_hash"
+)
 
 WRITTEN: tuple[type[Contract], ...] = (
     *(RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord),
@@ -88,7 +102,12 @@ class Accepted(NamedTuple):
 
 
 def prepare(
-    source: Source, warehouse: Warehouse, *, accept_schema: bool = False, accept_drift: bool = False, accept_load: bool = False
+    source: Source,
+    warehouse: Warehouse,
+    *,
+    accept_schema: bool = False,
+    accept_drift: bool = False,
+    accept_load: bool = False,
 ) -> Account:
     """Stage all raw rows of a source that arrived since the last time; a killed run or replay is finished first.
 
@@ -96,7 +115,9 @@ def prepare(
     before anything but the profiles is committed, `SchemaChangedError` if the source is frozen and fields changed, `ChecksError` if
     a load as a whole is not sound, `DriftError` if it differs too much from those before it.
     """
-    from transforms.staging.quarantine import finish_replay  # which stages by the functions of this module
+    from transforms.staging.quarantine import (
+        finish_replay,
+    )  # which stages by the functions of this module
 
     for contract in WRITTEN:
         warehouse.create(contract)
@@ -115,21 +136,29 @@ def prepare(
 
 def finish_prepare(source: Source, warehouse: Warehouse) -> Account:
     """Finish a killed run at its own version of raw, for some of it is committed; else do nothing."""
-    begun = preparing(source.name).unfinished(warehouse, QuarantinedRecord.relation(), StagedRecord.relation())
+    begun = preparing(source.name).unfinished(
+        warehouse, QuarantinedRecord.relation(), StagedRecord.relation()
+    )
     if begun is None:
         return Account()
-    refuse_other_mapping(warehouse, preparing(source.name), QuarantinedRecord.relation(), begun, source)
+    refuse_other_mapping(
+        warehouse, preparing(source.name), QuarantinedRecord.relation(), begun, source
+    )
     # what was begun was accepted, or let pass
     return _prepare_until(begun, source, warehouse, Accepted(schema=True, drift=True, load=True))
 
 
-def _prepare_until(version: int, source: Source, warehouse: Warehouse, accepted: Accepted) -> Account:
+def _prepare_until(
+    version: int, source: Source, warehouse: Warehouse, accepted: Accepted
+) -> Account:
     """Stage what arrived up to a version of raw."""
     consumed = preparing(source.name).consumed(warehouse, StagedRecord.relation())
     with warehouse.scratch() as scratch, warehouse.connect(of=OF_LOADS) as connection:
         warehouse.create_arrivals(connection, RawRecord, consumed, version)
         connection.execute("set variable source = $name", {"name": source.name})
-        connection.execute("create view incoming as select * from inserted where source = getvariable('source')")
+        connection.execute(
+            "create view incoming as select * from inserted where source = getvariable('source')"
+        )
         buffer = scratch / "accepted.arrow"
         compared = split(connection, source, warehouse, buffer)
         if not accepted.schema:
@@ -146,10 +175,14 @@ def _prepare_until(version: int, source: Source, warehouse: Warehouse, accepted:
 
 def mapping_digest(source: Source) -> str:
     """Digest what decides how a row is staged; `ids: shared` stages as a source file that does not say `ids`."""
-    return digest_of(source.model_dump_json(exclude=UNMAPPED | (set() if source.ids == "own" else {"ids"})))
+    return digest_of(
+        source.model_dump_json(exclude=UNMAPPED | (set() if source.ids == "own" else {"ids"}))
+    )
 
 
-def refuse_other_mapping(warehouse: Warehouse, consumer: Consumer, relation: str, begun: int, source: Source) -> None:
+def refuse_other_mapping(
+    warehouse: Warehouse, consumer: Consumer, relation: str, begun: int, source: Source
+) -> None:
     """Raise `SourceError` if what was begun, and is to be finished, was not begun with the source's mapping as it is now."""
     if not consumer.is_on_basis(warehouse, relation, begun, mapping_digest(source)):
         message = (
@@ -167,7 +200,10 @@ def is_prepared(source: Source, warehouse: Warehouse) -> bool:
 
 def n_unstaged(source: Source, warehouse: Warehouse) -> int:
     """Count the raw rows, of any source, that `prepare` would look at for this one."""
-    return warehouse.n_rows(RawRecord.relation(), since=preparing(source.name).consumed(warehouse, StagedRecord.relation()))
+    return warehouse.n_rows(
+        RawRecord.relation(),
+        since=preparing(source.name).consumed(warehouse, StagedRecord.relation()),
+    )
 
 
 def refuse_stops(source: Source, compared: Compared) -> None:
@@ -176,12 +212,23 @@ def refuse_stops(source: Source, compared: Compared) -> None:
         return
     n_more = len(compared.stops) - MAX_STOPS
     changes = [*compared.stops[:MAX_STOPS], *([f"and {n_more:,} more"] if n_more > 0 else [])]
-    message = "\n  ".join([f"{source.name}: fields have changed under `schema: freeze`, so nothing new was staged:", *changes, MEND])
+    message = "\n  ".join(
+        [
+            f"{source.name}: fields have changed under `schema: freeze`, so nothing new was staged:",
+            *changes,
+            MEND,
+        ]
+    )
     raise SchemaChangedError(message)
 
 
 def split(
-    connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, buffer: Path, *, is_replay: bool = False
+    connection: duckdb.DuckDBPyConnection,
+    source: Source,
+    warehouse: Warehouse,
+    buffer: Path,
+    *,
+    is_replay: bool = False,
 ) -> Compared:
     """Split the view `incoming`: good rows to `buffer`, their keys to table `accepted`, the others to table `rejected`.
 
@@ -210,7 +257,11 @@ def split(
             accepted = batch.filter(pa.array(good)).select(StagedRecord.arrow_schema().names)
             stream.write_batch(accepted.cast(StagedRecord.arrow_schema()))
             ids = np.arange(n_accepted, n_accepted + accepted.num_rows)
-            keyed = pa.table(accepted).append_column("accepted_id", pa.array(ids)).append_column("shape_id", pa.array(shape_ids[good]))
+            keyed = (
+                pa.table(accepted)
+                .append_column("accepted_id", pa.array(ids))
+                .append_column("shape_id", pa.array(shape_ids[good]))
+            )
             _insert(writer, "accepted", keyed, f"{', '.join(KEYED)}, {HASHES}")
             _insert(writer, "rejected", rejected.select(REJECTED.names).to_arrow())
             n_accepted += accepted.num_rows
@@ -222,17 +273,25 @@ def split(
 
 
 @contextmanager
-def _candidates(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> Iterator[pa.RecordBatchReader]:
+def _candidates(
+    connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse
+) -> Iterator[pa.RecordBatchReader]:
     """Stream `documents` through the source's expressions, on a connection that sees nothing else."""
     settings = warehouse.settings
     with sealed(settings.memory_limit) as mapping:
-        mapping.register("documents", connection.sql("from documents").to_arrow_reader(settings.batch_rows))
-        yield mapping.sql(candidates_sql(source), params=candidates_parameters(source)).to_arrow_reader(settings.batch_rows)
+        mapping.register(
+            "documents", connection.sql("from documents").to_arrow_reader(settings.batch_rows)
+        )
+        yield mapping.sql(
+            candidates_sql(source), params=candidates_parameters(source)
+        ).to_arrow_reader(settings.batch_rows)
 
 
 def loads_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """Name the loads of the incoming rows."""
-    return [load for (load,) in connection.execute("select distinct load_id from incoming").fetchall()]
+    return [
+        load for (load,) in connection.execute("select distinct load_id from incoming").fetchall()
+    ]
 
 
 def _hold_back(connection: duckdb.DuckDBPyConnection, held: list[Held]) -> None:
@@ -249,9 +308,17 @@ def redact_texts(candidates: pa.RecordBatch, source: Source) -> pa.RecordBatch:
     """Add `text_redacted`; where the source says `text: redact`, that is the text too, and no other is staged."""
     texts = pl.LazyFrame({"text": pl.Series(candidates.column("text"), dtype=pl.String)})
     # the streaming engine takes all cores
-    redacted = texts.select(redact(pl.col("text"))).collect(engine="streaming").to_series().to_arrow().cast(pa.string())
+    redacted = (
+        texts.select(redact(pl.col("text")))
+        .collect(engine="streaming")
+        .to_series()
+        .to_arrow()
+        .cast(pa.string())
+    )
     if source.text == "redact":
-        candidates = candidates.set_column(candidates.schema.get_field_index("text"), "text", redacted)
+        candidates = candidates.set_column(
+            candidates.schema.get_field_index("text"), "text", redacted
+        )
     return candidates.append_column("text_redacted", redacted)
 
 
@@ -265,8 +332,18 @@ def judge(candidates: pl.DataFrame) -> pl.DataFrame:
     read = candidates.filter(is_read)
     failures = StagedRecord.failures(read.select(StagedRecord.arrow_schema().names))
     failing = read[failures["row"].to_list()].with_columns(failures["column", "rule"])
-    values: list[pl.Expr] = [pl.when(pl.col("column") == name).then(pl.col(name).cast(pl.String)) for name in failures["column"].unique()]
-    failed = failing.select("row", *PLACE, *raw, "column", "rule", value=pl.coalesce(values or [pl.lit(None, pl.String)]))
+    values: list[pl.Expr] = [
+        pl.when(pl.col("column") == name).then(pl.col(name).cast(pl.String))
+        for name in failures["column"].unique()
+    ]
+    failed = failing.select(
+        "row",
+        *PLACE,
+        *raw,
+        "column",
+        "rule",
+        value=pl.coalesce(values or [pl.lit(None, pl.String)]),
+    )
     # the value is the source's text and must not travel further
     digest = pl.col("value").map_elements(digest_of, return_dtype=pl.String, skip_nulls=True)
     is_time = pl.col("rule").is_in(["not_a_time", "not_nullable", "expression_failed"])
@@ -280,7 +357,9 @@ def judge(candidates: pl.DataFrame) -> pl.DataFrame:
 
 def account(connection: duckdb.DuckDBPyConnection, source: Source) -> pl.DataFrame:
     """Count what became of the incoming rows, a row a file; `GateError`, before anything is committed, if the counts do not add up."""
-    accounts: pl.DataFrame = connection.sql(model("staging/accounting"), params={"source": source.name}).pl()
+    accounts: pl.DataFrame = connection.sql(
+        model("staging/accounting"), params={"source": source.name}
+    ).pl()
     return AccountedFile.gate(accounts)
 
 
@@ -289,33 +368,50 @@ def total(accounts: pl.DataFrame) -> Account:
     return Account(*(int(accounts[f"n_{name}"].sum()) for name in Account._fields))
 
 
-def create_documents(connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse) -> None:
+def create_documents(
+    connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse
+) -> None:
     """Make `documents` of `incoming`: decoded in SQL if it is UTF-8 JSON, in Python where a row is CSV or in another encoding."""
     limit = warehouse.settings.max_record_bytes
     connection.execute(f"create view corrected_rows as {_corrected_rows(connection)}")
     has_header = connection.execute("select count(header) from incoming").fetchall()
     if source.payload_encoding == "utf-8" and has_header == [(0,)]:
         connection.execute("set variable max_record_bytes = $limit", {"limit": limit})
-        sql = model("staging/decoded").replace("$max_record_bytes", "getvariable('max_record_bytes')")
+        sql = model("staging/decoded").replace(
+            "$max_record_bytes", "getvariable('max_record_bytes')"
+        )
         connection.execute(f"create view decoded as {sql}")
     else:
-        cursor = connection.cursor()  # reads while `connection` runs the query over what is read; has variables of its own
+        cursor = (
+            connection.cursor()
+        )  # reads while `connection` runs the query over what is read; has variables of its own
         cursor.execute("set variable source = $name", {"name": source.name})
-        raw = cursor.sql("select * from corrected_rows").to_arrow_reader(warehouse.settings.batch_rows)
-        connection.register("decoded", pa.RecordBatchReader.from_batches(DECODED, decode_rows(raw, source, limit)))
+        raw = cursor.sql("select * from corrected_rows").to_arrow_reader(
+            warehouse.settings.batch_rows
+        )
+        connection.register(
+            "decoded", pa.RecordBatchReader.from_batches(DECODED, decode_rows(raw, source, limit))
+        )
     connection.execute(f"create view documents as {model('staging/documents')}")
 
 
 def _corrected_rows(connection: duckdb.DuckDBPyConnection) -> str:
     """Compose the query for what is to be read of `incoming`: a join only where anything was corrected."""
     there = "select 1 from information_schema.tables where table_schema = 'quarantine' and table_name = 'corrections'"
-    is_corrected = connection.sql(there).fetchall() and connection.sql("select 1 from quarantine.corrections limit 1").fetchall()
+    is_corrected = (
+        connection.sql(there).fetchall()
+        and connection.sql("select 1 from quarantine.corrections limit 1").fetchall()
+    )
     return model("staging/corrected_rows") if is_corrected else "select * from incoming"
 
 
-def quarantined(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterator[pa.RecordBatch]:
+def quarantined(
+    connection: duckdb.DuckDBPyConnection, warehouse: Warehouse
+) -> Iterator[pa.RecordBatch]:
     """Stream the rejected rows, whole, with the rule each breaks."""
-    rows = connection.sql(model("staging/quarantine"), params={"schema_version": StagedRecord.version()})
+    rows = connection.sql(
+        model("staging/quarantine"), params={"schema_version": StagedRecord.version()}
+    )
     return iter(rows.to_arrow_reader(warehouse.settings.batch_rows))
 
 
@@ -325,7 +421,9 @@ def _create_table(connection: duckdb.DuckDBPyConnection, name: str, schema: pa.S
     connection.unregister("shape")
 
 
-def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, columns: str = "*") -> None:
+def _insert(
+    connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, columns: str = "*"
+) -> None:
     if rows.num_rows:
         connection.register("batch", rows)
         connection.execute(f"insert into {table} by name select {columns} from batch")

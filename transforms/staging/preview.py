@@ -18,7 +18,15 @@ from transforms.schemas.fields import SourceField
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import StagedRecord
 from transforms.sources.reading import read_payloads
-from transforms.sources.schema_changes import UNFIT, Compared, Shapes, compare, expect, in_words, known_fields
+from transforms.sources.schema_changes import (
+    UNFIT,
+    Compared,
+    Shapes,
+    compare,
+    expect,
+    in_words,
+    known_fields,
+)
 from transforms.sources.source import Source, SourceFile
 from transforms.staging.checks import check_loads, finding
 from transforms.staging.prepare import WRITTEN, create_documents, loads_of, split
@@ -52,7 +60,11 @@ def look_at_fields(source: Source, warehouse: Warehouse, files: Sequence[SourceF
         return Look(0, 0, [], [])  # the first load defines
     with warehouse.connect() as connection:
         connection.execute("set variable source = $name", {"name": source.name})
-        warehouse.create_arrivals(connection, RawRecord, preparing(source.name).consumed(warehouse, StagedRecord.relation()))
+        warehouse.create_arrivals(
+            connection,
+            RawRecord,
+            preparing(source.name).consumed(warehouse, StagedRecord.relation()),
+        )
         heads = pa.Table.from_batches(_heads(source, files), RawRecord.arrow_schema())
         connection.register("heads", heads)
         connection.execute(INCOMING)
@@ -64,7 +76,12 @@ def look_at_fields(source: Source, warehouse: Warehouse, files: Sequence[SourceF
             shapes.note(batch)
     n_files = len({shape.source_uri for shape in shapes.ids})
     compared = compare(shapes, known, source)
-    return Look(shapes.n_rows.total(), n_files, _changes(compared, {*source.fields(), *source.attributes}), compared.stops)
+    return Look(
+        shapes.n_rows.total(),
+        n_files,
+        _changes(compared, {*source.fields(), *source.attributes}),
+        compared.stops,
+    )
 
 
 def look_at_checks(source: Source, warehouse: Warehouse, files: Sequence[SourceFile]) -> list[str]:
@@ -80,28 +97,52 @@ def look_at_checks(source: Source, warehouse: Warehouse, files: Sequence[SourceF
             connection.execute("create table incoming as from heads")
             split(connection, source, home, scratch / "accepted.arrow")
             checks = check_loads(connection, source, home)
-    found = checks.filter(pl.col("verdict") != "still").sort(pl.col("verdict") != "stop", maintain_order=True)
-    stops = ["this stops the run before it stages; mend the source file, or --accept-load stages it as it is"]
-    return [f"{finding(row)}; in {heads.num_rows:,} first rows" for row in found.to_dicts()] + stops * ("stop" in found["verdict"])
+    found = checks.filter(pl.col("verdict") != "still").sort(
+        pl.col("verdict") != "stop", maintain_order=True
+    )
+    stops = [
+        "this stops the run before it stages; mend the source file, or --accept-load stages it as it is"
+    ]
+    return [
+        f"{finding(row)}; in {heads.num_rows:,} first rows" for row in found.to_dicts()
+    ] + stops * ("stop" in found["verdict"])
 
 
 def _changes(compared: Compared, read: set[str]) -> list[str]:
     """Say what is new or of another type; a field that is missing only if the source file reads it, for a head is not the file."""
     told = [(field, kind, change) for _, _, _, field, kind, _, change in compared.rows]
-    wanted = [item for item in told if item[2] in UNFIT or (item[2] == "missing" and item[0] in read)]
+    wanted = [
+        item for item in told if item[2] in UNFIT or (item[2] == "missing" and item[0] in read)
+    ]
     return [in_words(*item) for item in dict.fromkeys(wanted)]
 
 
 def _heads(source: Source, files: Sequence[SourceFile]) -> Iterator[pa.RecordBatch]:
     for file in files[:MAX_FILES]:
         with suppress(FileRefusedError):  # which the run will tell
-            header, payloads = next(read_payloads(file, source, HEAD_ROWS), (None, pa.array([], pa.binary())))
+            header, payloads = next(
+                read_payloads(file, source, HEAD_ROWS), (None, pa.array([], pa.binary()))
+            )
             yield _batch(source, file, header, payloads.slice(0, HEAD_ROWS))
 
 
-def _batch(source: Source, file: SourceFile, header: str | None, payloads: pa.Array) -> pa.RecordBatch:
-    same = {"load_id": NEXT_LOAD, "source": source.name, "source_uri": file.uri, "header": header, "loaded_timestamp": datetime.now(UTC)}
+def _batch(
+    source: Source, file: SourceFile, header: str | None, payloads: pa.Array
+) -> pa.RecordBatch:
+    same = {
+        "load_id": NEXT_LOAD,
+        "source": source.name,
+        "source_uri": file.uri,
+        "header": header,
+        "loaded_timestamp": datetime.now(UTC),
+    }
     schema = RawRecord.arrow_schema()
-    columns = {name: pa.repeat(pa.scalar(value, schema.field(name).type), len(payloads)) for name, value in same.items()}
-    columns |= {"row_number": pa.array(range(1, len(payloads) + 1), pa.int64()), "payload": payloads}
+    columns = {
+        name: pa.repeat(pa.scalar(value, schema.field(name).type), len(payloads))
+        for name, value in same.items()
+    }
+    columns |= {
+        "row_number": pa.array(range(1, len(payloads) + 1), pa.int64()),
+        "payload": payloads,
+    }
     return pa.record_batch([columns[name] for name in schema.names], schema=schema)

@@ -13,7 +13,16 @@ from transforms.schemas.staging import AccountedFile, QuarantinedRecord, Repeate
 from transforms.sources.source import Source
 from transforms.sql import model
 from transforms.staging.checks import refuse_replayed
-from transforms.staging.prepare import Account, account, finish_prepare, mapping_digest, quarantined, refuse_other_mapping, split, total
+from transforms.staging.prepare import (
+    Account,
+    account,
+    finish_prepare,
+    mapping_digest,
+    quarantined,
+    refuse_other_mapping,
+    split,
+    total,
+)
 from transforms.staging.versions import publish_versions
 from transforms.warehouse.checkpoint import publish_once, replaying
 from transforms.warehouse.tables import Warehouse, data_files
@@ -26,7 +35,9 @@ def list_rules(warehouse: Warehouse, n_loads: int = 8) -> pl.DataFrame:
     if warehouse.table(RELATION) is None:
         return pl.DataFrame()
     with warehouse.connect() as connection:
-        rules: pl.DataFrame = connection.sql(model("staging/quarantine_by_rule"), params={"n_loads": n_loads}).pl()
+        rules: pl.DataFrame = connection.sql(
+            model("staging/quarantine_by_rule"), params={"n_loads": n_loads}
+        ).pl()
     return rules
 
 
@@ -35,7 +46,9 @@ def show(warehouse: Warehouse, rule: str | None, limit: int) -> list[dict[str, A
     if warehouse.table(RELATION) is None:
         return []
     with warehouse.connect() as connection:
-        rows: pl.DataFrame = connection.sql(model("staging/quarantine_rows"), params={"rule": rule, "n_rows": limit}).pl()
+        rows: pl.DataFrame = connection.sql(
+            model("staging/quarantine_rows"), params={"rule": rule, "n_rows": limit}
+        ).pl()
     return rows.to_dicts()
 
 
@@ -60,33 +73,51 @@ def finish_replay(source: Source, warehouse: Warehouse) -> None:
     """Finish a killed replay on the rows that were in quarantine then, for some of it is committed; else do nothing."""
     begun = replaying(source.name).unfinished(warehouse, AccountedFile.relation(), RELATION)
     if begun is not None:
-        refuse_other_mapping(warehouse, replaying(source.name), AccountedFile.relation(), begun, source)
-        _replay_until(begun, source, warehouse, is_accepted=True)  # what was begun was accepted, or let pass
+        refuse_other_mapping(
+            warehouse, replaying(source.name), AccountedFile.relation(), begun, source
+        )
+        _replay_until(
+            begun, source, warehouse, is_accepted=True
+        )  # what was begun was accepted, or let pass
 
 
-def _replay_until(version: int, source: Source, warehouse: Warehouse, *, is_accepted: bool) -> Account:
+def _replay_until(
+    version: int, source: Source, warehouse: Warehouse, *, is_accepted: bool
+) -> Account:
     """Replay what was in quarantine at one of its versions; accounting, repeats, staging and quarantine each note that they have it."""
     transactions = replaying(source.name).at(version, mapping_digest(source))
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
         files = data_files(warehouse.table_at(RELATION, version))
         warehouse.create_view(connection, "tried", files, QuarantinedRecord.arrow_schema())
         connection.execute("set variable source = $name", {"name": source.name})
-        connection.execute("create view incoming as select * from tried where source = getvariable('source')")
+        connection.execute(
+            "create view incoming as select * from tried where source = getvariable('source')"
+        )
         buffer = scratch / "accepted.arrow"
         compared = split(connection, source, warehouse, buffer, is_replay=True)
         if not is_accepted:
             refuse_replayed(connection, source, warehouse)
         tried = account(connection, source)
         n_passed = pl.col("n_staged") + pl.col("n_duplicates")
-        passed = tried.with_columns(n_read=pl.lit(0, pl.Int64), n_quarantined=-n_passed).filter(n_passed > 0)
+        passed = tried.with_columns(n_read=pl.lit(0, pl.Int64), n_quarantined=-n_passed).filter(
+            n_passed > 0
+        )
         if passed.height:
             publish_versions(connection, warehouse, buffer, passed, transactions)
             publish_once(warehouse, SourceField, compared.batches(), transactions)
-        publish_once(warehouse, QuarantinedRecord, _left(connection, warehouse), transactions, without=warehouse.files(RELATION))
+        publish_once(
+            warehouse,
+            QuarantinedRecord,
+            _left(connection, warehouse),
+            transactions,
+            without=warehouse.files(RELATION),
+        )
     return total(tried)
 
 
 def _left(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterator[pa.RecordBatch]:
     """Stream the rows that stay in quarantine: those that do not pass now either, then those that were not tried."""
     yield from quarantined(connection, warehouse)
-    yield from connection.sql(model("staging/untried")).to_arrow_reader(warehouse.settings.batch_rows)
+    yield from connection.sql(model("staging/untried")).to_arrow_reader(
+        warehouse.settings.batch_rows
+    )

@@ -11,7 +11,9 @@ from transforms.text.pii import redact
 
 # control characters, and those that turn the direction of text or have no width
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
-UNSEEN_BUT_SPACE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+UNSEEN_BUT_SPACE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
+)
 ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
 # what a spreadsheet takes for a formula (OWASP, CSV injection); and the apostrophe that keeps it from it, so that undoing is exact
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
@@ -28,16 +30,30 @@ def readable(payloads: Sequence[bytes], *, is_revealed: bool) -> list[str]:
     for value in parsed:
         _mapped(value, lambda text: found.setdefault(text, text))
     strings = list(found)
-    masked = pl.Series(strings, dtype=pl.String).to_frame("text").select(redact(pl.col("text"))).to_series().to_list()
+    masked = (
+        pl.Series(strings, dtype=pl.String)
+        .to_frame("text")
+        .select(redact(pl.col("text")))
+        .to_series()
+        .to_list()
+    )
     found = dict(zip(strings, masked, strict=True))
     shown = [_mapped(value, found.__getitem__) for value in parsed]
-    return [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in shown]
+    return [
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for value in shown
+    ]
 
 
 def visible(text: str, *, but_space: bool = False) -> str:
     """Write characters that nobody sees as escapes; `but_space` leaves tabs and line ends."""
     unseen = UNSEEN_BUT_SPACE if but_space else UNSEEN
-    return unseen.sub(lambda match: f"\\x{ord(match[0]):02x}" if ord(match[0]) < 256 else f"\\u{ord(match[0]):04x}", text)  # noqa: PLR2004
+    return unseen.sub(
+        lambda match: (
+            f"\\x{ord(match[0]):02x}" if ord(match[0]) < 256 else f"\\u{ord(match[0]):04x}"
+        ),
+        text,
+    )
 
 
 def guarded(value: str) -> str:
@@ -56,7 +72,11 @@ def _parsed(text: str) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError):
         value = None
-    return value if isinstance(value, dict) else _clean(ESCAPED.sub(lambda match: chr(int(match[1], 16)), text))
+    return (
+        value
+        if isinstance(value, dict)
+        else _clean(ESCAPED.sub(lambda match: chr(int(match[1], 16)), text))
+    )
 
 
 def _clean(text: str) -> str:

@@ -28,48 +28,83 @@ def decide(connection: duckdb.DuckDBPyConnection) -> None:
     """
     for name in ("earlier_rows", "versions", "moved_rows"):
         connection.execute(f"create table {name} as {model(f'staging/{name}')}")
-    connection.execute("create view kept as select accepted_id from versions where accepted_id is not null")
+    connection.execute(
+        "create view kept as select accepted_id from versions where accepted_id is not null"
+    )
 
 
 def publish_versions(
-    connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, buffer: Path, accounts: pl.DataFrame, transactions: Mapping[str, int]
+    connection: duckdb.DuckDBPyConnection,
+    warehouse: Warehouse,
+    buffer: Path,
+    accounts: pl.DataFrame,
+    transactions: Mapping[str, int],
 ) -> None:
     """Publish what was decided: the accounts of the accepted rows and of those moved, then repeats, then versions."""
     moved: pl.DataFrame = connection.sql(model("staging/moved_accounts")).pl()
-    publish_once(warehouse, AccountedFile, pl.concat([accounts, moved]).to_arrow().to_batches(), transactions)
+    publish_once(
+        warehouse, AccountedFile, pl.concat([accounts, moved]).to_arrow().to_batches(), transactions
+    )
     publish_once(warehouse, RepeatedRecord, _repeats(connection, warehouse, buffer), transactions)
-    files = files_holding(connection, warehouse.files(StagedRecord.relation()), "moved_rows") if moved.height else []
-    publish_once(warehouse, StagedRecord, _versions(connection, warehouse, buffer, files), transactions, files)
+    files = (
+        files_holding(connection, warehouse.files(StagedRecord.relation()), "moved_rows")
+        if moved.height
+        else []
+    )
+    publish_once(
+        warehouse,
+        StagedRecord,
+        _versions(connection, warehouse, buffer, files),
+        transactions,
+        files,
+    )
 
 
-def _repeats(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, buffer: Path) -> Iterator[pa.RecordBatch]:
+def _repeats(
+    connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, buffer: Path
+) -> Iterator[pa.RecordBatch]:
     """Stream the accepted rows that are no versions, then the versions that are none any more."""
-    yield from _buffered(connection, buffer, "from accepted anti join kept using (accepted_id)", RepeatedRecord)
-    yield from connection.sql(model("staging/superseded_versions")).to_arrow_reader(warehouse.settings.batch_rows)
+    yield from _buffered(
+        connection, buffer, "from accepted anti join kept using (accepted_id)", RepeatedRecord
+    )
+    yield from connection.sql(model("staging/superseded_versions")).to_arrow_reader(
+        warehouse.settings.batch_rows
+    )
 
 
 def _versions(
-    connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, buffer: Path, rewritten: Sequence[str]
+    connection: duckdb.DuckDBPyConnection,
+    warehouse: Warehouse,
+    buffer: Path,
+    rewritten: Sequence[str],
 ) -> Iterator[pa.RecordBatch]:
     """Stream the accepted rows that are versions, then the repeats that come back as some, then what stays of rewritten files."""
     yield from _buffered(connection, buffer, "from kept", StagedRecord)
     if connection.sql("select 1 from moved_rows where not is_staged limit 1").fetchall():
         with pa.OSFile(str(buffer)) as file, pa.ipc.open_stream(file) as stream:
             connection.register("buffered", stream)
-            yield from connection.sql(model("staging/returned_versions")).to_arrow_reader(warehouse.settings.batch_rows)
+            yield from connection.sql(model("staging/returned_versions")).to_arrow_reader(
+                warehouse.settings.batch_rows
+            )
     yield from rows_staying(connection, warehouse, StagedRecord, rewritten, "moved_rows")
 
 
-def _buffered(connection: duckdb.DuckDBPyConnection, buffer: Path, wanted: str, contract: type[Contract]) -> Iterator[pa.RecordBatch]:
+def _buffered(
+    connection: duckdb.DuckDBPyConnection, buffer: Path, wanted: str, contract: type[Contract]
+) -> Iterator[pa.RecordBatch]:
     """Stream the rows of the buffer that a relation names by their `accepted_id`.
 
     It is read, not mapped: pages of a mapped file would count as this process's memory.
     """
-    ids = connection.sql(f"{wanted} select accepted_id order by accepted_id").fetchnumpy()["accepted_id"]
+    ids = connection.sql(f"{wanted} select accepted_id order by accepted_id").fetchnumpy()[
+        "accepted_id"
+    ]
     first = 0
     with pa.OSFile(str(buffer)) as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:
             start, end = np.searchsorted(ids, [first, first + batch.num_rows])
             if end > start:
-                yield batch.select(contract.arrow_schema().names).take(pa.array(ids[start:end] - first))
+                yield batch.select(contract.arrow_schema().names).take(
+                    pa.array(ids[start:end] - first)
+                )
             first += batch.num_rows

@@ -56,8 +56,14 @@ def _longest_runs(text: pl.Series, octets: Array, row: Array, has_marks: Array) 
     is_wide = (text.str.len_bytes() != n_characters).to_numpy()
     if is_wide.any():
         longest[is_wide] = has_marks[is_wide]
-        characters = np.frombuffer(text.filter(is_wide).str.join("").item().encode("utf-32-le"), np.uint32)
-        _lengthen(longest, characters, np.repeat(np.flatnonzero(is_wide), n_characters.to_numpy()[is_wide]))
+        characters = np.frombuffer(
+            text.filter(is_wide).str.join("").item().encode("utf-32-le"), np.uint32
+        )
+        _lengthen(
+            longest,
+            characters,
+            np.repeat(np.flatnonzero(is_wide), n_characters.to_numpy()[is_wide]),
+        )
     return longest
 
 

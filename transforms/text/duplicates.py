@@ -24,7 +24,10 @@ _PADDING = "\0" * (SHINGLE - 1)
 _BLOCK = 1_000
 # from an empty value, the order in which the others are asked: for each value its own, fixed for ever
 _SEEKS = (
-    np.random.Generator(np.random.PCG64(2014)).permuted(np.tile(np.arange(_VALUES), (_VALUES, 1)), axis=1) - np.arange(_VALUES)[:, None]
+    np.random.Generator(np.random.PCG64(2014)).permuted(
+        np.tile(np.arange(_VALUES), (_VALUES, 1)), axis=1
+    )
+    - np.arange(_VALUES)[:, None]
 ).T
 
 
@@ -33,7 +36,12 @@ def normalise(text: pl.Expr) -> pl.Expr:
     is_ascii = text.str.len_bytes() == text.str.len_chars()
     composed = pl.when(is_ascii).then(text).otherwise(text.str.normalize("NFKC"))
     # in two steps, neither of which stops at every blank: a third of the time
-    return composed.str.to_lowercase().str.replace_all(r"[^\S ]", " ").str.replace_all("  +", " ").str.strip_chars()
+    return (
+        composed.str.to_lowercase()
+        .str.replace_all(r"[^\S ]", " ")
+        .str.replace_all("  +", " ")
+        .str.strip_chars()
+    )
 
 
 def digest_contents(normal: pl.Series) -> pl.Series:
@@ -41,7 +49,11 @@ def digest_contents(normal: pl.Series) -> pl.Series:
     texts = normal.rename("text").to_frame()
     with duckdb.connect() as connection:
         connection.register("texts", texts.to_arrow())
-        return pl.Series(connection.sql("select (md5_number_lower(text) >> 1)::bigint as content_id from texts").pl()["content_id"])
+        return pl.Series(
+            connection.sql(
+                "select (md5_number_lower(text) >> 1)::bigint as content_id from texts"
+            ).pl()["content_id"]
+        )
 
 
 def sign(normal: pl.Series) -> pl.Series:
@@ -50,7 +62,12 @@ def sign(normal: pl.Series) -> pl.Series:
     One permutation hashing (Li, Owen & Zhang 2012) with optimal densification (Shrivastava 2017, arXiv:1703.04664), of which 8
     bits a value are kept (b-bit minwise hashing, Li & König 2010).
     """
-    words = pl.select(pl.lit(normal).str.replace_all(r"[^\p{L}\p{M}\p{N} ]", " ").str.replace_all("  +", " ").str.strip_chars()).to_series()
+    words = pl.select(
+        pl.lit(normal)
+        .str.replace_all(r"[^\p{L}\p{M}\p{N} ]", " ")
+        .str.replace_all("  +", " ")
+        .str.strip_chars()
+    ).to_series()
     # those in ASCII, which are quicker, among themselves
     order = (words.str.len_bytes() != words.str.len_chars()).arg_sort()
     ordered = words.gather(order)
@@ -63,7 +80,9 @@ def sign(normal: pl.Series) -> pl.Series:
 
 def estimate_similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Estimate the Jaccard similarity of signatures, row by row; of values that differ, 1 in 256 agree in their 8 bits by chance."""
-    agreeing = np.ascontiguousarray(left).view(np.uint8) == np.ascontiguousarray(right).view(np.uint8)
+    agreeing = np.ascontiguousarray(left).view(np.uint8) == np.ascontiguousarray(right).view(
+        np.uint8
+    )
     share = agreeing.reshape(-1, _VALUES).mean(axis=1)
     similarity: np.ndarray = np.clip((share - 1 / 256) / (1 - 1 / 256), 0, 1)
     return similarity
@@ -73,11 +92,18 @@ def compare_texts(text: str, others: Sequence[str]) -> list[float]:
     """Tell how like each of some texts one is: 1 where the normal form is the same, else as their signatures say."""
     normal = pl.select(normalise(pl.lit(pl.Series([text, *others])))).to_series()
     signatures = sign(normal)
-    return [1.0 if normal[place] == normal[0] else _likeness(signatures[0], signatures[place]) for place in range(1, len(normal))]
+    return [
+        1.0 if normal[place] == normal[0] else _likeness(signatures[0], signatures[place])
+        for place in range(1, len(normal))
+    ]
 
 
 def _likeness(left: pl.Series | None, right: pl.Series | None) -> float:
-    return 0.0 if left is None or right is None else float(estimate_similarity(left.to_numpy(), right.to_numpy())[0])
+    return (
+        0.0
+        if left is None or right is None
+        else float(estimate_similarity(left.to_numpy(), right.to_numpy())[0])
+    )
 
 
 def _sign_block(words: pl.Series) -> np.ndarray:
@@ -107,7 +133,9 @@ def _pack_runs(characters: str) -> np.ndarray:
     """Pack every `SHINGLE` characters in a row into one number, each 8 bits further up than the one before."""
     if characters.isascii():  # then that is how they lie in memory
         octets = characters.encode() + bytes(8)
-        return np.ndarray(len(characters), "<u8", octets, strides=(1,)) & np.uint64((1 << 8 * SHINGLE) - 1)
+        return np.ndarray(len(characters), "<u8", octets, strides=(1,)) & np.uint64(
+            (1 << 8 * SHINGLE) - 1
+        )
     points = np.frombuffer(characters.encode("utf-32-le"), np.uint32).astype(np.uint64)
     packed = points.copy()
     for place in range(1, SHINGLE):

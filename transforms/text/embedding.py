@@ -62,12 +62,19 @@ class SentenceTransformerEmbedder:
         logging.disable_progress_bar()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.name = folder.name
-        self._model = SentenceTransformer(str(folder), device=device, local_files_only=True, trust_remote_code=False)
+        self._model = SentenceTransformer(
+            str(folder), device=device, local_files_only=True, trust_remote_code=False
+        )
         self.dimension = int(cast("int", self._model.get_embedding_dimension()))
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Encode texts, those of like length together. The last digits depend on which those are."""
-        vectors = self._model.encode(list(texts), batch_size=TEXTS_AT_ONCE, normalize_embeddings=True, show_progress_bar=False)
+        vectors = self._model.encode(
+            list(texts),
+            batch_size=TEXTS_AT_ONCE,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+        )
         return np.asarray(vectors, np.float32).reshape(len(texts), self.dimension)
 
 
@@ -77,7 +84,9 @@ def embed_text(records: pl.LazyFrame) -> pl.LazyFrame:
     Takes `record_id`, `event_timestamp`, `created_timestamp` and `text`; gives those without the text, and the vector.
     """
     embedder = embedder_of("record_embedding")
-    return with_vectors(records, "embedding", lambda text: embedder.embed(text.fill_null("").to_list()))
+    return with_vectors(
+        records, "embedding", lambda text: embedder.embed(text.fill_null("").to_list())
+    )
 
 
 def embedder_of(view: str) -> TextEmbedder:
@@ -96,7 +105,9 @@ def model_digest() -> str:
     folder = cast("Path", Settings().embedder).expanduser().resolve()
     check_model(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    state = tuple((path, stat.st_size, stat.st_mtime_ns) for path in files for stat in [path.stat()])
+    state = tuple(
+        (path, stat.st_size, stat.st_mtime_ns) for path in files for stat in [path.stat()]
+    )
     return _digest(folder, state)
 
 
@@ -108,7 +119,9 @@ def check_model(folder: Path) -> None:
     try:
         version("sentence-transformers")
     except PackageNotFoundError:
-        message = f"{folder}: to run this model, install the extra: pip install 'millrace[embeddings]'"
+        message = (
+            f"{folder}: to run this model, install the extra: pip install 'millrace[embeddings]'"
+        )
         raise MillraceError(message) from None
 
 

@@ -62,8 +62,14 @@ def identify(texts: list[str]) -> list[Answer]:
 def _identify(text: str) -> Answer:
     if pycld2 is None:
         guess, probability = _second_opinion(text)
-        return (guess, probability, None) if guess != UNKNOWN and probability >= LEAST_PROBABILITY else (UNKNOWN, 0.0, None)
-    is_sure, _, ((_, code, percent, _), (_, second_code, _, _), _) = pycld2.detect(text, isPlainText=True)
+        return (
+            (guess, probability, None)
+            if guess != UNKNOWN and probability >= LEAST_PROBABILITY
+            else (UNKNOWN, 0.0, None)
+        )
+    is_sure, _, ((_, code, percent, _), (_, second_code, _, _), _) = pycld2.detect(
+        text, isPlainText=True
+    )
     language, second = _iso(code), _iso(second_code)
     is_sure = is_sure and percent >= SURE_PERCENT and language != UNKNOWN
     if is_sure and len(text) >= N_CHARACTERS_SURE:
@@ -92,7 +98,9 @@ def _identifier() -> "LanguageIdentifier":
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    identifier.nb_ptc = identifier.nb_ptc.astype("float32")  # from half precision: a third quicker, and the same answers
+    identifier.nb_ptc = identifier.nb_ptc.astype(
+        "float32"
+    )  # from half precision: a third quicker, and the same answers
     return identifier
 
 
@@ -113,5 +121,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever interrupts the parent leaves it to the parent to end this
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # whoever interrupts the parent leaves it to the parent to end this
     serve(sys.stdin.buffer, sys.stdout.buffer)

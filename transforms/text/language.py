@@ -45,9 +45,59 @@ LANGUAGE = {
 
 # ISO 15924; the order decides between equal shares
 SCRIPTS = (
-    *("Latn", "Cyrl", "Grek", "Arab", "Hebr", "Deva", "Hani", "Jpan", "Kore", "Beng", "Guru", "Gujr", "Orya", "Taml", "Telu", "Knda"),
-    *("Mlym", "Sinh", "Thai", "Laoo", "Tibt", "Mymr", "Geor", "Armn", "Ethi", "Khmr", "Mong", "Cher", "Cans", "Thaa", "Syrc", "Yiii"),
-    *("Bopo", "Tfng", "Nkoo", "Olck", "Java", "Bali", "Copt", "Goth", "Runr", "Vaii", "Adlm", "Lisu", "Mtei", "Cakm", "Zzzz"),
+    *(
+        "Latn",
+        "Cyrl",
+        "Grek",
+        "Arab",
+        "Hebr",
+        "Deva",
+        "Hani",
+        "Jpan",
+        "Kore",
+        "Beng",
+        "Guru",
+        "Gujr",
+        "Orya",
+        "Taml",
+        "Telu",
+        "Knda",
+    ),
+    *(
+        "Mlym",
+        "Sinh",
+        "Thai",
+        "Laoo",
+        "Tibt",
+        "Mymr",
+        "Geor",
+        "Armn",
+        "Ethi",
+        "Khmr",
+        "Mong",
+        "Cher",
+        "Cans",
+        "Thaa",
+        "Syrc",
+        "Yiii",
+    ),
+    *(
+        "Bopo",
+        "Tfng",
+        "Nkoo",
+        "Olck",
+        "Java",
+        "Bali",
+        "Copt",
+        "Goth",
+        "Runr",
+        "Vaii",
+        "Adlm",
+        "Lisu",
+        "Mtei",
+        "Cakm",
+        "Zzzz",
+    ),
 )
 # Japanese and Korean as the Unicode standard's annex on security (UTS 39, 5.1) counts them: with the Han they stand among
 WRITTEN_WITH_HAN = {"Jpan": ("Hira", "Kana"), "Kore": ("Hang",)}
@@ -77,15 +127,25 @@ def begin_identifying(text: pl.Series, n_workers: int | None = None) -> Callable
     answers = partial(identify, cleaned) if n_workers == 1 else begin_in_pool(cleaned, n_workers)
 
     def end() -> pl.DataFrame:
-        found = pl.concat([unique.to_frame(), _languages(answers()), _scripts(read)], how="horizontal")
-        return text.rename("text").to_frame().join(found, on="text", how="left", maintain_order="left").drop("text")
+        found = pl.concat(
+            [unique.to_frame(), _languages(answers()), _scripts(read)], how="horizontal"
+        )
+        return (
+            text.rename("text")
+            .to_frame()
+            .join(found, on="text", how="left", maintain_order="left")
+            .drop("text")
+        )
 
     return end
 
 
 def _languages(answers: list[Answer]) -> pl.DataFrame:
     language, score, second = zip(*answers, strict=True) if answers else ((), (), ())
-    found = pl.DataFrame({"language": language, "language_score": score, "second_language": second}, schema_overrides=LANGUAGE)
+    found = pl.DataFrame(
+        {"language": language, "language_score": score, "second_language": second},
+        schema_overrides=LANGUAGE,
+    )
     return found.select(
         "language",
         pl.col("language").replace(LANGUAGE_GROUPS).alias("language_group"),
@@ -124,7 +184,9 @@ def _count_letters(text: pl.Series) -> npt.NDArray[np.int64]:
     width = len(SCRIPTS) + 1
     characters = np.frombuffer(text.str.join("").item().encode("utf-32-le"), np.uint32)
     row = np.repeat(np.arange(len(text)), text.str.len_chars().to_numpy())
-    counts = np.bincount(row * width + _script_numbers()[characters], minlength=len(text) * width).reshape(-1, width)[:, :-1]
+    counts = np.bincount(
+        row * width + _script_numbers()[characters], minlength=len(text) * width
+    ).reshape(-1, width)[:, :-1]
     for script in WRITTEN_WITH_HAN:
         column = SCRIPTS.index(script)
         n_han = np.where(counts[:, column] > 0, counts[:, HAN], 0)
@@ -139,7 +201,9 @@ def _script_numbers() -> npt.NDArray[np.uint8]:
     code_points = np.array([*range(0xD800), *range(0xE000, 0x110000)])
     characters = pl.Series(map(chr, code_points))
     numbers = np.full(0x110000, len(SCRIPTS), np.uint8)
-    numbers[code_points[characters.str.contains(r"[\p{L}--\p{sc=Zyyy}--\p{sc=Zinh}]").to_numpy()]] = len(SCRIPTS) - 1
+    numbers[
+        code_points[characters.str.contains(r"[\p{L}--\p{sc=Zyyy}--\p{sc=Zinh}]").to_numpy()]
+    ] = len(SCRIPTS) - 1
     is_letter = characters.str.contains(r"\p{L}")
     code_points, letters = code_points[is_letter.to_numpy()], characters.filter(is_letter)
     for number, script in enumerate(SCRIPTS[:-1]):

@@ -35,12 +35,21 @@ def measure_lines(text: pl.Series) -> dict[str, Array]:
         n_characters=pl.col("n_characters").sum(),
     )
     repeats = lines.filter(is_repeat).group_by("row").agg(n_repeated=pl.col("n_characters").sum())
-    measured = pl.DataFrame({"row": np.arange(len(text))}).join(by_row, on="row", how="left", maintain_order="left")
+    measured = pl.DataFrame({"row": np.arange(len(text))}).join(
+        by_row, on="row", how="left", maintain_order="left"
+    )
     measured = measured.join(repeats, on="row", how="left", maintain_order="left").fill_null(0)
-    shares = ("lines_ending_with_terminal_mark_ratio", "short_line_ratio_chars_30", "frac_lines_end_with_ellipsis", "quoted_reply_ratio")
+    shares = (
+        "lines_ending_with_terminal_mark_ratio",
+        "short_line_ratio_chars_30",
+        "frac_lines_end_with_ellipsis",
+        "quoted_reply_ratio",
+    )
     return {
         **{name: measured[name].to_numpy() for name in shares},
-        "line_char_duplicates": ratio(measured["n_repeated"].to_numpy(), measured["n_characters"].to_numpy()),
+        "line_char_duplicates": ratio(
+            measured["n_repeated"].to_numpy(), measured["n_characters"].to_numpy()
+        ),
         "paragraph_duplicates": _paragraph_duplicates(text),
     }
 
@@ -53,7 +62,12 @@ def _paragraph_duplicates(text: pl.Series) -> Array:
     """Paragraphs that repeat an earlier one, per paragraph; blank lines part them."""
     share = np.zeros(len(text))
     has_several = text.str.contains("\n[ \t\r]*\n")
-    paragraphs = text.filter(has_several).str.replace_all("\n[ \t\r]*\n[ \t\r\n]*", "\x1e").str.strip_chars("\x1e \t\r\n").str.split("\x1e")
+    paragraphs = (
+        text.filter(has_several)
+        .str.replace_all("\n[ \t\r]*\n[ \t\r\n]*", "\x1e")
+        .str.strip_chars("\x1e \t\r\n")
+        .str.split("\x1e")
+    )
     n = paragraphs.list.len().to_numpy()
     share[has_several.to_numpy()] = ratio(n - paragraphs.list.n_unique().to_numpy(), n)
     return share

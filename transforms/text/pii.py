@@ -56,7 +56,8 @@ IBAN_LENGTHS = {
     33: "RU",
 }
 IBAN = "|".join(
-    f"(?:{countries.replace(' ', '|')})[0-9]{{2}}(?:[ ]?[A-Z0-9]){{{length - 4}}}" for length, countries in IBAN_LENGTHS.items()
+    f"(?:{countries.replace(' ', '|')})[0-9]{{2}}(?:[ ]?[A-Z0-9]){{{length - 4}}}"
+    for length, countries in IBAN_LENGTHS.items()
 )
 
 # issuers and lengths in use (ISO/IEC 7812); Visa's 13 digits are not any more, and would take in article numbers
@@ -100,7 +101,9 @@ ADDRESS_BEFORE = re.compile(
     r"(?:(?:^|[^A-Za-z])(?:ip|ipv4|addr|address|dns|nameserver|resolver|peer|subnet|ping|ssh)(?: is| was)?[ :=(\[\"'`]{1,3}|://|@)$",
     re.ASCII | re.IGNORECASE,
 )
-ADDRESS_AFTER = re.compile(r":[0-9]{2,5}(?![0-9:.])|/(?:[89]|[12][0-9]|3[0-2])(?![0-9./])", re.ASCII)
+ADDRESS_AFTER = re.compile(
+    r":[0-9]{2,5}(?![0-9:.])|/(?:[89]|[12][0-9]|3[0-2])(?![0-9./])", re.ASCII
+)
 VERSION_BEFORE = re.compile(
     r"(?:versions?|v|ver|release[ds]?|before|prior to|through|until|up to|than|firmware|build|fixed in|(?:firmware|upgraded?|updated?) to"
     r"|[<>]=|< )[ .:=]{0,2}$",
@@ -127,7 +130,9 @@ def score_pii(records: pl.LazyFrame) -> pl.LazyFrame:
     What is counted is placeholders in the redacted text, so a text that staging holds redacted counts the same.
     """
     redacted = pl.col("_redacted")
-    counts = {kind: redacted.str.count_matches(f"<{kind}>", literal=True).cast(pl.Int64) for kind in KINDS}
+    counts = {
+        kind: redacted.str.count_matches(f"<{kind}>", literal=True).cast(pl.Int64) for kind in KINDS
+    }
     return records.with_columns(_redacted=redact(pl.col("text"))).select(
         "record_id",
         "event_timestamp",
@@ -195,12 +200,22 @@ def _is_card(match: re.Match[str]) -> bool:
 def _is_iban(match: re.Match[str]) -> bool:
     """Whether the check digits, 02 to 98, hold: the number modulo 97 is 1 (ISO 13616, ISO 7064)."""
     code = match["value"].replace(" ", "")
-    return code[2:4] not in {"00", "01", "99"} and int("".join(str(int(character, 36)) for character in code[4:] + code[:4])) % 97 == 1
+    return (
+        code[2:4] not in {"00", "01", "99"}
+        and int("".join(str(int(character, 36)) for character in code[4:] + code[:4])) % 97 == 1
+    )
 
 
 def _is_nhs_number(match: re.Match[str]) -> bool:
     """Whether the check digit holds: weights 10 to 1, modulo 11 (NHS data dictionary)."""
-    return sum(weight * int(digit) for weight, digit in zip(range(10, 0, -1), _digits(match), strict=True)) % 11 == 0
+    return (
+        sum(
+            weight * int(digit)
+            for weight, digit in zip(range(10, 0, -1), _digits(match), strict=True)
+        )
+        % 11
+        == 0
+    )
 
 
 def _is_public_v4(match: re.Match[str]) -> bool:
@@ -238,16 +253,25 @@ def _is_secret(match: re.Match[str]) -> bool:
     """Whether a value looks drawn at random: a digit among letters of both cases, or several digits, and enough entropy (Shannon 1948)."""
     value = match["value"]
     shares = [count / len(value) for count in Counter(value).values()]
-    classes = [re.search(characters, value) is not None for characters in ("[0-9]", "[a-z]", "[A-Z]|[0-9][^0-9]*[0-9]")]
+    classes = [
+        re.search(characters, value) is not None
+        for characters in ("[0-9]", "[a-z]", "[A-Z]|[0-9][^0-9]*[0-9]")
+    ]
     return all(classes) and -sum(share * math.log2(share) for share in shares) >= SECRET_BITS
 
 
-def _rule(kind: str, gate: str, pattern: str, is_real: Callable[[re.Match[str]], bool] = _always) -> Rule:
+def _rule(
+    kind: str, gate: str, pattern: str, is_real: Callable[[re.Match[str]], bool] = _always
+) -> Rule:
     return Rule(kind, gate, re.compile(pattern, re.ASCII), is_real)
 
 
 RULES = (
-    _rule("API_KEY", "PRIVATE KEY", rf"(?s)(?P<value>-----BEGIN {PRIVATE_KEY}-----.*?(?:-----END {PRIVATE_KEY}-----|\Z))"),
+    _rule(
+        "API_KEY",
+        "PRIVATE KEY",
+        rf"(?s)(?P<value>-----BEGIN {PRIVATE_KEY}-----.*?(?:-----END {PRIVATE_KEY}-----|\Z))",
+    ),
     _rule(
         "API_KEY",
         r"AKIA|ASIA|gh[pousr]_|github_pat_|glpat-|npm_|xox[abeoprs]-|[rs]k_live_|[rs]k_test_|AIza|sk-[A-Za-z0-9]",
@@ -265,7 +289,12 @@ RULES = (
         rf"(?i:{ASSIGNED_NAME})[\"']?[ ]?[:=][ ]?[\"'`]?(?P<value>[A-Za-z0-9+/=_.~!@#%^&*-]{{8,}})(?![(\[])",
         _is_secret,
     ),
-    _rule("IBAN_CODE", r"[0-9]{2} ?[A-Z0-9]{4} ?[A-Z0-9]{4} ?[A-Z0-9]{3}", rf"\b(?P<value>{IBAN})\b", _is_iban),
+    _rule(
+        "IBAN_CODE",
+        r"[0-9]{2} ?[A-Z0-9]{4} ?[A-Z0-9]{4} ?[A-Z0-9]{3}",
+        rf"\b(?P<value>{IBAN})\b",
+        _is_iban,
+    ),
     _rule(
         "CREDIT_CARD",
         r"[2-6][0-9]{3}(?:[ -]?[0-9]{4}[ -]?[0-9]{4}|[ -][0-9]{6}[ -][0-9]{4})",

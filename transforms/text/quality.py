@@ -32,14 +32,18 @@ def score_quality(records: pl.LazyFrame) -> pl.LazyFrame:
         _pieces=text.str.replace_all(OTHER_BLANK, " ").str.split(" "),
         _lines=pl.when(has_several_lines).then(text.str.strip_suffix("\n").str.split("\n")),
     ).with_columns(
-        n_lines=pl.when(text.is_not_null()).then(pl.col("_lines").list.len().fill_null((text != "").cast(pl.UInt32))).cast(pl.Int64),
+        n_lines=pl.when(text.is_not_null())
+        .then(pl.col("_lines").list.len().fill_null((text != "").cast(pl.UInt32)))
+        .cast(pl.Int64),
         n_words=pieces.len().cast(pl.Int64) - n_empty,
         _n_blanks=pieces.len().cast(pl.Int64) - 1,
         _n_unique_words=pieces.n_unique().cast(pl.Int64) - (n_empty > 0).cast(pl.Int64),
     )
     n_characters, n_words, n_lines = pl.col("n_characters"), pl.col("n_words"), pl.col("n_lines")
     n_symbols = (
-        text.str.count_matches("#", literal=True) + text.str.count_matches("...", literal=True) + text.str.count_matches("…", literal=True)
+        text.str.count_matches("#", literal=True)
+        + text.str.count_matches("...", literal=True)
+        + text.str.count_matches("…", literal=True)
     )
     return counted.select(
         "record_id",
@@ -51,7 +55,9 @@ def score_quality(records: pl.LazyFrame) -> pl.LazyFrame:
         "n_lines",
         n_sentences=pl.max_horizontal(_count(text, SENTENCE_END), (n_words > 0).cast(pl.Int64)),
         n_urls=_count(text, URL),
-        n_email_addresses=pl.when(text.str.contains("@", literal=True)).then(_count(text, EMAIL_ADDRESS)).otherwise(_zero(text)),
+        n_email_addresses=pl.when(text.str.contains("@", literal=True))
+        .then(_count(text, EMAIL_ADDRESS))
+        .otherwise(_zero(text)),
         n_numbers=_count(text, "[0-9]+"),
         n_question_marks=_count(text, "?", literal=True),
         n_exclamation_marks=_count(text, "!", literal=True),
@@ -62,7 +68,9 @@ def score_quality(records: pl.LazyFrame) -> pl.LazyFrame:
         punctuation_ratio=_per(text.str.count_matches(PUNCTUATION), n_characters),
         non_ascii_ratio=_per(text.str.count_matches(r"[^\x00-\x7F]"), n_characters),
         unique_word_ratio=_per(pl.col("_n_unique_words"), n_words),
-        duplicate_line_ratio=_per(n_lines - pl.col("_lines").list.n_unique().fill_null(n_lines), n_lines),
+        duplicate_line_ratio=_per(
+            n_lines - pl.col("_lines").list.n_unique().fill_null(n_lines), n_lines
+        ),
         bullet_line_ratio=_per(_count(text, BULLET_LINE), n_lines),
         symbol_to_word_ratio=_per(n_symbols, n_words),
     )

@@ -28,9 +28,13 @@ def measure_repetition(words: Words) -> dict[str, Array]:
     for n in range(2, max(DUPLICATE) + 1):
         repeated, keys = _repeated(words, hashed, repeated, n)
         if n in TOP:
-            found[f"frac_chars_top_{n}gram"] = ratio(_top(words, repeated, keys, ends, n), n_characters)
+            found[f"frac_chars_top_{n}gram"] = ratio(
+                _top(words, repeated, keys, ends, n), n_characters
+            )
         if n in DUPLICATE:
-            found[f"frac_chars_dupe_{n}grams"] = ratio(_covered(words, repeated, ends, n), n_characters)
+            found[f"frac_chars_dupe_{n}grams"] = ratio(
+                _covered(words, repeated, ends, n), n_characters
+            )
     return found
 
 
@@ -57,9 +61,15 @@ def _mix(values: Array) -> Array:
 
 def _top(words: Words, first: Array, keys: Array, ends: Array, n: int) -> Array:
     """The characters of each text's most frequent repeated n-gram, all its occurrences together."""
-    found = pl.DataFrame({"row": words.row[first], "key": keys, "n_characters": ends[first + n] - ends[first]})
-    counted = found.group_by("row", "key").agg(n=pl.len(), n_characters=pl.col("n_characters").first())
-    top = counted.sort("n", "n_characters", descending=True).unique("row", keep="first", maintain_order=True)
+    found = pl.DataFrame(
+        {"row": words.row[first], "key": keys, "n_characters": ends[first + n] - ends[first]}
+    )
+    counted = found.group_by("row", "key").agg(
+        n=pl.len(), n_characters=pl.col("n_characters").first()
+    )
+    top = counted.sort("n", "n_characters", descending=True).unique(
+        "row", keep="first", maintain_order=True
+    )
     n_characters = np.zeros(words.n_texts, np.int64)
     n_characters[top["row"].to_numpy()] = (top["n"].cast(pl.Int64) * top["n_characters"]).to_numpy()
     # an n-gram may overlap itself, as in "ha ha ha"

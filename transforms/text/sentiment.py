@@ -24,18 +24,26 @@ EMOTICON = 2
 def measure_sentiment(words: Words, text: pl.Series) -> dict[str, Array]:
     """Measure `sentiment_compound`, from -1 to 1, and `frac_negative_words`, the share of words with a negative valence."""
     known = _look_up(words.known)
-    of_word, boost, is_negation = (known[name].to_numpy() for name in ("valence", "boost", "is_negation"))
+    of_word, boost, is_negation = (
+        known[name].to_numpy() for name in ("valence", "boost", "is_negation")
+    )
     valence, is_capitals = of_word[words.word], words.is_capitals
-    is_emphatic = words.sum(is_capitals) % np.maximum(words.n_words, 1) > 0  # some words in capitals, not all
+    is_emphatic = (
+        words.sum(is_capitals) % np.maximum(words.n_words, 1) > 0
+    )  # some words in capitals, not all
     said = np.flatnonzero(valence)
     row = words.row[said]
-    value = valence[said] + np.sign(valence[said]) * CAPITALS * (is_capitals[said] & is_emphatic[row])
+    value = valence[said] + np.sign(valence[said]) * CAPITALS * (
+        is_capitals[said] & is_emphatic[row]
+    )
     for distance, weight in enumerate(DISTANCE, start=1):
         before = np.maximum(said - distance, 0)
         # a word with a valence of its own neither boosts nor negates
         counts = (words.row[before] == row) & (said >= distance) & (valence[before] == 0)
         word, sign = words.word[before], np.sign(valence[said])
-        boosted = boost[word] + np.sign(boost[word]) * CAPITALS * (is_capitals[before] & is_emphatic[row])
+        boosted = boost[word] + np.sign(boost[word]) * CAPITALS * (
+            is_capitals[before] & is_emphatic[row]
+        )
         value += np.where(counts, sign * boosted * weight, 0.0)
         value *= np.where(counts & is_negation[word], NEGATION, 1.0)
     value *= _around_but(words, said, row)
@@ -51,7 +59,9 @@ def _look_up(words: pl.DataFrame) -> pl.DataFrame:
     """What the lexicon says of each word: `valence`, `boost`, `is_negation`."""
     key = pl.when(pl.col("bare").str.len_chars() <= EMOTICON).then("plain").otherwise("bare")
     found = words.select(word=key).join(_lexicon(), on="word", how="left", maintain_order="left")
-    return found.with_columns(pl.col("valence", "boost").fill_null(0.0), pl.col("is_negation").fill_null(value=False))
+    return found.with_columns(
+        pl.col("valence", "boost").fill_null(0.0), pl.col("is_negation").fill_null(value=False)
+    )
 
 
 @cache
@@ -61,8 +71,16 @@ def _lexicon() -> pl.DataFrame:
     valence = SentimentIntensityAnalyzer().lexicon
     known = {*valence, *BOOSTER_DICT, *NEGATE}
     return pl.DataFrame(
-        [(word, valence.get(word, 0.0), BOOSTER_DICT.get(word, 0.0), word in NEGATE) for word in sorted(known)],
-        schema={"word": pl.String, "valence": pl.Float64, "boost": pl.Float64, "is_negation": pl.Boolean},
+        [
+            (word, valence.get(word, 0.0), BOOSTER_DICT.get(word, 0.0), word in NEGATE)
+            for word in sorted(known)
+        ],
+        schema={
+            "word": pl.String,
+            "valence": pl.Float64,
+            "boost": pl.Float64,
+            "is_negation": pl.Boolean,
+        },
         orient="row",
     )
 
@@ -73,12 +91,16 @@ def _around_but(words: Words, said: Array, row: Array) -> Array:
     first = np.full(words.n_texts, -1)
     first[words.row[is_but][::-1]] = is_but[::-1]
     place = first[row]
-    return np.where(place < 0, 1.0, np.where(said < place, BEFORE_BUT, np.where(said > place, AFTER_BUT, 1.0)))
+    return np.where(
+        place < 0, 1.0, np.where(said < place, BEFORE_BUT, np.where(said > place, AFTER_BUT, 1.0))
+    )
 
 
 def _emphasis(text: pl.Series) -> Array:
     n_exclamations = text.str.count_matches("!", literal=True).to_numpy().astype(np.int64)
     n_questions = text.str.count_matches("?", literal=True).to_numpy().astype(np.int64)
-    questions = np.where(n_questions > MOST_QUESTIONS, MANY_QUESTIONS, QUESTION * n_questions) * (n_questions > 1)
+    questions = np.where(n_questions > MOST_QUESTIONS, MANY_QUESTIONS, QUESTION * n_questions) * (
+        n_questions > 1
+    )
     emphasis: Array = EXCLAMATION * np.minimum(n_exclamations, MOST_EXCLAMATIONS) + questions
     return emphasis

@@ -21,7 +21,13 @@ TOKENS_A_BYTE = 0.28
 LONG_WORD = 7
 # Gopher's, of which a usable English text has two
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-ENGLISH_ONLY = ("automated_readability_index", "coleman_liau_index", "sentiment_compound", "frac_negative_words", "stop_word_fraction")
+ENGLISH_ONLY = (
+    "automated_readability_index",
+    "coleman_liau_index",
+    "sentiment_compound",
+    "frac_negative_words",
+    "stop_word_fraction",
+)
 EMOJI = r"\p{Extended_Pictographic}"
 SYMBOL, ASCII_SYMBOL = r"\p{S}", r"[$+<=>^`|~]"
 CODE_BLOCK = r"(?s)```.*?```"
@@ -34,7 +40,11 @@ def score_text(records: pl.LazyFrame) -> pl.LazyFrame:
     Takes `record_id`, `event_timestamp`, `created_timestamp` and `text`; gives those without the text, and the features.
     """
     # collected here: Polars within a Polars callback may wait for a thread that it holds itself
-    return _score(records.collect()).lazy().with_columns(cs.integer().cast(pl.Int64), cs.float().cast(pl.Float64))
+    return (
+        _score(records.collect())
+        .lazy()
+        .with_columns(cs.integer().cast(pl.Int64), cs.float().cast(pl.Float64))
+    )
 
 
 def _score(records: pl.DataFrame) -> pl.DataFrame:
@@ -52,18 +62,29 @@ def _score(records: pl.DataFrame) -> pl.DataFrame:
         "max_char_run": characters["max_char_run"].astype(np.int64),
         "list_ratio": ratio(text.str.count_matches("\n", literal=True).to_numpy(), words.n_words),
     }
-    scored = pl.concat([present, pl.DataFrame(measured), _characters(text), language()], how="horizontal")
+    scored = pl.concat(
+        [present, pl.DataFrame(measured), _characters(text), language()], how="horizontal"
+    )
     is_english = pl.col("language") == "en"
-    scored = scored.with_columns(pl.when(is_english).then(pl.col(name)) for name in ENGLISH_ONLY).drop("text")
-    return pl.concat([scored, records.filter(pl.col("text").is_null()).drop("text")], how="diagonal_relaxed")
+    scored = scored.with_columns(
+        pl.when(is_english).then(pl.col(name)) for name in ENGLISH_ONLY
+    ).drop("text")
+    return pl.concat(
+        [scored, records.filter(pl.col("text").is_null()).drop("text")], how="diagonal_relaxed"
+    )
 
 
 def _word_mix(words: Words) -> dict[str, Array]:
     word, n_words = pl.col("word"), words.n_words
     return {
-        "stop_word_fraction": ratio(words.sum(words.of_vocabulary(pl.col("bare").is_in(STOP_WORDS))), n_words),
+        "stop_word_fraction": ratio(
+            words.sum(words.of_vocabulary(pl.col("bare").is_in(STOP_WORDS))), n_words
+        ),
         "frac_all_caps_words": ratio(words.sum(words.is_capitals), n_words),
-        "frac_no_alph_words": ratio(words.sum(words.of_vocabulary(~word.str.contains(r"[A-Za-z]|[\p{L}--[A-Za-z]]"))), n_words),
+        "frac_no_alph_words": ratio(
+            words.sum(words.of_vocabulary(~word.str.contains(r"[A-Za-z]|[\p{L}--[A-Za-z]]"))),
+            n_words,
+        ),
         "long_word_ratio_7": ratio(words.sum(words.n_characters >= LONG_WORD), n_words),
         "max_word_length": words.max(words.n_characters),
         "unigram_entropy": _unigram_entropy(words),
@@ -77,8 +98,12 @@ def _unigram_entropy(words: Words) -> Array:
     row = words.row[repeated[first]]
     # added up by count: a word's place in the vocabulary depends on the batch, and the last bit must not
     by_count = np.lexsort((count, row))
-    weighted = np.bincount(row[by_count], (count * np.log(count))[by_count], minlength=words.n_texts)
-    entropy: Array = np.maximum(np.log(np.maximum(words.n_words, 1)) - ratio(weighted, words.n_words), 0.0)
+    weighted = np.bincount(
+        row[by_count], (count * np.log(count))[by_count], minlength=words.n_texts
+    )
+    entropy: Array = np.maximum(
+        np.log(np.maximum(words.n_words, 1)) - ratio(weighted, words.n_words), 0.0
+    )
     return entropy
 
 
@@ -108,12 +133,28 @@ def _characters(text: pl.Series) -> pl.DataFrame:
         n_tokens_est=(column.str.len_bytes() * TOKENS_A_BYTE).round().cast(pl.Int64),
         emoji_count=pl.when(is_ascii).then(0).otherwise(column.str.count_matches(EMOJI)),
         emoji_ratio=_share(pl.when(is_ascii).then(0).otherwise(column.str.count_matches(EMOJI)), n),
-        symbol_ratio=_share(pl.when(is_ascii).then(column.str.count_matches(ASCII_SYMBOL)).otherwise(column.str.count_matches(SYMBOL)), n),
-        curly_bracket=_share(column.str.count_matches("{", literal=True) + column.str.count_matches("}", literal=True), n),
+        symbol_ratio=_share(
+            pl.when(is_ascii)
+            .then(column.str.count_matches(ASCII_SYMBOL))
+            .otherwise(column.str.count_matches(SYMBOL)),
+            n,
+        ),
+        curly_bracket=_share(
+            column.str.count_matches("{", literal=True)
+            + column.str.count_matches("}", literal=True),
+            n,
+        ),
         lorem_ipsum=_share(lower.str.count_matches("lorem ipsum", literal=True), n),
         javascript_count=lower.str.count_matches("javascript", literal=True),
         code_block_ratio=pl.when(column.str.contains("```", literal=True))
-        .then(_share(column.str.extract_all(CODE_BLOCK).list.eval(pl.element().str.len_chars()).list.sum(), n))
+        .then(
+            _share(
+                column.str.extract_all(CODE_BLOCK)
+                .list.eval(pl.element().str.len_chars())
+                .list.sum(),
+                n,
+            )
+        )
         .otherwise(0.0),
         is_html=column.str.contains(HTML_TAG).cast(pl.Int64),
     )

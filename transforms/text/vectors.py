@@ -28,13 +28,22 @@ def hash_text(records: pl.LazyFrame) -> pl.LazyFrame:
     return with_vectors(records, "hash_vec_256", hashed)
 
 
-def with_vectors(records: pl.LazyFrame, name: str, vectors_of: Callable[[pl.Series], Vectors]) -> pl.LazyFrame:
+def with_vectors(
+    records: pl.LazyFrame, name: str, vectors_of: Callable[[pl.Series], Vectors]
+) -> pl.LazyFrame:
     """Put a vector in the place of each record's text, null where the text is."""
     # collected here: Polars within a Polars callback may wait for a thread that it holds itself
     frame = records.collect()
     text, vectors = frame["text"], vectors_of(frame["text"])
-    lists = pl.Series(name, vectors, pl.Array(pl.Float32, vectors.shape[1])).cast(pl.List(pl.Float32))
-    return frame.lazy().select("record_id", "event_timestamp", "created_timestamp", pl.when(text.is_not_null()).then(lists).alias(name))
+    lists = pl.Series(name, vectors, pl.Array(pl.Float32, vectors.shape[1])).cast(
+        pl.List(pl.Float32)
+    )
+    return frame.lazy().select(
+        "record_id",
+        "event_timestamp",
+        "created_timestamp",
+        pl.when(text.is_not_null()).then(lists).alias(name),
+    )
 
 
 def hashed(text: pl.Series) -> Vectors:
@@ -43,19 +52,31 @@ def hashed(text: pl.Series) -> Vectors:
     for start in range(0, len(text), N_TEXTS_AT_ONCE):
         sums = _signed_counts(text[start : start + N_TEXTS_AT_ONCE])
         norms = np.sqrt(np.square(sums).sum(axis=1, keepdims=True))
-        vectors[start : start + len(sums)] = sums / np.maximum(norms, 1)  # of whole numbers: 0, or at least 1
+        vectors[start : start + len(sums)] = sums / np.maximum(
+            norms, 1
+        )  # of whole numbers: 0, or at least 1
     return vectors
 
 
 def _signed_counts(text: pl.Series) -> npt.NDArray[np.float64]:
     """Add up the signs of each text's words by their places; each distinct word is hashed once."""
-    words = text.str.to_lowercase().str.extract_all(WORD).alias("word").to_frame().with_row_index("row").explode("word").drop_nulls()
+    words = (
+        text.str.to_lowercase()
+        .str.extract_all(WORD)
+        .alias("word")
+        .to_frame()
+        .with_row_index("row")
+        .explode("word")
+        .drop_nulls()
+    )
     encoded = words["word"].to_arrow().dictionary_encode()
     hashes = np.array([mmh3.hash(word) for word in encoded.dictionary.to_pylist()], np.int64)
     places, signs = np.abs(hashes) % DIMENSION, np.where(hashes >= 0, 1.0, -1.0)
     codes = encoded.indices.to_numpy()
     cells = words["row"].to_numpy().astype(np.int64) * DIMENSION + places[codes]
-    sums = np.bincount(cells, signs[codes], len(text) * DIMENSION).astype(np.float64, copy=False)  # of no word: whole numbers
+    sums = np.bincount(cells, signs[codes], len(text) * DIMENSION).astype(
+        np.float64, copy=False
+    )  # of no word: whole numbers
     return sums.reshape(len(text), DIMENSION)
 
 

@@ -66,7 +66,9 @@ class Words:
     def known(self) -> pl.DataFrame:
         """Each distinct word, as `word`; `plain` in lower case, and `bare` without punctuation around it."""
         plain = self.vocabulary.str.to_lowercase()
-        return pl.DataFrame({"word": self.vocabulary, "plain": plain, "bare": plain.str.strip_chars(PUNCTUATION)})
+        return pl.DataFrame(
+            {"word": self.vocabulary, "plain": plain, "bare": plain.str.strip_chars(PUNCTUATION)}
+        )
 
     def of_vocabulary(self, expression: pl.Expr) -> Array:
         """Evaluate an expression over the columns of `known`, for each distinct word once; its value for every word."""
@@ -97,7 +99,12 @@ def split_words(text: pl.Series) -> Words:
     word, row = word.filter(is_word), row[is_word]
     encoded = word.to_arrow().dictionary_encode()
     start = np.searchsorted(row, np.arange(len(text) + 1))
-    return Words(pl.Series("word", encoded.dictionary), encoded.indices.to_numpy().astype(np.int64), row, start)
+    return Words(
+        pl.Series("word", encoded.dictionary),
+        encoded.indices.to_numpy().astype(np.int64),
+        row,
+        start,
+    )
 
 
 def ratio(part: Array, whole: Array) -> Array:

@@ -36,7 +36,10 @@ class Worker:
             [sys.executable, "-P", identify.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self.process_id = self._process.pid
-        self._input, self._output = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
+        self._input, self._output = (
+            cast("IO[bytes]", self._process.stdin),
+            cast("IO[bytes]", self._process.stdout),
+        )
 
     def ask(self, texts: list[str]) -> list[Answer]:
         """Name each text's language; raises `OSError` or `EOFError` if the process has ended."""
@@ -62,7 +65,13 @@ class Pool:
 
     def begin(self, texts: list[str]) -> Iterator[list[Answer]]:
         """Begin to name each text's language; gives the answers in order, some at a time, and waits for them."""
-        return self._threads.map(self._ask, (texts[start : start + N_TEXTS_A_MESSAGE] for start in range(0, len(texts), N_TEXTS_A_MESSAGE)))
+        return self._threads.map(
+            self._ask,
+            (
+                texts[start : start + N_TEXTS_A_MESSAGE]
+                for start in range(0, len(texts), N_TEXTS_A_MESSAGE)
+            ),
+        )
 
     def _ask(self, texts: list[str]) -> list[Answer]:
         worker = self._idle.get()
@@ -91,7 +100,9 @@ def begin_in_pool(texts: list[str], n_workers: int) -> Callable[[], list[Answer]
         except (OSError, EOFError, pickle.UnpicklingError):
             _pool.cache_clear()
             pool.end()
-            message = "a process that names languages ended early; is there memory enough? Run again."
+            message = (
+                "a process that names languages ended early; is there memory enough? Run again."
+            )
             raise WorkerEndedError(message) from None
 
     return wait

@@ -25,7 +25,13 @@ from transforms.home import replace_file
 from transforms.paths import parquet, scan_parquet
 from transforms.schemas.base import Contract
 from transforms.schemas.raw import RawRecord
-from transforms.schemas.staging import AccountedFile, Correction, QuarantinedRecord, RepeatedRecord, StagedRecord
+from transforms.schemas.staging import (
+    AccountedFile,
+    Correction,
+    QuarantinedRecord,
+    RepeatedRecord,
+    StagedRecord,
+)
 from transforms.sql import model
 from transforms.staging.accounting import recount
 from transforms.staging.prepare import ACCEPTED
@@ -33,7 +39,13 @@ from transforms.warehouse.checkpoint import ERASE, preparing, publish_once
 from transforms.warehouse.rewrite import PLACE, files_holding, rows_staying
 from transforms.warehouse.tables import Warehouse
 
-HELD: tuple[type[Contract], ...] = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, Correction)
+HELD: tuple[type[Contract], ...] = (
+    RawRecord,
+    StagedRecord,
+    RepeatedRecord,
+    QuarantinedRecord,
+    Correction,
+)
 
 
 class Wanted(BaseModel):
@@ -57,7 +69,10 @@ class Wanted(BaseModel):
         if name is None:
             return None
         forms = {name, json.dumps(name)[1:-1]}
-        escaped = ("".join(char if char.isalnum() else f"\\x{{{ord(char):x}}}" for char in form) for form in sorted(forms))
+        escaped = (
+            "".join(char if char.isalnum() else f"\\x{{{ord(char):x}}}" for char in form)
+            for form in sorted(forms)
+        )
         return rf"(?:^|\W)(?:{'|'.join(escaped)})(?:\W|$)"
 
 
@@ -90,15 +105,25 @@ def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wa
     _refuse_unaccounted(warehouse)
     _refuse_undeclared(warehouse)
     _find(connection, warehouse, wanted)
-    outcomes = dict(connection.sql("select outcome, count(*) from erased_rows group by outcome").fetchall())
+    outcomes = dict(
+        connection.sql("select outcome, count(*) from erased_rows group by outcome").fetchall()
+    )
     if not outcomes:
-        message = f"{warehouse.settings.root}: holds nothing of that; ids are told apart by capitals too"
+        message = (
+            f"{warehouse.settings.root}: holds nothing of that; ids are told apart by capitals too"
+        )
         raise ErasureError(message)
     entities, feature_rows = {}, {}
     for view in views():
         entity = view.entity.id_of_columns
-        is_touched = "true" if view.is_rebuilt_whole else f"{entity} in (select entity_id from {touched_by(view)})"
-        counts = f"from {view.relation} select count(distinct {entity}), count(*) where {is_touched}"
+        is_touched = (
+            "true"
+            if view.is_rebuilt_whole
+            else f"{entity} in (select entity_id from {touched_by(view)})"
+        )
+        counts = (
+            f"from {view.relation} select count(distinct {entity}), count(*) where {is_touched}"
+        )
         ((entities[view.name], feature_rows[view.name]),) = connection.sql(counts).fetchall()
     ((n_records,),) = connection.sql("select count(distinct record_id) from erased_rows").fetchall()
     of_erased = f"from {Correction.relation()} semi join erased_rows using ({', '.join(PLACE)}) select count(*)"
@@ -108,7 +133,12 @@ def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wa
         select count(*) where regexp_matches(text, getvariable('erased_name'))
     """
     ((n_mentions,),) = connection.sql(mentions).fetchall()
-    files = [uri for (uri,) in connection.sql("select distinct source_uri from erased_rows order by all").fetchall()]
+    files = [
+        uri
+        for (uri,) in connection.sql(
+            "select distinct source_uri from erased_rows order by all"
+        ).fetchall()
+    ]
     rows = {
         RawRecord.relation(): sum(outcomes.values()),
         StagedRecord.relation(): outcomes.get("staged", 0),
@@ -127,7 +157,10 @@ def begin(warehouse: Warehouse, wanted: Wanted) -> None:
         half.mkdir()
         for table in ("erased_rows", *map(touched_by, views())):
             connection.table(table).write_parquet(str(half / f"{table}.parquet"))
-        content = {"wanted": wanted.model_dump(), "number": warehouse.versions()[RawRecord.relation()]}
+        content = {
+            "wanted": wanted.model_dump(),
+            "number": warehouse.versions()[RawRecord.relation()],
+        }
         replace_file(half / "note.json", json.dumps(content).encode())
         half.replace(_folder(warehouse))
 
@@ -138,8 +171,12 @@ def begun_erasure(warehouse: Warehouse) -> Erasure | None:
     if not folder.is_dir():
         return None
     content = json.loads((folder / "note.json").read_text("utf-8"))
-    entities = {path.stem.removeprefix("touched_"): path for path in folder.glob("touched_*.parquet")}
-    return Erasure(Wanted(**content["wanted"]), content["number"], folder / "erased_rows.parquet", entities)
+    entities = {
+        path.stem.removeprefix("touched_"): path for path in folder.glob("touched_*.parquet")
+    }
+    return Erasure(
+        Wanted(**content["wanted"]), content["number"], folder / "erased_rows.parquet", entities
+    )
 
 
 def erase_rows(warehouse: Warehouse, erasure: Erasure) -> None:
@@ -151,17 +188,33 @@ def erase_rows(warehouse: Warehouse, erasure: Erasure) -> None:
     with warehouse.connect() as connection:
         create_erasure(connection, erasure)
         _decide_again(connection)
-        accounts: pl.DataFrame = connection.sql(f"({model('erase/erased_accounts')}) union all ({model('staging/moved_accounts')})").pl()
+        accounts: pl.DataFrame = connection.sql(
+            f"({model('erase/erased_accounts')}) union all ({model('staging/moved_accounts')})"
+        ).pl()
         publish_once(warehouse, AccountedFile, accounts.to_arrow().to_batches(), done)
         _replace(connection, warehouse, QuarantinedRecord, done)
         _replace(connection, warehouse, Correction, done)
-        _replace(connection, warehouse, RepeatedRecord, done, arriving="staging/superseded_versions")
-        _replace(connection, warehouse, StagedRecord, done, leaving="leaving", arriving="staging/returned_versions")
+        _replace(
+            connection, warehouse, RepeatedRecord, done, arriving="staging/superseded_versions"
+        )
+        _replace(
+            connection,
+            warehouse,
+            StagedRecord,
+            done,
+            leaving="leaving",
+            arriving="staging/returned_versions",
+        )
         _replace(connection, warehouse, RawRecord, done)
-        sources = connection.sql(f"select distinct source from {AccountedFile.relation()}").fetchall()
+        sources = connection.sql(
+            f"select distinct source from {AccountedFile.relation()}"
+        ).fetchall()
     raw = warehouse.versions()[RawRecord.relation()]
     publish_once(
-        warehouse, StagedRecord, [], {name: at for (source,) in sources for name, at in preparing(source).at(raw).items()}
+        warehouse,
+        StagedRecord,
+        [],
+        {name: at for (source,) in sources for name, at in preparing(source).at(raw).items()},
     )  # nothing is left to stage
 
 
@@ -174,7 +227,10 @@ def delete_files(warehouse: Warehouse, erasure: Erasure) -> int:
     n_deleted = 0
     with warehouse.connect() as connection:
         create_erasure(connection, erasure)
-        of_views = [view.rests_on(connection, old_files(warehouse, view.contract), touched_by(view)) for view in views()]
+        of_views = [
+            view.rests_on(connection, old_files(warehouse, view.contract), touched_by(view))
+            for view in views()
+        ]
         for files in (*(old_files(warehouse, contract) for contract in (*HELD, *INDEX)), *of_views):
             for file in files:
                 Path(file).unlink()
@@ -229,7 +285,11 @@ def recompute_views(warehouse: Warehouse, erasure: Erasure, now: datetime) -> No
 def touched(erasure: Erasure, view: View) -> pl.DataFrame:
     """The key columns of the touched entities of a view."""
     ids = scan_parquet([erasure.entities[view.name]]).collect()["entity_id"]
-    return ids.struct.unnest() if isinstance(ids.dtype, pl.Struct) else ids.alias(view.entity.columns[0]).to_frame()
+    return (
+        ids.struct.unnest()
+        if isinstance(ids.dtype, pl.Struct)
+        else ids.alias(view.entity.columns[0]).to_frame()
+    )
 
 
 def touched_by(view: View) -> str:
@@ -247,7 +307,12 @@ def create_erasure(connection: duckdb.DuckDBPyConnection, erasure: Erasure) -> N
 
 def set_wanted(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> None:
     """Set the variables that the models of erasing read."""
-    values = {"author": wanted.author, "record": wanted.record, "file": wanted.source_file, "name": wanted.pattern}
+    values = {
+        "author": wanted.author,
+        "record": wanted.record,
+        "file": wanted.source_file,
+        "name": wanted.pattern,
+    }
     for name, value in values.items():
         connection.execute(f"set variable erased_{name} = $value::varchar", {"value": value})
 
@@ -284,7 +349,9 @@ def _find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: W
     connection.execute(f"create table erased_rows as {model('erase/erased_rows')}")
     connection.execute(f"create table touched_versions as {model('erase/touched_versions')}")
     for view in views():
-        connection.execute(f"create table {touched_by(view)} as {view.entities_of('touched_versions')}")
+        connection.execute(
+            f"create table {touched_by(view)} as {view.entities_of('touched_versions')}"
+        )
 
 
 def _decide_again(connection: duckdb.DuckDBPyConnection) -> None:
@@ -298,7 +365,9 @@ def _decide_again(connection: duckdb.DuckDBPyConnection) -> None:
     for name in ("versions", "moved_rows"):
         connection.execute(f"create table {name} as {model(f'staging/{name}')}")
     connection.from_arrow(StagedRecord.arrow_schema().empty_table()).create_view("buffered")
-    connection.execute(f"create view leaving as select {places} from erased_rows union all select {places} from moved_rows where is_staged")
+    connection.execute(
+        f"create view leaving as select {places} from erased_rows union all select {places} from moved_rows where is_staged"
+    )
 
 
 def _replace(
@@ -312,9 +381,15 @@ def _replace(
     """Write the data files that hold rows of `leaving` anew without them, with the rows of a model beside."""
     files = files_holding(connection, warehouse.files(contract.relation()), leaving)
     staying = rows_staying(connection, warehouse, contract, files, leaving)
-    publish_once(warehouse, contract, chain(staying, _rows(connection, warehouse, arriving)), done, files)
+    publish_once(
+        warehouse, contract, chain(staying, _rows(connection, warehouse, arriving)), done, files
+    )
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, name: str | None) -> Iterator[pa.RecordBatch]:
-    batches: Iterable[pa.RecordBatch] = connection.sql(model(name)).to_arrow_reader(warehouse.settings.batch_rows) if name else ()
+def _rows(
+    connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, name: str | None
+) -> Iterator[pa.RecordBatch]:
+    batches: Iterable[pa.RecordBatch] = (
+        connection.sql(model(name)).to_arrow_reader(warehouse.settings.batch_rows) if name else ()
+    )
     yield from batches

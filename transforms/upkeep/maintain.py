@@ -66,28 +66,48 @@ def compact(warehouse: Warehouse, *, is_dry: bool) -> list[Compacted]:
     """Merge the small files of every table that has several, and drop replaced rows from views that have many."""
     raw, staging = RawRecord.relation(), StagedRecord.relation()
     versions = warehouse.versions()
-    sources = [source for source in _sources(warehouse) if preparing(source).consumed(warehouse, staging) == versions[raw]]
+    sources = [
+        source
+        for source in _sources(warehouse)
+        if preparing(source).consumed(warehouse, staging) == versions[raw]
+    ]
     of_features = [view.contract for view in views()]
     consumers = [
-        contract for contract in (*INDEX, *of_features) if FEATURIZE.consumed(warehouse, contract.relation()) == versions.get(staging)
+        contract
+        for contract in (*INDEX, *of_features)
+        if FEATURIZE.consumed(warehouse, contract.relation()) == versions.get(staging)
     ]
     done = []
     for contract in (*KEPT, *of_features):
         files = warehouse.files(contract.relation())
         chosen = _chosen(contract, warehouse, files)
         if chosen and is_dry:
-            done.append(Compacted(contract.relation(), len(files), len(files) - len(chosen) + 1, 0, 0.0, 0.0))
+            done.append(
+                Compacted(
+                    contract.relation(), len(files), len(files) - len(chosen) + 1, 0, 0.0, 0.0
+                )
+            )
         elif chosen:
             done.append(_compact(contract, warehouse, chosen))
         if contract is RawRecord and chosen and not is_dry:
-            notes = {name: at for source in sources for name, at in preparing(source).at(warehouse.versions()[raw]).items()}
+            notes = {
+                name: at
+                for source in sources
+                for name, at in preparing(source).at(warehouse.versions()[raw]).items()
+            }
             _note(warehouse, [StagedRecord], notes)  # it alone says how much is staged
-        if contract is StagedRecord and not is_dry and warehouse.versions().get(staging) != versions.get(staging):
+        if (
+            contract is StagedRecord
+            and not is_dry
+            and warehouse.versions().get(staging) != versions.get(staging)
+        ):
             _note(warehouse, consumers, FEATURIZE.at(warehouse.versions()[staging]))
     return done
 
 
-def vacuum(warehouse: Warehouse, locked: Iterable[Mapping[str, int]], *, is_dry: bool) -> list[Vacuumed]:
+def vacuum(
+    warehouse: Warehouse, locked: Iterable[Mapping[str, int]], *, is_dry: bool
+) -> list[Vacuumed]:
     """Delete the data files that no version needs which is locked, still to be consumed, or replaced for less than `keep_days`.
 
     `locked` gives the versions of views that locks name. Files that no commit ever named go too, once they are that old. What
@@ -96,9 +116,13 @@ def vacuum(warehouse: Warehouse, locked: Iterable[Mapping[str, int]], *, is_dry:
     versions = warehouse.versions()
     kept: dict[str, set[int]] = {relation: {version} for relation, version in versions.items()}
     for source in _sources(warehouse):
-        kept[RawRecord.relation()].add(preparing(source).consumed(warehouse, StagedRecord.relation()))
+        kept[RawRecord.relation()].add(
+            preparing(source).consumed(warehouse, StagedRecord.relation())
+        )
     for contract in (*INDEX, *(view.contract for view in views())):
-        kept.get(StagedRecord.relation(), set()).add(FEATURIZE.consumed(warehouse, contract.relation()))
+        kept.get(StagedRecord.relation(), set()).add(
+            FEATURIZE.consumed(warehouse, contract.relation())
+        )
     for needed in (consistent_versions(warehouse), *locked):
         for view, version in needed.items():
             kept.get(f"features.{view}", set()).add(version)
@@ -112,8 +136,12 @@ def _vacuum(warehouse: Warehouse, relation: str, kept: set[int], *, is_dry: bool
     hours = round(warehouse.settings.keep_days * 24)
     keep = sorted(version for version in kept if 0 <= version <= table.version())
     # Delta's own deleting is two commits more, which everyone who consumes the table would have to look at
-    names = table.vacuum(hours, dry_run=True, enforce_retention_duration=False, keep_versions=keep, full=True)
-    files = [file for file in (warehouse.folder(relation) / name for name in names) if file.is_file()]
+    names = table.vacuum(
+        hours, dry_run=True, enforce_retention_duration=False, keep_versions=keep, full=True
+    )
+    files = [
+        file for file in (warehouse.folder(relation) / name for name in names) if file.is_file()
+    ]
     deleted = Vacuumed(relation, len(files), sum(file.stat().st_size for file in files))
     if not is_dry:
         for file in files:
@@ -126,10 +154,17 @@ def _sources(warehouse: Warehouse) -> list[str]:
     if AccountedFile.relation() not in warehouse.versions():
         return []
     with warehouse.connect() as connection:
-        return [name for (name,) in connection.sql(f"select distinct source from {AccountedFile.relation()} order by all").fetchall()]
+        return [
+            name
+            for (name,) in connection.sql(
+                f"select distinct source from {AccountedFile.relation()} order by all"
+            ).fetchall()
+        ]
 
 
-def _note(warehouse: Warehouse, consumers: Iterable[type[Contract]], notes: Mapping[str, int]) -> None:
+def _note(
+    warehouse: Warehouse, consumers: Iterable[type[Contract]], notes: Mapping[str, int]
+) -> None:
     """Tell consumers that were up to date that they are: rows were only moved."""
     for contract in consumers if notes else ():
         warehouse.publish(contract, [], notes)
@@ -158,15 +193,30 @@ def _replaced_share(contract: type[Contract], warehouse: Warehouse) -> float:
 
 def _compact(contract: type[Contract], warehouse: Warehouse, chosen: list[str]) -> Compacted:
     relation = contract.relation()
-    n_files, n_rows, seconds = len(warehouse.files(relation)), warehouse.n_rows(relation), _seconds_of_a_read(relation, warehouse)
+    n_files, n_rows, seconds = (
+        len(warehouse.files(relation)),
+        warehouse.n_rows(relation),
+        _seconds_of_a_read(relation, warehouse),
+    )
     with warehouse.connect() as connection:
         warehouse.create_view(connection, "chosen", chosen, contract.arrow_schema())
-        warehouse.publish(contract, _rows(connection, contract, warehouse.settings.batch_rows), {}, without=chosen)
+        warehouse.publish(
+            contract, _rows(connection, contract, warehouse.settings.batch_rows), {}, without=chosen
+        )
     n_dropped = n_rows - warehouse.n_rows(relation)
-    return Compacted(relation, n_files, len(warehouse.files(relation)), n_dropped, seconds, _seconds_of_a_read(relation, warehouse))
+    return Compacted(
+        relation,
+        n_files,
+        len(warehouse.files(relation)),
+        n_dropped,
+        seconds,
+        _seconds_of_a_read(relation, warehouse),
+    )
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, contract: type[Contract], batch_rows: int) -> Iterator[pa.RecordBatch]:
+def _rows(
+    connection: duckdb.DuckDBPyConnection, contract: type[Contract], batch_rows: int
+) -> Iterator[pa.RecordBatch]:
     """Stream the chosen rows; of a view the newest of every entity and instant, in their order, in buckets that fit memory."""
     sql, n_buckets = "from chosen", 1
     if is_dated(contract):

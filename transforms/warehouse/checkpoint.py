@@ -33,7 +33,9 @@ class Consumer(NamedTuple):
 
     def is_on_basis(self, warehouse: Warehouse, relation: str, version: int, basis: str) -> bool:
         """Whether a table goes up to a version on the basis as it is now."""
-        return all(warehouse.consumed(relation, name) == version for name in self.at(version, basis))
+        return all(
+            warehouse.consumed(relation, name) == version for name in self.at(version, basis)
+        )
 
 
 FEATURIZE = Consumer("featurize")
@@ -69,7 +71,10 @@ def publish_once(
     without: Sequence[str] = (),
 ) -> None:
     """Publish unless an earlier, interrupted run already did."""
-    if any(warehouse.consumed(contract.relation(), name) >= version for name, version in transactions.items()):
+    if any(
+        warehouse.consumed(contract.relation(), name) >= version
+        for name, version in transactions.items()
+    ):
         return
     try:
         warehouse.publish(contract, batches, transactions, without=without)

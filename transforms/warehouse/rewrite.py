@@ -12,7 +12,9 @@ from transforms.warehouse.tables import Warehouse
 PLACE = ["load_id", "source_uri", "row_number"]
 
 
-def files_holding(connection: duckdb.DuckDBPyConnection, files: Sequence[str], places: str) -> list[str]:
+def files_holding(
+    connection: duckdb.DuckDBPyConnection, files: Sequence[str], places: str
+) -> list[str]:
     """List those data files that hold a row of a relation of places; where rows are to leave, only these are written anew."""
     if not files:
         return []
@@ -22,10 +24,18 @@ def files_holding(connection: duckdb.DuckDBPyConnection, files: Sequence[str], p
 
 
 def rows_staying(
-    connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, contract: type[Contract], files: Sequence[str], places: str
+    connection: duckdb.DuckDBPyConnection,
+    warehouse: Warehouse,
+    contract: type[Contract],
+    files: Sequence[str],
+    places: str,
 ) -> Iterator[pa.RecordBatch]:
     """Stream the rows of data files that are not in a relation of places."""
     if files:
         parquet(connection, files).create_view("rewritten_files")
-        staying = connection.sql(f"from rewritten_files anti join {places} using ({', '.join(PLACE)})")
-        yield from staying.select(*contract.arrow_schema().names).to_arrow_reader(warehouse.settings.batch_rows)
+        staying = connection.sql(
+            f"from rewritten_files anti join {places} using ({', '.join(PLACE)})"
+        )
+        yield from staying.select(*contract.arrow_schema().names).to_arrow_reader(
+            warehouse.settings.batch_rows
+        )

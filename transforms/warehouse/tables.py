@@ -45,7 +45,15 @@ RELATIONS = (
 COMMIT_TRIES = 4
 PARTS = "parts"
 # what a home can lose: all of it is made again from raw
-REMADE = ("staging", "quarantine/records", "accounting", "profiles", "duplicates", "features", "feast")
+REMADE = (
+    "staging",
+    "quarantine/records",
+    "accounting",
+    "profiles",
+    "duplicates",
+    "features",
+    "feast",
+)
 CODE = "code"
 FAMILY = "family"
 # an entry of the log is small, and what consumes a table or locks a version must find it after any time
@@ -169,7 +177,9 @@ class Warehouse:
         folder.parent.mkdir(parents=True, exist_ok=True)
         alive = folder.with_suffix(".alive")
         with alive.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # the operating system lets go when the process ends, however it ends
+            fcntl.flock(
+                file, fcntl.LOCK_EX
+            )  # the operating system lets go when the process ends, however it ends
             folder.mkdir()
             try:
                 yield folder
@@ -199,7 +209,9 @@ class Warehouse:
                 path.unlink(missing_ok=True)
 
     @contextmanager
-    def connect(self, at: Mapping[str, int] | None = None, of: tuple[str, ...] = ("",)) -> Iterator[duckdb.DuckDBPyConnection]:
+    def connect(
+        self, at: Mapping[str, int] | None = None, of: tuple[str, ...] = ("",)
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open DuckDB over a snapshot of tables, as views by their relation's name; what it spills is removed at the end.
 
         `at` gives the versions of relations that are to be read as they were then. `of` names the relations that are read, or how
@@ -220,10 +232,17 @@ class Warehouse:
                     if table and at and relation in at:
                         table = self.table_at(relation, at[relation])
                     if table:
-                        self.create_view(connection, relation, data_files(table), pa.schema(table.schema().to_arrow()))
+                        self.create_view(
+                            connection,
+                            relation,
+                            data_files(table),
+                            pa.schema(table.schema().to_arrow()),
+                        )
                 yield connection
 
-    def create_view(self, connection: duckdb.DuckDBPyConnection, name: str, files: list[str], schema: pa.Schema) -> None:
+    def create_view(
+        self, connection: duckdb.DuckDBPyConnection, name: str, files: list[str], schema: pa.Schema
+    ) -> None:
         """Make data files a view; with no file, an empty one of the given schema."""
         schema_name, _, view = name.rpartition(".")
         rows = parquet(connection, files) if files else connection.from_arrow(schema.empty_table())
@@ -233,7 +252,11 @@ class Warehouse:
         connection.execute("use main")
 
     def create_arrivals(
-        self, connection: duckdb.DuckDBPyConnection, contract: type[Contract], since: int, until: int | None = None
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        contract: type[Contract],
+        since: int,
+        until: int | None = None,
     ) -> None:
         """Make the views `inserted` and `deleted`: the rows that came to a relation after a version, and those that went.
 
@@ -250,8 +273,12 @@ class Warehouse:
         self.create_view(connection, "added", added, schema)
         self.create_view(connection, "removed", removed, schema)
         same = [name for name in (*contract.key(), "content_digest") if name in schema.names]
-        connection.execute(f"create view inserted as from added anti join removed using ({', '.join(same)})")
-        connection.execute(f"create view deleted as from removed anti join added using ({', '.join(same)})")
+        connection.execute(
+            f"create view inserted as from added anti join removed using ({', '.join(same)})"
+        )
+        connection.execute(
+            f"create view deleted as from removed anti join added using ({', '.join(same)})"
+        )
 
     def create(self, contract: type[Contract]) -> DeltaTable:
         """Open a contract's table as `table` does, made empty if it is not there."""
@@ -261,7 +288,11 @@ class Warehouse:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             table = DeltaTable.create(
-                str(folder), contract.arrow_schema(), mode="ignore", description=contract.__doc__, configuration=KEEP_LOG
+                str(folder),
+                contract.arrow_schema(),
+                mode="ignore",
+                description=contract.__doc__,
+                configuration=KEEP_LOG,
             )
         except OSError as error:
             message = f"{self.settings.root}: cannot be written ({error.strerror or error}); choose another --home"
@@ -312,7 +343,12 @@ class Warehouse:
                 for batch in batches:
                     writer.write(batch)
                     self.report(relation, batch.num_rows, batch.nbytes)
-                table = self._share(relation, self._commit(table, contract, writer.close(), without, transactions, code, mode))
+                table = self._share(
+                    relation,
+                    self._commit(
+                        table, contract, writer.close(), without, transactions, code, mode
+                    ),
+                )
             except BaseException:
                 writer.discard()
                 raise
@@ -329,13 +365,19 @@ class Warehouse:
         mode: str,
     ) -> DeltaTable:
         """Commit; again on the newest version where another run came between, unless it published the same."""
-        carried = transactions if code is None else {**transactions, CODE: code, FAMILY: contract.version()}
+        carried = (
+            transactions
+            if code is None
+            else {**transactions, CODE: code, FAMILY: contract.version()}
+        )
         commit = CommitProperties(app_transactions=[Transaction(*item) for item in carried.items()])
         actions: list[AddAction | RemoveAction] = [*added, *map(_remove, without)]
         for tries_left in reversed(range(COMMIT_TRIES)):
             _refuse_missing(table, contract.relation(), without)
             try:
-                table.create_write_transaction(actions, mode, contract.arrow_schema(), commit_properties=commit)
+                table.create_write_transaction(
+                    actions, mode, contract.arrow_schema(), commit_properties=commit
+                )
                 break
             except CommitFailedError:
                 # also where two runs make a table at the same moment: the second making is a commit of its own
@@ -362,7 +404,9 @@ def _identity(entry: Path) -> tuple[int, int] | None:
 
 def _is_newest(folder: Path, table: DeltaTable, identity: tuple[int, int] | None) -> bool:
     """Look whether the log still ends with a table's version; a table that was deleted and made anew has another entry there."""
-    entry, following = (_entry(folder, version) for version in (table.version(), table.version() + 1))
+    entry, following = (
+        _entry(folder, version) for version in (table.version(), table.version() + 1)
+    )
     return identity is not None and _identity(entry) == identity and not following.exists()
 
 
@@ -386,7 +430,9 @@ def n_rows_of(file: str) -> int:
 
 
 def _remove(file: str) -> RemoveAction:
-    return RemoveAction(Path(file).name, data_change=True, deletion_timestamp=time.time_ns() // 1_000_000)
+    return RemoveAction(
+        Path(file).name, data_change=True, deletion_timestamp=time.time_ns() // 1_000_000
+    )
 
 
 def _refuse_missing(table: DeltaTable, relation: str, files: Sequence[str]) -> None:
@@ -396,7 +442,9 @@ def _refuse_missing(table: DeltaTable, relation: str, files: Sequence[str]) -> N
         raise HomeError(message)
 
 
-def _refuse_repeat(table: DeltaTable, relation: str, transactions: Mapping[str, int], code: int | None) -> None:
+def _refuse_repeat(
+    table: DeltaTable, relation: str, transactions: Mapping[str, int], code: int | None
+) -> None:
     """Look for the transactions in the open version; of itself, Delta sees a conflict only with commits after it."""
     if code is not None and table.transaction_version(CODE) != code:
         return

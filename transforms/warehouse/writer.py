@@ -46,7 +46,12 @@ class _Lane:
     """One of a writer's threads, with the files it writes one after the other."""
 
     def __init__(self, folder: Path, contract: type[Contract], journal: Path) -> None:
-        self.folder, self.contract, self.schema, self.journal = folder, contract, contract.arrow_schema(), journal
+        self.folder, self.contract, self.schema, self.journal = (
+            folder,
+            contract,
+            contract.arrow_schema(),
+            journal,
+        )
         self._actions: list[AddAction] = []
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
@@ -72,7 +77,9 @@ class _Lane:
         self._thread.shutdown(wait=True)
         if self._part:
             self._part.close()
-        for name in [action.path for action in self._actions] + ([self._path.name] if self._path else []):
+        for name in [action.path for action in self._actions] + (
+            [self._path.name] if self._path else []
+        ):
             (self.folder / name).unlink(missing_ok=True)
 
     def _wait(self) -> None:
@@ -85,7 +92,9 @@ class _Lane:
             self._path = self.folder / f"part-{uuid.uuid4().hex}.parquet"
             with self.journal.open("a", encoding="utf-8") as file:
                 file.write(f"{self.contract.relation()} {self._path.name}\n")
-            self._part = pq.ParquetWriter(self._path, self.schema, compression="zstd", compression_level=1)
+            self._part = pq.ParquetWriter(
+                self._path, self.schema, compression="zstd", compression_level=1
+            )
         self._part.write_batch(batch.cast(self.schema))
         self._rows_of_part += batch.num_rows
         if self._rows_of_part >= ROWS_OF_A_FILE:
@@ -97,5 +106,14 @@ class _Lane:
         self._part.close()
         stat = self._path.stat()
         stats = f'{{"numRecords": {self._rows_of_part}}}'
-        self._actions.append(AddAction(self._path.name, stat.st_size, {}, int(stat.st_mtime * 1000), data_change=True, stats=stats))
+        self._actions.append(
+            AddAction(
+                self._path.name,
+                stat.st_size,
+                {},
+                int(stat.st_mtime * 1000),
+                data_change=True,
+                stats=stats,
+            )
+        )
         self._part, self._path, self._rows_of_part = None, None, 0

@@ -38,7 +38,9 @@ def write_view(tmp_path: Path) -> Callable[..., FeatureView]:
     ) -> FeatureView:
         path = tmp_path / folder / (f"{name}.parquet" if layout == "file" else name)
         file_format = write_source(path, rows, layout)
-        return make_view(name, str(path), rows.schema, keys, ttl=ttl, file_format=file_format, mapping=mapping)
+        return make_view(
+            name, str(path), rows.schema, keys, ttl=ttl, file_format=file_format, mapping=mapping
+        )
 
     return write
 
@@ -53,12 +55,19 @@ def make_view(
     file_format: FileFormat | None = None,
     mapping: dict[str, str] | None = None,
 ) -> FeatureView:
-    types = {(mapping or {}).get(field.name, field.name): pa_to_feast_value_type(str(field.type)) for field in schema}
+    types = {
+        (mapping or {}).get(field.name, field.name): pa_to_feast_value_type(str(field.type))
+        for field in schema
+    }
     return FeatureView(
         name=name,
         entities=[Entity(name=key, join_keys=[key], value_type=types[key]) for key in keys],
         ttl=ttl,
-        schema=[Field(name=column, dtype=from_value_type(kind)) for column, kind in types.items() if column not in (EVENT, CREATED)],
+        schema=[
+            Field(name=column, dtype=from_value_type(kind))
+            for column, kind in types.items()
+            if column not in (EVENT, CREATED)
+        ],
         source=FileSource(
             name=f"{name}_source",
             path=path,
@@ -87,7 +96,9 @@ def write_source(path: Path, rows: pa.Table, layout: str) -> FileFormat:
         write_deltalake(str(path), rows)
         return DeltaFormat()
     if "half" not in rows.column_names:
-        rows = rows.append_column("half", pa.array([number % 2 for number in range(rows.num_rows)], pa.int32()))
+        rows = rows.append_column(
+            "half", pa.array([number % 2 for number in range(rows.num_rows)], pa.int32())
+        )
     for half in (0, 1):
         file = path / (f"half={half}/rows.parquet" if layout == "hive" else f"{half}.parquet")
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +111,11 @@ def make_store(tmp_path: Path) -> Callable[..., FeatureStore]:
     """Apply views, services and on-demand views to a store of this test's own; `options` are the offline store's."""
 
     def make(*objects: Any, **options: Any) -> FeatureStore:
-        offline = {"type": "feature_repo.stores.asof.AsofOfflineStore", "warehouse": str(tmp_path / "home"), **options}
+        offline = {
+            "type": "feature_repo.stores.asof.AsofOfflineStore",
+            "warehouse": str(tmp_path / "home"),
+            **options,
+        }
         if options.get("type") == "dask":
             offline = options
         config = RepoConfig(
@@ -121,6 +136,15 @@ def make_store(tmp_path: Path) -> Callable[..., FeatureStore]:
 
 def entities_of(objects: Sequence[Any]) -> list[Entity]:
     """Gather the entities that views are about, each once."""
-    columns = [column for view in objects if isinstance(view, FeatureView) for column in view.entity_columns]
-    types = {column.name: column.dtype.to_value_type() for column in columns if column.name != "__dummy_id"}
+    columns = [
+        column
+        for view in objects
+        if isinstance(view, FeatureView)
+        for column in view.entity_columns
+    ]
+    types = {
+        column.name: column.dtype.to_value_type()
+        for column in columns
+        if column.name != "__dummy_id"
+    }
     return [Entity(name=name, join_keys=[name], value_type=kind) for name, kind in types.items()]

@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 
 Elements = st.SearchStrategy[Any]
 
-texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)  # no NUL: Postgres has none
-blobs = st.binary(min_size=1, max_size=12)  # a batch whose byte strings are all empty is all null to Feast
+texts = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12
+)  # no NUL: Postgres has none
+blobs = st.binary(
+    min_size=1, max_size=12
+)  # a batch whose byte strings are all empty is all null to Feast
 doubles = st.floats(allow_nan=True, allow_infinity=True)
 floats = st.floats(width=32)
 numbers = st.integers(-(2**53), 2**53)  # Feast takes integers beside nulls through float64
@@ -23,7 +27,9 @@ instants = st.datetimes(datetime(1902, 1, 1), datetime(2200, 1, 1))  # noqa: DTZ
 uuids = st.uuids().map(str)
 decimals = st.decimals(-1000, 1000, places=3)
 booleans = st.booleans()
-documents = st.dictionaries(st.sampled_from("abc"), st.integers(-5, 5) | st.text("xyz", max_size=3), max_size=3)
+documents = st.dictionaries(
+    st.sampled_from("abc"), st.integers(-5, 5) | st.text("xyz", max_size=3), max_size=3
+)
 json_texts = documents.map(json.dumps)
 structs = st.fixed_dictionaries({"a": small_numbers, "b": st.text("xyz", max_size=3)})
 STRUCT = pa.struct([("a", pa.int64()), ("b", pa.string())])
@@ -33,10 +39,15 @@ def lists(elements: Elements) -> Elements:
     return st.lists(elements, max_size=4)
 
 
-def _of(items: Sequence[tuple[ValueType, pa.DataType, Elements]]) -> list[tuple[ValueType, pa.DataType, Elements]]:
+def _of(
+    items: Sequence[tuple[ValueType, pa.DataType, Elements]],
+) -> list[tuple[ValueType, pa.DataType, Elements]]:
     collections = [(kind, pa.list_(item), lists(elements)) for kind, item, elements in items]
     sets = [(ValueType[kind.name.replace("_LIST", "_SET")], *rest) for kind, *rest in collections]
-    return [*collections, *((kind, item, elements.filter(_is_ordered)) for kind, item, elements in sets)]
+    return [
+        *collections,
+        *((kind, item, elements.filter(_is_ordered)) for kind, item, elements in sets),
+    ]
 
 
 def _is_ordered(values: list[Any]) -> bool:
@@ -88,7 +99,11 @@ COLLECTIONS: list[tuple[ValueType, pa.DataType, Elements]] = [
         ]
     ),
     (ValueType.FLOAT_LIST, pa.list_(pa.float64()), lists(doubles | st.none())),
-    (ValueType.FLOAT_LIST, pa.list_(pa.float32()), st.lists(floats, min_size=40, max_size=40)),  # longer than one byte can say
+    (
+        ValueType.FLOAT_LIST,
+        pa.list_(pa.float32()),
+        st.lists(floats, min_size=40, max_size=40),
+    ),  # longer than one byte can say
     (ValueType.FLOAT_LIST, pa.list_(pa.float32(), 3), st.lists(floats, min_size=3, max_size=3)),
     (ValueType.DOUBLE_LIST, pa.large_list(pa.float32()), lists(floats)),
     (ValueType.MAP, STRUCT, structs),
@@ -100,22 +115,65 @@ COLLECTIONS: list[tuple[ValueType, pa.DataType, Elements]] = [
     (ValueType.VALUE_LIST, pa.list_(pa.list_(pa.float64())), lists(lists(doubles))),
     (ValueType.VALUE_SET, pa.list_(pa.list_(pa.string())), lists(lists(texts))),
 ]
-AT, WIDE = datetime(2026, 7, 1, 12, tzinfo=UTC), Decimal("12345678901234567890123456789012345678901.500")
+AT, WIDE = (
+    datetime(2026, 7, 1, 12, tzinfo=UTC),
+    Decimal("12345678901234567890123456789012345678901.500"),
+)
 CONVERTED_HERE_ONLY: list[tuple[ValueType, pa.Array, list[Any]]] = [
-    (ValueType.SCALAR_MAP, pa.array([[(1, "x")], None], pa.map_(pa.int64(), pa.string())), [{1: "x"}, None]),
-    (ValueType.MAP, pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int64())), [{"a": 1}, None]),
-    (ValueType.MAP_LIST, pa.array([[{"a": 1, "b": "x"}], None], pa.list_(STRUCT)), [[{"a": 1, "b": "x"}], None]),
-    (ValueType.UNIX_TIMESTAMP_LIST, pa.array([[AT, None], None], pa.list_(pa.timestamp("us", "UTC"))), [[AT, None], None]),
-    (ValueType.UNIX_TIMESTAMP_LIST, pa.array([[AT], None], pa.list_(pa.timestamp("ns", "UTC"))), [[AT], None]),
-    (ValueType.UNIX_TIMESTAMP_SET, pa.array([[AT], None], pa.list_(pa.timestamp("ns", "UTC"))), [{AT}, None]),
+    (
+        ValueType.SCALAR_MAP,
+        pa.array([[(1, "x")], None], pa.map_(pa.int64(), pa.string())),
+        [{1: "x"}, None],
+    ),
+    (
+        ValueType.MAP,
+        pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int64())),
+        [{"a": 1}, None],
+    ),
+    (
+        ValueType.MAP_LIST,
+        pa.array([[{"a": 1, "b": "x"}], None], pa.list_(STRUCT)),
+        [[{"a": 1, "b": "x"}], None],
+    ),
+    (
+        ValueType.UNIX_TIMESTAMP_LIST,
+        pa.array([[AT, None], None], pa.list_(pa.timestamp("us", "UTC"))),
+        [[AT, None], None],
+    ),
+    (
+        ValueType.UNIX_TIMESTAMP_LIST,
+        pa.array([[AT], None], pa.list_(pa.timestamp("ns", "UTC"))),
+        [[AT], None],
+    ),
+    (
+        ValueType.UNIX_TIMESTAMP_SET,
+        pa.array([[AT], None], pa.list_(pa.timestamp("ns", "UTC"))),
+        [{AT}, None],
+    ),
     (ValueType.JSON_LIST, pa.array([["1", None], None]), [[1, None], None]),
     (ValueType.FLOAT, pa.array([1.5, None], pa.float16()), [1.5, None]),
     (ValueType.DOUBLE, pa.array([1.5, None], pa.float16()), [1.5, None]),
-    (ValueType.FLOAT_LIST, pa.array([[1.5, -2.0], None], pa.list_(pa.float16())), [[1.5, -2.0], None]),
-    (ValueType.FLOAT_LIST, pa.array([[1.5, -2.0], None], pa.list_(pa.float16(), 2)), [[1.5, -2.0], None]),
+    (
+        ValueType.FLOAT_LIST,
+        pa.array([[1.5, -2.0], None], pa.list_(pa.float16())),
+        [[1.5, -2.0], None],
+    ),
+    (
+        ValueType.FLOAT_LIST,
+        pa.array([[1.5, -2.0], None], pa.list_(pa.float16(), 2)),
+        [[1.5, -2.0], None],
+    ),
     (ValueType.DECIMAL, pa.array([WIDE, None], pa.decimal256(50, 3)), [WIDE, None]),
-    (ValueType.DECIMAL_LIST, pa.array([[WIDE], None], pa.list_(pa.decimal256(50, 3))), [[WIDE], None]),
-    (ValueType.ZONED_TIMESTAMP, pa.array([AT, None], pa.timestamp("us", "Asia/Kathmandu")), [AT, None]),
+    (
+        ValueType.DECIMAL_LIST,
+        pa.array([[WIDE], None], pa.list_(pa.decimal256(50, 3))),
+        [[WIDE], None],
+    ),
+    (
+        ValueType.ZONED_TIMESTAMP,
+        pa.array([AT, None], pa.timestamp("us", "Asia/Kathmandu")),
+        [AT, None],
+    ),
     (ValueType.UUID, pa.array([uuid.UUID(int=1).bytes, None], pa.uuid()), [uuid.UUID(int=1), None]),
     (ValueType.DOUBLE, pa.array([0.5, None], pa.float32()), [0.5, None]),
     (ValueType.DECIMAL, pa.array([Decimal("1.50"), None]), [Decimal("1.50"), None]),
@@ -123,11 +181,15 @@ CONVERTED_HERE_ONLY: list[tuple[ValueType, pa.Array, list[Any]]] = [
 
 
 @st.composite
-def columns(draw: st.DrawFn, cases: Sequence[tuple[ValueType, pa.DataType, Elements]], size: int = 4) -> tuple[ValueType, pa.Array]:
+def columns(
+    draw: st.DrawFn, cases: Sequence[tuple[ValueType, pa.DataType, Elements]], size: int = 4
+) -> tuple[ValueType, pa.Array]:
     """One column of some type, with nulls; at least one value that is neither null nor empty tells Feast the type."""
     value_type, kind, elements = draw(st.sampled_from(cases))
     return value_type, draw(column(kind, elements, size))
 
 
 def column(kind: pa.DataType, elements: Elements, size: int) -> st.SearchStrategy[pa.Array]:
-    return st.lists(st.none() | elements, min_size=size, max_size=size).map(lambda values: pa.array(values, kind))
+    return st.lists(st.none() | elements, min_size=size, max_size=size).map(
+        lambda values: pa.array(values, kind)
+    )

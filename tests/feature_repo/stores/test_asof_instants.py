@@ -22,15 +22,27 @@ MakeStore = Callable[..., FeatureStore]
 
 EVENT = "event_timestamp"
 QUARTER = timedelta(minutes=15)
-START, N_ROWS = datetime(2026, 10, 24, tzinfo=UTC), 192  # two days, with the night on which Berlin's clocks go back
+START, N_ROWS = (
+    datetime(2026, 10, 24, tzinfo=UTC),
+    192,
+)  # two days, with the night on which Berlin's clocks go back
 OFFSETS = st.integers(-14 * 4, 14 * 4).map(lambda quarters: timezone(quarters * QUARTER))
-ZONES = st.one_of(OFFSETS, st.sampled_from([UTC, *map(ZoneInfo, ("Europe/Berlin", "Asia/Kolkata", "America/St_Johns", "Pacific/Apia"))]))
-MOMENTS = st.integers(-3600, N_ROWS * 900 + 3600).map(lambda seconds: START + timedelta(seconds=seconds))
+ZONES = st.one_of(
+    OFFSETS,
+    st.sampled_from(
+        [UTC, *map(ZoneInfo, ("Europe/Berlin", "Asia/Kolkata", "America/St_Johns", "Pacific/Apia"))]
+    ),
+)
+MOMENTS = st.integers(-3600, N_ROWS * 900 + 3600).map(
+    lambda seconds: START + timedelta(seconds=seconds)
+)
 
 
 def quarters(zone: str = "UTC") -> pa.Table:
     """A row every quarter of an hour, numbered."""
-    times = pa.array([START + number * QUARTER for number in range(N_ROWS)], pa.timestamp("us", "UTC")).cast(pa.timestamp("us", zone))
+    times = pa.array(
+        [START + number * QUARTER for number in range(N_ROWS)], pa.timestamp("us", "UTC")
+    ).cast(pa.timestamp("us", zone))
     return pa.table({"user": [1] * N_ROWS, EVENT: times, "number": range(N_ROWS)})
 
 
@@ -46,7 +58,12 @@ def asked(store: FeatureStore, spine: Any) -> list[int | None]:
 
 
 @pytest.fixture(params=["", "1"])
-def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, write_view: WriteView, make_store: MakeStore) -> FeatureStore:
+def store(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    write_view: WriteView,
+    make_store: MakeStore,
+) -> FeatureStore:
     """The rows in a store, in a process that tells Arrow to keep, or as one that imported Pandera to drop, what offsets say."""
     made = make_store(write_view("quarters", quarters()))
     monkeypatch.setenv("PYARROW_IGNORE_TIMEZONE", request.param)
@@ -64,7 +81,9 @@ def zone_of(zone: tzinfo) -> str:
 
 def of_arrow(times: Sequence[datetime], zone: tzinfo, unit: str) -> pa.Table:
     in_utc = pa.array([time.astimezone(UTC) for time in times], pa.timestamp("us", "UTC"))
-    return pa.table({"user": [1] * len(times), EVENT: in_utc.cast(pa.timestamp(unit, zone_of(zone)))})
+    return pa.table(
+        {"user": [1] * len(times), EVENT: in_utc.cast(pa.timestamp(unit, zone_of(zone)))}
+    )
 
 
 def of_text(times: Sequence[datetime]) -> pa.Table:
@@ -93,7 +112,9 @@ FORMS: dict[str, Callable[[list[datetime], tzinfo, str, Path], Any]] = {
     ),
     "pandas": lambda times, zone, unit, _: of_arrow(times, zone, unit).to_pandas(),
     "pandas objects": lambda times, _zone, _unit, _: of_objects(times),
-    "pandas objects, mixed": lambda times, _zone, _unit, _: of_objects([*times[:-1], times[-1].isoformat()]),
+    "pandas objects, mixed": lambda times, _zone, _unit, _: of_objects(
+        [*times[:-1], times[-1].isoformat()]
+    ),
     "pandas text": lambda times, _zone, _unit, _: of_text(times).to_pandas(),
     "polars": lambda times, _zone, unit, _: pl.DataFrame(of_arrow(times, UTC, unit)).with_columns(
         pl.col(EVENT).dt.convert_time_zone("Asia/Tokyo")
@@ -118,18 +139,31 @@ def test_any_spine_of_any_zone_gets_what_it_gets_in_utc(
     store: FeatureStore, tmp_path: Path, moments: list[datetime], zone: tzinfo, unit: str, form: str
 ) -> None:
     times = [moment.astimezone(zone) for moment in moments]
-    assert asked(store, FORMS[form](times, zone, unit, tmp_path / "spine.parquet")) == [number_at(moment) for moment in moments]
+    assert asked(store, FORMS[form](times, zone, unit, tmp_path / "spine.parquet")) == [
+        number_at(moment) for moment in moments
+    ]
 
 
 @pytest.mark.parametrize("wall", [datetime(2026, 10, 25, 2, 30), datetime(2026, 3, 29, 2, 30)])  # noqa: DTZ001
-def test_hours_that_are_there_twice_or_not_at_all_are_as_python_has_them(store: FeatureStore, wall: datetime) -> None:
+def test_hours_that_are_there_twice_or_not_at_all_are_as_python_has_them(
+    store: FeatureStore, wall: datetime
+) -> None:
     times = [wall.replace(tzinfo=ZoneInfo("Europe/Berlin"), fold=fold) for fold in (0, 1)]
     expected = [number_at(time.astimezone(UTC)) for time in times]
     assert asked(store, of_objects(times)) == expected
-    assert asked(store, of_text([time.astimezone(timezone(time.utcoffset() or timedelta())) for time in times])) == expected
+    assert (
+        asked(
+            store,
+            of_text([time.astimezone(timezone(time.utcoffset() or timedelta())) for time in times]),
+        )
+        == expected
+    )
 
 
-@pytest.mark.parametrize("spine", [of_objects([date(2026, 10, 25)]), "select 1 as user, date '2026-10-25' as event_timestamp"])
+@pytest.mark.parametrize(
+    "spine",
+    [of_objects([date(2026, 10, 25)]), "select 1 as user, date '2026-10-25' as event_timestamp"],
+)
 def test_a_date_is_its_midnight_in_utc(store: FeatureStore, spine: Any) -> None:
     assert asked(store, spine) == [96]
 
@@ -139,23 +173,46 @@ NUMBERS = pa.table({"user": [1], EVENT: [1768125600]})
 
 @pytest.mark.parametrize(
     "spine",
-    [NUMBERS, NUMBERS.to_pandas(), pl.DataFrame(NUMBERS), pl.LazyFrame(NUMBERS), "select 1 as user, 1768125600 as event_timestamp"],
+    [
+        NUMBERS,
+        NUMBERS.to_pandas(),
+        pl.DataFrame(NUMBERS),
+        pl.LazyFrame(NUMBERS),
+        "select 1 as user, 1768125600 as event_timestamp",
+    ],
 )
 def test_a_number_is_no_instant(store: FeatureStore, spine: Any) -> None:
-    with pytest.raises(InstantError, match=r"^column 'event_timestamp' is int\d+: a number, which does not say its unit; give a time"):
+    with pytest.raises(
+        InstantError,
+        match=r"^column 'event_timestamp' is int\d+: a number, which does not say its unit; give a time",
+    ):
         asked(store, spine)
 
 
-@pytest.mark.parametrize("text", ["01/02/2026", "1768125600", "2026-10-25T10:00 IST", "2026-10-25T10:00+25:00"])
-def test_text_that_can_be_read_in_two_ways_is_refused_before_anything_is_joined(store: FeatureStore, tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["01/02/2026", "1768125600", "2026-10-25T10:00 IST", "2026-10-25T10:00+25:00"]
+)
+def test_text_that_can_be_read_in_two_ways_is_refused_before_anything_is_joined(
+    store: FeatureStore, tmp_path: Path, text: str
+) -> None:
     spine = pa.table({"user": [1, 1], EVENT: ["2026-10-25", text]})
-    for form in (spine, spine.to_pandas(), pl.DataFrame(spine), of_path(spine, tmp_path / "spine.parquet")):
-        with pytest.raises(InstantError, match=r"^column 'event_timestamp', row 2: no instant in ISO 8601; write 2026-01-02T10:00:00Z"):
+    for form in (
+        spine,
+        spine.to_pandas(),
+        pl.DataFrame(spine),
+        of_path(spine, tmp_path / "spine.parquet"),
+    ):
+        with pytest.raises(
+            InstantError,
+            match=r"^column 'event_timestamp', row 2: no instant in ISO 8601; write 2026-01-02T10:00:00Z",
+        ):
             store.get_historical_features(entity_df=form, features=["quarters:number"])
 
 
 @pytest.mark.parametrize("layout", ["file", "folder"])
-def test_a_source_whose_times_have_an_offset_for_a_zone_is_read(write_view: WriteView, make_store: MakeStore, layout: str) -> None:
+def test_a_source_whose_times_have_an_offset_for_a_zone_is_read(
+    write_view: WriteView, make_store: MakeStore, layout: str
+) -> None:
     """Polars knows no zone `+05:30`."""
     store = make_store(write_view("quarters", quarters("+05:30"), layout=layout))
     moments = [START + timedelta(minutes=minutes) for minutes in (-1, 0, 14, 15, 1000)]
@@ -168,11 +225,20 @@ def test_other_times_of_a_spine_keep_their_instants(store: FeatureStore) -> None
     job = store.get_historical_features(entity_df=spine, features=["quarters:number"])
     seen = job.to_arrow().select(["seen"]).cast(pa.schema([("seen", pa.timestamp("us", "UTC"))]))
     assert seen.to_pylist() == [{"seen": at}]
-    assert job.to_polars()["all_seen"].cast(pl.List(pl.Datetime("us", "UTC"))).to_list() == [[at, None]]
+    assert job.to_polars()["all_seen"].cast(pl.List(pl.Datetime("us", "UTC"))).to_list() == [
+        [at, None]
+    ]
 
 
-def test_a_span_without_a_spine_is_of_instants(write_view: WriteView, make_store: MakeStore) -> None:
+def test_a_span_without_a_spine_is_of_instants(
+    write_view: WriteView, make_store: MakeStore
+) -> None:
     store = make_store(write_view("quarters", quarters()))
-    start, end = (moment.astimezone(ZoneInfo("Asia/Kolkata")) for moment in (START, START + timedelta(hours=1)))
-    found = store.get_historical_features(features=["quarters:number"], start_date=start, end_date=end).to_polars()
+    start, end = (
+        moment.astimezone(ZoneInfo("Asia/Kolkata"))
+        for moment in (START, START + timedelta(hours=1))
+    )
+    found = store.get_historical_features(
+        features=["quarters:number"], start_date=start, end_date=end
+    ).to_polars()
     assert found["number"].to_list() == [4]

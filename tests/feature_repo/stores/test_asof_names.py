@@ -80,15 +80,23 @@ MANY = ["k", "K", "x", "X", "rank", "Rank"]
 
 
 def serve(store: FeatureStore, view: FeatureView) -> None:
-    task = MaterializationTask(store.project, view, START, END, lambda total: tqdm(total=total, disable=True))
+    task = MaterializationTask(
+        store.project, view, START, END, lambda total: tqdm(total=total, disable=True)
+    )
     Materialization(store.config, store._get_provider().online_store, view).run(task)
 
 
-@given(drawn=st.lists(names, min_size=3, max_size=6, unique=True).filter(lambda drawn: EVENT not in drawn))
+@given(
+    drawn=st.lists(names, min_size=3, max_size=6, unique=True).filter(
+        lambda drawn: EVENT not in drawn
+    )
+)
 @example(drawn=MANY)
 @example(drawn=["X", "x", "user", "User"])
 @settings(max_examples=25, phases=[Phase.explicit, Phase.generate])
-def test_any_name_is_trained_on_pulled_and_served(write_view: WriteView, make_store: MakeStore, drawn: list[str]) -> None:
+def test_any_name_is_trained_on_pulled_and_served(
+    write_view: WriteView, make_store: MakeStore, drawn: list[str]
+) -> None:
     key, *features = drawn
     columns = {name: [10 * number, 10 * number + 1] for number, name in enumerate(features, 1)}
     rows = pa.table({key: [1, 2], EVENT: [START] * 2, **columns})
@@ -99,23 +107,35 @@ def test_any_name_is_trained_on_pulled_and_served(write_view: WriteView, make_st
     job = store.get_historical_features(spine, refs)
     trained = job.to_arrow()
     assert trained.column_names == [key, EVENT, *features]
-    assert {name: trained[name].to_pylist() for name in features} == {name: [*values[::-1], None] for name, values in columns.items()}
+    assert {name: trained[name].to_pylist() for name in features} == {
+        name: [*values[::-1], None] for name, values in columns.items()
+    }
     with duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
         connection.register("spine", spine)
-        assert connection.sql(job.to_sql()).fetchall() == [tuple(row.values()) for row in trained.to_pylist()]
+        assert connection.sql(job.to_sql()).fetchall() == [
+            tuple(row.values()) for row in trained.to_pylist()
+        ]
     source = view.batch_source
-    pulled = AsofOfflineStore.pull_latest_from_table_or_query(store.config, source, [key], features, EVENT, None, START, END).to_arrow()
+    pulled = AsofOfflineStore.pull_latest_from_table_or_query(
+        store.config, source, [key], features, EVENT, None, START, END
+    ).to_arrow()
     assert pulled.select([key, *features]).to_pydict() == {key: [1, 2], **columns}
     serve(store, view)
-    served = store.get_online_features(refs, [{key: 1}, {key: 2}], full_feature_names=True).to_dict()
+    served = store.get_online_features(
+        refs, [{key: 1}, {key: 2}], full_feature_names=True
+    ).to_dict()
     assert {name: served[f"named__{name}"] for name in features} == columns
 
 
 @pytest.mark.parametrize("features", [["x"], ["X"], ["x", "X"]])
 @pytest.mark.parametrize("layout", ["file", "folder"])
 def test_a_view_over_one_of_two_names_reads_that_one(
-    define_view: Callable[..., FeatureView], make_store: MakeStore, tmp_path: Path, features: list[str], layout: str
+    define_view: Callable[..., FeatureView],
+    make_store: MakeStore,
+    tmp_path: Path,
+    features: list[str],
+    layout: str,
 ) -> None:
     rows = pa.table({"user": [1], EVENT: [START], "x": [1], "X": [10]})
     path = tmp_path / "source"
@@ -130,25 +150,42 @@ def test_a_view_over_one_of_two_names_reads_that_one(
     trained = store.get_historical_features(pa.table({"user": [1], EVENT: [END]}), refs).to_arrow()
     assert trained.select(features).to_pydict() == expected
     serve(store, view)
-    assert {name: store.get_online_features(refs, [{"user": 1}]).to_dict()[name] for name in features} == expected
+    assert {
+        name: store.get_online_features(refs, [{"user": 1}]).to_dict()[name] for name in features
+    } == expected
 
 
-def test_names_of_two_views_and_their_times_may_differ_in_case_only(write_view: WriteView, make_store: MakeStore) -> None:
+def test_names_of_two_views_and_their_times_may_differ_in_case_only(
+    write_view: WriteView, make_store: MakeStore
+) -> None:
     first = pa.table({"k": [1], EVENT: [START], "value": [1]})
     second = pa.table({"K": [2], EVENT: [START], "Value": [2], "Created_timestamp": [3]})
     store = make_store(write_view("first", first, ["k"]), write_view("second", second, ["K"]))
     spine = pa.table({"k": [1], "K": [2], EVENT: [END], "VALUE": ["own"]})
-    result = store.get_historical_features(spine, ["first:value", "second:Value", "second:Created_timestamp"]).to_arrow()
-    assert result.drop_columns(EVENT).to_pylist() == [{"k": 1, "K": 2, "VALUE": "own", "value": 1, "Value": 2, "Created_timestamp": 3}]
-    everybody: Any = store.get_historical_features(None, ["first:value", "second:Value"], start_date=START, end_date=END).to_arrow()
+    result = store.get_historical_features(
+        spine, ["first:value", "second:Value", "second:Created_timestamp"]
+    ).to_arrow()
+    assert result.drop_columns(EVENT).to_pylist() == [
+        {"k": 1, "K": 2, "VALUE": "own", "value": 1, "Value": 2, "Created_timestamp": 3}
+    ]
+    everybody: Any = store.get_historical_features(
+        None, ["first:value", "second:Value"], start_date=START, end_date=END
+    ).to_arrow()
     rows = sorted(everybody.drop_columns(EVENT).to_pylist(), key=str)
-    assert rows == [{"k": 1, "K": None, "value": 1, "Value": None}, {"k": None, "K": 2, "value": None, "Value": 2}]
+    assert rows == [
+        {"k": 1, "K": None, "value": 1, "Value": None},
+        {"k": None, "K": 2, "value": None, "Value": 2},
+    ]
 
 
 @pytest.mark.parametrize("folder", ["source=x", "part[1]", "what?", "star*"])
 @pytest.mark.parametrize("layout", ["file", "folder"])
 def test_a_folder_above_the_source_says_nothing(
-    define_view: Callable[..., FeatureView], make_store: MakeStore, tmp_path: Path, folder: str, layout: str
+    define_view: Callable[..., FeatureView],
+    make_store: MakeStore,
+    tmp_path: Path,
+    folder: str,
+    layout: str,
 ) -> None:
     rows = pa.table({"user": [1], EVENT: [START], "source": ["own"]})
     place = tmp_path / folder
@@ -156,12 +193,18 @@ def test_a_folder_above_the_source_says_nothing(
     pq.write_table(rows, place / "rows.parquet")
     path = place / "rows.parquet" if layout == "file" else place
     store = make_store(define_view("placed", str(path), rows.schema))
-    result = store.get_historical_features(pa.table({"user": [1], EVENT: [END]}), ["placed:source"]).to_arrow()
+    result = store.get_historical_features(
+        pa.table({"user": [1], EVENT: [END]}), ["placed:source"]
+    ).to_arrow()
     assert result["source"].to_pylist() == ["own"]
 
 
 @pytest.mark.parametrize("name", ["__filename", "__fragment_index"])
-def test_a_name_that_arrow_keeps_for_itself_is_refused_in_one_line(write_view: WriteView, make_store: MakeStore, name: str) -> None:
-    store = make_store(write_view("named", pa.table({"user": [1], EVENT: [START], name: [1], "value": [1]})))
+def test_a_name_that_arrow_keeps_for_itself_is_refused_in_one_line(
+    write_view: WriteView, make_store: MakeStore, name: str
+) -> None:
+    store = make_store(
+        write_view("named", pa.table({"user": [1], EVENT: [START], name: [1], "value": [1]}))
+    )
     with pytest.raises(ValueError, match=rf"'{name}', a name that Arrow keeps"):
         store.get_historical_features(pa.table({"user": [1], EVENT: [END]}), ["named:value"])

@@ -32,14 +32,23 @@ from psycopg import sql
 from benchmarks.servers import Address
 from feature_repo.stores import bulk
 from feature_repo.stores.bulk import bulk_writer
-from tests.feature_repo.stores.feast_values import COLLECTIONS, SCALARS, column, instants, numbers, texts
+from tests.feature_repo.stores.feast_values import (
+    COLLECTIONS,
+    SCALARS,
+    column,
+    instants,
+    numbers,
+    texts,
+)
 
 EVENT, CREATED = "event_timestamp", "created_timestamp"
 INSTANT = pa.timestamp("us", "UTC")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 EVERY_TYPE = {
-    f"{value_type.name.lower()}'s_{place}": case for place, case in enumerate([*SCALARS, *COLLECTIONS]) if (value_type := case[0])
+    f"{value_type.name.lower()}'s_{place}": case
+    for place, case in enumerate([*SCALARS, *COLLECTIONS])
+    if (value_type := case[0])
 }
 EXAMPLES = settings(max_examples=15)
 
@@ -58,7 +67,9 @@ class Online:
             return [write(batch) for batch in batches]
 
     def write_as_feast(self, view: FeatureView, batch: pa.RecordBatch) -> None:
-        self.store.online_write_batch(self.config, view, _convert_arrow_to_proto(batch, view, bulk._join_keys(view)), None)
+        self.store.online_write_batch(
+            self.config, view, _convert_arrow_to_proto(batch, view, bulk._join_keys(view)), None
+        )
 
     def read(self, view: FeatureView, key: str, feature: str) -> Any:
         entity = EntityKey(join_keys=["user"], entity_values=[Value(string_val=key)])
@@ -80,8 +91,15 @@ def sqlite_online(tmp_path: Path) -> Online:
 
     def contents() -> list[Any]:
         with closing(sqlite3.connect(path)) as connection:
-            tables = connection.execute("select name from sqlite_master where type = 'table' order by 1").fetchall()
-            return [connection.execute(f'select * from "{name}" order by entity_key, feature_name').fetchall() for (name,) in tables]
+            tables = connection.execute(
+                "select name from sqlite_master where type = 'table' order by 1"
+            ).fetchall()
+            return [
+                connection.execute(
+                    f'select * from "{name}" order by entity_key, feature_name'
+                ).fetchall()
+                for (name,) in tables
+            ]
 
     def clear(view: FeatureView) -> None:
         store.update(config, [view], [], [], [], partial=False)
@@ -92,29 +110,55 @@ def sqlite_online(tmp_path: Path) -> Online:
 
 @pytest.fixture
 def redis_online(tmp_path: Path, redis_address: Address) -> Iterator[Online]:
-    config = repo_config(tmp_path, type="redis", connection_string=f"{redis_address.host}:{redis_address.port},db=7", key_ttl_seconds=3600)
+    config = repo_config(
+        tmp_path,
+        type="redis",
+        connection_string=f"{redis_address.host}:{redis_address.port},db=7",
+        key_ttl_seconds=3600,
+    )
     with redis.Redis(redis_address.host, redis_address.port, db=7) as client:
 
         def contents() -> dict[bytes, Any]:
             keys = sorted(client.keys())
-            return {key: (list(client.hgetall(key).items()), client.ttl(key) > 3500) for key in keys}
+            return {
+                key: (list(client.hgetall(key).items()), client.ttl(key) > 3500) for key in keys
+            }
 
-        yield Online(config, get_online_store_from_config(config.online_store), contents, lambda _: client.flushdb())
+        yield Online(
+            config,
+            get_online_store_from_config(config.online_store),
+            contents,
+            lambda _: client.flushdb(),
+        )
         client.flushdb()
 
 
 @pytest.fixture
 def postgres_online(tmp_path: Path, postgres_address: Address) -> Iterator[Online]:
     host, port = postgres_address
-    place = {"host": host, "port": port, "database": "postgres", "user": "postgres", "password": "any", "sslmode": "disable"}
+    place = {
+        "host": host,
+        "port": port,
+        "database": "postgres",
+        "user": "postgres",
+        "password": "any",
+        "sslmode": "disable",
+    }
     config = repo_config(tmp_path, type="postgres", db_schema="bulk", **place)
     store: Any = get_online_store_from_config(config.online_store)
-    with psycopg.connect(host=host, port=port, user="postgres", dbname="postgres", autocommit=True) as connection:
+    with psycopg.connect(
+        host=host, port=port, user="postgres", dbname="postgres", autocommit=True
+    ) as connection:
 
         def contents() -> list[Any]:
-            tables = connection.execute("select tablename from pg_tables where schemaname = 'bulk' order by 1").fetchall()
+            tables = connection.execute(
+                "select tablename from pg_tables where schemaname = 'bulk' order by 1"
+            ).fetchall()
             rows = sql.SQL("select * from {} order by entity_key, feature_name")
-            return [connection.execute(rows.format(sql.Identifier("bulk", name))).fetchall() for (name,) in tables]
+            return [
+                connection.execute(rows.format(sql.Identifier("bulk", name))).fetchall()
+                for (name,) in tables
+            ]
 
         def clear(view: FeatureView) -> None:
             connection.execute("drop schema if exists bulk cascade")
@@ -136,20 +180,40 @@ def repo_config(folder: Path, **online_store: Any) -> RepoConfig:
     )
 
 
-def make_view(features: dict[str, ValueType], keys: dict[str, ValueType] | None = None, created: str = CREATED) -> FeatureView:
+def make_view(
+    features: dict[str, ValueType], keys: dict[str, ValueType] | None = None, created: str = CREATED
+) -> FeatureView:
     keys = {"user": ValueType.STRING} if keys is None else keys
     return FeatureView(
         name="activity",
         entities=[Entity(name=key, join_keys=[key], value_type=kind) for key, kind in keys.items()],
-        schema=[Field(name=name, dtype=from_value_type(kind)) for name, kind in {**keys, **features}.items()],
-        source=FileSource(name="activity", path="activity.parquet", timestamp_field=EVENT, created_timestamp_column=created),
+        schema=[
+            Field(name=name, dtype=from_value_type(kind))
+            for name, kind in {**keys, **features}.items()
+        ],
+        source=FileSource(
+            name="activity",
+            path="activity.parquet",
+            timestamp_field=EVENT,
+            created_timestamp_column=created,
+        ),
     )
 
 
-def users(values: dict[str, Any], event: datetime, created: datetime | None = START, feature: str = "n_words") -> pa.RecordBatch:
+def users(
+    values: dict[str, Any],
+    event: datetime,
+    created: datetime | None = START,
+    feature: str = "n_words",
+) -> pa.RecordBatch:
     """One row a user, all of the same instants."""
-    times = {EVENT: pa.array([event] * len(values), INSTANT), CREATED: pa.array([created] * len(values), INSTANT)}
-    return pa.RecordBatch.from_pydict({"user": list(values), feature: list(values.values()), **times})
+    times = {
+        EVENT: pa.array([event] * len(values), INSTANT),
+        CREATED: pa.array([created] * len(values), INSTANT),
+    }
+    return pa.RecordBatch.from_pydict(
+        {"user": list(values), feature: list(values.values()), **times}
+    )
 
 
 VIEW = make_view({"n_words": ValueType.INT64})
@@ -162,12 +226,25 @@ VIEW = make_view({"n_words": ValueType.INT64})
 def batches_of_every_type(draw: st.DrawFn) -> tuple[FeatureView, pa.RecordBatch]:
     keys = {"user": ValueType.STRING, "account": ValueType.INT64}
     rows = draw(st.lists(st.tuples(texts, numbers), min_size=1, max_size=4, unique=True))
-    columns = {"user": pa.array([user for user, _ in rows]), "account": pa.array([account for _, account in rows])}
+    columns = {
+        "user": pa.array([user for user, _ in rows]),
+        "account": pa.array([account for _, account in rows]),
+    }
     for name, (_, kind, elements) in EVERY_TYPE.items():
         columns[name] = draw(column(kind, elements, len(rows)))
-    columns[EVENT] = pa.array(draw(st.lists(instants, min_size=len(rows), max_size=len(rows))), draw(st.sampled_from(TIMES)))
-    columns[CREATED] = pa.array(draw(st.lists(instants, min_size=len(rows), max_size=len(rows))), draw(st.sampled_from(TIMES)))
-    view = make_view({name: value_type for name, (value_type, _, _) in EVERY_TYPE.items()}, keys, draw(st.sampled_from(["", CREATED])))
+    columns[EVENT] = pa.array(
+        draw(st.lists(instants, min_size=len(rows), max_size=len(rows))),
+        draw(st.sampled_from(TIMES)),
+    )
+    columns[CREATED] = pa.array(
+        draw(st.lists(instants, min_size=len(rows), max_size=len(rows))),
+        draw(st.sampled_from(TIMES)),
+    )
+    view = make_view(
+        {name: value_type for name, (value_type, _, _) in EVERY_TYPE.items()},
+        keys,
+        draw(st.sampled_from(["", CREATED])),
+    )
     return view, pa.RecordBatch.from_pydict(columns)
 
 
@@ -176,7 +253,9 @@ TIMES = [INSTANT, pa.timestamp("us"), pa.timestamp("us", "America/New_York")]
 
 @EXAMPLES
 @given(case=batches_of_every_type())
-def test_an_empty_store_holds_what_feast_would_have_written(online: Online, case: tuple[FeatureView, pa.RecordBatch]) -> None:
+def test_an_empty_store_holds_what_feast_would_have_written(
+    online: Online, case: tuple[FeatureView, pa.RecordBatch]
+) -> None:
     view, batch = case
     online.clear(view)
     online.write_as_feast(view, batch)
@@ -188,7 +267,9 @@ def test_an_empty_store_holds_what_feast_would_have_written(online: Online, case
 
 def test_nanoseconds_are_cut_off_as_feast_cuts_them(online: Online) -> None:
     nanoseconds = pa.array([-1_500, 1_767_225_600_123_456_789], pa.timestamp("ns"))
-    batch = pa.RecordBatch.from_pydict({"user": ["a", "b"], "n_words": [1, 2], EVENT: nanoseconds, CREATED: nanoseconds})
+    batch = pa.RecordBatch.from_pydict(
+        {"user": ["a", "b"], "n_words": [1, 2], EVENT: nanoseconds, CREATED: nanoseconds}
+    )
     online.clear(VIEW)
     with pytest.warns(UserWarning, match="nanoseconds"):  # Feast's writer
         online.write_as_feast(VIEW, batch)
@@ -199,7 +280,9 @@ def test_nanoseconds_are_cut_off_as_feast_cuts_them(online: Online) -> None:
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "UTC"])
-def test_instants_are_what_feast_makes_of_them_in_any_zone(online: Online, monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+def test_instants_are_what_feast_makes_of_them_in_any_zone(
+    online: Online, monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("TZ", zone)
         patch.setenv("PGTZ", zone)
@@ -230,18 +313,27 @@ def test_wide_views_and_many_entities_are_written(online: Online) -> None:
     view = make_view(dict.fromkeys(names, ValueType.INT64))
     narrow = users({f"user {number}": number for number in range(120)}, START)
     batch = pa.RecordBatch.from_pydict(
-        {"user": narrow["user"], EVENT: narrow[EVENT], CREATED: narrow[CREATED], **dict.fromkeys(names, narrow["n_words"])}
+        {
+            "user": narrow["user"],
+            EVENT: narrow[EVENT],
+            CREATED: narrow[CREATED],
+            **dict.fromkeys(names, narrow["n_words"]),
+        }
     )
     online.clear(view)
     assert online.write(view, batch) == [120]
     assert online.read(view, "user 77", "count_699") == 77
 
 
-def test_views_wider_than_a_statement_are_written(sqlite_online: Online, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_views_wider_than_a_statement_are_written(
+    sqlite_online: Online, monkeypatch: pytest.MonkeyPatch
+) -> None:
     view = make_view({f"count_{number}": ValueType.INT64 for number in range(25)})
     batch = users({"a": 1, "b": 2}, START)
     columns = {"user": batch["user"], EVENT: batch[EVENT], CREATED: batch[CREATED]}
-    batch = pa.RecordBatch.from_pydict(columns | {feature.name: batch["n_words"] for feature in view.features})
+    batch = pa.RecordBatch.from_pydict(
+        columns | {feature.name: batch["n_words"] for feature in view.features}
+    )
     sqlite_online.clear(view)
     sqlite_online.write_as_feast(view, batch)
     expected = sqlite_online.contents()
@@ -265,17 +357,32 @@ def test_views_wider_than_a_statement_are_written(sqlite_online: Online, monkeyp
 def test_an_older_value_never_overwrites_a_newer_one(online: Online) -> None:
     online.clear(VIEW)
     later, earlier = START + HOUR, START - timedelta(days=40_000)
-    assert online.write(VIEW, users({"a": 1, "b": 1}, START), users({"a": 2}, later), users({"a": 3, "b": 3, "c": 3}, START)) == [2, 1, 2]
+    assert online.write(
+        VIEW,
+        users({"a": 1, "b": 1}, START),
+        users({"a": 2}, later),
+        users({"a": 3, "b": 3, "c": 3}, START),
+    ) == [2, 1, 2]
     assert [online.read(VIEW, user, "n_words") for user in "abc"] == [2, 3, 3]
-    assert online.write(VIEW, users({"d": 1}, earlier), users({"d": 2}, earlier + HOUR), users({"d": 3}, earlier)) == [1, 1, 0]
+    assert online.write(
+        VIEW, users({"d": 1}, earlier), users({"d": 2}, earlier + HOUR), users({"d": 3}, earlier)
+    ) == [1, 1, 0]
     assert online.read(VIEW, "d", "n_words") == 2
 
 
-@pytest.mark.parametrize("event", [datetime(1970, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC), START])
+@pytest.mark.parametrize(
+    "event",
+    [datetime(1970, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC), START],
+)
 def test_microseconds_and_the_epoch_are_told_apart(redis_online: Online, event: datetime) -> None:
     redis_online.clear(VIEW)
     tick = timedelta(microseconds=1)
-    batches = [users({"a": 1}, event), users({"a": 2}, event + tick), users({"a": 3}, event), users({"a": 4}, event + tick)]
+    batches = [
+        users({"a": 1}, event),
+        users({"a": 2}, event + tick),
+        users({"a": 3}, event),
+        users({"a": 4}, event + tick),
+    ]
     assert redis_online.write(VIEW, *batches) == [1, 1, 0, 1]
     assert redis_online.read(VIEW, "a", "n_words") == 4
 
@@ -290,7 +397,11 @@ def test_an_equal_instant_is_overwritten(online: Online) -> None:
 def test_of_equal_events_the_later_created_stays(request: pytest.FixtureRequest, kind: str) -> None:
     online: Online = request.getfixturevalue(f"{kind}_online")
     online.clear(VIEW)
-    batches = [users({"a": 1}, START, START), users({"a": 2}, START, None), users({"a": 3}, START, START + HOUR)]
+    batches = [
+        users({"a": 1}, START, START),
+        users({"a": 2}, START, None),
+        users({"a": 3}, START, START + HOUR),
+    ]
     assert online.write(VIEW, *batches, batches[0]) == [1, 0, 1, 0]
     assert online.read(VIEW, "a", "n_words") == 3
 
@@ -309,7 +420,9 @@ def test_writers_at_once_leave_the_newest(online: Online) -> None:
     names = [f"user {number}" for number in range(300)]
 
     def write(hours: range) -> None:
-        online.write(VIEW, *(users(dict.fromkeys(names, hour), START + hour * HOUR) for hour in hours))
+        online.write(
+            VIEW, *(users(dict.fromkeys(names, hour), START + hour * HOUR) for hour in hours)
+        )
 
     writers = [threading.Thread(target=write, args=(range(first, 12, 2),)) for first in (0, 1)]
     for writer in writers:
@@ -319,11 +432,17 @@ def test_writers_at_once_leave_the_newest(online: Online) -> None:
     assert {online.read(VIEW, name, "n_words") for name in names} == {11}
 
 
-def test_entities_that_another_writer_has_just_stored_are_merged(postgres_online: Online, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entities_that_another_writer_has_just_stored_are_merged(
+    postgres_online: Online, monkeypatch: pytest.MonkeyPatch
+) -> None:
     postgres_online.clear(VIEW)
     postgres_online.write(VIEW, users({"a": 1, "b": 1}, START))
-    monkeypatch.setattr(bulk, "_stored_keys", lambda *_: pa.array([], pa.large_binary()))  # as if they were not there yet
-    assert postgres_online.write(VIEW, users({"a": 2, "c": 2}, START + HOUR), users({"a": 0, "b": 3}, START)) == [2, 1]
+    monkeypatch.setattr(
+        bulk, "_stored_keys", lambda *_: pa.array([], pa.large_binary())
+    )  # as if they were not there yet
+    assert postgres_online.write(
+        VIEW, users({"a": 2, "c": 2}, START + HOUR), users({"a": 0, "b": 3}, START)
+    ) == [2, 1]
     assert [postgres_online.read(VIEW, user, "n_words") for user in "abc"] == [2, 3, 2]
 
 
@@ -335,7 +454,10 @@ def test_a_batch_that_fails_leaves_nothing_and_the_writer_usable(online: Online)
     with bulk_writer(online.config, online.store, VIEW) as write:
         write(users({"a": 1}, START))
         before = online.contents()
-        with pytest.raises(ValueError, match=r"view activity: column 'n_words' \(string\) does not fit its type INT64"):
+        with pytest.raises(
+            ValueError,
+            match=r"view activity: column 'n_words' \(string\) does not fit its type INT64",
+        ):
             write(users({"a": "many"}, START))
         with pytest.raises(ValueError, match="no column 'n_words'"):
             write(users({"a": 1}, START, feature="n_word"))
@@ -373,7 +495,10 @@ def test_postgres_takes_back_a_batch_that_breaks_in_the_middle(postgres_online: 
 
 def test_redis_goes_on_after_an_error(redis_online: Online, redis_address: Address) -> None:
     redis_online.clear(VIEW)
-    with bulk_writer(redis_online.config, redis_online.store, VIEW) as write, redis.Redis(*redis_address, db=7) as client:
+    with (
+        bulk_writer(redis_online.config, redis_online.store, VIEW) as write,
+        redis.Redis(*redis_address, db=7) as client,
+    ):
         write(users({"a": 1}, START))
         (key,) = client.keys()
         client.set(key, "not a hash")
@@ -387,7 +512,9 @@ def test_redis_goes_on_after_an_error(redis_online: Online, redis_address: Addre
 # --- readers ---
 
 
-def test_readers_go_on_while_sqlite_is_written(sqlite_online: Online, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readers_go_on_while_sqlite_is_written(
+    sqlite_online: Online, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sqlite_online.clear(VIEW)
     sqlite_online.write(VIEW, users({"a": 1}, START))
     seen: list[Any] = []
@@ -417,7 +544,9 @@ def test_sqlite_keeps_its_journal(sqlite_online: Online, is_held_open: bool) -> 
         if is_held_open:
             assert sqlite_online.read(VIEW, "a", "n_words") == 1
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("pragma journal_mode").fetchone()[0] == ("wal" if is_held_open else "delete")
+        assert connection.execute("pragma journal_mode").fetchone()[0] == (
+            "wal" if is_held_open else "delete"
+        )
     assert sqlite_online.read(VIEW, "a", "n_words") == 1
 
 
@@ -429,7 +558,9 @@ class CountingOnlineStore(SqliteOnlineStore):
 
     written = 0
 
-    def online_write_batch(self, config: RepoConfig, table: FeatureView, data: Sequence[Any], progress: Any) -> None:
+    def online_write_batch(
+        self, config: RepoConfig, table: FeatureView, data: Sequence[Any], progress: Any
+    ) -> None:
         self.written += len(data)
         super().online_write_batch(config, table, list(data), progress)
 
@@ -440,13 +571,17 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("forgetful")
-def test_a_store_with_its_own_writer_is_written_by_it_and_says_so_once(sqlite_online: Online, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_store_with_its_own_writer_is_written_by_it_and_says_so_once(
+    sqlite_online: Online, caplog: pytest.LogCaptureFixture
+) -> None:
     own = CountingOnlineStore()
     online = Online(sqlite_online.config, own, sqlite_online.contents, sqlite_online.clear)
     online.clear(VIEW)
     with caplog.at_level(logging.WARNING):
         assert online.write(VIEW, users({"a": 1, "b": 1}, START)) == [2]
-        assert online.write(VIEW, users({"a": 0, "b": 2}, START - HOUR), users({"b": 3, "c": 3}, START + HOUR)) == [0, 2]
+        assert online.write(
+            VIEW, users({"a": 0, "b": 2}, START - HOUR), users({"b": 3, "c": 3}, START + HOUR)
+        ) == [0, 2]
     assert own.written == 4
     assert [online.read(VIEW, user, "n_words") for user in "abc"] == [1, 3, 3]
     (said,) = caplog.messages
@@ -454,25 +589,35 @@ def test_a_store_with_its_own_writer_is_written_by_it_and_says_so_once(sqlite_on
 
 
 @pytest.mark.usefixtures("forgetful")
-def test_options_that_change_the_layout_are_left_to_feast(sqlite_online: Online, caplog: pytest.LogCaptureFixture) -> None:
+def test_options_that_change_the_layout_are_left_to_feast(
+    sqlite_online: Online, caplog: pytest.LogCaptureFixture
+) -> None:
     sqlite_online.config.online_store.enable_openai_compatible_store = True
     sqlite_online.clear(VIEW)
     assert sqlite_online.write(VIEW, users({"a": 7}, START)) == [1]
-    assert [row[:5] for row in sqlite_online.contents()[0]] == [(*sqlite_online.contents()[0][0][:3], "7", 7.0)]
+    assert [row[:5] for row in sqlite_online.contents()[0]] == [
+        (*sqlite_online.contents()[0][0][:3], "7", 7.0)
+    ]
     assert "enable_openai_compatible_store" in caplog.text
 
 
 @pytest.mark.usefixtures("forgetful")
 def test_a_redis_cluster_is_left_to_feast(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = repo_config(tmp_path, type="redis", redis_type="redis_cluster", connection_string="127.0.0.1:1")
+    config = repo_config(
+        tmp_path, type="redis", redis_type="redis_cluster", connection_string="127.0.0.1:1"
+    )
     with bulk_writer(config, get_online_store_from_config(config.online_store), VIEW):
         pass
     assert "a cluster needs a connection a slot" in caplog.text
 
 
-def test_vectors_of_differing_widths_are_refused_as_feast_refuses_them(sqlite_online: Online) -> None:
+def test_vectors_of_differing_widths_are_refused_as_feast_refuses_them(
+    sqlite_online: Online,
+) -> None:
     view = make_view({"n_words": ValueType.INT64})
-    view.features = [Field(name="embedding", dtype=Array(Float32), vector_index=True, vector_length=2)]
+    view.features = [
+        Field(name="embedding", dtype=Array(Float32), vector_index=True, vector_length=2)
+    ]
     sqlite_online.clear(view)
     with pytest.raises(ValueError, match="Vector length 3 does not match"):
         sqlite_online.write(view, users({"a": [1.0, 2.0, 3.0]}, START, feature="embedding"))

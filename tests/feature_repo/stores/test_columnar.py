@@ -56,7 +56,9 @@ EVENT, CREATED = "event_timestamp", "created_timestamp"
 ENGINE = "feature_repo.stores.columnar.ColumnarComputeEngine"
 Row = tuple[str | None, int, int]  # user, event hour, created hour
 Online = dict[str, dict[str, Any]]
-MANY: list[Row] = [(name, hour, hour) for hour, name in enumerate("abcdefg")]  # a chunk is two of these
+MANY: list[Row] = [
+    (name, hour, hour) for hour, name in enumerate("abcdefg")
+]  # a chunk is two of these
 VALUES = {name: 101 * hour for hour, name in enumerate("abcdefg")}
 
 user = Entity(name="user", join_keys=["user"], value_type=ValueType.STRING)
@@ -74,8 +76,16 @@ def at(hour: int) -> datetime:
 
 def table(*rows: Row, zone: str | None = "UTC") -> pa.Table:
     """Rows whose value tells their event and created hour."""
-    hours = [pa.array([at(row[place]).replace(tzinfo=zone and UTC) for row in rows], pa.timestamp("us", zone)) for place in (1, 2)]
-    users, values = pa.array([row[0] for row in rows], pa.string()), pa.array([100 * row[1] + row[2] for row in rows], pa.int64())
+    hours = [
+        pa.array(
+            [at(row[place]).replace(tzinfo=zone and UTC) for row in rows], pa.timestamp("us", zone)
+        )
+        for place in (1, 2)
+    ]
+    users, values = (
+        pa.array([row[0] for row in rows], pa.string()),
+        pa.array([100 * row[1] + row[2] for row in rows], pa.int64()),
+    )
     return pa.table({"user": users, "value": values, EVENT: hours[0], CREATED: hours[1]})
 
 
@@ -85,7 +95,10 @@ def open_store(folder: Path, *objects: Any, **changes: Any) -> FeatureStore:
         "project": "tables",
         "provider": "local",
         "registry": str(folder / "registry.db"),
-        "offline_store": {"type": "feature_repo.stores.asof.AsofOfflineStore", "warehouse": str(folder / "home")},
+        "offline_store": {
+            "type": "feature_repo.stores.asof.AsofOfflineStore",
+            "warehouse": str(folder / "home"),
+        },
         "online_store": {"type": "sqlite", "path": str(folder / "online.db")},
         "batch_engine": {"type": ENGINE, "chunk_rows": 2},
         "entity_key_serialization_version": 3,
@@ -102,8 +115,13 @@ def open_store(folder: Path, *objects: Any, **changes: Any) -> FeatureStore:
 def stored(folder: Path, view: str) -> dict[tuple[Any, ...], int]:
     """Read the value of every entity in a folder's SQLite store."""
     with closing(sqlite3.connect(folder / "online.db")) as connection:
-        rows = connection.execute(f"select entity_key, value from tables_{view} where feature_name = 'value'").fetchall()
-    keys = [deserialize_entity_key(key, entity_key_serialization_version=3).entity_values for key, _ in rows]
+        rows = connection.execute(
+            f"select entity_key, value from tables_{view} where feature_name = 'value'"
+        ).fetchall()
+    keys = [
+        deserialize_entity_key(key, entity_key_serialization_version=3).entity_values
+        for key, _ in rows
+    ]
     names = [tuple(getattr(value, value.WhichOneof("val")) for value in key) for key in keys]
     return dict(zip(names, [Value.FromString(value).int64_val for _, value in rows], strict=True))
 
@@ -135,8 +153,21 @@ def failing_after(chunks: int) -> Callable[..., Any]:
 class Home:
     """A view `stats` over a growing source, and the store that serves it."""
 
-    def __init__(self, folder: Path, *rows: Row, layout: str = "delta", ttl: timedelta | None = None, **changes: Any) -> None:
-        self.folder, self.layout, self.source, self.changes, self.files = folder, layout, folder / "source", changes, itertools.count()
+    def __init__(
+        self,
+        folder: Path,
+        *rows: Row,
+        layout: str = "delta",
+        ttl: timedelta | None = None,
+        **changes: Any,
+    ) -> None:
+        self.folder, self.layout, self.source, self.changes, self.files = (
+            folder,
+            layout,
+            folder / "source",
+            changes,
+            itertools.count(),
+        )
         self.append(*rows)
         self.view = self.define(ttl=ttl)
         self.store = open_store(folder, user, self.view, **changes)
@@ -145,7 +176,9 @@ class Home:
         layout = DeltaFormat() if self.layout == "delta" else ParquetFormat()
         times = {"timestamp_field": EVENT, "created_timestamp_column": CREATED}
         source = FileSource(name="stats_source", path=str(self.source), file_format=layout, **times)
-        return FeatureView(name="stats", entities=[user], ttl=ttl, schema=[*FIELDS, *extra], source=source)
+        return FeatureView(
+            name="stats", entities=[user], ttl=ttl, schema=[*FIELDS, *extra], source=source
+        )
 
     def append(self, *rows: Row) -> None:
         if self.layout == "delta":
@@ -158,7 +191,9 @@ class Home:
         self.store = open_store(self.folder, **{**self.changes, **changes})
 
     def span(self, start: int | None, end: int) -> int:
-        return entities_written(lambda: self.store.materialize(EPOCH if start is None else at(start), at(end)))
+        return entities_written(
+            lambda: self.store.materialize(EPOCH if start is None else at(start), at(end))
+        )
 
     def first(self, end: int) -> int:
         return self.span(None, end)
@@ -180,7 +215,9 @@ class Home:
         return {key: value for (key,), value in stored(self.folder, "stats").items()}
 
     def served(self, *users: str) -> list[int | None]:
-        response = self.store.get_online_features(["stats:value"], [{"user": name} for name in users])
+        response = self.store.get_online_features(
+            ["stats:value"], [{"user": name} for name in users]
+        )
         return list(response.to_dict()["value"])
 
     def wipe(self) -> None:
@@ -205,7 +242,17 @@ def make_home(tmp_path: Path) -> Callable[..., Home]:
 
 # --- an empty store ---
 
-TIES: list[Row] = [("a", 1, 1), ("a", 2, 2), ("a", 2, 3), ("a", 2, 1), ("b", 5, 5), ("b", 6, 6), ("c", 0, 0), ("d", 9, 9), ("e", 1, 9)]
+TIES: list[Row] = [
+    ("a", 1, 1),
+    ("a", 2, 2),
+    ("a", 2, 3),
+    ("a", 2, 1),
+    ("b", 5, 5),
+    ("b", 6, 6),
+    ("c", 0, 0),
+    ("d", 9, 9),
+    ("e", 1, 9),
+]
 HISTORY = table(*TIES)
 PAIRS = HISTORY.append_column("item", pa.array([1, 2, 1, 1, 1, 2, 1, 1, 1], pa.int64()))
 CASES: dict[str, tuple[pa.Table, tuple[str, ...], dict[str, str]]] = {
@@ -214,26 +261,50 @@ CASES: dict[str, tuple[pa.Table, tuple[str, ...], dict[str, str]]] = {
     "no key": (HISTORY.drop_columns("user"), (), {}),
     "naive": (table(("a", 1, 1), ("a", 2, 3), ("b", 6, 6), zone=None), ("user",), {}),
     "no created": (HISTORY.slice(4).drop_columns(CREATED), ("user",), {}),
-    "mapped": (HISTORY.rename_columns(["the_user", "raw value", EVENT, CREATED]), ("user",), {"the_user": "user", "raw value": "value"}),
-    "mapped times": (HISTORY.slice(3).rename_columns(["user", "value", "seen", "known"]), ("user",), {"seen": EVENT, "known": CREATED}),
-    "names of our own": (PAIRS.rename_columns(["user", "instant", EVENT, CREATED, "has_arrived"]), ("user",), {}),
+    "mapped": (
+        HISTORY.rename_columns(["the_user", "raw value", EVENT, CREATED]),
+        ("user",),
+        {"the_user": "user", "raw value": "value"},
+    ),
+    "mapped times": (
+        HISTORY.slice(3).rename_columns(["user", "value", "seen", "known"]),
+        ("user",),
+        {"seen": EVENT, "known": CREATED},
+    ),
+    "names of our own": (
+        PAIRS.rename_columns(["user", "instant", EVENT, CREATED, "has_arrived"]),
+        ("user",),
+        {},
+    ),
 }
 
 
-def both_engines(folder: Path, view: FeatureView, online: Online | None = None) -> tuple[FeatureStore, FeatureStore]:
+def both_engines(
+    folder: Path, view: FeatureView, online: Online | None = None
+) -> tuple[FeatureStore, FeatureStore]:
     """Open Feast's own engine over its own offline store, and ours, with a store each."""
     changes = {kind: {"online_store": settings} for kind, settings in (online or {}).items()}
-    stock = {"offline_store": {"type": "dask"}, "batch_engine": {"type": "local"}, **changes.get("stock", {})}
-    return open_store(folder / "stock", user, item, view, **stock), open_store(folder / "ours", user, item, view, **changes.get("ours", {}))
+    stock = {
+        "offline_store": {"type": "dask"},
+        "batch_engine": {"type": "local"},
+        **changes.get("stock", {}),
+    }
+    return open_store(folder / "stock", user, item, view, **stock), open_store(
+        folder / "ours", user, item, view, **changes.get("ours", {})
+    )
 
 
 def dump(folder: Path) -> list[tuple[Any, ...]]:
     with closing(sqlite3.connect(folder / "online.db")) as connection:
-        return connection.execute("select * from tables_history order by entity_key, feature_name").fetchall()
+        return connection.execute(
+            "select * from tables_history order by entity_key, feature_name"
+        ).fetchall()
 
 
 @pytest.mark.parametrize("case", list(CASES))
-def test_empty_store_gets_what_feast_writes(tmp_path: Path, write_view: Callable[..., FeatureView], case: str) -> None:
+def test_empty_store_gets_what_feast_writes(
+    tmp_path: Path, write_view: Callable[..., FeatureView], case: str
+) -> None:
     rows, keys, mapping = CASES[case]
     view = write_view("history", rows, keys, layout="file", mapping=mapping)
     for store in both_engines(tmp_path, view):
@@ -242,11 +313,18 @@ def test_empty_store_gets_what_feast_writes(tmp_path: Path, write_view: Callable
 
 
 @pytest.mark.parametrize(("ttl", "expected"), [(10, 2), (0, 3)])
-def test_first_increment_starts_where_feast_starts(tmp_path: Path, write_view: Callable[..., FeatureView], ttl: int, expected: int) -> None:
+def test_first_increment_starts_where_feast_starts(
+    tmp_path: Path, write_view: Callable[..., FeatureView], ttl: int, expected: int
+) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
-    instants = pa.array([now - timedelta(days=days) for days in (1, 9, 11, 400)], pa.timestamp("us", "UTC"))
+    instants = pa.array(
+        [now - timedelta(days=days) for days in (1, 9, 11, 400)], pa.timestamp("us", "UTC")
+    )
     view = write_view(
-        "history", pa.table({"user": list("abcd"), "value": range(4), EVENT: instants}), layout="file", ttl=timedelta(days=ttl)
+        "history",
+        pa.table({"user": list("abcd"), "value": range(4), EVENT: instants}),
+        layout="file",
+        ttl=timedelta(days=ttl),
     )
     for store in both_engines(tmp_path, view):
         store.materialize_incremental(now)
@@ -254,12 +332,19 @@ def test_first_increment_starts_where_feast_starts(tmp_path: Path, write_view: C
     assert len(dump(tmp_path / "ours")) == expected
 
 
-def test_redis_gets_what_feast_writes(tmp_path: Path, write_view: Callable[..., FeatureView], redis_address: Any) -> None:
+def test_redis_gets_what_feast_writes(
+    tmp_path: Path, write_view: Callable[..., FeatureView], redis_address: Any
+) -> None:
     from redis import Redis
 
     place, databases = f"{redis_address.host}:{redis_address.port},db=", {"stock": 11, "ours": 12}
-    online: Online = {kind: {"type": "redis", "connection_string": f"{place}{number}"} for kind, number in databases.items()}
-    for store in both_engines(tmp_path, write_view("history", PAIRS, ("user", "item"), layout="file"), online):
+    online: Online = {
+        kind: {"type": "redis", "connection_string": f"{place}{number}"}
+        for kind, number in databases.items()
+    }
+    for store in both_engines(
+        tmp_path, write_view("history", PAIRS, ("user", "item"), layout="file"), online
+    ):
         store.materialize(at(1), at(6))
     hashes = []
     for number in databases.values():
@@ -268,25 +353,48 @@ def test_redis_gets_what_feast_writes(tmp_path: Path, write_view: Callable[..., 
     assert hashes[0] == hashes[1] != {}
 
 
-def test_postgres_gets_what_feast_writes(tmp_path: Path, write_view: Callable[..., FeatureView], postgres_address: Any) -> None:
+def test_postgres_gets_what_feast_writes(
+    tmp_path: Path, write_view: Callable[..., FeatureView], postgres_address: Any
+) -> None:
     from psycopg import connect
 
-    login = {"host": postgres_address.host, "port": postgres_address.port, "user": "postgres", "password": "", "sslmode": "disable"}
-    online: Online = {kind: {"type": "postgres", "database": "postgres", "db_schema": kind, **login} for kind in ("stock", "ours")}
-    for store in both_engines(tmp_path, write_view("history", PAIRS, ("user", "item"), layout="file"), online):
+    login = {
+        "host": postgres_address.host,
+        "port": postgres_address.port,
+        "user": "postgres",
+        "password": "",
+        "sslmode": "disable",
+    }
+    online: Online = {
+        kind: {"type": "postgres", "database": "postgres", "db_schema": kind, **login}
+        for kind in ("stock", "ours")
+    }
+    for store in both_engines(
+        tmp_path, write_view("history", PAIRS, ("user", "item"), layout="file"), online
+    ):
         store.materialize(at(1), at(6))
         store.provider.online_store._conn.close()  # the server does not end before its last connection
     with connect(dbname="postgres", **login) as connection:
-        tables = [connection.execute(f"table {kind}.tables_history order by 1, 2").fetchall() for kind in online]
+        tables = [
+            connection.execute(f"table {kind}.tables_history order by 1, 2").fetchall()
+            for kind in online
+        ]
     assert tables[0] == tables[1] != []
 
 
 # --- increments ---
 
 NEVER = (-1, -1, -1)
-ROWS = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 20), st.integers(0, 3)), max_size=6)
-FORWARD, BACK = st.tuples(st.just("increment"), st.integers(0, 8)), st.tuples(st.just("increment"), st.integers(-8, 8))
-SPAN = st.tuples(st.just("span"), st.none() | st.integers(0, 25), st.integers(0, 25)).filter(lambda step: (step[1] or 0) <= step[2])
+ROWS = st.lists(
+    st.tuples(st.sampled_from("abcd"), st.integers(0, 20), st.integers(0, 3)), max_size=6
+)
+FORWARD, BACK = (
+    st.tuples(st.just("increment"), st.integers(0, 8)),
+    st.tuples(st.just("increment"), st.integers(-8, 8)),
+)
+SPAN = st.tuples(st.just("span"), st.none() | st.integers(0, 25), st.integers(0, 25)).filter(
+    lambda step: (step[1] or 0) <= step[2]
+)
 APPEND = st.tuples(st.just("append"), ROWS)
 KILLED = st.tuples(st.just("killed"), st.integers(0, 2), st.integers(-3, 8))
 ANEW = st.sampled_from([("wipe",), ("compact",), ("chunks_of", 1), ("chunks_of", 3)])
@@ -312,7 +420,9 @@ class Model:
         for name, row in self.rows:
             if (start or 0) <= row[0] <= end:
                 newest[name] = max(newest.get(name, NEVER), row)
-        self.online |= {name: max(self.online.get(name, NEVER), row) for name, row in newest.items()}
+        self.online |= {
+            name: max(self.online.get(name, NEVER), row) for name, row in newest.items()
+        }
         return newest
 
     def increment(self, end: int) -> int:
@@ -341,16 +451,28 @@ def test_increment_writes_exactly_what_changed(
         else:
             end += step[0]
             written, changed = home.increment(end), model.increment(end)
-            assert written == changed or (asked and written < changed)  # what was asked for in between need not be written again
+            assert written == changed or (
+                asked and written < changed
+            )  # what was asked for in between need not be written again
             asked = False
         assert home.online() == model.values()
 
 
-@given(ROWS, st.integers(0, 10), st.lists(BACK | KILLED | SPAN | APPEND | ANEW, max_size=8), LAYOUTS)
-@example([("a", 1, 0)], 20, [("append", [("b", 15, 0)]), ("increment", -8)], "delta")  # a row between two ends, the later first
-@example([("a", 1, 1), ("b", 2, 2), ("c", 6, 6)], 9, [("wipe",), ("span", 4, 9)], "delta")  # a span is not all that was lost
-@example([*TIES], 9, [("append", [("f", 0, 0)]), ("span", None, 9), ("span", 4, 9)], "folder")  # a rerun that is killed, then a span
-@example([*TIES], 0, [("append", [("f", 0, 0)]), ("killed", 1, 9), ("compact",)], "delta")  # what the killed run read is gone
+@given(
+    ROWS, st.integers(0, 10), st.lists(BACK | KILLED | SPAN | APPEND | ANEW, max_size=8), LAYOUTS
+)
+@example(
+    [("a", 1, 0)], 20, [("append", [("b", 15, 0)]), ("increment", -8)], "delta"
+)  # a row between two ends, the later first
+@example(
+    [("a", 1, 1), ("b", 2, 2), ("c", 6, 6)], 9, [("wipe",), ("span", 4, 9)], "delta"
+)  # a span is not all that was lost
+@example(
+    [*TIES], 9, [("append", [("f", 0, 0)]), ("span", None, 9), ("span", 4, 9)], "folder"
+)  # a rerun that is killed, then a span
+@example(
+    [*TIES], 0, [("append", [("f", 0, 0)]), ("killed", 1, 9), ("compact",)], "delta"
+)  # what the killed run read is gone
 @settings(max_examples=20)
 def test_whatever_happened_the_next_increment_catches_up(
     make_home: Callable[..., Home], rows: list[Row], end: int, steps: list[Any], layout: str
@@ -386,10 +508,14 @@ def test_increment_goes_by_arrival_and_by_instants_passed(make_home: Callable[..
     assert home.online() == {"a": 101, "b": 502, "c": 901, "d": 1}
 
 
-def test_of_rows_of_one_instant_the_last_to_arrive_counts(tmp_path: Path, define_view: Callable[..., FeatureView]) -> None:
+def test_of_rows_of_one_instant_the_last_to_arrive_counts(
+    tmp_path: Path, define_view: Callable[..., FeatureView]
+) -> None:
     rows, source = table(("a", 5, 5)).drop_columns(CREATED), str(tmp_path / "rows")
     write_deltalake(source, rows)
-    store = open_store(tmp_path, user, define_view("plain", source, rows.schema, file_format=DeltaFormat()))
+    store = open_store(
+        tmp_path, user, define_view("plain", source, rows.schema, file_format=DeltaFormat())
+    )
     store.materialize(EPOCH, at(6))
     for value in (9, 1):
         write_deltalake(source, rows.set_column(1, "value", [[value]]), mode="append")
@@ -398,16 +524,25 @@ def test_of_rows_of_one_instant_the_last_to_arrive_counts(tmp_path: Path, define
 
 
 @pytest.mark.parametrize("keys", [("user", "item"), ()])
-def test_row_of_two_keys_or_of_none_arrives_late(tmp_path: Path, define_view: Callable[..., FeatureView], keys: tuple[str, ...]) -> None:
+def test_row_of_two_keys_or_of_none_arrives_late(
+    tmp_path: Path, define_view: Callable[..., FeatureView], keys: tuple[str, ...]
+) -> None:
     rows, source = PAIRS if keys else HISTORY.drop_columns("user"), str(tmp_path / "rows")
     write_deltalake(source, rows)
-    store = open_store(tmp_path, user, item, define_view("history", source, rows.schema, keys, file_format=DeltaFormat()))
+    store = open_store(
+        tmp_path,
+        user,
+        item,
+        define_view("history", source, rows.schema, keys, file_format=DeltaFormat()),
+    )
     store.materialize(EPOCH, at(20))
     before = stored(tmp_path, "history")
     corrected = rows.slice(7, 1).set_column(rows.column_names.index("value"), "value", [[7]])
     write_deltalake(source, corrected, mode="append")
     assert entities_written(lambda: store.materialize_incremental(at(21))) == 1
-    assert stored(tmp_path, "history") == {key: 7 if value == 909 else value for key, value in before.items()}
+    assert stored(tmp_path, "history") == {
+        key: 7 if value == 909 else value for key, value in before.items()
+    }
 
 
 def test_older_span_changes_nothing(make_home: Callable[..., Home]) -> None:
@@ -462,7 +597,9 @@ def test_killed_run_goes_on_after_its_last_whole_chunk(
 
 
 @pytest.mark.parametrize(("layout", "again"), [("delta", 3), ("folder", 7)])
-def test_first_run_killed_goes_on_over_delta_and_starts_anew_over_parquet(make_home: Callable[..., Home], layout: str, again: int) -> None:
+def test_first_run_killed_goes_on_over_delta_and_starts_anew_over_parquet(
+    make_home: Callable[..., Home], layout: str, again: int
+) -> None:
     home = make_home(*MANY, layout=layout)
     assert home.killed(2, home.first, 9)
     home.append(("late", 0, 0))
@@ -470,7 +607,9 @@ def test_first_run_killed_goes_on_over_delta_and_starts_anew_over_parquet(make_h
     assert (home.online(), home.increment(9)) == ({**VALUES, "late": 0}, 0)
 
 
-def test_run_killed_before_its_end_is_noted_still_knows_a_lost_store(make_home: Callable[..., Home]) -> None:
+def test_run_killed_before_its_end_is_noted_still_knows_a_lost_store(
+    make_home: Callable[..., Home],
+) -> None:
     home, notes = make_home(*MANY), itertools.count(1)
 
     def fail_at_the_end(path: Path, done: Done) -> None:
@@ -488,8 +627,12 @@ def test_run_killed_before_its_end_is_noted_still_knows_a_lost_store(make_home: 
     assert home.online() == VALUES
 
 
-@pytest.mark.parametrize("n_commits", [1, 2])  # the version that the killed run read is gone, or another table's
-def test_table_made_anew_after_a_killed_run_is_read_from_its_beginning(make_home: Callable[..., Home], n_commits: int) -> None:
+@pytest.mark.parametrize(
+    "n_commits", [1, 2]
+)  # the version that the killed run read is gone, or another table's
+def test_table_made_anew_after_a_killed_run_is_read_from_its_beginning(
+    make_home: Callable[..., Home], n_commits: int
+) -> None:
     home = make_home(("x", 0, 0))
     home.first(1)
     home.append(*MANY)
@@ -524,7 +667,11 @@ def test_process_that_is_killed_in_a_chunk_goes_on(make_home: Callable[..., Home
     home.first(2)
     home.append(*MANY)
     arguments = [str(home.folder), at(8).isoformat()]
-    killed = subprocess.run([sys.executable, "-W", "ignore", "-c", PROGRAM, *arguments], capture_output=True, check=False)
+    killed = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, *arguments],
+        capture_output=True,
+        check=False,
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     home.append(("late", 0, 0), ("a", 8, 8))
     home.reopen()
@@ -565,7 +712,12 @@ def test_values_from_before_1970_do_not_look_lost(make_home: Callable[..., Home]
 
 def test_changed_definition_is_written_again(make_home: Callable[..., Home]) -> None:
     home = make_home()
-    write_deltalake(str(home.source), table(*MANY).append_column("extra", pa.array(range(7))), mode="overwrite", schema_mode="overwrite")
+    write_deltalake(
+        str(home.source),
+        table(*MANY).append_column("extra", pa.array(range(7))),
+        mode="overwrite",
+        schema_mode="overwrite",
+    )
     home.first(8)
     home.store.apply([home.define(Field(name="extra", dtype=Int64))])
     assert (home.increment(9), home.increment(9)) == (7, 0)
@@ -573,9 +725,13 @@ def test_changed_definition_is_written_again(make_home: Callable[..., Home]) -> 
     assert response.to_dict()["extra"] == [2, 6]
 
 
-def test_changed_keys_are_written_again(tmp_path: Path, define_view: Callable[..., FeatureView]) -> None:
+def test_changed_keys_are_written_again(
+    tmp_path: Path, define_view: Callable[..., FeatureView]
+) -> None:
     write_deltalake(str(tmp_path / "pairs"), PAIRS)
-    define = partial(define_view, "pairs", str(tmp_path / "pairs"), PAIRS.schema, file_format=DeltaFormat())
+    define = partial(
+        define_view, "pairs", str(tmp_path / "pairs"), PAIRS.schema, file_format=DeltaFormat()
+    )
     store = open_store(tmp_path, user, item, define(keys=("user",)))
     store.materialize(EPOCH, at(20))
     store.apply([define(keys=("user", "item"))])
@@ -583,8 +739,16 @@ def test_changed_keys_are_written_again(tmp_path: Path, define_view: Callable[..
     assert {(1, "a"), (2, "a"), (1, "b"), (2, "b")} <= stored(tmp_path, "pairs").keys()
 
 
-@pytest.mark.parametrize("forget", [lambda home: home.store.teardown(), lambda home: home.store.apply([user], [home.view], partial=False)])
-def test_view_that_is_gone_is_forgotten(make_home: Callable[..., Home], forget: Callable[[Home], None]) -> None:
+@pytest.mark.parametrize(
+    "forget",
+    [
+        lambda home: home.store.teardown(),
+        lambda home: home.store.apply([user], [home.view], partial=False),
+    ],
+)
+def test_view_that_is_gone_is_forgotten(
+    make_home: Callable[..., Home], forget: Callable[[Home], None]
+) -> None:
     home = make_home(*MANY)
     home.first(9)
     assert home.done()
@@ -595,11 +759,16 @@ def test_view_that_is_gone_is_forgotten(make_home: Callable[..., Home], forget: 
     assert (home.first(9), home.online()) == (7, VALUES)
 
 
-def test_view_of_a_lost_store_is_due(staged: pl.DataFrame, home_of: Callable[..., Warehouse]) -> None:
+def test_view_of_a_lost_store_is_due(
+    staged: pl.DataFrame, home_of: Callable[..., Warehouse]
+) -> None:
     warehouse, now = home_of(staged.head(5)), datetime(2024, 9, 1, tzinfo=UTC)
     first = bring_up_to_date(warehouse, now, lambda *_: None)
     assert due_views(warehouse, now) == []
-    with closing(sqlite3.connect(warehouse.settings.root / "feast" / "online.db")) as connection, connection:
+    with (
+        closing(sqlite3.connect(warehouse.settings.root / "feast" / "online.db")) as connection,
+        connection,
+    ):
         for view in first:
             connection.execute(f"delete from millrace_{view}")
     assert bring_up_to_date(warehouse, now, lambda *_: None) == first
@@ -623,13 +792,21 @@ def test_errors_raise_and_the_next_run_works(make_home: Callable[..., Home]) -> 
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
-def test_reads_go_on_during_a_materialization(make_home: Callable[..., Home], request: pytest.FixtureRequest, kind: str) -> None:
+def test_reads_go_on_during_a_materialization(
+    make_home: Callable[..., Home], request: pytest.FixtureRequest, kind: str
+) -> None:
     options: dict[str, Any] = {}
     if kind == "redis":
         address = request.getfixturevalue("redis_address")
-        options["online_store"] = {"type": "redis", "connection_string": f"{address.host}:{address.port},db=14"}
+        options["online_store"] = {
+            "type": "redis",
+            "connection_string": f"{address.host}:{address.port},db=14",
+        }
     home = make_home(*MANY, **options)
-    options["registry"] = {"path": str(home.folder / "registry.db"), "serve_features_while_materializing": True}
+    options["registry"] = {
+        "path": str(home.folder / "registry.db"),
+        "serve_features_while_materializing": True,
+    }
     home.reopen(**options)
     home.first(9)
     home.append(*[(name, 9, 9) for name in VALUES])
@@ -637,7 +814,11 @@ def test_reads_go_on_during_a_materialization(make_home: Callable[..., Home], re
 
     def read(*_: Any) -> None:
         reader = open_store(home.folder, **options)
-        seen.append(reader.get_online_features(["stats:value"], [{"user": "a"}, {"user": "g"}]).to_dict()["value"])
+        seen.append(
+            reader.get_online_features(["stats:value"], [{"user": "a"}, {"user": "g"}]).to_dict()[
+                "value"
+            ]
+        )
 
     with reporting(read):
         home.store.materialize_incremental(at(9))
@@ -645,7 +826,9 @@ def test_reads_go_on_during_a_materialization(make_home: Callable[..., Home], re
 
 
 @pytest.mark.parametrize("chunk", range(3))
-def test_increment_in_the_midst_of_another_leaves_the_right_state(make_home: Callable[..., Home], chunk: int) -> None:
+def test_increment_in_the_midst_of_another_leaves_the_right_state(
+    make_home: Callable[..., Home], chunk: int
+) -> None:
     home, chunks = make_home(("a", 1, 1)), itertools.count()
     home.first(2)
     home.append(*MANY)
@@ -669,7 +852,10 @@ def test_threads_materialize_one_view_at_once(make_home: Callable[..., Home]) ->
     home.append(*[(name, 8, 8) for name in "abcdefghij"])
     stores = [home.store, open_store(home.folder)]
     task = MaterializationTask("tables", home.store.get_feature_view("stats"), at(2), at(9))
-    runs = [Materialization(store.config, store.provider.online_store, task.feature_view, 1) for store in stores]
+    runs = [
+        Materialization(store.config, store.provider.online_store, task.feature_view, 1)
+        for store in stores
+    ]
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(lambda run: run.run(task), runs))
     assert home.online() == dict.fromkeys("abcdefghij", 808)
@@ -679,7 +865,9 @@ def test_threads_materialize_one_view_at_once(make_home: Callable[..., Home]) ->
 def test_threads_note_what_is_done_at_once(tmp_path: Path) -> None:
     def note(number: int) -> None:
         for _ in range(100):
-            write_done(tmp_path / "view.json", Done("digest", str(number), "", ["file"] * 100 * number))
+            write_done(
+                tmp_path / "view.json", Done("digest", str(number), "", ["file"] * 100 * number)
+            )
             assert read_done(tmp_path / "view.json")
 
     with ThreadPoolExecutor(4) as threads:
@@ -709,14 +897,28 @@ def doubled(frame: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.mark.filterwarnings("ignore:.*experimental.*:RuntimeWarning")
 @pytest.mark.parametrize("kind", ["batch", "stream"])
-def test_view_that_feast_transforms_arrives_transformed(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+def test_view_that_feast_transforms_arrives_transformed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
     write_deltalake(str(tmp_path / "rows"), table(*MANY))
-    rows = FileSource(name="rows", path=str(tmp_path / "rows"), file_format=DeltaFormat(), timestamp_field=EVENT)
-    common = {"name": "stats", "entities": [user], "schema": FIELDS, "mode": "pandas", "udf": doubled, "online": True, "ttl": timedelta(0)}
+    rows = FileSource(
+        name="rows", path=str(tmp_path / "rows"), file_format=DeltaFormat(), timestamp_field=EVENT
+    )
+    common = {
+        "name": "stats",
+        "entities": [user],
+        "schema": FIELDS,
+        "mode": "pandas",
+        "udf": doubled,
+        "online": True,
+        "ttl": timedelta(0),
+    }
     if kind == "batch":
         view: FeatureView = BatchFeatureView(source=rows, **common)
     else:
-        view = StreamFeatureView(source=PushSource(name="pushed", batch_source=rows), timestamp_field=EVENT, **common)
+        view = StreamFeatureView(
+            source=PushSource(name="pushed", batch_source=rows), timestamp_field=EVENT, **common
+        )
     open_store(tmp_path, user, view).materialize(EPOCH, at(9))
     assert stored(tmp_path, "stats") == {(name,): 2 * value for name, value in VALUES.items()}
     assert "view stats" in caplog.text
@@ -725,7 +927,12 @@ def test_view_that_feast_transforms_arrives_transformed(tmp_path: Path, caplog: 
 def test_other_offline_store_is_left_to_feast(
     tmp_path: Path, write_view: Callable[..., FeatureView], caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = open_store(tmp_path, user, write_view("history", HISTORY, layout="file"), offline_store={"type": "dask"})
+    store = open_store(
+        tmp_path,
+        user,
+        write_view("history", HISTORY, layout="file"),
+        offline_store={"type": "dask"},
+    )
     store.materialize(EPOCH, at(9))
     assert len(stored(tmp_path, "history")) == 5
     assert ("left to Feast" in caplog.text, caplog.records[0].levelno) == (True, logging.WARNING)
@@ -735,17 +942,30 @@ def test_other_offline_store_is_left_to_feast(
 
 
 def test_view_to_be_validated_is_validated(tmp_path: Path) -> None:
-    pq.write_table(table(*MANY).set_column(1, "value", [["no json"] * 7]), tmp_path / "rows.parquet")
+    pq.write_table(
+        table(*MANY).set_column(1, "value", [["no json"] * 7]), tmp_path / "rows.parquet"
+    )
     source = FileSource(path=str(tmp_path / "rows.parquet"), timestamp_field=EVENT)
     schema = [FIELDS[0], Field(name="value", dtype=Json)]
-    for store in both_engines(tmp_path, FeatureView(name="texts", entities=[user], schema=schema, source=source, enable_validation=True)):
+    for store in both_engines(
+        tmp_path,
+        FeatureView(
+            name="texts", entities=[user], schema=schema, source=source, enable_validation=True
+        ),
+    ):
         with pytest.raises(ValueError, match="JSON"):
             store.materialize(EPOCH, at(9))
 
 
 def test_expired_value_is_written_and_reads_as_expired(tmp_path: Path) -> None:
-    online = {"type": "feature_repo.stores.online.SqliteOnlineStore", "path": str(tmp_path / "online.db")}
-    home, now = Home(tmp_path, ("old", 1, 1), ttl=timedelta(days=2), online_store=online), datetime.now(UTC)
+    online = {
+        "type": "feature_repo.stores.online.SqliteOnlineStore",
+        "path": str(tmp_path / "online.db"),
+    }
+    home, now = (
+        Home(tmp_path, ("old", 1, 1), ttl=timedelta(days=2), online_store=online),
+        datetime.now(UTC),
+    )
     hour = (now - DAY) // timedelta(hours=1)
     home.append(("fresh", hour, 1))
     home.store.materialize(EPOCH, now)

@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow as pa
 import pytest
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, PushSource, RepoConfig, ValueType
+from feast import (
+    Entity,
+    FeatureStore,
+    FeatureView,
+    Field,
+    FileSource,
+    PushSource,
+    RepoConfig,
+    ValueType,
+)
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Int64, String
@@ -31,11 +40,20 @@ FEATURES = ["count", "title"]
 numbers = itertools.count()  # every example has entities of its own
 
 user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
-source = FileSource(name="batch", path="batch.parquet", timestamp_field="event_timestamp", created_timestamp_column="created_timestamp")
+source = FileSource(
+    name="batch",
+    path="batch.parquet",
+    timestamp_field="event_timestamp",
+    created_timestamp_column="created_timestamp",
+)
 activity = FeatureView(
     name="activity",
     entities=[user],
-    schema=[Field(name="user_id", dtype=String), Field(name="count", dtype=Int64), Field(name="title", dtype=String)],
+    schema=[
+        Field(name="user_id", dtype=String),
+        Field(name="count", dtype=Int64),
+        Field(name="title", dtype=String),
+    ],
     source=PushSource(name="pushed", batch_source=source),
 )
 
@@ -58,18 +76,30 @@ class Online(NamedTuple):
 
     def served(self, users: Sequence[str]) -> dict[str, tuple[int | None, str | None]]:
         rows = [{"user_id": name} for name in users]
-        found = self.store.get_online_features([f"activity:{feature}" for feature in FEATURES], rows).to_dict()
-        return {name: (found["count"][place], found["title"][place]) for place, name in enumerate(users)}
+        found = self.store.get_online_features(
+            [f"activity:{feature}" for feature in FEATURES], rows
+        ).to_dict()
+        return {
+            name: (found["count"][place], found["title"][place]) for place, name in enumerate(users)
+        }
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
-def online(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Online]:
+def online(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Online]:
     kind, folder = request.param, tmp_path_factory.mktemp("guarded")
     if kind == "sqlite":
         where = {"path": str(folder / "online.db")}
     else:
         address = request.getfixturevalue(f"{kind}_address")
-        login = {"user": "postgres", "password": "", "database": "postgres", "db_schema": "guarded", "sslmode": "disable"}
+        login = {
+            "user": "postgres",
+            "password": "",
+            "database": "postgres",
+            "db_schema": "guarded",
+            "sslmode": "disable",
+        }
         where = (
             {"connection_string": f"{address.host}:{address.port},db=9"}
             if kind == "redis"
@@ -100,8 +130,18 @@ def open_store(folder: Path, online_store: dict[str, Any]) -> Store:
 def table(rows: Sequence[Row]) -> pa.Table:
     names, events, created, counts, titles = zip(*rows, strict=True)
     instant = pa.timestamp("us", "UTC")
-    columns = {"user_id": pa.array(names), "count": pa.array(counts, pa.int64()), "title": pa.array(titles, pa.string())}
-    return pa.table({**columns, "event_timestamp": pa.array(events, instant), "created_timestamp": pa.array(created, instant)})
+    columns = {
+        "user_id": pa.array(names),
+        "count": pa.array(counts, pa.int64()),
+        "title": pa.array(titles, pa.string()),
+    }
+    return pa.table(
+        {
+            **columns,
+            "event_timestamp": pa.array(events, instant),
+            "created_timestamp": pa.array(created, instant),
+        }
+    )
 
 
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
@@ -150,7 +190,11 @@ ROWS = st.builds(
     count=st.none() | st.integers(-(2**63), 2**63 - 1),
     title=st.none() | st.sampled_from(["", "a", "b"]),
 )
-WRITES = st.lists(st.tuples(st.sampled_from(ROUTES), st.lists(ROWS, min_size=1, max_size=3)), min_size=1, max_size=6)
+WRITES = st.lists(
+    st.tuples(st.sampled_from(ROUTES), st.lists(ROWS, min_size=1, max_size=3)),
+    min_size=1,
+    max_size=6,
+)
 
 
 def newest(writes: Sequence[tuple[Any, Sequence[Row]]], kind: str) -> dict[str, Row]:
@@ -175,9 +219,14 @@ def newest(writes: Sequence[tuple[Any, Sequence[Row]]], kind: str) -> dict[str, 
 
 @settings(max_examples=30)
 @given(writes=WRITES)
-def test_the_newest_row_is_served_whatever_way_and_order_rows_come(online: Online, writes: list[tuple[Any, list[Row]]]) -> None:
+def test_the_newest_row_is_served_whatever_way_and_order_rows_come(
+    online: Online, writes: list[tuple[Any, list[Row]]]
+) -> None:
     example = next(numbers)
-    own = [(route, [row._replace(user=f"{row.user} {example}") for row in rows]) for route, rows in writes]
+    own = [
+        (route, [row._replace(user=f"{row.user} {example}") for row in rows])
+        for route, rows in writes
+    ]
     for route, rows in own:
         route(online, rows)
     expected = {name: (row.count, row.title) for name, row in newest(own, online.kind).items()}
@@ -194,12 +243,16 @@ def test_row_of_nulls_takes_the_place_of_what_was_there(online: Online, route: A
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_older_row_does_not_overwrite_and_no_row_without_a_key_or_an_instant_is_written(online: Online, route: Any) -> None:
+def test_older_row_does_not_overwrite_and_no_row_without_a_key_or_an_instant_is_written(
+    online: Online, route: Any
+) -> None:
     name = f"kept by {route.__name__}"
     route(online, [Row(name, START + HOUR, START, 7, "new")])
     route(online, [Row(name, START, START + HOUR, 1, "old")])
     with pytest.raises(ValueError, match="null"):
-        route(online, [Row(name, START + 2 * HOUR, START, 2, "half"), Row(None, START, START, 1, "x")])  # type: ignore[arg-type]
+        route(
+            online, [Row(name, START + 2 * HOUR, START, 2, "half"), Row(None, START, START, 1, "x")]
+        )  # type: ignore[arg-type]
     if route is not online_write_batch:
         with pytest.raises(ValueError, match="null"):
             route(online, [Row(name, None, START, 3, "x")])  # type: ignore[arg-type]

@@ -30,7 +30,10 @@ CASES: list[tuple[str, Any, Any]] = [
     *(("text", value, NOTHING) for value in ("", "05", 6, None)),
     *(("text", value, REFUSED) for value in (True, 5.0, Decimal(5), b"5", ["5"])),
     *(("whole", value, FOUND) for value in (5, "5", 5.0, Decimal(5), np.int32(5), np.float64(5))),
-    *(("whole", value, NOTHING) for value in ("05", "+5", " 5", "x", "9" * 30, 5.5, float("nan"), float("inf"), 2**63, None)),
+    *(
+        ("whole", value, NOTHING)
+        for value in ("05", "+5", " 5", "x", "9" * 30, 5.5, float("nan"), float("inf"), 2**63, None)
+    ),
     *(("whole", value, REFUSED) for value in (True, b"5", [5])),
     ("raw", b"5", FOUND),
     ("raw", b"6", NOTHING),
@@ -46,27 +49,49 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
         project="keys",
         provider="local",
         registry=str(folder / "registry.db"),
-        offline_store={"type": "feature_repo.stores.asof.AsofOfflineStore", "warehouse": str(folder)},
+        offline_store={
+            "type": "feature_repo.stores.asof.AsofOfflineStore",
+            "warehouse": str(folder),
+        },
         batch_engine={"type": "feature_repo.stores.columnar.ColumnarComputeEngine"},
-        online_store={"type": "feature_repo.stores.online.SqliteOnlineStore", "path": str(folder / "online.db")},
+        online_store={
+            "type": "feature_repo.stores.online.SqliteOnlineStore",
+            "path": str(folder / "online.db"),
+        },
         entity_key_serialization_version=3,
     )
     opened = FeatureStore(config=config)
     for name, (kind, value_type, keys) in KEYS.items():
         pq.write_table(
-            pa.table({name: keys, "count": [FOUND], "event_timestamp": pa.array([AT], pa.timestamp("us", "UTC"))}), folder / name
+            pa.table(
+                {
+                    name: keys,
+                    "count": [FOUND],
+                    "event_timestamp": pa.array([AT], pa.timestamp("us", "UTC")),
+                }
+            ),
+            folder / name,
         )
         entity = Entity(name=name, join_keys=[name], value_type=value_type)
         source = FileSource(name=name, path=str(folder / name), timestamp_field="event_timestamp")
         schema = [Field(name=name, dtype=kind), Field(name="count", dtype=Int64)]
-        opened.apply([entity, FeatureView(name=f"by_{name}", entities=[entity], schema=schema, source=source)])
+        opened.apply(
+            [
+                entity,
+                FeatureView(name=f"by_{name}", entities=[entity], schema=schema, source=source),
+            ]
+        )
     opened.materialize(AT, AT)
     return opened
 
 
 def trained(store: FeatureStore, name: str, value: Any) -> Any:
     spine = pl.DataFrame({name: [value], "event_timestamp": [AT]}).to_arrow()
-    return store.get_historical_features(spine, [f"by_{name}:count"]).to_arrow()["count"].to_pylist()[0]
+    return (
+        store.get_historical_features(spine, [f"by_{name}:count"])
+        .to_arrow()["count"]
+        .to_pylist()[0]
+    )
 
 
 def served(store: FeatureStore, name: str, value: Any) -> Any:
@@ -88,11 +113,21 @@ def test_keys_match_by_one_rule_in_training_and_in_serving(store: FeatureStore, 
 
 
 def test_null_of_pandas_matches_nothing_and_fails_nobody(store: FeatureStore) -> None:
-    for name, keys in (("text", ["5", None]), ("text", ["5", float("nan")]), ("text", ["5", pd.NA]), ("whole", [5, None])):
+    for name, keys in (
+        ("text", ["5", None]),
+        ("text", ["5", float("nan")]),
+        ("text", ["5", pd.NA]),
+        ("whole", [5, None]),
+    ):
         spine = pd.DataFrame({name: keys, "event_timestamp": [AT, AT]})
-        assert store.get_historical_features(spine, [f"by_{name}:count"]).to_arrow()["count"].to_pylist() == [FOUND, None]
+        assert store.get_historical_features(spine, [f"by_{name}:count"]).to_arrow()[
+            "count"
+        ].to_pylist() == [FOUND, None]
         rows = [{name: key} for key in spine[name]]
-        assert store.get_online_features([f"by_{name}:count"], rows).to_dict()["count"] == [FOUND, None]
+        assert store.get_online_features([f"by_{name}:count"], rows).to_dict()["count"] == [
+            FOUND,
+            None,
+        ]
         frame = OpenStore(store).read([f"by_{name}:count"], rows)
         assert frame[f"by_{name}__count"].to_list() == [FOUND, None]
 
@@ -101,8 +136,12 @@ def test_rule_holds_for_a_home(small: Warehouse) -> None:
     feature, home = "author_activity:n_records_lifetime", small.settings.root
     materialize(small, datetime(2024, 9, 1, tzinfo=UTC), lambda _relation, _rows, _bytes: None)
     spine = pl.DataFrame({"author_id": [5], "event_timestamp": [AT]})
-    assert training_set(spine, [feature], home).frame["author_activity__n_records_lifetime"].to_list() == [0]
-    assert online_features([feature], [{"author_id": 5}], home)["author_activity__n_records_lifetime"].to_list() == [0]
+    assert training_set(spine, [feature], home).frame[
+        "author_activity__n_records_lifetime"
+    ].to_list() == [0]
+    assert online_features([feature], [{"author_id": 5}], home)[
+        "author_activity__n_records_lifetime"
+    ].to_list() == [0]
     with pytest.raises(ValueError, match="key 'author_id'"):
         training_set(spine.with_columns(author_id=True), [feature], home)
     with pytest.raises(ValueError, match="key 'author_id'"):

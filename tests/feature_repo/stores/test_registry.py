@@ -9,7 +9,9 @@ from feast.repo_config import RegistryConfig
 from feature_repo.stores.registry import AtomicFileRegistryStore
 
 
-def test_reader_sees_the_registry_before_until_the_new_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reader_sees_the_registry_before_until_the_new_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = AtomicFileRegistryStore(RegistryConfig(path=str(tmp_path / "registry.db")), tmp_path)
     store.update_registry_proto(Registry(registry_schema_version="1"))
     seen = []

@@ -29,7 +29,13 @@ VECTORS = {"a": [1.0, 0.0], "b": [0.9, 0.1], "c": [0.0, 1.0], "d": [0.5, 0.5], "
 
 def view(ttl: timedelta | None = None) -> FeatureView:
     fields = [Field(name=name, dtype=kind) for name, kind in FEATURES.items()]
-    vector = Field(name="vector", dtype=Array(Float32), vector_index=True, vector_length=2, vector_search_metric="L2")
+    vector = Field(
+        name="vector",
+        dtype=Array(Float32),
+        vector_index=True,
+        vector_length=2,
+        vector_search_metric="L2",
+    )
     return FeatureView(
         name="texts",
         entities=[Entity(name="text", join_keys=["text_id"], value_type=ValueType.STRING)],
@@ -39,7 +45,12 @@ def view(ttl: timedelta | None = None) -> FeatureView:
     )
 
 
-def filled(folder: Path, ages: dict[str, timedelta] | None = None, ttl: timedelta | None = None, **online_store: Any) -> FeatureStore:
+def filled(
+    folder: Path,
+    ages: dict[str, timedelta] | None = None,
+    ttl: timedelta | None = None,
+    **online_store: Any,
+) -> FeatureStore:
     config = RepoConfig(
         project="search",
         provider="local",
@@ -54,9 +65,19 @@ def filled(folder: Path, ages: dict[str, timedelta] | None = None, ttl: timedelt
     data = []
     for name, values in DOCUMENTS.items():
         row = {**dict(zip(FEATURES, values, strict=True)), "vector": VECTORS[name]}
-        protos = {feature: python_values_to_proto_values([value], types[feature])[0] for feature, value in row.items()}
+        protos = {
+            feature: python_values_to_proto_values([value], types[feature])[0]
+            for feature, value in row.items()
+        }
         event = NOW - (ages or {}).get(name, timedelta(0))
-        data.append((EntityKey(join_keys=["text_id"], entity_values=[Value(string_val=name)]), protos, event, event))
+        data.append(
+            (
+                EntityKey(join_keys=["text_id"], entity_values=[Value(string_val=name)]),
+                protos,
+                event,
+                event,
+            )
+        )
     store.provider.online_store.online_write_batch(config, table, data, None)
     return store
 
@@ -69,12 +90,16 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     folder = tmp_path_factory.mktemp("stock")
-    return filled(folder, type="sqlite", text_search_enabled=True, enable_openai_compatible_store=True)
+    return filled(
+        folder, type="sqlite", text_search_enabled=True, enable_openai_compatible_store=True
+    )
 
 
 def found(store: FeatureStore, words: str | None = None, **options: Any) -> dict[str, list[Any]]:
     features = [f"texts:{name}" for name in FEATURES]
-    answer = store.retrieve_online_documents_v2(features=features, query_string=words, **{"top_k": 50, **options})
+    answer = store.retrieve_online_documents_v2(
+        features=features, query_string=words, **{"top_k": 50, **options}
+    )
     documents: dict[str, list[Any]] = answer.to_dict()
     return documents
 
@@ -93,22 +118,38 @@ FILTERS = [
     is_("nin", "title", ["Crash", "Printing"]),
     is_("eq", "title", 0),
     CompoundFilter(type="and", filters=[is_("gte", "pages", 3), is_("eq", "is_open", value=False)]),
-    CompoundFilter(type="or", filters=[is_("gt", "pages", 4), CompoundFilter(type="and", filters=[is_("lt", "score", 1)])]),
+    CompoundFilter(
+        type="or",
+        filters=[
+            is_("gt", "pages", 4),
+            CompoundFilter(type="and", filters=[is_("lt", "score", 1)]),
+        ],
+    ),
 ]
 
 
-@pytest.mark.parametrize("words", ["login OR printer OR reset", "password", "title: reset", '"slow; the"', "never"])
-def test_words_and_filters_find_what_they_find_in_feasts_own(ours: FeatureStore, stock: FeatureStore, words: str) -> None:
+@pytest.mark.parametrize(
+    "words", ["login OR printer OR reset", "password", "title: reset", '"slow; the"', "never"]
+)
+def test_words_and_filters_find_what_they_find_in_feasts_own(
+    ours: FeatureStore, stock: FeatureStore, words: str
+) -> None:
     for chosen in FILTERS:
         with stock.provider.online_store._conn as connection:
-            connection.execute("drop table if exists search_table")  # every search of Feast's adds all rows to it once more
+            connection.execute(
+                "drop table if exists search_table"
+            )  # every search of Feast's adds all rows to it once more
         mine, theirs = (found(store, words, filters=chosen) for store in (ours, stock))
         keys = mine.get("text_id", [])
         assert sorted(keys) == sorted(theirs.get("text_id", [])), chosen
-        assert [tuple(mine[name][place] for name in FEATURES) for place in range(len(keys))] == [DOCUMENTS[key] for key in keys]
-    assert len(found(ours, words).get("text_id", [])) == {"login OR printer OR reset": 5, "never": 0, '"slow; the"': 1}.get(
-        words, 2 if words == "password" else 1
-    )
+        assert [tuple(mine[name][place] for name in FEATURES) for place in range(len(keys))] == [
+            DOCUMENTS[key] for key in keys
+        ]
+    assert len(found(ours, words).get("text_id", [])) == {
+        "login OR printer OR reset": 5,
+        "never": 0,
+        '"slow; the"': 1,
+    }.get(words, 2 if words == "password" else 1)
 
 
 def test_the_best_by_words_are_found_and_filters_choose_before(ours: FeatureStore) -> None:
@@ -117,12 +158,23 @@ def test_the_best_by_words_are_found_and_filters_choose_before(ours: FeatureStor
 
 
 @pytest.mark.parametrize("chosen", FILTERS)
-def test_the_nearest_of_those_that_filters_choose_are_found(ours: FeatureStore, chosen: Any) -> None:
+def test_the_nearest_of_those_that_filters_choose_are_found(
+    ours: FeatureStore, chosen: Any
+) -> None:
     everybody = found(ours, query=[1.0, 0.0], filters=chosen)
-    wanted = [name for name in sorted(DOCUMENTS) if holds(chosen, dict(zip(FEATURES, DOCUMENTS[name], strict=True)))]
+    wanted = [
+        name
+        for name in sorted(DOCUMENTS)
+        if holds(chosen, dict(zip(FEATURES, DOCUMENTS[name], strict=True)))
+    ]
     assert everybody.get("text_id", []) == wanted
-    nearest = sorted(wanted, key=lambda name: sum((x - y) ** 2 for x, y in zip(VECTORS[name], [1.0, 0.0], strict=True)))[:2]
-    assert found(ours, query=[1.0, 0.0], filters=chosen, top_k=2).get("text_id", []) == sorted(nearest)
+    nearest = sorted(
+        wanted,
+        key=lambda name: sum((x - y) ** 2 for x, y in zip(VECTORS[name], [1.0, 0.0], strict=True)),
+    )[:2]
+    assert found(ours, query=[1.0, 0.0], filters=chosen, top_k=2).get("text_id", []) == sorted(
+        nearest
+    )
 
 
 def holds(chosen: Any, row: dict[str, Any]) -> bool:
@@ -132,13 +184,20 @@ def holds(chosen: Any, row: dict[str, Any]) -> bool:
     if isinstance(chosen, CompoundFilter):
         return (all if chosen.type == "and" else any)(holds(part, row) for part in chosen.filters)
     value, given = row[chosen.key], chosen.value
-    if value is None or isinstance(value, str) != isinstance(given[0] if isinstance(given, list) else given, str):
+    if value is None or isinstance(value, str) != isinstance(
+        given[0] if isinstance(given, list) else given, str
+    ):
         return False
     meanings: dict[str, bool] = {"eq": value == given, "ne": value != given}
     if isinstance(given, list):
         meanings = {"in": value in given, "nin": value not in given}
     elif not isinstance(value, str):
-        meanings |= {"gt": value > given, "gte": value >= given, "lt": value < given, "lte": value <= given}
+        meanings |= {
+            "gt": value > given,
+            "gte": value >= given,
+            "lt": value < given,
+            "lte": value <= given,
+        }
     return meanings[chosen.type]
 
 
@@ -147,13 +206,19 @@ def test_words_and_a_vector_find_the_nearest_of_those_with_the_words(ours: Featu
 
 
 def test_vectors_are_found_by_the_older_call_too(ours: FeatureStore) -> None:
-    answer = ours.retrieve_online_documents(query=[1.0, 0.0], top_k=2, features=["texts:vector"], distance_metric="L2").to_dict()
+    answer = ours.retrieve_online_documents(
+        query=[1.0, 0.0], top_k=2, features=["texts:vector"], distance_metric="L2"
+    ).to_dict()
     assert answer["vector"] == [VECTORS["a"], pytest.approx(VECTORS["b"])]
 
 
 def test_what_is_past_its_time_to_live_is_found_by_no_search(tmp_path: Path) -> None:
     store = filled(tmp_path, {"a": timedelta(days=2)}, timedelta(days=1), type=OURS)
-    assert found(store, "login")["text_id"] == found(store, query=[-1.0, 0.0], top_k=1)["text_id"] == ["e"]
+    assert (
+        found(store, "login")["text_id"]
+        == found(store, query=[-1.0, 0.0], top_k=1)["text_id"]
+        == ["e"]
+    )
     assert found(store, query=[1.0, 0.0], filters=is_("eq", "pages", 3))["text_id"] == ["c"]
 
 
@@ -166,5 +231,7 @@ def test_a_query_that_is_none_says_so_and_not_what_it_was(ours: FeatureStore, wo
 
 def test_searches_at_once_do_not_meet(ours: FeatureStore) -> None:
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda words: found(ours, words)["text_id"], ["login", "crash"] * 10))
+        answers = list(
+            pool.map(lambda words: found(ours, words)["text_id"], ["login", "crash"] * 10)
+        )
     assert answers == list(itertools.islice(itertools.cycle([["a", "e"], ["c"]]), 20))

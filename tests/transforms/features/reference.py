@@ -82,13 +82,26 @@ class Group(NamedTuple):
 
     def entities_of(self, version: Version) -> set[tuple[str | None, ...]]:
         """The entities that a version counts for, if it is no tombstone."""
-        return set() if version.text is None else {entity for entity in self.entities(version) if None not in entity}
+        return (
+            set()
+            if version.text is None
+            else {entity for entity in self.entities(version) if None not in entity}
+        )
 
-    def values(self, versions: Sequence[Version], entity: tuple[str | None, ...], instant: int) -> dict[str, Any]:
+    def values(
+        self, versions: Sequence[Version], entity: tuple[str | None, ...], instant: int
+    ) -> dict[str, Any]:
         """Every feature of an entity at an instant, as known then."""
-        records = [v for v in counting(versions, instant) if entity in self.entities_of(v) and fulfils(v, self.where)]
+        records = [
+            v
+            for v in counting(versions, instant)
+            if entity in self.entities_of(v) and fulfils(v, self.where)
+        ]
         return {
-            name: value(aggregate, [v for v in records if instant < span.leaves(v) and fulfils(v, aggregate.where)])
+            name: value(
+                aggregate,
+                [v for v in records if instant < span.leaves(v) and fulfils(v, aggregate.where)],
+            )
             for aggregate in self.aggregates
             for name, span in aggregate.features.items()
         }
@@ -109,7 +122,9 @@ def fulfils(version: Version, condition: Expression | None) -> bool:
 
 def value(aggregate: Aggregated, records: Sequence[Version]) -> Any:
     """What an aggregate says of the records that count."""
-    return VALUES[aggregate.kind](aggregate, sorted(records, key=lambda v: (v.event, v.known, v.record)))
+    return VALUES[aggregate.kind](
+        aggregate, sorted(records, key=lambda v: (v.event, v.known, v.record))
+    )
 
 
 def inputs(aggregate: Aggregated, records: Sequence[Version]) -> list[Any]:
@@ -143,14 +158,20 @@ def mean(aggregate: Aggregated, records: Sequence[Version]) -> float | None:
 
 
 def share(aggregate: Aggregated, records: Sequence[Version]) -> float | None:
-    return sum(fulfils(record, aggregate.of) for record in records) / len(records) if records else None
+    return (
+        sum(fulfils(record, aggregate.of) for record in records) / len(records) if records else None
+    )
 
 
 def variance(aggregate: Aggregated, records: Sequence[Version]) -> float | None:
     numbers, n = units(aggregate, records), len(units(aggregate, records))
     if n < 2:
         return None
-    return float(n * sum(x * x for x in numbers) - sum(numbers) ** 2) / float(n * (n - 1)) / scale(aggregate, 2)
+    return (
+        float(n * sum(x * x for x in numbers) - sum(numbers) ** 2)
+        / float(n * (n - 1))
+        / scale(aggregate, 2)
+    )
 
 
 def deviation(aggregate: Aggregated, records: Sequence[Version]) -> float | None:
@@ -170,12 +191,22 @@ def top_k(aggregate: Aggregated, records: Sequence[Version]) -> list[Any] | None
 def percentile(aggregate: Aggregated, records: Sequence[Version]) -> Any:
     """The least value that at least the share `q` of all does not exceed."""
     ordered = sorted(inputs(aggregate, records))
-    return ordered[max(math.ceil(Fraction(str(aggregate.q)) * len(ordered)), 1) - 1] if ordered else None
+    return (
+        ordered[max(math.ceil(Fraction(str(aggregate.q)) * len(ordered)), 1) - 1]
+        if ordered
+        else None
+    )
 
 
 def n_distinct(aggregate: Aggregated, records: Sequence[Version]) -> int:
     found = [aggregate.of.meaning(record) for record in records]
-    return len({x for x in found if x is not None and (aggregate.of.kind != "fraction" or math.isfinite(x))})
+    return len(
+        {
+            x
+            for x in found
+            if x is not None and (aggregate.of.kind != "fraction" or math.isfinite(x))
+        }
+    )
 
 
 VALUES: dict[str, Callable[[Aggregated, Sequence[Version]], Any]] = {

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from tests.transforms.features.reference import Aggregated, Expression, Group, Span, Version
 from transforms import features
-from transforms.features import Entity, Field, GroupBy, RecordView, Window, days, hours, lifetime, minutes
+from transforms.features import (
+    Entity,
+    Field,
+    GroupBy,
+    RecordView,
+    Window,
+    days,
+    hours,
+    lifetime,
+    minutes,
+)
 
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
@@ -59,14 +69,23 @@ def equals(x: object, y: object) -> bool | None:
 
 
 def instant_of(text: str | None) -> int | None:
-    return None if text is None else (datetime.fromisoformat(text) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    return (
+        None
+        if text is None
+        else (datetime.fromisoformat(text) - datetime(1970, 1, 1, tzinfo=UTC))
+        // timedelta(microseconds=1)
+    )
 
 
 WHOLE = [
     Expression("length(text)", lambda v: len(text_of(v)), "whole"),
     Expression("(attributes->>'score')::bigint", lambda v: whole(v, "score"), "whole"),
     Expression("record_shape.n_letters", lambda v: len(text_of(v)), "whole"),
-    Expression("-(attributes->>'score')::smallint", lambda v: None if whole(v, "score") is None else -(whole(v, "score") or 0), "whole"),
+    Expression(
+        "-(attributes->>'score')::smallint",
+        lambda v: None if whole(v, "score") is None else -(whole(v, "score") or 0),
+        "whole",
+    ),
 ]
 FRACTION = [
     Expression("(attributes->>'price')::double", lambda v: fraction(v, "price"), "fraction"),
@@ -77,7 +96,11 @@ FLAG = [
     Expression("label = 'urgent'", lambda v: equals(v.label, "urgent"), "flag"),
     Expression("is_positive", lambda v: v.label == "urgent", "flag"),
     Expression("text like '%a%'", lambda v: "a" in text_of(v), "flag"),
-    Expression("(attributes->>'score')::bigint > 0", lambda v: None if whole(v, "score") is None else (whole(v, "score") or 0) > 0, "flag"),
+    Expression(
+        "(attributes->>'score')::bigint > 0",
+        lambda v: None if whole(v, "score") is None else (whole(v, "score") or 0) > 0,
+        "flag",
+    ),
     Expression("record_shape.n_letters > 3", lambda v: len(text_of(v)) > 3, "flag"),
 ]
 TEXT = [
@@ -90,7 +113,9 @@ TEXT = [
 INSTANT = [
     Expression("event_timestamp", lambda v: v.event, "instant"),
     Expression("known_timestamp", lambda v: v.known, "instant"),
-    Expression("(attributes->>'due')::timestamptz", lambda v: instant_of(v.attribute("due")), "instant"),
+    Expression(
+        "(attributes->>'due')::timestamptz", lambda v: instant_of(v.attribute("due")), "instant"
+    ),
 ]
 NUMBERS = WHOLE + FRACTION + FLAG
 LISTED = WHOLE + FRACTION + TEXT
@@ -119,10 +144,17 @@ ENTITIES: list[tuple[Entity, Callable[[Version], list[tuple[str | None, ...]]]]]
     (Entity("subject", "subject_id", join_key="subject_id"), lambda v: [(v.subject,)]),
     (Entity("channel", "attributes->>'channel'"), lambda v: [(v.attribute("channel"),)]),
     (Entity("score", "(attributes->>'score')::bigint"), lambda v: [(v.attribute("score"),)]),
-    (Entity("first_word", "record_shape.first_word"), lambda v: [(None if v.label else text_of(v).split(" ")[0],)]),
+    (
+        Entity("first_word", "record_shape.first_word"),
+        lambda v: [(None if v.label else text_of(v).split(" ")[0],)],
+    ),
     (Entity("author_in_subject", ["subject_id", "author_id"]), lambda v: [(v.subject, v.author)]),
     (
-        Entity("author_in_channel", ["author_id", "attributes->>'channel'"], join_key=["author_id", "channel"]),
+        Entity(
+            "author_in_channel",
+            ["author_id", "attributes->>'channel'"],
+            join_key=["author_id", "channel"],
+        ),
         lambda v: [(v.author, v.attribute("channel"))],
     ),
     (Entity("mention", "regexp_extract_all(text, '@([a-z]+)', 1)", many=True), mentions),
@@ -163,13 +195,19 @@ CONDITIONS = st.none() | st.sampled_from(FLAG)
 
 
 @st.composite
-def aggregates(draw: st.DrawFn, name: str, windows: Sequence[Window], kinds: Sequence[str]) -> tuple[features.Aggregate, Aggregated]:
+def aggregates(
+    draw: st.DrawFn, name: str, windows: Sequence[Window], kinds: Sequence[str]
+) -> tuple[features.Aggregate, Aggregated]:
     """Draw an aggregate of a name; its windows are those of the group, its own, or one alone."""
     kind = draw(st.sampled_from(kinds))
     own = draw(st.none() | st.none() | WINDOWS | LISTS_OF_WINDOWS)
     where = draw(CONDITIONS)
     # one not known to be never null, as a column may be, is counted of itself
-    of = draw(st.sampled_from(TAKES[kind])) if kind != "Count" else Expression(name, lambda _: 1, "whole")
+    of = (
+        draw(st.sampled_from(TAKES[kind]))
+        if kind != "Count"
+        else Expression(name, lambda _: 1, "whole")
+    )
     options: dict[str, Any] = {}
     if kind in {"Sum", "Mean", "Variance", "StdDev"}:
         options["decimals"] = draw(st.sampled_from([6, 6, 0, 2]))
@@ -178,9 +216,14 @@ def aggregates(draw: st.DrawFn, name: str, windows: Sequence[Window], kinds: Seq
     if kind == "Percentile":
         options["q"] = draw(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0]))
     names = {} if kind == "Count" else {"name": name}
-    declared = getattr(features, kind)(of.sql, **names, where=where and where.sql, windows=own, **options)
+    declared = getattr(features, kind)(
+        of.sql, **names, where=where and where.sql, windows=own, **options
+    )
     spans = [own] if isinstance(own, Window) else own or windows
-    of_windows = {name if isinstance(own, Window) else f"{name}_{window.name}": Span(*window) for window in spans}
+    of_windows = {
+        name if isinstance(own, Window) else f"{name}_{window.name}": Span(*window)
+        for window in spans
+    }
     return declared, Aggregated(kind, of_windows, of, where, **options)
 
 
@@ -191,7 +234,14 @@ def groups(draw: st.DrawFn, name: str = "drawn", kinds: Sequence[str] = ("Count"
     windows = draw(LISTS_OF_WINDOWS)
     where = draw(st.none() | CONDITIONS)
     drawn = [draw(aggregates(f"a{i}", windows, kinds)) for i in range(draw(st.integers(1, 6)))]
-    declared = GroupBy(name, entity, [one for one, _ in drawn], windows, where=where and where.sql, description="Drawn.")
+    declared = GroupBy(
+        name,
+        entity,
+        [one for one, _ in drawn],
+        windows,
+        where=where and where.sql,
+        description="Drawn.",
+    )
     return Drawn(declared, Group(entities, where, [meaning for _, meaning in drawn]))
 
 
@@ -209,18 +259,56 @@ OFFSETS = st.builds(
 )
 # known before it is written (less than a day), at once, late, after it has left windows
 LAGS = st.sampled_from([-DAY + 1, -5 * HOUR, -1, 0, 0, 0, 1, HOUR, DAY, 7 * DAY, 30 * DAY])
-TEXTS = st.sampled_from(["a", "b", "two words", "now three words", "@ann hi @bob", "@ann @ann", "@bob it is"])
-PRICES = ["0.1", "0.2", "2.5", "-2.5", "2.675", "-0.0", "0", "5000.25", "2e9", "1234.5678915", "nan", "inf", "1e300", None]
+TEXTS = st.sampled_from(
+    ["a", "b", "two words", "now three words", "@ann hi @bob", "@ann @ann", "@bob it is"]
+)
+PRICES = [
+    "0.1",
+    "0.2",
+    "2.5",
+    "-2.5",
+    "2.675",
+    "-0.0",
+    "0",
+    "5000.25",
+    "2e9",
+    "1234.5678915",
+    "nan",
+    "inf",
+    "1e300",
+    None,
+]
 ATTRIBUTES = st.fixed_dictionaries(
     {},
     optional={
         "channel": st.sampled_from(["c", "d", None]),
         "score": st.sampled_from([0, 1, 2, -3, 30_000, None]),
         "price": st.sampled_from(
-            ["0.1", "0.2", "2.5", "-2.5", "2.675", "-0.0", "0", "5000.25", "2e9", "1234.5678915", "nan", "inf", "1e300", None]
+            [
+                "0.1",
+                "0.2",
+                "2.5",
+                "-2.5",
+                "2.675",
+                "-0.0",
+                "0",
+                "5000.25",
+                "2e9",
+                "1234.5678915",
+                "nan",
+                "inf",
+                "1e300",
+                None,
+            ]
         ),
         "tags": st.sampled_from(["x", "x,y", "y,x,x", "", None]),
-        "due": st.sampled_from(["2026-01-01T00:00:00.000001+00:00", "2026-01-01T00:00:00.9+00:00", "2026-02-03T04:05:06+00:00"]),
+        "due": st.sampled_from(
+            [
+                "2026-01-01T00:00:00.000001+00:00",
+                "2026-01-01T00:00:00.9+00:00",
+                "2026-02-03T04:05:06+00:00",
+            ]
+        ),
     },
 )
 
@@ -261,11 +349,18 @@ def histories(draw: st.DrawFn, max_steps: int = 4) -> list[list[Version]]:
     states: list[list[Version]] = []
     staged: list[Version] = []
     for _ in range(draw(st.integers(1, max_steps))):
-        come = draw(st.lists(versions(), min_size=1, max_size=5, unique_by=lambda v: (v.record, v.known)))
+        come = draw(
+            st.lists(versions(), min_size=1, max_size=5, unique_by=lambda v: (v.record, v.known))
+        )
         keys = [(v.record, v.known) for v in staged]
         go = draw(st.just([]) | st.lists(st.sampled_from(keys), max_size=2)) if keys else []
-        in_place = draw(st.just([]) | st.lists(st.sampled_from(staged), max_size=1)) if staged else []
-        come += [draw(versions())._replace(record=v.record, event=v.event, known=v.known) for v in in_place]
+        in_place = (
+            draw(st.just([]) | st.lists(st.sampled_from(staged), max_size=1)) if staged else []
+        )
+        come += [
+            draw(versions())._replace(record=v.record, event=v.event, known=v.known)
+            for v in in_place
+        ]
         staged = after(staged, Step(come, go))
         states.append(staged)
     return states

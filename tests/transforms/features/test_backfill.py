@@ -10,11 +10,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.transforms.histories import DAY, HISTORIES, HOUR, NOW, START, Version, cut, newest, rows_of, run, stage, version
+from tests.transforms.histories import (
+    DAY,
+    HISTORIES,
+    HOUR,
+    NOW,
+    START,
+    Version,
+    cut,
+    newest,
+    rows_of,
+    run,
+    stage,
+    version,
+)
 from transforms.errors import MillraceError
 from transforms.features import fingerprint
 from transforms.features.backfill import Span, fill, find
-from transforms.features.build import consistent_versions, featurize, read_unfinished, stale_views, write_unfinished
+from transforms.features.build import (
+    consistent_versions,
+    featurize,
+    read_unfinished,
+    stale_views,
+    write_unfinished,
+)
 from transforms.features.registry import view_of, views
 from transforms.schemas.base import Contract
 from transforms.warehouse.tables import Rows, Warehouse
@@ -33,7 +52,11 @@ def lose(warehouse: Warehouse, *keep: str) -> None:
     for contract in (view.contract for view in views()):
         files = warehouse.files(contract.relation())
         rows = pl.concat([pl.DataFrame(pq.read_table(file)) for file in files])
-        left = rows.filter(pl.col(contract.key()[0]).is_in(keep)).to_arrow().cast(contract.arrow_schema())
+        left = (
+            rows.filter(pl.col(contract.key()[0]).is_in(keep))
+            .to_arrow()
+            .cast(contract.arrow_schema())
+        )
         warehouse.publish(contract, left.to_batches(), {}, without=files)
 
 
@@ -52,30 +75,41 @@ def assert_equal(warehouse: Warehouse, other: Warehouse) -> None:
 
 @settings(max_examples=4)
 @given(HISTORIES, st.lists(st.integers(1, 8), min_size=1, max_size=2))
-def test_runs_in_any_order_leave_nothing_due(new_home: Callable[[], Warehouse], versions: list[Version], cuts: list[int]) -> None:
+def test_runs_in_any_order_leave_nothing_due(
+    new_home: Callable[[], Warehouse], versions: list[Version], cuts: list[int]
+) -> None:
     warehouse = run(new_home(), *cut(versions, cuts))
     assert [due.n_rows for due in find(warehouse, Span())] == [0] * len(NAMES)
 
 
 def test_holes_are_found_and_filled(holed: Warehouse, new_home: Callable[[], Warehouse]) -> None:
     *of_records, author, subject = find(holed, Span())
-    assert {(due.n_rows, due.n_entities, due.is_other_code) for due in of_records} == {(6, 6, False)}
+    assert {(due.n_rows, due.n_entities, due.is_other_code) for due in of_records} == {
+        (6, 6, False)
+    }
     assert (author.n_rows, author.n_entities, author.first) == (24, 6, at(DAY + 1))
-    assert (subject.n_rows, subject.n_entities) == (len(newest(run(new_home(), AUTHORS), "subject_activity")), 1)
+    assert (subject.n_rows, subject.n_entities) == (
+        len(newest(run(new_home(), AUTHORS), "subject_activity")),
+        1,
+    )
     rows = fill(holed, Span(), LATER)
     assert rows["features.author_activity"] == Rows(new=24, recomputed=0, untouched=8)
     assert_equal(holed, run(new_home(), AUTHORS))
     assert [due.n_rows for due in find(holed, Span())] == [0] * len(NAMES)
 
 
-def test_rows_outside_of_the_span_stay_as_they_are(holed: Warehouse, new_home: Callable[[], Warehouse]) -> None:
+def test_rows_outside_of_the_span_stay_as_they_are(
+    holed: Warehouse, new_home: Callable[[], Warehouse]
+) -> None:
     before = {view: rows_of(holed, view) for view in NAMES}
     span = Span(at(2 * DAY), at(4 * DAY))
     fill(holed, span, LATER)
     whole = run(new_home(), AUTHORS)
     for view in NAMES:
         start = START if view.startswith("record_") else START + 2 * DAY  # windows look back
-        inside = newest(whole, view).filter(pl.col("event_timestamp").is_between(start, START + 4 * DAY, closed="left"))
+        inside = newest(whole, view).filter(
+            pl.col("event_timestamp").is_between(start, START + 4 * DAY, closed="left")
+        )
         added = rows_of(holed, view).filter(created_timestamp=LATER).select(inside.columns)
         due = inside.join(before[view], on=inside.columns[:2], how="anti")
         assert not due.is_empty()
@@ -92,7 +126,13 @@ def test_stopped_backfill_goes_on_at_its_chunk(
     before, publish, published = consistent_versions(holed), Warehouse.publish, []
 
     def stopping_at(number: int) -> Callable[..., Any]:
-        def run_until(warehouse: Warehouse, contract: type[Contract], batches: Any, transactions: dict[str, int], *rest: Any) -> Any:
+        def run_until(
+            warehouse: Warehouse,
+            contract: type[Contract],
+            batches: Any,
+            transactions: dict[str, int],
+            *rest: Any,
+        ) -> Any:
             if len(published) == number:
                 raise KeyboardInterrupt
             published.append((contract.relation(), *transactions.items()))
@@ -104,12 +144,18 @@ def test_stopped_backfill_goes_on_at_its_chunk(
         patched.setattr(Warehouse, "publish", stopping_at(3))
         with pytest.raises(KeyboardInterrupt):
             fill(holed, Span(), LATER)
-    assert consistent_versions(holed) == before != {view: holed.versions()[f"features.{view}"] for view in NAMES}
+    assert (
+        consistent_versions(holed)
+        == before
+        != {view: holed.versions()[f"features.{view}"] for view in NAMES}
+    )
     with monkeypatch.context() as patched:
         patched.setattr(Warehouse, "publish", stopping_at(-1))
         fill(holed, Span(), LATER)
     assert len(published) == len(set(published)) > 6  # no chunk a second time
-    assert consistent_versions(holed) == {view: holed.versions()[f"features.{view}"] for view in NAMES}
+    assert consistent_versions(holed) == {
+        view: holed.versions()[f"features.{view}"] for view in NAMES
+    }
     assert_equal(holed, run(new_home(), AUTHORS))
 
 
@@ -117,8 +163,14 @@ def test_run_after_a_stopped_backfill_takes_nothing_twice(
     holed: Warehouse, new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("transforms.features.backfill.views", lambda: [view_of("record_quality"), view_of("author_activity")])
-        patched.setattr("transforms.features.backfill.write_unfinished", lambda warehouse, item: item and write_unfinished(warehouse, item))
+        patched.setattr(
+            "transforms.features.backfill.views",
+            lambda: [view_of("record_quality"), view_of("author_activity")],
+        )
+        patched.setattr(
+            "transforms.features.backfill.write_unfinished",
+            lambda warehouse, item: item and write_unfinished(warehouse, item),
+        )
         fill(holed, Span(), LATER)  # as if it was killed before the last view
     assert read_unfinished(holed)
     more = [version("r9", 9 * DAY, author="u5"), version("r10", 2 * DAY + HOUR, author="u2")]
@@ -129,7 +181,9 @@ def test_run_after_a_stopped_backfill_takes_nothing_twice(
     assert_equal(holed, run(new_home(), [*AUTHORS, *more]))
 
 
-def test_other_code_is_replaced_chunk_by_chunk(new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_code_is_replaced_chunk_by_chunk(
+    new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
     warehouse = run(new_home(), AUTHORS)
     monkeypatch.setattr("transforms.features.backfill.VERSIONS_OF_A_CHUNK", 2)
     with monkeypatch.context() as patched:

@@ -56,7 +56,9 @@ def test_activity_and_quality_are_as_defined_at_any_instant(
     assert_quality_is_as_defined(warehouse, versions, instants)
 
 
-def test_record_counts_from_the_microsecond_after_it_is_known(new_home: Callable[[], Warehouse]) -> None:
+def test_record_counts_from_the_microsecond_after_it_is_known(
+    new_home: Callable[[], Warehouse],
+) -> None:
     rows = by_entity(run(new_home(), [version("r", known=5)]), "author_activity")["u"]
     assert row_at(rows, START + 5) is None
     assert rows[0]["event_timestamp"] == START + 6
@@ -64,30 +66,62 @@ def test_record_counts_from_the_microsecond_after_it_is_known(new_home: Callable
 
 def test_record_leaves_a_window_at_the_next_hop_after_it(new_home: Callable[[], Warehouse]) -> None:
     rows = by_entity(run(new_home(), [version("r", known=1)]), "author_activity")["u"]
-    counts = [(row["event_timestamp"] - START, row["n_records_1d"], row["n_records_7d"], row["n_records_28d"]) for row in rows]
-    assert counts == [(2, 1, 1, 1), (DAY + HOUR, 0, 1, 1), (7 * DAY + HOUR, 0, 0, 1), (29 * DAY, 0, 0, 0)]
+    counts = [
+        (
+            row["event_timestamp"] - START,
+            row["n_records_1d"],
+            row["n_records_7d"],
+            row["n_records_28d"],
+        )
+        for row in rows
+    ]
+    assert counts == [
+        (2, 1, 1, 1),
+        (DAY + HOUR, 0, 1, 1),
+        (7 * DAY + HOUR, 0, 0, 1),
+        (29 * DAY, 0, 0, 0),
+    ]
 
 
-def test_record_on_a_hop_leaves_a_window_exactly_at_its_end(new_home: Callable[[], Warehouse]) -> None:
+def test_record_on_a_hop_leaves_a_window_exactly_at_its_end(
+    new_home: Callable[[], Warehouse],
+) -> None:
     rows = by_entity(run(new_home(), [version("r", known=0)]), "author_activity")["u"]
     assert [row["event_timestamp"] - START for row in rows] == [1, DAY, 7 * DAY, 28 * DAY]
 
 
-def test_record_known_after_it_left_a_window_never_enters_it(new_home: Callable[[], Warehouse]) -> None:
-    rows = by_entity(run(new_home(), [version("r", event=0, known=2 * DAY)]), "author_activity")["u"]
+def test_record_known_after_it_left_a_window_never_enters_it(
+    new_home: Callable[[], Warehouse],
+) -> None:
+    rows = by_entity(run(new_home(), [version("r", event=0, known=2 * DAY)]), "author_activity")[
+        "u"
+    ]
     assert {row["n_records_1d"] for row in rows} == {0}
     assert rows[0]["n_records_7d"] == 1
 
 
-def test_author_whose_only_record_is_taken_out_before_it_counts_has_zeros(new_home: Callable[[], Warehouse]) -> None:
+def test_author_whose_only_record_is_taken_out_before_it_counts_has_zeros(
+    new_home: Callable[[], Warehouse],
+) -> None:
     versions = [version("r", known=0, event=2 * HOUR), version("r", known=HOUR, text=None)]
     warehouse = run(new_home(), versions)
-    row = row_at(by_entity(warehouse, "author_activity").get("u", []), START + 3 * HOUR) or activity([], "author", "u", 0)
-    assert (row["n_records_lifetime"], row["n_words_lifetime"], row["first_event_timestamp"]) == (0, 0, None)
+    row = row_at(
+        by_entity(warehouse, "author_activity").get("u", []), START + 3 * HOUR
+    ) or activity([], "author", "u", 0)
+    assert (row["n_records_lifetime"], row["n_words_lifetime"], row["first_event_timestamp"]) == (
+        0,
+        0,
+        None,
+    )
 
 
-def test_record_that_changes_its_author_moves_with_its_words(new_home: Callable[[], Warehouse]) -> None:
-    versions = [version("r", known=0, author="u1"), version("r", known=HOUR, author="u2", text="now three words")]
+def test_record_that_changes_its_author_moves_with_its_words(
+    new_home: Callable[[], Warehouse],
+) -> None:
+    versions = [
+        version("r", known=0, author="u1"),
+        version("r", known=HOUR, author="u2", text="now three words"),
+    ]
     found = by_entity(run(new_home(), versions), "author_activity")
     at = START + HOUR + 1
     stands = [row_at(found["u1"], at - 1), row_at(found["u1"], at), row_at(found["u2"], at)]
@@ -103,8 +137,22 @@ def test_record_that_changes_its_author_moves_with_its_words(new_home: Callable[
 @example([version("r", known=0, event=2 * HOUR), version("r", known=HOUR, text=None)], [1])
 @example([version("r", known=0, event=2 * HOUR), version("r", known=HOUR, author="v")], [1])
 # so is one that another record was before: what it had brought is no longer what its view says of that instant
-@example([version("q", known=0), version("r", known=HOUR, event=3 * HOUR), version("r", known=2 * HOUR, text=None)], [2])
-@example([version("q", known=0), version("r", known=HOUR, event=3 * HOUR), version("r", known=2 * HOUR, text="now three words")], [2])
+@example(
+    [
+        version("q", known=0),
+        version("r", known=HOUR, event=3 * HOUR),
+        version("r", known=2 * HOUR, text=None),
+    ],
+    [2],
+)
+@example(
+    [
+        version("q", known=0),
+        version("r", known=HOUR, event=3 * HOUR),
+        version("r", known=2 * HOUR, text="now three words"),
+    ],
+    [2],
+)
 def test_increments_in_order_of_knowledge_equal_a_rebuild(
     new_home: Callable[[], Warehouse], versions: list[Version], cuts: list[int]
 ) -> None:
@@ -117,7 +165,15 @@ def test_increments_in_order_of_knowledge_equal_a_rebuild(
 @settings(max_examples=5)
 @given(HISTORIES, st.lists(st.integers(1, 8), min_size=1, max_size=2))
 # a version from between comes last and shifts when the older one ends; another record comes with it
-@example([version("r", 0), version("r", 3 * HOUR, text=None), version("r", HOUR, author="v"), version("q", 2 * HOUR)], [2])
+@example(
+    [
+        version("r", 0),
+        version("r", 3 * HOUR, text=None),
+        version("r", HOUR, author="v"),
+        version("q", 2 * HOUR),
+    ],
+    [2],
+)
 def test_increments_in_any_order_have_the_values_of_a_rebuild(
     new_home: Callable[[], Warehouse], versions: list[Version], cuts: list[int]
 ) -> None:
@@ -132,7 +188,10 @@ def test_increments_in_any_order_have_the_values_of_a_rebuild(
 # the author's first record is gone; a record is gone whole; another text stands in the same place
 @example([version("r", 0), version("q", HOUR)], [version("q", HOUR)])
 @example([version("r", 0)], [version("q", HOUR)])
-@example([version("r", 0, event=2 * HOUR), version("q", 0)], [version("r", 0, text="now three words"), version("q", 0)])
+@example(
+    [version("r", 0, event=2 * HOUR), version("q", 0)],
+    [version("r", 0, text="now three words"), version("q", 0)],
+)
 def test_versions_that_are_moved_replaced_or_gone_leave_what_the_others_say(
     new_home: Callable[[], Warehouse], before: list[Version], after: list[Version]
 ) -> None:
@@ -144,17 +203,29 @@ def test_versions_that_are_moved_replaced_or_gone_leave_what_the_others_say(
     assert_quality_is_as_defined(warehouse, after, instants, also=before)
 
 
-def test_rows_that_are_only_moved_to_other_files_are_no_work(new_home: Callable[[], Warehouse]) -> None:
+def test_rows_that_are_only_moved_to_other_files_are_no_work(
+    new_home: Callable[[], Warehouse],
+) -> None:
     versions = [version("r1", 0), version("r2", HOUR)]
     warehouse = run(new_home(), versions)
     stage(warehouse, versions, is_all=True)
     before = {view: rows_of(warehouse, view) for view in NAMES}
-    assert {(rows.new, rows.recomputed) for rows in featurize(warehouse, NOW + timedelta(hours=1)).values()} == {(0, 0)}
+    assert {
+        (rows.new, rows.recomputed)
+        for rows in featurize(warehouse, NOW + timedelta(hours=1)).values()
+    } == {(0, 0)}
     assert all(rows_of(warehouse, view).equals(rows) for view, rows in before.items())
 
 
-def test_late_version_is_computed_from_when_it_was_known_and_nobody_else_is(new_home: Callable[[], Warehouse]) -> None:
-    first = [version("r1", 0), version("r2", 3 * HOUR), version("q1", 0, author="v"), version("q2", 3 * HOUR, author="v")]
+def test_late_version_is_computed_from_when_it_was_known_and_nobody_else_is(
+    new_home: Callable[[], Warehouse],
+) -> None:
+    first = [
+        version("r1", 0),
+        version("r2", 3 * HOUR),
+        version("q1", 0, author="v"),
+        version("q2", 3 * HOUR, author="v"),
+    ]
     warehouse = run(new_home(), first)
     stage(warehouse, [version("r3", 2 * HOUR)])
     again = NOW + timedelta(hours=1)
@@ -164,7 +235,10 @@ def test_late_version_is_computed_from_when_it_was_known_and_nobody_else_is(new_
     assert added["event_timestamp"].min() == START + 2 * HOUR + 1
     # new: it comes, and leaves two windows; from the third it goes with r2. Again: all seven rows of the author's that follow
     assert (rows.new, rows.recomputed) == (3, 7)
-    assert rows.untouched == len(rows_of(warehouse, "author_activity")) - rows.new - 2 * rows.recomputed
+    assert (
+        rows.untouched
+        == len(rows_of(warehouse, "author_activity")) - rows.new - 2 * rows.recomputed
+    )
 
 
 # --- (3) a live source only appends ---
@@ -179,7 +253,9 @@ def test_increment_of_a_live_source_adds_rows_from_its_arrival_on(
     warehouse = run(new_home(), *increments)
     arrival = increments[-1][0].known
     for view in NAMES:
-        added = rows_of(warehouse, view).filter(created_timestamp=NOW + timedelta(hours=len(increments) - 1))
+        added = rows_of(warehouse, view).filter(
+            created_timestamp=NOW + timedelta(hours=len(increments) - 1)
+        )
         assert added.filter(pl.col("event_timestamp") < arrival).is_empty()
 
 
@@ -205,29 +281,43 @@ def test_run_reports_the_rows_it_added(new_home: Callable[[], Warehouse]) -> Non
     warehouse = new_home()
     stage(warehouse, [version("r", 0)])
     records = {view.name: Rows(new=1) for view in views() if view.is_of_records}
-    assert featurize(warehouse, NOW) == {**records, "author_activity": Rows(new=4), "subject_activity": Rows(new=4)}
+    assert featurize(warehouse, NOW) == {
+        **records,
+        "author_activity": Rows(new=4),
+        "subject_activity": Rows(new=4),
+    }
 
 
 # --- (5) a gate that fails ---
 
 
-def test_failing_gate_names_the_rule_and_leaves_nothing(new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_gate_names_the_rule_and_leaves_nothing(
+    new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
     warehouse = run(new_home(), [version("r1", 0)])
     folder = warehouse.folder("features.record_quality")
     monkeypatch.setattr(view_of("record_quality"), "kernel", too_many_digits)
     stage(warehouse, [version("r2", HOUR), version("r3", HOUR)])
-    versions, files, rows = warehouse.versions(), set(folder.rglob("*.parquet")), rows_of(warehouse, "record_quality")
+    versions, files, rows = (
+        warehouse.versions(),
+        set(folder.rglob("*.parquet")),
+        rows_of(warehouse, "record_quality"),
+    )
     rule = r"features\.record_quality: 2 rows .* break digit_ratio: less_than_or_equal_to\(1\).*nothing was committed"
     with pytest.raises(GateError, match=rule):
         featurize(warehouse, NOW + timedelta(days=1))
     # the views before it in a run are done; neither it nor those after it are
     left = [f"features.{view}" for view in NAMES[NAMES.index("record_quality") :]]
-    assert {relation: warehouse.versions()[relation] for relation in left} == {relation: versions[relation] for relation in left}
+    assert {relation: warehouse.versions()[relation] for relation in left} == {
+        relation: versions[relation] for relation in left
+    }
     assert set(folder.rglob("*.parquet")) == files
     assert rows_of(warehouse, "record_quality").equals(rows)
 
 
-def test_run_after_a_failed_gate_does_what_was_left(new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_after_a_failed_gate_does_what_was_left(
+    new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
     warehouse = run(new_home(), [version("r1", 0)])
     stage(warehouse, [version("r2", HOUR)])
     with monkeypatch.context() as patched:
@@ -261,7 +351,9 @@ def n_words(warehouse: Warehouse) -> tuple[int, int]:
     return by_entity(warehouse, "record_quality")["r1"][-1]["n_words"], last["n_words_lifetime"]
 
 
-def test_changed_code_makes_every_view_that_rests_on_it_again(new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_code_makes_every_view_that_rests_on_it_again(
+    new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
     warehouse = run(new_home(), [version("r1", 0), version("r2", HOUR)])
     assert n_words(warehouse) == (2, 4)
     with monkeypatch.context() as patched:
@@ -275,12 +367,16 @@ def test_changed_code_makes_every_view_that_rests_on_it_again(new_home: Callable
     assert stale_views(warehouse) == []
 
 
-def test_changed_code_and_new_records_come_together(new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_code_and_new_records_come_together(
+    new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
     warehouse = run(new_home(), [version("r1", 0)])
     other_code(monkeypatch)
     stage(warehouse, [version("r2", HOUR), version("r1", 2 * HOUR, text=None)])
     featurize(warehouse, NOW + timedelta(days=1))
-    whole = run(new_home(), [version("r1", 0), version("r2", HOUR), version("r1", 2 * HOUR, text=None)])
+    whole = run(
+        new_home(), [version("r1", 0), version("r2", HOUR), version("r1", 2 * HOUR, text=None)]
+    )
     for view in NAMES:
         assert newest(warehouse, view).equals(newest(whole, view))
 
@@ -288,12 +384,17 @@ def test_changed_code_and_new_records_come_together(new_home: Callable[[], Wareh
 # --- (7) a reader beside a run ---
 
 
-def test_reader_between_two_views_of_a_run_sees_the_run_before(new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reader_between_two_views_of_a_run_sees_the_run_before(
+    new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
     warehouse = run(new_home(), [version("r1", 0)])
     before = consistent_versions(warehouse)
     stage(warehouse, [version("r2", HOUR)])
     with monkeypatch.context() as patched:
-        patched.setattr("transforms.features.build.stale_views", lambda _warehouse, _wanted=None: [view_of("record_quality")])
+        patched.setattr(
+            "transforms.features.build.stale_views",
+            lambda _warehouse, _wanted=None: [view_of("record_quality")],
+        )
         assert featurize(warehouse, NOW + timedelta(days=1))["record_quality"].new == 1
     assert consistent_versions(warehouse) == before
     featurize(warehouse, NOW + timedelta(days=1))

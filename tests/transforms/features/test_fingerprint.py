@@ -18,13 +18,23 @@ from transforms.features.registry import views
 from transforms.features.view import View
 
 # none of the shipped views is made by SQL of its own
-OF_SQL = QueryView(SqlView("of_sql", author, "select author_id, effective_from as event_timestamp, 1 as n from versions"), {}, Path())
+OF_SQL = QueryView(
+    SqlView(
+        "of_sql",
+        author,
+        "select author_id, effective_from as event_timestamp, 1 as n from versions",
+    ),
+    {},
+    Path(),
+)
 VIEWS = (*views(), OF_SQL)
 ALL = {view.name for view in VIEWS}
 ACTIVITY = {"author_activity", "subject_activity"}
 PACKAGE = fingerprint.ROOT / "transforms"
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
-MODELS = sorted(path.relative_to(PACKAGE / "sql").as_posix() for path in PACKAGE.glob("sql/*/*.sql"))
+MODELS = sorted(
+    path.relative_to(PACKAGE / "sql").as_posix() for path in PACKAGE.glob("sql/*/*.sql")
+)
 
 
 def digests() -> dict[str, int]:
@@ -45,7 +55,11 @@ def changed(before: dict[str, int]) -> set[str]:
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the package, which the digests are made from."""
     monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
-    yield Path(shutil.copytree(PACKAGE, tmp_path / "transforms", ignore=shutil.ignore_patterns("__pycache__")))
+    yield Path(
+        shutil.copytree(
+            PACKAGE, tmp_path / "transforms", ignore=shutil.ignore_patterns("__pycache__")
+        )
+    )
     forget()
 
 
@@ -58,21 +72,46 @@ def edit(path: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "views"),
     [
-        ("features/engine/timelines.py", r"np\.maximum\.accumulate", "np.minimum.accumulate", ACTIVITY),
+        (
+            "features/engine/timelines.py",
+            r"np\.maximum\.accumulate",
+            "np.minimum.accumulate",
+            ACTIVITY,
+        ),
         ("features/engine/intervals.py", r"\bcumsum\b", "cumprod", ACTIVITY),
         ("features/engine/spans.py", '"event_us"', '"known_us"', ACTIVITY),
         ("features/engine/lineage.py", "return", "assert 1; return", set()),
-        ("features/engine/kernels.py", "is_whole else", "not is_whole else", ALL - {"record_duplicates", "of_sql"}),
+        (
+            "features/engine/kernels.py",
+            "is_whole else",
+            "not is_whole else",
+            ALL - {"record_duplicates", "of_sql"},
+        ),
         ("features/engine/queries.py", "is distinct from", "is not distinct from", {"of_sql"}),
         ("features/declare.py", "class", "x = 1\nclass", set()),
         ("features/registry.py", "return", "assert 1; return", set()),
         ("features/view.py", "return", "assert 1; return", set()),
         ("features/views/services.py", "activity_v1", "activity_v2", set()),
-        ("features/engine/duplicates.py", ">= MIN_SIMILARITY", "> MIN_SIMILARITY", {"record_duplicates"}),
-        ("text/duplicates.py", "MIN_SIMILARITY = 0.7", "MIN_SIMILARITY = 0.8", {"record_duplicates"}),
+        (
+            "features/engine/duplicates.py",
+            ">= MIN_SIMILARITY",
+            "> MIN_SIMILARITY",
+            {"record_duplicates"},
+        ),
+        (
+            "text/duplicates.py",
+            "MIN_SIMILARITY = 0.7",
+            "MIN_SIMILARITY = 0.8",
+            {"record_duplicates"},
+        ),
         ("text/workers.py", "2_000", "2_001", {"record_text"}),
         ("text/words.py", "import numpy as np", "import numpy as np, zlib", {"record_text"}),
-        ("text/quality.py", "text.str.len_chars", "text.str.len_bytes", {"record_quality", "record_text", *ACTIVITY}),
+        (
+            "text/quality.py",
+            "text.str.len_chars",
+            "text.str.len_bytes",
+            {"record_quality", "record_text", *ACTIVITY},
+        ),
         ("features/rows.py", '"is_new"', '"is_old"', ALL - {"of_sql"}),
         ("warehouse/tables.py", "return", "assert 1; return", set()),
         ("errors.py", "class", "x = 1\nclass", set()),
@@ -85,7 +124,9 @@ def edit(path: Path, old: str, new: str) -> None:
         ("sql/duplicates/members.sql", "select", "select distinct", {"record_duplicates"}),
     ],
 )
-def test_a_change_is_seen_by_just_the_views_that_rest_on_it(sources: Path, file: str, old: str, new: str, views: set[str]) -> None:
+def test_a_change_is_seen_by_just_the_views_that_rest_on_it(
+    sources: Path, file: str, old: str, new: str, views: set[str]
+) -> None:
     before = digests()
     edit(sources / file, old, new)
     assert changed(before) == views
@@ -94,8 +135,16 @@ def test_a_change_is_seen_by_just_the_views_that_rest_on_it(sources: Path, file:
 def test_every_module_changes_just_the_views_that_import_it(sources: Path) -> None:
     """Who imports whom is asked of another library, which follows imports inside functions too."""
     before = digests()
-    of_view = {view.name: _resting_on(_roots(view)).union(*(_resting_on(_roots(read)) for read in _read_by(view))) for view in VIEWS}
-    expected = {file: {name for name, modules in of_view.items() if _module(file) in modules} for file in MODULES}
+    of_view = {
+        view.name: _resting_on(_roots(view)).union(
+            *(_resting_on(_roots(read)) for read in _read_by(view))
+        )
+        for view in VIEWS
+    }
+    expected = {
+        file: {name for name, modules in of_view.items() if _module(file) in modules}
+        for file in MODULES
+    }
     assert {len(views) for views in expected.values()} >= {0, 1, 2, len(VIEWS)}
     found = {}
     for file in MODULES:
@@ -113,7 +162,11 @@ def _read_by(view: View) -> list[View]:
 def _roots(view: View) -> tuple[str, ...]:
     """The modules that compute a view by its kind, and those of the kernels that its declaration imports."""
     computed_in: tuple[str, ...] = import_module(type(view).__module__).COMPUTED_IN
-    imported = _graph().find_modules_directly_imported_by(view.contract.__module__) if view.is_of_records else set()
+    imported = (
+        _graph().find_modules_directly_imported_by(view.contract.__module__)
+        if view.is_of_records
+        else set()
+    )
     return (*computed_in, *sorted(name for name in imported if name.startswith("transforms.text.")))
 
 
@@ -133,7 +186,16 @@ def _resting_on(roots: tuple[str, ...]) -> set[str]:
     while due:
         modules = due.union(*map(_graph().find_upstream_modules, due))
         found |= modules
-        due = {module[:place] for module in modules for place, sign in enumerate(module) if sign == "."} - found - {EXPORTS}
+        due = (
+            {
+                module[:place]
+                for module in modules
+                for place, sign in enumerate(module)
+                if sign == "."
+            }
+            - found
+            - {EXPORTS}
+        )
     return found
 
 
@@ -168,7 +230,12 @@ def test_comments_docstrings_and_formatting_change_nothing(sources: Path) -> Non
 
 def test_what_computes_values_moves_no_rows() -> None:
     """Else an error message of the warehouse would have every record computed again."""
-    imports = {name for view in VIEWS for module in fingerprint._closure(_roots(view)) for name in module.imports}
+    imports = {
+        name
+        for view in VIEWS
+        for module in fingerprint._closure(_roots(view))
+        for name in module.imports
+    }
     assert {"deltalake", "pydantic"} & fingerprint._libraries(imports) == set()
 
 
@@ -187,15 +254,21 @@ def test_another_version_of_a_library_changes_the_views_that_import_it(
     monkeypatch: pytest.MonkeyPatch, library: str, views: set[str]
 ) -> None:
     before, version = digests(), fingerprint.version
-    monkeypatch.setattr(fingerprint, "version", lambda asked: "0" if asked == library else version(asked))
+    monkeypatch.setattr(
+        fingerprint, "version", lambda asked: "0" if asked == library else version(asked)
+    )
     assert changed(before) == views
 
 
 @pytest.mark.usefixtures("sources")
-def test_a_library_that_is_absent_changes_the_views_that_import_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_is_absent_changes_the_views_that_import_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As pycld2 is on Python 3.14, where languages are named without it."""
     before, version = digests(), fingerprint._version
-    monkeypatch.setattr(fingerprint, "_version", lambda asked: "absent" if asked == "pycld2" else version(asked))
+    monkeypatch.setattr(
+        fingerprint, "_version", lambda asked: "absent" if asked == "pycld2" else version(asked)
+    )
     assert changed(before) == {"record_text"}
 
 

@@ -14,8 +14,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.transforms.features.reference import Aggregated, Expression, Group, Span, Version, instants_of
-from tests.transforms.features.strategies import ENTITIES, EXTENDED, HOUR, START, Drawn, RecordShape, groups, histories
+from tests.transforms.features.reference import (
+    Aggregated,
+    Expression,
+    Group,
+    Span,
+    Version,
+    instants_of,
+)
+from tests.transforms.features.strategies import (
+    ENTITIES,
+    EXTENDED,
+    HOUR,
+    START,
+    Drawn,
+    RecordShape,
+    groups,
+    histories,
+)
 from transforms.errors import DeclarationError, GateError
 from transforms.features import Count, Entity, GroupBy, Max, Mean, Sum, hours, lifetime
 from transforms.features.build import compute_views
@@ -60,7 +76,12 @@ def staged(versions: Sequence[Version]) -> pa.Table:
         for number, v in enumerate(versions, 1)
     ]
     schema = StagedRecord.arrow_schema()
-    integers = pa.schema([(field.name, pa.int64() if pa.types.is_timestamp(field.type) else field.type) for field in schema])
+    integers = pa.schema(
+        [
+            (field.name, pa.int64() if pa.types.is_timestamp(field.type) else field.type)
+            for field in schema
+        ]
+    )
     return pa.Table.from_pylist(rows, integers).cast(schema)
 
 
@@ -97,7 +118,9 @@ class Bench:
         return n_rows
 
     def run(self, beside: Sequence[View]) -> Run:
-        return Run(self.warehouse, self.connection, NOW + timedelta(hours=self.n_runs), tuple(beside))
+        return Run(
+            self.warehouse, self.connection, NOW + timedelta(hours=self.n_runs), tuple(beside)
+        )
 
     def publish(self, view: View, batches: Iterator[pa.RecordBatch]) -> int:
         """Append rows to a view."""
@@ -117,7 +140,9 @@ class Bench:
 def newest(view: View, rows: pl.DataFrame) -> pl.DataFrame:
     """The newest row of each entity and instant, in order, without when it was computed; instants in microseconds."""
     key = [*view.entity.columns, "event_timestamp"]
-    last = rows.sort("created_timestamp").unique(key, keep="last").sort(key).drop("created_timestamp")
+    last = (
+        rows.sort("created_timestamp").unique(key, keep="last").sort(key).drop("created_timestamp")
+    )
     return last.with_columns(pl.col(pl.Datetime).dt.timestamp("us"))
 
 
@@ -130,7 +155,13 @@ def entities_of(group: Group, versions: Sequence[Version]) -> list[tuple[str | N
     return sorted({entity for v in versions for entity in group.entities_of(v)}, key=repr)
 
 
-def assert_as_defined(view: View, group: Group, rows: pl.DataFrame, versions: Sequence[Version], seen: Sequence[Version]) -> None:
+def assert_as_defined(
+    view: View,
+    group: Group,
+    rows: pl.DataFrame,
+    versions: Sequence[Version],
+    seen: Sequence[Version],
+) -> None:
     """Hold every feature of every entity against the definition, at all instants at which anything changes; `seen` names more of both."""
     spans = {span for aggregate in group.aggregates for span in aggregate.features.values()}
     instants = instants_of([*versions, *seen], spans)
@@ -144,7 +175,11 @@ def assert_as_defined(view: View, group: Group, rows: pl.DataFrame, versions: Se
             place = bisect_right(at, instant)
             expected = group.values(versions, entity, instant)
             # no row yet says the same as a row over no record
-            actual = {name: mine[place - 1][name] for name in expected} if place else group.values([], entity, instant)
+            actual = (
+                {name: mine[place - 1][name] for name in expected}
+                if place
+                else group.values([], entity, instant)
+            )
             assert repr(actual) == repr(expected), (view.name, entity, instant - START, place)
 
 
@@ -164,17 +199,33 @@ def bench(warehouse: Warehouse) -> Iterator[Any]:
         other.close()
 
 
-def assert_explained(home: "Bench", view: View, group: Group, instants: Iterable[int], seen: Sequence[Version]) -> None:
+def assert_explained(
+    home: "Bench", view: View, group: Group, instants: Iterable[int], seen: Sequence[Version]
+) -> None:
     """Hold the definition in SQL, which traces use, against the one in Python."""
     for entity, instant in itertools.product(entities_of(group, seen), instants):
-        found = view.explain(home.connection, dict(zip(view.entity.columns, entity, strict=True)), EPOCH + instant * MICROSECOND, 1)
-        values = {name: (x - EPOCH) // MICROSECOND if isinstance(x, datetime) else x for name, x in found.values.items()}
-        assert repr(values) == repr(group.values(home.staged, entity, instant)), (view.name, entity, instant - START)
+        found = view.explain(
+            home.connection,
+            dict(zip(view.entity.columns, entity, strict=True)),
+            EPOCH + instant * MICROSECOND,
+            1,
+        )
+        values = {
+            name: (x - EPOCH) // MICROSECOND if isinstance(x, datetime) else x
+            for name, x in found.values.items()
+        }
+        assert repr(values) == repr(group.values(home.staged, entity, instant)), (
+            view.name,
+            entity,
+            instant - START,
+        )
 
 
 @settings(max_examples=25)
 @given(st.data(), histories())
-def test_every_value_is_as_defined_after_each_increment(bench: Any, data: st.DataObject, states: list[list[Version]]) -> None:
+def test_every_value_is_as_defined_after_each_increment(
+    bench: Any, data: st.DataObject, states: list[list[Version]]
+) -> None:
     drawn = data.draw(groups("one") | groups("one", EXTENDED)), data.draw(groups("two", EXTENDED))
     home = bench(*drawn)
     seen: list[Version] = []
@@ -183,19 +234,26 @@ def test_every_value_is_as_defined_after_each_increment(bench: Any, data: st.Dat
         seen += state
         for view, one in zip(home.views[1:], drawn, strict=True):
             assert_as_defined(view, one.meaning, home.rows(view), state, seen)
-    instants = data.draw(st.lists(st.sampled_from(sorted({v.effective + 1 for v in seen})), max_size=1))
+    instants = data.draw(
+        st.lists(st.sampled_from(sorted({v.effective + 1 for v in seen})), max_size=1)
+    )
     for view, one in zip(home.views[1:], drawn, strict=True):
         assert_explained(home, view, one.meaning, instants, seen)
     for view in home.views[1:]:
         view.contract.gate(home.rows(view))
         ids = f"select distinct {view.entity.id_of_columns} as entity_id from {view.relation}"
         # a version that never counts may be named otherwise by now, which makes an instant, and changes no value
-        assert all(batch.column("is_new").false_count == 0 for batch in view.rebuild(home.run([view]), f"({ids})"))
+        assert all(
+            batch.column("is_new").false_count == 0
+            for batch in view.rebuild(home.run([view]), f"({ids})")
+        )
 
 
 @settings(max_examples=10)
 @given(groups(kinds=EXTENDED) | groups(), histories(max_steps=2))
-def test_increments_in_order_of_knowledge_have_the_rows_of_a_rebuild(bench: Any, drawn: Drawn, states: list[list[Version]]) -> None:
+def test_increments_in_order_of_knowledge_have_the_rows_of_a_rebuild(
+    bench: Any, drawn: Drawn, states: list[list[Version]]
+) -> None:
     in_order = sorted(states[-1], key=lambda v: v.known)
     cuts = [*{v.known for v in in_order[len(in_order) // 3 :: 2]}, math.inf]
     rows = []
@@ -207,9 +265,16 @@ def test_increments_in_order_of_knowledge_have_the_rows_of_a_rebuild(bench: Any,
     assert rows[0].equals(rows[1])
 
 
-def publish(warehouse: Warehouse, views: Sequence[View], versions: Sequence[Version], number: int) -> dict[str, Rows]:
+def publish(
+    warehouse: Warehouse, views: Sequence[View], versions: Sequence[Version], number: int
+) -> dict[str, Rows]:
     """Stage versions in place of all that are staged, in new files, and bring views up to them."""
-    warehouse.publish(StagedRecord, staged(versions).to_batches(), {}, without=warehouse.files(StagedRecord.relation()))
+    warehouse.publish(
+        StagedRecord,
+        staged(versions).to_batches(),
+        {},
+        without=warehouse.files(StagedRecord.relation()),
+    )
     return compute_views(views, warehouse, NOW + timedelta(hours=number))
 
 
@@ -222,17 +287,27 @@ def test_homes_have_the_values_of_the_definition(
     grown, rebuilt = new_home(), new_home()
     for number, state in enumerate(states):
         publish(grown, views, state, number)
-    assert {(rows.new, rows.recomputed) for rows in publish(grown, views, states[-1], len(states)).values()} == {(0, 0)}
+    assert {
+        (rows.new, rows.recomputed)
+        for rows in publish(grown, views, states[-1], len(states)).values()
+    } == {(0, 0)}
     publish(rebuilt, views, states[-1], 0)
     seen = [version for state in states for version in state]
-    for home, (view, drawn) in itertools.product((grown, rebuilt), zip(views[1:], (one, two), strict=True)):
+    for home, (view, drawn) in itertools.product(
+        (grown, rebuilt), zip(views[1:], (one, two), strict=True)
+    ):
         rows = pl.read_delta(str(home.folder(view.relation)))
         assert_as_defined(view, drawn.meaning, rows, states[-1], seen if home is grown else [])
 
 
 def test_group_may_not_read_what_changes_as_other_records_come() -> None:
-    declared = GroupBy("copies", author, [Sum("record_duplicates.is_duplicate", "n_copies", windows=lifetime)])
-    with pytest.raises(DeclarationError, match=r"reads record_duplicates\.is_duplicate, which changes as other records come"):
+    declared = GroupBy(
+        "copies", author, [Sum("record_duplicates.is_duplicate", "n_copies", windows=lifetime)]
+    )
+    with pytest.raises(
+        DeclarationError,
+        match=r"reads record_duplicates\.is_duplicate, which changes as other records come",
+    ):
         GroupView(declared, {"record_duplicates": view_of("record_duplicates")})
 
 
@@ -240,7 +315,9 @@ def test_entity_that_a_record_view_named_before_is_computed_again(bench: Any) ->
     """Two versions take effect at the same instant; the newer one names another entity by its features."""
     entity, entities = next(item for item in ENTITIES if item[0].name == "first_word")
     counted = Aggregated("Count", {"n": Span(*lifetime)}, Expression("n", lambda _: 1, "whole"))
-    drawn = Drawn(GroupBy("one", entity, [Count("n", windows=lifetime)]), Group(entities, None, [counted]))
+    drawn = Drawn(
+        GroupBy("one", entity, [Count("n", windows=lifetime)]), Group(entities, None, [counted])
+    )
     older = Version("r", "u", None, START + 2 * HOUR, START, "one word", None, None)
     states = [[older], [older, older._replace(known=START + HOUR, text="another word")]]
     home = bench(drawn)
@@ -252,11 +329,22 @@ def test_entity_that_a_record_view_named_before_is_computed_again(bench: Any) ->
 def test_two_windows_of_one_name_are_told_apart(bench: Any) -> None:
     """One ends a record's six hours at once, the other at a quarter of the day."""
     windows = {"exact": hours(6), "by_quarters": hours(6, hop=timedelta(hours=6))}
-    home = bench(Drawn(GroupBy("one", author, [Count(name, windows=[window]) for name, window in windows.items()]), Group(list, None, [])))
+    home = bench(
+        Drawn(
+            GroupBy(
+                "one", author, [Count(name, windows=[window]) for name, window in windows.items()]
+            ),
+            Group(list, None, []),
+        )
+    )
     home.take([Version("r", "u", None, START + HOUR, START + HOUR, "text", None, None)])
-    found = home.views[1].explain(home.connection, {"author_id": "u"}, EPOCH + (START + 8 * HOUR) * MICROSECOND, 1)
+    found = home.views[1].explain(
+        home.connection, {"author_id": "u"}, EPOCH + (START + 8 * HOUR) * MICROSECOND, 1
+    )
     assert found.values == {"exact_6h": 0, "by_quarters_6h": 1}
-    assert home.rows(home.views[1]).sort("event_timestamp").tail(2).select(*found.values).rows() == [(0, 1), (0, 0)]
+    assert home.rows(home.views[1]).sort("event_timestamp").tail(2).select(
+        *found.values
+    ).rows() == [(0, 1), (0, 0)]
 
 
 def test_view_may_become_one_of_another_entity(warehouse: Warehouse) -> None:
@@ -265,11 +353,19 @@ def test_view_may_become_one_of_another_entity(warehouse: Warehouse) -> None:
         view = GroupView(GroupBy("one", of, [Count("n")], [lifetime], description="Records."), {})
         publish(warehouse, [view], versions, number)
         assert by_entity(view, pl.read_delta(str(warehouse.folder(view.relation)))) == {
-            (versions[0][1 + number],): [{of.columns[0]: versions[0][1 + number], "event_timestamp": START + 1, "n_lifetime": 1}]
+            (versions[0][1 + number],): [
+                {
+                    of.columns[0]: versions[0][1 + number],
+                    "event_timestamp": START + 1,
+                    "n_lifetime": 1,
+                }
+            ]
         }
 
 
-def test_sum_that_does_not_fit_stops_the_run_with_its_name(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sum_that_does_not_fit_stops_the_run_with_its_name(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     declared = GroupBy("one", author, [Count("n"), Mean("length(text)", "size")], [lifetime])
     home = bench(Drawn(declared, Group(list, None, [])))
     monkeypatch.setattr(intervals, "MAX_SUM", 10)
@@ -278,7 +374,9 @@ def test_sum_that_does_not_fit_stops_the_run_with_its_name(bench: Any, monkeypat
         home.take([*home.staged, Version("s", "u", None, START, START, "longer", None, None)])
 
 
-def test_what_is_read_of_a_record_is_read_where_its_condition_holds_and_nowhere_else(bench: Any) -> None:
+def test_what_is_read_of_a_record_is_read_where_its_condition_holds_and_nowhere_else(
+    bench: Any,
+) -> None:
     """A cast that is right for the records that count must not stop a run over those that do not."""
     price = "(attributes->>'price')::bigint"
     declared = GroupBy(
@@ -297,12 +395,21 @@ def test_what_is_read_of_a_record_is_read_where_its_condition_holds_and_nowhere_
     ]
     home.take(versions[:1])
     home.take(versions)  # some of what comes fulfils the condition, some does not
-    totals = {key: rows[-1]["total_lifetime"] for key, rows in by_entity(view, home.rows(view)).items()}
+    totals = {
+        key: rows[-1]["total_lifetime"] for key, rows in by_entity(view, home.rows(view)).items()
+    }
     assert totals == {("3",): 3, ("5",): 5}
-    found = home.connection.sql(view.entities_of(EFFECTIVE)).fetchall()  # as an erasure looks for them
+    found = home.connection.sql(
+        view.entities_of(EFFECTIVE)
+    ).fetchall()  # as an erasure looks for them
     assert sorted(found) == [("3",), ("5",)]
     assert view.count_resting(home.connection, "file") == {"n_rows": 2, "n_entities": 2}
     home.take(versions[1:])  # which computes an entity again from all records
     assert by_entity(view, home.rows(view))[("3",)][-1]["total_lifetime"] == 0
-    assert view.explain(home.connection, {"priced": "3"}, EPOCH + (START + 10) * MICROSECOND, 5).values["total_lifetime"] == 0
+    assert (
+        view.explain(
+            home.connection, {"priced": "3"}, EPOCH + (START + 10) * MICROSECOND, 5
+        ).values["total_lifetime"]
+        == 0
+    )
     home.close()

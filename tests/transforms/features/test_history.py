@@ -16,7 +16,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.transforms.histories import VERSIONS, Version, assert_activity_is_as_defined, assert_quality_is_as_defined, instants_of
+from tests.transforms.histories import (
+    VERSIONS,
+    Version,
+    assert_activity_is_as_defined,
+    assert_quality_is_as_defined,
+    instants_of,
+)
 from transforms.features import backfill
 from transforms.features.backfill import Span, fill
 from transforms.features.build import featurize
@@ -26,11 +32,30 @@ from transforms.sources.source import load_source
 from transforms.staging.accounting import recount
 from transforms.staging.prepare import prepare
 from transforms.staging.quarantine import replay
-from transforms.upkeep.erase import Wanted, begin, begun_erasure, delete_files, end, erase_rows, find, recompute_views, refuse_what_is_left
+from transforms.upkeep.erase import (
+    Wanted,
+    begin,
+    begun_erasure,
+    delete_files,
+    end,
+    erase_rows,
+    find,
+    recompute_views,
+    refuse_what_is_left,
+)
 from transforms.upkeep.maintain import compact, vacuum
 from transforms.warehouse.tables import Warehouse
 
-COLUMNS = ("record_id", "author_id", "subject_id", "event_timestamp", "known_timestamp", "text", "is_positive", "is_tombstone")
+COLUMNS = (
+    "record_id",
+    "author_id",
+    "subject_id",
+    "event_timestamp",
+    "known_timestamp",
+    "text",
+    "is_positive",
+    "is_tombstone",
+)
 WRITTEN, MENDED = "written", '"coalesce(try_cast(written as timestamptz), mended::timestamptz)"'
 
 
@@ -39,9 +64,20 @@ def iso(microseconds: int) -> str:
 
 
 def line(version: Version, *, is_broken: bool) -> str:
-    row: dict[str, Any] = {"id": version.record, "author": version.author, "about": version.subject, "text": version.text}
-    row |= {"written": "some day" if is_broken else iso(version.event), "mended": iso(version.event), "known": iso(version.known)}
-    return json.dumps({**row, "label": "bad" if version.positive else "good", "gone": version.text is None})
+    row: dict[str, Any] = {
+        "id": version.record,
+        "author": version.author,
+        "about": version.subject,
+        "text": version.text,
+    }
+    row |= {
+        "written": "some day" if is_broken else iso(version.event),
+        "mended": iso(version.event),
+        "known": iso(version.known),
+    }
+    return json.dumps(
+        {**row, "label": "bad" if version.positive else "good", "gone": version.text is None}
+    )
 
 
 def as_defined(versions: list[Version]) -> list[Version]:
@@ -73,20 +109,29 @@ class Home(RuleBasedStateMachine):
 
     def _map(self, written: str) -> None:
         record = f"{{record_id: id, author_id: author, subject_id: about, event_timestamp: {written}, text: text, label: label}}"
-        rest = f"known: {{column: known}}\nrecord: {record}\ntombstone: gone\npositive_labels: [bad]\n"
+        rest = (
+            f"known: {{column: known}}\nrecord: {record}\ntombstone: gone\npositive_labels: [bad]\n"
+        )
         (self.folder / "notes.yaml").write_text(f"name: notes\nuri: data/*.jsonl\n{rest}")
 
     def _now(self) -> datetime:
         self.minutes += 1
         return datetime(2026, 6, 1, tzinfo=UTC) + timedelta(minutes=self.minutes)
 
-    @rule(versions=st.lists(VERSIONS, min_size=1, max_size=5), broken=st.sets(st.integers(0, 4), max_size=2))
+    @rule(
+        versions=st.lists(VERSIONS, min_size=1, max_size=5),
+        broken=st.sets(st.integers(0, 4), max_size=2),
+    )
     def load(self, versions: list[Version], broken: set[int]) -> None:
         """A file arrives and is run; of one record and instant two rows say the same, as a redelivery does."""
-        told = [self.known.setdefault((version.record, version.known), version) for version in versions]
+        told = [
+            self.known.setdefault((version.record, version.known), version) for version in versions
+        ]
         self.n_files += 1
         lines = [line(version, is_broken=number in broken) for number, version in enumerate(told)]
-        (self.folder / "data" / f"{self.n_files}.jsonl").write_text("".join(f"{text}\n" for text in lines))
+        (self.folder / "data" / f"{self.n_files}.jsonl").write_text(
+            "".join(f"{text}\n" for text in lines)
+        )
         for number, version in enumerate(told):
             is_rejected = number in broken and not self.is_mended
             (self.rejected if is_rejected else self.passed).append((self.n_files, version))
@@ -125,13 +170,22 @@ class Home(RuleBasedStateMachine):
     def erase(self, data: st.DataObject, what: str) -> None:
         """An author's, a record's or a file's rows go, and nothing that they were made into is left."""
         file, version = data.draw(st.sampled_from(self.passed))
-        names = {"author": version.author, "record": version.record, "source_file": (self.folder / f"data/{file}.jsonl").as_uri()}
+        names = {
+            "author": version.author,
+            "record": version.record,
+            "source_file": (self.folder / f"data/{file}.jsonl").as_uri(),
+        }
         erase(self.warehouse, Wanted(**{what: names[what]}), self._now())
 
         def stays(row: tuple[int, Version]) -> bool:
-            return (row[0] != file) if what == "source_file" else getattr(row[1], what) != names[what]
+            return (
+                (row[0] != file) if what == "source_file" else getattr(row[1], what) != names[what]
+            )
 
-        self.passed, self.rejected = list(filter(stays, self.passed)), list(filter(stays, self.rejected))
+        self.passed, self.rejected = (
+            list(filter(stays, self.passed)),
+            list(filter(stays, self.rejected)),
+        )
 
     @invariant()
     def says_what_the_definition_says(self) -> None:
@@ -159,14 +213,25 @@ def erase(warehouse: Warehouse, wanted: Wanted, now: datetime) -> None:
 
 
 def row(version: Version) -> tuple[Any, ...]:
-    values = (version.record, version.author, version.subject or "", version.event, version.known, version.text or "")
+    values = (
+        version.record,
+        version.author,
+        version.subject or "",
+        version.event,
+        version.known,
+        version.text or "",
+    )
     return (*values, version.positive, version.text is None)
 
 
 def staged(warehouse: Warehouse) -> list[tuple[Any, ...]]:
     frame = pl.read_delta(str(warehouse.folder("staging.records"))).select(COLUMNS)
     texts = pl.col("subject_id", "text").fill_null("")
-    return sorted(frame.with_columns(texts, pl.col("event_timestamp", "known_timestamp").dt.timestamp("us")).rows())
+    return sorted(
+        frame.with_columns(
+            texts, pl.col("event_timestamp", "known_timestamp").dt.timestamp("us")
+        ).rows()
+    )
 
 
 Home.TestCase.settings = settings(max_examples=4, stateful_step_count=6)

@@ -80,7 +80,11 @@ def digests(module: ModuleType) -> dict[str, int]:
         ('MARKS.append("?")', 'MARKS.append(".")', {"One"}),
         ("numbers // 2", "numbers // 3", {"One"}),
         ('reads=("text",)', 'reads=("text", "label")', {"One"}),
-        ('    n: int = Field.count("Marks.")', '    n: int = Field.count("Marks.")\n    more: int = Field.count("More.")', {"One"}),
+        (
+            '    n: int = Field.count("Marks.")',
+            '    n: int = Field.count("Marks.")\n    more: int = Field.count("More.")',
+            {"One"},
+        ),
         ("import re\n", "import re\nimport yaml as re\n", {"One"}),
         ("Marks.", "Marks, all of them.", set()),
         ("The first.", "The very first.", set()),
@@ -89,28 +93,44 @@ def digests(module: ModuleType) -> dict[str, int]:
         ("What both have.", "What both of them have.", set()),
         ("Own features.", "Features of my own.", set()),
         ("# a remark", "# another remark\n\n", set()),
-        ("class Two(RecordView):", "class Three(RecordView):\n    pass\n\n\nclass Two(RecordView):", set()),
+        (
+            "class Two(RecordView):",
+            "class Three(RecordView):\n    pass\n\n\nclass Two(RecordView):",
+            set(),
+        ),
     ],
 )
-def test_a_change_counts_for_just_the_classes_that_use_it(declare: Declare, old: str, new: str, changed: set[str]) -> None:
+def test_a_change_counts_for_just_the_classes_that_use_it(
+    declare: Declare, old: str, new: str, changed: set[str]
+) -> None:
     before = digests(declare(SOURCE))
     assert old in SOURCE
     after = digests(declare(SOURCE.replace(old, new)))
     assert {name for name in before if before[name] != after[name]} == changed
 
 
-def test_another_version_of_a_library_counts_for_the_classes_that_import_it(declare: Declare, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = SOURCE.replace("import re\n", "import re\n\nimport yaml\n").replace("+ OTHER", "+ len(yaml.dump(OTHER))")
+def test_another_version_of_a_library_counts_for_the_classes_that_import_it(
+    declare: Declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SOURCE.replace("import re\n", "import re\n\nimport yaml\n").replace(
+        "+ OTHER", "+ len(yaml.dump(OTHER))"
+    )
     before, known = digests(declare(source)), fingerprint._version
-    monkeypatch.setattr(fingerprint, "_version", lambda library: "0" if library == "yaml" else known(library))
+    monkeypatch.setattr(
+        fingerprint, "_version", lambda library: "0" if library == "yaml" else known(library)
+    )
     after = digests(declare(source))
     assert (before["One"] == after["One"], before["Two"] == after["Two"]) == (True, False)
 
 
-def test_a_module_of_the_users_own_counts_by_its_source(declare: Declare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_of_the_users_own_counts_by_its_source(
+    declare: Declare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     own = tmp_path / "own_words.py"
-    source = SOURCE.replace("import re\n", "import re\n\nimport own_words\n").replace("+ OTHER", "+ own_words.N")
+    source = SOURCE.replace("import re\n", "import re\n\nimport own_words\n").replace(
+        "+ OTHER", "+ own_words.N"
+    )
     found = []
     for text in ("N = 1\n", "N = 2\n"):
         own.write_text(text, "utf-8")

@@ -25,15 +25,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("folder")
-def test_the_page_declares_what_it_says(new_home: Callable[[], Warehouse], only: Callable[..., None]) -> None:
+def test_the_page_declares_what_it_says(
+    new_home: Callable[[], Warehouse], only: Callable[..., None]
+) -> None:
     assert set(FILES) == {"pauses.py", "author_pauses.sql"}
     view = view_of("author_pauses")
     only(view)
     descriptions = {column.name: column.description for column in view.contract.columns()}
     assert descriptions["pause_seconds"] == "Seconds between the newest two."
-    warehouse = run(new_home(), [version("r1", 0), version("r2", HOUR), version("r3", DAY, event=3 * HOUR)])
+    warehouse = run(
+        new_home(), [version("r1", 0), version("r2", HOUR), version("r3", DAY, event=3 * HOUR)]
+    )
     rows = by_entity(warehouse, "author_pauses")["u"]
-    assert [(row["pause_seconds"], row["mean_pause_seconds"]) for row in rows] == [(None, None), (3600.0, 3600.0), (7200.0, 5400.0)]
+    assert [(row["pause_seconds"], row["mean_pause_seconds"]) for row in rows] == [
+        (None, None),
+        (3600.0, 3600.0),
+        (7200.0, 5400.0),
+    ]
 
 
 def test_a_changed_file_of_sql_is_another_view(folder: Path) -> None:
@@ -44,11 +52,15 @@ def test_a_changed_file_of_sql_is_another_view(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_the_count_of_the_page_counts_what_is_in_effect(new_home: Callable[[], Warehouse], only: Callable[..., None], folder: Path) -> None:
+def test_the_count_of_the_page_counts_what_is_in_effect(
+    new_home: Callable[[], Warehouse], only: Callable[..., None], folder: Path
+) -> None:
     (count,) = re.findall(r"```sql\n(with changes.*?)```", PAGE, re.DOTALL)
     (folder / "author_pauses.sql").write_text(count, "utf-8")
     source = re.sub(r"    descriptions=.*\n", "", FILES["pauses.py"])
     (folder / "pauses.py").write_text(source, "utf-8")
     only(view_of("author_pauses"))
-    warehouse = run(new_home(), [version("r1", 0), version("r2", HOUR), version("r1", 2 * HOUR, text=None)])
+    warehouse = run(
+        new_home(), [version("r1", 0), version("r2", HOUR), version("r1", 2 * HOUR, text=None)]
+    )
     assert [row["n_records"] for row in by_entity(warehouse, "author_pauses")["u"]] == [1, 2, 1]

@@ -18,7 +18,10 @@ from transforms.warehouse.tables import REMADE, Warehouse
 
 
 def test_a_home_without_a_column_is_refused_and_made_again_from_raw(
-    write: Callable[..., Path], note: Callable[..., bytes], make_source: Callable[..., Source], warehouse: Warehouse
+    write: Callable[..., Path],
+    note: Callable[..., bytes],
+    make_source: Callable[..., Source],
+    warehouse: Warehouse,
 ) -> None:
     source = make_source(write("a.jsonl", note("r1"), note("r2", text="two"), b"{ broken"))
     ingest(source, warehouse)
@@ -26,9 +29,17 @@ def test_a_home_without_a_column_is_refused_and_made_again_from_raw(
     folder.mkdir(parents=True)
     schema = StagedRecord.arrow_schema()
     DeltaTable.create(str(folder), schema.remove(schema.get_field_index("text_redacted")))
-    with pytest.raises(HomeError, match=r"staging\.records .* differ: text_redacted\); delete staging, .* made again from raw"):
+    with pytest.raises(
+        HomeError,
+        match=r"staging\.records .* differ: text_redacted\); delete staging, .* made again from raw",
+    ):
         prepare(source, warehouse)
     for name in REMADE:
         shutil.rmtree(warehouse.settings.root / name, ignore_errors=True)
-    assert prepare(source, warehouse)._asdict() == {"read": 3, "staged": 2, "duplicates": 0, "quarantined": 1}
+    assert prepare(source, warehouse)._asdict() == {
+        "read": 3,
+        "staged": 2,
+        "duplicates": 0,
+        "quarantined": 1,
+    }
     assert featurize(warehouse, NOW)["record_text"].new == 2

@@ -41,7 +41,9 @@ def iso(days: float) -> str:
 def load(folder: Path, name: str, *rows: bytes) -> Warehouse:
     """Write a file of notes and take it all the way to the features of the folder's home."""
     warehouse = stage(folder, name, *rows)
-    featurize(warehouse, NOW + timedelta(minutes=len(list((folder / "notes").iterdir()))))  # of two rows of an instant the later holds
+    featurize(
+        warehouse, NOW + timedelta(minutes=len(list((folder / "notes").iterdir())))
+    )  # of two rows of an instant the later holds
     return warehouse
 
 
@@ -49,7 +51,10 @@ def stage(folder: Path, name: str, *rows: bytes) -> Warehouse:
     (folder / "notes").mkdir(exist_ok=True)
     (folder / "notes" / name).write_bytes(b"".join(row + b"\n" for row in rows))
     (folder / "source.yaml").write_text(SOURCE)
-    source, warehouse = load_source(folder / "source.yaml"), Warehouse(Settings(home=folder / "home"))
+    source, warehouse = (
+        load_source(folder / "source.yaml"),
+        Warehouse(Settings(home=folder / "home")),
+    )
     ingest(source, warehouse)
     prepare(source, warehouse)
     return warehouse
@@ -62,7 +67,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, note: Note) -> Path:
     first = note("r1", written=iso(0), known=iso(0), gone=False, text="one two", label="bad")
     other = note("r2", written=iso(1), known=iso(1), gone=False, text="three", subject=None)
     load(folder, "first.jsonl", first, other, note("r1", text="", gone=False))
-    load(folder, "second.jsonl", note("r1", author="bob", written=iso(0), known=iso(3), gone=False, text="one"))
+    load(
+        folder,
+        "second.jsonl",
+        note("r1", author="bob", written=iso(0), known=iso(3), gone=False, text="one"),
+    )
     return folder
 
 
@@ -111,14 +120,23 @@ def test_every_feature_adds_up_to_its_records_at_any_instant(tmp_path: Path, not
                     for window in ("1d", "7d", "28d", "lifetime"):
                         counted = [record for record in traced.records if window in record.windows]
                         assert len(counted) == of_table[f"n_records_{window}"]
-                        assert sum(record.inputs["record_quality.n_words"] or 0 for record in counted) == of_table[f"n_words_{window}"]
+                        assert (
+                            sum(record.inputs["record_quality.n_words"] or 0 for record in counted)
+                            == of_table[f"n_words_{window}"]
+                        )
 
 
 def test_one_feature_lists_the_records_of_its_window(home: Warehouse) -> None:
     traced = trace_feature(home, "author_activity", "ann", at(1.5), feature="n_words_1d")
-    assert [(value.feature, value.value, value.by_records) for value in traced.values] == [("n_words_1d", 1, 1)]
+    assert [(value.feature, value.value, value.by_records) for value in traced.values] == [
+        ("n_words_1d", 1, 1)
+    ]
     (record,) = traced.records
-    assert (record.record_id, record.row_number, record.windows) == ("r2", 2, ["1d", "7d", "28d", "lifetime"])
+    assert (record.record_id, record.row_number, record.windows) == (
+        "r2",
+        2,
+        ["1d", "7d", "28d", "lifetime"],
+    )
     assert record.inputs == {"record_quality.n_words": 1, "record_quality.n_characters": 5}
     whole = trace_feature(home, "author_activity", "ann", at(1.5), limit=1)
     assert ([record.record_id for record in whole.records], whole.n_records) == (["r2"], 2)
@@ -127,18 +145,38 @@ def test_one_feature_lists_the_records_of_its_window(home: Warehouse) -> None:
 def test_record_is_traced_to_its_files_and_to_where_it_counts(home: Warehouse) -> None:
     traced = trace_record(home, "r1")
     first, second = traced.versions
-    assert [Path(version.source_uri).name for version in traced.versions] == ["first.jsonl", "second.jsonl"]
+    assert [Path(version.source_uri).name for version in traced.versions] == [
+        "first.jsonl",
+        "second.jsonl",
+    ]
     assert (first.author_id, first.row_number, first.text) == ("ann", 1, None)
     superseded = at(3) + timedelta(microseconds=1)
     assert first.counts_from == at(0) + timedelta(microseconds=1)
-    assert first.counts_until == {"1d": at(1), "7d": superseded, "28d": superseded, "lifetime": superseded}
+    assert first.counts_until == {
+        "1d": at(1),
+        "7d": superseded,
+        "28d": superseded,
+        "lifetime": superseded,
+    }
     assert (second.author_id, second.counts_from) == ("bob", superseded)
-    assert second.counts_until == {"7d": at(7), "28d": datetime(2026, 1, 30, tzinfo=UTC), "lifetime": None}
+    assert second.counts_until == {
+        "7d": at(7),
+        "28d": datetime(2026, 1, 30, tzinfo=UTC),
+        "lifetime": None,
+    }
     assert [row["event_timestamp"] for row in traced.quality_rows] == [at(0), at(3)]
     (rejected,) = traced.quarantined
-    assert (Path(rejected.source_uri).name, rejected.row_number, rejected.column, rejected.rule) == ("first.jsonl", 3, "text", "empty")
+    assert (
+        Path(rejected.source_uri).name,
+        rejected.row_number,
+        rejected.column,
+        rejected.rule,
+    ) == ("first.jsonl", 3, "text", "empty")
     assert "text: empty" in traced.rules
-    assert [version.text for version in trace_record(home, "r1", with_text=True).versions] == ["one two", "one"]
+    assert [version.text for version in trace_record(home, "r1", with_text=True).versions] == [
+        "one two",
+        "one",
+    ]
     assert "one two" not in traced.model_dump_json()
 
 
@@ -149,16 +187,25 @@ def test_file_is_traced_to_the_rows_that_rest_on_it(home: Warehouse) -> None:
     assert (traced.n_records, traced.n_authors, traced.n_subjects) == (2, 1, 1)
     assert trace_file(home, "second.jsonl").n_records == 1
     for view in traced.views:
-        assert (view.n_rows, view.n_entities) == rows_with_a_record_of(home, view.view, traced.source_uri)
+        assert (view.n_rows, view.n_entities) == rows_with_a_record_of(
+            home, view.view, traced.source_uri
+        )
 
 
 def rows_with_a_record_of(warehouse: Warehouse, view: str, uri: str) -> tuple[int, int]:
     """Trace every row of a view, and count those that list a record of a file."""
-    rows = pl.read_delta(str(warehouse.folder(f"features.{view}"))).select(KEYS[view], "event_timestamp").unique()
+    rows = (
+        pl.read_delta(str(warehouse.folder(f"features.{view}")))
+        .select(KEYS[view], "event_timestamp")
+        .unique()
+    )
     found = [
         entity
         for entity, instant in rows.iter_rows()
-        if any(record.source_uri == uri for record in trace_feature(warehouse, view, entity, instant).records)
+        if any(
+            record.source_uri == uri
+            for record in trace_feature(warehouse, view, entity, instant).records
+        )
     ]
     return len(found), len(set(found))
 
@@ -178,25 +225,42 @@ def test_staged_records_that_no_view_has_seen_are_not_counted(tmp_path: Path, no
     ("view", "entity", "tamper", "feature"),
     [
         ("author_activity", "ann", pl.col("n_records_7d") + 1, "n_records_7d"),
-        ("author_activity", "ann", pl.col("positive_ratio_lifetime") * 0.5, "positive_ratio_lifetime"),
-        ("author_activity", "ann", pl.col("event_timestamp") + pl.duration(days=30), "n_records_lifetime"),
+        (
+            "author_activity",
+            "ann",
+            pl.col("positive_ratio_lifetime") * 0.5,
+            "positive_ratio_lifetime",
+        ),
+        (
+            "author_activity",
+            "ann",
+            pl.col("event_timestamp") + pl.duration(days=30),
+            "n_records_lifetime",
+        ),
         ("record_quality", "r1", pl.col("n_characters") + 1, "n_characters"),
         ("record_duplicates", "r1", pl.col("dup_cluster_size") + 1, "dup_cluster_size"),
         ("record_quality", "r1", pl.col("event_timestamp") + pl.duration(days=30), "n_words"),
     ],
 )
-def test_tampered_values_do_not_add_up(own_home: Warehouse, view: str, entity: str, tamper: pl.Expr, feature: str) -> None:
+def test_tampered_values_do_not_add_up(
+    own_home: Warehouse, view: str, entity: str, tamper: pl.Expr, feature: str
+) -> None:
     assert trace_feature(own_home, view, entity, at(1.5)).mismatches == []
     for file in own_home.files(f"features.{view}"):
         pl.read_parquet(file).with_columns(tamper).write_parquet(file)
-    assert feature in {line.split()[0] for line in trace_feature(own_home, view, entity, at(1.5)).mismatches}
+    assert feature in {
+        line.split()[0] for line in trace_feature(own_home, view, entity, at(1.5)).mismatches
+    }
 
 
 @pytest.mark.parametrize(
     ("trace", "words"),
     [
         (lambda home: trace_record(home, "R1"), "no record has this id"),
-        (lambda home: trace_feature(home, "author_activity", "Ann", NOW), "knows no such author_id"),
+        (
+            lambda home: trace_feature(home, "author_activity", "Ann", NOW),
+            "knows no such author_id",
+        ),
         (
             lambda home: trace_feature(home, "activity", "ann", NOW),
             "activity: is no feature view; there are record_duplicates, ",
@@ -206,7 +270,9 @@ def test_tampered_values_do_not_add_up(own_home: Warehouse, view: str, entity: s
         (lambda _home: parse_reference("author_activity"), "names no entity"),
     ],
 )
-def test_what_is_not_there_is_said_in_one_line(home: Warehouse, trace: Callable[[Warehouse], Any], words: str) -> None:
+def test_what_is_not_there_is_said_in_one_line(
+    home: Warehouse, trace: Callable[[Warehouse], Any], words: str
+) -> None:
     with pytest.raises(MillraceError, match=words):
         trace(home)
 
@@ -216,18 +282,32 @@ def test_a_home_without_features_says_so(tmp_path: Path, note: Note) -> None:
         trace_record(stage(tmp_path, "first.jsonl", note(gone=False)), "r1")
 
 
-def test_a_view_that_is_declared_since_is_refused_and_no_other(home: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_view_that_is_declared_since_is_refused_and_no_other(
+    home: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     imports = "from transforms.features import Count, GroupBy, days\nfrom transforms.features.entities import author\n"
-    (tmp_path / "more.py").write_text(f'{imports}more = GroupBy("author_more", author, [Count("n_notes")], [days(2)])\n')
+    (tmp_path / "more.py").write_text(
+        f'{imports}more = GroupBy("author_more", author, [Count("n_notes")], [days(2)])\n'
+    )
     monkeypatch.setenv("MILLRACE_FEATURES", str(tmp_path))
     assert trace_feature(home, "author_activity", "ann", at(1.5)).mismatches == []
     assert "author_more" not in {view.view for view in trace_file(home, "first.jsonl").views}
-    with pytest.raises(MillraceError, match=r"features\.author_more: is declared and not computed yet"):
+    with pytest.raises(
+        MillraceError, match=r"features\.author_more: is declared and not computed yet"
+    ):
         trace_feature(home, "author_more", "ann", at(1.5))
 
 
 def test_references_are_taken_apart() -> None:
     assert parse_reference("author_activity:ann") == ("author_activity", None, "ann")
-    assert parse_reference("author_activity:n_words_7d:ann") == ("author_activity", "n_words_7d", "ann")
+    assert parse_reference("author_activity:n_words_7d:ann") == (
+        "author_activity",
+        "n_words_7d",
+        "ann",
+    )
     assert parse_reference("author_activity:urn:ann:1") == ("author_activity", None, "urn:ann:1")
-    assert parse_reference("author_activity:n_words_7d:urn:ann") == ("author_activity", "n_words_7d", "urn:ann")
+    assert parse_reference("author_activity:n_words_7d:urn:ann") == (
+        "author_activity",
+        "n_words_7d",
+        "urn:ann",
+    )

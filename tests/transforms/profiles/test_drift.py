@@ -63,7 +63,9 @@ def load(source: Source, warehouse: Warehouse, **options: bool) -> Account:
 
 
 def statistics(warehouse: Warehouse) -> pl.DataFrame:
-    return pl.read_delta(str(warehouse.folder("profiles.drift"))).sort("load_id", "column", "statistic")
+    return pl.read_delta(str(warehouse.folder("profiles.drift"))).sort(
+        "load_id", "column", "statistic"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,9 @@ def test_twenty_days_of_the_sample_as_they_were_are_still(days: Days) -> None:
     assert len(days.loads) == len(FILES)
     last = days.drift.filter(pl.col("load_id").is_in(days.loads[-N_QUIET:]))
     assert last["load_id"].n_unique() == N_QUIET
-    told = last.filter(pl.col("verdict") != "still").select("load_id", "column", "statistic", "value", "warn", "verdict")
+    told = last.filter(pl.col("verdict") != "still").select(
+        "load_id", "column", "statistic", "value", "warn", "verdict"
+    )
     # vocabulary has no profile in a load of fewer than 20 rows, so it is not in question there
     assert told.rows() == []
     assert last["value"].max() > 0.5  # they do differ, by what is usual in this source
@@ -107,16 +111,27 @@ def in_another_language(rows: pl.DataFrame) -> pl.Series:
         f"Das Gerät {verbs[n % 4]} die Einstellungen nicht, wenn der Benutzer {n} Fenster öffnet und die Anwendung danach schließt."
         for n in range(rows.height)
     ]
-    return pl.select(pl.when(pl.int_range(rows.height) % 5 == 0).then(pl.Series(german)).otherwise(rows["text"])).to_series()
+    return pl.select(
+        pl.when(pl.int_range(rows.height) % 5 == 0).then(pl.Series(german)).otherwise(rows["text"])
+    ).to_series()
 
 
 SHIFTS: dict[str, tuple[Callable[[pl.DataFrame], pl.Series], set[tuple[str, str]], set[str]]] = {
     # what is done to the texts, what must fire, and which columns may
-    "language": (in_another_language, {("language", "psi"), ("language", "js_distance")}, {"language", "vocabulary"}),
-    "length": (lambda rows: rows["text"] + " " + rows["text"], {("n_bytes", "wasserstein")}, {"n_bytes", "n_words"}),
+    "language": (
+        in_another_language,
+        {("language", "psi"), ("language", "js_distance")},
+        {"language", "vocabulary"},
+    ),
+    "length": (
+        lambda rows: rows["text"] + " " + rows["text"],
+        {("n_bytes", "wasserstein")},
+        {"n_bytes", "n_words"},
+    ),
     "boilerplate": (
         lambda rows: (
-            rows["text"] + " This advisory was written by an automated service; kindly contact its operator for further assistance."
+            rows["text"]
+            + " This advisory was written by an automated service; kindly contact its operator for further assistance."
         ),
         {("vocabulary", "js_distance")},
         {"vocabulary", "n_bytes", "n_words"},
@@ -135,10 +150,14 @@ def plant(folder: Path, text: pl.Series) -> None:
 def before(days: Days, tmp_path: Path) -> Iterator[Path]:
     """The home as it was before the planted day; its source takes the day's file in any form."""
     folder = Path(shutil.copytree(days.before, tmp_path / "planted"))
-    for file in (folder / "data" / "cve_events").iterdir():  # elsewhere they would be files that were never loaded
+    for file in (
+        folder / "data" / "cve_events"
+    ).iterdir():  # elsewhere they would be files that were never loaded
         file.unlink()
     document = yaml.safe_load((folder / "cve_events.yaml").read_text())
-    (folder / "cve_events.yaml").write_text(yaml.safe_dump({**document, "uri": "data/cve_events/*.jsonl*"}))
+    (folder / "cve_events.yaml").write_text(
+        yaml.safe_dump({**document, "uri": "data/cve_events/*.jsonl*"})
+    )
     yield folder
     shutil.rmtree(folder)
 
@@ -151,8 +170,13 @@ def test_planted_shift_fires_and_names_its_columns(before: Path, shift: str) -> 
     source, warehouse = home_of(before)
     earlier = staged_loads(warehouse, source.name)
     load(source, warehouse)
-    ((name, rows),) = drifted(warehouse, source.name, staged_loads(warehouse, source.name) - earlier)
-    assert (name.files, name.days) == ([str(before / "data" / "cve_events" / f"{PLANTED}.jsonl")], [PLANTED])
+    ((name, rows),) = drifted(
+        warehouse, source.name, staged_loads(warehouse, source.name) - earlier
+    )
+    assert (name.files, name.days) == (
+        [str(before / "data" / "cve_events" / f"{PLANTED}.jsonl")],
+        [PLANTED],
+    )
     fired = set(rows.select("column", "statistic").rows())
     assert wanted <= fired
     assert {column for column, _ in fired} <= allowed
@@ -163,7 +187,9 @@ def test_stopped_load_leaves_only_its_profile_until_it_is_accepted(before: Path)
     alter, _, _ = SHIFTS["boilerplate"]
     plant(before, alter(rows_of(PLANTED)))
     document = yaml.safe_load((before / "cve_events.yaml").read_text())
-    (before / "cve_events.yaml").write_text(yaml.safe_dump({**document, "drift": {"stop": {"js_distance": 0.5}}}))
+    (before / "cve_events.yaml").write_text(
+        yaml.safe_dump({**document, "drift": {"stop": {"js_distance": 0.5}}})
+    )
     source, warehouse = home_of(before)
     committed = ("staging.records", "staging.repeats", "quarantine.records", "accounting.files")
     versions = {relation: warehouse.versions()[relation] for relation in committed}
@@ -184,7 +210,9 @@ def test_stopped_load_leaves_only_its_profile_until_it_is_accepted(before: Path)
     assert {relation: warehouse.versions()[relation] for relation in committed} == versions
     assert staged_loads(warehouse, source.name) == earlier
     kept = statistics(warehouse)
-    assert kept.filter(verdict="stop").select("column", "statistic").rows() == [("vocabulary", "js_distance")]
+    assert kept.filter(verdict="stop").select("column", "statistic").rows() == [
+        ("vocabulary", "js_distance")
+    ]
     account = load(source, warehouse, accept_drift=True)
     assert account.read == rows_of(PLANTED).height
     assert statistics(warehouse).equals(kept)  # what was judged does not change by being accepted
@@ -197,7 +225,13 @@ DRIFT = {"min_reference_loads": 1, "min_reference_rows": 1, "false_alarms": None
 class Notes:
     """A source of one tiny file a load; `short` texts and `long` ones."""
 
-    def __init__(self, folder: Path, make_source: Callable[..., Source], warehouse: Warehouse, **drift: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        make_source: Callable[..., Source],
+        warehouse: Warehouse,
+        **drift: object,
+    ) -> None:
         (folder / "data").mkdir()
         self.folder, self.warehouse = folder / "data", warehouse
         self.source = make_source(folder / "data", drift={**DRIFT, **drift}, known="at_event")
@@ -215,7 +249,9 @@ class Notes:
             }
             for n in range(n_rows)
         ]
-        (self.folder / f"{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (self.folder / f"{number}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows)
+        )
 
     def load(self, **options: bool) -> Account:
         return load(self.source, self.warehouse, **options)
@@ -226,21 +262,32 @@ class Notes:
 
 
 @pytest.fixture
-def notes(tmp_path: Path, make_source: Callable[..., Source], warehouse: Warehouse) -> Callable[..., Notes]:
+def notes(
+    tmp_path: Path, make_source: Callable[..., Source], warehouse: Warehouse
+) -> Callable[..., Notes]:
     return lambda **drift: Notes(tmp_path, make_source, warehouse, **drift)
 
 
-def test_first_load_has_no_reference_and_the_window_is_of_the_newest(notes: Callable[..., Notes]) -> None:
+def test_first_load_has_no_reference_and_the_window_is_of_the_newest(
+    notes: Callable[..., Notes],
+) -> None:
     home = notes(reference_loads=2)
     for _ in range(4):
         home.add(5)
         home.load()
     assert home.references() == [0, 1, 2, 2]
-    verdicts = statistics(home.warehouse).group_by("load_id", maintain_order=True).agg(pl.col("verdict").unique())["verdict"].to_list()
+    verdicts = (
+        statistics(home.warehouse)
+        .group_by("load_id", maintain_order=True)
+        .agg(pl.col("verdict").unique())["verdict"]
+        .to_list()
+    )
     assert verdicts == [["no_reference"], ["still"], ["still"], ["still"]]
 
 
-def test_loads_that_wait_together_are_judged_one_after_the_other(notes: Callable[..., Notes]) -> None:
+def test_loads_that_wait_together_are_judged_one_after_the_other(
+    notes: Callable[..., Notes],
+) -> None:
     home = notes(stop={"psi": 0.5})
     for _ in range(3):
         home.add(5)
@@ -257,7 +304,9 @@ def test_stopped_load_is_no_reference_and_an_accepted_one_is(notes: Callable[...
     with pytest.raises(DriftError, match="n_bytes psi"):
         home.load()
     home.add(5)
-    with pytest.raises(DriftError, match="n_bytes psi"):  # the one that was stopped stands before it
+    with pytest.raises(
+        DriftError, match="n_bytes psi"
+    ):  # the one that was stopped stands before it
         home.load()
     assert home.load(accept_drift=True).read == 600
     home.add(5)
@@ -284,18 +333,27 @@ def test_accepted_run_that_was_killed_is_finished_without_asking_again(
 
 
 def test_column_may_have_thresholds_of_its_own() -> None:
-    drift = Drift.model_validate({"warn": {"psi": 0.2}, "columns": {"label": {"warn": {"psi": None}, "stop": {"psi": 0.4}}}})
+    drift = Drift.model_validate(
+        {"warn": {"psi": 0.2}, "columns": {"label": {"warn": {"psi": None}, "stop": {"psi": 0.4}}}}
+    )
     assert drift.thresholds("n_bytes", "psi", 0.0) == (0.2, None)
     assert drift.thresholds("label", "psi", 0.0) == (None, 0.4)
     assert Drift().thresholds("n_bytes", "psi", 0.3) == (0.3, None)
     assert Drift(stop=Thresholds(psi=0.2)).thresholds("n_bytes", "psi", 0.3) == (0.3, 0.3)
-    assert Drift(warn=Thresholds(js_distance=0.3)).thresholds("label", "js_distance", 0.1) == (0.3, None)
+    assert Drift(warn=Thresholds(js_distance=0.3)).thresholds("label", "js_distance", 0.1) == (
+        0.3,
+        None,
+    )
 
 
 def test_a_key_that_was_replaced_says_by_what(tmp_path: Path) -> None:
     document = yaml.safe_load((ROOT / "sources" / "cve_events.yaml").read_text())
-    (tmp_path / "source.yaml").write_text(yaml.safe_dump({**document, "drift": {"beyond_usual": 3}}))
-    with pytest.raises(SourceError, match=r"drift\.beyond_usual: is no key any more; .*false_alarms: 0\.02"):
+    (tmp_path / "source.yaml").write_text(
+        yaml.safe_dump({**document, "drift": {"beyond_usual": 3}})
+    )
+    with pytest.raises(
+        SourceError, match=r"drift\.beyond_usual: is no key any more; .*false_alarms: 0\.02"
+    ):
         load_source(tmp_path / "source.yaml")
 
 
@@ -342,16 +400,24 @@ def test_distances_are_those_of_the_formulas() -> None:
     assert js_distance(one, rest) == pytest.approx(np.sqrt(divergence), rel=1e-3)
     values = np.arange(1000).astype(float)
     shifted = spread([0] * 100 + [100_000] * 900)
-    assert wasserstein(shifted, spread([100_000] * 900 + [0] * 100), values) == pytest.approx(100 / 450, rel=0.01)
+    assert wasserstein(shifted, spread([100_000] * 900 + [0] * 100), values) == pytest.approx(
+        100 / 450, rel=0.01
+    )
 
 
 @pytest.mark.parametrize("n_rows", [20, 50, 100, 200, 500, 5000])
 def test_chance_alone_is_below_what_warns(n_rows: int) -> None:
     warn, chance = Drift().warn, np.random.default_rng(n_rows)
     for _ in range(50):
-        rest, one = (np.bincount(np.minimum(chance.geometric(0.2, n), 10), minlength=11).astype(float) for n in (10_000, n_rows))
+        rest, one = (
+            np.bincount(np.minimum(chance.geometric(0.2, n), 10), minlength=11).astype(float)
+            for n in (10_000, n_rows)
+        )
         far = measured(Spread(one, 0, n_rows), Spread(rest, 0, 10_000))
-        words = chance.binomial(10_000, 0.02, 1024).astype(float), chance.binomial(n_rows, 0.02, 1024).astype(float)
+        words = (
+            chance.binomial(10_000, 0.02, 1024).astype(float),
+            chance.binomial(n_rows, 0.02, 1024).astype(float),
+        )
         vocabulary = vocabulary_distance(Spread(words[1], 0, n_rows), Spread(words[0], 0, 10_000))
         assert max(far["psi"], far["psi of numbers"]) < (warn.psi or 0)
         assert max(far["js_distance"], vocabulary) < (warn.js_distance or 0)
@@ -373,13 +439,17 @@ SOURCES: dict[str, Draw] = {
     "days differ": numbers(0.1),
     "days differ much": numbers(0.4),
     "texts grow": lambda chance, day, n: np.exp(chance.normal(6 + 0.01 * day, 1.0, n)),
-    "every seventh day is another": lambda chance, day, n: np.exp(chance.normal(6 + 0.5 * (day % 7 == 6), 1.0, n)),
+    "every seventh day is another": lambda chance, day, n: np.exp(
+        chance.normal(6 + 0.5 * (day % 7 == 6), 1.0, n)
+    ),
 }
 
 
 def profiled(values: np.ndarray, chance: np.random.Generator, day: int) -> pl.DataFrame:
     """Profile a load of numbers, a language, and words."""
-    keys, counts = np.unique(np.ceil(np.log(values) / np.log(1.01 / 0.99)).astype(int), return_counts=True)
+    keys, counts = np.unique(
+        np.ceil(np.log(values) / np.log(1.01 / 0.99)).astype(int), return_counts=True
+    )
     languages = chance.multinomial(len(values), [0.9, 0.08, 0.02])
     words = chance.binomial(len(values), 0.3 / np.arange(1, 200))
     columns = {
@@ -387,9 +457,22 @@ def profiled(values: np.ndarray, chance: np.random.Generator, day: int) -> pl.Da
         "language": ("category", ["en", "de", "fr"], languages),
         "vocabulary": ("vocabulary", [str(word) for word in range(199)], words),
     }
-    load = {"relation": "staging.records", "source": "drawn", "load_id": f"{day:03}", "loaded_timestamp": datetime(2026, 1, 1, tzinfo=UTC)}
+    load = {
+        "relation": "staging.records",
+        "source": "drawn",
+        "load_id": f"{day:03}",
+        "loaded_timestamp": datetime(2026, 1, 1, tzinfo=UTC),
+    }
     rows = [
-        {**load, "column": column, "kind": kind, "n_rows": len(values), "n_null": 0, "bucket_keys": names, "bucket_counts": list(n)}
+        {
+            **load,
+            "column": column,
+            "kind": kind,
+            "n_rows": len(values),
+            "n_null": 0,
+            "bucket_keys": names,
+            "bucket_counts": list(n),
+        }
         for column, (kind, names, n) in columns.items()
     ]
     return pl.DataFrame(rows)
@@ -400,13 +483,30 @@ def judged(loads: list[pl.DataFrame]) -> pl.DataFrame:
     found: list[pl.DataFrame] = []
     sizes = pl.concat(loads).select("load_id", "column", "n_rows")
     for number, load in enumerate(loads):
-        earlier = pl.concat(found).drop_nulls("value").join(sizes, on=["load_id", "column"]) if found else EMPTY
-        found.append(judge(load, pl.concat([load.clear(), *loads[max(number - 28, 0) : number]]), earlier, Drift()))
+        earlier = (
+            pl.concat(found).drop_nulls("value").join(sizes, on=["load_id", "column"])
+            if found
+            else EMPTY
+        )
+        found.append(
+            judge(
+                load,
+                pl.concat([load.clear(), *loads[max(number - 28, 0) : number]]),
+                earlier,
+                Drift(),
+            )
+        )
     return pl.concat(found)
 
 
 EMPTY = pl.DataFrame(
-    schema={"column": pl.String, "statistic": pl.String, "value": pl.Float64, "warn": pl.Float64, "verdict": pl.String}
+    schema={
+        "column": pl.String,
+        "statistic": pl.String,
+        "value": pl.Float64,
+        "warn": pl.Float64,
+        "verdict": pl.String,
+    }
     | dict.fromkeys(("n_rows", "n_reference_loads"), pl.Int64)
 )
 
@@ -422,7 +522,9 @@ def test_days_of_a_source_seldom_warn_and_a_shift_does() -> None:
         shifted = profiled(draw(chance, N_LOADS, 300) * 10, chance, N_LOADS)
         found = judged([*loads, shifted])
         last = found.filter(load_id=shifted["load_id"][0])
-        assert ("n_bytes", "wasserstein", "warn") in last.select("column", "statistic", "verdict").rows(), name
+        assert ("n_bytes", "wasserstein", "warn") in last.select(
+            "column", "statistic", "verdict"
+        ).rows(), name
         quiet = found.filter(pl.col("load_id") != shifted["load_id"][0])
         alarms += quiet.filter(verdict="warn").select(pl.lit(name), "load_id").unique().rows()
         n_judged += quiet.filter(pl.col("verdict") != "no_reference")["load_id"].n_unique()
@@ -435,14 +537,26 @@ def test_what_changed_for_good_warns_a_few_times_only(loads_of_one_kind: int) ->
     """From load 30 on every text is ten times as long; a lone load of such texts warns, and does not hide one that comes after it."""
     chance = np.random.default_rng(loads_of_one_kind)
     far = set(range(30, 30 + loads_of_one_kind)) | {70}
-    loads = [profiled(numbers(0.05)(chance, day, 500) * (10 if day in far else 1), chance, day) for day in range(71)]
-    warned = [int(load_id) for load_id in judged(loads).filter(column="n_bytes", verdict="warn")["load_id"].unique().sort()]
+    loads = [
+        profiled(numbers(0.05)(chance, day, 500) * (10 if day in far else 1), chance, day)
+        for day in range(71)
+    ]
+    warned = [
+        int(load_id)
+        for load_id in judged(loads)
+        .filter(column="n_bytes", verdict="warn")["load_id"]
+        .unique()
+        .sort()
+    ]
     since = [load for load in warned if load >= 30]
     assert since[0] == 30
     assert 70 in since or loads_of_one_kind > 1
     assert len(since) <= 5
 
 
-@pytest.mark.parametrize(("above", "freedom", "t"), [(0.02, 6, 2.612), (0.001, 6, 5.208), (0.001, 40, 3.307), (0.0005, 120, 3.373)])
+@pytest.mark.parametrize(
+    ("above", "freedom", "t"),
+    [(0.02, 6, 2.612), (0.001, 6, 5.208), (0.001, 40, 3.307), (0.0005, 120, 3.373)],
+)
 def test_quantiles_of_student_are_those_of_the_tables(above: float, freedom: int, t: float) -> None:
     assert student_quantile(above, freedom) == pytest.approx(t, rel=0.015)

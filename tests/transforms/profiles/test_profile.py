@@ -16,19 +16,35 @@ from tests.transforms.conftest import KilledError
 from transforms.features.build import featurize
 from transforms.features.views.record_quality import RecordQuality
 from transforms.profiles import profile
-from transforms.profiles.profile import as_profiles, count, merge, quantiles, sketch_values, sketched, store
+from transforms.profiles.profile import (
+    as_profiles,
+    count,
+    merge,
+    quantiles,
+    sketch_values,
+    sketched,
+    store,
+)
 from transforms.schemas.profiles import ColumnProfile
 from transforms.sources.ingest import ingest
 from transforms.sources.source import Source
 from transforms.staging.prepare import Account, prepare
 from transforms.warehouse.tables import Warehouse
 
-NUMBERS = st.lists(st.floats(-1e12, 1e12, allow_nan=False).filter(lambda number: number == 0 or abs(number) > 1e-6), min_size=1)
+NUMBERS = st.lists(
+    st.floats(-1e12, 1e12, allow_nan=False).filter(
+        lambda number: number == 0 or abs(number) > 1e-6
+    ),
+    min_size=1,
+)
 PLANTED = "kingfisher"
 
 
 def counted(numbers: Sequence[float | None]) -> pl.DataFrame:
-    frame = pl.DataFrame({"load_id": ["l"] * len(numbers), "number": numbers}, schema={"load_id": pl.String, "number": pl.Float64})
+    frame = pl.DataFrame(
+        {"load_id": ["l"] * len(numbers), "number": numbers},
+        schema={"load_id": pl.String, "number": pl.Float64},
+    )
     return count(frame.lazy(), ["load_id"], [sketched("number", pl.col("number"))])
 
 
@@ -42,7 +58,9 @@ def test_quantiles_are_told_to_one_percent(numbers: list[float], share: float) -
 
 
 @given(NUMBERS, st.data())
-def test_profiles_of_parts_in_any_order_add_up_to_that_of_the_whole(numbers: list[float], data: st.DataObject) -> None:
+def test_profiles_of_parts_in_any_order_add_up_to_that_of_the_whole(
+    numbers: list[float], data: st.DataObject
+) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(numbers)), max_size=4)))
     parts = [numbers[first:last] for first, last in itertools.pairwise([0, *cuts, len(numbers)])]
     merged = merge([counted(part) for part in data.draw(st.permutations(parts))])
@@ -61,9 +79,17 @@ def profiles(warehouse: Warehouse) -> Callable[[], dict[str, dict[str, Any]]]:
     """The newest load's profile, by column."""
 
     def read() -> dict[str, dict[str, Any]]:
-        rows = pl.read_delta(str(warehouse.folder("profiles.columns"))).filter(relation="staging.records")
+        rows = pl.read_delta(str(warehouse.folder("profiles.columns"))).filter(
+            relation="staging.records"
+        )
         newest = rows.filter(pl.col("loaded_timestamp") == pl.col("loaded_timestamp").max())
-        return {row["column"]: {**row, **dict(zip(row["bucket_keys"], row["bucket_counts"], strict=True))} for row in newest.to_dicts()}
+        return {
+            row["column"]: {
+                **row,
+                **dict(zip(row["bucket_keys"], row["bucket_counts"], strict=True)),
+            }
+            for row in newest.to_dicts()
+        }
 
     return read
 
@@ -81,14 +107,23 @@ def test_load_is_profiled_by_what_became_of_its_rows_and_what_is_in_them(
     rows = [
         note("r1", text="The cat sat on the mat and looked at the garden", label="good"),
         note("r1", text="The cat sat on the mat and looked at the garden", label="good"),
-        note("r2", text="Write to ann@example.com about the garden today", label="bad", written="2026-01-01T09:59:00Z"),
+        note(
+            "r2",
+            text="Write to ann@example.com about the garden today",
+            label="bad",
+            written="2026-01-01T09:59:00Z",
+        ),
         note("r3", text="Die Katze saß auf der Matte und sah in den Garten", subject=None),
         note("r4", written="never"),
     ]
     stage(make_source(write("notes.jsonl", *rows)))
     found = profiles()
     outcome = found["outcome"]
-    assert {key: outcome[key] for key in outcome["bucket_keys"]} == {"staged": 3, "repeat": 1, "quarantined:not_a_time": 1}
+    assert {key: outcome[key] for key in outcome["bucket_keys"]} == {
+        "staged": 3,
+        "repeat": 1,
+        "quarantined:not_a_time": 1,
+    }
     assert (outcome["n_rows"], found["n_bytes"]["n_rows"], found["n_words"]["n_rows"]) == (5, 4, 4)
     assert (found["label"]["good"], found["label"]["bad"], found["label"]["n_null"]) == (2, 1, 1)
     assert (found["subject_id"]["present"], found["subject_id"]["n_null"]) == (3, 1)
@@ -96,14 +131,18 @@ def test_load_is_profiled_by_what_became_of_its_rows_and_what_is_in_them(
     assert (found["language"]["en"], found["language"]["de"], found["script"]["Latn"]) == (3, 1, 4)
     assert (found["pii"]["EMAIL_ADDRESS"], found["pii"]["none"]) == (1, 3)
     late = found["lateness_seconds"]
-    assert quantiles(late["bucket_keys"], late["bucket_counts"], [0, 1]) == pytest.approx([0, 60], rel=0.01)
+    assert quantiles(late["bucket_keys"], late["bucket_counts"], [0, 1]) == pytest.approx(
+        [0, 60], rel=0.01
+    )
     assert "vocabulary" not in found  # of so few texts it would say much about each
 
 
 def test_vocabulary_counts_the_texts_with_a_word_of_a_bucket(
     make_source: MakeSource, write: Write, note: Note, stage: Stage, profiles: Profiles
 ) -> None:
-    rows = [note(f"r{n}", text=f"Garden garden {'heron' if n % 2 else 'stork'}") for n in range(30)] + [note("none", text="123")]
+    rows = [
+        note(f"r{n}", text=f"Garden garden {'heron' if n % 2 else 'stork'}") for n in range(30)
+    ] + [note("none", text="123")]
     stage(make_source(write("notes.jsonl", *rows)))
     vocabulary = profiles()["vocabulary"]
     assert sorted(vocabulary["bucket_counts"]) == [15, 15, 30]
@@ -111,7 +150,12 @@ def test_vocabulary_counts_the_texts_with_a_word_of_a_bucket(
 
 
 def test_what_is_expensive_is_told_of_a_sample_that_is_the_same_every_time(
-    make_source: MakeSource, write: Write, note: Note, stage: Stage, profiles: Profiles, monkeypatch: pytest.MonkeyPatch
+    make_source: MakeSource,
+    write: Write,
+    note: Note,
+    stage: Stage,
+    profiles: Profiles,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(profile, "SAMPLED_ROWS", 40)
     rows = [note(f"r{n}", text="word " * (1 + n % 9)) for n in range(200)]
@@ -126,7 +170,13 @@ def test_what_is_expensive_is_told_of_a_sample_that_is_the_same_every_time(
 def test_labels_that_are_no_names_and_the_rare_ones_of_many_are_hashed(
     make_source: MakeSource, write: Write, note: Note, stage: Stage, profiles: Profiles
 ) -> None:
-    labels = ["call 020 7946 0018", "ann@example.com", "a label so long that it rather is a sentence about somebody", "not bad", "4.5"]
+    labels = [
+        "call 020 7946 0018",
+        "ann@example.com",
+        "a label so long that it rather is a sentence about somebody",
+        "not bad",
+        "4.5",
+    ]
     many = [f"label {chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(300)]
     rows = [note(f"r{n}", label=label) for n, label in enumerate([*labels, *many, *many[:250]])]
     stage(make_source(write("notes.jsonl", *rows)))
@@ -137,8 +187,19 @@ def test_labels_that_are_no_names_and_the_rare_ones_of_many_are_hashed(
     assert sum(label["bucket_counts"]) == len(rows)
 
 
-def test_no_profile_holds_a_text(warehouse: Warehouse, make_source: MakeSource, write: Write, note: Note, stage: Stage) -> None:
-    rows = [note(f"r{n}", text=f"{PLANTED} {n}", label=f"{PLANTED}@example.com", subject=PLANTED, author=PLANTED) for n in range(30)]
+def test_no_profile_holds_a_text(
+    warehouse: Warehouse, make_source: MakeSource, write: Write, note: Note, stage: Stage
+) -> None:
+    rows = [
+        note(
+            f"r{n}",
+            text=f"{PLANTED} {n}",
+            label=f"{PLANTED}@example.com",
+            subject=PLANTED,
+            author=PLANTED,
+        )
+        for n in range(30)
+    ]
     stage(make_source(write("notes.jsonl", *rows, note("x", written=PLANTED), PLANTED.encode())))
     featurize(warehouse, datetime.now(UTC))
     for relation in ("profiles.columns", "profiles.drift"):
@@ -153,7 +214,9 @@ def test_a_publication_of_a_view_is_profiled_once_even_if_its_run_was_killed(
     stage: Stage,
     killed_before: Callable[..., Any],
 ) -> None:
-    source = make_source(write("notes.jsonl", *(note(f"r{n}", text="word " * (n + 1)) for n in range(20))))
+    source = make_source(
+        write("notes.jsonl", *(note(f"r{n}", text="word " * (n + 1)) for n in range(20)))
+    )
     stage(source)
     with killed_before(ColumnProfile):
         featurize(warehouse, datetime(2026, 2, 1, tzinfo=UTC))
@@ -162,19 +225,25 @@ def test_a_publication_of_a_view_is_profiled_once_even_if_its_run_was_killed(
     write("notes.jsonl", note("r20", text="one more"))
     stage(source)
     featurize(warehouse, datetime(2026, 2, 4, tzinfo=UTC))
-    rows = pl.read_delta(str(warehouse.folder("profiles.columns"))).filter(relation=RecordQuality.relation(), column="n_words")
+    rows = pl.read_delta(str(warehouse.folder("profiles.columns"))).filter(
+        relation=RecordQuality.relation(), column="n_words"
+    )
     assert rows.sort("load_id").select("load_id", "n_rows").rows() == [
         ("2026-02-01T00:00:00.000000Z", 20),
         ("2026-02-04T00:00:00.000000Z", 1),
     ]
     words = rows.sort("load_id").row(0, named=True)
-    assert quantiles(words["bucket_keys"], words["bucket_counts"], [0, 1]) == pytest.approx([1, 20], rel=0.01)
+    assert quantiles(words["bucket_keys"], words["bucket_counts"], [0, 1]) == pytest.approx(
+        [1, 20], rel=0.01
+    )
 
 
 def test_rows_of_a_load_take_the_place_of_those_that_stood_there(warehouse: Warehouse) -> None:
     def profiled(load: str, *numbers: float) -> pl.DataFrame:
         loaded = pl.lit(datetime(2026, 1, 1, tzinfo=UTC), pl.Datetime("us", "UTC"))
-        counts = counted(numbers).with_columns(source=pl.lit("notes"), load_id=pl.lit(load), loaded_timestamp=loaded)
+        counts = counted(numbers).with_columns(
+            source=pl.lit("notes"), load_id=pl.lit(load), loaded_timestamp=loaded
+        )
         return as_profiles(counts, "staging.records")
 
     warehouse.create(ColumnProfile)
@@ -186,7 +255,11 @@ def test_rows_of_a_load_take_the_place_of_those_that_stood_there(warehouse: Ware
 
 
 def test_a_killed_run_leaves_one_profile_of_a_load(
-    warehouse: Warehouse, make_source: MakeSource, write: Write, note: Note, monkeypatch: pytest.MonkeyPatch
+    warehouse: Warehouse,
+    make_source: MakeSource,
+    write: Write,
+    note: Note,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = make_source(write("notes.jsonl", note("r1")))
     ingest(source, warehouse)
@@ -204,30 +277,56 @@ def test_a_killed_run_leaves_one_profile_of_a_load(
 
 
 def test_rows_held_back_for_their_fields_are_in_no_profile_but_as_quarantined(
-    write: Callable[..., Path], note: Callable[..., bytes], make_source: Callable[..., Source], warehouse: Warehouse
+    write: Callable[..., Path],
+    note: Callable[..., bytes],
+    make_source: Callable[..., Source],
+    warehouse: Warehouse,
 ) -> None:
     source = make_source(write("data/1.jsonl", note("r1")).parent / "*.jsonl", schema="quarantine")
     ingest(source, warehouse)
     prepare(source, warehouse)
-    write("data/2.jsonl", note("r2", extra=1), note("r3", text="three words here"), note("r4", extra=1))
+    write(
+        "data/2.jsonl",
+        note("r2", extra=1),
+        note("r3", text="three words here"),
+        note("r4", extra=1),
+    )
     ingest(source, warehouse)
-    assert prepare(source, warehouse)._asdict() == {"read": 3, "staged": 1, "duplicates": 0, "quarantined": 2}
+    assert prepare(source, warehouse)._asdict() == {
+        "read": 3,
+        "staged": 1,
+        "duplicates": 0,
+        "quarantined": 2,
+    }
     newest = ColumnProfile.relation()
     with warehouse.connect() as connection:
-        rows = connection.sql(f"select * from {newest} where load_id = (select max(load_id) from {newest})").pl()
-    found = {row["column"]: dict(zip(row["bucket_keys"], row["bucket_counts"], strict=True)) for row in rows.to_dicts()}
+        rows = connection.sql(
+            f"select * from {newest} where load_id = (select max(load_id) from {newest})"
+        ).pl()
+    found = {
+        row["column"]: dict(zip(row["bucket_keys"], row["bucket_counts"], strict=True))
+        for row in rows.to_dicts()
+    }
     assert found["outcome"] == {"staged": 1, "quarantined:unknown_field": 2}
     assert sum(found["n_words"].values()) == 1
 
 
 def test_a_view_of_vectors_has_no_profile(
-    write: Callable[..., Path], note: Callable[..., bytes], make_source: Callable[..., Source], warehouse: Warehouse
+    write: Callable[..., Path],
+    note: Callable[..., bytes],
+    make_source: Callable[..., Source],
+    warehouse: Warehouse,
 ) -> None:
     source = make_source(write("1.jsonl", note("r1")))
     ingest(source, warehouse)
     prepare(source, warehouse)
     featurize(warehouse, datetime(2026, 1, 2, tzinfo=UTC))
     with warehouse.connect() as connection:
-        profiled = {relation for (relation,) in connection.sql(f"select distinct relation from {ColumnProfile.relation()}").fetchall()}
+        profiled = {
+            relation
+            for (relation,) in connection.sql(
+                f"select distinct relation from {ColumnProfile.relation()}"
+            ).fetchall()
+        }
     assert "features.record_text" in profiled
     assert "features.record_vector" not in profiled

@@ -23,7 +23,9 @@ from transforms.sources.source import Source, describe
 MakeSource = Callable[..., Source]
 HEADER = "id,author,subject,written,known,text,label"
 # bytes in which line feeds and the marks of CSV meet more often than in any bytes
-MARKED = st.lists(st.sampled_from([b"\n", b"\r", b'"', b",", b"a", b"\xff", b"\x00"]), max_size=40).map(b"".join)
+MARKED = st.lists(
+    st.sampled_from([b"\n", b"\r", b'"', b",", b"a", b"\xff", b"\x00"]), max_size=40
+).map(b"".join)
 FIELDS = st.text(st.sampled_from('a ,"\n\r\u00e9\U0001f600'), max_size=8)
 
 
@@ -75,7 +77,9 @@ def csv_of(*rows: list[str]) -> str:
 @example(content=b"\n\n")
 @example(content=b"a\r\nb")
 def test_any_bytes_come_back_as_their_lines(read: Read, content: bytes) -> None:
-    assume(b"\0" not in content[:4] and not content.startswith((b"\xff\xfe", b"\xfe\xff")))  # which is refused as UTF-16 or UTF-32
+    assume(
+        b"\0" not in content[:4] and not content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    )  # which is refused as UTF-16 or UTF-32
     lines = content.split(b"\n")
     assert read(content) == (lines[:-1] if lines[-1] == b"" else lines)
 
@@ -88,15 +92,22 @@ def test_compression_changes_nothing(read: Read, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".zst", zst)])
-def test_files_of_several_compressed_parts_are_read_to_their_end(read: Read, suffix: str, pack: Callable[[bytes], bytes]) -> None:
+def test_files_of_several_compressed_parts_are_read_to_their_end(
+    read: Read, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
     assert read(pack(b"a\nb") + pack(b"c\nd\n"), f"a.jsonl{suffix}") == [b"a", b"bc", b"d"]
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".zst", zst)])
 @pytest.mark.parametrize("share", [0.5, 0.99])
-def test_a_compressed_file_cut_short_is_refused(read: Read, suffix: str, pack: Callable[[bytes], bytes], share: float) -> None:
+def test_a_compressed_file_cut_short_is_refused(
+    read: Read, suffix: str, pack: Callable[[bytes], bytes], share: float
+) -> None:
     packed = pack(incompressible(2_000))
-    with pytest.raises(FileRefusedError, match=rf"a\.jsonl\{suffix}: refused, cannot be read to its end \(.+\); deliver it again$"):
+    with pytest.raises(
+        FileRefusedError,
+        match=rf"a\.jsonl\{suffix}: refused, cannot be read to its end \(.+\); deliver it again$",
+    ):
         read(packed[: int(len(packed) * share)], f"a.jsonl{suffix}")
 
 
@@ -114,7 +125,9 @@ def test_an_empty_file_has_no_rows(read: Read, name: str) -> None:
 @pytest.mark.usefixtures("_chunk_bytes")
 @given(rows=st.lists(st.lists(FIELDS, min_size=7, max_size=7), max_size=5))
 @example(rows=[["1", "ann", "tea", "", "", 'she said "no"\r\nand\nleft', ""]])
-def test_csv_records_come_back_unchanged_and_parse_to_their_fields(read: Read, rows: list[list[str]]) -> None:
+def test_csv_records_come_back_unchanged_and_parse_to_their_fields(
+    read: Read, rows: list[list[str]]
+) -> None:
     content = f"{HEADER}\r\n{csv_of(*rows)}".encode()
     payloads = read(content, "a.csv")
     assert b"".join(payload + b"\r\n" for payload in payloads) == content[len(HEADER) + 2 :]
@@ -148,14 +161,29 @@ def test_an_unclosed_quote_costs_only_its_own_line(read: Read, n_after: int) -> 
 
 
 def test_an_unclosed_quote_does_not_swallow_a_quoted_record(read: Read) -> None:
-    broken, plain, quoted = b'1,ann,tea,w,k,"never closed,', b"2,ann,tea,w,k,hi,", b'3,ann,tea,w,k,"a\nb",'
-    assert read(b"\n".join([HEADER.encode(), broken, plain, quoted, plain]), "a.csv") == [broken, plain, quoted, plain]
+    broken, plain, quoted = (
+        b'1,ann,tea,w,k,"never closed,',
+        b"2,ann,tea,w,k,hi,",
+        b'3,ann,tea,w,k,"a\nb",',
+    )
+    assert read(b"\n".join([HEADER.encode(), broken, plain, quoted, plain]), "a.csv") == [
+        broken,
+        plain,
+        quoted,
+        plain,
+    ]
 
 
-def test_a_record_of_more_lines_than_is_believable_falls_apart(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_of_more_lines_than_is_believable_falls_apart(
+    read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reading, "MAX_LINES_OF_A_CSV_RECORD", 3)
     three, four = b'1,ann,tea,w,k,"a\nb\nc",', b'2,ann,tea,w,k,"a\nb\nc\nd",'
-    assert read(b"\n".join([HEADER.encode(), three, four, three]), "a.csv") == [three, *four.split(b"\n"), three]
+    assert read(b"\n".join([HEADER.encode(), three, four, three]), "a.csv") == [
+        three,
+        *four.split(b"\n"),
+        three,
+    ]
 
 
 def test_a_long_field_over_several_lines_stays_one_record(read: Read) -> None:
@@ -166,31 +194,84 @@ def test_a_long_field_over_several_lines_stays_one_record(read: Read) -> None:
 @pytest.mark.parametrize(
     ("content", "lack"),
     [
-        ("<!DOCTYPE html>\n<html>", "has no column 'author': it is HTML or XML; fetch the CSV file itself"),
+        (
+            "<!DOCTYPE html>\n<html>",
+            "has no column 'author': it is HTML or XML; fetch the CSV file itself",
+        ),
         ('{"id": 1}', "has no column 'author': it is JSON; say `format: jsonl`"),
-        ("PK\x03\x04\x14", "has no column 'author': it is a ZIP archive or a workbook; save it as CSV"),
-        (f"sep=;\n{HEADER}", "has no column 'author': its first line, `sep=;`, is for Excel alone; take it out and say `delimiter: ';'`"),
-        (f'"sep=\t"\r\n{HEADER}', "has no column 'author': its first line, `sep=\t`, is for Excel alone"),
-        (HEADER.replace(",", ";"), "has no column 'author': its columns are parted by ';'; say `delimiter: ';'`"),
-        (HEADER.replace(",", "\t"), "has no column 'author': its columns are parted by '\\t'; say `delimiter: '\\t'`"),
-        (HEADER.replace(",", " | "), "has no column 'author': its columns are parted by '|'; say `delimiter: '|'`"),
-        (f"{HEADER}\r1,ann", "has no column 'author': its lines end in carriage returns alone; save it with line feeds"),
-        (f"\r\n{HEADER}", "has no column 'author': its first line is blank; take out the lines above the header"),
-        (f",,,,,,\n{HEADER}", "has no column 'author': its first line is blank; take out the lines above the header"),
-        (HEADER.replace(",", ", "), "has no column 'author': it has ' author', with blanks around it; rename it there or write it so"),
-        (f"\ufeff\ufeff{HEADER}", "has no column 'id': it has '\\ufeffid', alike; rename it there or write it so in the source file"),
-        (HEADER.upper(), "has no column 'author': it has 'AUTHOR', in other letters; rename it there or write it so"),
-        (HEADER.replace("written", "writen"), "has no column 'written': it has 'writen', alike; rename it there or write it so"),
+        (
+            "PK\x03\x04\x14",
+            "has no column 'author': it is a ZIP archive or a workbook; save it as CSV",
+        ),
+        (
+            f"sep=;\n{HEADER}",
+            "has no column 'author': its first line, `sep=;`, is for Excel alone; take it out and say `delimiter: ';'`",
+        ),
+        (
+            f'"sep=\t"\r\n{HEADER}',
+            "has no column 'author': its first line, `sep=\t`, is for Excel alone",
+        ),
+        (
+            HEADER.replace(",", ";"),
+            "has no column 'author': its columns are parted by ';'; say `delimiter: ';'`",
+        ),
+        (
+            HEADER.replace(",", "\t"),
+            "has no column 'author': its columns are parted by '\\t'; say `delimiter: '\\t'`",
+        ),
+        (
+            HEADER.replace(",", " | "),
+            "has no column 'author': its columns are parted by '|'; say `delimiter: '|'`",
+        ),
+        (
+            f"{HEADER}\r1,ann",
+            "has no column 'author': its lines end in carriage returns alone; save it with line feeds",
+        ),
+        (
+            f"\r\n{HEADER}",
+            "has no column 'author': its first line is blank; take out the lines above the header",
+        ),
+        (
+            f",,,,,,\n{HEADER}",
+            "has no column 'author': its first line is blank; take out the lines above the header",
+        ),
+        (
+            HEADER.replace(",", ", "),
+            "has no column 'author': it has ' author', with blanks around it; rename it there or write it so",
+        ),
+        (
+            f"\ufeff\ufeff{HEADER}",
+            "has no column 'id': it has '\\ufeffid', alike; rename it there or write it so in the source file",
+        ),
+        (
+            HEADER.upper(),
+            "has no column 'author': it has 'AUTHOR', in other letters; rename it there or write it so",
+        ),
+        (
+            HEADER.replace("written", "writen"),
+            "has no column 'written': it has 'writen', alike; rename it there or write it so",
+        ),
         (
             HEADER.replace("written", "day"),
             "has no column 'written': it has 'id', 'author', 'subject', 'day', 'known', 'text', 'label'; map one",
         ),
-        (f'"{HEADER}', "has no column 'author': a quote in it is never closed; a header is one line"),
-        ("1,ann,tea,2026-01-01,2026-01-01,a secret,x", "has no column 'author': none of its 7 columns is one that the source reads"),
-        ("id,jo@example.org", "has no column 'author': it has 'id', '<EMAIL_ADDRESS>'; map one of these"),
+        (
+            f'"{HEADER}',
+            "has no column 'author': a quote in it is never closed; a header is one line",
+        ),
+        (
+            "1,ann,tea,2026-01-01,2026-01-01,a secret,x",
+            "has no column 'author': none of its 7 columns is one that the source reads",
+        ),
+        (
+            "id,jo@example.org",
+            "has no column 'author': it has 'id', '<EMAIL_ADDRESS>'; map one of these",
+        ),
     ],
 )
-def test_a_csv_file_of_something_else_is_refused_with_what_it_has_and_the_mend(read: Read, content: str, lack: str) -> None:
+def test_a_csv_file_of_something_else_is_refused_with_what_it_has_and_the_mend(
+    read: Read, content: str, lack: str
+) -> None:
     with pytest.raises(FileRefusedError) as caught:
         read(content.encode(), "a.csv")
     message = str(caught.value)
@@ -206,7 +287,9 @@ def test_a_csv_file_of_something_else_is_refused_with_what_it_has_and_the_mend(r
         (f"{HEADER},,", "two columns of its header have no name; name them"),
     ],
 )
-def test_a_csv_file_with_two_columns_of_one_name_is_refused(read: Read, content: str, said: str) -> None:
+def test_a_csv_file_with_two_columns_of_one_name_is_refused(
+    read: Read, content: str, said: str
+) -> None:
     with pytest.raises(FileRefusedError) as caught:
         read(content.encode(), "a.csv")
     assert str(caught.value).endswith(f"a.csv: refused, {said}")
@@ -217,11 +300,22 @@ def test_a_csv_file_with_two_columns_of_one_name_is_refused(read: Read, content:
     [
         ("latin-1", "utf-8", "it is not text in utf-8; say its `encoding`, e.g. windows-1252"),
         ("utf-8", "windows-1252", "it is text in UTF-8, not in cp1252; say `encoding: utf-8`"),
-        ("utf-16", "utf-8", "is utf-16-le by its first bytes, not utf-8; say `encoding: utf-16-le`"),
+        (
+            "utf-16",
+            "utf-8",
+            "is utf-16-le by its first bytes, not utf-8; say `encoding: utf-16-le`",
+        ),
     ],
 )
-def test_a_csv_header_in_another_encoding_is_refused_with_the_encoding(read: Read, written: str, encoding: str, said: str) -> None:
-    record = {"record_id": "id", "author_id": "author", "event_timestamp": "written", "text": "caf\u00e9"}
+def test_a_csv_header_in_another_encoding_is_refused_with_the_encoding(
+    read: Read, written: str, encoding: str, said: str
+) -> None:
+    record = {
+        "record_id": "id",
+        "author_id": "author",
+        "event_timestamp": "written",
+        "text": "caf\u00e9",
+    }
     with pytest.raises(FileRefusedError, match=re.escape(said)):
         read(f"{HEADER},caf\u00e9".encode(written), "a.csv", record=record, encoding=encoding)
 
@@ -246,12 +340,16 @@ def test_parquet_rows_come_as_json_objects_in_order(read: Read, tmp_path: Path) 
         {
             "id": [1, 2, 3],
             "text": ["a\n", None, '"'],
-            "at": pl.datetime_range(*[pl.datetime(2026, 1, 1)] * 2, eager=True).extend_constant(None, 2),
+            "at": pl.datetime_range(*[pl.datetime(2026, 1, 1)] * 2, eager=True).extend_constant(
+                None, 2
+            ),
         }
     )
     frame = frame.with_columns(zoned=pl.col("at").dt.replace_time_zone("Asia/Tokyo"))
     frame.write_parquet(tmp_path / "source.parquet")
-    rows = [json.loads(row) for row in read((tmp_path / "source.parquet").read_bytes(), "a.parquet")]
+    rows = [
+        json.loads(row) for row in read((tmp_path / "source.parquet").read_bytes(), "a.parquet")
+    ]
     assert [row["id"] for row in rows] == [1, 2, 3]
     assert [row["text"] for row in rows] == ["a\n", None, '"']
     assert (rows[0]["at"], rows[0]["zoned"]) == ("2026-01-01 00:00:00", "2025-12-31 15:00:00+00")

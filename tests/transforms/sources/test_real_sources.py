@@ -53,16 +53,25 @@ def test_a_source_file_is_named_as_its_source(path: Path) -> None:
     assert load_source(path).name == path.stem
 
 
-def test_commits_are_staged_at_the_time_they_were_known(load: Load, shared: Path, stage: Stage, query: Query) -> None:
+def test_commits_are_staged_at_the_time_they_were_known(
+    load: Load, shared: Path, stage: Stage, query: Query
+) -> None:
     years = sorted((shared / "data" / "commits").glob("arrived=199[789].jsonl.zst"))
-    schema = dict.fromkeys(("commit_id", "authored_at", "committed_at", "reverts_sha", "message", "repo", "top_dir"), pl.String)
+    schema = dict.fromkeys(
+        ("commit_id", "authored_at", "committed_at", "reverts_sha", "message", "repo", "top_dir"),
+        pl.String,
+    )
     commits = pl.concat([pl.read_ndjson(year, schema=schema) for year in years])
-    assert stage(load("commits", uri=f"{shared}/data/commits/arrived=199[789].jsonl.zst")) == Account(commits.height, commits.height)
+    assert stage(
+        load("commits", uri=f"{shared}/data/commits/arrived=199[789].jsonl.zst")
+    ) == Account(commits.height, commits.height)
     columns = "strftime({}, '%Y-%m-%dT%H:%M:%SZ')"
     times = f"{columns.format('event_timestamp')}, {columns.format('known_timestamp')}"
     staged = query(f"select record_id, {times}, text, is_positive from staging.records")
     rows = commits.with_columns(is_revert=pl.col("reverts_sha").is_not_null())
-    assert sorted(staged) == sorted(rows.select("commit_id", "authored_at", "committed_at", "message", "is_revert").rows())
+    assert sorted(staged) == sorted(
+        rows.select("commit_id", "authored_at", "committed_at", "message", "is_revert").rows()
+    )
 
 
 @pytest.mark.parametrize("name", TWEETS)
@@ -71,8 +80,12 @@ def test_tweets_are_staged_whole(load: Load, stage: Stage, query: Query, name: s
     assert stage(source) == Account(read=TWEETS[name], staged=TWEETS[name])
     texts = query("select text, attributes from staging.records order by row_number")
     expected = tweets(source)
-    assert [text for text, _ in texts] == [tweet["text"].replace("\r\n", "\n") for tweet in expected]
-    assert [json.loads(attributes) for _, attributes in texts] == [{key: tweet[key] for key in source.attributes} for tweet in expected]
+    assert [text for text, _ in texts] == [
+        tweet["text"].replace("\r\n", "\n") for tweet in expected
+    ]
+    assert [json.loads(attributes) for _, attributes in texts] == [
+        {key: tweet[key] for key in source.attributes} for tweet in expected
+    ]
     assert any("\r" in text for text, _ in texts)
 
 
@@ -84,6 +97,8 @@ def test_tweets_that_are_not_utf8_wait_in_quarantine_until_the_encoding_is_given
     assert stage(load(name, encoding=None)) == Account(n_tweets, n_tweets - n_bad, 0, n_bad)
     assert query("select distinct rule from quarantine.records") == [("not_utf8",)]
     assert replay(load(name), warehouse) == Account(n_bad, n_bad)
-    counts = recount(warehouse).select("n_read", "n_staged", "n_duplicates", "n_quarantined", "adds_up")
+    counts = recount(warehouse).select(
+        "n_read", "n_staged", "n_duplicates", "n_quarantined", "adds_up"
+    )
     assert counts.rows() == [(n_tweets, n_tweets, 0, 0, True)]
     assert query("select count(*) from quarantine.records") == [(0,)]

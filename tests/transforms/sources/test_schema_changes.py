@@ -13,7 +13,12 @@ import pytest
 from transforms.errors import SchemaChangedError, SourceError
 from transforms.schemas.base import Contract
 from transforms.schemas.fields import SourceField
-from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
+from transforms.schemas.staging import (
+    AccountedFile,
+    QuarantinedRecord,
+    RepeatedRecord,
+    StagedRecord,
+)
 from transforms.sources.ingest import ingest
 from transforms.sources.schema_changes import MAX_FIELDS, OTHERS, newest_load, notices
 from transforms.sources.source import Source, describe
@@ -33,9 +38,7 @@ Write = Callable[..., Path]
 
 NAMES = {"author", "id", "known", "label", "subject", "text", "written"}
 DEEP = json.loads("[" * 200 + "]" * 200)
-CHANGED = (
-    "select field, type, sum(n_rows), change from profiles.fields where change <> 'same' and load_id <> $first group by all order by all"
-)
+CHANGED = "select field, type, sum(n_rows), change from profiles.fields where change <> 'same' and load_id <> $first group by all order by all"
 FIRST = "select min(load_id) from raw.records"
 
 
@@ -51,7 +54,10 @@ def again(make_source: MakeSource, tmp_path: Path, **changes: object) -> Source:
 
 
 def test_first_load_defines(first: str, query: Query) -> None:
-    rows = query("select field, type, n_rows, change from profiles.fields where load_id = $first order by all", first=first)
+    rows = query(
+        "select field, type, n_rows, change from profiles.fields where load_id = $first order by all",
+        first=first,
+    )
     assert rows == [(name, "text", 1, "first") for name in sorted(NAMES)]
 
 
@@ -67,7 +73,10 @@ def test_first_load_defines(first: str, query: Query) -> None:
         ({"extra": None}, [("extra", "null", 1, "new")]),
         ({"label": 3}, [("label", "integer", 1, "retyped")]),
         ({"label": True}, [("label", "boolean", 1, "retyped")]),
-        ({"label": True, 'strange "name"': 1.5}, [("label", "boolean", 1, "retyped"), ('strange "name"', "number", 1, "new")]),
+        (
+            {"label": True, 'strange "name"': 1.5},
+            [("label", "boolean", 1, "retyped"), ('strange "name"', "number", 1, "new")],
+        ),
         ({"deep": DEEP}, [("deep", "array", 1, "new")]),
         ({"deep 'name'": DEEP}, [("deep 'name'", "null", 1, "new")]),  # the name alone
     ],
@@ -95,11 +104,22 @@ def test_whole_and_other_numbers_are_one_type(
         write(f"data/{name}.jsonl", note(name, score=value))
         stage(again(make_source, tmp_path))
     told = query("select type, change from profiles.fields where field = 'score' order by load_id")
-    assert told == [("integer", "first"), ("number", "same"), ("number", "same"), ("integer", "same")]
+    assert told == [
+        ("integer", "first"),
+        ("number", "same"),
+        ("number", "same"),
+        ("integer", "same"),
+    ]
 
 
 def test_missing_field_is_told_by_every_load_and_noticed_once(
-    first: str, warehouse: Warehouse, make_source: MakeSource, tmp_path: Path, write: Write, note: Note, stage: Stage
+    first: str,
+    warehouse: Warehouse,
+    make_source: MakeSource,
+    tmp_path: Path,
+    write: Write,
+    note: Note,
+    stage: Stage,
 ) -> None:
     row = {key: value for key, value in json.loads(note("r2")).items() if key != "label"}
     source = again(make_source, tmp_path)
@@ -122,9 +142,18 @@ def test_field_of_the_mapping_that_no_row_has_is_noticed_from_the_first_load(
     assert said.endswith('field "chanel" is missing, though the source file reads it')
 
 
-def test_columns_of_csv_and_parquet_are_fields(make_source: MakeSource, write: Write, tmp_path: Path, stage: Stage, query: Query) -> None:
+def test_columns_of_csv_and_parquet_are_fields(
+    make_source: MakeSource, write: Write, tmp_path: Path, stage: Stage, query: Query
+) -> None:
     stage(
-        make_source(write("a.csv", b"id,author,subject,written,known,text,label,more", b"r1,ann,,2026-01-01,2026-01-01,hi,,x"), name="csv")
+        make_source(
+            write(
+                "a.csv",
+                b"id,author,subject,written,known,text,label,more",
+                b"r1,ann,,2026-01-01,2026-01-01,hi,,x",
+            ),
+            name="csv",
+        )
     )
     table = pa.table(
         {
@@ -154,7 +183,9 @@ def test_columns_of_csv_and_parquet_are_fields(make_source: MakeSource, write: W
     ]
 
 
-def test_other_encodings_have_fields_too(make_source: MakeSource, write: Write, note: Note, stage: Stage, query: Query) -> None:
+def test_other_encodings_have_fields_too(
+    make_source: MakeSource, write: Write, note: Note, stage: Stage, query: Query
+) -> None:
     row = json.dumps({**json.loads(note()), "größe": 1}, ensure_ascii=False).encode("latin-1")
     stage(make_source(write("a.jsonl", row), encoding="latin-1"))
     assert query("select type from profiles.fields where field = 'größe'") == [("integer",)]
@@ -164,7 +195,11 @@ def test_identifiers_in_names_are_masked_and_names_made_of_data_count_as_one(
     make_source: MakeSource, write: Write, note: Note, stage: Stage, query: Query
 ) -> None:
     many = {f"key{number}": 1 for number in range(MAX_FIELDS)}
-    stage(make_source(write("a.jsonl", note("r1", **{"ann.smith@example.org": 1}), note("r2", **many))))
+    stage(
+        make_source(
+            write("a.jsonl", note("r1", **{"ann.smith@example.org": 1}), note("r2", **many))
+        )
+    )
     names = {name for (name,) in query("select field from profiles.fields")}
     assert "<EMAIL_ADDRESS>" in names
     assert not any("smith" in name for name in names)
@@ -173,7 +208,13 @@ def test_identifiers_in_names_are_masked_and_names_made_of_data_count_as_one(
 
 
 def test_frozen_source_stops_before_anything_is_staged_until_it_is_accepted(
-    first: str, warehouse: Warehouse, make_source: MakeSource, tmp_path: Path, write: Write, note: Note, query: Query
+    first: str,
+    warehouse: Warehouse,
+    make_source: MakeSource,
+    tmp_path: Path,
+    write: Write,
+    note: Note,
+    query: Query,
 ) -> None:
     source = again(make_source, tmp_path, schema="freeze")
     write("data/b.jsonl", note("r2", extra=1, label=2), note("r3"))
@@ -192,11 +233,19 @@ def test_frozen_source_stops_before_anything_is_staged_until_it_is_accepted(
     ingest(source, warehouse)
     assert prepare(source, warehouse) == Account(read=1, staged=1)
     assert recount(warehouse)["adds_up"].all()
-    assert query(CHANGED, first=first) == [("extra", "integer", 1, "new"), ("label", "integer", 1, "retyped")]
+    assert query(CHANGED, first=first) == [
+        ("extra", "integer", 1, "new"),
+        ("label", "integer", 1, "retyped"),
+    ]
 
 
 def test_frozen_source_stops_where_a_field_that_it_reads_is_missing(
-    first: str, warehouse: Warehouse, make_source: MakeSource, tmp_path: Path, write: Write, note: Note
+    first: str,
+    warehouse: Warehouse,
+    make_source: MakeSource,
+    tmp_path: Path,
+    write: Write,
+    note: Note,
 ) -> None:
     row = {key: value for key, value in json.loads(note("r2")).items() if key != "subject"}
     write("data/b.jsonl", json.dumps(row).encode())
@@ -204,8 +253,14 @@ def test_frozen_source_stops_where_a_field_that_it_reads_is_missing(
     ingest(source, warehouse)
     with pytest.raises(SchemaChangedError, match='"subject" is missing'):
         prepare(source, warehouse)
-    mapped = {name: name for name in ("text", "label")} | {"record_id": "id", "author_id": "author", "event_timestamp": "written"}
-    assert prepare(again(make_source, tmp_path, schema="freeze", record=mapped), warehouse).staged == 1
+    mapped = {name: name for name in ("text", "label")} | {
+        "record_id": "id",
+        "author_id": "author",
+        "event_timestamp": "written",
+    }
+    assert (
+        prepare(again(make_source, tmp_path, schema="freeze", record=mapped), warehouse).staged == 1
+    )
     assert newest_load(warehouse, "notes") > first
 
 
@@ -228,10 +283,16 @@ def test_rows_with_unknown_fields_are_held_back_and_a_replay_lets_them_in(
     rejections: Rejections,
     query: Query,
 ) -> None:
-    strict, open_ = (again(make_source, tmp_path, schema=policy) for policy in ("quarantine", "evolve"))
+    strict, open_ = (
+        again(make_source, tmp_path, schema=policy) for policy in ("quarantine", "evolve")
+    )
     write("data/b.jsonl", note("r2", extra="x"), note("r3"), note("r4", label=4), b"{")
     assert stage(strict) == Account(read=4, staged=1, quarantined=3)
-    assert rejections() == {1: "extra:unknown_field", 3: "label:retyped_field", 4: "payload:not_json"}
+    assert rejections() == {
+        1: "extra:unknown_field",
+        3: "label:retyped_field",
+        4: "payload:not_json",
+    }
     write("data/c.jsonl", note("r5", extra="x"))  # a row that is held back makes nothing known
     assert stage(strict) == Account(read=1, quarantined=1)
     assert replay(strict, warehouse) == Account(read=4, quarantined=4)
@@ -243,7 +304,12 @@ def test_rows_with_unknown_fields_are_held_back_and_a_replay_lets_them_in(
 
 
 def test_loads_that_are_staged_together_are_held_against_each_other_in_their_order(
-    warehouse: Warehouse, make_source: MakeSource, tmp_path: Path, write: Write, note: Note, rejections: Rejections
+    warehouse: Warehouse,
+    make_source: MakeSource,
+    tmp_path: Path,
+    write: Write,
+    note: Note,
+    rejections: Rejections,
 ) -> None:
     source = make_source(tmp_path / "data", schema="quarantine")
     for name, changes in (("a", {}), ("b", {"extra": 1}), ("c", {})):
@@ -274,12 +340,16 @@ def test_killed_run_is_finished_with_the_fields_of_an_undisturbed_one(
     with killed_before(contract):
         prepare(source, warehouse, accept_schema=True)
     is_held = policy == "quarantine"
-    assert prepare(source, warehouse) == Account(read=2, staged=2 - is_held, quarantined=0 + is_held)
+    assert prepare(source, warehouse) == Account(
+        read=2, staged=2 - is_held, quarantined=0 + is_held
+    )
     assert query(CHANGED, first=first) == [("extra", "integer", 1 - is_held, "new")]
     assert recount(warehouse)["adds_up"].all()
 
 
-@pytest.mark.parametrize("contract", [AccountedFile, RepeatedRecord, StagedRecord, SourceField, QuarantinedRecord])
+@pytest.mark.parametrize(
+    "contract", [AccountedFile, RepeatedRecord, StagedRecord, SourceField, QuarantinedRecord]
+)
 @pytest.mark.usefixtures("first")
 def test_killed_replay_lets_in_once(
     warehouse: Warehouse,
@@ -298,7 +368,9 @@ def test_killed_replay_lets_in_once(
     with killed_before(contract):
         replay(source, warehouse)
     replay(source, warehouse)
-    assert query("select change, sum(n_rows), count(*) from profiles.fields where field = 'extra' group by all") == [("new", 1, 2)]
+    assert query(
+        "select change, sum(n_rows), count(*) from profiles.fields where field = 'extra' group by all"
+    ) == [("new", 1, 2)]
     assert query("select count(*) from staging.records") == [(2,)]
     assert recount(warehouse)["adds_up"].all()
 
@@ -307,16 +379,26 @@ def test_killed_replay_lets_in_once(
 def test_look_at_new_files_tells_what_a_run_would_find(
     warehouse: Warehouse, make_source: MakeSource, tmp_path: Path, write: Write, note: Note
 ) -> None:
-    path = write("data/b.jsonl", note("r2", extra=1), *(note(f"s{number}") for number in range(1_500)))
+    path = write(
+        "data/b.jsonl", note("r2", extra=1), *(note(f"s{number}") for number in range(1_500))
+    )
     file = describe(path, None)
     assert file
     before = warehouse.versions()
     looked = look_at_fields(again(make_source, tmp_path, schema="freeze"), warehouse, [file])
-    assert (looked.n_rows, looked.n_files, looked.changes) == (1_000, 1, ['"extra" is new (integer)'])
+    assert (looked.n_rows, looked.n_files, looked.changes) == (
+        1_000,
+        1,
+        ['"extra" is new (integer)'],
+    )
     assert len(looked.stops) == 1
     assert warehouse.versions() == before
 
 
-def test_unknown_policy_is_a_mistake_in_the_source_file(make_source: MakeSource, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="schema: input should be 'evolve', 'freeze' or 'quarantine'"):
+def test_unknown_policy_is_a_mistake_in_the_source_file(
+    make_source: MakeSource, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        SourceError, match="schema: input should be 'evolve', 'freeze' or 'quarantine'"
+    ):
         make_source(tmp_path, schema="strict")

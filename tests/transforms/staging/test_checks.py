@@ -24,7 +24,15 @@ from transforms.sources.ingest import ingest
 from transforms.sources.source import Source
 from transforms.sql import model
 from transforms.staging.accounting import recount
-from transforms.staging.checks import MENDS, MIN_ROWS, day_order, kind_of, notices, waiting, without_values
+from transforms.staging.checks import (
+    MENDS,
+    MIN_ROWS,
+    day_order,
+    kind_of,
+    notices,
+    waiting,
+    without_values,
+)
 from transforms.staging.prepare import Account, mapping_digest, prepare
 from transforms.staging.quarantine import replay
 from transforms.warehouse.tables import Warehouse
@@ -49,7 +57,10 @@ def stopped(source: Source, warehouse: Warehouse) -> str:
     ingest(source, warehouse)
     with pytest.raises(ChecksError) as caught:
         prepare(source, warehouse)
-    assert {relation: warehouse.n_rows(relation) for relation in ("staging.records", "quarantine.records", "accounting.files")} == {
+    assert {
+        relation: warehouse.n_rows(relation)
+        for relation in ("staging.records", "quarantine.records", "accounting.files")
+    } == {
         "staging.records": 0,
         "quarantine.records": 0,
         "accounting.files": 0,
@@ -69,12 +80,16 @@ def plain() -> Iterator[duckdb.DuckDBPyConnection]:
 @pytest.fixture(scope="module")
 def tweets(shared: Path) -> list[dict[str, str]]:
     """The first tweets of a real file: ids of 18 digits, several tweets a second, most authors once."""
-    text = gzip.decompress((shared / "data" / "tweets_csv" / "mayweather-mcgregor_tweets.csv.gz").read_bytes()).decode()
+    text = gzip.decompress(
+        (shared / "data" / "tweets_csv" / "mayweather-mcgregor_tweets.csv.gz").read_bytes()
+    ).decode()
     return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))[:N_TWEETS]
 
 
 @pytest.fixture
-def tweets_with(tweets: list[dict[str, str]], tmp_path: Path, make_source: MakeSource) -> Callable[..., Source]:
+def tweets_with(
+    tweets: list[dict[str, str]], tmp_path: Path, make_source: MakeSource
+) -> Callable[..., Source]:
     """A source of the tweets, their ids written by `cut`."""
 
     def make(cut: Callable[[int], str], record_id: str = "id") -> Source:
@@ -82,7 +97,12 @@ def tweets_with(tweets: list[dict[str, str]], tmp_path: Path, make_source: MakeS
             writer = csv.DictWriter(file, tweets[0])
             writer.writeheader()
             writer.writerows({**tweet, "id": cut(int(tweet["id"]))} for tweet in tweets)
-        record = {"record_id": record_id, "author_id": "screen_name", "event_timestamp": "created_at", "text": "text"}
+        record = {
+            "record_id": record_id,
+            "author_id": "screen_name",
+            "event_timestamp": "created_at",
+            "text": "text",
+        }
         return make_source(tmp_path / "tweets.csv", known="at_event", record=record)
 
     return make
@@ -93,9 +113,14 @@ def test_ids_that_a_spreadsheet_cut_stop_the_load_until_another_key_is_mapped(
 ) -> None:
     said = stopped(tweets_with("{:.5E}".format), warehouse)
     assert "1,500 of 1,500 rows (100.0%) are rejected" in said
-    assert f"record_id: exponent_form (1,500 rows; {MENDS['exponent_form']}) (first row 1 of tweets.csv)" in said
+    assert (
+        f"record_id: exponent_form (1,500 rows; {MENDS['exponent_form']}) (first row 1 of tweets.csv)"
+        in said
+    )
     # the file itself is as it was: only the mapping is mended, and what is loaded already is staged
-    assert load(tweets_with("{:.5E}".format, record_id="link"), warehouse) == Account(read=N_TWEETS, staged=N_TWEETS)
+    assert load(tweets_with("{:.5E}".format, record_id="link"), warehouse) == Account(
+        read=N_TWEETS, staged=N_TWEETS
+    )
 
 
 def test_ids_that_strangers_share_stop_the_load_until_it_is_accepted(
@@ -104,10 +129,15 @@ def test_ids_that_strangers_share_stop_the_load_until_it_is_accepted(
     source = tweets_with(lambda number: str(number // 10**12 * 10**12))
     said = stopped(source, warehouse)
     assert re.search(r"record_id is no key in 1,\d+ of 1,500 rows \((9\d\.\d|100\.0)%\)", said)
-    assert waiting(warehouse)[0].startswith(f"notes: load {query('select load_id from profiles.checks')[0][0]} waits")
+    assert waiting(warehouse)[0].startswith(
+        f"notes: load {query('select load_id from profiles.checks')[0][0]} waits"
+    )
     assert load(source, warehouse, accept_load=True).read == N_TWEETS
     assert waiting(warehouse) == []
-    assert "record_id is no key" in notices(warehouse, "notes", {query("select load_id from accounting.files")[0][0]})[0]
+    assert (
+        "record_id is no key"
+        in notices(warehouse, "notes", {query("select load_id from accounting.files")[0][0]})[0]
+    )
 
 
 def test_numbers_that_begin_again_with_every_file_are_no_key(
@@ -115,13 +145,18 @@ def test_numbers_that_begin_again_with_every_file_are_no_key(
 ) -> None:
     def month(number: int) -> list[bytes]:
         at = f"2026-0{number}-01T10:00:00Z"
-        return [note(f"ticket {n}", author=f"a{number}{n}", text=f"t{number}{n}", written=at, known=at) for n in range(20)]
+        return [
+            note(f"ticket {n}", author=f"a{number}{n}", text=f"t{number}{n}", written=at, known=at)
+            for n in range(20)
+        ]
 
     source = make_source(write("data/1.jsonl", *month(1)).parent)
     assert load(source, warehouse).staged == 20
     write("data/2.jsonl", *month(2))
     ingest(source, warehouse)
-    with pytest.raises(ChecksError, match=r"record_id is no key in 20 of 20 rows \(100\.0%\): 20 ids"):
+    with pytest.raises(
+        ChecksError, match=r"record_id is no key in 20 of 20 rows \(100\.0%\): 20 ids"
+    ):
         prepare(source, warehouse)
     assert warehouse.n_rows("staging.records") == 20
 
@@ -131,21 +166,37 @@ def test_updates_of_one_author_and_redeliveries_are_no_collisions(
 ) -> None:
     days = [f"2026-01-{day:02}T10:00:00Z" for day in range(1, 21)]
     updates = [note("r1", text=f"text {day}", written=day, known=day) for day in days]
-    other_editor = [note("r2", author=f"a{day}", text="same", written=day, known=day) for day in days]
-    assert load(make_source(write("a.jsonl", *updates, *updates, *other_editor)), warehouse).staged == 40
-    assert query("select n_broken, verdict from profiles.checks where \"check\" = 'collisions'") == [(0, "still")]
+    other_editor = [
+        note("r2", author=f"a{day}", text="same", written=day, known=day) for day in days
+    ]
+    assert (
+        load(make_source(write("a.jsonl", *updates, *updates, *other_editor)), warehouse).staged
+        == 40
+    )
+    assert query(
+        "select n_broken, verdict from profiles.checks where \"check\" = 'collisions'"
+    ) == [(0, "still")]
 
 
 @settings(max_examples=100)
 @given(
-    st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=12, unique=True),
+    st.lists(
+        st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(0, 3), st.integers(0, 2)),
+        min_size=1,
+        max_size=12,
+        unique=True,
+    ),
     st.randoms(use_true_random=False),
 )
 def test_collisions_do_not_depend_on_the_order_of_rows(
     plain: duckdb.DuckDBPyConnection, rows: list[tuple[int, int, int, int]], random: Any
 ) -> None:
     def count(ordered: list[tuple[int, int, int, int]]) -> list[Any]:
-        frame = pl.DataFrame(ordered, ["author_hash", "text_hash", "event_timestamp", "known_timestamp"], orient="row")
+        frame = pl.DataFrame(
+            ordered,
+            ["author_hash", "text_hash", "event_timestamp", "known_timestamp"],
+            orient="row",
+        )
         frame = frame.with_columns(
             content_digest=pl.concat_str("author_hash", "text_hash", separator=" "),
             known_timestamp=pl.col("event_timestamp") + pl.col("known_timestamp"),
@@ -169,35 +220,70 @@ ORDERS = {
 YEAR = [date(2024, 1, 1) + timedelta(days=number) for number in range(0, 364, 3)]
 
 
-@pytest.mark.parametrize(("case", "reader"), [*((case, "strptime") for case in ORDERS), ("days first, read as months", "try_strptime")])
+@pytest.mark.parametrize(
+    ("case", "reader"),
+    [*((case, "strptime") for case in ORDERS), ("days first, read as months", "try_strptime")],
+)
 def test_dates_read_in_the_wrong_order_stop_the_load_and_in_the_right_one_pass(
-    make_source: MakeSource, new_home: Callable[[], Warehouse], write: Write, note: Note, case: str, reader: str
+    make_source: MakeSource,
+    new_home: Callable[[], Warehouse],
+    write: Write,
+    note: Note,
+    case: str,
+    reader: str,
 ) -> None:
     written, read, number = ORDERS[case]
-    file = write("a.jsonl", *(note(f"r{n}", written=day.strftime(written), known="2026-01-01") for n, day in enumerate(YEAR)))
+    file = write(
+        "a.jsonl",
+        *(
+            note(f"r{n}", written=day.strftime(written), known="2026-01-01")
+            for n, day in enumerate(YEAR)
+        ),
+    )
 
     def source(order: str) -> Source:
-        return make_source(file, record={**RECORD, "event_timestamp": f"{reader}(written, '{order}')"}, max_quarantined_ratio=1)
+        return make_source(
+            file,
+            record={**RECORD, "event_timestamp": f"{reader}(written, '{order}')"},
+            max_quarantined_ratio=1,
+        )
 
     n_low = sum(day.day <= 12 for day in YEAR)
     home = new_home()
     said = stopped(source(read), home)
-    assert f"event_timestamp: day and month are read in the wrong order: {len(YEAR) - n_low} dates fail" in said
+    assert (
+        f"event_timestamp: day and month are read in the wrong order: {len(YEAR) - n_low} dates fail"
+        in said
+    )
     assert f"all with a {number} number above 12, and {n_low} that pass may be wrong" in said
     assert load(source(written), home) == Account(read=len(YEAR), staged=len(YEAR))
 
 
-def test_known_times_in_the_wrong_order_stop_the_load_too(make_source: MakeSource, warehouse: Warehouse, write: Write, note: Note) -> None:
-    lines = [note(f"r{n}", written="2024-01-01", known=day.strftime("%d/%m/%Y")) for n, day in enumerate(YEAR)]
-    source = make_source(write("a.jsonl", *lines), known={"column": "strptime(known, '%m/%d/%Y')"}, max_quarantined_ratio=1)
-    assert "known_timestamp: day and month are read in the wrong order" in stopped(source, warehouse)
+def test_known_times_in_the_wrong_order_stop_the_load_too(
+    make_source: MakeSource, warehouse: Warehouse, write: Write, note: Note
+) -> None:
+    lines = [
+        note(f"r{n}", written="2024-01-01", known=day.strftime("%d/%m/%Y"))
+        for n, day in enumerate(YEAR)
+    ]
+    source = make_source(
+        write("a.jsonl", *lines),
+        known={"column": "strptime(known, '%m/%d/%Y')"},
+        max_quarantined_ratio=1,
+    )
+    assert "known_timestamp: day and month are read in the wrong order" in stopped(
+        source, warehouse
+    )
 
 
 @pytest.mark.parametrize(
     "dates",
     [
-        ["13/02/2024"] * (MIN_ROWS - 1) + ["02/13/2024"] * 50 + ["02/03/2024"] * 50,  # a few slips of the pen
-        ["13/02/2024", "99/99/2024", "00/00/2024"] * 5 + ["02/03/2024"] * 50,  # more that is no date at all
+        ["13/02/2024"] * (MIN_ROWS - 1)
+        + ["02/13/2024"] * 50
+        + ["02/03/2024"] * 50,  # a few slips of the pen
+        ["13/02/2024", "99/99/2024", "00/00/2024"] * 5
+        + ["02/03/2024"] * 50,  # more that is no date at all
         ["13/02/2024", "2024-02-03", "soon"] * 5 + ["02/13/2024"] * 50,  # none that may be wrong
     ],
 )
@@ -210,8 +296,14 @@ def test_other_dates_that_fail_are_quarantined_and_stop_nothing(
 
 
 @settings(max_examples=200)
-@given(st.dates(date(1971, 1, 1)), st.sampled_from("-/. "), st.sampled_from(["", " 10:30", "T23:59:01Z"]))
-def test_a_day_is_told_from_a_month_only_where_it_is_above_12(day: date, separator: str, time: str) -> None:
+@given(
+    st.dates(date(1971, 1, 1)),
+    st.sampled_from("-/. "),
+    st.sampled_from(["", " 10:30", "T23:59:01Z"]),
+)
+def test_a_day_is_told_from_a_month_only_where_it_is_above_12(
+    day: date, separator: str, time: str
+) -> None:
     forms = {"first": "%d_%m_%Y", "second": "%m_%d_%Y"}
     for number, form in forms.items():
         written = day.strftime(form).replace("_", separator) + time
@@ -222,14 +314,21 @@ def test_a_day_is_told_from_a_month_only_where_it_is_above_12(day: date, separat
 def test_a_load_that_is_nearly_all_rejected_is_staged_once_the_source_file_is_mended(
     make_source: MakeSource, warehouse: Warehouse, write: Write, note: Note, query: Query
 ) -> None:
-    file = write("a.jsonl", *(note(f"r{n}", author=None, writer="ann") for n in range(20)), note("good"))
+    file = write(
+        "a.jsonl", *(note(f"r{n}", author=None, writer="ann") for n in range(20)), note("good")
+    )
     said = stopped(make_source(file), warehouse)
-    assert "20 of 21 rows (95.2%) are rejected (max_quarantined_ratio 50%): author_id: not_nullable (20 rows; map a" in said
+    assert (
+        "20 of 21 rows (95.2%) are rejected (max_quarantined_ratio 50%): author_id: not_nullable (20 rows; map a"
+        in said
+    )
     assert "waits, nothing of it is staged" in waiting(warehouse)[0]
     mended = make_source(file, record={**RECORD, "author_id": "coalesce(writer, author)"})
     assert load(mended, warehouse) == Account(read=21, staged=21)
     assert waiting(warehouse) == []
-    assert query("select verdict from profiles.checks where \"check\" = 'quarantined'") == [("still",)]
+    assert query("select verdict from profiles.checks where \"check\" = 'quarantined'") == [
+        ("still",)
+    ]
     assert prepare(mended, warehouse) == Account()
 
 
@@ -239,8 +338,12 @@ def test_a_load_that_is_accepted_is_quarantined_and_replayed_as_ever(
     file = write("a.jsonl", *(note(f"r{n}", author=None, writer="ann") for n in range(20)))
     source = make_source(file)
     assert load(source, warehouse, accept_load=True) == Account(read=20, quarantined=20)
-    assert query("select verdict from profiles.checks where \"check\" = 'quarantined'") == [("stop",)]
-    assert replay(make_source(file, record={**RECORD, "author_id": "writer"}), warehouse) == Account(read=20, staged=20)
+    assert query("select verdict from profiles.checks where \"check\" = 'quarantined'") == [
+        ("stop",)
+    ]
+    assert replay(
+        make_source(file, record={**RECORD, "author_id": "writer"}), warehouse
+    ) == Account(read=20, staged=20)
 
 
 @pytest.mark.parametrize(
@@ -267,19 +370,29 @@ def test_shares_of_rejected_rows_warn_and_stop_as_the_source_file_says(
     changes: dict[str, float],
     verdict: str,
 ) -> None:
-    file = write("a.jsonl", *(note(f"b{n}", text=None) for n in range(n_bad)), *(note(f"g{n}") for n in range(n_good)))
+    file = write(
+        "a.jsonl",
+        *(note(f"b{n}", text=None) for n in range(n_bad)),
+        *(note(f"g{n}") for n in range(n_good)),
+    )
     source = make_source(file, **changes)
     if verdict == "stop":
         assert "text: empty" in stopped(source, warehouse)
     else:
-        assert load(source, warehouse) == Account(read=n_bad + n_good, staged=n_good, quarantined=n_bad)
-    assert query("select verdict, n_broken, n_rows from profiles.checks where \"check\" = 'quarantined'") == [
-        (verdict, n_bad, n_bad + n_good)
-    ]
+        assert load(source, warehouse) == Account(
+            read=n_bad + n_good, staged=n_good, quarantined=n_bad
+        )
+    assert query(
+        "select verdict, n_broken, n_rows from profiles.checks where \"check\" = 'quarantined'"
+    ) == [(verdict, n_bad, n_bad + n_good)]
 
 
 def test_a_stopped_load_that_was_accepted_and_killed_is_finished_without_asking_again(
-    make_source: MakeSource, warehouse: Warehouse, write: Write, note: Note, killed_before: Callable[..., Any]
+    make_source: MakeSource,
+    warehouse: Warehouse,
+    write: Write,
+    note: Note,
+    killed_before: Callable[..., Any],
 ) -> None:
     source = make_source(write("a.jsonl", *(note(f"r{n}", text=None) for n in range(20))))
     ingest(source, warehouse)
@@ -289,7 +402,9 @@ def test_a_stopped_load_that_was_accepted_and_killed_is_finished_without_asking_
     assert recount(warehouse)["adds_up"].all()
 
 
-def test_rows_that_are_held_back_by_choice_stop_nothing(make_source: MakeSource, warehouse: Warehouse, write: Write, note: Note) -> None:
+def test_rows_that_are_held_back_by_choice_stop_nothing(
+    make_source: MakeSource, warehouse: Warehouse, write: Write, note: Note
+) -> None:
     source = make_source(write("data/1.jsonl", note("r1")).parent, schema="quarantine")
     load(source, warehouse)
     write("data/2.jsonl", *(note(f"n{n}", extra=1) for n in range(20)))
@@ -299,23 +414,33 @@ def test_rows_that_are_held_back_by_choice_stop_nothing(make_source: MakeSource,
 def test_a_replay_that_would_make_one_record_of_many_is_stopped(
     make_source: MakeSource, warehouse: Warehouse, write: Write, note: Note
 ) -> None:
-    lines = [note(None, author=f"a{n}", text=f"t{n}", written=f"2026-01-01T10:00:{n:02}Z") for n in range(20)]
+    lines = [
+        note(None, author=f"a{n}", text=f"t{n}", written=f"2026-01-01T10:00:{n:02}Z")
+        for n in range(20)
+    ]
     file = write("a.jsonl", *lines)
     load(make_source(file), warehouse, accept_load=True)
     merged = make_source(file, record={**RECORD, "record_id": "'one'"})
     with pytest.raises(
-        ChecksError, match=r"record_id is no key in 20 of 20 rows .* millrace quarantine replay --source FILE --accept-load"
+        ChecksError,
+        match=r"record_id is no key in 20 of 20 rows .* millrace quarantine replay --source FILE --accept-load",
     ):
         replay(merged, warehouse)
     assert warehouse.n_rows("quarantine.records") == 20
     assert replay(merged, warehouse, accept_load=True).read == 20
 
 
-def two_sources(make_source: MakeSource, write: Write, note: Note, ids: str | None) -> Iterator[Source]:
+def two_sources(
+    make_source: MakeSource, write: Write, note: Note, ids: str | None
+) -> Iterator[Source]:
     """Two sources, each with a record 1 of its own."""
     for name in ("tickets", "calls"):
         changes = {} if ids is None else {"ids": ids}
-        yield make_source(write(f"{name}.jsonl", note(1, author=name, text=name), note(name)), name=name, **changes)
+        yield make_source(
+            write(f"{name}.jsonl", note(1, author=name, text=name), note(name)),
+            name=name,
+            **changes,
+        )
 
 
 def test_ids_of_another_source_stop_the_load_until_the_source_file_says_whose_they_are(
@@ -329,7 +454,12 @@ def test_ids_of_another_source_stop_the_load_until_the_source_file_says_whose_th
         prepare(second, warehouse)
     _, second = two_sources(make_source, write, note, "own")
     assert load(second, warehouse) == Account(read=2, staged=2)
-    assert query("select record_id from staging.records order by all") == [("1",), ("calls:1",), ("calls:calls",), ("tickets",)]
+    assert query("select record_id from staging.records order by all") == [
+        ("1",),
+        ("calls:1",),
+        ("calls:calls",),
+        ("tickets",),
+    ]
 
 
 def test_shared_ids_are_about_the_same_records(
@@ -343,7 +473,9 @@ def test_shared_ids_are_about_the_same_records(
 def test_an_empty_id_is_none_in_a_source_with_ids_of_its_own(
     make_source: MakeSource, warehouse: Warehouse, write: Write, note: Note
 ) -> None:
-    assert load(make_source(write("a.jsonl", note("")), ids="own"), warehouse) == Account(read=1, quarantined=1)
+    assert load(make_source(write("a.jsonl", note("")), ids="own"), warehouse) == Account(
+        read=1, quarantined=1
+    )
 
 
 FAILING = {
@@ -357,14 +489,21 @@ FAILING = {
 
 @pytest.mark.parametrize("expression", FAILING)
 def test_an_expression_that_fails_says_on_what_and_why_and_never_the_value(
-    make_source: MakeSource, warehouse: Warehouse, write: Write, note: Note, query: Query, expression: str
+    make_source: MakeSource,
+    warehouse: Warehouse,
+    write: Write,
+    note: Note,
+    query: Query,
+    expression: str,
 ) -> None:
     lines = [note("r1", written="31.99.SECRET", text="secret two"), note("r2", written=None)]
     source = make_source(write("a.jsonl", *lines), record={**RECORD, "event_timestamp": expression})
     assert load(source, warehouse) == Account(read=2, quarantined=2)
     rules = query("select row_number, rule, digest is null from quarantine.records order by all")
     assert rules == [(1, "expression_failed", True), (2, "not_nullable", True)]
-    (reason,) = [row[0] for row in query("select reason from profiles.checks where \"check\" = 'expression'")]
+    (reason,) = [
+        row[0] for row in query("select reason from profiles.checks where \"check\" = 'expression'")
+    ]
     assert reason.startswith("event_timestamp: the expression fails in 1 of 2 rows (50.0%): ")
     assert "written is text of 12 characters like '99.99.aaaaaa'" in reason
     assert not re.search(r"secret|two\b|\b31\b", reason, re.IGNORECASE)
@@ -375,23 +514,48 @@ def test_an_expression_that_finds_nothing_has_not_failed(
     make_source: MakeSource, warehouse: Warehouse, write: Write, note: Note, query: Query
 ) -> None:
     record = {**RECORD, "author_id": "nullif(author, 'nobody')"}
-    assert load(make_source(write("a.jsonl", note("r1"), note("r2", author="nobody")), record=record), warehouse).quarantined == 1
+    assert (
+        load(
+            make_source(write("a.jsonl", note("r1"), note("r2", author="nobody")), record=record),
+            warehouse,
+        ).quarantined
+        == 1
+    )
     assert query('select "column", rule from quarantine.records') == [("author_id", "not_nullable")]
 
 
 @settings(max_examples=200)
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=30), min_size=1, max_size=2))
-def test_no_message_holds_a_word_of_a_value(plain: duckdb.DuckDBPyConnection, values: list[str]) -> None:
+@given(
+    st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=30),
+        min_size=1,
+        max_size=2,
+    )
+)
+def test_no_message_holds_a_word_of_a_value(
+    plain: duckdb.DuckDBPyConnection, values: list[str]
+) -> None:
     row = ", ".join(f"$v{number} as c{number}" for number in range(len(values)))
     given_values = {f"v{number}": value for number, value in enumerate(values)}
-    for expression in ("c0::int", "strptime(c0, '%Y')", "reverse(c0)::int", "upper(c0)::timestamp", "c0::json->'a'"):
+    for expression in (
+        "c0::int",
+        "strptime(c0, '%Y')",
+        "reverse(c0)::int",
+        "upper(c0)::timestamp",
+        "c0::json->'a'",
+    ):
         try:
             plain.execute(f"select {expression} from (select {row})", given_values).fetchall()
         except (duckdb.Error, UnicodeDecodeError) as error:
             said = without_values(error, expression, values)
             told = {word.lower() for word in re.findall(r"\w+", said)}
-            known = {word.lower() for word in re.findall(r"\w+", f"{expression} {str(error).partition(':')[0]}")}
-            assert not told & ({word.lower() for value in values for word in re.findall(r"\w+", value)} - known), said
+            known = {
+                word.lower()
+                for word in re.findall(r"\w+", f"{expression} {str(error).partition(':')[0]}")
+            }
+            assert not told & (
+                {word.lower() for value in values for word in re.findall(r"\w+", value)} - known
+            ), said
     assert not re.search(r"[^aA9 -~]", kind_of(values[0]))
 
 
@@ -408,18 +572,33 @@ def test_numbers_since_1970_are_read_in_the_unit_that_is_said(
     make_source: MakeSource, warehouse: Warehouse, write: Write, note: Note, query: Query, unit: str
 ) -> None:
     whole, part, instant = EPOCHS[unit]
-    other = next(EPOCHS[name][0] for name in EPOCHS if abs(list(EPOCHS).index(name) - list(EPOCHS).index(unit)) == 1)
-    lines = [note("r1", written=int(whole), known=whole), note("r2", written=whole, known=part), note("r3", written=other, known=whole)]
+    other = next(
+        EPOCHS[name][0]
+        for name in EPOCHS
+        if abs(list(EPOCHS).index(name) - list(EPOCHS).index(unit)) == 1
+    )
+    lines = [
+        note("r1", written=int(whole), known=whole),
+        note("r2", written=whole, known=part),
+        note("r3", written=other, known=whole),
+    ]
     lines += [
         note("r4", written="2026-01-01", known=whole),
         note("r5", written="NaN", known=whole),
         note("r6", written=whole, known="9" * 30),
     ]
     record = {**RECORD, "event_timestamp": {"column": "written", "unit": unit}}
-    source = make_source(write("a.jsonl", *lines), record=record, known={"column": "known", "unit": unit})
+    source = make_source(
+        write("a.jsonl", *lines), record=record, known={"column": "known", "unit": unit}
+    )
     assert load(source, warehouse) == Account(read=6, staged=2, quarantined=4)
-    times = query("select event_timestamp::varchar, known_timestamp::varchar from staging.records order by record_id")
-    assert times == [("2026-01-01 10:00:00+00", "2026-01-01 10:00:00+00"), ("2026-01-01 10:00:00+00", instant)]
+    times = query(
+        "select event_timestamp::varchar, known_timestamp::varchar from staging.records order by record_id"
+    )
+    assert times == [
+        ("2026-01-01 10:00:00+00", "2026-01-01 10:00:00+00"),
+        ("2026-01-01 10:00:00+00", instant),
+    ]
     rules = dict(query("select row_number, rule from quarantine.records"))
     assert rules.pop(3) in {"not_in_unit", "beyond_tomorrow", "not_a_time"}
     assert rules == {4: "not_a_time", 5: "not_a_time", 6: "not_a_time"}
@@ -428,12 +607,20 @@ def test_numbers_since_1970_are_read_in_the_unit_that_is_said(
 def test_numbers_since_1970_without_a_unit_stop_the_load_with_the_mend(
     make_source: MakeSource, warehouse: Warehouse, write: Write, note: Note
 ) -> None:
-    lines = [json.dumps({**json.loads(note(f"r{n}")), "written": 1767261600000 + n}).encode() for n in range(10)]
+    lines = [
+        json.dumps({**json.loads(note(f"r{n}")), "written": 1767261600000 + n}).encode()
+        for n in range(10)
+    ]
     said = stopped(make_source(write("a.jsonl", *lines)), warehouse)
-    assert "event_timestamp: epoch_without_unit (10 rows; say the unit: {column: NAME, unit: milliseconds}" in said
+    assert (
+        "event_timestamp: epoch_without_unit (10 rows; say the unit: {column: NAME, unit: milliseconds}"
+        in said
+    )
 
 
-def test_keys_that_decide_nothing_about_a_row_leave_the_mapping_as_it_was(make_source: MakeSource) -> None:
+def test_keys_that_decide_nothing_about_a_row_leave_the_mapping_as_it_was(
+    make_source: MakeSource,
+) -> None:
     """A run that was killed under a version without these keys is finished by this one."""
     before = """{
         "name": "notes", "format": null, "encoding": "utf-8", "delimiter": ",", "known": {"column": "known"},
@@ -443,11 +630,18 @@ def test_keys_that_decide_nothing_about_a_row_leave_the_mapping_as_it_was(make_s
     }"""
     digest = digest_of(json.dumps(json.loads(before), separators=(",", ":")))
     assert mapping_digest(make_source("a.jsonl")) == digest
-    assert mapping_digest(make_source("a.jsonl", ids="shared", max_collision_ratio=1, max_quarantined_ratio=0)) == digest
+    assert (
+        mapping_digest(
+            make_source("a.jsonl", ids="shared", max_collision_ratio=1, max_quarantined_ratio=0)
+        )
+        == digest
+    )
     assert mapping_digest(make_source("a.jsonl", ids="own")) != digest
 
 
-def test_a_home_of_before_there_were_checks_goes_on(make_source: MakeSource, warehouse: Warehouse, write: Write, note: Note) -> None:
+def test_a_home_of_before_there_were_checks_goes_on(
+    make_source: MakeSource, warehouse: Warehouse, write: Write, note: Note
+) -> None:
     source = make_source(write("data/1.jsonl", note("r1")).parent)
     load(source, warehouse)
     shutil.rmtree(warehouse.folder("profiles.checks"))

@@ -26,7 +26,16 @@ from transforms.staging.corrections import Broken, Imported, export, import_corr
 from transforms.staging.prepare import Account, prepare
 from transforms.staging.quarantine import replay
 from transforms.staging.readable import guarded, readable, unguarded, visible
-from transforms.upkeep.erase import Wanted, begin, begun_erasure, delete_files, erase_rows, find, recompute_views, refuse_what_is_left
+from transforms.upkeep.erase import (
+    Wanted,
+    begin,
+    begun_erasure,
+    delete_files,
+    erase_rows,
+    find,
+    recompute_views,
+    refuse_what_is_left,
+)
 from transforms.warehouse.tables import Warehouse
 
 MakeSource = Callable[..., Source]
@@ -54,7 +63,13 @@ def rejected(stage: Stage, make_source: MakeSource, write: Write, note: Note) ->
 def correct(warehouse: Warehouse, tmp_path: Path) -> Correct:
     """Export the rejected rows and fill in corrections, by row number; other columns may be changed too."""
 
-    def run(corrections: dict[int, str], *, is_revealed: bool = True, delimiter: str = ",", **changes: str) -> Path:
+    def run(
+        corrections: dict[int, str],
+        *,
+        is_revealed: bool = True,
+        delimiter: str = ",",
+        **changes: str,
+    ) -> Path:
         path = tmp_path / "rows.csv"
         export(warehouse, path, None, is_revealed=is_revealed)
         rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"), newline="")))
@@ -101,12 +116,16 @@ def test_identifiers_are_masked_however_they_are_written(payload: str) -> None:
 
 
 def test_long_number_is_masked_in_json_too() -> None:
-    (shown,) = readable([b'{"card": 4111111111111111, "n": 1234567, "x": "\\ud800"}'], is_revealed=False)
+    (shown,) = readable(
+        [b'{"card": 4111111111111111, "n": 1234567, "x": "\\ud800"}'], is_revealed=False
+    )
     assert "4111" not in shown
     assert '"n": 1234567' in shown
 
 
-def test_export_is_masked_unless_revealed_and_safe_in_a_spreadsheet(rejected: Source, warehouse: Warehouse, tmp_path: Path) -> None:
+def test_export_is_masked_unless_revealed_and_safe_in_a_spreadsheet(
+    rejected: Source, warehouse: Warehouse, tmp_path: Path
+) -> None:
     for is_revealed in (False, True):
         assert export(warehouse, tmp_path / "rows.csv", None, is_revealed=is_revealed) == 2
         content = (tmp_path / "rows.csv").read_bytes()
@@ -119,7 +138,9 @@ def test_export_is_masked_unless_revealed_and_safe_in_a_spreadsheet(rejected: So
     assert rejected.name == "notes"
 
 
-def test_export_that_cannot_be_written_is_one_line(rejected: Source, warehouse: Warehouse, tmp_path: Path) -> None:
+def test_export_that_cannot_be_written_is_one_line(
+    rejected: Source, warehouse: Warehouse, tmp_path: Path
+) -> None:
     with pytest.raises(CorrectionError, match="cannot be written"):
         export(warehouse, tmp_path / "no" / "rows.csv", None, is_revealed=False)
     assert rejected.name == "notes"
@@ -127,7 +148,13 @@ def test_export_that_cannot_be_written_is_one_line(rejected: Source, warehouse: 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_corrected_rows_pass_in_their_place_and_raw_stays(
-    rejected: Source, correct: Correct, warehouse: Warehouse, note: Note, query: Query, rejections: Rejections, delimiter: str
+    rejected: Source,
+    correct: Correct,
+    warehouse: Warehouse,
+    note: Note,
+    query: Query,
+    rejections: Rejections,
+    delimiter: str,
 ) -> None:
     raw = query("select * from raw.records order by row_number")
     path = correct({2: note("r2").decode(), 3: "{"}, delimiter=delimiter)
@@ -138,7 +165,9 @@ def test_corrected_rows_pass_in_their_place_and_raw_stays(
     assert import_corrections(path, rejected, warehouse, is_dry=False) == told
     assert import_corrections(path, rejected, warehouse, is_dry=False) == Imported(2, 0, [])
     assert replay(rejected, warehouse) == Account(read=2, staged=1, quarantined=1)
-    assert query("select source_uri like '%/a.jsonl', row_number, text from staging.records where record_id = 'r2'") == [(True, 2, "hi")]
+    assert query(
+        "select source_uri like '%/a.jsonl', row_number, text from staging.records where record_id = 'r2'"
+    ) == [(True, 2, "hi")]
     assert rejections() == {3: "payload:not_json"}
     assert query("select payload from quarantine.records") == [(b'=cmd("{"',)]  # as it came
     assert query("select * from raw.records order by row_number") == raw
@@ -149,18 +178,30 @@ def test_newest_correction_counts_and_older_ones_are_kept(
     rejected: Source, correct: Correct, warehouse: Warehouse, note: Note, query: Query
 ) -> None:
     for written in ("later", "2026-01-02T00:00:00Z"):
-        import_corrections(correct({2: note("r2", written=written).decode()}), rejected, warehouse, is_dry=False)
+        import_corrections(
+            correct({2: note("r2", written=written).decode()}), rejected, warehouse, is_dry=False
+        )
     assert replay(rejected, warehouse).staged == 1
-    assert query("select count(*), count(distinct original_digest) from quarantine.corrections") == [(2, 1)]
+    assert query(
+        "select count(*), count(distinct original_digest) from quarantine.corrections"
+    ) == [(2, 1)]
 
 
 def test_rebuild_from_raw_and_corrections_gives_the_same(
-    rejected: Source, correct: Correct, warehouse: Warehouse, note: Note, query: Query, tmp_path: Path
+    rejected: Source,
+    correct: Correct,
+    warehouse: Warehouse,
+    note: Note,
+    query: Query,
+    tmp_path: Path,
 ) -> None:
     import_corrections(correct({2: note("r2").decode()}), rejected, warehouse, is_dry=False)
     replay(rejected, warehouse)
     for contract in (RawRecord, Correction):
-        shutil.copytree(warehouse.folder(contract.relation()), tmp_path / "again" / contract.relation().replace(".", "/"))
+        shutil.copytree(
+            warehouse.folder(contract.relation()),
+            tmp_path / "again" / contract.relation().replace(".", "/"),
+        )
     again = Warehouse(Settings(home=tmp_path / "again"))
     prepare(rejected, again)
     with again.connect() as connection:
@@ -171,16 +212,27 @@ def test_rebuild_from_raw_and_corrections_gives_the_same(
 
 
 def test_rows_of_csv_are_corrected_as_csv_in_the_encoding_of_their_file(
-    make_source: MakeSource, warehouse: Warehouse, stage: Stage, write: Write, correct: Correct, query: Query
+    make_source: MakeSource,
+    warehouse: Warehouse,
+    stage: Stage,
+    write: Write,
+    correct: Correct,
+    query: Query,
 ) -> None:
-    file = write("a.csv", b"id,author,subject,written,known,text,label", b"r1,ann,tea,soon,2026-01-31 10:00,caf\xe9,")
+    file = write(
+        "a.csv",
+        b"id,author,subject,written,known,text,label",
+        b"r1,ann,tea,soon,2026-01-31 10:00,caf\xe9,",
+    )
     source = make_source(file, encoding="latin-1")
     assert stage(source) == Account(read=1, quarantined=1)
     path = correct({1: "r1,ann,tea,2026-01-31 10:00,2026-01-31 10:00,\u00e9t\u00e9,"})
     assert import_corrections(path, source, warehouse, is_dry=False) == Imported(1, 1, [])
     assert replay(source, warehouse) == Account(read=1, staged=1)
     assert query("select text from staging.records") == [("\u00e9t\u00e9",)]
-    with pytest.raises(CorrectionError, match="row 2: its correction has characters that iso8859-1 has not"):
+    with pytest.raises(
+        CorrectionError, match="row 2: its correction has characters that iso8859-1 has not"
+    ):
         import_corrections(_one(path, "\u20ac"), source, warehouse, is_dry=False)
 
 
@@ -203,7 +255,13 @@ def _one(path: Path, correction: str) -> Path:
     ],
 )
 def test_file_that_does_not_fit_is_refused_whole_by_its_row(
-    rejected: Source, correct: Correct, warehouse: Warehouse, note: Note, query: Query, changes: dict[str, str], said: str
+    rejected: Source,
+    correct: Correct,
+    warehouse: Warehouse,
+    note: Note,
+    query: Query,
+    changes: dict[str, str],
+    said: str,
 ) -> None:
     path = correct({2: note("r2").decode(), 3: note("r3").decode()}, **changes)
     with pytest.raises(CorrectionError, match=said) as refused:
@@ -212,17 +270,28 @@ def test_file_that_does_not_fit_is_refused_whole_by_its_row(
     assert query("select count(*) from quarantine.corrections") == [(0,)]
 
 
-def test_mask_in_a_correction_is_refused(rejected: Source, correct: Correct, warehouse: Warehouse, note: Note) -> None:
+def test_mask_in_a_correction_is_refused(
+    rejected: Source, correct: Correct, warehouse: Warehouse, note: Note
+) -> None:
     path = correct({2: note("r2", text="from <EMAIL_ADDRESS>").decode()}, is_revealed=False)
-    with pytest.raises(CorrectionError, match="row 2: its correction holds the mask <EMAIL_ADDRESS>"):
+    with pytest.raises(
+        CorrectionError, match="row 2: its correction holds the mask <EMAIL_ADDRESS>"
+    ):
         import_corrections(path, rejected, warehouse, is_dry=True)
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"\xff\xfe", "is not UTF-8"), (b"a,b\n1,2\n", "has no column 'load_id'"), (b"", "has no column 'load_id'"), (None, "cannot be read")],
+    [
+        (b"\xff\xfe", "is not UTF-8"),
+        (b"a,b\n1,2\n", "has no column 'load_id'"),
+        (b"", "has no column 'load_id'"),
+        (None, "cannot be read"),
+    ],
 )
-def test_file_that_is_none_is_one_line(rejected: Source, warehouse: Warehouse, tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_file_that_is_none_is_one_line(
+    rejected: Source, warehouse: Warehouse, tmp_path: Path, content: bytes | None, said: str
+) -> None:
     path = tmp_path / "rows.csv"
     if content is not None:
         path.write_bytes(content)
@@ -231,7 +300,12 @@ def test_file_that_is_none_is_one_line(rejected: Source, warehouse: Warehouse, t
 
 
 def test_later_loads_are_read_as_they_come(
-    rejected: Source, correct: Correct, warehouse: Warehouse, note: Note, write: Write, rejections: Rejections
+    rejected: Source,
+    correct: Correct,
+    warehouse: Warehouse,
+    note: Note,
+    write: Write,
+    rejections: Rejections,
 ) -> None:
     import_corrections(correct({2: note("r2").decode()}), rejected, warehouse, is_dry=False)
     replay(rejected, warehouse)
@@ -247,7 +321,12 @@ def test_erasing_who_a_row_named_before_or_after_it_was_corrected_takes_its_corr
 ) -> None:
     """The row came as ann's, was corrected to bob's, which failed, and then to cid's, which passed."""
     for name, written in (("bob", "later"), ("cid", "2026-01-02T00:00:00Z")):
-        import_corrections(correct({2: note("r2", author=name, written=written).decode()}), rejected, warehouse, is_dry=False)
+        import_corrections(
+            correct({2: note("r2", author=name, written=written).decode()}),
+            rejected,
+            warehouse,
+            is_dry=False,
+        )
     replay(rejected, warehouse)
     featurize(warehouse, datetime(2026, 6, 1, tzinfo=UTC))
     wanted = Wanted(author=author)
@@ -262,6 +341,8 @@ def test_erasing_who_a_row_named_before_or_after_it_was_corrected_takes_its_corr
     refuse_what_is_left(warehouse, note_of)
     assert query("select count(*) from quarantine.corrections") == [(0,)]
     assert query("select count(*) from staging.records where record_id = 'r2'") == [(0,)]
-    payloads = [path.read_bytes() for path in warehouse.folder("quarantine.corrections").glob("*.parquet")]
+    payloads = [
+        path.read_bytes() for path in warehouse.folder("quarantine.corrections").glob("*.parquet")
+    ]
     assert all(len(pl.read_parquet(io.BytesIO(payload))) == 0 for payload in payloads)
     assert recount(warehouse)["adds_up"].all()

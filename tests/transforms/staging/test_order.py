@@ -28,7 +28,9 @@ def load(folder: Path, source: Path, groups: Sequence[Sequence[Path]]) -> Wareho
     data = folder / "data"
     data.mkdir(parents=True)
     text = (ROOT / source).read_text("utf-8").splitlines()
-    (folder / "source.yaml").write_text("\n".join("uri: data/*.jsonl.zst" if line.startswith("uri:") else line for line in text))
+    (folder / "source.yaml").write_text(
+        "\n".join("uri: data/*.jsonl.zst" if line.startswith("uri:") else line for line in text)
+    )
     warehouse = Warehouse(Settings(home=folder / "home"))
     for group in groups:
         for file in group:
@@ -43,29 +45,46 @@ def load(folder: Path, source: Path, groups: Sequence[Sequence[Path]]) -> Wareho
 
 def staged(warehouse: Warehouse) -> pl.DataFrame:
     """What is staged, without what a load adds."""
-    return pl.read_delta(str(warehouse.folder("staging.records"))).drop(OF_A_LOAD).sort("record_id", "known_timestamp")
+    return (
+        pl.read_delta(str(warehouse.folder("staging.records")))
+        .drop(OF_A_LOAD)
+        .sort("record_id", "known_timestamp")
+    )
 
 
 def newest(warehouse: Warehouse, view: str) -> pl.DataFrame:
     rows = pl.read_delta(str(warehouse.folder(f"features.{view}"))).sort("created_timestamp")
     entity = next(name for name in rows.columns if name in {"record_id", "author_id", "subject_id"})
-    return rows.unique([entity, "event_timestamp"], keep="last").drop("created_timestamp").sort("event_timestamp", entity)
+    return (
+        rows.unique([entity, "event_timestamp"], keep="last")
+        .drop("created_timestamp")
+        .sort("event_timestamp", entity)
+    )
 
 
-def assert_same_values(one: pl.DataFrame, other: pl.DataFrame, before: datetime | None = None) -> None:
+def assert_same_values(
+    one: pl.DataFrame, other: pl.DataFrame, before: datetime | None = None
+) -> None:
     """Hold two views against each other at every instant of either; no row yet says the same as counts of zero."""
     entity = next(name for name in one.columns if name in {"record_id", "author_id", "subject_id"})
-    instants = pl.concat([one, other]).select("event_timestamp", entity).unique().sort("event_timestamp", entity)
+    instants = (
+        pl.concat([one, other])
+        .select("event_timestamp", entity)
+        .unique()
+        .sort("event_timestamp", entity)
+    )
     if before:
         instants = instants.filter(pl.col("event_timestamp") <= before)
     assert instants.height > 0
     found = [
-        instants.join_asof(rows, on="event_timestamp", by=entity, check_sortedness=False).with_columns(
-            pl.col("^n_.*$").fill_null(0) if entity != "record_id" else pl.all()
-        )
+        instants.join_asof(
+            rows, on="event_timestamp", by=entity, check_sortedness=False
+        ).with_columns(pl.col("^n_.*$").fill_null(0) if entity != "record_id" else pl.all())
         for rows in (one, other)
     ]
-    differs = found[0].filter(~pl.Series([a == b for a, b in zip(*(frame.iter_rows() for frame in found), strict=True)]))
+    differs = found[0].filter(
+        ~pl.Series([a == b for a, b in zip(*(frame.iter_rows() for frame in found), strict=True)])
+    )
     assert differs.is_empty(), differs
 
 
@@ -97,24 +116,35 @@ def test_days_of_the_sample_may_come_in_any_order(
     chance = random.Random(48)  # noqa: S311 - a seed, so that a failure can be had again
     for number in range(request.config.getoption("--orders")):
         files = chance.sample(sample_files, len(sample_files))
-        other = load(tmp_path / str(number), Path("sources/cve_events.yaml"), grouped(files, chance.randint(2, 5)))
+        other = load(
+            tmp_path / str(number),
+            Path("sources/cve_events.yaml"),
+            grouped(files, chance.randint(2, 5)),
+        )
         assert_same(sample_home, other)
 
 
-def test_years_of_commits_may_come_in_any_order(shared: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_years_of_commits_may_come_in_any_order(
+    shared: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     years = sorted((shared / "data" / "commits").glob("*.zst"))[:4]
     source = Path("tests/sources/commits.yaml")
     in_order = load(tmp_path / "in_order", source, [[year] for year in years])
     chance = random.Random(1996)  # noqa: S311 - a seed
     for number in range(max(1, request.config.getoption("--orders") // 2)):
-        assert_same(in_order, load(tmp_path / str(number), source, grouped(chance.sample(years, len(years)), 3)))
+        assert_same(
+            in_order,
+            load(tmp_path / str(number), source, grouped(chance.sample(years, len(years)), 3)),
+        )
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7])
 def test_nothing_written_or_known_after_an_instant_changes_what_was_true_of_it(
     sample_home: Warehouse, new_home: NEW_HOME, share: float
 ) -> None:
-    rows = pl.read_delta(str(sample_home.folder("staging.records"))).sort("known_timestamp", "record_id")
+    rows = pl.read_delta(str(sample_home.folder("staging.records"))).sort(
+        "known_timestamp", "record_id"
+    )
     instant = rows["known_timestamp"][int(share * rows.height)]
     is_past = (pl.col("known_timestamp") < instant) & (pl.col("event_timestamp") < instant)
     past, future = rows.filter(is_past), rows.filter(~is_past)

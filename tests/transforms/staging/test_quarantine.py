@@ -9,7 +9,12 @@ import pytest
 
 from transforms.errors import MillraceError, SourceError
 from transforms.schemas.base import Contract
-from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
+from transforms.schemas.staging import (
+    AccountedFile,
+    QuarantinedRecord,
+    RepeatedRecord,
+    StagedRecord,
+)
 from transforms.sources.ingest import ingest
 from transforms.sources.source import Source
 from transforms.staging.accounting import recount
@@ -74,9 +79,15 @@ def test_rules_are_listed_with_their_counts(warehouse: Warehouse) -> None:
 
 
 @pytest.mark.usefixtures("rejected")
-def test_rejected_rows_are_shown_whole_in_the_order_of_their_files(warehouse: Warehouse, note: Note) -> None:
+def test_rejected_rows_are_shown_whole_in_the_order_of_their_files(
+    warehouse: Warehouse, note: Note
+) -> None:
     rows = show(warehouse, None, 10)
-    assert [(row["row_number"], row["rule"]) for row in rows] == [(2, "not_a_time"), (3, "not_json"), (4, "not_a_time")]
+    assert [(row["row_number"], row["rule"]) for row in rows] == [
+        (2, "not_a_time"),
+        (3, "not_json"),
+        (4, "not_a_time"),
+    ]
     assert rows[0]["payload"] == note("r2", written=US_DATE)
     assert [row["row_number"] for row in show(warehouse, "not_json", 10)] == [3]
     assert [row["row_number"] for row in show(warehouse, "not_a_time", 1)] == [2]
@@ -88,13 +99,20 @@ def test_a_home_in_which_nothing_was_staged_lists_and_shows_nothing(warehouse: W
     assert show(warehouse, None, 10) == []
 
 
-def test_replay_where_nothing_was_ever_quarantined_is_an_error(make_source: MakeSource, warehouse: Warehouse, write: Write) -> None:
+def test_replay_where_nothing_was_ever_quarantined_is_an_error(
+    make_source: MakeSource, warehouse: Warehouse, write: Write
+) -> None:
     with pytest.raises(MillraceError, match="nothing was ever quarantined here"):
         replay(make_source(write("a.jsonl")), warehouse)
 
 
 def test_replay_of_an_empty_quarantine_does_nothing(
-    make_source: MakeSource, warehouse: Warehouse, stage: Stage, write: Write, note: Note, query: Query
+    make_source: MakeSource,
+    warehouse: Warehouse,
+    stage: Stage,
+    write: Write,
+    note: Note,
+    query: Query,
 ) -> None:
     source = make_source(write("a.jsonl", note()))
     stage(source)
@@ -110,24 +128,34 @@ def test_replay_moves_what_passes_once_the_mapping_is_mended(
     assert replay(mended, warehouse) == Account(read=3, staged=1, duplicates=1, quarantined=1)
     assert query("select record_id from staging.records order by 1") == [("r1",), ("r2",)]
     assert rejections() == {3: "payload:not_json"}
-    assert recount(warehouse).select("n_read", "n_staged", "n_duplicates", "n_quarantined", "adds_up").rows() == [(4, 2, 1, 1, True)]
+    assert recount(warehouse).select(
+        "n_read", "n_staged", "n_duplicates", "n_quarantined", "adds_up"
+    ).rows() == [(4, 2, 1, 1, True)]
 
 
-def test_a_replayed_row_keeps_its_place_and_load(mended: Source, warehouse: Warehouse, query: Query) -> None:
+def test_a_replayed_row_keeps_its_place_and_load(
+    mended: Source, warehouse: Warehouse, query: Query
+) -> None:
     replay(mended, warehouse)
-    ((load, number),) = query("select load_id, row_number from staging.records where record_id = 'r2'")
+    ((load, number),) = query(
+        "select load_id, row_number from staging.records where record_id = 'r2'"
+    )
     assert [(load,)] == query("select distinct load_id from raw.records")
     # of two alike the first in the file counts
     assert number == 2
 
 
-def test_replay_with_the_same_mapping_changes_nothing(rejected: Source, warehouse: Warehouse, query: Query) -> None:
+def test_replay_with_the_same_mapping_changes_nothing(
+    rejected: Source, warehouse: Warehouse, query: Query
+) -> None:
     found = tables(query)
     assert replay(rejected, warehouse) == Account(read=3, quarantined=3)
     assert tables(query) == found
 
 
-def test_a_second_replay_changes_nothing_more(mended: Source, warehouse: Warehouse, query: Query) -> None:
+def test_a_second_replay_changes_nothing_more(
+    mended: Source, warehouse: Warehouse, query: Query
+) -> None:
     replay(mended, warehouse)
     found = tables(query)
     assert replay(mended, warehouse) == Account(read=1, quarantined=1)
@@ -136,13 +164,21 @@ def test_a_second_replay_changes_nothing_more(mended: Source, warehouse: Warehou
 
 
 def test_what_a_replay_let_through_stays_through(
-    mended: Source, rejected: Source, warehouse: Warehouse, stage: Stage, write: Write, note: Note, query: Query
+    mended: Source,
+    rejected: Source,
+    warehouse: Warehouse,
+    stage: Stage,
+    write: Write,
+    note: Note,
+    query: Query,
 ) -> None:
     replay(mended, warehouse)
     write("data/b.jsonl", note("r3", written=US_DATE))
     stage(rejected)
     replay(rejected, warehouse)
-    assert query("select parse_filename(source_uri), row_number from quarantine.records order by 1") == [("a.jsonl", 3), ("b.jsonl", 1)]
+    assert query(
+        "select parse_filename(source_uri), row_number from quarantine.records order by 1"
+    ) == [("a.jsonl", 3), ("b.jsonl", 1)]
     assert recount(warehouse)["adds_up"].all()
 
 
@@ -150,29 +186,48 @@ def test_replay_tells_the_rule_that_is_broken_now(
     rejected: Source, make_source: MakeSource, warehouse: Warehouse, rejections: Rejections
 ) -> None:
     replay(make_source(rejected.uri, record={**MENDED, "author_id": "nobody"}), warehouse)
-    assert rejections() == {2: "author_id:not_nullable", 3: "payload:not_json", 4: "author_id:not_nullable"}
+    assert rejections() == {
+        2: "author_id:not_nullable",
+        3: "payload:not_json",
+        4: "author_id:not_nullable",
+    }
     assert recount(warehouse)["adds_up"].all()
 
 
 def test_replay_leaves_other_sources_alone(
-    mended: Source, make_source: MakeSource, warehouse: Warehouse, stage: Stage, write: Write, query: Query
+    mended: Source,
+    make_source: MakeSource,
+    warehouse: Warehouse,
+    stage: Stage,
+    write: Write,
+    query: Query,
 ) -> None:
     stage(make_source(write("b.jsonl", b"[]"), name="others"))
     replay(mended, warehouse)
-    assert query("select source, rule from quarantine.records order by 1") == [("notes", "not_json"), ("others", "not_an_object")]
+    assert query("select source, rule from quarantine.records order by 1") == [
+        ("notes", "not_json"),
+        ("others", "not_an_object"),
+    ]
     assert recount(warehouse)["adds_up"].all()
 
 
 @pytest.mark.parametrize("contract", KILLS)
 def test_a_killed_replay_is_finished_by_the_next(
-    mended: Source, warehouse: Warehouse, query: Query, rejections: Rejections, killed_before: Killed, contract: type[Contract]
+    mended: Source,
+    warehouse: Warehouse,
+    query: Query,
+    rejections: Rejections,
+    killed_before: Killed,
+    contract: type[Contract],
 ) -> None:
     with killed_before(contract):
         replay(mended, warehouse)
     replay(mended, warehouse)
     assert query("select record_id from staging.records order by 1") == [("r1",), ("r2",)]
     assert rejections() == {3: "payload:not_json"}
-    assert recount(warehouse).select("n_read", "n_staged", "n_duplicates", "n_quarantined", "adds_up").rows() == [(4, 2, 1, 1, True)]
+    assert recount(warehouse).select(
+        "n_read", "n_staged", "n_duplicates", "n_quarantined", "adds_up"
+    ).rows() == [(4, 2, 1, 1, True)]
 
 
 @pytest.mark.parametrize("contract", KILLS)
@@ -191,25 +246,37 @@ def test_a_killed_replay_is_finished_before_more_is_staged(
     # says the same of r2, at the same instant
     write("data/b.jsonl", note("r2", written=US_DATE), note("r3", written=US_DATE), b"}")
     is_begun = contract is not AccountedFile
-    assert stage(mended) == Account(read=3, staged=2 - is_begun, duplicates=0 + is_begun, quarantined=1)
+    assert stage(mended) == Account(
+        read=3, staged=2 - is_begun, duplicates=0 + is_begun, quarantined=1
+    )
     replay(mended, warehouse)
-    assert query("select record_id, parse_filename(source_uri) from staging.records order by 1") == [
+    assert query(
+        "select record_id, parse_filename(source_uri) from staging.records order by 1"
+    ) == [
         ("r1", "a.jsonl"),
         ("r2", "a.jsonl"),
         ("r3", "b.jsonl"),
     ]
     assert query("select payload from quarantine.records order by 1") == [(b"{",), (b"}",)]
-    counts = recount(warehouse).select("n_read", "n_staged", "n_duplicates", "n_quarantined", "adds_up")
+    counts = recount(warehouse).select(
+        "n_read", "n_staged", "n_duplicates", "n_quarantined", "adds_up"
+    )
     assert counts.rows() == [(4, 2, 1, 1, True), (3, 1, 1, 1, True)]
 
 
 @pytest.mark.parametrize("contract", [RepeatedRecord, StagedRecord, QuarantinedRecord])
 def test_a_killed_replay_is_not_finished_with_another_mapping(
-    mended: Source, rejected: Source, warehouse: Warehouse, killed_before: Killed, contract: type[Contract]
+    mended: Source,
+    rejected: Source,
+    warehouse: Warehouse,
+    killed_before: Killed,
+    contract: type[Contract],
 ) -> None:
     with killed_before(contract):
         replay(mended, warehouse)
-    with pytest.raises(SourceError, match="its source file was edited after a run that was killed half-way"):
+    with pytest.raises(
+        SourceError, match="its source file was edited after a run that was killed half-way"
+    ):
         replay(rejected, warehouse)
     assert replay(mended, warehouse) == Account(read=1, quarantined=1)
     assert recount(warehouse)["adds_up"].to_list() == [True]
@@ -217,14 +284,21 @@ def test_a_killed_replay_is_not_finished_with_another_mapping(
 
 @pytest.mark.parametrize("contract", [AccountedFile, RepeatedRecord, StagedRecord])
 def test_a_killed_prepare_is_finished_before_a_replay(
-    mended: Source, warehouse: Warehouse, write: Write, note: Note, killed_before: Killed, contract: type[Contract]
+    mended: Source,
+    warehouse: Warehouse,
+    write: Write,
+    note: Note,
+    killed_before: Killed,
+    contract: type[Contract],
 ) -> None:
     write("data/b.jsonl", note("r2", written=US_DATE, known="2026-01-02T10:00:00Z"))
     ingest(mended, warehouse)
     with killed_before(contract):
         prepare(mended, warehouse)
     assert replay(mended, warehouse) == Account(read=3, staged=1, duplicates=1, quarantined=1)
-    counts = recount(warehouse).select("n_read", "n_staged", "n_duplicates", "n_quarantined", "adds_up")
+    counts = recount(warehouse).select(
+        "n_read", "n_staged", "n_duplicates", "n_quarantined", "adds_up"
+    )
     assert counts.rows() == [(4, 2, 1, 1, True), (1, 0, 1, 0, True)]
 
 
@@ -234,6 +308,8 @@ def test_a_replay_of_csv_rows_reads_them_with_their_header(
     header = b"id,author,subject,written,known,text,label"
     file = write("a.csv", header, b"r1,ann,tea,01/31/2026 10:00,2026-01-31 10:00,caf\xe9,")
     assert stage(make_source(file)) == Account(read=1, quarantined=1)
-    assert replay(make_source(file, encoding="latin-1", record=MENDED), warehouse) == Account(read=1, staged=1)
+    assert replay(make_source(file, encoding="latin-1", record=MENDED), warehouse) == Account(
+        read=1, staged=1
+    )
     assert query("select text from staging.records") == [("caf\u00e9",)]
     assert recount(warehouse)["adds_up"].all()

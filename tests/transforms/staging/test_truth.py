@@ -70,7 +70,9 @@ def truth_of(folder: Path) -> Iterator[tuple[Place, str | None]]:
     for part in sorted((folder / "_truth").glob("*.parquet")):
         truth = pl.read_parquet(part).sort("row")
         rules = [rule for bad in truth["bad"] for rule in lines_of(bad)]
-        yield from (((f"{part.stem}.jsonl", number), rule) for number, rule in enumerate(rules, start=1))
+        yield from (
+            ((f"{part.stem}.jsonl", number), rule) for number, rule in enumerate(rules, start=1)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +80,27 @@ def stream(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Stream:
     """Generate two files, with more bad rows than the generator makes by default."""
     folder = tmp_path_factory.mktemp("truth") / "stream"
     seed = f"commits={shared}/data/commits/*.zst,text=message,entity=author_id,label=repo,time=authored_at"
-    sizes = ["--rows", str(N_ROWS), "--chunk", str(N_ROWS // 2), "--workers", "1", "--badline", "0.02", "--badvalue", "0.02"]
-    command = [sys.executable, str(shared / "tools" / "expand.py"), "--out", str(folder), "--seed", seed, *sizes]
+    sizes = [
+        "--rows",
+        str(N_ROWS),
+        "--chunk",
+        str(N_ROWS // 2),
+        "--workers",
+        "1",
+        "--badline",
+        "0.02",
+        "--badvalue",
+        "0.02",
+    ]
+    command = [
+        sys.executable,
+        str(shared / "tools" / "expand.py"),
+        "--out",
+        str(folder),
+        "--seed",
+        seed,
+        *sizes,
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return Stream(folder, dict(truth_of(folder)))
 
@@ -96,7 +117,9 @@ def expected_versions(stream: Stream) -> set[Place]:
     one_an_instant: dict[tuple[str, str], tuple[str, Place, dict[str, Any]]] = {}
     for place, row in good_rows(stream):
         instant, rival = (row["record_id"], row["ingested_at"]), (row["event_time"], place, row)
-        one_an_instant[instant] = max(one_an_instant.get(instant, rival), rival, key=lambda item: item[:2])
+        one_an_instant[instant] = max(
+            one_an_instant.get(instant, rival), rival, key=lambda item: item[:2]
+        )
     versions: set[Place] = set()
     last: dict[str, list[str]] = {}
     for (record_id, _), (_, place, row) in sorted(one_an_instant.items(), key=lambda item: item[0]):
@@ -116,14 +139,22 @@ def test_exactly_the_bad_rows_are_rejected_and_exactly_the_new_versions_staged(
     account = prepare(source, warehouse)
     with warehouse.connect() as connection:
         place = "parse_filename(source_uri), row_number"
-        rejected = connection.execute(f"""select {place}, "column" || ':' || rule from quarantine.records""").fetchall()
+        rejected = connection.execute(
+            f"""select {place}, "column" || ':' || rule from quarantine.records"""
+        ).fetchall()
         staged = connection.execute(f"select {place} from staging.records").fetchall()
     bad = {place: rule for place, rule in stream.truth.items() if rule}
     versions = expected_versions(stream)
-    assert (ingested.files_loaded, ingested.rows_loaded, ingested.refused) == (2, len(stream.truth), [])
+    assert (ingested.files_loaded, ingested.rows_loaded, ingested.refused) == (
+        2,
+        len(stream.truth),
+        [],
+    )
     assert set(bad.values()) == {*LINES.values(), *VALUES.values()}
     assert {(file, number): rule for file, number, rule in rejected} == bad
     assert set(staged) == versions
-    assert account == Account(len(stream.truth), len(versions), len(stream.truth) - len(bad) - len(versions), len(bad))
+    assert account == Account(
+        len(stream.truth), len(versions), len(stream.truth) - len(bad) - len(versions), len(bad)
+    )
     assert account.duplicates > 0
     assert recount(warehouse)["adds_up"].to_list() == [True]

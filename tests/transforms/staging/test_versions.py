@@ -15,7 +15,12 @@ from hypothesis import strategies as st
 
 from transforms.home import Settings
 from transforms.schemas.base import Contract
-from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord, StagedRecord
+from transforms.schemas.staging import (
+    AccountedFile,
+    QuarantinedRecord,
+    RepeatedRecord,
+    StagedRecord,
+)
 from transforms.sources.ingest import ingest
 from transforms.sources.source import Source
 from transforms.staging.accounting import recount
@@ -53,11 +58,20 @@ def at(number: int) -> datetime:
 
 
 @pytest.fixture
-def arrive(make_source: MakeSource, stage: Stage, write: Write, note: Note) -> Callable[..., Account]:
+def arrive(
+    make_source: MakeSource, stage: Stage, write: Write, note: Note
+) -> Callable[..., Account]:
     """Write a file of rows, given as (text, day known), of one record; stage it."""
 
     def run(name: str, *rows: tuple[str, int]) -> Account:
-        return stage(make_source(write(f"data/{name}.jsonl", *[note(text=text, known=day(known)) for text, known in rows]).parent))
+        return stage(
+            make_source(
+                write(
+                    f"data/{name}.jsonl",
+                    *[note(text=text, known=day(known)) for text, known in rows],
+                ).parent
+            )
+        )
 
     return run
 
@@ -65,33 +79,43 @@ def arrive(make_source: MakeSource, stage: Stage, write: Write, note: Note) -> C
 @pytest.fixture
 def versions(query: Query) -> Callable[[], list[tuple[str, int]]]:
     """Tell the versions of the record, as (text, day known)."""
-    return lambda: query("select text, day(known_timestamp) from staging.records order by known_timestamp")
+    return lambda: query(
+        "select text, day(known_timestamp) from staging.records order by known_timestamp"
+    )
 
 
 Arrive = Callable[..., Account]
 Versions = Callable[[], list[tuple[str, int]]]
 
 
-def test_a_late_version_brings_a_repeat_back_as_a_version(arrive: Arrive, versions: Versions, query: Query) -> None:
+def test_a_late_version_brings_a_repeat_back_as_a_version(
+    arrive: Arrive, versions: Versions, query: Query
+) -> None:
     arrive("first", ("x", 1), ("x", 3), ("x", 4))
     # the account is of what arrived; the books have the repeat that came back
     assert arrive("late", ("y", 2)) == Account(read=1, staged=1)
     assert versions() == [("x", 1), ("y", 2), ("x", 3)]
-    assert query("select parse_filename(source_uri), row_number from staging.records where day(known_timestamp) = 3") == [
-        ("first.jsonl", 2)
-    ]
+    assert query(
+        "select parse_filename(source_uri), row_number from staging.records where day(known_timestamp) = 3"
+    ) == [("first.jsonl", 2)]
     books = [tuple(map(int, counts)) for _, _, *counts in query(BOOKS)]
     assert books == [(3, 2, 1, 0), (1, 1, 0, 0)]
 
 
-def test_a_late_version_makes_a_version_that_says_the_same_a_repeat(arrive: Arrive, versions: Versions, query: Query) -> None:
+def test_a_late_version_makes_a_version_that_says_the_same_a_repeat(
+    arrive: Arrive, versions: Versions, query: Query
+) -> None:
     arrive("first", ("x", 1), ("y", 3))
     assert arrive("late", ("y", 2)) == Account(read=1, staged=1)
     assert versions() == [("x", 1), ("y", 2)]
-    assert query("select day(known_timestamp), parse_filename(source_uri), row_number from staging.repeats") == [(3, "first.jsonl", 2)]
+    assert query(
+        "select day(known_timestamp), parse_filename(source_uri), row_number from staging.repeats"
+    ) == [(3, "first.jsonl", 2)]
 
 
-def test_a_row_may_move_back_and_forth_and_is_remembered_once(arrive: Arrive, versions: Versions, query: Query) -> None:
+def test_a_row_may_move_back_and_forth_and_is_remembered_once(
+    arrive: Arrive, versions: Versions, query: Query
+) -> None:
     arrive("first", ("x", 1), ("x", 9))
     arrive("back", ("y", 5))
     arrive("forth", ("x", 7))
@@ -101,7 +125,9 @@ def test_a_row_may_move_back_and_forth_and_is_remembered_once(arrive: Arrive, ve
     assert query("select count(*), count(distinct row_number) from staging.repeats") == [(1, 1)]
 
 
-def test_what_was_not_taken_of_an_instant_comes_back_when_it_is_said_again(arrive: Arrive, versions: Versions, query: Query) -> None:
+def test_what_was_not_taken_of_an_instant_comes_back_when_it_is_said_again(
+    arrive: Arrive, versions: Versions, query: Query
+) -> None:
     arrive("a", ("x", 1))
     arrive("b", ("y", 1))
     assert versions() == [("y", 1)]
@@ -114,7 +140,9 @@ def test_only_files_that_a_row_leaves_are_rewritten(arrive: Arrive, warehouse: W
     relation = StagedRecord.relation()
     arrive("a", ("x", 1))
     arrive("b", ("y", 5), ("z", 6))
-    first, second = sorted(warehouse.files(relation), key=lambda file: Path(file).stat().st_mtime_ns)
+    first, second = sorted(
+        warehouse.files(relation), key=lambda file: Path(file).stat().st_mtime_ns
+    )
     before = warehouse.versions()[relation]
     arrive("c", ("z", 7), ("x", 8))
     assert warehouse.changes(relation, since=before).removed == []
@@ -123,7 +151,9 @@ def test_only_files_that_a_row_leaves_are_rewritten(arrive: Arrive, warehouse: W
     assert first in warehouse.files(relation)
 
 
-@pytest.mark.parametrize("contract", [QuarantinedRecord, AccountedFile, RepeatedRecord, StagedRecord])
+@pytest.mark.parametrize(
+    "contract", [QuarantinedRecord, AccountedFile, RepeatedRecord, StagedRecord]
+)
 def test_a_move_that_was_killed_is_finished_with_no_row_lost_or_doubled(
     arrive: Arrive,
     make_source: MakeSource,
@@ -135,7 +165,11 @@ def test_a_move_that_was_killed_is_finished_with_no_row_lost_or_doubled(
     contract: type[Contract],
 ) -> None:
     arrive("first", ("x", 1), ("x", 3), ("y", 5))
-    source = make_source(write("data/late.jsonl", note(text="y", known=day(2)), note(text="y", known=day(4)), b"{").parent)
+    source = make_source(
+        write(
+            "data/late.jsonl", note(text="y", known=day(2)), note(text="y", known=day(4)), b"{"
+        ).parent
+    )
     ingest(source, warehouse)
     with killed_before(contract):
         prepare(source, warehouse)
@@ -162,7 +196,15 @@ class Row(NamedTuple):
     @property
     def line(self) -> bytes:
         written = f"odd {day(self.written)}" if self.is_odd else day(self.written)
-        return json.dumps({"id": self.record, "author": "ann", "known": day(self.known), "written": written, "text": self.text}).encode()
+        return json.dumps(
+            {
+                "id": self.record,
+                "author": "ann",
+                "known": day(self.known),
+                "written": written,
+                "text": self.text,
+            }
+        ).encode()
 
 
 class Step(NamedTuple):
@@ -177,7 +219,14 @@ RECORD = {"record_id": "id", "author_id": "author", "event_timestamp": "written"
 MENDED = {**RECORD, "event_timestamp": "ltrim(written, 'od ')"}
 COMMITS = [None, QuarantinedRecord, AccountedFile, RepeatedRecord, StagedRecord]
 
-rows = st.builds(Row, st.sampled_from("rstu"), st.integers(1, 4), st.integers(1, 2), st.sampled_from("xyz"), st.booleans())
+rows = st.builds(
+    Row,
+    st.sampled_from("rstu"),
+    st.integers(1, 4),
+    st.integers(1, 2),
+    st.sampled_from("xyz"),
+    st.booleans(),
+)
 histories = st.fixed_dictionaries({file: st.lists(rows, max_size=12) for file in FILES})
 
 
@@ -185,12 +234,18 @@ histories = st.fixed_dictionaries({file: st.lists(rows, max_size=12) for file in
 def steps(draw: st.DrawFn) -> tuple[list[Step], int]:
     """All files in some order and two replays, then after how many steps the mapping is mended."""
     order = draw(st.permutations([*FILES, None, None]))
-    return [Step(file, draw(st.sampled_from(COMMITS))) for file in order], draw(st.integers(0, len(order)))
+    return [Step(file, draw(st.sampled_from(COMMITS))) for file in order], draw(
+        st.integers(0, len(order))
+    )
 
 
 def reference(history: History) -> list[tuple[str, datetime, datetime, str]]:
     """The versions in plain Python: of an instant the newest written, else the last in the source, if it changes something."""
-    placed = sorted((row.written, file, number, row) for file, rows in history.items() for number, row in enumerate(rows))
+    placed = sorted(
+        (row.written, file, number, row)
+        for file, rows in history.items()
+        for number, row in enumerate(rows)
+    )
     one_an_instant = {(row.record, row.known): row for *_, row in placed}
     versions = []
     for _, group in itertools.groupby(sorted(one_an_instant.items()), key=lambda item: item[0][0]):
@@ -224,13 +279,21 @@ class Home:
         self.use(RECORD)
 
     def use(self, mapping: dict[str, str]) -> None:
-        self.source = self.make_source(self.folder / "data", record=mapping, max_quarantined_ratio=1)  # any row may be bad
+        self.source = self.make_source(
+            self.folder / "data", record=mapping, max_quarantined_ratio=1
+        )  # any row may be bad
 
     def take(self, step: Step, history: History) -> None:
         if step.file:
-            (self.folder / "data" / f"{step.file}.jsonl").write_bytes(b"".join(row.line + b"\n" for row in history[step.file]))
+            (self.folder / "data" / f"{step.file}.jsonl").write_bytes(
+                b"".join(row.line + b"\n" for row in history[step.file])
+            )
             ingest(self.source, self.warehouse)
-        with self.killed_before(step.killed_before, is_certain=False) if step.killed_before else nullcontext():
+        with (
+            self.killed_before(step.killed_before, is_certain=False)
+            if step.killed_before
+            else nullcontext()
+        ):
             (prepare if step.file else replay)(self.source, self.warehouse)
 
 
@@ -246,7 +309,9 @@ def test_any_order_of_loads_replays_and_kills_ends_as_a_rebuild_does(
     home = Home(tmp_path_factory.mktemp("history"), make_source, killed_before)
     for number, step in enumerate(plan[0]):
         if number == plan[1]:
-            prepare(home.source, home.warehouse)  # nothing is left unfinished by the mapping that goes
+            prepare(
+                home.source, home.warehouse
+            )  # nothing is left unfinished by the mapping that goes
             home.use(MENDED)
         if step.file or home.warehouse.table(QuarantinedRecord.relation()):
             home.take(step, history)
@@ -255,7 +320,9 @@ def test_any_order_of_loads_replays_and_kills_ends_as_a_rebuild_does(
         home.use(MENDED)
     prepare(home.source, home.warehouse)
     replay(home.source, home.warehouse)
-    versions = "select record_id, known_timestamp, event_timestamp, text from staging.records order by all"
+    versions = (
+        "select record_id, known_timestamp, event_timestamp, text from staging.records order by all"
+    )
     assert ask(home.warehouse, [versions]) == [reference(history)]
     assert recount(home.warehouse)["adds_up"].all()
     found = ask(home.warehouse, TABLES)

@@ -11,7 +11,14 @@ import pytest
 from transforms.errors import MillraceError
 from transforms.features import fingerprint
 from transforms.text import embedding
-from transforms.text.embedding import HashingEmbedder, SentenceTransformerEmbedder, TextEmbedder, embed_text, embedder_of, model_digest
+from transforms.text.embedding import (
+    HashingEmbedder,
+    SentenceTransformerEmbedder,
+    TextEmbedder,
+    embed_text,
+    embedder_of,
+    model_digest,
+)
 from transforms.text.vectors import hashed
 
 
@@ -35,12 +42,16 @@ def test_hashing_is_an_embedder() -> None:
 
 def test_view_without_an_embedder_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MILLRACE_EMBEDDER", raising=False)
-    with pytest.raises(MillraceError, match=r"record_embedding: nothing makes vectors .* MILLRACE_EMBEDDER"):
+    with pytest.raises(
+        MillraceError, match=r"record_embedding: nothing makes vectors .* MILLRACE_EMBEDDER"
+    ):
         embedder_of("record_embedding")
 
 
 def test_folder_without_a_model_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(MillraceError, match=r"no sentence-transformers model there \(no modules.json\)"):
+    with pytest.raises(
+        MillraceError, match=r"no sentence-transformers model there \(no modules.json\)"
+    ):
         SentenceTransformerEmbedder(tmp_path)
 
 
@@ -63,7 +74,9 @@ def test_missing_extra_is_named(look_alike: Path, monkeypatch: pytest.MonkeyPatc
         lambda folder: (folder / "more").touch(),
     ],
 )
-def test_any_change_in_the_folder_changes_the_digest(look_alike: Path, change: Callable[[Path], object]) -> None:
+def test_any_change_in_the_folder_changes_the_digest(
+    look_alike: Path, change: Callable[[Path], object]
+) -> None:
     (look_alike / "weights").write_bytes(b"these")
     before = model_digest()
     assert model_digest() == before
@@ -80,9 +93,21 @@ def test_the_libraries_that_run_a_model_count() -> None:
 
 def test_model_makes_unit_vectors_in_the_order_of_the_texts(tiny_model: Path) -> None:
     embedder: TextEmbedder = SentenceTransformerEmbedder(tiny_model)
-    texts = ["disk failure on the host", "a", "", "disk failure on the host", "word " * 900, "日本語"]
+    texts = [
+        "disk failure on the host",
+        "a",
+        "",
+        "disk failure on the host",
+        "word " * 900,
+        "日本語",
+    ]
     found = embedder.embed(texts)
-    assert (embedder.name, embedder.dimension, found.shape, found.dtype) == ("tiny", 32, (6, 32), np.float32)
+    assert (embedder.name, embedder.dimension, found.shape, found.dtype) == (
+        "tiny",
+        32,
+        (6, 32),
+        np.float32,
+    )
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     assert np.allclose(found[0], found[3], atol=1e-6)
     assert np.allclose(found[1], embedder.embed(["a"])[0], atol=1e-5)
@@ -90,9 +115,18 @@ def test_model_makes_unit_vectors_in_the_order_of_the_texts(tiny_model: Path) ->
     assert embedder.embed([]).shape == (0, 32)
 
 
-def test_kernel_embeds_texts_and_gives_null_for_none(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_embeds_texts_and_gives_null_for_none(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MILLRACE_EMBEDDER", str(tiny_model))
-    texts = pl.LazyFrame({"record_id": ["a", "b"], "event_timestamp": [1, 1], "created_timestamp": [2, 2], "text": ["disk", None]})
+    texts = pl.LazyFrame(
+        {
+            "record_id": ["a", "b"],
+            "event_timestamp": [1, 1],
+            "created_timestamp": [2, 2],
+            "text": ["disk", None],
+        }
+    )
     found = embed_text(texts).collect()
     assert found.columns == ["record_id", "event_timestamp", "created_timestamp", "embedding"]
     assert found.schema["embedding"] == pl.List(pl.Float32)

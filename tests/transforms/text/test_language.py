@@ -19,7 +19,9 @@ from transforms.text.language import LANGUAGE, LANGUAGE_GROUPS, SCRIPT, SCRIPTS,
 from transforms.text.workers import WorkerEndedError
 
 pycld2 = identify.pycld2
-needs_pycld2 = pytest.mark.skipif(pycld2 is None, reason="pycld2 is not installed: it has no wheel for this Python")
+needs_pycld2 = pytest.mark.skipif(
+    pycld2 is None, reason="pycld2 is not installed: it has no wheel for this Python"
+)
 
 SENTENCES = {
     "en": "Everyone may say what they think without fear.",
@@ -65,8 +67,16 @@ NOT_A_LANGUAGE = [
     "\ufffe\ufdd0",
     "https://example.org/a?b=c",
 ]
-HOSTILE = st.text(alphabet=st.sampled_from("aé日かñ\u0301\u200d\u202e\x00\x85\x9f\ufffe\ufdd0\U0010ffff😀 \n@.:/"), max_size=40)
-TEXTS = st.lists(st.one_of(st.none(), st.text(max_size=60), HOSTILE, st.sampled_from(list(SENTENCES.values()))), max_size=8)
+HOSTILE = st.text(
+    alphabet=st.sampled_from(
+        "aé日かñ\u0301\u200d\u202e\x00\x85\x9f\ufffe\ufdd0\U0010ffff😀 \n@.:/"
+    ),
+    max_size=40,
+)
+TEXTS = st.lists(
+    st.one_of(st.none(), st.text(max_size=60), HOSTILE, st.sampled_from(list(SENTENCES.values()))),
+    max_size=8,
+)
 
 
 def named(*texts: str | None, n_workers: int = 1) -> pl.DataFrame:
@@ -75,7 +85,9 @@ def named(*texts: str | None, n_workers: int = 1) -> pl.DataFrame:
 
 def test_every_sentence_is_named_and_sure() -> None:
     found = named(*SENTENCES.values())
-    said = dict(zip(SENTENCES, found.select("language", "is_language_reliable").iter_rows(), strict=True))
+    said = dict(
+        zip(SENTENCES, found.select("language", "is_language_reliable").iter_rows(), strict=True)
+    )
     assert {code: answer for code, answer in said.items() if answer != (code, 1)} == {}
 
 
@@ -84,10 +96,19 @@ def test_what_is_in_no_language_is_undetermined(text: str) -> None:
     assert named(text).select(*LANGUAGE).row(0) == ("und", "und", 0.0, 0, None)
 
 
-def test_without_pycld2_every_sentence_is_named_and_what_is_no_language_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pycld2_every_sentence_is_named_and_what_is_no_language_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(identify, "pycld2", None)
     found = named(*SENTENCES.values(), *NOT_A_LANGUAGE)
-    said = list(zip([*SENTENCES, *["und"] * len(NOT_A_LANGUAGE)], found["language"], found["language_score"], strict=True))
+    said = list(
+        zip(
+            [*SENTENCES, *["und"] * len(NOT_A_LANGUAGE)],
+            found["language"],
+            found["language_score"],
+            strict=True,
+        )
+    )
     assert [answer for answer in said if answer[0] != answer[1]] == []
     assert [answer for answer in said if (answer[1] == "und") != (answer[2] == 0)] == []
     assert found["second_language"].null_count() == found.height
@@ -107,10 +128,16 @@ def test_any_texts_give_a_row_each_within_range(texts: list[str | None]) -> None
     assert [value is None for value in found["language"]] == [text is None for text in texts]
     said = found.drop_nulls("language")
     assert said.filter(~pl.col("language").str.contains(r"^[a-z]{2,3}$")).is_empty()
-    assert said.filter(~pl.col("language_score").is_between(0, 1) | ~pl.col("script_ratio").is_between(0, 1)).is_empty()
+    assert said.filter(
+        ~pl.col("language_score").is_between(0, 1) | ~pl.col("script_ratio").is_between(0, 1)
+    ).is_empty()
     assert said.filter((pl.col("language") == "und") != (pl.col("language_score") == 0)).is_empty()
-    assert said.filter((pl.col("language_score") >= 0.65) != (pl.col("is_language_reliable") == 1)).is_empty()
-    assert said.filter((pl.col("second_language") == pl.col("language")) | (pl.col("second_language") == "und")).is_empty()
+    assert said.filter(
+        (pl.col("language_score") >= 0.65) != (pl.col("is_language_reliable") == 1)
+    ).is_empty()
+    assert said.filter(
+        (pl.col("second_language") == pl.col("language")) | (pl.col("second_language") == "und")
+    ).is_empty()
     assert said.filter((pl.col("n_scripts") == 0) != (pl.col("script") == "Zyyy")).is_empty()
     assert set(said["script"]) <= {*SCRIPTS, "Zyyy"}
 
@@ -143,16 +170,28 @@ def test_addresses_do_not_count() -> None:
 
 
 @needs_pycld2
-def test_where_the_two_disagree_and_neither_is_sure_the_score_is_a_half(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_two_disagree_and_neither_is_sure_the_score_is_a_half(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(identify, "_second_opinion", lambda _: ("nl", 0.6))
-    assert named("thanks a lot").select("language", "language_score", "second_language").row(0) == ("en", 0.5, "nl")
+    assert named("thanks a lot").select("language", "language_score", "second_language").row(0) == (
+        "en",
+        0.5,
+        "nl",
+    )
     monkeypatch.setattr(identify, "_second_opinion", lambda _: ("nl", 0.7))
-    assert named("thanks a lot").select("language", "language_score", "second_language").row(0) == ("nl", 0.7, "en")
+    assert named("thanks a lot").select("language", "language_score", "second_language").row(0) == (
+        "nl",
+        0.7,
+        "en",
+    )
 
 
 @needs_pycld2
 def test_a_long_text_in_two_languages_names_both() -> None:
-    assert named(f"{SENTENCES['ru']} {SENTENCES['ru']} {SENTENCES['el']}").select("language", "second_language").row(0) == ("ru", "el")
+    assert named(f"{SENTENCES['ru']} {SENTENCES['ru']} {SENTENCES['el']}").select(
+        "language", "second_language"
+    ).row(0) == ("ru", "el")
 
 
 @needs_pycld2
@@ -189,7 +228,11 @@ def test_script(text: str, script: str, ratio: float, n_scripts: int) -> None:
 
 def test_workers_name_as_this_process_does_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "N_TEXTS_A_MESSAGE", 7)
-    texts = [f"{text} {number}"[:length] for number, length in enumerate((5, 15, 30, 99)) for text in SENTENCES.values()]
+    texts = [
+        f"{text} {number}"[:length]
+        for number, length in enumerate((5, 15, 30, 99))
+        for text in SENTENCES.values()
+    ]
     texts += [None, *NOT_A_LANGUAGE]
     assert named(*texts, n_workers=2).equals(named(*texts))
 
@@ -198,7 +241,11 @@ def test_only_a_big_batch_goes_to_workers(monkeypatch: pytest.MonkeyPatch) -> No
     asked: list[int] = []
     monkeypatch.setattr(language, "LEAST_FOR_WORKERS", 3)
     monkeypatch.setattr(pl, "thread_pool_size", lambda: 2)
-    monkeypatch.setattr(language, "begin_in_pool", lambda texts, n: asked.append(n) or partial(identify.identify, texts))
+    monkeypatch.setattr(
+        language,
+        "begin_in_pool",
+        lambda texts, n: asked.append(n) or partial(identify.identify, texts),
+    )
     for texts in (["a", "b", "b", "b"], ["a", "b", "c"]):
         identify_language(pl.Series(texts))
     assert asked == [2]
@@ -227,7 +274,12 @@ print(*(worker.process_id for worker in workers._pool(os.getpid(), 2).workers), 
 def test_workers_end_with_their_parent(rest: str) -> None:
     """Killed in the midst, at its end, at an error; the script has no guard around its main part."""
     root = Path(__file__).parents[3]
-    with subprocess.Popen([sys.executable, "-c", PARENT.format(rest=rest)], stdout=subprocess.PIPE, text=True, cwd=root) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT.format(rest=rest)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=root,
+    ) as parent:
         assert parent.stdout
         process_ids = [int(word) for word in parent.stdout.readline().split()]
         assert len(process_ids) == 2
@@ -235,7 +287,9 @@ def test_workers_end_with_their_parent(rest: str) -> None:
             parent.kill()
         parent.wait(30)
     until = time.monotonic() + 10
-    while (alive := [number for number in process_ids if is_running(number)]) and time.monotonic() < until:
+    while (
+        alive := [number for number in process_ids if is_running(number)]
+    ) and time.monotonic() < until:
         time.sleep(0.05)
     assert alive == []
 
@@ -252,5 +306,7 @@ def is_running(process_id: int) -> bool:
 
 def test_a_worker_imports_neither_polars_nor_the_package() -> None:
     asked = f"import sys; sys.argv = ['x']; import runpy; runpy.run_path({identify.__file__!r}); print(*sys.modules)"
-    imported = subprocess.run([sys.executable, "-P", "-c", asked], capture_output=True, text=True, check=True).stdout.split()
+    imported = subprocess.run(
+        [sys.executable, "-P", "-c", asked], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert {"polars", "transforms", "prefect"} & set(imported) == set()

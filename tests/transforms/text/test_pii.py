@@ -20,7 +20,19 @@ FLOOR = 0.95
 CARD, IBAN, NINO = "4111 1111 1111 1111", "GB29 NWBK 6016 1331 9268 19", "AB 12 34 56 C"
 # pieces of identifiers, which meet more often than in any text: whole ones, parts, and what may stand between
 PIECES = (
-    *("ann@example.com", "@", "b.co", "+1 212 555 1234", "(212) 555-1234", "212", "555-1234", "+49", "0171 2345678", "tel ", "call"),
+    *(
+        "ann@example.com",
+        "@",
+        "b.co",
+        "+1 212 555 1234",
+        "(212) 555-1234",
+        "212",
+        "555-1234",
+        "+49",
+        "0171 2345678",
+        "tel ",
+        "call",
+    ),
     *(
         CARD,
         "4111111111111111",
@@ -34,12 +46,34 @@ PIECES = (
         "IP ",
         "2a00:1450:4001::200e",
     ),
-    *("::1", "078-05-1120", "SSN ", NINO, "NHS ", "943 476 5919", "AKIAIOSFODNN7EXAMPLE", "password=", "Bearer ", "a1B2c3D4e5F6g7H8i9J0"),
-    *("sk-", "eyJhbGciOiJIUzI1NiJ9", ".", "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----", "<", ">", "<EMAIL_ADDRESS>"),
+    *(
+        "::1",
+        "078-05-1120",
+        "SSN ",
+        NINO,
+        "NHS ",
+        "943 476 5919",
+        "AKIAIOSFODNN7EXAMPLE",
+        "password=",
+        "Bearer ",
+        "a1B2c3D4e5F6g7H8i9J0",
+    ),
+    *(
+        "sk-",
+        "eyJhbGciOiJIUzI1NiJ9",
+        ".",
+        "-----BEGIN PRIVATE KEY-----",
+        "-----END PRIVATE KEY-----",
+        "<",
+        ">",
+        "<EMAIL_ADDRESS>",
+    ),
     *("<IP_ADDRESS>", " ", "-", ":", "/", "\n", "1", "2026", "é", "x", "_"),
 )
 TEXTS = st.one_of(
-    st.lists(st.sampled_from(PIECES), max_size=8).map("".join), st.text(max_size=80), st.text("0123456789 .-+:()", max_size=60)
+    st.lists(st.sampled_from(PIECES), max_size=8).map("".join),
+    st.text(max_size=80),
+    st.text("0123456789 .-+:()", max_size=60),
 )
 
 
@@ -49,21 +83,32 @@ def masked(text: str) -> str:
 
 
 def redacted(*texts: str | None) -> list[str | None]:
-    return pl.DataFrame({"text": texts}, schema={"text": pl.String}).select(redact(pl.col("text")))["text"].to_list()
+    return (
+        pl.DataFrame({"text": texts}, schema={"text": pl.String})
+        .select(redact(pl.col("text")))["text"]
+        .to_list()
+    )
 
 
 def score(*texts: str | None) -> pl.DataFrame:
     records = pl.LazyFrame(
-        {"record_id": [f"r{row}" for row in range(len(texts))], "text": texts}, schema={"record_id": pl.String, "text": pl.String}
+        {"record_id": [f"r{row}" for row in range(len(texts))], "text": texts},
+        schema={"record_id": pl.String, "text": pl.String},
     )
     instant = pl.lit(datetime(2026, 1, 1, tzinfo=UTC), TIME)
-    return score_pii(records.with_columns(event_timestamp=instant, created_timestamp=instant)).collect()
+    return score_pii(
+        records.with_columns(event_timestamp=instant, created_timestamp=instant)
+    ).collect()
 
 
 def counted(*texts: str | None) -> dict[str, int]:
     """Counts other than 0, added up over texts."""
     scored = score(*texts).select(pl.col("^pii_.*_count$").sum()).row(0, named=True)
-    return {name.removeprefix("pii_").removesuffix("_count").upper(): n for name, n in scored.items() if n}
+    return {
+        name.removeprefix("pii_").removesuffix("_count").upper(): n
+        for name, n in scored.items()
+        if n
+    }
 
 
 @pytest.fixture(scope="module")
@@ -71,28 +116,45 @@ def cases() -> list[tuple[Case, list[tuple[str, int, int]]]]:
     """Labelled cases, and what is found in each."""
     made = labelled(N_EACH)
     texts = redacted(*(case.text for case in made))
-    return [(case, found(case.text, str(text), KINDS)) for case, text in zip(made, texts, strict=True)]
+    return [
+        (case, found(case.text, str(text), KINDS)) for case, text in zip(made, texts, strict=True)
+    ]
 
 
-def test_each_kind_is_recalled_and_precise(cases: list[tuple[Case, list[tuple[str, int, int]]]]) -> None:
+def test_each_kind_is_recalled_and_precise(
+    cases: list[tuple[Case, list[tuple[str, int, int]]]],
+) -> None:
     wanted, recalled, given, right = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     for case, spans in cases:
         if case.sort != BARE:
             wanted[case.kind] += 1
-            recalled[case.kind] += any(kind == case.kind and start <= case.start and end >= case.end for kind, start, end in spans)
+            recalled[case.kind] += any(
+                kind == case.kind and start <= case.start and end >= case.end
+                for kind, start, end in spans
+            )
         for kind, start, end in spans:
             given[kind] += 1
             right[kind] += kind == case.kind and start < case.end and end > case.start
-    given.update(kind for sort, text in negatives(N_EACH) for kind, _, _ in found(text, masked(text), KINDS))
+    given.update(
+        kind for sort, text in negatives(N_EACH) for kind, _, _ in found(text, masked(text), KINDS)
+    )
     assert set(wanted) == set(KINDS)
-    assert {kind: recalled[kind] / wanted[kind] for kind in KINDS if recalled[kind] / wanted[kind] < FLOOR} == {}
-    assert {kind: right[kind] / given[kind] for kind in KINDS if right[kind] / given[kind] < FLOOR} == {}
+    assert {
+        kind: recalled[kind] / wanted[kind]
+        for kind in KINDS
+        if recalled[kind] / wanted[kind] < FLOOR
+    } == {}
+    assert {
+        kind: right[kind] / given[kind] for kind in KINDS if right[kind] / given[kind] < FLOOR
+    } == {}
 
 
 def test_what_only_looks_like_an_identifier_stays() -> None:
     lookalikes = negatives(N_EACH)
     texts = redacted(*(text for _, text in lookalikes))
-    assert [(sort, text) for (sort, text), after in zip(lookalikes, texts, strict=True) if text != after] == []
+    assert [
+        (sort, text) for (sort, text), after in zip(lookalikes, texts, strict=True) if text != after
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -123,7 +185,10 @@ def test_a_placeholder_stands_where_the_identifier_stood(text: str, expected: st
 
 def test_what_is_known_to_be_got_wrong() -> None:
     # a version of four numbers, one of them 100 or more, with nothing before it that says so; a remote that git logs into
-    assert masked("Policy Authority 8.1.2.200 and git@example.com:a.git") == "Policy Authority <IP_ADDRESS> and <EMAIL_ADDRESS>:a.git"
+    assert (
+        masked("Policy Authority 8.1.2.200 and git@example.com:a.git")
+        == "Policy Authority <IP_ADDRESS> and <EMAIL_ADDRESS>:a.git"
+    )
     # an address all below 100, and digits alone, with nothing before them that says so
     assert masked("8.8.8.8 and 2125551234") == "8.8.8.8 and 2125551234"
 
@@ -153,12 +218,19 @@ def test_any_text_meets_the_contract_and_counts_the_same_redacted(texts: list[st
 
 
 def test_counts_by_kind() -> None:
-    assert counted("a@b.co, c@d.ef", f"{CARD} 8.8.8.200", None, "nothing") == {"EMAIL_ADDRESS": 2, "CREDIT_CARD": 1, "IP_ADDRESS": 1}
+    assert counted("a@b.co, c@d.ef", f"{CARD} 8.8.8.200", None, "nothing") == {
+        "EMAIL_ADDRESS": 2,
+        "CREDIT_CARD": 1,
+        "IP_ADDRESS": 1,
+    }
     assert score("a@b.co", "nothing", None)["pii_any"].to_list() == [1, 0, None]
 
 
 def test_columns_are_those_of_the_kinds() -> None:
-    assert [column.name for column in RecordPii.columns()][3:] == [*(f"pii_{kind.lower()}_count" for kind in KINDS), "pii_any"]
+    assert [column.name for column in RecordPii.columns()][3:] == [
+        *(f"pii_{kind.lower()}_count" for kind in KINDS),
+        "pii_any",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,12 @@ def reference(text: str) -> dict[str, float]:
         "n_lines": len(lines),
         "duplicate_line_ratio": (len(lines) - len(set(lines))) / len(lines) if lines else 0.0,
         "mean_word_length": sum(map(len, words)) / len(words) if words else 0.0,
-        "whitespace_ratio": sum(character in BLANKS for character in text) / len(text) if text else 0.0,
-        "non_ascii_ratio": sum(ord(character) > 127 for character in text) / len(text) if text else 0.0,
+        "whitespace_ratio": sum(character in BLANKS for character in text) / len(text)
+        if text
+        else 0.0,
+        "non_ascii_ratio": sum(ord(character) > 127 for character in text) / len(text)
+        if text
+        else 0.0,
     }
 
 
@@ -86,7 +90,14 @@ def test_empty_text_scores_zero_everywhere() -> None:
 
 def test_text_of_blanks_has_lines_and_no_words() -> None:
     scored = score(" \t\n \n").row(0, named=True)
-    expected = {"n_characters": 5, "n_words": 0, "n_lines": 2, "n_sentences": 0, "whitespace_ratio": 1.0, "unique_word_ratio": 0.0}
+    expected = {
+        "n_characters": 5,
+        "n_words": 0,
+        "n_lines": 2,
+        "n_sentences": 0,
+        "whitespace_ratio": 1.0,
+        "unique_word_ratio": 0.0,
+    }
     assert {name: scored[name] for name in expected} == expected
 
 

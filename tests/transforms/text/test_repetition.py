@@ -14,7 +14,9 @@ few_words = st.lists(st.sampled_from(["a", "bb", "ccc", "\n", "é"]), max_size=3
 
 
 def measure(*texts: str) -> list[dict[str, float]]:
-    return pl.DataFrame(measure_repetition(split_words(pl.Series(texts, dtype=pl.String)))).to_dicts()
+    return pl.DataFrame(
+        measure_repetition(split_words(pl.Series(texts, dtype=pl.String)))
+    ).to_dicts()
 
 
 def top(words: list[str], n: int) -> float:
@@ -29,7 +31,9 @@ def duplicated(words: list[str], n: int) -> float:
     """The share of characters in n-grams that occur at least twice, each character once."""
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     counted = Counter(grams)
-    covered = {i + offset for i, gram in enumerate(grams) if counted[gram] > 1 for offset in range(n)}
+    covered = {
+        i + offset for i, gram in enumerate(grams) if counted[gram] > 1 for offset in range(n)
+    }
     return sum(len(words[i]) for i in covered) / max(sum(map(len, words)), 1)
 
 
@@ -48,4 +52,6 @@ def test_an_ngram_that_occurs_once_repeats_nothing() -> None:
 
 
 def test_words_of_another_text_are_no_repetition() -> None:
-    assert measure("the same words here", "the same words here") == measure("the same words here") * 2
+    assert (
+        measure("the same words here", "the same words here") == measure("the same words here") * 2
+    )

@@ -31,12 +31,21 @@ def compound(*texts: str) -> list[float]:
 
 @pytest.mark.parametrize("text", PHRASES)
 def test_a_phrase_is_scored_as_vader_scores_it(text: str) -> None:
-    assert compound(text)[0] == pytest.approx(SentimentIntensityAnalyzer().polarity_scores(text)["compound"], abs=0.05)
+    assert compound(text)[0] == pytest.approx(
+        SentimentIntensityAnalyzer().polarity_scores(text)["compound"], abs=0.05
+    )
 
 
 def test_real_texts_are_scored_about_as_vader_scores_them() -> None:
     file = list_files(load_source(SAMPLE)).files[20]
-    texts = pl.read_ndjson(file.path, schema={"text": pl.String})["text"].drop_nulls().unique().sort().head(400).to_list()
+    texts = (
+        pl.read_ndjson(file.path, schema={"text": pl.String})["text"]
+        .drop_nulls()
+        .unique()
+        .sort()
+        .head(400)
+        .to_list()
+    )
     vader = [SentimentIntensityAnalyzer().polarity_scores(text)["compound"] for text in texts[:400]]
     assert np.corrcoef(vader, compound(*texts))[0, 1] > 0.9
 
@@ -47,4 +56,8 @@ def test_words_of_the_text_before_do_not_negate() -> None:
 
 def test_negative_words_are_a_share_of_all() -> None:
     text = pl.Series(["a terrible, terrible day", "", "fine"])
-    assert measure_sentiment(split_words(text), text)["frac_negative_words"].tolist() == [0.5, 0.0, 0.0]
+    assert measure_sentiment(split_words(text), text)["frac_negative_words"].tolist() == [
+        0.5,
+        0.0,
+        0.0,
+    ]

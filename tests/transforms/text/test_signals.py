@@ -18,10 +18,17 @@ GERMAN = "Der schnelle braune Fuchs springt über den faulen Hund und läuft dan
 
 
 def score(*texts: str | None) -> list[dict[str, Any]]:
-    rows = [{"record_id": str(number), "event_timestamp": NOW, "created_timestamp": NOW, "text": text} for number, text in enumerate(texts)]
+    rows = [
+        {"record_id": str(number), "event_timestamp": NOW, "created_timestamp": NOW, "text": text}
+        for number, text in enumerate(texts)
+    ]
     times = dict.fromkeys(("event_timestamp", "created_timestamp"), pl.Datetime("us", "UTC"))
     frame = pl.LazyFrame(rows, schema={"record_id": pl.String, **times, "text": pl.String})
-    return RecordText.gate(score_text(frame).collect()).sort(pl.col("record_id").cast(pl.Int64)).to_dicts()
+    return (
+        RecordText.gate(score_text(frame).collect())
+        .sort(pl.col("record_id").cast(pl.Int64))
+        .to_dicts()
+    )
 
 
 @settings(max_examples=20)
@@ -32,7 +39,18 @@ def test_any_text_meets_the_contract(texts: list[str | None]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["\x00\x01", "a" * 200_000, "\U0001f600" * 50, "́" * 9, "\n" * 1000, "[{<>}]`" * 100, "﻿", "ab " * 50_000], ids=range(8)
+    "text",
+    [
+        "\x00\x01",
+        "a" * 200_000,
+        "\U0001f600" * 50,
+        "́" * 9,
+        "\n" * 1000,
+        "[{<>}]`" * 100,
+        "﻿",
+        "ab " * 50_000,
+    ],
+    ids=range(8),
 )
 def test_hostile_text_meets_the_contract(text: str) -> None:
     assert score(text)[0]["language"] is not None
@@ -44,7 +62,9 @@ def test_english_signals_are_null_elsewhere() -> None:
     assert german["language"] == "de"
     assert short["language"] == "und"
     assert all(english[name] is not None for name in ENGLISH_ONLY)
-    assert {name: (german[name], short[name], none[name]) for name in ENGLISH_ONLY} == dict.fromkeys(ENGLISH_ONLY, (None, None, None))
+    assert {
+        name: (german[name], short[name], none[name]) for name in ENGLISH_ONLY
+    } == dict.fromkeys(ENGLISH_ONLY, (None, None, None))
 
 
 def test_a_tombstone_has_no_value() -> None:
@@ -54,8 +74,12 @@ def test_a_tombstone_has_no_value() -> None:
 
 def test_readability_is_the_formulas() -> None:
     (row,) = score("The cat sat on the mat. It was very happy there, and it purred all day.")
-    assert row["automated_readability_index"] == pytest.approx(4.71 * 53 / 16 + 0.5 * 16 / 2 - 21.43)
-    assert row["coleman_liau_index"] == pytest.approx(0.0588 * 53 / 16 * 100 - 0.296 * 2 / 16 * 100 - 15.8)
+    assert row["automated_readability_index"] == pytest.approx(
+        4.71 * 53 / 16 + 0.5 * 16 / 2 - 21.43
+    )
+    assert row["coleman_liau_index"] == pytest.approx(
+        0.0588 * 53 / 16 * 100 - 0.296 * 2 / 16 * 100 - 15.8
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,9 +112,16 @@ def test_a_text_scores_alike_alone_and_in_company() -> None:
 
 
 @settings(max_examples=20)
-@given(st.lists(st.text(st.sampled_from("ab c"), min_size=1, max_size=60), min_size=2, max_size=6), st.randoms())
-def test_values_do_not_depend_on_who_else_is_in_the_batch_by_a_single_bit(texts: list[str], random: Random) -> None:
+@given(
+    st.lists(st.text(st.sampled_from("ab c"), min_size=1, max_size=60), min_size=2, max_size=6),
+    st.randoms(),
+)
+def test_values_do_not_depend_on_who_else_is_in_the_batch_by_a_single_bit(
+    texts: list[str], random: Random
+) -> None:
     alone = [{**score(text)[0], "record_id": ""} for text in texts]
     order = random.sample(range(len(texts)), len(texts))
     together = score(*(texts[place] for place in order))
-    assert [{**together[order.index(place)], "record_id": ""} for place in range(len(texts))] == alone
+    assert [
+        {**together[order.index(place)], "record_id": ""} for place in range(len(texts))
+    ] == alone

@@ -38,7 +38,9 @@ def vector(text: str) -> npt.NDArray[np.float64]:
 
 def reference(text: str) -> npt.NDArray[np.float64]:
     """The same by scikit-learn, whose vectors are of unit length too."""
-    made: npt.NDArray[np.float64] = HashingVectorizer(n_features=256, token_pattern=r"(?u)\w+").transform([text]).toarray()[0]  # noqa: S106
+    made: npt.NDArray[np.float64] = (
+        HashingVectorizer(n_features=256, token_pattern=r"(?u)\w+").transform([text]).toarray()[0]
+    )
     return made
 
 
@@ -65,14 +67,26 @@ def test_text_repeated_as_a_whole_is_the_same_vector(words: list[str], times: in
 
 
 def test_repeated_word_weighs_more() -> None:
-    once, twice, alone, other = vector("disk failure"), vector("disk disk failure"), vector("disk"), vector("failure")
+    once, twice, alone, other = (
+        vector("disk failure"),
+        vector("disk disk failure"),
+        vector("disk"),
+        vector("failure"),
+    )
     assert np.allclose(once @ alone, 1 / np.sqrt(2))
     assert np.allclose([twice @ alone, twice @ other], np.array([2, 1]) / np.sqrt(5))
 
 
 @pytest.mark.parametrize(
     ("word", "place", "sign"),
-    [("disk", 212, -1), ("failure", 103, -1), ("ünïcödé", 196, 1), ("日本語", 105, -1), ("a" * 1_000, 248, -1), ("42", 202, -1)],
+    [
+        ("disk", 212, -1),
+        ("failure", 103, -1),
+        ("ünïcödé", 196, 1),
+        ("日本語", 105, -1),
+        ("a" * 1_000, 248, -1),
+        ("42", 202, -1),
+    ],
 )
 def test_a_words_place_and_sign_never_change(word: str, place: int, sign: int) -> None:
     found = vector(word)
@@ -86,7 +100,11 @@ def test_text_without_a_word_is_all_zeros_and_no_text_is_null() -> None:
 
 
 def test_words_that_cancel_out_leave_zeros() -> None:
-    places = {(place, sign): word for word in map(str, range(2_000)) for place, sign in [place_and_sign(word)]}
+    places = {
+        (place, sign): word
+        for word in map(str, range(2_000))
+        for place, sign in [place_and_sign(word)]
+    }
     place = next(place for place, sign in places if (place, -sign) in places)
     assert not vector(f"{places[place, 1]} {places[place, -1]}").any()
 
@@ -111,6 +129,10 @@ def test_texts_are_hashed_in_pieces_as_a_whole() -> None:
 
 @pytest.mark.parametrize("values", [[1.0] * 256, [1.0] + [0.0] * 254, [float("nan")] * 256, []])
 def test_contract_refuses_what_is_no_unit_vector_of_256(values: list[float]) -> None:
-    rows = hashed("a", "b").with_columns(hash_vec_256=pl.Series([values, None], dtype=pl.List(pl.Float32)))
-    with pytest.raises(GateError, match=r"1 rows of a batch of 2 break hash_vec_256: not_a_unit_vector_of_256"):
+    rows = hashed("a", "b").with_columns(
+        hash_vec_256=pl.Series([values, None], dtype=pl.List(pl.Float32))
+    )
+    with pytest.raises(
+        GateError, match=r"1 rows of a batch of 2 break hash_vec_256: not_a_unit_vector_of_256"
+    ):
         RecordVector.gate(rows)

@@ -23,5 +23,10 @@ with Warehouse(Settings(home=Path(sys.argv[1]))).connect() as connection:
 def test_a_process_that_imported_every_module_leaves_nothing_alive(tmp_path: Path) -> None:
     names = [module.name for module in walk_packages(transforms.__path__, "transforms.")]
     assert "transforms.features.build" in names
-    ended = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path), *names], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path), *names],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

@@ -61,7 +61,9 @@ def test_living_writer_keeps_its_half_file_and_ends_well(warehouse: Warehouse) -
     assert warehouse.n_rows("accounting.files") == 1
 
 
-def test_committed_file_of_a_writer_that_was_killed_after_its_commit_stays(warehouse: Warehouse) -> None:
+def test_committed_file_of_a_writer_that_was_killed_after_its_commit_stays(
+    warehouse: Warehouse,
+) -> None:
     warehouse.publish(StagedRecord, [], {})
     writer(warehouse, "live").communicate("go on\n")
     (file,) = warehouse.files("accounting.files")

@@ -20,7 +20,9 @@ def publish(warehouse: Warehouse) -> Callable[..., None]:
 
     def run(*names: str, without: list[str] | None = None, **transactions: int) -> None:
         zeros = dict.fromkeys(("n_read", "n_staged", "n_duplicates", "n_quarantined"), 0)
-        rows = [{"load_id": name, "source": "notes", "source_uri": "file", **zeros} for name in names]
+        rows = [
+            {"load_id": name, "source": "notes", "source_uri": "file", **zeros} for name in names
+        ]
         batches = pa.Table.from_pylist(rows, AccountedFile.arrow_schema()).to_batches()
         warehouse.publish(AccountedFile, batches, transactions, without=without or [])
 
@@ -29,10 +31,15 @@ def publish(warehouse: Warehouse) -> Callable[..., None]:
 
 def loads(warehouse: Warehouse) -> list[str]:
     with warehouse.connect() as connection:
-        return [name for (name,) in connection.sql(f"select load_id from {RELATION} order by all").fetchall()]
+        return [
+            name
+            for (name,) in connection.sql(f"select load_id from {RELATION} order by all").fetchall()
+        ]
 
 
-def test_files_are_replaced_in_one_commit_and_older_versions_keep_them(warehouse: Warehouse, publish: Callable[..., None]) -> None:
+def test_files_are_replaced_in_one_commit_and_older_versions_keep_them(
+    warehouse: Warehouse, publish: Callable[..., None]
+) -> None:
     publish("a", "b")
     version = warehouse.versions()[RELATION]
     (old,) = warehouse.files(RELATION)
@@ -44,7 +51,9 @@ def test_files_are_replaced_in_one_commit_and_older_versions_keep_them(warehouse
     assert pq.read_table(old)["load_id"].to_pylist() == ["a", "b"]
 
 
-def test_an_open_table_is_opened_again_where_another_wrote_or_made_it_anew(warehouse: Warehouse, publish: Callable[..., None]) -> None:
+def test_an_open_table_is_opened_again_where_another_wrote_or_made_it_anew(
+    warehouse: Warehouse, publish: Callable[..., None]
+) -> None:
     publish("a")
     reader = Warehouse(warehouse.settings)
     assert reader.table(RELATION) is reader.table(RELATION)
@@ -61,13 +70,17 @@ def test_an_open_table_is_opened_again_where_another_wrote_or_made_it_anew(wareh
     assert loads(reader) == [f"new {number}" for number in range(newest)]
 
 
-def test_a_file_may_go_with_nothing_in_its_place(warehouse: Warehouse, publish: Callable[..., None]) -> None:
+def test_a_file_may_go_with_nothing_in_its_place(
+    warehouse: Warehouse, publish: Callable[..., None]
+) -> None:
     publish("a")
     publish(without=warehouse.files(RELATION))
     assert loads(warehouse) == []
 
 
-def test_what_replaces_files_is_published_once(warehouse: Warehouse, publish: Callable[..., None]) -> None:
+def test_what_replaces_files_is_published_once(
+    warehouse: Warehouse, publish: Callable[..., None]
+) -> None:
     publish("a")
     before = warehouse.files(RELATION)
     publish("b", without=before, move=1)
@@ -76,11 +89,15 @@ def test_what_replaces_files_is_published_once(warehouse: Warehouse, publish: Ca
     assert loads(warehouse) == ["b"]
 
 
-def test_files_that_another_run_replaced_are_not_replaced_again(warehouse: Warehouse, publish: Callable[..., None]) -> None:
+def test_files_that_another_run_replaced_are_not_replaced_again(
+    warehouse: Warehouse, publish: Callable[..., None]
+) -> None:
     publish("a", "b")
     before = warehouse.files(RELATION)
     publish("b", without=before)
-    with pytest.raises(HomeError, match=r"^accounting\.files: another run has replaced files .* run again"):
+    with pytest.raises(
+        HomeError, match=r"^accounting\.files: another run has replaced files .* run again"
+    ):
         publish("a", "b", without=before)
     assert loads(warehouse) == ["b"]
     assert len(list(warehouse.folder(RELATION).glob("*.parquet"))) == 2

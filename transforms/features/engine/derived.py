@@ -37,13 +37,17 @@ def derive(inputs: pl.DataFrame | pa.Table, features: Mapping[str, str]) -> pl.D
     │ null  │
     └───────┘
     """
-    return pl.DataFrame(derive_arrow(inputs if isinstance(inputs, pa.Table) else inputs.to_arrow(), features))
+    return pl.DataFrame(
+        derive_arrow(inputs if isinstance(inputs, pa.Table) else inputs.to_arrow(), features)
+    )
 
 
 def derive_arrow(inputs: pa.Table, features: Mapping[str, str]) -> pa.Table:
     """Compute as `derive` does, from Arrow to Arrow."""
     try:
-        selected = ", ".join(f"{bound(expression)} as {quoted(name)}" for name, expression in features.items())
+        selected = ", ".join(
+            f"{bound(expression)} as {quoted(name)}" for name, expression in features.items()
+        )
         return _engine().run(f"select {selected} from inputs", inputs)
     except (ValueError, duckdb.Error) as error:
         if len(features) > 1:
@@ -87,7 +91,9 @@ class _Engine:
             del self._inputs.table
 
 
-def _plan(connection: duckdb.DuckDBPyConnection, inputs: _Inputs, sql: str, _: pa.Schema) -> duckdb.DuckDBPyRelation:
+def _plan(
+    connection: duckdb.DuckDBPyConnection, inputs: _Inputs, sql: str, _: pa.Schema
+) -> duckdb.DuckDBPyRelation:
     connection.register("inputs", inputs)
     return connection.sql(sql)
 
@@ -102,6 +108,8 @@ def _engine() -> _Engine:
 
 def _reason(error: Exception) -> str:
     """Say why an expression fails; DuckDB's words on values are left out, for they show them."""
-    if isinstance(error, duckdb.BinderException | duckdb.CatalogException) or not isinstance(error, duckdb.Error):
+    if isinstance(error, duckdb.BinderException | duckdb.CatalogException) or not isinstance(
+        error, duckdb.Error
+    ):
         return str(error).splitlines()[0]
     return f"its expression cannot be computed over these values ({type(error).__name__})"

@@ -12,17 +12,32 @@ from transforms.warehouse.tables import CODE, Warehouse
 INDEX: tuple[type[Contract], ...] = (KnownContent, KnownDocument)
 
 
-def bring_index_up(warehouse: Warehouse, now: datetime, done: Mapping[str, int], code: int, *, is_anew: bool = False) -> dict[str, int]:
+def bring_index_up(
+    warehouse: Warehouse,
+    now: datetime,
+    done: Mapping[str, int],
+    code: int,
+    *,
+    is_anew: bool = False,
+) -> dict[str, int]:
     """Bring the index up to the newest staged records, in two commits that `done` goes with: new texts, then documents.
 
     Where other code has made it, or if it `is_anew`, all of it is made again. Tells the version that the documents have then.
     Raises `AlreadyPublishedError` if another run was first.
     """
     ((transaction, version),) = done.items()
-    is_done = {contract: _consumed(contract, warehouse, transaction, code) >= version for contract in INDEX}
+    is_done = {
+        contract: _consumed(contract, warehouse, transaction, code) >= version for contract in INDEX
+    }
     if not is_done[KnownDocument]:
-        since = -1 if is_anew else min(_consumed(contract, warehouse, transaction, code) for contract in INDEX)
-        with warehouse.connect(of=(StagedRecord.relation(), *(contract.relation() for contract in INDEX))) as connection:
+        since = (
+            -1
+            if is_anew
+            else min(_consumed(contract, warehouse, transaction, code) for contract in INDEX)
+        )
+        with warehouse.connect(
+            of=(StagedRecord.relation(), *(contract.relation() for contract in INDEX))
+        ) as connection:
             for contract in INDEX if since < 0 else ():
                 warehouse.create_view(connection, contract.relation(), [], contract.arrow_schema())
             warehouse.create_arrivals(connection, StagedRecord, since)
@@ -38,4 +53,8 @@ def bring_index_up(warehouse: Warehouse, now: datetime, done: Mapping[str, int],
 
 
 def _consumed(contract: type[Contract], warehouse: Warehouse, transaction: str, code: int) -> int:
-    return warehouse.consumed(contract.relation(), transaction) if warehouse.consumed(contract.relation(), CODE) == code else -1
+    return (
+        warehouse.consumed(contract.relation(), transaction)
+        if warehouse.consumed(contract.relation(), CODE) == code
+        else -1
+    )

@@ -17,53 +17,102 @@ from transforms.features.rows import view_batches
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownContent, KnownDocument
 from transforms.sql import model
-from transforms.text.duplicates import BANDS, HEADS, MIN_SIMILARITY, digest_contents, estimate_similarity, normalise, sign
+from transforms.text.duplicates import (
+    BANDS,
+    HEADS,
+    MIN_SIMILARITY,
+    digest_contents,
+    estimate_similarity,
+    normalise,
+    sign,
+)
 
 
 def duplicate_rows(
-    connection: duckdb.DuckDBPyConnection, contract: type[Contract], batch_rows: int, now: datetime, *, is_whole: bool
+    connection: duckdb.DuckDBPyConnection,
+    contract: type[Contract],
+    batch_rows: int,
+    now: datetime,
+    *,
+    is_whole: bool,
 ) -> Iterator[pa.RecordBatch]:
     """Make the rows of `record_duplicates` from the documents in `index_documents`: the new ones, and those with other values.
 
     `is_new` tells the instants that were not published before.
     """
-    connection.execute(f"create or replace view published_duplicates as from {contract.relation()} where {not is_whole}")
+    connection.execute(
+        f"create or replace view published_duplicates as from {contract.relation()} where {not is_whole}"
+    )
     for batch in connection.sql(model("duplicates/record_duplicates")).to_arrow_reader(batch_rows):
         created = pa.repeat(pa.scalar(now, pa.timestamp("us", "UTC")), batch.num_rows)
-        yield from view_batches(contract, pa.table(batch).append_column("created_timestamp", created))
+        yield from view_batches(
+            contract, pa.table(batch).append_column("created_timestamp", created)
+        )
 
 
-def new_contents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> Iterator[pa.RecordBatch]:
+def new_contents(
+    connection: duckdb.DuckDBPyConnection, batch_rows: int
+) -> Iterator[pa.RecordBatch]:
     """Digest what records say anew into `arriving_documents`; stream the texts that were never seen, signed: `new_contents`."""
-    connection.execute("create table arriving_documents (record_id varchar, event_timestamp timestamptz, content_id bigint)")
+    connection.execute(
+        "create table arriving_documents (record_id varchar, event_timestamp timestamptz, content_id bigint)"
+    )
     connection.from_arrow(KnownContent.arrow_schema().empty_table()).create("new_contents")
     connection.execute(f"create table indexed_documents as {model('duplicates/indexed_documents')}")
-    touched = "record_id in (select record_id from inserted union all select record_id from deleted)"
-    connection.execute(f"create table published_instants as select record_id, event_timestamp from indexed_documents where {touched}")
-    connection.execute(f"create table seen_contents as select content_id from {KnownContent.relation()}")
+    touched = (
+        "record_id in (select record_id from inserted union all select record_id from deleted)"
+    )
+    connection.execute(
+        f"create table published_instants as select record_id, event_timestamp from indexed_documents where {touched}"
+    )
+    connection.execute(
+        f"create table seen_contents as select content_id from {KnownContent.relation()}"
+    )
     writing = connection.cursor()  # for the other one is busy streaming
-    in_effect = f"select record_id, event_timestamp, text from ({model('features/versions_in_effect')})"
+    in_effect = (
+        f"select record_id, event_timestamp, text from ({model('features/versions_in_effect')})"
+    )
     for batch in connection.sql(in_effect).to_arrow_reader(batch_rows):
         documents = pl.DataFrame(batch).with_columns(normal=normalise(pl.col("text")))
         documents = documents.with_columns(content_id=digest_contents(documents["normal"]))
-        writing.register("batch_documents", documents.select("record_id", "event_timestamp", "content_id").to_arrow())
+        writing.register(
+            "batch_documents",
+            documents.select("record_id", "event_timestamp", "content_id").to_arrow(),
+        )
         writing.execute("insert into arriving_documents from batch_documents")
-        writing.register("batch_contents", documents.select("content_id", "normal").drop_nulls().unique("content_id").to_arrow())
-        fresh: pl.DataFrame = writing.sql("from batch_contents anti join seen_contents using (content_id)").pl()
-        signed = fresh.select("content_id", sign(fresh["normal"])).to_arrow().cast(KnownContent.arrow_schema())
+        writing.register(
+            "batch_contents",
+            documents.select("content_id", "normal").drop_nulls().unique("content_id").to_arrow(),
+        )
+        fresh: pl.DataFrame = writing.sql(
+            "from batch_contents anti join seen_contents using (content_id)"
+        ).pl()
+        signed = (
+            fresh.select("content_id", sign(fresh["normal"]))
+            .to_arrow()
+            .cast(KnownContent.arrow_schema())
+        )
         writing.register("batch_signed", signed)
         writing.execute("insert into new_contents from batch_signed")
         writing.execute("insert into seen_contents select content_id from batch_signed")
         yield from signed.to_batches()
 
 
-def changed_documents(connection: duckdb.DuckDBPyConnection, batch_rows: int, now: datetime) -> Iterator[pa.RecordBatch]:
+def changed_documents(
+    connection: duckdb.DuckDBPyConnection, batch_rows: int, now: datetime
+) -> Iterator[pa.RecordBatch]:
     """Label what records say from the first change on; stream the documents with other values than the index holds."""
     connection.execute(f"set variable first_change = ({model('duplicates/first_change')})")
     known = f"select * from {KnownContent.relation()} union all select * from new_contents"
     connection.execute(f"create view signed_contents as {known}")
     is_first = not connection.execute("from indexed_documents limit 1").fetchall()
-    for name in ("described_documents", "fresh_contents", "neighbours", "known_contents", "members"):
+    for name in (
+        "described_documents",
+        "fresh_contents",
+        "neighbours",
+        "known_contents",
+        "members",
+    ):
         # where nothing was said before there are no neighbours, and looking for them would cost as much as all else
         limit = "limit 0" if is_first and name == "neighbours" else ""
         connection.execute(f"create table {name} as {model(f'duplicates/{name}')} {limit}")
@@ -73,7 +122,13 @@ def changed_documents(connection: duckdb.DuckDBPyConnection, batch_rows: int, no
     schema = KnownDocument.arrow_schema()
     for batch in connection.sql(model("duplicates/changed_documents")).to_arrow_reader(batch_rows):
         created = pa.repeat(pa.scalar(now, pa.timestamp("us", "UTC")), batch.num_rows)
-        yield from pa.table(batch).append_column("created_timestamp", created).select(schema.names).cast(schema).to_batches()
+        yield from (
+            pa.table(batch)
+            .append_column("created_timestamp", created)
+            .select(schema.names)
+            .cast(schema)
+            .to_batches()
+        )
 
 
 def _find_parents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> None:
@@ -97,16 +152,25 @@ def _find_parents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> Non
 
 def compare_pairs(pairs: pl.DataFrame) -> pl.DataFrame:
     """Keep the pairs of signatures that are alike enough, with their similarity."""
-    later, earlier = (pairs[side].explode().to_numpy().reshape(-1, BANDS) for side in ("later_keys", "earlier_keys"))
+    later, earlier = (
+        pairs[side].explode().to_numpy().reshape(-1, BANDS)
+        for side in ("later_keys", "earlier_keys")
+    )
     similarity = pl.Series("similarity", estimate_similarity(later, earlier))
-    return pairs.select("later", "earlier", similarity).filter(pl.col("similarity") >= MIN_SIMILARITY)
+    return pairs.select("later", "earlier", similarity).filter(
+        pl.col("similarity") >= MIN_SIMILARITY
+    )
 
 
 def find_roots(parents: pl.DataFrame) -> pl.DataFrame:
     """Follow each position's chain of parents to its end, in as many steps as the chain's length has digits, in base two."""
-    positions = np.unique(parents.select(pl.concat_list("position", "parent").explode()).to_series().to_numpy())
+    positions = np.unique(
+        parents.select(pl.concat_list("position", "parent").explode()).to_series().to_numpy()
+    )
     above = np.arange(len(positions))
-    above[np.searchsorted(positions, parents["position"].to_numpy())] = np.searchsorted(positions, parents["parent"].to_numpy())
+    above[np.searchsorted(positions, parents["position"].to_numpy())] = np.searchsorted(
+        positions, parents["parent"].to_numpy()
+    )
     while not np.array_equal(above, further := above[above]):
         above = further
     return pl.DataFrame({"position": positions, "root": positions[above]})

@@ -38,7 +38,16 @@ SPANS_OF_A_BUCKET = 500_000
 # what a span brought can be taken out of these again, most of the time; other parts are computed from all records
 EXTENDED = {"sum", "least", "greatest"}
 # what is shown of a version behind a value
-SHOWN = ("record_id", "event_timestamp", "known_timestamp", "is_positive", "source_uri", "row_number", "load_id", "windows")
+SHOWN = (
+    "record_id",
+    "event_timestamp",
+    "known_timestamp",
+    "is_positive",
+    "source_uri",
+    "row_number",
+    "load_id",
+    "windows",
+)
 COMPUTED_IN = ("transforms.features.engine.timelines", "transforms.features.engine.spans")
 
 
@@ -47,16 +56,27 @@ class GroupView(View):
 
     def __init__(self, declaration: GroupBy, record_views: Mapping[str, View]) -> None:
         """Bind the declaration's expressions. Raises `DeclarationError` where one is wrong."""
-        self.entity, self.where, self.online = declaration.entity, declaration.where, declaration.online
+        self.entity, self.where, self.online = (
+            declaration.entity,
+            declaration.where,
+            declaration.online,
+        )
         self._declaration, self._record_views = declaration, record_views
         self._inputs = Inputs(record_views)
         self.references = self._read()
-        self.made = [feature for aggregate in declaration.aggregates for feature in self._bind(aggregate)]
-        self.parts = list(dict.fromkeys(part for feature in self.made for part in feature.parts.values()))
-        self.windows = sorted(
-            {feature.window for feature in self.made}, key=lambda window: (window.length is None, window.length_us, window.hop_us)
+        self.made = [
+            feature for aggregate in declaration.aggregates for feature in self._bind(aggregate)
+        ]
+        self.parts = list(
+            dict.fromkeys(part for feature in self.made for part in feature.parts.values())
         )
-        self.contract = entity_contract(declaration.name, declaration.description, declaration.entity, self._columns())
+        self.windows = sorted(
+            {feature.window for feature in self.made},
+            key=lambda window: (window.length is None, window.length_us, window.hop_us),
+        )
+        self.contract = entity_contract(
+            declaration.name, declaration.description, declaration.entity, self._columns()
+        )
 
     def _read(self) -> References:
         """The columns that are read of a record and of record views; checks the entity's key and the group's condition."""
@@ -66,20 +86,34 @@ class GroupView(View):
             message = f"entity {self.entity.name}: {error}"
             raise DeclarationError(message) from None
         self._refuse_no_condition(self.where)
-        return set().union(*(self._inputs.references(text) for text in (*self.entity.keys.values(), self.where) if text))
+        return set().union(
+            *(
+                self._inputs.references(text)
+                for text in (*self.entity.keys.values(), self.where)
+                if text
+            )
+        )
 
     def _refuse_no_key(self) -> None:
         for key in self.entity.keys.values():
             kind = self._inputs.bind(key).kind
             if kind.startswith("list of") != self.entity.many:
-                mend = "with many=True it must be a list" if self.entity.many else "a list-valued key needs many=True"
+                mend = (
+                    "with many=True it must be a list"
+                    if self.entity.many
+                    else "a list-valued key needs many=True"
+                )
                 message = f"{key!r} is a {kind}; {mend}"
                 raise DeclarationError(message)
 
     def _bind(self, aggregate: Any) -> list[Feature]:
         """Make the features of an aggregate, and note what it reads."""
         try:
-            of = Input("", "whole", is_never_null=True) if isinstance(aggregate, Count) else self._inputs.bind(aggregate.of)
+            of = (
+                Input("", "whole", is_never_null=True)
+                if isinstance(aggregate, Count)
+                else self._inputs.bind(aggregate.of)
+            )
             self._refuse_no_condition(aggregate.where)
             for text in (aggregate.where, None if isinstance(aggregate, Count) else aggregate.of):
                 self.references |= self._inputs.references(text) if text else set()
@@ -96,7 +130,11 @@ class GroupView(View):
     @cached_property
     def stored(self) -> dict[tuple[Part, Window], str]:
         """The column that each part in each window is stored in: that of a feature which is the part itself, else one of its own."""
-        stored = {(feature.parts["v"], feature.window): feature.name for feature in self.made if feature.value == "{v}"}
+        stored = {
+            (feature.parts["v"], feature.window): feature.name
+            for feature in self.made
+            if feature.value == "{v}"
+        }
         for feature in self.made:
             for name, part in feature.parts.items():
                 stored.setdefault((part, feature.window), f"{feature.name}{UNSERVED}{name}")
@@ -105,10 +143,18 @@ class GroupView(View):
     def _columns(self) -> dict[str, Any]:
         served = {feature.name: feature_field(feature) for feature in self.made}
         if len(served) < len(self.made):
-            twice = next(feature.name for feature in self.made if sum(other.name == feature.name for other in self.made) > 1)
+            twice = next(
+                feature.name
+                for feature in self.made
+                if sum(other.name == feature.name for other in self.made) > 1
+            )
             message = f"{twice}: two features of a view have this name; say name=..."
             raise DeclarationError(message)
-        unserved = {column: stored_field(f"Sum that {column} is made of.") for column in self.stored.values() if column not in served}
+        unserved = {
+            column: stored_field(f"Sum that {column} is made of.")
+            for column in self.stored.values()
+            if column not in served
+        }
         return served | unserved
 
     @property
@@ -119,9 +165,21 @@ class GroupView(View):
     def digest(self) -> int:
         """Digest the declaration as it is bound, the engine, and the views that are read."""
         declared = repr(
-            (self.entity.sql, self.where, [(feature.name, feature.window, feature.parts, feature.value) for feature in self.made])
+            (
+                self.entity.sql,
+                self.where,
+                [
+                    (feature.name, feature.window, feature.parts, feature.value)
+                    for feature in self.made
+                ],
+            )
         )
-        return digest(self.contract, COMPUTED_IN, declared, (self._record_views[name].digest() for name in self.reads))
+        return digest(
+            self.contract,
+            COMPUTED_IN,
+            declared,
+            (self._record_views[name].digest() for name in self.reads),
+        )
 
     def rows(self, run: Run, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
         """Extend what is published by what arrived and went; what cannot be extended is computed from all records of the entity."""
@@ -131,14 +189,26 @@ class GroupView(View):
         table, columns = run.spans[self.name]
         spans = spans_of(self, table, columns)
         if is_whole:
-            run.connection.execute("create or replace table published as select entity_id, event_timestamp from activity limit 0")
-            yield from self._computed(run, spans, columns, "select distinct entity_id, event_timestamp from activity", is_whole=True)
+            run.connection.execute(
+                "create or replace table published as select entity_id, event_timestamp from activity limit 0"
+            )
+            yield from self._computed(
+                run,
+                spans,
+                columns,
+                "select distinct entity_id, event_timestamp from activity",
+                is_whole=True,
+            )
             return
         is_extended = {part.kind for part in self.parts} <= EXTENDED
         left = f"select distinct entity_id from ({spans}) where {'is_retracted' if is_extended else 'true'}"
         run.connection.execute(f"create or replace table incomplete as {left}")
         if is_extended:
-            yield from self._extended(run, f"select * from ({spans}) where entity_id not in (select entity_id from incomplete)", columns)
+            yield from self._extended(
+                run,
+                f"select * from ({spans}) where entity_id not in (select entity_id from incomplete)",
+                columns,
+            )
         if run.connection.sql("from incomplete limit 1").fetchall():
             yield from self.rebuild(run, "incomplete")
 
@@ -148,25 +218,38 @@ class GroupView(View):
         versions = ALL_VERSIONS if is_whole else None
         counting = [group for group in groups if counts_any(run.connection, group, versions)]
         others = [group for group in groups if group not in counting]
-        for table, of, read in (("spans", counting, versions), ("no_spans", others, f"{ALL_VERSIONS} limit 0")):
+        for table, of, read in (
+            ("spans", counting, versions),
+            ("no_spans", others, f"{ALL_VERSIONS} limit 0"),
+        ):
             columns = create_spans(run.connection, read, of, table) if of else {}
             run.spans |= {group.name: (table, columns) for group in of}
 
-    def _extended(self, run: Run, spans: str, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+    def _extended(
+        self, run: Run, spans: str, columns: Mapping[str, str]
+    ) -> Iterator[pa.RecordBatch]:
         """Extend the rows of entities; those of which that cannot be done are added to `incomplete`."""
         first = f"select entity_id, make_timestamptz(min(starts_us)) as event_timestamp from ({spans}) group by entity_id"
         create_published(run.connection, first, list(self.stored.values()))
-        parts = ", ".join(f"{quoted(column)} as p{i}" for i, column in enumerate(self.stored.values()))
-        yield from self._computed(run, spans, columns, f"select entity_id, event_timestamp, {parts} from published")
+        parts = ", ".join(
+            f"{quoted(column)} as p{i}" for i, column in enumerate(self.stored.values())
+        )
+        yield from self._computed(
+            run, spans, columns, f"select entity_id, event_timestamp, {parts} from published"
+        )
 
     def rebuild(self, run: Run, entities: str) -> Iterator[pa.RecordBatch]:
         """Compute entities from all versions of every record that ever counted for them."""
         create_published_instants(run.connection, self)
-        columns = create_spans(run.connection, versions_of(self, entities), (self,), "rebuilt_spans")
+        columns = create_spans(
+            run.connection, versions_of(self, entities), (self,), "rebuilt_spans"
+        )
         spans = f"select * from ({spans_of(self, 'rebuilt_spans', columns)}) where entity_id in (select entity_id from {entities})"
         first = f"select entity_id, '-infinity'::timestamptz as event_timestamp from {entities}"
         create_published(run.connection, first, list(self.stored.values()))
-        yield from self._computed(run, spans, columns, "select entity_id, event_timestamp from published")
+        yield from self._computed(
+            run, spans, columns, "select entity_id, event_timestamp from published"
+        )
 
     def _computed(
         self,
@@ -180,8 +263,13 @@ class GroupView(View):
         """Stream the rows of all entities, bucket by bucket; unless `is_whole`, those that differ from `published`."""
         of = {part: columns[part.input] if part.input else None for part in self.parts}
         on = {part: columns[bound(part.where)] if part.where else None for part in self.parts}
-        wanted = [Wanted(f"p{i}", part, window, of[part], on[part]) for i, (part, window) in enumerate(self.stored)]
-        (n_rows,) = run.connection.execute(f"select (select count(*) from ({spans})) + (select count(*) from published)").fetchall()[0]
+        wanted = [
+            Wanted(f"p{i}", part, window, of[part], on[part])
+            for i, (part, window) in enumerate(self.stored)
+        ]
+        (n_rows,) = run.connection.execute(
+            f"select (select count(*) from ({spans})) + (select count(*) from published)"
+        ).fetchall()[0]
         n_buckets = 1 + n_rows // SPANS_OF_A_BUCKET
         for bucket in range(n_buckets):
             of_bucket = f"hash(entity_id) % {n_buckets} = {bucket}"
@@ -202,7 +290,11 @@ class GroupView(View):
     def _too_large(self, part: str) -> GateError:
         """Say which feature's sum does not fit."""
         of_part = list(self.stored)[int(part.removeprefix("p"))]
-        name = next(item.name for item in self.made if any((each, item.window) == of_part for each in item.parts.values()))
+        name = next(
+            item.name
+            for item in self.made
+            if any((each, item.window) == of_part for each in item.parts.values())
+        )
         return GateError(
             f"{self.relation}: {name}: a sum passes 2 ** 62 units; state coarser ones with decimals=, or leave out large numbers by where="
         )
@@ -211,16 +303,25 @@ class GroupView(View):
         run.connection.register("running", rows.to_arrow())
         names = {key: f"p{i}" for i, key in enumerate(self.stored)}
         features = [
-            feature.value.format(**{name: names[part, feature.window] for name, part in feature.parts.items()})
+            feature.value.format(
+                **{name: names[part, feature.window] for name, part in feature.parts.items()}
+            )
             + f" as {quoted(feature.name)}"
             for feature in self.made
         ]
         served = {feature.name for feature in self.made}
-        features += [f"{names[key]} as {quoted(column)}" for key, column in self.stored.items() if column not in served]
+        features += [
+            f"{names[key]} as {quoted(column)}"
+            for key, column in self.stored.items()
+            if column not in served
+        ]
         sql = f"select entity_id, make_timestamptz(instant_us) as event_timestamp, {', '.join(features)}, true as is_new from running"
         if not is_whole:
             # values are made of what is stored, so they differ only where that does
-            differs = " or ".join(f"computed.{column} is distinct from published.{column}" for column in map(quoted, self.stored.values()))
+            differs = " or ".join(
+                f"computed.{column} is distinct from published.{column}"
+                for column in map(quoted, self.stored.values())
+            )
             sql = f"""
                 select computed.* replace (published.entity_id is null as is_new) from ({sql}) as computed
                 left join published on computed.entity_id = published.entity_id and computed.event_timestamp = published.event_timestamp
@@ -229,14 +330,18 @@ class GroupView(View):
         sql = f"select {self.entity.columns_of_id}, * exclude (entity_id) from ({sql})"
         for batch in run.connection.sql(sql).to_arrow_reader(run.batch_rows):
             created = pa.repeat(pa.scalar(run.now, pa.timestamp("us", "UTC")), batch.num_rows)
-            yield from view_batches(self.contract, pa.table(batch).append_column("created_timestamp", created))
+            yield from view_batches(
+                self.contract, pa.table(batch).append_column("created_timestamp", created)
+            )
 
     def instants(self, run: Run) -> str:
         """The instants at which versions begin to count, leave a window or are superseded."""
         columns = create_spans(run.connection, ALL_VERSIONS, (self,), "spans")
         return change_points(self, spans_of(self, "spans", columns))
 
-    def count_resting(self, connection: duckdb.DuckDBPyConnection, source_uri: str) -> dict[str, int]:
+    def count_resting(
+        self, connection: duckdb.DuckDBPyConnection, source_uri: str
+    ) -> dict[str, int]:
         """Count the rows at whose instants a version of the file counts, in the longest of windows."""
         connection.execute("set variable traced = $uri", {"uri": source_uri})
         create_named_versions(connection, self)
@@ -244,26 +349,48 @@ class GroupView(View):
         until = f"least(superseded_timestamp, make_timestamptz({longest.leaves_us}))"  # which leaves nulls out
         ids = "unnest(entity_ids)" if self.entity.many else "entity_ids"
         spans = f"select {ids} as entity_id, counts_from, {until} as until from ({model('lineage/entity_spans')})"
-        connection.execute(f"create or replace table entity_spans as select * from ({spans}) where entity_id is not null")
+        connection.execute(
+            f"create or replace table entity_spans as select * from ({spans}) where entity_id is not null"
+        )
         rows = f"select distinct {self.entity.id_of_columns} as entity_id, event_timestamp from {self.relation}"
-        connection.execute(f"create or replace view entity_rows as select * from ({rows}) semi join entity_spans using (entity_id)")
+        connection.execute(
+            f"create or replace view entity_rows as select * from ({rows}) semi join entity_spans using (entity_id)"
+        )
         (counts,) = connection.sql(model("lineage/resting_rows")).pl().to_dicts()
         return dict(counts)
 
     def explain(
-        self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int, feature: str | None = None
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        entity: Mapping[str, str],
+        at: datetime,
+        limit: int,
+        feature: str | None = None,
     ) -> Explained:
         """Take the newest version of each record that was known before the instant, and aggregate those that count, by definition."""
         columns = explained_records(connection, self, entity, at, self._numbers.values())
-        values = [f"{self._defined(feature, columns)} as {quoted(feature.name)}" for feature in self.made]
+        values = [
+            f"{self._defined(feature, columns)} as {quoted(feature.name)}" for feature in self.made
+        ]
         (found,) = connection.sql(f"select {', '.join(values)} from explained").pl().to_dicts()
-        numbers = "".join(f", {columns[sql]}::double as {quoted(expression)}" for expression, sql in self._numbers.items())
+        numbers = "".join(
+            f", {columns[sql]}::double as {quoted(expression)}"
+            for expression, sql in self._numbers.items()
+        )
         is_behind = self._is_behind(feature, columns)
         shown = f"select {', '.join(SHOWN)}{numbers} from explained where {is_behind}"
         records = f"{shown} order by known_timestamp desc, record_id limit $limit"
         listed = connection.sql(records, params={"limit": limit}).pl().to_dicts()
-        behind = [{**{name: row[name] for name in SHOWN}, "inputs": {name: row[name] for name in self._numbers}} for row in listed]
-        ((n_records,),) = connection.sql(f"select count(*) from explained where {is_behind}").fetchall()
+        behind = [
+            {
+                **{name: row[name] for name in SHOWN},
+                "inputs": {name: row[name] for name in self._numbers},
+            }
+            for row in listed
+        ]
+        ((n_records,),) = connection.sql(
+            f"select count(*) from explained where {is_behind}"
+        ).fetchall()
         return Explained(found, behind, n_records)
 
     @cached_property
@@ -274,7 +401,11 @@ class GroupView(View):
             of = None if isinstance(item, Count) else self._inputs.bind(item.of)
             if of and of.kind in {"whole", "fraction"}:
                 conditions = [bound(where) for where in (self.where, item.where) if where]
-                numbers[item.of] = f"case when {' and '.join(conditions)} then {of.sql} end" if conditions else of.sql
+                numbers[item.of] = (
+                    f"case when {' and '.join(conditions)} then {of.sql} end"
+                    if conditions
+                    else of.sql
+                )
         return numbers
 
     def _is_behind(self, feature: str | None, columns: Mapping[str, str]) -> str:
@@ -288,7 +419,9 @@ class GroupView(View):
     def _defined(self, feature: Feature, columns: Mapping[str, str]) -> str:
         parts = {}
         for name, part in feature.parts.items():
-            where = is_in(feature.window) + (f" and {columns[bound(part.where)]}" if part.where else "")
+            where = is_in(feature.window) + (
+                f" and {columns[bound(part.where)]}" if part.where else ""
+            )
             parts[name] = part.over(columns[part.input] if part.input else "true", where)
         return feature.value.format(**parts)
 
@@ -299,4 +432,6 @@ def create_published_instants(connection: duckdb.DuckDBPyConnection, view: View)
     if not set(view.entity.columns) <= set(connection.table(published).columns):
         published = "nothing_published"
         connection.register(published, view.contract.arrow_schema().empty_table())
-    connection.execute(f"create or replace view activity as select *, {view.entity.id_of_columns} as entity_id from {published}")
+    connection.execute(
+        f"create or replace view activity as select *, {view.entity.id_of_columns} as entity_id from {published}"
+    )

@@ -54,7 +54,10 @@ def running_sum(starts: Ints, ends: Ints, n: int, weights: Ints) -> Ints:
     """
     sums = _summed(starts, ends, n, weights)
     rounded = weights.astype(np.float64)
-    if np.abs(rounded).sum() >= MAX_SUM and np.abs(_summed(starts, ends, n, rounded)).max(initial=0) >= MAX_SUM:
+    if (
+        np.abs(rounded).sum() >= MAX_SUM
+        and np.abs(_summed(starts, ends, n, rounded)).max(initial=0) >= MAX_SUM
+    ):
         msg = "a sum passes 2**62"
         raise OverflowError(msg)
     return sums
@@ -129,8 +132,12 @@ def most_frequent(starts: Ints, ends: Ints, n: int, values: Ints, k: int) -> Int
     counts = np.cumsum(np.where(order < len(starts), 1, -1))[:-1]
     is_span = (counts > 0) & (points[:-1] < points[1:])
     begins, stops = points[:-1][is_span], points[1:][is_span]
-    order_of_rank, ranks = np.unique(_pack(counts[is_span], MAX_KEY - _key(begins)), return_inverse=True)
-    value_of_rank = np.append(MAX_KEY - _row(order_of_rank), -1)  # rank -1, no value, finds the -1 at the end
+    order_of_rank, ranks = np.unique(
+        _pack(counts[is_span], MAX_KEY - _key(begins)), return_inverse=True
+    )
+    value_of_rank = np.append(
+        MAX_KEY - _row(order_of_rank), -1
+    )  # rank -1, no value, finds the -1 at the end
     return value_of_rank[greatest_k(_row(begins), _row(stops), n, ranks, k)]
 
 
@@ -151,14 +158,20 @@ def quantile(starts: Ints, ends: Ints, n: int, codes: Ints, q: float) -> Ints:
     rows, found, codes = np.arange(n), np.zeros(n, np.int64), _narrow(codes).astype(np.int64)
     for bit in reversed(range(int(codes.max(initial=0)).bit_length())):
         is_one = (codes >> bit & 1).astype(bool)
-        zeros = running_sum(starts[~is_one], ends[~is_one], n, np.ones(np.count_nonzero(~is_one), np.int64))
+        zeros = running_sum(
+            starts[~is_one], ends[~is_one], n, np.ones(np.count_nonzero(~is_one), np.int64)
+        )
         right = smaller >= zeros
         smaller, found = smaller - zeros * right, 2 * found + right
         to_left = np.concatenate([[0], np.cumsum(~right)])
-        starts, ends = (np.where(is_one, to_left[-1] + at - to_left[at], to_left[at]) for at in (starts, ends))
+        starts, ends = (
+            np.where(is_one, to_left[-1] + at - to_left[at], to_left[at]) for at in (starts, ends)
+        )
         left = starts < ends
         starts, ends, codes = starts[left], ends[left], codes[left]
-        smaller, found, rows = (np.concatenate([each[~right], each[right]]) for each in (smaller, found, rows))
+        smaller, found, rows = (
+            np.concatenate([each[~right], each[right]]) for each in (smaller, found, rows)
+        )
     answer = np.empty(n, np.int64)
     answer[rows] = found
     answer[total == 0] = -1

@@ -43,7 +43,9 @@ def _shuffled(relation: str, _columns: list[str]) -> str:
 
 def _known(relation: str, columns: list[str]) -> str:
     until = f"case when effective_until <= {CUT} then effective_until end as effective_until"
-    values = ", ".join(until if column == "effective_until" else quoted(column) for column in columns)
+    values = ", ".join(
+        until if column == "effective_until" else quoted(column) for column in columns
+    )
     return f"select {values} from {relation} where effective_from <= {CUT}"
 
 
@@ -74,31 +76,49 @@ def _altered(relation: str, columns: list[str]) -> str:
 def _moved(columns: list[str], instant: str) -> str:
     """The times of a version that is written and known at an instant, so that it takes effect in the microsecond after."""
     after = f"make_timestamptz(epoch_us({instant}) + 1)"
-    times = {"event_timestamp": instant, "known_timestamp": instant, "effective_from": after, "effective_until": "null::timestamptz"}
+    times = {
+        "event_timestamp": instant,
+        "known_timestamp": instant,
+        "effective_from": after,
+        "effective_until": "null::timestamptz",
+    }
     return ", ".join(f"{sql} as {name}" for name, sql in times.items() if name in columns)
 
 
 RESTS_ONLY = "a row may rest only on versions with effective_from <= its event_timestamp"
-SHUFFLED = Trial("the versions come in another order", _shuffled, "break ties in order by, and in arg_max and the like")
+SHUFFLED = Trial(
+    "the versions come in another order",
+    _shuffled,
+    "break ties in order by, and in arg_max and the like",
+)
 DELETED = Trial("what took effect later is deleted", _known, RESTS_ONLY)
 ALTERED = Trial("what took effect later is altered", _altered, RESTS_ONLY)
 
 
-def known_relations(connection: duckdb.DuckDBPyConnection, relations: Mapping[str, str], at: datetime) -> dict[str, str]:
+def known_relations(
+    connection: duckdb.DuckDBPyConnection, relations: Mapping[str, str], at: datetime
+) -> dict[str, str]:
     """SQL of relations as they were known at an instant."""
     connection.execute("set variable cut = $at", {"at": at})
     return {name: _known(f"({sql})", _columns(connection, sql)) for name, sql in relations.items()}
 
 
 def refuse_leakage(
-    connection: duckdb.DuckDBPyConnection, contract: type[Contract], entity: Entity, relations: Mapping[str, str], rows: Rows, seed: int
+    connection: duckdb.DuckDBPyConnection,
+    contract: type[Contract],
+    entity: Entity,
+    relations: Mapping[str, str],
+    rows: Rows,
+    seed: int,
 ) -> None:
     """Hold a query against what it may rest on; `rows` makes its SQL over relations. Raises `GateError` where it fails."""
     tested = _take_sample(connection, entity, relations)
     connection.execute(f"create or replace table expected_rows as {rows(tested)}")
     columns = {name: _columns(connection, sql) for name, sql in tested.items()}
     for cut, trial in _trials(connection, seed):
-        again = rows({name: trial.relation(f"({sql})", columns[name]) for name, sql in tested.items()})
+        again = rows(
+            {name: trial.relation(f"({sql})", columns[name]) for name, sql in tested.items()}
+        )
         connection.execute("set variable cut = $cut", {"cut": cut})
         _refuse_other_rows(connection, contract, cut, trial, again)
 
@@ -113,8 +133,12 @@ def _trials(connection: duckdb.DuckDBPyConnection, seed: int) -> Iterator[tuple[
 def _cuts(connection: duckdb.DuckDBPyConnection, seed: int) -> list[datetime]:
     """Instants just before a version takes effect or ends, and the last of all: quantiles, and some drawn by the seed; of a few, all."""
     changes = "select unnest([effective_from, effective_until]) as instant from tested_versions"
-    found = connection.sql(f"select distinct instant from ({changes}) where instant is not null order by all").fetchall()
-    instants = [instant - timedelta(microseconds=1) for (instant,) in found[1:]] + [instant for (instant,) in found[-1:]]
+    found = connection.sql(
+        f"select distinct instant from ({changes}) where instant is not null order by all"
+    ).fetchall()
+    instants = [instant - timedelta(microseconds=1) for (instant,) in found[1:]] + [
+        instant for (instant,) in found[-1:]
+    ]
     if len(instants) <= N_CUTS:
         return instants
     chosen = {instants[int(quantile * len(instants))] for quantile in QUANTILES} | {instants[-1]}
@@ -122,16 +146,24 @@ def _cuts(connection: duckdb.DuckDBPyConnection, seed: int) -> list[datetime]:
     return sorted(chosen | set(random.Random(seed).sample(others, N_CUTS - len(chosen))))  # noqa: S311 - which instants are tested is no secret
 
 
-def _take_sample(connection: duckdb.DuckDBPyConnection, entity: Entity, relations: Mapping[str, str]) -> dict[str, str]:
+def _take_sample(
+    connection: duckdb.DuckDBPyConnection, entity: Entity, relations: Mapping[str, str]
+) -> dict[str, str]:
     """Make tables of what is tested: all versions, or of many those of some entities, with the rows of record views of their records."""
     ((n_versions,),) = connection.sql(f"select count(*) from ({relations['versions']})").fetchall()
     part = -(-n_versions // TESTED_VERSIONS)
-    sample = f"select * from ({relations['versions']})" if part <= 1 else _of_entities(entity, relations["versions"], part)
+    sample = (
+        f"select * from ({relations['versions']})"
+        if part <= 1
+        else _of_entities(entity, relations["versions"], part)
+    )
     connection.execute(f"create or replace table tested_versions as {sample}")
     for name, sql in relations.items():
         if name != "versions":
             of_sample = "where record_id in (select record_id from tested_versions)"
-            connection.execute(f"create or replace table {quoted(f'tested_{name}')} as select * from ({sql}) {of_sample}")
+            connection.execute(
+                f"create or replace table {quoted(f'tested_{name}')} as select * from ({sql}) {of_sample}"
+            )
     return {name: f"select * from {quoted(f'tested_{name}')}" for name in relations}
 
 
@@ -140,7 +172,9 @@ def _of_entities(entity: Entity, versions: str, part: int) -> str:
     effective = f"(select *, greatest(event_timestamp, known_timestamp) as effective_timestamp from ({versions}))"
     key = f"({entity.sql})[1]" if entity.many else entity.sql
     keyed = f"select records.* exclude (effective_timestamp), {key} as entity_id from {joined(effective, references)}"
-    is_taken = f"case when entity_id is null then hash(record_id) else hash(entity_id) end % {part} = 0"
+    is_taken = (
+        f"case when entity_id is null then hash(record_id) else hash(entity_id) end % {part} = 0"
+    )
     return f"select * exclude (entity_id) from ({keyed}) where {is_taken}"
 
 
@@ -148,7 +182,13 @@ def _columns(connection: duckdb.DuckDBPyConnection, sql: str) -> list[str]:
     return [column for column, *_ in connection.execute(f"describe {sql}").fetchall()]
 
 
-def _refuse_other_rows(connection: duckdb.DuckDBPyConnection, contract: type[Contract], cut: datetime, trial: Trial, sql: str) -> None:
+def _refuse_other_rows(
+    connection: duckdb.DuckDBPyConnection,
+    contract: type[Contract],
+    cut: datetime,
+    trial: Trial,
+    sql: str,
+) -> None:
     keys = [*contract.entity(), "event_timestamp"]
     key = ", ".join(map(quoted, keys))
     rows = f"select * from expected_rows where event_timestamp <= {CUT}"
@@ -157,7 +197,9 @@ def _refuse_other_rows(connection: duckdb.DuckDBPyConnection, contract: type[Con
         select {key} from ({rows}) as one full join ({again}) as other using ({key})
         where one.event_timestamp is null or other.event_timestamp is null or {differs(contract, "one", "other")}
     """
-    found = connection.sql(f"select count(*) over (), * from ({other}) order by all limit 5").fetchall()
+    found = connection.sql(
+        f"select count(*) over (), * from ({other}) order by all limit 5"
+    ).fetchall()
     if found:
         places = "; ".join(digest_of(*row)[:12] for _, *row in found)
         until = "" if cut == EVER else f" up to {cut:%Y-%m-%dT%H:%M:%S.%fZ}"

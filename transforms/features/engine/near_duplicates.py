@@ -39,7 +39,9 @@ class NearDuplicatesView(View):
         """Digest what labels documents."""
         return digest(self.contract, COMPUTED_IN, "", ())
 
-    def prepare(self, warehouse: Warehouse, now: datetime, done: Mapping[str, int], *, is_anew: bool = False) -> dict[str, int]:
+    def prepare(
+        self, warehouse: Warehouse, now: datetime, done: Mapping[str, int], *, is_anew: bool = False
+    ) -> dict[str, int]:
         """Bring the index up to what is staged."""
         return bring_index_up(warehouse, now, done, self.digest(), is_anew=is_anew)
 
@@ -47,8 +49,12 @@ class NearDuplicatesView(View):
         """Take the documents that came to the index since the view was made."""
         since = -1 if is_whole else run.warehouse.consumed(self.relation, KnownDocument.relation())
         files = run.warehouse.files(KnownDocument.relation(), since)
-        run.warehouse.create_view(run.connection, "index_documents", files, KnownDocument.arrow_schema())
-        return duplicate_rows(run.connection, self.contract, run.batch_rows, run.now, is_whole=is_whole)
+        run.warehouse.create_view(
+            run.connection, "index_documents", files, KnownDocument.arrow_schema()
+        )
+        return duplicate_rows(
+            run.connection, self.contract, run.batch_rows, run.now, is_whole=is_whole
+        )
 
     def instants(self, run: Run) -> str:
         """The instants at which a version takes effect and stands."""
@@ -59,19 +65,30 @@ class NearDuplicatesView(View):
         """Take all documents of the records from the index."""
         documents = f"select * from {KnownDocument.relation()} where record_id in (select entity_id from {entities})"
         run.connection.execute(f"create or replace view index_documents as {documents}")
-        return duplicate_rows(run.connection, self.contract, run.batch_rows, run.now, is_whole=False)
+        return duplicate_rows(
+            run.connection, self.contract, run.batch_rows, run.now, is_whole=False
+        )
 
-    def rests_on(self, connection: duckdb.DuckDBPyConnection, files: list[str], entities: str) -> list[str]:
+    def rests_on(
+        self, connection: duckdb.DuckDBPyConnection, files: list[str], entities: str
+    ) -> list[str]:
         """List all files: a value may rest on any record."""
         del connection, entities
         return files
 
-    def count_resting(self, connection: duckdb.DuckDBPyConnection, source_uri: str) -> dict[str, int]:
+    def count_resting(
+        self, connection: duckdb.DuckDBPyConnection, source_uri: str
+    ) -> dict[str, int]:
         """Count the instants at which a version of the file stands."""
         return count_in_effect(connection, self.relation, source_uri)
 
     def explain(
-        self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int, feature: str | None = None
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        entity: Mapping[str, str],
+        at: datetime,
+        limit: int,
+        feature: str | None = None,
     ) -> Explained:
         """Take the original from the index and compare its texts again; of all texts to look for it would be to make the index again.
 
@@ -80,15 +97,25 @@ class NearDuplicatesView(View):
         del limit, feature
         record_id = entity["record_id"]
         documents = _rows(connection, "lineage/document_in_effect", record_id, at)
-        document = documents[0] if documents else {"origin_id": None, "origin_similarity": None, "cluster_size": None}
+        document = (
+            documents[0]
+            if documents
+            else {"origin_id": None, "origin_similarity": None, "cluster_size": None}
+        )
         origin_id = document["origin_id"] if document["origin_id"] != record_id else None
         in_effect = _rows(connection, "lineage/version_in_effect", record_id, at)
         origins = _rows(connection, "lineage/version_in_effect", origin_id, at)
         known = _rows(connection, "lineage/known_texts", origin_id, at)
-        found = compare_texts(in_effect[0]["text"], [row["text"] for row in known]) if origin_id and in_effect else []
+        found = (
+            compare_texts(in_effect[0]["text"], [row["text"] for row in known])
+            if origin_id and in_effect
+            else []
+        )
         computed = {
             "dup_of": origin_id,
-            "dup_similarity": document["origin_similarity"] if document["origin_similarity"] in found else max(found, default=None),
+            "dup_similarity": document["origin_similarity"]
+            if document["origin_similarity"] in found
+            else max(found, default=None),
             "dup_cluster_size": document["cluster_size"],
             "is_duplicate": None if document["origin_id"] is None else int(origin_id is not None),
         }
@@ -96,6 +123,10 @@ class NearDuplicatesView(View):
         return Explained(computed, behind, len(behind))
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, name: str, record_id: str | None, at: datetime) -> list[dict[str, Any]]:
-    found: pl.DataFrame = connection.sql(model(name), params={"record_id": record_id, "at": at}).pl()
+def _rows(
+    connection: duckdb.DuckDBPyConnection, name: str, record_id: str | None, at: datetime
+) -> list[dict[str, Any]]:
+    found: pl.DataFrame = connection.sql(
+        model(name), params={"record_id": record_id, "at": at}
+    ).pl()
     return found.to_dicts()

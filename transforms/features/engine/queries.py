@@ -16,34 +16,50 @@ TOLERANCE = "1e-9"
 
 def read_relations(record_views: Mapping[str, type[Contract]]) -> dict[str, str]:
     """SQL of the relations that a query can read, by name: `versions`, and the newest rows of record views."""
-    return {"versions": model("features/effective_versions"), **{name: _newest(contract) for name, contract in record_views.items()}}
+    return {
+        "versions": model("features/effective_versions"),
+        **{name: _newest(contract) for name, contract in record_views.items()},
+    }
 
 
 def _newest(contract: type[Contract]) -> str:
-    features = ", ".join(f"arg_max_null({quoted(name)}, created_timestamp) as {quoted(name)}" for name in served_columns(contract))
+    features = ", ".join(
+        f"arg_max_null({quoted(name)}, created_timestamp) as {quoted(name)}"
+        for name in served_columns(contract)
+    )
     effective_from = "make_timestamptz(epoch_us(event_timestamp) + 1) as effective_from"
     return f"select record_id, {effective_from}, {features} from {contract.relation()} group by record_id, event_timestamp"
 
 
 def served_columns(contract: type[Contract]) -> list[str]:
     """The features of a record view."""
-    return [str(column.name) for column in contract.columns() if column.is_served and column.name not in contract.key()]
+    return [
+        str(column.name)
+        for column in contract.columns()
+        if column.is_served and column.name not in contract.key()
+    ]
 
 
-def query_rows(query: str, relations: Mapping[str, str], entity: Entity, features: Mapping[str, Input]) -> str:
+def query_rows(
+    query: str, relations: Mapping[str, str], entity: Entity, features: Mapping[str, Input]
+) -> str:
     """SQL of what a query gives over relations: keys, `event_timestamp`, features as they are served; a null key is no entity."""
     given = ", ".join(f"{quoted(name)} as ({sql})" for name, sql in relations.items())
     keys = ", ".join(map(quoted, entity.columns))
     values = ", ".join(f"{_served(name, of)} as {quoted(name)}" for name, of in features.items())
     is_there = " and ".join(f"{quoted(key)} is not null" for key in entity.columns)
-    return f"with {given} select {keys}, event_timestamp, {values} from ({query}\n) where {is_there}"
+    return (
+        f"with {given} select {keys}, event_timestamp, {values} from ({query}\n) where {is_there}"
+    )
 
 
 def _served(name: str, of: Input) -> str:
     kind = of.kind.removeprefix("list of ")
     if kind == of.kind:
         return served(Input(_typed(quoted(name), kind), kind))
-    return f"list_transform({quoted(name)}, lambda item: {served(Input(_typed('item', kind), kind))})"
+    return (
+        f"list_transform({quoted(name)}, lambda item: {served(Input(_typed('item', kind), kind))})"
+    )
 
 
 def _typed(sql: str, kind: str) -> str:
@@ -52,8 +68,19 @@ def _typed(sql: str, kind: str) -> str:
 
 def differs(contract: type[Contract], one: str, other: str) -> str:
     """SQL of whether the values of two rows are different; fractions may differ in their last digits."""
-    columns = {str(column.name): column.dtype for column in contract.columns() if column.name not in contract.key()}
-    return "(" + " or ".join(_differ(dtype, f"{one}.{quoted(name)}", f"{other}.{quoted(name)}") for name, dtype in columns.items()) + ")"
+    columns = {
+        str(column.name): column.dtype
+        for column in contract.columns()
+        if column.name not in contract.key()
+    }
+    return (
+        "("
+        + " or ".join(
+            _differ(dtype, f"{one}.{quoted(name)}", f"{other}.{quoted(name)}")
+            for name, dtype in columns.items()
+        )
+        + ")"
+    )
 
 
 def _differ(dtype: pl.DataType, one: str, other: str) -> str:

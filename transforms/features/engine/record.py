@@ -30,7 +30,9 @@ class KernelView(View):
     entity = record
     is_of_records = True
 
-    def __init__(self, declared: type[RecordView], record_views: Mapping[str, View], sql: str | None = None) -> None:
+    def __init__(
+        self, declared: type[RecordView], record_views: Mapping[str, View], sql: str | None = None
+    ) -> None:
         """Take the class, with the SQL that computes it, if it is made of that. Raises `DeclarationError` where it reads what is not."""
         self.contract = self._declared = declared
         self._record_views, self._sql = record_views, sql
@@ -43,17 +45,32 @@ class KernelView(View):
     @property
     def reads(self) -> tuple[str, ...]:
         """The record views whose features are read."""
-        return tuple(sorted({name.partition(".")[0] for name in self.contract.Config.metadata["reads"] if "." in name}))
+        return tuple(
+            sorted(
+                {
+                    name.partition(".")[0]
+                    for name in self.contract.Config.metadata["reads"]
+                    if "." in name
+                }
+            )
+        )
 
     def digest(self) -> int:
         """Digest the kernel and what it uses, what it reads, and the views that it reads."""
         reads = self.contract.Config.metadata["reads"]
         declared = f"{self._sql or kernel_digest(self.contract)}\x1f{self._declared.fingerprint()}\x1f{reads}"
-        return digest(self.contract, COMPUTED_IN, declared, (self._record_views[name].digest() for name in self.reads))
+        return digest(
+            self.contract,
+            COMPUTED_IN,
+            declared,
+            (self._record_views[name].digest() for name in self.reads),
+        )
 
     def rows(self, run: Run, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
         """Compute the versions that arrived, and what stands at the instants of records that lost one."""
-        return record_rows(run.connection, self.contract, run.batch_rows, run.now, self.kernel, is_whole=is_whole)
+        return record_rows(
+            run.connection, self.contract, run.batch_rows, run.now, self.kernel, is_whole=is_whole
+        )
 
     def instants(self, run: Run) -> str:
         """The instants at which a version takes effect and stands."""
@@ -67,57 +84,110 @@ class KernelView(View):
         run.connection.execute("create or replace view deleted as from staging.records limit 0")
         return self.rows(run, is_whole=False)
 
-    def count_resting(self, connection: duckdb.DuckDBPyConnection, source_uri: str) -> dict[str, int]:
+    def count_resting(
+        self, connection: duckdb.DuckDBPyConnection, source_uri: str
+    ) -> dict[str, int]:
         """Count the instants at which a version of the file stands."""
         return count_in_effect(connection, self.relation, source_uri)
 
     def explain(
-        self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int, feature: str | None = None
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        entity: Mapping[str, str],
+        at: datetime,
+        limit: int,
+        feature: str | None = None,
     ) -> Explained:
         """Compute the version that stands; nothing but nulls where none does, or a tombstone."""
         del limit, feature
-        in_effect = connection.sql(model("lineage/version_in_effect"), params={**entity, "at": at}).pl()
+        in_effect = connection.sql(
+            model("lineage/version_in_effect"), params={**entity, "at": at}
+        ).pl()
         text = pl.when(~pl.col("is_tombstone")).then("text")
         written = pl.col("event_timestamp")
-        versions = in_effect.with_columns(text=text, written_timestamp=written, event_timestamp=pl.lit(at), created_timestamp=pl.lit(at))
+        versions = in_effect.with_columns(
+            text=text,
+            written_timestamp=written,
+            event_timestamp=pl.lit(at),
+            created_timestamp=pl.lit(at),
+        )
         of_views = [name for name in self.contract.Config.metadata["reads"] if "." in name]
-        versions = versions.with_columns(**{given_name(name): _newest(connection, name, entity, at) for name in of_views})
-        values = score(self.contract, self.kernel, versions).select(self.features).to_dicts() if in_effect.height else []
+        versions = versions.with_columns(
+            **{given_name(name): _newest(connection, name, entity, at) for name in of_views}
+        )
+        values = (
+            score(self.contract, self.kernel, versions).select(self.features).to_dicts()
+            if in_effect.height
+            else []
+        )
         return Explained(
-            values[0] if values else dict.fromkeys(self.features), [record_behind(row) for row in in_effect.to_dicts()], in_effect.height
+            values[0] if values else dict.fromkeys(self.features),
+            [record_behind(row) for row in in_effect.to_dicts()],
+            in_effect.height,
         )
 
 
-def count_in_effect(connection: duckdb.DuckDBPyConnection, relation: str, source_uri: str) -> dict[str, int]:
+def count_in_effect(
+    connection: duckdb.DuckDBPyConnection, relation: str, source_uri: str
+) -> dict[str, int]:
     """Count the instants of a view of records at which a version of a file stands, and the records."""
     connection.execute(f"create or replace view record_rows as from {relation}")
-    (counts,) = connection.sql(model("lineage/rows_in_effect"), params={"source_uri": source_uri}).pl().to_dicts()
+    (counts,) = (
+        connection.sql(model("lineage/rows_in_effect"), params={"source_uri": source_uri})
+        .pl()
+        .to_dicts()
+    )
     return dict(counts)
 
 
-def _newest(connection: duckdb.DuckDBPyConnection, read: str, entity: Mapping[str, str], at: datetime) -> pl.Series:
+def _newest(
+    connection: duckdb.DuckDBPyConnection, read: str, entity: Mapping[str, str], at: datetime
+) -> pl.Series:
     view, _, name = read.partition(".")
     at_instant = "where record_id = $record_id and event_timestamp <= $at order by event_timestamp desc, created_timestamp desc limit 1"
-    found: pl.DataFrame = connection.sql(f"select {quoted(name)} from features.{view} {at_instant}", params={**entity, "at": at}).pl()
+    found: pl.DataFrame = connection.sql(
+        f"select {quoted(name)} from features.{view} {at_instant}", params={**entity, "at": at}
+    ).pl()
     return found.to_series()
 
 
 def record_behind(version: Mapping[str, Any]) -> dict[str, Any]:
     """What is shown of a version behind a value: its row and its times, and no text."""
-    shown = ("record_id", "event_timestamp", "known_timestamp", "is_positive", "source_uri", "row_number", "load_id")
+    shown = (
+        "record_id",
+        "event_timestamp",
+        "known_timestamp",
+        "is_positive",
+        "source_uri",
+        "row_number",
+        "load_id",
+    )
     return {**{name: version[name] for name in shown}, "windows": ["lifetime"], "inputs": {}}
 
 
 def sql_view(declared: RecordSql, record_views: Mapping[str, View]) -> KernelView:
     """Make a view of SQL expressions over a record. Raises `DeclarationError` where one is wrong."""
     inputs = Inputs(record_views)
-    bound_to = {name: _bind(name, expression, inputs) for name, expression in declared.features.items()}
-    references = {reference for expression in declared.features.values() for reference in inputs.references(expression)}
-    reads = tuple(sorted({"text", *(".".join(reference) for reference in references)} - {"record_id"}))
-    columns = {
-        name: value_field(DTYPES[of.kind], declared.description or f"{declared.features[name]}.", of) for name, of in bound_to.items()
+    bound_to = {
+        name: _bind(name, expression, inputs) for name, expression in declared.features.items()
     }
-    contract = record_contract(declared.name, declared.description, columns, reads=reads, online=declared.online)
+    references = {
+        reference
+        for expression in declared.features.values()
+        for reference in inputs.references(expression)
+    }
+    reads = tuple(
+        sorted({"text", *(".".join(reference) for reference in references)} - {"record_id"})
+    )
+    columns = {
+        name: value_field(
+            DTYPES[of.kind], declared.description or f"{declared.features[name]}.", of
+        )
+        for name, of in bound_to.items()
+    }
+    contract = record_contract(
+        declared.name, declared.description, columns, reads=reads, online=declared.online
+    )
     sql = {name: served(of) for name, of in bound_to.items()}
     contract.compute = staticmethod(partial(compute_sql, sql, reads))  # type: ignore[method-assign]
     return KernelView(contract, record_views, repr(sorted(sql.items())))

@@ -46,7 +46,11 @@ class Group(Protocol):
 
 def expressions_of(group: Group) -> list[str]:
     """List the SQL of all that is read of a record: the entity's key, the conditions, the inputs."""
-    return list(dict.fromkeys([group.entity.sql, *([bound(group.where)] if group.where else []), *inputs_of(group)]))
+    return list(
+        dict.fromkeys(
+            [group.entity.sql, *([bound(group.where)] if group.where else []), *inputs_of(group)]
+        )
+    )
 
 
 def inputs_of(group: Group) -> list[str]:
@@ -66,10 +70,14 @@ def counts_any(connection: duckdb.DuckDBPyConnection, group: Group, versions: st
     if group.where is None or any(rest for _, *rest in dotted_references(group.where)):
         return True
     read = versions or model("features/relevant_versions")
-    return bool(connection.sql(f"select 1 from ({read}) where {bound(group.where)} limit 1").fetchall())
+    return bool(
+        connection.sql(f"select 1 from ({read}) where {bound(group.where)} limit 1").fetchall()
+    )
 
 
-def create_spans(connection: duckdb.DuckDBPyConnection, versions: str | None, groups: Sequence[Group], table: str) -> dict[str, str]:
+def create_spans(
+    connection: duckdb.DuckDBPyConnection, versions: str | None, groups: Sequence[Group], table: str
+) -> dict[str, str]:
     """Make a table of spans of versions of records: a row a version, with a column for each expression; the columns by their SQL.
 
     `versions` is SQL with the columns of staging and `sign`. A tombstone ends the version before it, and does not count itself.
@@ -77,21 +85,45 @@ def create_spans(connection: duckdb.DuckDBPyConnection, versions: str | None, gr
     """
     is_increment = versions is None
     references = set().union(*(group.references for group in groups))
-    columns = {sql: f"c{i}" for i, sql in enumerate(dict.fromkeys(sql for group in groups for sql in expressions_of(group)))}
+    columns = {
+        sql: f"c{i}"
+        for i, sql in enumerate(
+            dict.fromkeys(sql for group in groups for sql in expressions_of(group))
+        )
+    }
     read = sorted({column for column, *rest in references if not rest} - {"record_id"})
-    connection.execute(f"create or replace view relevant_versions as {versions or model('features/relevant_versions')}")
+    connection.execute(
+        f"create or replace view relevant_versions as {versions or model('features/relevant_versions')}"
+    )
     times = times_of(groups)
-    needed = dict.fromkeys([*times, "record_id", "effective_timestamp", *map(quoted, read), *(VERSION if is_increment else ())])
+    needed = dict.fromkeys(
+        [
+            *times,
+            "record_id",
+            "effective_timestamp",
+            *map(quoted, read),
+            *(VERSION if is_increment else ()),
+        ]
+    )
     needed.pop("is_retracted")
-    connection.execute(f"create or replace table record_spans as select {', '.join(needed)} from ({model('features/record_spans')})")
+    connection.execute(
+        f"create or replace table record_spans as select {', '.join(needed)} from ({model('features/record_spans')})"
+    )
     values = ", ".join([*(f"records.{name}" for name in times), *values_of(groups, columns)])
     if is_increment:
-        connection.execute(f"create or replace table changed_spans as {model('features/changed_spans')}")
+        connection.execute(
+            f"create or replace table changed_spans as {model('features/changed_spans')}"
+        )
         # what was read of a retracted version is one of all that there was at its instant, and so is the entity it counted for
-        present, retracted = (f"(select * from changed_spans where is_retracted = {flag})" for flag in ("false", "true"))
+        present, retracted = (
+            f"(select * from changed_spans where is_retracted = {flag})"
+            for flag in ("false", "true")
+        )
         found = f"{values} from {joined(present, references)} union all select {values} from {joined(retracted, references, is_every=True)}"
     else:
-        connection.execute("create or replace view all_spans as select *, false as is_retracted from record_spans")
+        connection.execute(
+            "create or replace view all_spans as select *, false as is_retracted from record_spans"
+        )
         found = f"{values} from {joined('all_spans', references)}"
     connection.execute(f"create or replace table {table} as select {found}")
     return columns
@@ -114,17 +146,25 @@ def values_of(groups: Sequence[Group], columns: Mapping[str, str]) -> Iterator[s
             under.setdefault(sql, set()).add(condition)
     for sql, column in columns.items():
         conditions = under.get(sql, {"true"})
-        yield f"{sql} as {column}" if "true" in conditions else f"case when {' or '.join(sorted(conditions))} then {sql} end as {column}"
+        yield (
+            f"{sql} as {column}"
+            if "true" in conditions
+            else f"case when {' or '.join(sorted(conditions))} then {sql} end as {column}"
+        )
 
 
-def create_published(connection: duckdb.DuckDBPyConnection, first_changes: str, columns: Sequence[str]) -> None:
+def create_published(
+    connection: duckdb.DuckDBPyConnection, first_changes: str, columns: Sequence[str]
+) -> None:
     """Make `published` of the newest rows of `activity` that what changes is added to: SQL of entities with when they first change.
 
     It has only the given columns beside entity and instant, for to read a column of a long history costs more than to find its rows.
     """
     connection.execute(f"create or replace table first_changes as {first_changes}")
     selected = ", ".join(["entity_id", "event_timestamp", *map(quoted, columns)])
-    connection.execute(f"create or replace table published as select {selected} from ({model('features/published')})")
+    connection.execute(
+        f"create or replace table published as select {selected} from ({model('features/published')})"
+    )
 
 
 def spans_of(group: Group, table: str, columns: Mapping[str, str]) -> str:
@@ -138,8 +178,15 @@ def spans_of(group: Group, table: str, columns: Mapping[str, str]) -> str:
 
 def change_points(group: Group, spans: str) -> str:
     """SQL of the instants at which the values of a group's entities change, `entity_id` and `instant_us`, some of them twice."""
-    leaving = [f"select entity_id, {window.leaves_us} as instant_us, starts_us from spans" for window in group.windows if window.length]
-    entered = "".join(f" union all select entity_id, instant_us from ({sql}) where instant_us > starts_us" for sql in leaving)
+    leaving = [
+        f"select entity_id, {window.leaves_us} as instant_us, starts_us from spans"
+        for window in group.windows
+        if window.length
+    ]
+    entered = "".join(
+        f" union all select entity_id, instant_us from ({sql}) where instant_us > starts_us"
+        for sql in leaving
+    )
     return f"""
         with spans as ({spans})
         select entity_id, starts_us as instant_us from spans
@@ -152,7 +199,11 @@ def change_points(group: Group, spans: str) -> str:
 def versions_of(group: Group, entities: str) -> str:
     """SQL of all versions of every record of which any version ever counted for an entity in a relation of `entity_id`."""
     read = group.entity.references
-    entity = f"case when {bound(group.where)} then {group.entity.sql} end" if group.where else group.entity.sql
+    entity = (
+        f"case when {bound(group.where)} then {group.entity.sql} end"
+        if group.where
+        else group.entity.sql
+    )
     read |= dotted_references(group.where) if group.where else set()
     ids = f"select record_id, {f'unnest({entity})' if group.entity.many else entity} as entity_id from {joined(EFFECTIVE, read)}"
     records = f"select record_id from ({ids}) where entity_id in (select entity_id from {entities})"

@@ -36,7 +36,9 @@ class QueryView(View):
 
     is_rebuilt_whole = True
 
-    def __init__(self, declaration: SqlView, record_views: Mapping[str, View], folder: Path) -> None:
+    def __init__(
+        self, declaration: SqlView, record_views: Mapping[str, View], folder: Path
+    ) -> None:
         """Read and bind the query, which may be in a file of the folder. Raises `DeclarationError` where it is wrong."""
         self.entity, self.online = declaration.entity, declaration.online
         self._record_views = dict(record_views)
@@ -47,16 +49,27 @@ class QueryView(View):
             message = f"descriptions has {', '.join(unknown)}, which the SQL does not give; it gives {', '.join(self._features)}"
             raise DeclarationError(message)
         columns = {
-            name: value_field(_dtype(name, of), declaration.descriptions.get(name, f"{name}, as the view's SQL gives it."), of)
+            name: value_field(
+                _dtype(name, of),
+                declaration.descriptions.get(name, f"{name}, as the view's SQL gives it."),
+                of,
+            )
             for name, of in self._features.items()
         }
-        self.contract = entity_contract(declaration.name, declaration.description, declaration.entity, columns)
-        self._rows = partial(query_rows, self._query.sql, entity=self.entity, features=self._features)
+        self.contract = entity_contract(
+            declaration.name, declaration.description, declaration.entity, columns
+        )
+        self._rows = partial(
+            query_rows, self._query.sql, entity=self.entity, features=self._features
+        )
         self._table = f"computed_{declaration.name}"
 
     @property
     def _read_views(self) -> dict[str, type[Contract]]:
-        return {name: self._record_views[name].contract for name in sorted(self._query.reads - {"versions"})}
+        return {
+            name: self._record_views[name].contract
+            for name in sorted(self._query.reads - {"versions"})
+        }
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -65,8 +78,17 @@ class QueryView(View):
 
     def _bind(self) -> dict[str, Input]:
         """Find what the query gives: its features by name. Raises `DeclarationError` where it lacks a column or has one too many."""
-        found = _described(self._query.sql, {"versions": versions_schema(), **{name: _schema(it) for name, it in self._read_views.items()}})
-        for name, typed in [*((key, "VARCHAR") for key in self.entity.columns), ("event_timestamp", INSTANT)]:
+        found = _described(
+            self._query.sql,
+            {
+                "versions": versions_schema(),
+                **{name: _schema(it) for name, it in self._read_views.items()},
+            },
+        )
+        for name, typed in [
+            *((key, "VARCHAR") for key in self.entity.columns),
+            ("event_timestamp", INSTANT),
+        ]:
             if found.pop(name, None) != typed:
                 message = f"the SQL must give {name} as {'an instant with time zone' if typed == INSTANT else 'text'}; it gives {found}"
                 raise DeclarationError(message)
@@ -77,17 +99,32 @@ class QueryView(View):
 
     def digest(self) -> int:
         """Digest the query as it is parsed, the engine, and the record views that are read."""
-        return digest(self.contract, COMPUTED_IN, self._query.tree, (self._record_views[name].digest() for name in self._read_views))
+        return digest(
+            self.contract,
+            COMPUTED_IN,
+            self._query.tree,
+            (self._record_views[name].digest() for name in self._read_views),
+        )
 
     def rows(self, run: Run, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
         """Compute all rows; give those that are new or differ from what is published."""
         self._compute(run, is_tested=True)
-        return self._batches(run, f"select *, true as is_new from {self._table}" if is_whole else self._changed(run, "true"))
+        return self._batches(
+            run,
+            f"select *, true as is_new from {self._table}"
+            if is_whole
+            else self._changed(run, "true"),
+        )
 
     def rebuild(self, run: Run, entities: str) -> Iterator[pa.RecordBatch]:
         """Compute all rows; give those of the entities that are new or differ."""
         self._compute(run, is_tested=True)
-        return self._batches(run, self._changed(run, f"{self.entity.id_of_columns} in (select entity_id from {entities})"))
+        return self._batches(
+            run,
+            self._changed(
+                run, f"{self.entity.id_of_columns} in (select entity_id from {entities})"
+            ),
+        )
 
     def instants(self, run: Run) -> str:
         """The instants of the rows that the query gives."""
@@ -99,13 +136,17 @@ class QueryView(View):
         relations = read_relations(self._read_views)
         with self._said_in_one_line():
             if self._table not in run.tables:
-                run.connection.execute(f"create or replace table {self._table} as {self._rows(relations)}")
+                run.connection.execute(
+                    f"create or replace table {self._table} as {self._rows(relations)}"
+                )
                 self._refuse_ambiguous(run.connection)
                 run.tables.add(self._table)
             tested = f"{self._table} tested"
             if is_tested and tested not in run.tables:
                 seed = run.warehouse.versions()[StagedRecord.relation()]
-                refuse_leakage(run.connection, self.contract, self.entity, relations, self._rows, seed)
+                refuse_leakage(
+                    run.connection, self.contract, self.entity, relations, self._rows, seed
+                )
                 run.tables.add(tested)
 
     def _refuse_ambiguous(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -129,7 +170,9 @@ class QueryView(View):
         key = ", ".join(map(quoted, self.entity.columns))
         rows, newest = f"select * from {self._table} where {of_entities}", self._newest(of_entities)
         names = [quoted(name) for name in self._features]
-        on = " and ".join(f"gone.{quoted(name)} = rows.{quoted(name)}" for name in self.entity.columns)
+        on = " and ".join(
+            f"gone.{quoted(name)} = rows.{quoted(name)}" for name in self.entity.columns
+        )
         del run
         return f"""
             with rows as ({rows}),
@@ -153,7 +196,9 @@ class QueryView(View):
     def _batches(self, run: Run, sql: str) -> Iterator[pa.RecordBatch]:
         for batch in run.connection.sql(sql).to_arrow_reader(run.batch_rows):
             created = pa.repeat(pa.scalar(run.now, pa.timestamp("us", "UTC")), batch.num_rows)
-            yield from view_batches(self.contract, pa.table(batch).append_column("created_timestamp", created))
+            yield from view_batches(
+                self.contract, pa.table(batch).append_column("created_timestamp", created)
+            )
 
     @contextmanager
     def _said_in_one_line(self) -> Iterator[None]:
@@ -167,12 +212,16 @@ class QueryView(View):
             )
             raise GateError(message) from None
 
-    def rests_on(self, connection: duckdb.DuckDBPyConnection, files: list[str], entities: str) -> list[str]:
+    def rests_on(
+        self, connection: duckdb.DuckDBPyConnection, files: list[str], entities: str
+    ) -> list[str]:
         """List all files: a value may rest on any record."""
         del connection, entities
         return files
 
-    def count_resting(self, connection: duckdb.DuckDBPyConnection, source_uri: str) -> dict[str, int]:
+    def count_resting(
+        self, connection: duckdb.DuckDBPyConnection, source_uri: str
+    ) -> dict[str, int]:
         """Count the rows of the entities that a version of the file names, after it takes effect."""
         named = f"""
             select entity_id, min(effective_timestamp) as first from ({self._named(EFFECTIVE)})
@@ -183,7 +232,9 @@ class QueryView(View):
             select count(*) as n_rows, count(distinct entity_id) as n_entities
             from ({rows}) as rows inner join ({named}) as named using (entity_id) where rows.event_timestamp > named.first
         """
-        counts: list[dict[str, int]] = connection.sql(counted, params={"source_uri": source_uri}).pl().to_dicts()
+        counts: list[dict[str, int]] = (
+            connection.sql(counted, params={"source_uri": source_uri}).pl().to_dicts()
+        )
         return counts[0]
 
     def _named(self, versions: str) -> str:
@@ -191,7 +242,12 @@ class QueryView(View):
         return f"select records.*, {self.entity.row_sql} as entity_id from {joined(versions, self.entity.references)}"
 
     def explain(
-        self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime, limit: int, feature: str | None = None
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        entity: Mapping[str, str],
+        at: datetime,
+        limit: int,
+        feature: str | None = None,
     ) -> Explained:
         """Run the query over what was known by the instant and take the entity's newest row, with the records that name the entity."""
         del feature
@@ -199,19 +255,38 @@ class QueryView(View):
         of_entity = " and ".join(f"{quoted(column)} = ${column}" for column in entity)
         newest = f"{of_entity} and event_timestamp <= $at order by event_timestamp desc limit 1"
         with self._said_in_one_line():
-            found = connection.sql(f"select * from ({self._rows(known)}) where {newest}", params={**entity, "at": at}).pl().to_dicts()
+            found = (
+                connection.sql(
+                    f"select * from ({self._rows(known)}) where {newest}",
+                    params={**entity, "at": at},
+                )
+                .pl()
+                .to_dicts()
+            )
         values = found[0] if found else {}
         behind = self._behind(connection, entity, at).to_dicts()
-        return Explained({name: values.get(name) for name in self._features}, [record_behind(row) for row in behind[:limit]], len(behind))
+        return Explained(
+            {name: values.get(name) for name in self._features},
+            [record_behind(row) for row in behind[:limit]],
+            len(behind),
+        )
 
-    def _behind(self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime) -> pl.DataFrame:
+    def _behind(
+        self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime
+    ) -> pl.DataFrame:
         """The versions in effect at an instant that name the entity, the newest first."""
         connection.execute("set variable instant = $at", {"at": at})
         connection.execute("create or replace view traced_versions as from staging.records")
-        ids = ["entity_id"] if len(entity) == 1 else [f"entity_id.{quoted(column)}" for column in entity]
+        ids = (
+            ["entity_id"]
+            if len(entity) == 1
+            else [f"entity_id.{quoted(column)}" for column in entity]
+        )
         is_named = " and ".join(f"{of} = ${column}" for of, column in zip(ids, entity, strict=True))
         known = self._named(f"({model('lineage/known_versions')})")
-        naming = f"select * from ({known}) where {is_named} order by known_timestamp desc, record_id"
+        naming = (
+            f"select * from ({known}) where {is_named} order by known_timestamp desc, record_id"
+        )
         found: pl.DataFrame = connection.sql(naming, params=dict(entity)).pl()
         return found
 
@@ -236,7 +311,11 @@ def _key_references(declaration: SqlView, record_views: Mapping[str, View]) -> s
     inputs = Inputs(record_views, is_whole=True)
     for key in declaration.entity.keys.values():
         inputs.bind(key)
-    return {reference for key in declaration.entity.keys.values() for reference in dotted_references(key)}
+    return {
+        reference
+        for key in declaration.entity.keys.values()
+        for reference in dotted_references(key)
+    }
 
 
 def _described(query: str, relations: Mapping[str, pa.Schema]) -> dict[str, str]:
@@ -254,7 +333,13 @@ def _described(query: str, relations: Mapping[str, pa.Schema]) -> dict[str, str]
 
 def _schema(contract: type[Contract]) -> pa.Schema:
     features = [contract.arrow_schema().field(name) for name in served_columns(contract)]
-    return pa.schema([pa.field("record_id", pa.string()), pa.field("effective_from", pa.timestamp("us", "UTC")), *features])
+    return pa.schema(
+        [
+            pa.field("record_id", pa.string()),
+            pa.field("effective_from", pa.timestamp("us", "UTC")),
+            *features,
+        ]
+    )
 
 
 def _input(name: str, typed: str) -> Input:

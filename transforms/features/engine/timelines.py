@@ -63,7 +63,9 @@ class Timelines(NamedTuple):
         for first in range(0, len(self.kept), ROWS_OF_A_SLICE):
             rows = self.kept[first : first + ROWS_OF_A_SLICE]
             parts = {name: values.at(rows) for name, values in self.columns.items()}
-            yield pl.DataFrame({"entity_id": self.ids.gather(rows), "instant_us": self.instants[rows], **parts})
+            yield pl.DataFrame(
+                {"entity_id": self.ids.gather(rows), "instant_us": self.instants[rows], **parts}
+            )
 
 
 class Rows(NamedTuple):
@@ -90,7 +92,11 @@ def timelines(spans: pl.DataFrame, wanted: Sequence[Wanted], published: pl.DataF
     is_incomplete = np.zeros(int(rows.entities.max(initial=-1)) + 1, bool)
     columns = {}
     for item in wanted:
-        before = published[item.column] if published.height and item.column in published.columns else None
+        before = (
+            published[item.column]
+            if published.height and item.column in published.columns
+            else None
+        )
         try:
             columns[item.column], unknown = _part(rows, spans, item, before)
         except OverflowError:
@@ -110,10 +116,16 @@ def lay_out(spans: pl.DataFrame, published: pl.DataFrame, windows: set[Window]) 
     n = spans.height
     ids = pl.concat([spans["entity_id"], published["entity_id"]])
     entities = _codes(ids)
-    starts, superseded, event = (spans[name].to_numpy() for name in ("starts_us", "superseded_us", "event_us"))
+    starts, superseded, event = (
+        spans[name].to_numpy() for name in ("starts_us", "superseded_us", "event_us")
+    )
     is_counted = superseded > starts
     ending = np.flatnonzero(is_counted & (superseded < NEVER))
-    leaves = {window: -(-(event + window.length_us) // window.hop_us) * window.hop_us for window in windows if window.length}
+    leaves = {
+        window: -(-(event + window.length_us) // window.hop_us) * window.hop_us
+        for window in windows
+        if window.length
+    }
     leaving = {window: np.flatnonzero(at > starts) for window, at in leaves.items()}
     places = [np.arange(n), ending, *leaving.values(), n + np.arange(published.height)]
     instants = [
@@ -125,9 +137,13 @@ def lay_out(spans: pl.DataFrame, published: pl.DataFrame, windows: set[Window]) 
     of_point, instant = np.concatenate(places), np.concatenate(instants)
     row_of, first = intervals.rows_of(entities[of_point], instant)
     entity_of_row = entities[of_point[first]]
-    begin, at_ending, *at_leaving, at_published = np.split(row_of, np.cumsum([len(place) for place in places])[:-1])
+    begin, at_ending, *at_leaving, at_published = np.split(
+        row_of, np.cumsum([len(place) for place in places])[:-1]
+    )
 
-    lifetime_end = np.cumsum(np.bincount(entity_of_row))[entities[:n]]  # the row after the entity's last
+    lifetime_end = np.cumsum(np.bincount(entity_of_row))[
+        entities[:n]
+    ]  # the row after the entity's last
     lifetime_end[ending] = at_ending
     lifetime_end = np.where(is_counted, lifetime_end, begin)
     bounds = dict.fromkeys(windows, (begin, lifetime_end))
@@ -138,14 +154,20 @@ def lay_out(spans: pl.DataFrame, published: pl.DataFrame, windows: set[Window]) 
     return Rows(ids.gather(of_point[first]), instant[first], entity_of_row, bounds, at_published)
 
 
-def _part(rows: Rows, spans: pl.DataFrame, item: Wanted, before: pl.Series | None) -> tuple[Values, Flags]:
+def _part(
+    rows: Rows, spans: pl.DataFrame, item: Wanted, before: pl.Series | None
+) -> tuple[Values, Flags]:
     """Compute a part at each row, and at which rows it cannot be known."""
     begin, end = rows.bounds[item.window]
     counts = begin < end
     for column in (item.input, item.where):
         if column is not None:
             name = spans[column]
-            counts &= (name if name.dtype == pl.Boolean and column == item.where else name.is_not_null()).fill_null(value=False).to_numpy()
+            counts &= (
+                (name if name.dtype == pl.Boolean and column == item.where else name.is_not_null())
+                .fill_null(value=False)
+                .to_numpy()
+            )
     place = np.flatnonzero(counts)
     span = Spans(begin[place], end[place], spans["sign"].to_numpy()[place], len(rows.entities))
     if item.part.kind == "sum":
@@ -153,7 +175,9 @@ def _part(rows: Rows, spans: pl.DataFrame, item: Wanted, before: pl.Series | Non
         return _sum(rows, span, weights, before), np.zeros(len(rows.entities), bool)
     if item.part.kind in {"least", "greatest"}:
         return _extreme(rows, span, spans[str(item.input)].gather(place), item.part.kind, before)
-    return _other(item.part, span, spans[str(item.input)].gather(place), spans[place]), np.zeros(len(rows.entities), bool)
+    return _other(item.part, span, spans[str(item.input)].gather(place), spans[place]), np.zeros(
+        len(rows.entities), bool
+    )
 
 
 class Spans(NamedTuple):
@@ -187,7 +211,9 @@ def _newest_published(rows: Rows) -> Ints:
     return np.where(is_own, newest[at], -1)
 
 
-def _extreme(rows: Rows, span: Spans, values: pl.Series, kind: str, before: pl.Series | None) -> tuple[Values, Flags]:
+def _extreme(
+    rows: Rows, span: Spans, values: pl.Series, kind: str, before: pl.Series | None
+) -> tuple[Values, Flags]:
     """The least or greatest value. Where the published one is to be taken out and nothing new is as good, it is not known."""
     known = values if before is None else pl.concat([values, before])
     ordered, codes = _ranks(known)
@@ -203,21 +229,33 @@ def _extreme(rows: Rows, span: Spans, values: pl.Series, kind: str, before: pl.S
         removed = intervals.greatest(span.begin[~added], span.end[~added], span.n, of_span[~added])
         unknown = (removed >= 0) & (removed >= published) & (best < published)
         best = np.maximum(best, published)
-    return _coded(ordered, np.where(best < 0, -1, len(ordered) - 1 - best) if kind == "least" else best), unknown
+    return _coded(
+        ordered, np.where(best < 0, -1, len(ordered) - 1 - best) if kind == "least" else best
+    ), unknown
 
 
 def _other(part: Part, span: Spans, values: pl.Series, spans: pl.DataFrame) -> Values:
     """The parts that only all records can tell."""
     begin, end, _, n = span
     if part.kind in {"first", "last", "last_k"}:
-        place = spans.select(pl.struct(ORDER).rank("ordinal")).to_series().cast(pl.Int64).to_numpy() - 1
+        place = (
+            spans.select(pl.struct(ORDER).rank("ordinal")).to_series().cast(pl.Int64).to_numpy() - 1
+        )
         position = np.argsort(place)
         if part.kind == "last_k":
             newest = intervals.greatest_k(begin, end, n, place, part.k)
-            return _coded(values, np.where(newest < 0, -1, position[newest]) if len(position) else newest)
-        newest = intervals.greatest(begin, end, n, len(place) - 1 - place if part.kind == "first" else place)
-        newest = np.where(newest < 0, -1, len(place) - 1 - newest) if part.kind == "first" else newest
-        return _coded(values, np.where(newest < 0, -1, position[newest]) if len(position) else newest)
+            return _coded(
+                values, np.where(newest < 0, -1, position[newest]) if len(position) else newest
+            )
+        newest = intervals.greatest(
+            begin, end, n, len(place) - 1 - place if part.kind == "first" else place
+        )
+        newest = (
+            np.where(newest < 0, -1, len(place) - 1 - newest) if part.kind == "first" else newest
+        )
+        return _coded(
+            values, np.where(newest < 0, -1, position[newest]) if len(position) else newest
+        )
     ordered, codes = _ranks(values)
     if part.kind == "distinct":
         return Values(intervals.distinct(begin, end, n, codes))
@@ -265,5 +303,7 @@ def _lists(ordered: pl.Series, places: npt.NDArray[np.integer]) -> pl.Series:
     is_there = places >= 0
     lengths = is_there.sum(axis=1)
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
-    values = ordered.gather(pl.Series(places[is_there])).to_arrow(compat_level=pl.CompatLevel.oldest())
+    values = ordered.gather(pl.Series(places[is_there])).to_arrow(
+        compat_level=pl.CompatLevel.oldest()
+    )
     return pl.Series(pa.LargeListArray.from_arrays(offsets, values, mask=pa.array(lengths == 0)))

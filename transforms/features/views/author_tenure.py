@@ -7,7 +7,11 @@ from transforms.features.views.author_activity import author_activity
 author_tenure = Derived(
     "author_tenure",
     [author_activity],
-    {"days_since_first_record": "(epoch_us(event_timestamp) - epoch_us(first_event_timestamp)) * 1e3 / 86400e9"},
+    {
+        "days_since_first_record": "(epoch_us(event_timestamp) - epoch_us(first_event_timestamp)) * 1e3 / 86400e9"
+    },
     description="Days from when the author's earliest record known by then was written to the instant asked for.",
-    descriptions={"days_since_first_record": "Days since the author's earliest record known by then was written."},
+    descriptions={
+        "days_since_first_record": "Days since the author's earliest record known by then was written."
+    },
 )

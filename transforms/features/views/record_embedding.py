@@ -14,7 +14,9 @@ from transforms.text.vectors import is_unit_vector
 class RecordEmbedding(RecordView):
     """A record's text as a vector, to find records of like meaning; there is one where MILLRACE_EMBEDDER names a model."""
 
-    embedding: Annotated[pl.List, pl.Float32()] = Field.vector("What the model makes of the text, as a unit vector.", 0, "the user's model")
+    embedding: Annotated[pl.List, pl.Float32()] = Field.vector(
+        "What the model makes of the text, as a unit vector.", 0, "the user's model"
+    )
 
     @check(name="embedding:not_a_unit_vector")
     def _is_unit_vector(cls, data: Checked) -> pl.LazyFrame:  # noqa: N805

@@ -24,7 +24,15 @@ triage_v1 = Service(
 
 triage_v2 = Service(
     "triage_v2",
-    [RecordQuality, RecordText, RecordPii, RecordDuplicates, author_activity, subject_activity, author_tenure],
+    [
+        RecordQuality,
+        RecordText,
+        RecordPii,
+        RecordDuplicates,
+        author_activity,
+        subject_activity,
+        author_tenure,
+    ],
     description="As triage_v1, with what the record's text is like, what it gives away and which earlier record it repeats. "
     "Online where MILLRACE_ONLINE names its four views of records.",
 )

@@ -34,8 +34,15 @@ VERSIONS = st.fixed_dictionaries(
 
 def groups() -> list[GroupView]:
     """A group of all records, and groups of those of a source."""
-    of = {None: "all_records", "source = 'tickets'": "of_tickets", "source = 'reviews'": "of_reviews"}
-    return [GroupView(GroupBy(name, author, AGGREGATES, [days(1), lifetime], where=where), {}) for where, name in of.items()]
+    of = {
+        None: "all_records",
+        "source = 'tickets'": "of_tickets",
+        "source = 'reviews'": "of_reviews",
+    }
+    return [
+        GroupView(GroupBy(name, author, AGGREGATES, [days(1), lifetime], where=where), {})
+        for where, name in of.items()
+    ]
 
 
 def arrive(warehouse: Warehouse, given: list[Mapping[str, Any]]) -> None:
@@ -50,8 +57,13 @@ def rows(loads: list[list[Mapping[str, Any]]], home: Path) -> dict[str, list[Any
     for number, load in enumerate(loads):
         arrive(warehouse, load)
         compute_views(groups(), warehouse, START + timedelta(days=30, hours=number))
-    tables = {group.name: pl.read_delta(str(warehouse.folder(group.relation))) for group in groups()}
-    return {name: table.sort("author_id", "event_timestamp", "created_timestamp").rows() for name, table in tables.items()}
+    tables = {
+        group.name: pl.read_delta(str(warehouse.folder(group.relation))) for group in groups()
+    }
+    return {
+        name: table.sort("author_id", "event_timestamp", "created_timestamp").rows()
+        for name, table in tables.items()
+    }
 
 
 @settings(max_examples=8)
@@ -60,7 +72,10 @@ def test_a_group_whose_condition_none_fulfils_has_the_rows_of_one_that_reads_all
     loads: list[list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     hour = iter(range(99))
-    dated = [[row | {"event_timestamp": START + timedelta(hours=next(hour))} for row in load] for load in loads]
+    dated = [
+        [row | {"event_timestamp": START + timedelta(hours=next(hour))} for row in load]
+        for load in loads
+    ]
     quick = rows(dated, tmp_path_factory.mktemp("quick"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(group_by, "counts_any", lambda *_: True)
@@ -69,9 +84,13 @@ def test_a_group_whose_condition_none_fulfils_has_the_rows_of_one_that_reads_all
 
 def test_nothing_is_computed_of_records_that_cannot_count(warehouse: Warehouse) -> None:
     number = Max("text::bigint", "number")  # which no text of the other source is
-    view = GroupView(GroupBy("numbers", author, [number], [lifetime], where="source = 'meters'"), {})
+    view = GroupView(
+        GroupBy("numbers", author, [number], [lifetime], where="source = 'meters'"), {}
+    )
     arrive(warehouse, [{"event_timestamp": START, "text": "no number", "source": "tickets"}])
     assert compute_views([view], warehouse, START)["numbers"].new == 0
-    arrive(warehouse, [{"event_timestamp": START, "record_id": "m", "text": "5", "source": "meters"}])
+    arrive(
+        warehouse, [{"event_timestamp": START, "record_id": "m", "text": "5", "source": "meters"}]
+    )
     assert compute_views([view], warehouse, START)["numbers"].new == 1
     assert pl.read_delta(str(warehouse.folder(view.relation)))["number_lifetime"].to_list() == [5]

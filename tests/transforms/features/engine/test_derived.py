@@ -21,10 +21,14 @@ COUNT = st.none() | st.integers(0, 2**40)
 
 @given(st.lists(st.tuples(COUNT, COUNT), max_size=20))
 @settings(max_examples=40)
-def test_each_row_is_computed_from_its_own_values(rows: list[tuple[int | None, int | None]]) -> None:
+def test_each_row_is_computed_from_its_own_values(
+    rows: list[tuple[int | None, int | None]],
+) -> None:
     inputs = pl.DataFrame(rows, {"n_records_1d": pl.Int64, "n_records_28d": pl.Int64}, orient="row")
     found = derive(inputs, RATIO)
-    assert found["burst"].to_list() == [None if day is None or not month else day / (month / 28.0) for day, month in rows]
+    assert found["burst"].to_list() == [
+        None if day is None or not month else day / (month / 28.0) for day, month in rows
+    ]
     assert found["twice"].to_list() == [None if day is None else 2 * day for day, _ in rows]
 
 
@@ -45,14 +49,18 @@ def test_one_expression_is_computed_over_columns_of_other_types() -> None:
 
 def test_an_instant_is_what_it_is_in_utc() -> None:
     at = datetime(2026, 3, 29, 2, 30, tzinfo=UTC)
-    inputs = pl.DataFrame({"event_timestamp": [at], "first": [at - timedelta(days=1, microseconds=1)]})
+    inputs = pl.DataFrame(
+        {"event_timestamp": [at], "first": [at - timedelta(days=1, microseconds=1)]}
+    )
     features = {"hour": "hour(event_timestamp)", "passed": "epoch_us(event_timestamp - first)"}
     assert derive(inputs, features).row(0) == (2, 86_400_000_001)
 
 
 def test_threads_compute_at_once() -> None:
     def ask(number: int) -> Any:
-        return derive(pl.DataFrame({"n": [number] * 50}), {"next": "n + 1"})["next"].unique().to_list()
+        return (
+            derive(pl.DataFrame({"n": [number] * 50}), {"next": "n + 1"})["next"].unique().to_list()
+        )
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(ask, range(200))) == [[number + 1] for number in range(200)]
@@ -70,7 +78,10 @@ def test_threads_compute_at_once() -> None:
 )
 def test_the_expression_that_fails_is_named_and_no_value(expression: str, reason: str) -> None:
     with pytest.raises(DerivedError, match=f"^{reason}") as refused:
-        derive(pl.DataFrame({"n": [1], "text": ["secret"]}), {"good": "n", "bad": expression, "fine": "n"})
+        derive(
+            pl.DataFrame({"n": [1], "text": ["secret"]}),
+            {"good": "n", "bad": expression, "fine": "n"},
+        )
     assert "secret" not in str(refused.value)
     assert "\n" not in str(refused.value)
     assert refused.value.__cause__ is None

@@ -52,9 +52,25 @@ FOX = "the quick brown fox jumps over the lazy dog and runs away into the deep g
 SHIP = "a ship came into the harbour at dawn with her sails torn and nobody on board but a parrot and a cat"
 # a chain: each is nearly the same as its neighbours, the ends are not
 CHAIN = [FOX[start : start + 70] for start in (0, 8, 16, 24)]
-TEXTS = [FOX, FOX.upper(), FOX.replace(" ", "  "), f"{FOX}!!", f"RT: {FOX}", SHIP, f"{SHIP} again", *CHAIN, "a", "A ", "!!", "??", None]
+TEXTS = [
+    FOX,
+    FOX.upper(),
+    FOX.replace(" ", "  "),
+    f"{FOX}!!",
+    f"RT: {FOX}",
+    SHIP,
+    f"{SHIP} again",
+    *CHAIN,
+    "a",
+    "A ",
+    "!!",
+    "??",
+    None,
+]
 VERSIONS = st.builds(
-    lambda record, event, lag, text: Version(record, "u", "s", START + event, START + event + lag, text, positive=False),
+    lambda record, event, lag, text: Version(
+        record, "u", "s", START + event, START + event + lag, text, positive=False
+    ),
     st.sampled_from(["r1", "r2", "r3", "r4", "r5"]),
     OFFSETS | st.integers(0, 9),
     LAGS | st.just(0),
@@ -80,22 +96,35 @@ def documents(versions: Sequence[Version]) -> list[tuple[int, str, str | None]]:
     """What each record says from an instant on, in the order of instants and ids."""
     places = sorted({(v.effective, v.record) for v in versions})
     return [
-        (instant, record, max((v for v in versions if v.record == record and v.effective <= instant), key=lambda v: v.known).text)
+        (
+            instant,
+            record,
+            max(
+                (v for v in versions if v.record == record and v.effective <= instant),
+                key=lambda v: v.known,
+            ).text,
+        )
         for instant, record in places
     ]
 
 
-def expected_rows(versions: Sequence[Version], n_heads: int = HEADS) -> dict[str, list[dict[str, Any]]]:
+def expected_rows(
+    versions: Sequence[Version], n_heads: int = HEADS
+) -> dict[str, list[dict[str, Any]]]:
     """Every record's rows. Only the signature of a text is the kernel's."""
     rows: dict[str, list[dict[str, Any]]] = {v.record: [] for v in versions}
-    firsts: dict[str, tuple[str, float, str]] = {}  # by normal form: whose it was first, how like it, the root of its cluster
+    firsts: dict[
+        str, tuple[str, float, str]
+    ] = {}  # by normal form: whose it was first, how like it, the root of its cluster
     signatures: dict[str, list[int]] = {}
     owners: dict[str, str] = {}
     buckets: dict[tuple[int, int], list[str]] = {}
     clusters: dict[str, set[str]] = {}
     said: dict[str, str | None] = {}
     for instant, record, text in documents(versions):
-        normal = None if text is None else " ".join(unicodedata.normalize("NFKC", text).lower().split())
+        normal = (
+            None if text is None else " ".join(unicodedata.normalize("NFKC", text).lower().split())
+        )
         if normal is None:
             values = NOTHING
         elif said.get(record) == normal:
@@ -106,9 +135,19 @@ def expected_rows(versions: Sequence[Version], n_heads: int = HEADS) -> dict[str
                 owners[normal] = record
                 (keys,) = sign(pl.Series([normal])).to_list()
                 signatures[normal] = keys
-                mine = [buckets.setdefault((band, keys[band]), []) for band in range(BANDS)] if keys else []
-                near = {known: likeness(keys, signatures[known]) for bucket in mine for known in bucket[:n_heads]}
-                alike = [known for known in owners if near.get(known, 0) >= MIN_SIMILARITY]  # in the order they came
+                mine = (
+                    [buckets.setdefault((band, keys[band]), []) for band in range(BANDS)]
+                    if keys
+                    else []
+                )
+                near = {
+                    known: likeness(keys, signatures[known])
+                    for bucket in mine
+                    for known in bucket[:n_heads]
+                }
+                alike = [
+                    known for known in owners if near.get(known, 0) >= MIN_SIMILARITY
+                ]  # in the order they came
                 if alike:
                     firsts[normal] = (owners[alike[0]], near[alike[0]], firsts[alike[0]][2])
                 for bucket in mine:
@@ -137,7 +176,10 @@ def values_at(rows: Sequence[dict[str, Any]], instant: int) -> dict[str, Any]:
 
 
 def assert_duplicates_are_as_defined(
-    warehouse: Warehouse, versions: Sequence[Version], also: Sequence[Version] = (), n_heads: int = HEADS
+    warehouse: Warehouse,
+    versions: Sequence[Version],
+    also: Sequence[Version] = (),
+    n_heads: int = HEADS,
 ) -> None:
     found, expected = by_entity(warehouse, "record_duplicates"), expected_rows(versions, n_heads)
     for record in {v.record for v in (*versions, *also)}:
@@ -153,14 +195,25 @@ def assert_duplicates_are_as_defined(
 @given(HISTORIES, st.lists(st.integers(1, 11), max_size=3))
 # the original comes last; a text between two of a chain comes last and joins their clusters
 @example([version("r1", 5, text=FOX), version("r2", 1, text=FOX)], [1])
-@example([version("r1", 1, text=CHAIN[0]), version("r2", 3, text=CHAIN[2]), version("r3", 2, text=CHAIN[1])], [2])
-def test_duplicates_are_as_defined_in_whatever_order_they_come(new_home: NewHome, versions: list[Version], cuts: list[int]) -> None:
+@example(
+    [
+        version("r1", 1, text=CHAIN[0]),
+        version("r2", 3, text=CHAIN[2]),
+        version("r3", 2, text=CHAIN[1]),
+    ],
+    [2],
+)
+def test_duplicates_are_as_defined_in_whatever_order_they_come(
+    new_home: NewHome, versions: list[Version], cuts: list[int]
+) -> None:
     assert_duplicates_are_as_defined(run(new_home(), *cut(versions, cuts)), versions)
 
 
 @settings(max_examples=6)
 @given(HISTORIES, st.lists(st.integers(1, 11), min_size=1, max_size=3))
-def test_increments_in_order_of_knowledge_have_the_rows_of_a_rebuild(new_home: NewHome, versions: list[Version], cuts: list[int]) -> None:
+def test_increments_in_order_of_knowledge_have_the_rows_of_a_rebuild(
+    new_home: NewHome, versions: list[Version], cuts: list[int]
+) -> None:
     grown, rebuilt = run(new_home(), *cut(by_known(versions), cuts)), run(new_home(), versions)
     assert newest(grown, "record_duplicates").rows() == newest(rebuilt, "record_duplicates").rows()
 
@@ -168,7 +221,10 @@ def test_increments_in_order_of_knowledge_have_the_rows_of_a_rebuild(new_home: N
 @settings(max_examples=6)
 @given(HISTORIES, HISTORIES)
 @example([version("r1", 0, text=FOX), version("r2", 1, text=FOX)], [version("r2", 1, text=FOX)])
-@example([version("r1", 0, text=FOX), version("r2", 1, text=FOX), version("r1", 5, text=FOX)], [version("r1", 0, text=FOX)])
+@example(
+    [version("r1", 0, text=FOX), version("r2", 1, text=FOX), version("r1", 5, text=FOX)],
+    [version("r1", 0, text=FOX)],
+)
 def test_versions_that_are_replaced_or_gone_leave_what_the_others_say(
     new_home: NewHome, before: list[Version], after: list[Version]
 ) -> None:
@@ -180,7 +236,9 @@ def test_versions_that_are_replaced_or_gone_leave_what_the_others_say(
 
 @settings(max_examples=5)
 @given(HISTORIES, st.lists(st.integers(1, 11), max_size=2))
-def test_full_buckets_are_as_defined_too(new_home: NewHome, versions: list[Version], cuts: list[int]) -> None:
+def test_full_buckets_are_as_defined_too(
+    new_home: NewHome, versions: list[Version], cuts: list[int]
+) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("transforms.features.engine.duplicates.HEADS", 1)
         assert_duplicates_are_as_defined(run(new_home(), *cut(versions, cuts)), versions, n_heads=1)
@@ -188,12 +246,25 @@ def test_full_buckets_are_as_defined_too(new_home: NewHome, versions: list[Versi
 
 @settings(max_examples=6)
 @given(HISTORIES, st.integers(0, 11), st.sampled_from(TEXTS))
-def test_what_is_known_later_changes_nothing_before(new_home: NewHome, versions: list[Version], at: int, text: str | None) -> None:
+def test_what_is_known_later_changes_nothing_before(
+    new_home: NewHome, versions: list[Version], at: int, text: str | None
+) -> None:
     instant = sorted(v.effective for v in versions)[at % len(versions)]
     future = [v for v in versions if v.effective >= instant]
-    past = [v for v in versions if v.effective < instant and not any(v.record == f.record and f.known < v.known for f in future)]
-    one, other = run(new_home(), past + future), run(new_home(), past + [f._replace(text=text) for f in future[1:]])
-    rows = [newest(warehouse, "record_duplicates").filter(pl.col("event_timestamp") < instant).rows() for warehouse in (one, other)]
+    past = [
+        v
+        for v in versions
+        if v.effective < instant
+        and not any(v.record == f.record and f.known < v.known for f in future)
+    ]
+    one, other = (
+        run(new_home(), past + future),
+        run(new_home(), past + [f._replace(text=text) for f in future[1:]]),
+    )
+    rows = [
+        newest(warehouse, "record_duplicates").filter(pl.col("event_timestamp") < instant).rows()
+        for warehouse in (one, other)
+    ]
     assert rows[0] == rows[1]
 
 
@@ -205,20 +276,38 @@ def only(warehouse: Warehouse, record: str) -> dict[str, Any]:
 
 
 def test_earlier_of_two_records_is_the_original_and_by_id_at_one_instant(new_home: NewHome) -> None:
-    warehouse = run(new_home(), [version("r2", 0, text=FOX), version("r1", 1, text=FOX.upper()), version("r3", 1, text=f"{FOX}  ")])
-    found = [(only(warehouse, record)["dup_of"], only(warehouse, record)["dup_cluster_size"]) for record in ("r2", "r1", "r3")]
+    warehouse = run(
+        new_home(),
+        [
+            version("r2", 0, text=FOX),
+            version("r1", 1, text=FOX.upper()),
+            version("r3", 1, text=f"{FOX}  "),
+        ],
+    )
+    found = [
+        (only(warehouse, record)["dup_of"], only(warehouse, record)["dup_cluster_size"])
+        for record in ("r2", "r1", "r3")
+    ]
     assert found == [(None, 1), ("r2", 2), ("r2", 3)]
     assert only(warehouse, "r1")["dup_similarity"] == 1
 
 
 def test_record_that_says_its_own_text_again_repeats_nobody(new_home: NewHome) -> None:
-    versions = [version("r1", 0, text=FOX), version("r2", 1, text=FOX), version("r1", 2, text=SHIP), version("r1", 3, text=f"{FOX}!")]
+    versions = [
+        version("r1", 0, text=FOX),
+        version("r2", 1, text=FOX),
+        version("r1", 2, text=SHIP),
+        version("r1", 3, text=f"{FOX}!"),
+    ]
     row = only(run(new_home(), versions), "r1")
     assert (row["dup_of"], row["is_duplicate"], row["dup_cluster_size"]) == (None, 0, 2)
 
 
 def test_tombstone_has_nothing_and_counts_as_known_before(new_home: NewHome) -> None:
-    warehouse = run(new_home(), [version("r1", 0, text=FOX), version("r1", 1, text=None), version("r2", 2, text=FOX)])
+    warehouse = run(
+        new_home(),
+        [version("r1", 0, text=FOX), version("r1", 1, text=None), version("r2", 2, text=FOX)],
+    )
     assert {name: only(warehouse, "r1")[name] for name in NOTHING} == NOTHING
     assert only(warehouse, "r2")["dup_of"] == "r1"
 
@@ -226,16 +315,28 @@ def test_tombstone_has_nothing_and_counts_as_known_before(new_home: NewHome) -> 
 def test_live_source_only_adds_rows_of_what_arrived(new_home: NewHome) -> None:
     first = [version("r1", 0, text=FOX), version("r2", HOUR, text=FOX)]
     warehouse = run(new_home(), first)
-    before = {contract: set(warehouse.files(contract.relation())) for contract in (KnownContent, KnownDocument, RecordDuplicates)}
+    before = {
+        contract: set(warehouse.files(contract.relation()))
+        for contract in (KnownContent, KnownDocument, RecordDuplicates)
+    }
     stage(warehouse, [version("r3", DAY, text=FOX), version("r4", DAY, text=SHIP)])
     assert featurize(warehouse, NOW + timedelta(days=1))["record_duplicates"] == (2, 0, 2)
-    assert all(files < set(warehouse.files(contract.relation())) for contract, files in before.items())
+    assert all(
+        files < set(warehouse.files(contract.relation())) for contract, files in before.items()
+    )
     contents = pl.read_delta(str(warehouse.folder(KnownContent.relation())))
     assert sorted(contents["content_id"].unique_counts()) == [1, 1]
 
 
 def test_late_original_relabels_what_follows_and_nothing_else(new_home: NewHome) -> None:
-    warehouse = run(new_home(), [version("r1", DAY, text=FOX), version("r2", 2 * DAY, text=SHIP), version("r3", 3 * DAY, text=FOX)])
+    warehouse = run(
+        new_home(),
+        [
+            version("r1", DAY, text=FOX),
+            version("r2", 2 * DAY, text=SHIP),
+            version("r3", 3 * DAY, text=FOX),
+        ],
+    )
     stage(warehouse, [version("r0", HOUR, text=FOX)])
     again = NOW + timedelta(days=1)
     assert featurize(warehouse, again)["record_duplicates"] == (1, 2, 1)
@@ -243,12 +344,16 @@ def test_late_original_relabels_what_follows_and_nothing_else(new_home: NewHome)
     assert sorted(added["record_id"]) == ["r0", "r1", "r3"]
 
 
-def test_template_of_thousands_attaches_to_the_first_of_its_buckets(new_home: NewHome, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_template_of_thousands_attaches_to_the_first_of_its_buckets(
+    new_home: NewHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("transforms.features.engine.duplicates.HEADS", 4)
     n_pairs: list[int] = []
     compare = compare_counting(n_pairs)
     monkeypatch.setattr("transforms.features.engine.duplicates.compare_pairs", compare)
-    versions = [version(f"r{number:04}", number, text=f"{FOX} number {number}") for number in range(1000)]
+    versions = [
+        version(f"r{number:04}", number, text=f"{FOX} number {number}") for number in range(1000)
+    ]
     warehouse = run(new_home(), versions)
     rows = rows_of(warehouse, "record_duplicates").sort("event_timestamp")
     assert rows["dup_of"].n_unique() <= 4
@@ -267,7 +372,9 @@ def compare_counting(n_pairs: list[int]) -> Callable[[pl.DataFrame], pl.DataFram
 
 
 def test_roots_are_found_along_chains_of_any_length() -> None:
-    parents = pl.DataFrame({"position": range(1, 1000), "parent": range(999)}).sample(fraction=1, shuffle=True, seed=1)
+    parents = pl.DataFrame({"position": range(1, 1000), "parent": range(999)}).sample(
+        fraction=1, shuffle=True, seed=1
+    )
     assert set(find_roots(parents)["root"]) == {0}
     assert find_roots(parents.clear()).is_empty()
 
@@ -276,14 +383,27 @@ def test_roots_are_found_along_chains_of_any_length() -> None:
 
 
 def test_trace_compares_the_texts_again(new_home: NewHome, monkeypatch: pytest.MonkeyPatch) -> None:
-    warehouse = run(new_home(), [version("r1", 0, text=FOX), version("r2", HOUR, text=f"RT: {FOX}"), version("r3", HOUR, text=SHIP)])
+    warehouse = run(
+        new_home(),
+        [
+            version("r1", 0, text=FOX),
+            version("r2", HOUR, text=f"RT: {FOX}"),
+            version("r3", HOUR, text=SHIP),
+        ],
+    )
     monkeypatch.setattr("transforms.lineage.trace.views", only_duplicates)
     at = NOW
     traced = trace_feature(warehouse, "record_duplicates", "r2", at)
-    assert (traced.mismatches, [record.record_id for record in traced.records]) == ([], ["r2", "r1"])
+    assert (traced.mismatches, [record.record_id for record in traced.records]) == (
+        [],
+        ["r2", "r1"],
+    )
     for file in warehouse.files(StagedRecord.relation()):
         pl.read_parquet(file).with_columns(text=pl.lit(SHIP)).write_parquet(file)
-    assert [line.split()[0] for line in trace_feature(warehouse, "record_duplicates", "r2", at).mismatches] == ["dup_similarity"]
+    assert [
+        line.split()[0]
+        for line in trace_feature(warehouse, "record_duplicates", "r2", at).mismatches
+    ] == ["dup_similarity"]
 
 
 def test_compaction_of_the_index_changes_no_value(new_home: NewHome) -> None:
@@ -291,7 +411,10 @@ def test_compaction_of_the_index_changes_no_value(new_home: NewHome) -> None:
     for number in range(6):  # each is earlier than the one before, so that all rows are replaced
         stage(warehouse, [version(f"r{number}", 9 - number, text=FOX)])
         featurize(warehouse, NOW + timedelta(hours=number))
-    before, n_rows = newest(warehouse, "record_duplicates"), warehouse.n_rows(KnownDocument.relation())
+    before, n_rows = (
+        newest(warehouse, "record_duplicates"),
+        warehouse.n_rows(KnownDocument.relation()),
+    )
     compact(warehouse, is_dry=False)
     assert warehouse.n_rows(KnownDocument.relation()) == 6 < n_rows
     assert len(warehouse.files(KnownContent.relation())) == 1
@@ -303,50 +426,92 @@ def test_compaction_of_the_index_changes_no_value(new_home: NewHome) -> None:
 
 @pytest.mark.parametrize("contract", [KnownContent, KnownDocument, RecordDuplicates])
 def test_run_killed_between_two_commits_is_finished_by_the_next(
-    new_home: NewHome, killed_before: Callable[..., AbstractContextManager[None]], contract: type[Contract]
+    new_home: NewHome,
+    killed_before: Callable[..., AbstractContextManager[None]],
+    contract: type[Contract],
 ) -> None:
-    versions = [version("r1", 0, text=FOX), version("r2", HOUR, text=FOX), version("r0", 2 * HOUR, event=-HOUR, text=SHIP)]
+    versions = [
+        version("r1", 0, text=FOX),
+        version("r2", HOUR, text=FOX),
+        version("r0", 2 * HOUR, event=-HOUR, text=SHIP),
+    ]
     warehouse = run(new_home(), versions[:1])
     stage(warehouse, versions[1:])
     with killed_before(contract):
         featurize(warehouse, NOW + timedelta(hours=1))
     featurize(warehouse, NOW + timedelta(hours=2))
-    assert newest(warehouse, "record_duplicates").equals(newest(run(new_home(), versions), "record_duplicates"))
-    assert pl.read_delta(str(warehouse.folder(KnownContent.relation())))["content_id"].is_unique().all()
+    assert newest(warehouse, "record_duplicates").equals(
+        newest(run(new_home(), versions), "record_duplicates")
+    )
+    assert (
+        pl.read_delta(str(warehouse.folder(KnownContent.relation())))["content_id"]
+        .is_unique()
+        .all()
+    )
 
 
-def test_other_code_makes_index_and_view_again(new_home: NewHome, monkeypatch: pytest.MonkeyPatch) -> None:
-    warehouse = run(new_home(), [version("r1", 0, text=FOX), version("r2", HOUR, text=f"RT: {FOX}")])
+def test_other_code_makes_index_and_view_again(
+    new_home: NewHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = run(
+        new_home(), [version("r1", 0, text=FOX), version("r2", HOUR, text=f"RT: {FOX}")]
+    )
     monkeypatch.setattr(fingerprint, "_code", lambda *_: "other code")
     monkeypatch.setattr("transforms.features.engine.duplicates.MIN_SIMILARITY", 1.0)
     assert featurize(warehouse, NOW + timedelta(days=1))["record_duplicates"] == (0, 2, 0)
     assert only(warehouse, "r2")["is_duplicate"] == 0
-    assert [warehouse.n_rows(contract.relation()) for contract in (KnownContent, KnownDocument)] == [2, 2]
+    assert [
+        warehouse.n_rows(contract.relation()) for contract in (KnownContent, KnownDocument)
+    ] == [2, 2]
 
 
-def test_backfill_puts_back_what_the_view_lacks(new_home: NewHome, monkeypatch: pytest.MonkeyPatch) -> None:
-    versions = [version("r1", 0, text=FOX), version("r2", HOUR, text=FOX), version("r3", DAY, text=FOX)]
+def test_backfill_puts_back_what_the_view_lacks(
+    new_home: NewHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = [
+        version("r1", 0, text=FOX),
+        version("r2", HOUR, text=FOX),
+        version("r3", DAY, text=FOX),
+    ]
     warehouse = run(new_home(), versions)
     before = newest(warehouse, "record_duplicates")
     monkeypatch.setattr("transforms.features.backfill.views", only_duplicates)
     files = warehouse.files(RecordDuplicates.relation())
-    left = pl.read_parquet(files).filter(pl.col("record_id") != "r2").to_arrow().cast(RecordDuplicates.arrow_schema())
+    left = (
+        pl.read_parquet(files)
+        .filter(pl.col("record_id") != "r2")
+        .to_arrow()
+        .cast(RecordDuplicates.arrow_schema())
+    )
     warehouse.publish(RecordDuplicates, left.to_batches(), {}, without=files)
     (due,) = find(warehouse, Span())
     assert (due.n_rows, due.n_entities) == (1, 1)
-    assert fill(warehouse, Span(), NOW + timedelta(days=1)) == {RecordDuplicates.relation(): (1, 0, 2)}
+    assert fill(warehouse, Span(), NOW + timedelta(days=1)) == {
+        RecordDuplicates.relation(): (1, 0, 2)
+    }
     assert newest(warehouse, "record_duplicates").equals(before)
 
 
-def test_records_computed_again_leave_nothing_of_those_that_are_gone(new_home: NewHome, tmp_path: Path) -> None:
-    before = [version("r1", 0, text=FOX), version("r2", HOUR, text=FOX), version("r3", DAY, text=f"RT: {FOX}")]
+def test_records_computed_again_leave_nothing_of_those_that_are_gone(
+    new_home: NewHome, tmp_path: Path
+) -> None:
+    before = [
+        version("r1", 0, text=FOX),
+        version("r2", HOUR, text=FOX),
+        version("r3", DAY, text=f"RT: {FOX}"),
+    ]
     warehouse = run(new_home(), before)
     stage(warehouse, before[1:], is_all=True)
     pl.DataFrame({"entity_id": ["r1"]}).write_parquet(tmp_path / "touched.parquet")
-    recompute(warehouse, {"record_duplicates": tmp_path / "touched.parquet"}, NOW + timedelta(days=1))
+    recompute(
+        warehouse, {"record_duplicates": tmp_path / "touched.parquet"}, NOW + timedelta(days=1)
+    )
     alone = run(new_home(), before[1:])
     assert newest(warehouse, "record_duplicates").equals(newest(alone, "record_duplicates"))
-    tables = [pl.read_delta(str(warehouse.folder(contract.relation()))) for contract in (KnownContent, KnownDocument, RecordDuplicates)]
+    tables = [
+        pl.read_delta(str(warehouse.folder(contract.relation())))
+        for contract in (KnownContent, KnownDocument, RecordDuplicates)
+    ]
     assert [table.height for table in tables] == [2, 2, 2]
     assert "r1" not in repr([table.rows() for table in tables])
     assert featurize(warehouse, NOW + timedelta(days=2)) == {"record_duplicates": (0, 0, 2)}

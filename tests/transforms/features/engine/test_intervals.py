@@ -14,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transforms.features.engine import intervals
-from transforms.features.engine.intervals import distinct, greatest, greatest_k, most_frequent, quantile, rows_of, running_sum
+from transforms.features.engine.intervals import (
+    distinct,
+    greatest,
+    greatest_k,
+    most_frequent,
+    quantile,
+    rows_of,
+    running_sum,
+)
 
 FEW = st.integers(0, 3)  # equal ones are frequent
 KEYS = FEW | st.integers(0, 40) | st.integers(0, 2**31 - 1)
@@ -32,8 +40,12 @@ class Spans(NamedTuple):
 
     def covering(self) -> list[list[int]]:
         """Of each row, the numbers of the spans that cover it."""
-        spans = list(zip(*(each.tolist() for each in (self.starts, self.ends, self.numbers)), strict=True))
-        return [[number for start, end, number in spans if start <= row < end] for row in range(self.n)]
+        spans = list(
+            zip(*(each.tolist() for each in (self.starts, self.ends, self.numbers)), strict=True)
+        )
+        return [
+            [number for start, end, number in spans if start <= row < end] for row in range(self.n)
+        ]
 
 
 @st.composite
@@ -46,7 +58,11 @@ def spans(draw: st.DrawFn, numbers: st.SearchStrategy[int] = KEYS) -> Spans:
         entity = draw(st.integers(0, len(sizes) - 1))
         start = draw(st.integers(edges[entity], edges[entity + 1] - 1))
         drawn.append((start, draw(st.integers(start + 1, edges[entity + 1])), draw(numbers)))
-    return Spans(*np.array(drawn, np.int64).reshape(-1, 3).T[:2], edges[-1], np.array([number for *_, number in drawn], np.int64))
+    return Spans(
+        *np.array(drawn, np.int64).reshape(-1, 3).T[:2],
+        edges[-1],
+        np.array([number for *_, number in drawn], np.int64),
+    )
 
 
 def padded(numbers: list[int], k: int) -> list[int]:
@@ -59,9 +75,13 @@ def duck() -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def in_duckdb(duck: duckdb.DuckDBPyConnection, case: Spans, aggregate: str, **parameters: float) -> list[int]:
+def in_duckdb(
+    duck: duckdb.DuckDBPyConnection, case: Spans, aggregate: str, **parameters: float
+) -> list[int]:
     """Answer with an aggregate of the numbers of the spans that cover each row, -1 for null."""
-    duck.register("spans", pl.DataFrame({"starts": case.starts, "ends": case.ends, "number": case.numbers}))
+    duck.register(
+        "spans", pl.DataFrame({"starts": case.starts, "ends": case.ends, "number": case.numbers})
+    )
     sql = f"""
         select coalesce({aggregate}, -1) as answer
         from range($n) as numbered (row_number)
@@ -82,11 +102,15 @@ def test_running_sum_adds_up_exactly(case: Spans) -> None:
     assert running_sum(*case).tolist() == [sum(numbers) for numbers in case.covering()]
 
 
-@pytest.mark.parametrize("weights", [[2**62], [-(2**63)], [2**61, 2**61], [2**59] * 8, [-(2**60)] * 4])
+@pytest.mark.parametrize(
+    "weights", [[2**62], [-(2**63)], [2**61, 2**61], [2**59] * 8, [-(2**60)] * 4]
+)
 def test_running_sum_refuses_a_sum_that_passes_the_range(weights: list[int]) -> None:
     of_each = np.arange(len(weights))
     with pytest.raises(OverflowError, match=r"2\*\*62"):
-        running_sum(of_each, np.full(len(weights), len(weights)), len(weights), np.array(weights, np.int64))
+        running_sum(
+            of_each, np.full(len(weights), len(weights)), len(weights), np.array(weights, np.int64)
+        )
 
 
 def test_running_sum_adds_up_apart_what_would_be_too_large_together() -> None:
@@ -95,7 +119,10 @@ def test_running_sum_adds_up_apart_what_would_be_too_large_together() -> None:
 
 
 def test_running_sum_takes_the_largest_weight_in_range() -> None:
-    assert running_sum(np.array([0]), np.array([1]), 2, np.array([2**62 - 2**10])).tolist() == [2**62 - 2**10, 0]
+    assert running_sum(np.array([0]), np.array([1]), 2, np.array([2**62 - 2**10])).tolist() == [
+        2**62 - 2**10,
+        0,
+    ]
 
 
 @given(spans())
@@ -116,22 +143,35 @@ def test_distinct_counts_each_value_once(case: Spans) -> None:
 
 @given(spans(FEW | KEYS), st.integers(1, 5))
 def test_most_frequent_orders_by_count_then_by_value(case: Spans, k: int) -> None:
-    expected = [padded(sorted(count, key=lambda value: (-count[value], value)), k) for count in map(Counter, case.covering())]
+    expected = [
+        padded(sorted(count, key=lambda value: (-count[value], value)), k)
+        for count in map(Counter, case.covering())
+    ]
     assert most_frequent(*case, k).tolist() == expected
 
 
 @given(case=spans(), q=QUANTILES)
-def test_quantile_and_distinct_equal_duckdb(duck: duckdb.DuckDBPyConnection, case: Spans, q: float) -> None:
-    assert quantile(*case, q).tolist() == in_duckdb(duck, case, "quantile_disc(number, cast($q as double))", q=q)
+def test_quantile_and_distinct_equal_duckdb(
+    duck: duckdb.DuckDBPyConnection, case: Spans, q: float
+) -> None:
+    assert quantile(*case, q).tolist() == in_duckdb(
+        duck, case, "quantile_disc(number, cast($q as double))", q=q
+    )
     assert distinct(*case).tolist() == in_duckdb(duck, case, "count(distinct number)")
 
 
-@pytest.mark.parametrize("q", [0.0, 0.01, np.nextafter(0.01, 1), 0.29, 1 / 3, 0.5, 0.55, 0.57, 0.9, 0.999, 1.0])
-def test_quantile_takes_the_place_that_duckdb_takes_among_one_to_400(duck: duckdb.DuckDBPyConnection, q: float) -> None:
+@pytest.mark.parametrize(
+    "q", [0.0, 0.01, np.nextafter(0.01, 1), 0.29, 1 / 3, 0.5, 0.55, 0.57, 0.9, 0.999, 1.0]
+)
+def test_quantile_takes_the_place_that_duckdb_takes_among_one_to_400(
+    duck: duckdb.DuckDBPyConnection, q: float
+) -> None:
     """0.55 of 100 is 55.00000000000001 as a DOUBLE, so that the 56th of 100 is taken."""
     each = np.arange(400)
     case = Spans(each, np.full(400, 400), 400, each)
-    assert quantile(*case, q).tolist() == in_duckdb(duck, case, "quantile_disc(number, cast($q as double))", q=q)
+    assert quantile(*case, q).tolist() == in_duckdb(
+        duck, case, "quantile_disc(number, cast($q as double))", q=q
+    )
 
 
 @pytest.mark.parametrize("key", [-1, 2**31])
@@ -145,7 +185,9 @@ def test_quantile_takes_the_place_that_duckdb_takes_among_one_to_400(duck: duckd
         lambda *case: quantile(*case, 0.5),
     ],
 )
-def test_keys_that_are_no_ranks_are_refused(aggregate: Callable[..., intervals.Ints], key: int) -> None:
+def test_keys_that_are_no_ranks_are_refused(
+    aggregate: Callable[..., intervals.Ints], key: int
+) -> None:
     with pytest.raises(ValueError, match="rank them"):
         aggregate(np.array([0]), np.array([1]), 1, np.array([key]))
 
@@ -175,7 +217,9 @@ def one_entity() -> Spans:
     return Spans(row_of_each[:m], row_of_each[m:], len(position), np.arange(m))
 
 
-def within(mebibytes: int, aggregate: Callable[..., intervals.Ints], *arguments: object) -> intervals.Ints:
+def within(
+    mebibytes: int, aggregate: Callable[..., intervals.Ints], *arguments: object
+) -> intervals.Ints:
     """Answer with what an aggregate gives, if what it takes beside its arguments is within a bound at any time."""
     tracemalloc.start()
     try:

@@ -12,7 +12,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.transforms.histories import HISTORIES, HOUR, NOW, START, Version, by_entity, cut, newest, run, stage, version
+from tests.transforms.histories import (
+    HISTORIES,
+    HOUR,
+    NOW,
+    START,
+    Version,
+    by_entity,
+    cut,
+    newest,
+    run,
+    stage,
+    version,
+)
 from transforms.errors import DeclarationError, GateError
 from transforms.features import Count, GroupBy, RecordSql, SqlView, Sum, lifetime
 from transforms.features.build import featurize, is_made_by_other_code, stale_views
@@ -71,7 +83,9 @@ def views_of(module: ModuleType) -> tuple[KernelView, KernelView]:
     return tone, KernelView(module.RecordEcho, {"record_tone": tone})
 
 
-def kernel(declare: Declare, compute: str, feature: str = 'n: int = Field.count("N.")') -> KernelView:
+def kernel(
+    declare: Declare, compute: str, feature: str = 'n: int = Field.count("N.")'
+) -> KernelView:
     """A view with the body of `compute`, which begins at line 16 of its file."""
     head, _, _ = TONE.partition("def shouts")
     indented = compute.replace("\n", "\n        ")
@@ -91,7 +105,9 @@ def values(v: Version) -> dict[str, Any]:
 
 @settings(max_examples=6)
 @given(HISTORIES, st.lists(st.integers(1, 8), max_size=2))
-@example([version("r", 0, text="a!!"), version("r", HOUR, text=None), version("q", 0, event=HOUR)], [1])
+@example(
+    [version("r", 0, text="a!!"), version("r", HOUR, text=None), version("q", 0, event=HOUR)], [1]
+)
 def test_kernels_read_what_they_name_and_increments_equal_a_rebuild(
     new_home: NewHome, only: Only, declare: Declare, versions: list[Version], cuts: list[int]
 ) -> None:
@@ -102,16 +118,22 @@ def test_kernels_read_what_they_name_and_increments_equal_a_rebuild(
     echoes = by_entity(rebuilt, "record_echo")
     for record, rows in by_entity(rebuilt, "record_tone").items():
         for row, echo in zip(rows, echoes[record], strict=True):
-            known = [v for v in versions if v.record == record and v.effective <= row["event_timestamp"]]
+            known = [
+                v for v in versions if v.record == record and v.effective <= row["event_timestamp"]
+            ]
             wanted = values(max(known, key=lambda v: v.known))
             assert {name: row[name] for name in wanted} == wanted
             assert echo["twice"] == (None if wanted["n_shouts"] is None else 2 * wanted["n_shouts"])
 
 
-def test_what_is_explained_is_what_is_published(new_home: NewHome, only: Only, declare: Declare) -> None:
+def test_what_is_explained_is_what_is_published(
+    new_home: NewHome, only: Only, declare: Declare
+) -> None:
     views = views_of(declare(TONE))
     only(*views)
-    warehouse = run(new_home(), [version("r", 0, text="a!!"), version("r", 2 * HOUR, event=HOUR, text="b!")])
+    warehouse = run(
+        new_home(), [version("r", 0, text="a!!"), version("r", 2 * HOUR, event=HOUR, text="b!")]
+    )
     with warehouse.connect() as connection:
         for view in views:
             for row in by_entity(warehouse, view.name)["r"]:
@@ -133,21 +155,54 @@ def test_reading_what_is_not_there_is_refused(declare: Declare, reads: str) -> N
 @pytest.mark.parametrize(
     ("compute", "message"),
     [
-        ("return records.with_columns(n=1).cast({'n': pl.Int64}).head(1)", "compute gave 1 rows of 2 records; it must give each back"),
-        ("return pl.concat([records, records]).with_columns(n=pl.lit(1, pl.Int64))", "compute gave 4 rows of 2 records"),
-        ("return records.with_columns(n=pl.lit(1, pl.Int64)).reverse()", "compute gave 2 rows of 2 records; .*in order"),
-        ("return records.with_columns(n=pl.lit('1'))", "n: compute gives String, declared is Int64; cast it"),
-        ("return records.with_columns(n=pl.col('text').str.len_chars())", "n: compute gives UInt32, declared is Int64; cast it"),
-        ("return records", r'own\.py: .*record_own: compute fails: ColumnNotFoundError: unable to find column "n"'),
-        ("return None", r"compute fails: AttributeError: 'NoneType' object has no attribute 'select'"),
-        ("n = words\nreturn records", r"own\.py, line 16: features\.record_own: compute fails: NameError: name 'words' is not defined"),
+        (
+            "return records.with_columns(n=1).cast({'n': pl.Int64}).head(1)",
+            "compute gave 1 rows of 2 records; it must give each back",
+        ),
+        (
+            "return pl.concat([records, records]).with_columns(n=pl.lit(1, pl.Int64))",
+            "compute gave 4 rows of 2 records",
+        ),
+        (
+            "return records.with_columns(n=pl.lit(1, pl.Int64)).reverse()",
+            "compute gave 2 rows of 2 records; .*in order",
+        ),
+        (
+            "return records.with_columns(n=pl.lit('1'))",
+            "n: compute gives String, declared is Int64; cast it",
+        ),
+        (
+            "return records.with_columns(n=pl.col('text').str.len_chars())",
+            "n: compute gives UInt32, declared is Int64; cast it",
+        ),
+        (
+            "return records",
+            r'own\.py: .*record_own: compute fails: ColumnNotFoundError: unable to find column "n"',
+        ),
+        (
+            "return None",
+            r"compute fails: AttributeError: 'NoneType' object has no attribute 'select'",
+        ),
+        (
+            "n = words\nreturn records",
+            r"own\.py, line 16: features\.record_own: compute fails: NameError: name 'words' is not defined",
+        ),
         (
             "return records.with_columns(n=pl.col('text').str.to_integer())",
             "compute fails: ComputeError; nothing was committed",
         ),
-        ("raise ValueError(records.collect()['text'][0])", r"line 16: features\.record_own: compute fails: ValueError; nothing"),
-        ("return records.with_columns(n=pl.col('text').map_batches(lambda text: text.cast(pl.Int64)))", r"fails: \w+Error; nothing"),
-        ("return records.with_columns(n=pl.lit(-1, pl.Int64))", "2 rows of a batch of 2 break n: greater_than_or_equal_to"),
+        (
+            "raise ValueError(records.collect()['text'][0])",
+            r"line 16: features\.record_own: compute fails: ValueError; nothing",
+        ),
+        (
+            "return records.with_columns(n=pl.col('text').map_batches(lambda text: text.cast(pl.Int64)))",
+            r"fails: \w+Error; nothing",
+        ),
+        (
+            "return records.with_columns(n=pl.lit(-1, pl.Int64))",
+            "2 rows of a batch of 2 break n: greater_than_or_equal_to",
+        ),
     ],
 )
 def test_a_kernel_that_is_not_as_declared_is_refused_without_a_text(
@@ -187,7 +242,9 @@ RECORDS = st.lists(
 
 @settings(max_examples=6)
 @given(RECORDS)
-def test_expressions_give_what_duckdb_gives(new_home: NewHome, only: Only, records: list[tuple[str, str | None, int]]) -> None:
+def test_expressions_give_what_duckdb_gives(
+    new_home: NewHome, only: Only, records: list[tuple[str, str | None, int]]
+) -> None:
     length = sql_view(RecordSql("record_length", {"n_characters": "length(text)"}), {})
     shape = sql_view(RecordSql("record_shape", EXPRESSIONS), {"record_length": length})
     assert shape.reads == ("record_length",)
@@ -198,26 +255,46 @@ def test_expressions_give_what_duckdb_gives(new_home: NewHome, only: Only, recor
     with warehouse.connect() as connection:
         of = ", ".join(f"{sql} as {name}" for name, sql in EXPRESSIONS.items())
         staged = "select *, {'n_characters': length(text)} as record_length from staging.records"
-        wanted = connection.sql(f"select record_id, {of} from ({staged}) order by record_id").pl().to_dicts()
-        found = connection.sql("select * exclude (event_timestamp, created_timestamp) from features.record_shape order by record_id").pl()
+        wanted = (
+            connection.sql(f"select record_id, {of} from ({staged}) order by record_id")
+            .pl()
+            .to_dicts()
+        )
+        found = connection.sql(
+            "select * exclude (event_timestamp, created_timestamp) from features.record_shape order by record_id"
+        ).pl()
     assert found.to_dicts() == [{**row, "is_late": int(row["is_late"])} for row in wanted]
 
 
 def stage_attributes(warehouse: Warehouse, records: Sequence[tuple[str, str | None, int]]) -> None:
-    versions = [version(f"r{n}", START // 1000 % 7 * HOUR + lag, event=n * HOUR, text=text) for n, (text, _, lag) in enumerate(records)]
+    versions = [
+        version(f"r{n}", START // 1000 % 7 * HOUR + lag, event=n * HOUR, text=text)
+        for n, (text, _, lag) in enumerate(records)
+    ]
     stage(warehouse, versions)
     with warehouse.connect() as connection:
-        connection.register("attributes", pa.table({"row_number": range(1, len(records) + 1), "said": [said for _, said, _ in records]}))
+        connection.register(
+            "attributes",
+            pa.table(
+                {"row_number": range(1, len(records) + 1), "said": [said for _, said, _ in records]}
+            ),
+        )
         sql = "select r.* replace (a.said as attributes) from staging.records r join attributes a using (row_number)"
-        batches = connection.sql(sql).to_arrow_table().cast(StagedRecord.arrow_schema()).to_batches()
+        batches = (
+            connection.sql(sql).to_arrow_table().cast(StagedRecord.arrow_schema()).to_batches()
+        )
     warehouse.publish(StagedRecord, batches, {}, without=warehouse.files(StagedRecord.relation()))
 
 
-def test_an_expression_that_fails_on_a_record_is_said_without_its_text(new_home: NewHome, only: Only) -> None:
+def test_an_expression_that_fails_on_a_record_is_said_without_its_text(
+    new_home: NewHome, only: Only
+) -> None:
     only(sql_view(RecordSql("record_shape", {"n": "text::integer"}), {}))
     warehouse = new_home()
     stage(warehouse, [version("r", 0, text="secret")])
-    with pytest.raises(GateError, match=r"features\.record_shape: compute fails: ConversionException; .*try_cast") as caught:
+    with pytest.raises(
+        GateError, match=r"features\.record_shape: compute fails: ConversionException; .*try_cast"
+    ) as caught:
         featurize(warehouse, NOW)
     assert "secret" not in str(caught.value)
 
@@ -242,22 +319,46 @@ def test_a_wrong_expression_is_refused_by_its_name(expression: str, message: str
 def declared(source: ModuleType) -> list[View]:
     """Views of records, of a file's, with others that read one of them or none."""
     tone, echo = views_of(source)
-    group = GroupView(GroupBy("author_shouts", author, [Sum("record_tone.n_shouts", "n_shouts")], [lifetime]), {"record_tone": tone})
-    plain = GroupView(GroupBy("author_plain", author, [Count("n_records")], [lifetime]), {"record_tone": tone})
+    group = GroupView(
+        GroupBy("author_shouts", author, [Sum("record_tone.n_shouts", "n_shouts")], [lifetime]),
+        {"record_tone": tone},
+    )
+    plain = GroupView(
+        GroupBy("author_plain", author, [Count("n_records")], [lifetime]), {"record_tone": tone}
+    )
     joined = "versions join record_tone using (record_id, effective_from)"
     sql = f"select author_id, effective_from as event_timestamp, n_shouts from {joined}"
-    return [tone, echo, group, plain, QueryView(SqlView("own", author, sql), {"record_tone": tone}, Path())]
+    return [
+        tone,
+        echo,
+        group,
+        plain,
+        QueryView(SqlView("own", author, sql), {"record_tone": tone}, Path()),
+    ]
 
 
-def test_a_changed_view_is_computed_again_with_all_that_reads_it_and_nothing_else(new_home: NewHome, only: Only, declare: Declare) -> None:
+def test_a_changed_view_is_computed_again_with_all_that_reads_it_and_nothing_else(
+    new_home: NewHome, only: Only, declare: Declare
+) -> None:
     only(*declared(declare(TONE)))
     warehouse = run(new_home(), [version("r", 0, text="a!")])
     only(*(views := declared(declare(TONE.replace("=shouts(", "=3 * shouts(")))))
-    assert [view.name for view in views if is_made_by_other_code(view, warehouse)] == ["record_tone", "record_echo", "author_shouts", "own"]
+    assert [view.name for view in views if is_made_by_other_code(view, warehouse)] == [
+        "record_tone",
+        "record_echo",
+        "author_shouts",
+        "own",
+    ]
     featurize(warehouse, NOW + timedelta(days=1))
     assert by_entity(warehouse, "record_echo")["r"][0]["twice"] == 6
     assert by_entity(warehouse, "author_shouts")["u"][0]["n_shouts_lifetime"] == 3
     assert by_entity(warehouse, "own")["u"][0]["n_shouts"] == 3
     assert stale_views(warehouse) == []
-    tone, echo, *_ = declared(declare(TONE.replace("=shouts(", "=3 * shouts(").replace('n_shouts") * 2', 'n_shouts") * 4')))
-    assert [view.name for view in (tone, echo) if is_made_by_other_code(view, warehouse)] == ["record_echo"]
+    tone, echo, *_ = declared(
+        declare(
+            TONE.replace("=shouts(", "=3 * shouts(").replace('n_shouts") * 2', 'n_shouts") * 4')
+        )
+    )
+    assert [view.name for view in (tone, echo) if is_made_by_other_code(view, warehouse)] == [
+        "record_echo"
+    ]

@@ -67,7 +67,9 @@ select author_id, event_timestamp, count(*) as n_first from (
 HONEST_VIEWS = [COUNT, LAST, FIRST_OF_TEXT]
 
 
-def query_view(sql: str, entity: Entity = author, name: str = "own", folder: Path = Path(), **views: Any) -> QueryView:
+def query_view(
+    sql: str, entity: Entity = author, name: str = "own", folder: Path = Path(), **views: Any
+) -> QueryView:
     return QueryView(SqlView(name, entity, sql), views, folder)
 
 
@@ -95,7 +97,14 @@ def effective(versions: Sequence[Version]) -> set[tuple[str, int, int | None]]:
     """The versions that take effect, from when until when, in plain Python."""
     found = set()
     for one in versions:
-        later = min((other.known for other in versions if other.record == one.record and other.known > one.known), default=None)
+        later = min(
+            (
+                other.known
+                for other in versions
+                if other.record == one.record and other.known > one.known
+            ),
+            default=None,
+        )
         until = None if later is None else later + 1
         if one.text is not None and (until is None or until > one.effective + 1):
             found.add((one.record, one.effective + 1, until))
@@ -105,15 +114,21 @@ def effective(versions: Sequence[Version]) -> set[tuple[str, int, int | None]]:
 @settings(max_examples=10)
 @given(HISTORIES)
 @example([version("r", known=0, event=2 * HOUR), version("r", known=HOUR)])
-def test_versions_are_in_effect_from_when_until_when(new_home: NewHome, versions: list[Version]) -> None:
+def test_versions_are_in_effect_from_when_until_when(
+    new_home: NewHome, versions: list[Version]
+) -> None:
     warehouse = staged(new_home, versions)
-    assert {(row["record_id"], row["x"]) for row in computed(warehouse, query_view(of_record("epoch_us(effective_from)"), record))} == {
-        (name, starts) for name, starts, _ in effective(versions)
-    }
-    ends = of_record("epoch_us(effective_until)").replace("effective_from", "effective_until") + " where effective_until is not null"
-    assert {(row["record_id"], row["x"]) for row in computed(warehouse, query_view(ends, record))} == {
-        (name, until) for name, _, until in effective(versions) if until is not None
-    }
+    assert {
+        (row["record_id"], row["x"])
+        for row in computed(warehouse, query_view(of_record("epoch_us(effective_from)"), record))
+    } == {(name, starts) for name, starts, _ in effective(versions)}
+    ends = (
+        of_record("epoch_us(effective_until)").replace("effective_from", "effective_until")
+        + " where effective_until is not null"
+    )
+    assert {
+        (row["record_id"], row["x"]) for row in computed(warehouse, query_view(ends, record))
+    } == {(name, until) for name, _, until in effective(versions) if until is not None}
 
 
 def test_record_views_have_the_newest_row_of_each_version(new_home: NewHome, only: Only) -> None:
@@ -129,24 +144,29 @@ def test_record_views_have_the_newest_row_of_each_version(new_home: NewHome, onl
     assert [row["n_words"] for row in by_entity(warehouse, "own")["u"]] == [2, 5]
 
 
-def test_an_entity_has_several_keys_and_rows_without_one_are_left_out(new_home: NewHome, only: Only) -> None:
+def test_an_entity_has_several_keys_and_rows_without_one_are_left_out(
+    new_home: NewHome, only: Only
+) -> None:
     pair = Entity("author_in_subject", key=["subject_id", "author_id"])
     sql = "select nullif(subject_id, 't') as subject_id, author_id, effective_from as event_timestamp, text from versions"
     view = query_view(sql, pair)
     only(view)
     other = version("r2", HOUR)._replace(subject="t")
     warehouse = run(new_home(), [version("r1", 0), other])
-    assert rows_of(warehouse, "own").select("subject_id", "author_id", "text").rows() == [("s", "u", "two words")]
+    assert rows_of(warehouse, "own").select("subject_id", "author_id", "text").rows() == [
+        ("s", "u", "two words")
+    ]
 
 
 def test_types_are_those_of_other_features(new_home: NewHome) -> None:
-    values = (
-        "1::hugeint as whole, true as flag, 0.5::decimal(9, 2) as fraction, 'nan'::double as nothing, ['a'] as words, [0.5] as fractions"
-    )
+    values = "1::hugeint as whole, true as flag, 0.5::decimal(9, 2) as fraction, 'nan'::double as nothing, ['a'] as words, [0.5] as fractions"
     sql = f"select record_id, effective_from as event_timestamp, {values}, [1::tinyint] as wholes, event_timestamp as instant from versions"
     (row,) = computed(staged(new_home, [version("r", 1)]), query_view(sql, record))
     assert row["instant"] == datetime(2026, 1, 1, tzinfo=UTC), "instants are served to the second"
-    assert {name: row[name] for name in ("whole", "flag", "fraction", "nothing", "words", "fractions", "wholes")} == {
+    assert {
+        name: row[name]
+        for name in ("whole", "flag", "fraction", "nothing", "words", "fractions", "wholes")
+    } == {
         "whole": 1,
         "flag": 1,
         "fraction": 0.5,
@@ -160,9 +180,18 @@ def test_types_are_those_of_other_features(new_home: NewHome) -> None:
 # --- (2) no row rests on what takes effect after it ---
 
 PAST = "over (partition by author_id order by effective_from, record_id rows between {} and {})"
-FRAMES = st.tuples(st.integers(0, 3), st.integers(0, 2)).map(lambda ends: (f"{ends[0] + ends[1]} preceding", f"{ends[1]} preceding"))
+FRAMES = st.tuples(st.integers(0, 3), st.integers(0, 2)).map(
+    lambda ends: (f"{ends[0] + ends[1]} preceding", f"{ends[1]} preceding")
+)
 VALUES = st.sampled_from(
-    ["count(*)", "sum(length(text))", "avg(length(text) / 3)", "max(label)", "count(distinct text)", "first_value(text)"]
+    [
+        "count(*)",
+        "sum(length(text))",
+        "avg(length(text) / 3)",
+        "max(label)",
+        "count(distinct text)",
+        "first_value(text)",
+    ]
 )
 HONEST = st.one_of(
     st.builds(lambda value, ends: f"{value} {PAST.format(*ends)}", VALUES, FRAMES),
@@ -178,8 +207,14 @@ HONEST = st.one_of(
     ),
 )
 LEAKING = st.one_of(
-    st.builds(lambda n: f"count(*) {PAST.format('unbounded preceding', f'{n} following')}", st.integers(1, 3)),
-    st.builds(lambda n: f"sum(length(text)) {PAST.format('current row', f'{n} following')}", st.integers(1, 3)),
+    st.builds(
+        lambda n: f"count(*) {PAST.format('unbounded preceding', f'{n} following')}",
+        st.integers(1, 3),
+    ),
+    st.builds(
+        lambda n: f"sum(length(text)) {PAST.format('current row', f'{n} following')}",
+        st.integers(1, 3),
+    ),
     st.sampled_from(
         [
             "count(*) over ()",
@@ -200,32 +235,49 @@ LEAKING = st.one_of(
 
 @settings(max_examples=20)
 @given(HISTORIES, HONEST)
-def test_an_honest_query_passes(new_home: NewHome, versions: list[Version], expression: str) -> None:
+def test_an_honest_query_passes(
+    new_home: NewHome, versions: list[Version], expression: str
+) -> None:
     rows = computed(staged(new_home, versions), query_view(of_record(expression), record))
     assert len(rows) == len(effective(versions))
 
 
 @settings(max_examples=25)
 @given(HISTORIES.filter(effective), LEAKING)
-def test_a_leaking_query_is_stopped(new_home: NewHome, versions: list[Version], expression: str) -> None:
+def test_a_leaking_query_is_stopped(
+    new_home: NewHome, versions: list[Version], expression: str
+) -> None:
     warehouse = staged(new_home, versions)
-    with pytest.raises(GateError, match=r"features\.own: \d+ rows up to .* are others when what took effect later .*effective_from"):
+    with pytest.raises(
+        GateError,
+        match=r"features\.own: \d+ rows up to .* are others when what took effect later .*effective_from",
+    ):
         computed(warehouse, query_view(of_record(expression), record))
 
 
 def test_that_a_record_will_come_is_a_leak_which_only_deletion_shows(new_home: NewHome) -> None:
-    will_come = of_record("(select count(distinct other.record_id) from versions as other where other.record_id = 'r2')")
+    will_come = of_record(
+        "(select count(distinct other.record_id) from versions as other where other.record_id = 'r2')"
+    )
     with pytest.raises(GateError, match="when what took effect later is deleted"):
-        computed(staged(new_home, [version("r1", 0), version("r2", HOUR)]), query_view(will_come, record))
+        computed(
+            staged(new_home, [version("r1", 0), version("r2", HOUR)]), query_view(will_come, record)
+        )
 
 
-def test_of_many_versions_leaks_are_found_in_a_sample_of_entities(new_home: NewHome, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_versions_leaks_are_found_in_a_sample_of_entities(
+    new_home: NewHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(leakage, "TESTED_VERSIONS", 50)
-    warehouse = staged(new_home, [version(f"r{n}", n * HOUR, author=f"u{n % 40}") for n in range(400)])
+    warehouse = staged(
+        new_home, [version(f"r{n}", n * HOUR, author=f"u{n % 40}") for n in range(400)]
+    )
     assert len(computed(warehouse, query_view(COUNT))) == 400
     with warehouse.connect() as connection:
         tested = leakage._take_sample(connection, author, read_relations({}))
-        ((n_versions, n_authors),) = connection.sql(f"select count(*), count(distinct author_id) from ({tested['versions']})").fetchall()
+        ((n_versions, n_authors),) = connection.sql(
+            f"select count(*), count(distinct author_id) from ({tested['versions']})"
+        ).fetchall()
     assert 0 < n_authors < 40
     assert n_versions == 10 * n_authors, "all versions of an entity or none"
     leaking = "select author_id, effective_from as event_timestamp, lead(label) over (partition by author_id order by effective_from) as x"
@@ -236,7 +288,9 @@ def test_of_many_versions_leaks_are_found_in_a_sample_of_entities(new_home: NewH
 def test_rows_that_depend_on_the_order_of_versions_are_refused(new_home: NewHome) -> None:
     warehouse = staged(new_home, [version(f"r{n}", 0, text=f"{n}") for n in range(200)])
     sql = "select author_id, effective_from as event_timestamp, arg_max(text, effective_from) as text from versions group by all"
-    with pytest.raises(GateError, match=r"1 rows are others when the versions come in another order.*break ties"):
+    with pytest.raises(
+        GateError, match=r"1 rows are others when the versions come in another order.*break ties"
+    ):
         computed(warehouse, query_view(sql))
 
 
@@ -256,7 +310,11 @@ def test_a_leak_leaves_nothing_published(new_home: NewHome, only: Only) -> None:
 @settings(max_examples=7)
 @given(HISTORIES, st.lists(st.integers(1, 8), max_size=2), st.sampled_from(HONEST_VIEWS))
 # an instant of an author's is taken out again by what comes late
-@example([version("r", 0), version("r", HOUR, event=0, author="v"), version("r", -HOUR, event=2 * HOUR)], [1, 2], COUNT)
+@example(
+    [version("r", 0), version("r", HOUR, event=0, author="v"), version("r", -HOUR, event=2 * HOUR)],
+    [1, 2],
+    COUNT,
+)
 @example([version("r", HOUR), version("q", 0)], [1], FIRST_OF_TEXT)
 def test_increments_in_any_order_equal_a_rebuild_at_any_instant(
     new_home: NewHome, only: Only, versions: list[Version], cuts: list[int], sql: str
@@ -264,28 +322,46 @@ def test_increments_in_any_order_equal_a_rebuild_at_any_instant(
     only(query_view(sql))
     grown, rebuilt = run(new_home(), *cut(versions, cuts)), run(new_home(), versions)
     found, wanted = by_entity(grown, "own"), by_entity(rebuilt, "own")
-    for entity, instant in ((entity, instant) for entity in {*found, *wanted} for instant in instants_of(versions)):
+    for entity, instant in (
+        (entity, instant) for entity in {*found, *wanted} for instant in instants_of(versions)
+    ):
         one, other = (row_at(rows.get(entity, []), instant) for rows in (found, wanted))
         assert comparable(one) == comparable(other), (entity, instant - START)
 
 
 def comparable(row: dict[str, Any] | None) -> dict[str, Any]:
     """A row without its key and instant; no row says the same as nulls."""
-    values = {name: value for name, value in (row or {}).items() if name not in {"author_id", "event_timestamp"} and value is not None}
-    return {name: pytest.approx(value) if isinstance(value, float) else value for name, value in values.items()}
+    values = {
+        name: value
+        for name, value in (row or {}).items()
+        if name not in {"author_id", "event_timestamp"} and value is not None
+    }
+    return {
+        name: pytest.approx(value) if isinstance(value, float) else value
+        for name, value in values.items()
+    }
 
 
 def test_a_second_run_publishes_only_what_is_new_or_differs(new_home: NewHome, only: Only) -> None:
     only(query_view(COUNT))
-    warehouse = run(new_home(), [version("r1", 0), version("r2", 2 * HOUR), version("q", 0, author="v")])
+    warehouse = run(
+        new_home(), [version("r1", 0), version("r2", 2 * HOUR), version("q", 0, author="v")]
+    )
     stage(warehouse, [version("r3", HOUR)])
-    assert featurize(warehouse, NOW + timedelta(days=1)) == {"own": Rows(new=1, recomputed=1, untouched=2)}
+    assert featurize(warehouse, NOW + timedelta(days=1)) == {
+        "own": Rows(new=1, recomputed=1, untouched=2)
+    }
 
 
-def test_a_published_instant_that_is_no_more_says_what_is_right_there(new_home: NewHome, only: Only) -> None:
+def test_a_published_instant_that_is_no_more_says_what_is_right_there(
+    new_home: NewHome, only: Only
+) -> None:
     only(query_view(FIRST_OF_TEXT))
     warehouse = run(new_home(), [version("r1", 0), version("r2", 2 * HOUR, text="other")])
-    stage(warehouse, [version("q", -HOUR, author="v"), version("q", HOUR, event=0, author="v", text="other")])
+    stage(
+        warehouse,
+        [version("q", -HOUR, author="v"), version("q", HOUR, event=0, author="v", text="other")],
+    )
     featurize(warehouse, NOW + timedelta(days=1))
     assert [row["n_first"] for row in by_entity(warehouse, "own")["u"]] == [None, None]
     assert [row["n_first"] for row in by_entity(warehouse, "own")["v"]] == [1, 1]
@@ -294,14 +370,18 @@ def test_a_published_instant_that_is_no_more_says_what_is_right_there(new_home: 
 def test_last_digits_of_fractions_are_no_difference(new_home: NewHome, only: Only) -> None:
     def third(sign: str) -> QueryView:
         tiny = f"length(text) / 3.0 {sign} 1e-13"
-        return query_view(f"select author_id, effective_from as event_timestamp, {tiny} as x, [{tiny}, null] as xs from versions")
+        return query_view(
+            f"select author_id, effective_from as event_timestamp, {tiny} as x, [{tiny}, null] as xs from versions"
+        )
 
     warehouse = staged(new_home, [version("r", 0)])
     only(third("+"))
     featurize(warehouse, NOW)
     with warehouse.connect() as connection:
         changed = list(third("-").rows(Run(warehouse, connection, NOW), is_whole=False))
-        other = query_view("select author_id, effective_from as event_timestamp, 4.0 as x, [4.0, null] as xs from versions")
+        other = query_view(
+            "select author_id, effective_from as event_timestamp, 4.0 as x, [4.0, null] as xs from versions"
+        )
         differing = list(other.rows(Run(warehouse, connection, NOW), is_whole=False))
     assert sum(batch.num_rows for batch in changed) == 0
     assert sum(batch.num_rows for batch in differing) == 1
@@ -313,8 +393,13 @@ def test_only_the_entities_asked_for_are_computed_again(new_home: NewHome, only:
     with warehouse.connect() as connection:
         one_run = Run(warehouse, connection, NOW)
         connection.execute("create table asked as select 'v' as entity_id")
-        assert sum(batch.num_rows for batch in view.rebuild(one_run, "asked")) == 0, "nothing differs"
-        assert sorted(connection.sql(view.instants(one_run)).fetchall()) == [("u", START + 1), ("v", START + HOUR + 1)]
+        assert sum(batch.num_rows for batch in view.rebuild(one_run, "asked")) == 0, (
+            "nothing differs"
+        )
+        assert sorted(connection.sql(view.instants(one_run)).fetchall()) == [
+            ("u", START + 1),
+            ("v", START + HOUR + 1),
+        ]
         warehouse.create_view(connection, "features.own", [], view.contract.arrow_schema())
         made = [row for batch in view.rebuild(one_run, "asked") for row in batch.to_pylist()]
     assert [(row["author_id"], row["n_records"], row["is_new"]) for row in made] == [("v", 1, True)]
@@ -325,7 +410,10 @@ def test_a_backfill_computes_what_is_missing_and_what_other_sql_made(
 ) -> None:
     other = query_view(COUNT.replace("/ 7", "/ 8"))
     only(other)
-    warehouse = run(new_home(), [version("r1", 0), version("r2", HOUR, text="other"), version("q", 0, author="v")])
+    warehouse = run(
+        new_home(),
+        [version("r1", 0), version("r2", HOUR, text="other"), version("q", 0, author="v")],
+    )
     view = query_view(COUNT)
     only(view)
     monkeypatch.setattr("transforms.features.backfill.views", lambda: (view,))
@@ -350,13 +438,18 @@ def test_what_rests_on_an_erased_record_is_computed_again(new_home: NewHome, onl
 
 @settings(max_examples=4)
 @given(HISTORIES, st.sampled_from([COUNT, LAST]))
-def test_what_is_explained_is_what_is_published(new_home: NewHome, only: Only, versions: list[Version], sql: str) -> None:
+def test_what_is_explained_is_what_is_published(
+    new_home: NewHome, only: Only, versions: list[Version], sql: str
+) -> None:
     only(view := query_view(sql))
     warehouse = run(new_home(), versions)
     rows = by_entity(warehouse, "own")
     with warehouse.connect() as connection:
         for entity, instant in (
-            (entity, row["event_timestamp"] + step) for entity, found in rows.items() for row in found for step in (0, 1)
+            (entity, row["event_timestamp"] + step)
+            for entity, found in rows.items()
+            for row in found
+            for step in (0, 1)
         ):
             at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=instant)
             explained = view.explain(connection, {"author_id": entity}, at, 1)
@@ -368,7 +461,9 @@ def test_what_is_explained_is_what_is_published(new_home: NewHome, only: Only, v
 
 def test_rows_after_a_files_records_rest_on_it(new_home: NewHome, only: Only) -> None:
     only(view := query_view(COUNT))
-    warehouse = run(new_home(), [version("r1", 0), version("r2", HOUR), version("q", HOUR, author="v")])
+    warehouse = run(
+        new_home(), [version("r1", 0), version("r2", HOUR), version("q", HOUR, author="v")]
+    )
     with warehouse.connect() as connection:
         assert view.count_resting(connection, "file") == {"n_rows": 3, "n_entities": 2}
         assert view.count_resting(connection, "other") == {"n_rows": 0, "n_entities": 0}
@@ -382,17 +477,44 @@ def test_rows_after_a_files_records_rest_on_it(new_home: NewHome, only: Only) ->
     ("sql", "message"),
     [
         ("select 1 as x from versions", "must give author_id as text"),
-        ("select author_id, 1 as x from versions", "must give event_timestamp as an instant with time zone"),
-        ("select author_id, event_timestamp::date as event_timestamp, 1 as x from versions", "an instant with time zone"),
+        (
+            "select author_id, 1 as x from versions",
+            "must give event_timestamp as an instant with time zone",
+        ),
+        (
+            "select author_id, event_timestamp::date as event_timestamp, 1 as x from versions",
+            "an instant with time zone",
+        ),
         ("select author_id, event_timestamp from versions", "gives no feature"),
-        ("select author_id, event_timestamp, {'a': 1} as x from versions", "x gives STRUCT.*cast it"),
-        ("select author_id, event_timestamp, [event_timestamp] as x from versions", "x is a list of instant.*cast its items"),
+        (
+            "select author_id, event_timestamp, {'a': 1} as x from versions",
+            "x gives STRUCT.*cast it",
+        ),
+        (
+            "select author_id, event_timestamp, [event_timestamp] as x from versions",
+            "x is a list of instant.*cast its items",
+        ),
         ("select author_id, event_timestamp, 1 from versions", "cannot be the name of a feature"),
-        ("select author_id, event_timestamp, 1 as created_timestamp from versions", "cannot be the name of a feature"),
-        ("select author_id, event_timestamp, authors as x from versions", "the SQL cannot be bound.*authors"),
-        ("select author_id, event_timestamp, load_id from versions", "the SQL cannot be bound.*load_id"),
-        ("select author_id, event_timestamp, text from staging.records", "the SQL may not read staging.records; it can read versions"),
-        ("select author_id, event_timestamp, now() as x from versions", r"may not call now\(\): it gives another value in the next run"),
+        (
+            "select author_id, event_timestamp, 1 as created_timestamp from versions",
+            "cannot be the name of a feature",
+        ),
+        (
+            "select author_id, event_timestamp, authors as x from versions",
+            "the SQL cannot be bound.*authors",
+        ),
+        (
+            "select author_id, event_timestamp, load_id from versions",
+            "the SQL cannot be bound.*load_id",
+        ),
+        (
+            "select author_id, event_timestamp, text from staging.records",
+            "the SQL may not read staging.records; it can read versions",
+        ),
+        (
+            "select author_id, event_timestamp, now() as x from versions",
+            r"may not call now\(\): it gives another value in the next run",
+        ),
         ("selec", "the SQL syntax error"),
         ("nowhere.sql", "nowhere.sql: cannot be read"),
     ],
@@ -403,23 +525,41 @@ def test_a_wrong_declaration_is_refused_with_its_mend(sql: str, message: str) ->
 
 
 def test_a_description_of_no_feature_is_refused() -> None:
-    with pytest.raises(DeclarationError, match=r"descriptions has n_record, which the SQL does not give; it gives n_records, sevenths"):
+    with pytest.raises(
+        DeclarationError,
+        match=r"descriptions has n_record, which the SQL does not give; it gives n_records, sevenths",
+    ):
         QueryView(SqlView("own", author, COUNT, descriptions={"n_record": "Records."}), {}, Path())
 
 
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("select author_id, effective_from as event_timestamp, text as x from versions", "1 times there are several rows of the same"),
-        ("select author_id, effective_until as event_timestamp, text as x from versions", "3 rows have no event_timestamp"),
+        (
+            "select author_id, effective_from as event_timestamp, text as x from versions",
+            "1 times there are several rows of the same",
+        ),
+        (
+            "select author_id, effective_until as event_timestamp, text as x from versions",
+            "3 rows have no event_timestamp",
+        ),
         (
             "select record_id as author_id, effective_from as event_timestamp, text::int as x from versions",
             r"the SQL fails on some record \(ConversionException\).*try_cast",
         ),
     ],
 )
-def test_what_the_records_make_wrong_is_refused_without_their_text(new_home: NewHome, sql: str, message: str) -> None:
-    warehouse = staged(new_home, [version("r1", 0, text="secret"), version("r2", 0, text="secret"), version("r3", HOUR, text="secret")])
+def test_what_the_records_make_wrong_is_refused_without_their_text(
+    new_home: NewHome, sql: str, message: str
+) -> None:
+    warehouse = staged(
+        new_home,
+        [
+            version("r1", 0, text="secret"),
+            version("r2", 0, text="secret"),
+            version("r3", HOUR, text="secret"),
+        ],
+    )
     with pytest.raises(GateError, match=message) as caught:
         computed(warehouse, query_view(sql))
     shown = [error for error in (caught.value, caught.value.__cause__) if error is not None]
@@ -429,17 +569,29 @@ def test_what_the_records_make_wrong_is_refused_without_their_text(new_home: New
 # --- (6) the digest ---
 
 
-def test_comments_and_blanks_change_nothing_and_all_else_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own.sql").write_text(f"-- a remark\n{COUNT.replace('select', 'SELECT  ')};\n", "utf-8")
+def test_comments_and_blanks_change_nothing_and_all_else_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.sql").write_text(
+        f"-- a remark\n{COUNT.replace('select', 'SELECT  ')};\n", "utf-8"
+    )
     assert query_view("own.sql", folder=tmp_path).digest() == query_view(COUNT).digest()
     assert query_view(COUNT.replace("/ 7", "/ 8")).digest() != query_view(COUNT).digest()
     quality = view_of("record_quality")
-    sql = COUNT.replace("from versions where", "from versions join record_quality using (record_id, effective_from) where")
+    sql = COUNT.replace(
+        "from versions where",
+        "from versions join record_quality using (record_id, effective_from) where",
+    )
     other = copy(quality)
     monkeypatch.setattr(other, "digest", lambda: 1, raising=False)
-    assert query_view(sql, record_quality=quality).digest() != query_view(sql, record_quality=other).digest()
     assert (
-        query_view(COUNT, record_quality=quality).digest() == query_view(COUNT, record_quality=other).digest() == query_view(COUNT).digest()
+        query_view(sql, record_quality=quality).digest()
+        != query_view(sql, record_quality=other).digest()
+    )
+    assert (
+        query_view(COUNT, record_quality=quality).digest()
+        == query_view(COUNT, record_quality=other).digest()
+        == query_view(COUNT).digest()
     )
 
 

@@ -38,7 +38,9 @@ print(n_rows, (peak() - before) // 1024)
 
 
 def test_a_million_records_of_one_entity_stay_within_memory() -> None:
-    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True
+    )
     n_rows, megabytes = map(int, done.stdout.split())
     assert n_rows > 1_000_000
     assert megabytes < 700
