@@ -74,7 +74,7 @@ def look_at_fields(source: Source, warehouse: Warehouse, files: Sequence[SourceF
         structure = "case when rejection is null then structure end as structure"
         rows = f"select * replace ({structure}) from documents"
         for batch in connection.sql(rows).to_arrow_reader(warehouse.settings.batch_rows):
-            shapes.note(batch)
+            shapes.count(batch)
     n_files = len({shape.source_uri for shape in shapes.ids})
     compared = compare(shapes, known, source)
     return Look(
