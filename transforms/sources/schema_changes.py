@@ -149,7 +149,7 @@ class Shapes:
 
 
 def expect(connection: duckdb.DuckDBPyConnection, source: Source, known: Known) -> list[str]:
-    """List the fields that `incoming` probably has, and set their paths, which `documents` reads."""
+    """List the fields that `incoming` probably has; set the paths, which `documents` reads."""
     sampled = [
         name
         for (name,) in connection.execute(
@@ -196,7 +196,7 @@ def fields_of(structure: str, expected: Sequence[str]) -> Iterator[Pair]:
 def known_fields(
     connection: duckdb.DuckDBPyConnection, source: str, but: Iterable[str] = ()
 ) -> Known:
-    """Fetch the fields that a source's loads let in, with their types; leave out the loads `but`."""
+    """Fetch the fields that a source's loads let in, with their types; skip the loads `but`."""
     rows = connection.execute(
         model("profiles/known_fields"), {"source": source, "but": list(but)}
     ).fetchall()
@@ -204,7 +204,7 @@ def known_fields(
 
 
 class _Load(NamedTuple):
-    """A load's shapes by id, its fields' changes, the unfit ones, and the types of missing fields."""
+    """A load's shapes by id, its fields' changes, the unfit ones, the types of missing fields."""
 
     load_id: str
     shapes: dict[int, Shape]
