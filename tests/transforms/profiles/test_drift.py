@@ -352,7 +352,7 @@ def test_a_key_that_was_replaced_says_by_what(tmp_path: Path) -> None:
         yaml.safe_dump({**document, "drift": {"beyond_usual": 3}})
     )
     with pytest.raises(
-        SourceError, match=r"drift\.beyond_usual: is no key any more; .*false_alarms: 0\.02"
+        SourceError, match=r"drift\.beyond_usual: is no longer a key; .*false_alarms: 0\.02"
     ):
         load_source(tmp_path / "source.yaml")
 

@@ -85,7 +85,7 @@ def test_every_encoding_of_python_is_read_right_or_refused_by_name(
 ) -> None:
     if encoding in REFUSED:
         with pytest.raises(
-            SourceError, match=f"encoding: '{encoding}' is no encoding of files that is known"
+            SourceError, match=f"encoding: '{encoding}' is not a known encoding of files"
         ):
             make_source(tmp_path, encoding=encoding)
         return
@@ -161,12 +161,12 @@ def test_wide_text_is_read_with_and_without_a_byte_order_mark(
         (
             "\u4e00\u4e01".encode("utf-16-le"),
             "utf-16",
-            "does not tell its byte order; set `encoding: utf-16-le` or utf-16-be",
+            "its byte order is unknown; set `encoding: utf-16-le` or utf-16-be",
         ),
         (
             b'{"a": 1}',
             "utf-32",
-            "does not tell its byte order; set `encoding: utf-32-le` or utf-32-be",
+            "its byte order is unknown; set `encoding: utf-32-le` or utf-32-be",
         ),
         (
             '{"a": 1}\n'.encode("utf-16-le")[:-1],
