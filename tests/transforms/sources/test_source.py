@@ -105,7 +105,9 @@ def test_a_mistake_is_one_line_with_the_key_and_the_mend(
 def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
     said = complaint_of(tmp_path, {name: value for name, value in GOOD.items() if name != key})
     assert said.startswith(
-        ": known: give when" if key == "known" else f": {key}: is missing; add it, e.g. `{key}: ...`"
+        ": known: give when"
+        if key == "known"
+        else f": {key}: is missing; add it, e.g. `{key}: ...`"
     )
 
 

@@ -1,6 +1,6 @@
--- earlier_rows: what is known already of the records that rows were accepted of: the rows staged, and those dropped as repeats.
--- A repeat that came back as a version still stands among the repeats, and what a killed run has committed is accepted again:
--- each row counts once.
+-- earlier_rows: the earlier rows of the accepted records: staged rows and duplicate rows.
+-- Each row counts once, although one that became a version again is still among the duplicate rows,
+-- and rows that a killed run committed are accepted again.
 -- grain: load_id, source_uri, row_number
 -- reads: accepted, staging.records, staging.repeats
 with staged as (

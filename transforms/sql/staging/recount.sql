@@ -1,4 +1,4 @@
--- recount: what the accounting says of every load beside what the tables hold.
+-- recount: the rows of every load in the tables, and whether the accounts say the same.
 -- grain: source, load_id
 -- reads: accounting.files, raw.records, staging.records, staging.repeats, quarantine.records
 with accounted as (
@@ -14,7 +14,7 @@ with accounted as (
 ),
 
 duplicates as (
-    -- a repeat that came back as a version is none
+    -- without those that became versions again
     select repeats.* from staging.repeats
     anti join staging.records
         on

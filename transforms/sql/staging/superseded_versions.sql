@@ -1,4 +1,5 @@
--- superseded_versions: the rows that leave staging, as repeats; without those that were a repeat before, and are remembered.
+-- superseded_versions: the rows that move from staging to the duplicate rows, without those that
+-- are there already.
 -- grain: load_id, source_uri, row_number
 -- reads: staging.records, moved_rows, staging.repeats
 with superseded as (
