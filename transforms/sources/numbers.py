@@ -24,6 +24,11 @@ def mark_sql(document: str, structure: str) -> str:
     """Compose SQL for the mark of a document with a number that DuckDB would write differently.
 
     The mark is the document's own digest, which it cannot contain; null where there is none.
+
+    >>> import duckdb
+    >>> marks = [mark_sql(f"'[{number}]'", "'DOUBLE'") for number in ("1.1", "1.10", "1e3")]
+    >>> duckdb.sql(f"select {', '.join(f'({mark}) is null' for mark in marks)}").fetchall()
+    [(True, False, False)]
     """
     is_marked = (
         f"regexp_matches({structure}, '{MAY_CONTAIN}') and regexp_matches({document}, '{CHANGED}')"

@@ -52,6 +52,14 @@ def read_payloads(
 
     Raises `FileRefusedError` if the file as a whole is unusable: cut short, in another format than
     its name says, without columns.
+
+    >>> from pathlib import Path
+    >>> from tempfile import NamedTemporaryFile
+    >>> with NamedTemporaryFile() as file:
+    ...     _ = file.write(b'{"n": 1.10}\\r\\n{"n": '), file.flush()
+    ...     lines = SourceFile(Path(file.name), "jsonl", None)
+    ...     [row for _, rows in read_payloads(lines, Source.model_construct(), 9) for row in rows]
+    [<pyarrow.BinaryScalar: b'{"n": 1.10}\\r'>, <pyarrow.BinaryScalar: b'{"n": '>]
     """
     if reason := fault(file.path, is_parquet=file.format == "parquet"):
         message = f"{str(file.path)!r}: refused, {reason}; rename it"

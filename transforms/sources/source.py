@@ -292,6 +292,14 @@ def list_files(source: Source) -> Listing:
     its suffix names a format (the source's `format` if it has one). A link that leaves the folder
     is skipped, and a file that several links lead to is listed once, by its own name if that is in
     the folder. Raises `NoFilesError` if there is no file.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     for name in ("b.csv", "a.jsonl.gz", ".hidden.csv"):
+    ...         Path(folder, name).touch()
+    ...     listing = list_files(Source.model_construct(uri=folder))
+    >>> [(file.path.name, file.format, file.compression) for file in listing.files]
+    [('a.jsonl.gz', 'jsonl', 'gzip'), ('b.csv', 'csv', None)]
     """
     target = Path(source.uri)
     root = _root_of(target)
