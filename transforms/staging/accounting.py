@@ -5,8 +5,8 @@ import polars as pl
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import (
     AccountedFile,
+    DuplicateRow,
     QuarantinedRecord,
-    RepeatedRecord,
     StagedRecord,
 )
 from transforms.sql import model
@@ -19,7 +19,7 @@ def recount(warehouse: Warehouse) -> pl.DataFrame:
     Columns: source, load_id, n_read, n_staged, n_duplicates, n_quarantined, adds_up. `adds_up` is
     whether the accounts say the same: false for a load that is not staged yet or lacks a row.
     """
-    contracts = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, AccountedFile)
+    contracts = (RawRecord, StagedRecord, DuplicateRow, QuarantinedRecord, AccountedFile)
     with warehouse.connect() as connection:
         for missing in (
             contract for contract in contracts if warehouse.table(contract.relation()) is None

@@ -20,8 +20,8 @@ from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import (
     AccountedFile,
     Correction,
+    DuplicateRow,
     QuarantinedRecord,
-    RepeatedRecord,
     StagedRecord,
 )
 from transforms.sources.schema_changes import (
@@ -89,7 +89,7 @@ HASHES = (
 )
 
 WRITTEN: tuple[type[Contract], ...] = (
-    *(RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord),
+    *(RawRecord, StagedRecord, DuplicateRow, QuarantinedRecord),
     *(Correction, AccountedFile, SourceField, ColumnProfile, DriftStatistic, LoadCheck),
 )
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from transforms.errors import MillraceError
 from transforms.schemas.fields import SourceField
-from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord
+from transforms.schemas.staging import AccountedFile, DuplicateRow, QuarantinedRecord
 from transforms.sources.source import Source
 from transforms.sql import model
 from transforms.staging.checks import refuse_replayed
@@ -63,7 +63,7 @@ def replay(source: Source, warehouse: Warehouse, *, accept_load: bool = False) -
     if warehouse.table(RELATION) is None:
         message = f"{warehouse.settings.root}: nothing was ever quarantined here"
         raise MillraceError(message)
-    for contract in (RepeatedRecord, SourceField):  # an older home has none
+    for contract in (DuplicateRow, SourceField):  # an older home has none
         warehouse.create(contract)
     finish_prepare(source, warehouse)
     finish_replay(source, warehouse)

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from transforms.schemas.base import Contract
-from transforms.schemas.staging import AccountedFile, RepeatedRecord, StagedRecord
+from transforms.schemas.staging import AccountedFile, DuplicateRow, StagedRecord
 from transforms.sql import model
 from transforms.warehouse.checkpoint import publish_once
 from transforms.warehouse.rewrite import files_holding, rows_staying
@@ -47,7 +47,9 @@ def publish_versions(
     publish_once(
         warehouse, AccountedFile, pl.concat([accounts, moved]).to_arrow().to_batches(), transactions
     )
-    publish_once(warehouse, RepeatedRecord, _repeats(connection, warehouse, buffer), transactions)
+    publish_once(
+        warehouse, DuplicateRow, _duplicate_rows(connection, warehouse, buffer), transactions
+    )
     files = (
         files_holding(connection, warehouse.files(StagedRecord.relation()), "moved_rows")
         if moved.height
@@ -62,12 +64,12 @@ def publish_versions(
     )
 
 
-def _repeats(
+def _duplicate_rows(
     connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, buffer: Path
 ) -> Iterator[pa.RecordBatch]:
     """Stream the accepted rows that are not versions, then the versions that no longer are."""
     yield from _buffered(
-        connection, buffer, "from accepted anti join kept using (accepted_id)", RepeatedRecord
+        connection, buffer, "from accepted anti join kept using (accepted_id)", DuplicateRow
     )
     yield from connection.sql(model("staging/superseded_versions")).to_arrow_reader(
         warehouse.settings.batch_rows

@@ -191,7 +191,12 @@ def test_stopped_load_leaves_only_its_profile_until_it_is_accepted(before: Path)
         yaml.safe_dump({**document, "drift": {"stop": {"js_distance": 0.5}}})
     )
     source, warehouse = home_of(before)
-    committed = ("staging.records", "staging.repeats", "quarantine.records", "accounting.files")
+    committed = (
+        "staging.records",
+        "staging.duplicate_rows",
+        "quarantine.records",
+        "accounting.files",
+    )
     versions = {relation: warehouse.versions()[relation] for relation in committed}
     earlier = staged_loads(warehouse, source.name)
     messages = []
