@@ -1,7 +1,8 @@
 """How often `identify_language` is right, by length, and how fast it is beside its libraries alone.
 
-The texts labelled by language are Django's translations (`pip install django`, or the extra `bench`): each language's own
-strings without their placeholders, and the English ones. They are not shipped.
+The texts labelled by language are Django's translations (`pip install django`, or the extra
+`bench`): each language's own strings without their placeholders, and the English ones. They are not
+shipped.
 """
 
 import argparse
@@ -225,7 +226,8 @@ def mistakes(judged: pl.DataFrame) -> list[str]:
         )
         listed = ", ".join(f"{true} as {said} {n}" for true, said, n in common.iter_rows())
         lines.append(
-            f"Commonest mistakes of {wrong.height:,} ({length if length == 'full' else f'{length} characters'}): {listed}."
+            f"Commonest mistakes of {wrong.height:,} "
+            f"({length if length == 'full' else f'{length} characters'}): {listed}."
         )
     return lines
 
@@ -253,8 +255,10 @@ def speed(texts: pl.DataFrame) -> list[str]:
         "all, 40 characters": cut(texts, 40)["text"].unique(),
     }
     about = (
-        f"Speed, best of {N_ROUNDS} rounds in turns, models loaded: texts a processor second, `pycld2` alone a text at a time; the last"
-        " column is how many times sooner two workers are done, which takes two idle processors. `all languages` are these strings, joined."
+        f"Speed, best of {N_ROUNDS} rounds in turns, models loaded: texts a processor second, "
+        "`pycld2` alone a text at a time; the last"
+        " column is how many times sooner two workers are done, which takes two idle "
+        "processors. `all languages` are these strings, joined."
     )
     header = ["", "texts", "bytes", "pycld2 alone", "`identify_language`", "2 workers"]
     return [about, table(header, [[name, *speed_of(many)] for name, many in kinds.items()])]

@@ -63,7 +63,10 @@ def describe(n_each: int, shared: Path | None) -> str:
     stray = find(text for _, text in lookalikes)
     parts = [
         "## Identifiers",
-        f"`.venv/bin/python benchmarks/accuracy_pii.py --each {n_each} --write docs/accuracy.md` (Faker {version('faker')}, seed {SEED})",
+        (
+            f"`.venv/bin/python benchmarks/accuracy_pii.py --each {n_each} --write "
+            f"docs/accuracy.md` (Faker {version('faker')}, seed {SEED})"
+        ),
         INTRODUCTION,
         by_kind(cases, spans, stray),
         "Recall by the way it is written, where it is not 1.000:",
@@ -148,7 +151,10 @@ def real(shared: Path) -> str:
         .item()
     )
     rows = [[kind, *(f"{counts[name][kind]:,}" for name in counts)] for kind in KINDS]
-    known_line = f"Of the {known:,} addresses in the commits that are known by their form, {known - left:,} are redacted."
+    known_line = (
+        f"Of the {known:,} addresses in the commits that are known by their form, "
+        f"{known - left:,} are redacted."
+    )
     header = ["redacted", f"{len(commits):,} commits", f"{len(texts):,} CVE texts"]
     return f"Real texts:\n\n{table(header, rows)}\n\n{known_line}\n\n{LOOKED_AT}"
 

@@ -56,7 +56,10 @@ SEEDED = {
     ),
 }
 Rows = pl.DataFrame
-SENTENCE = " This advisory was written by an automated service; kindly contact its operator for further assistance."
+SENTENCE = (
+    " This advisory was written by an automated service; kindly contact its operator for further "
+    "assistance."
+)
 VERBS = ("speichert", "verliert", "veröffentlicht", "überschreibt")
 
 
@@ -300,7 +303,10 @@ def count_alarms(name: str, judged: Judged) -> list[str]:
 def german(text: str, number: int) -> str:
     del text
     verb = VERBS[number % 4]
-    return f"Das Gerät {verb} die Einstellungen nicht, wenn der Benutzer {number} Fenster öffnet und die Anwendung danach schließt."
+    return (
+        f"Das Gerät {verb} die Einstellungen nicht, wenn der Benutzer {number} Fenster öffnet und "
+        "die Anwendung danach schließt."
+    )
 
 
 SHIFTS: dict[str, Callable[[str, int], str]] = {

@@ -1,7 +1,8 @@
 """How fast duplicates are found, and how often what is found is right.
 
-Speed: exact by the digests alone; near, the whole view `record_duplicates` from staged records, in fresh processes. Accuracy: by the
-truth that the data tool keeps, and by the exact Jaccard similarity of every pair of a sample.
+Speed: exact by the digests alone; near, the whole view `record_duplicates` from staged records, in
+fresh processes. Accuracy: by the truth that the data tool keeps, and by the exact Jaccard
+similarity of every pair of a sample.
 """
 
 import argparse
@@ -315,8 +316,10 @@ def by_truth(rows: list[tuple[int, ...]]) -> list[str]:
         truth_row(KINDS[NEAR], "all", [sum(row[place] for row in near) for place in range(2, 7)])
     )
     text = (
-        "Records that the data tool made from an earlier record of another user: how many are marked, how many are of its cluster, how "
-        f"many are a near-duplicate by the exact Jaccard similarity of the two ({SIMILARITY} or more), and of these, how many are marked."
+        "Records that the data tool made from an earlier record of another user: how many are "
+        "marked, how many are of its cluster, how "
+        f"many are a near-duplicate by the exact Jaccard similarity of the two ({SIMILARITY} "
+        "or more), and of these, how many are marked."
     )
     return [
         text,
@@ -400,8 +403,10 @@ def by_pairs(rows: list[Any]) -> list[str]:
     close = sum(row[3] for row in rows if row[0] >= 0.65)
     recall, right, nearly = alike[1] / alike[0], alike[1] / n_marked, close / n_marked
     text = (
-        f"Every record of a sample ({sum(row[2] for row in rows):,} records) beside all before it, by the greatest exact Jaccard "
-        f"similarity. Of those with {SIMILARITY} or more {recall:.3f} are marked (recall); of the marked {right:.3f} have {SIMILARITY} or "
+        f"Every record of a sample ({sum(row[2] for row in rows):,} records) beside all "
+        "before it, by the greatest exact Jaccard "
+        f"similarity. Of those with {SIMILARITY} or more {recall:.3f} are marked (recall); of "
+        f"the marked {right:.3f} have {SIMILARITY} or "
         f"more, and {nearly:.3f} have 0.65 (precision)."
     )
     return [text, table(["most alike", "records", "marked", "share"], lines)]

@@ -1,7 +1,8 @@
 """What the benchmarks share: fresh processes, clocks, peak memory, tables, and the page that they are written to.
 
-A case runs in a fresh process, so that its peak memory is its own, and its clock starts after its imports. The process that
-starts it imports nothing heavy and takes only plain values back: on Linux a child's peak begins at what its parent held.
+A case runs in a fresh process, so that its peak memory is its own, and its clock starts after its
+imports. The process that starts it imports nothing heavy and takes only plain values back: on Linux
+a child's peak begins at what its parent held.
 """
 
 import os
@@ -112,7 +113,10 @@ def machine(load: float, libraries: tuple[str, ...]) -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     versions = ", ".join(f"{name} {version(name)}" for name in libraries)
     day = datetime.now(UTC).date()
-    hardware = f"{platform.machine()}, {cores} cores, {memory:.0f} GB of memory, load {load:.1f} before the start"
+    hardware = (
+        f"{platform.machine()}, {cores} cores, {memory:.0f} GB of memory, load {load:.1f} before "
+        "the start"
+    )
     return f"{day}, {hardware}; Python {platform.python_version()}, {versions}."
 
 

@@ -1,6 +1,7 @@
 """What a day of new rows costs beside the full build, in the same process conditions: `--lag git` records, late by their real lags.
 
-A run of all stages up to the features, each in a fresh process: the base, nothing new, one per cent more.
+A run of all stages up to the features, each in a fresh process: the base, nothing new, one per cent
+more.
 """
 
 import argparse
@@ -90,7 +91,8 @@ def measure(rows: int) -> Result:
         increment = in_fresh_process(run_stages, data, home)
     for label, measured in (("full", full), ("nothing new", nothing), ("one per cent", increment)):
         say(
-            f"{label}: {measured.seconds:.2f} s, {measured.peak_mb:,.0f} MB, {json.dumps(measured.made)}"
+            f"{label}: {measured.seconds:.2f} s, {measured.peak_mb:,.0f} MB, "
+            f"{json.dumps(measured.made)}"
         )
     return Result(rows, full, nothing, increment)
 

@@ -82,7 +82,10 @@ def describe(measured: dict[str, Measured], rows: int, hostile: Measured, load: 
     return "\n\n".join(
         [
             "## Redaction",
-            f"`.venv/bin/python benchmarks/pii.py --rows {rows:_}`; the best of {REPEAT}, texts in memory.",
+            (
+                f"`.venv/bin/python benchmarks/pii.py --rows {rows:_}`; the best of {REPEAT}, "
+                "texts in memory."
+            ),
             machine(load, ("polars",)),
             table(
                 [

@@ -1,6 +1,7 @@
 """Labelled cases for the redaction of identifiers: what Faker and a seed make in several locales, and what must stay.
 
-Nothing here is anybody's: numbers are drawn. The sentences around them know nothing of the patterns.
+Nothing here is anybody's: numbers are drawn. The sentences around them know nothing of the
+patterns.
 """
 
 import base64
@@ -205,7 +206,10 @@ def public_v6(draw: random.Random) -> str:
 
 def nino(draw: random.Random) -> str:
     """Draw a national insurance number of a prefix in use."""
-    number = f"{draw.choice('ABCEHJLMPRSW')}{draw.choice('ABCEHJLMPRSX')} {drawn(draw, 2, string.digits)} {drawn(draw, 2, string.digits)}"
+    number = (
+        f"{draw.choice('ABCEHJLMPRSW')}{draw.choice('ABCEHJLMPRSX')} "
+        f"{drawn(draw, 2, string.digits)} {drawn(draw, 2, string.digits)}"
+    )
     number = f"{number} {drawn(draw, 2, string.digits)} {draw.choice('ABCD')}"
     return number if draw.random() < 0.5 else number.replace(" ", "")
 
@@ -336,7 +340,8 @@ LOOKALIKES: dict[str, Callable[[random.Random], str]] = {
         drawn(draw, 2, string.digits) for _ in range(6)
     ),
     "coordinates": lambda draw: (
-        f"{draw.choice(('', '+', '-'))}{draw.uniform(1, 89):.6f}, {draw.choice(('', '+', '-'))}{draw.uniform(1, 179):.6f}"
+        f"{draw.choice(('', '+', '-'))}{draw.uniform(1, 89):.6f}, "
+        f"{draw.choice(('', '+', '-'))}{draw.uniform(1, 179):.6f}"
     ),
     "amount": lambda draw: draw.choice(("{},{},{}.00", "{}.{}.{},00", "{} {} {}")).format(
         *(digits(draw, 3) for _ in range(3))

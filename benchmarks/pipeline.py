@@ -1,6 +1,7 @@
 """How fast the pipeline is and how much memory it takes, beside a limit measured in the same run.
 
-The limit is Polars: read the same lines, write them as zstd Parquet. Each stage runs in a fresh process.
+The limit is Polars: read the same lines, write them as zstd Parquet. Each stage runs in a fresh
+process.
 """
 
 import argparse
@@ -33,7 +34,8 @@ FLOORS = Path(__file__).with_name("floors.json")
 LIBRARIES = ("polars", "duckdb", "pyarrow", "deltalake", "pandera", "numpy")
 SMALL_ROWS = 100_000
 MAX_ROWS_OF_A_FILE = 200_000
-# Polars aborts at a line that is no JSON, so the data that is timed has broken values only; they are counted on data that has both
+# Polars aborts at a line that is no JSON, so the data that is timed has broken values only; they
+# are counted on data that has both
 TIMED = ("--badline", "0", "--badvalue", "0.003")
 COUNTED = (
     "--rows",
@@ -167,7 +169,8 @@ def find_expand() -> Path:
     tool = shared / "tools" / "expand.py"
     if not tool.is_file():
         sys.exit(
-            f"{tool}: is not there; set MILLRACE_SHARED to the folder that holds tools/expand.py and data/commits"
+            f"{tool}: is not there; set MILLRACE_SHARED to the folder that holds "
+            "tools/expand.py and data/commits"
         )
     return tool
 
@@ -246,7 +249,8 @@ def measure(stage: Callable[[Path, Path], Measured], data: Path, folder: Path) -
     """Run a stage in a fresh process."""
     measured = in_fresh_process(stage, data, folder)
     say(
-        f"{stage.__name__.removeprefix('stage_')}: {measured.seconds:.2f} s, {measured.peak_mb:,.0f} MB"
+        f"{stage.__name__.removeprefix('stage_')}: {measured.seconds:.2f} s, "
+        f"{measured.peak_mb:,.0f} MB"
     )
     return measured
 

@@ -1,6 +1,7 @@
 """Private servers for benchmarks and tests: the real programs, on a free loopback port, ended by process id.
 
-Each is a context manager that gives the address; `MissingProgram` says which program is not installed.
+Each is a context manager that gives the address; `MissingProgram` says which program is not
+installed.
 """
 
 import os

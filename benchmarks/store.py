@@ -1,7 +1,8 @@
 """How fast the store engine is, side by side in one run with stock Feast and with the engines underneath.
 
-Every contender runs in a fresh process on the same files; what a contender returns is compared by checksum, so that nobody is
-quick by being wrong. Contenders take turns, and the best round of each counts. Feast's own parts are the contender `stock`.
+Every contender runs in a fresh process on the same files; what a contender returns is compared by
+checksum, so that nobody is quick by being wrong. Contenders take turns, and the best round of each
+counts. Feast's own parts are the contender `stock`.
 """
 
 import argparse
@@ -214,7 +215,10 @@ def join_case(folder: Path, sizes: Sizes) -> Report:
                     faster >= 1.5,
                 )
             )
-    title = f"{sizes.feature_rows:,} feature rows, {sizes.entities:,} keys, {sizes.spine_rows:,} spine rows to pandas"
+    title = (
+        f"{sizes.feature_rows:,} feature rows, {sizes.entities:,} keys, {sizes.spine_rows:,} "
+        "spine rows to pandas"
+    )
     return Report(
         table([title, "contender", "seconds", "rows/s", "peak MB", "x raw"], rows), ratios, goals
     )
@@ -449,10 +453,14 @@ def raw_zones_duckdb(data: Path) -> Measured:
     """DuckDB alone, in the trips' order, as a pandas frame."""
     joins = "".join(
         f" asof left join '{data}/zone_{minutes}.parquet' as zone_{minutes}"
-        f" on trip.zone_id = zone_{minutes}.zone_id and trip.event_timestamp >= zone_{minutes}.event_timestamp"
+        f" on trip.zone_id = zone_{minutes}.zone_id and trip.event_timestamp >= "
+        f"zone_{minutes}.event_timestamp"
         for minutes in (15, 30)
     )
-    sql = f"select trip.*, {', '.join(ZONE_COLUMNS)} from '{data}/trips.parquet' as trip{joins} order by trip_id"
+    sql = (
+        f"select trip.*, {', '.join(ZONE_COLUMNS)} from '{data}/trips.parquet' as trip{joins} "
+        "order by trip_id"
+    )
     return duckdb_to_pandas(sql, 1, "trip_id", ZONE_COLUMNS)
 
 
@@ -567,7 +575,8 @@ def checksum(
 ) -> tuple[int, ...]:
     """Tell the rows, and for each feature the sum of its bits times the row's number, modulo 2**64; null counts as -1.
 
-    Raises `ValueError` where rows are not in the spine's order; stock Feast's DuckDB store does not keep it.
+    Raises `ValueError` where rows are not in the spine's order; stock Feast's DuckDB store does not
+    keep it.
     """
     if is_ordered and not frame[row_id].is_monotonic_increasing:
         message = "the rows are not in the spine's order"
@@ -698,7 +707,8 @@ def report_many(
         in_fresh_process(make_online, data, sizes.many_online_entities)
         many = in_fresh_process(materialize, data, store, "millrace")
     say(
-        f"materialize: redis: {sizes.many_online_entities:,}: {many.seconds:.2f} s, {many.peak_mb:,.0f} MB"
+        f"materialize: redis: {sizes.many_online_entities:,}: {many.seconds:.2f} s, "
+        f"{many.peak_mb:,.0f} MB"
     )
     speed = f"{sizes.many_online_entities / many.seconds:,.0f}"
     rows.append(
@@ -714,7 +724,10 @@ def report_many(
     growth = (many.seconds / sizes.many_online_entities) / (few.seconds / sizes.online_entities)
     goals.append(
         Goal(
-            f"{sizes.many_online_entities:,} to redis, time per entity over that of {sizes.online_entities:,}",
+            (
+                f"{sizes.many_online_entities:,} to redis, time per entity over that of "
+                f"{sizes.online_entities:,}"
+            ),
             f"{growth:.2f}",
             "<= 1.1 (linear)",
             growth <= 1.1,

@@ -1,7 +1,7 @@
 """How fast records are scored, on all cores; and scored and signed on one core, beside datatrove on the same records.
 
-datatrove's filters decide instead of measuring, and its signature is only the first of the three steps of its dedup; both are
-given every benefit: no reading, no writing, no pipeline around them.
+datatrove's filters decide instead of measuring, and its signature is only the first of the three
+steps of its dedup; both are given every benefit: no reading, no writing, no pipeline around them.
 """
 
 import argparse

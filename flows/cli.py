@@ -98,7 +98,8 @@ def main(*, debug: bool) -> None:
 def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted: bool) -> None:
     """Run the pipeline: ingest, prepare, featurize, apply, materialize.
 
-    Loads only what is new; a run with nothing new changes nothing. Safe to interrupt and to run again.
+    Loads only what is new; a run with nothing new changes nothing. Safe to interrupt and to run
+    again.
 
     \b
     Exit code 0: done, or nothing to do.  1: a file was refused, or a gate, a check or drift stopped the run.  2: the source cannot be used.
@@ -159,7 +160,10 @@ def status(home: str | None) -> None:
         raise ChecksError("\n  ".join(stopped))
     wrong = counted.filter(~counted["adds_up"])
     if wrong.height:
-        message = f"{wrong.height} load(s) do not add up, first {wrong['load_id'][0]}; run the source again: an interrupted run is finished"
+        message = (
+            f"{wrong.height} load(s) do not add up, first {wrong['load_id'][0]}; run the source "
+            "again: an interrupted run is finished"
+        )
         raise MillraceError(message)
     click.echo("\n  Everything adds up: read = staged + duplicates + quarantined, in every load.")
 
@@ -232,7 +236,8 @@ def _echo_notices(notices: list[str]) -> None:
 def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
     click.echo(f"{summary.source}: {summary.files_loaded:,} files, {summary.read:,} rows read")
     click.echo(
-        f"  staged {summary.staged:,}, duplicates {summary.duplicates:,}, quarantined {summary.quarantined:,}"
+        f"  staged {summary.staged:,}, duplicates {summary.duplicates:,}, quarantined "
+        f"{summary.quarantined:,}"
     )
     click.echo(
         f"  {'rows':<28}{'new':>12}{'recomputed':>13}{'untouched':>13}{'entities online':>18}"

@@ -45,7 +45,10 @@ def train(warehouse: Warehouse) -> str:
     online = online_features(activity, [{"subject_id": busiest}], home)
     seconds = (datetime.now(UTC) - start).total_seconds()
     values = "\n".join(f"  {name:<52}{online[name][0]}" for name in online.columns)
-    read = f"The busiest subject, as the online store knows it now ({seconds * 1000:.0f} ms, opening the store included):"
+    read = (
+        f"The busiest subject, as the online store knows it now ({seconds * 1000:.0f} ms, opening "
+        "the store included):"
+    )
     return f"{scores}\n\n{read}\n{values}\n{RECORDS_OFFLINE}"
 
 
@@ -54,7 +57,10 @@ def example_keys(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
     entities = registry().entities
     keys = ", ".join(f"{entities[name].sql} as {name}" for name in ("vendor", "weakness"))
     first = "qualify row_number() over (partition by record_id order by known_timestamp) = 1"
-    sql = f"select record_id, {keys}, record_id as cited_cve from staging.records where not is_tombstone {first}"
+    sql = (
+        f"select record_id, {keys}, record_id as cited_cve from staging.records where not "
+        f"is_tombstone {first}"
+    )
     found: pl.DataFrame = connection.sql(sql).pl()
     return found
 
@@ -62,7 +68,8 @@ def example_keys(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
 def score(frame: pl.DataFrame) -> str:
     """Score models on sets of features, split by time; a table of area under the ROC curve and average precision.
 
-    Takes the first-known spine (`is_positive` is the target, as known now) with the features of `triage_v2`, and maybe of `cve_v1`.
+    Takes the first-known spine (`is_positive` is the target, as known now) with the features of
+    `triage_v2`, and maybe of `cve_v1`.
     """
     from sklearn.dummy import DummyClassifier
     from sklearn.ensemble import HistGradientBoostingClassifier
@@ -90,8 +97,14 @@ def score(frame: pl.DataFrame) -> str:
     if example:
         sets["with features declared in features/cve.py"] = [*quality, *activity, *example]
     lines = [
-        f"Predicting a positive label from what was known at {frame.height:,} records' first instant:",
-        f"  trained on {past.height:,} until {split:%Y-%m-%d %H:%M} UTC, {_share(past):.1%} positive",
+        (
+            f"Predicting a positive label from what was known at {frame.height:,} records' first "
+            "instant:"
+        ),
+        (
+            f"  trained on {past.height:,} until {split:%Y-%m-%d %H:%M} UTC, {_share(past):.1%} "
+            "positive"
+        ),
         f"  scored on {future.height:,} after, {_share(future):.1%} positive",
         "",
         f"  {'features':<44}{'ROC AUC':>9}{'avg. precision':>16}",
@@ -110,7 +123,8 @@ def score(frame: pl.DataFrame) -> str:
             chance = estimator.predict_proba(future.select(inputs).to_numpy())[:, 1]
         truth = future["is_positive"].to_numpy()
         lines.append(
-            f"  {name:<44}{roc_auc_score(truth, chance):>9.3f}{average_precision_score(truth, chance):>16.3f}"
+            "  "
+            f"{name:<44}{roc_auc_score(truth, chance):>9.3f}{average_precision_score(truth, chance):>16.3f}"
         )
     return "\n".join(lines)
 

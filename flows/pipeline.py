@@ -28,7 +28,8 @@ from flows.stages import (
 from transforms.errors import DriftError, LoadStoppedError, OrchestratorError
 from transforms.warehouse.tables import Report, Warehouse, silent
 
-# what talks to files or to the online store may fail for a moment; data that breaks a rule will break it again
+# what talks to files or to the online store may fail for a moment; data that breaks a rule will
+# break it again
 RETRIED: tuple[Callable[..., Any], ...] = (ingest, materialize)
 
 
@@ -96,7 +97,8 @@ def refuse_silent_api() -> None:
     if trouble:
         host = urlsplit(url).netloc.rpartition("@")[2]  # without a password
         message = (
-            f"Prefect's API at {host} does not answer ({type(trouble).__name__}); start it with prefect server start, "
+            f"Prefect's API at {host} does not answer ({type(trouble).__name__}); start it "
+            "with prefect server start, "
             "unset PREFECT_API_URL, or run with --plain"
         )
         raise OrchestratorError(message)
@@ -127,15 +129,18 @@ def publish_artifacts(parameters: PipelineParameters, summary: Summary) -> None:
 def publish_report(parameters: PipelineParameters, summary: Summary) -> None:
     """Draw the home's report and leave a link to it in Prefect.
 
-    The data is in by now, so a page that fails is a notice and an error in the log, no failed run. Only the error's kind is told:
-    what a library says may hold a value.
+    The data is in by now, so a page that fails is a notice and an error in the log, no failed run.
+    Only the error's kind is told: what a library says may hold a value.
     """
     from flows.report.page import write_report
 
     try:
         path = write_report(Warehouse(parameters.settings()))
     except Exception as error:  # noqa: BLE001  # no page is worth a run's data
-        notice = f"the run is complete, but its report could not be drawn ({type(error).__name__}); run millrace report to see why"
+        notice = (
+            f"the run is complete, but its report could not be drawn ({type(error).__name__}); "
+            "run millrace report to see why"
+        )
         get_run_logger().error(notice)
         summary.notices.append(notice)
         return

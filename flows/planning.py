@@ -105,7 +105,10 @@ def _rows_of_bytes(source: Source, warehouse: Warehouse, n_bytes: int) -> int:
         return 0
     sizes = {file.uri: file.path.stat().st_size for file in list_files(source).files}
     with warehouse.connect() as connection:
-        sql = "select source_uri, sum(n_read) from accounting.files where source = $source group by source_uri"
+        sql = (
+            "select source_uri, sum(n_read) from accounting.files where source = $source group by "
+            "source_uri"
+        )
         read = {
             uri: n
             for uri, n in connection.execute(sql, {"source": source.name}).fetchall()

@@ -99,7 +99,9 @@ class MaintainParameters(BaseModel):
     keep_days: float | None = Field(
         default=None,
         ge=0,
-        description="Days for which replaced data files are kept; MILLRACE_KEEP_DAYS or 7 if empty.",
+        description=(
+            "Days for which replaced data files are kept; MILLRACE_KEEP_DAYS or 7 if empty."
+        ),
     )
     dry_run: bool = Field(default=False, description="Tell what would be done; change nothing.")
     home: str | None = Field(default=None, description=HOME_HELP)
@@ -117,7 +119,8 @@ class MaintainParameters(BaseModel):
 class Summary(BaseModel):
     """What one run did; `read` is `staged` + `duplicates` + `quarantined`.
 
-    `features` counts the rows added to each view; `tables` the rows of each table that are new, computed again, untouched.
+    `features` counts the rows added to each view; `tables` the rows of each table that are new,
+    computed again, untouched.
     """
 
     source: str
@@ -175,7 +178,8 @@ def pending_work(source: Source, warehouse: Warehouse) -> Pending:
     from transforms.staging.prepare import is_prepared
 
     found = pending_files(source, warehouse)
-    # a file that cannot be opened is work too: the run must fail over it, not call the home up to date
+    # a file that cannot be opened is work too: the run must fail over it, not call the home up to
+    # date
     is_current = (
         not (found.files or found.refused)
         and is_prepared(source, warehouse)
@@ -253,7 +257,8 @@ def changed_code(warehouse: Warehouse) -> list[str]:
 
     changed = [view.relation for view in views() if is_made_by_other_code(view, warehouse)]
     return [
-        f"{relation}: its model, kernel, contract or engine has changed; all of it is computed again"
+        f"{relation}: its model, kernel, contract or engine has changed; all of it is "
+        "computed again"
         for relation in changed
     ]
 
@@ -265,7 +270,10 @@ def refuse_breaking(warehouse: Warehouse, *, accepted: bool) -> None:
     changes = breaking_changes(warehouse)
     if changes and not accepted:
         lines = "\n  ".join(changes)
-        message = f"a run would break what is published:\n  {lines}\n  --accept-breaking makes these views again, as they are defined now"
+        message = (
+            f"a run would break what is published:\n  {lines}\n  --accept-breaking makes these "
+            "views again, as they are defined now"
+        )
         raise BreakingChangeError(message)
 
 
@@ -286,8 +294,8 @@ def materialize(warehouse: Warehouse, now: datetime) -> dict[str, int]:
 def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Summary:
     """Run all stages through `call`, which runs a function with its arguments, plainly or as a task.
 
-    A second run on the same home waits while the first holds it, then does what is left. Refused files do not hold the
-    others up; they are in the summary.
+    A second run on the same home waits while the first holds it, then does what is left. Refused
+    files do not hold the others up; they are in the summary.
     """
     from transforms.sources.schema_changes import newest_load, notices
 
@@ -348,7 +356,8 @@ def recover(warehouse: Warehouse, now: datetime) -> None:
 def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
     """Erase an author's, a record's or a file's data from a home, as `wanted`, or tell what would go.
 
-    Raises `ErasureError` if nothing is found, if it cannot be told whose the loaded rows are, or if something is still there afterwards.
+    Raises `ErasureError` if nothing is found, if it cannot be told whose the loaded rows are, or if
+    something is still there afterwards.
     """
     from feature_repo.erase import refuse_other_stores, touched_locks
     from transforms.upkeep.erase import begin, find
@@ -494,7 +503,8 @@ def lock_home(home: Path) -> Iterator[None]:
 def _disk_trouble(home: Path) -> Iterator[None]:
     """Turn what each library says of a full disk, or one that may not be written, into one line.
 
-    Arrow, DuckDB, delta-rs and SQLite each have an error of their own for it, with the system's words in it at most.
+    Arrow, DuckDB, delta-rs and SQLite each have an error of their own for it, with the system's
+    words in it at most.
     """
     try:
         yield
@@ -507,7 +517,10 @@ def _disk_trouble(home: Path) -> Iterator[None]:
                 f"{home}: the disk is full; nothing half is visible, so make room and run again"
             )
         elif any(words in said for words in READ_ONLY):
-            message = f"{home}: cannot be written any more; nothing half is visible, so mend its permissions and run again"
+            message = (
+                f"{home}: cannot be written any more; nothing half is visible, so mend its "
+                "permissions and run again"
+            )
         else:
             raise
         raise HomeError(message) from error

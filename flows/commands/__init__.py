@@ -9,7 +9,10 @@ import click
 if TYPE_CHECKING:
     from transforms.warehouse.tables import Warehouse
 
-HOME_HELP = "Folder that holds everything the pipeline writes. Default: MILLRACE_HOME, else the nearest .millrace, here or above."
+HOME_HELP = (
+    "Folder that holds everything the pipeline writes. Default: MILLRACE_HOME, else the nearest "
+    ".millrace, here or above."
+)
 source_option = click.option(
     "--source",
     required=True,
@@ -46,6 +49,9 @@ def open_warehouse(home: str | None) -> "Warehouse":
     settings = Settings(home=Path(home)) if home else Settings()
     warehouse = Warehouse(settings)
     if not warehouse.versions():
-        message = f"{settings.root}: nothing is there yet; run millrace run --source FILE first, or say --home"
+        message = (
+            f"{settings.root}: nothing is there yet; run millrace run --source FILE first, or say "
+            "--home"
+        )
         raise HomeError(message)
     return warehouse

@@ -31,9 +31,10 @@ def backfill(
 ) -> None:
     """Fill what the feature views lack in a span of time.
 
-    Lists the rows that are missing, or that other code has made, with what computing them may take; then computes them in
-    chunks that fit the memory limit, a commit each. Stopped, it goes on at the chunk it was in. Who reads meanwhile is given
-    the tables as they were before. New records are a run's work: millrace run.
+    Lists the rows that are missing, or that other code has made, with what computing them may take;
+    then computes them in chunks that fit the memory limit, a commit each. Stopped, it goes on at
+    the chunk it was in. Who reads meanwhile is given the tables as they were before. New records
+    are a run's work: millrace run.
 
     \b
       millrace backfill --from 2024-05-01 --to 2024-06-01 --dry-run
@@ -67,5 +68,6 @@ def backfill(
         rows = run_backfill(parameters, report)
     for relation, counts in rows.items():
         click.echo(
-            f"  {relation:<28}{counts['new']:>12,} new{counts['recomputed']:>13,} recomputed{counts['untouched']:>13,} untouched"
+            f"  {relation:<28}{counts['new']:>12,} new{counts['recomputed']:>13,} "
+            f"recomputed{counts['untouched']:>13,} untouched"
         )

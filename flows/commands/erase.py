@@ -31,9 +31,10 @@ def erase(
 ) -> None:
     """Erase an author's, a record's or a file's data: it cannot be brought back.
 
-    It goes from raw, staging, quarantine, the accounts, the features, the online store, the spines of locked training sets, and
-    from all older versions of the tables; what is left is what a rebuild from the other rows gives. Rejected rows, which nobody
-    could read, go where their bytes name the id as a word. An erasure that is interrupted is finished by the next command that
+    It goes from raw, staging, quarantine, the accounts, the features, the online store, the spines
+    of locked training sets, and from all older versions of the tables; what is left is what a
+    rebuild from the other rows gives. Rejected rows, which nobody could read, go where their bytes
+    name the id as a word. An erasure that is interrupted is finished by the next command that
     writes.
 
     \b
@@ -75,7 +76,10 @@ def _lines(found: "Erasure") -> "Iterator[str]":
             f", of {erased.n_records:,} records" if relation == "staging.records" else ""
         )
     for view, n_entities in erased.entities.items():
-        yield f"  {'features.' + view:<28}{erased.feature_rows[view]:>11,} rows of {n_entities:,} entities are computed again, or go"
+        yield (
+            f"  {'features.' + view:<28}{erased.feature_rows[view]:>11,} rows of {n_entities:,} "
+            "entities are computed again, or go"
+        )
     for lock in locks:
         spine = f"; {lock.n_spine_rows:,} rows of its spine go" if lock.n_spine_rows else ""
         yield (
@@ -86,4 +90,7 @@ def _lines(found: "Erasure") -> "Iterator[str]":
     if erased.n_mentions:
         yield f"  {erased.n_mentions:,} rows of others mention it in their text, and stay"
     files = erased.source_files
-    yield f"  in {len(files):,} files of the source, which are yours to mend: {', '.join(files[:3])}{' ...' if len(files) > 3 else ''}"  # noqa: PLR2004
+    yield (
+        f"  in {len(files):,} files of the source, which are yours to mend: "
+        f"{', '.join(files[:3])}{' ...' if len(files) > 3 else ''}"
+    )  # noqa: PLR2004

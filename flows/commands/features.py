@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 def features(context: click.Context, home: str | None, *, markdown: bool) -> None:
     """List every feature with its type, range and meaning; and of the home's sources, when their rows could be known.
 
-    Features of your own are declared in Python, one file a subject, in `features/` of the checkout or in the folders that
-    MILLRACE_FEATURES names. Nothing else has to be edited: the next run computes, keeps and serves them.
+    Features of your own are declared in Python, one file a subject, in `features/` of the checkout
+    or in the folders that MILLRACE_FEATURES names. Nothing else has to be edited: the next run
+    computes, keeps and serves them.
 
     \b
       millrace features new channel     a file to start from, and its tests
@@ -71,7 +72,8 @@ def check(context: click.Context) -> None:
         ]
         click.echo(f"{_here(str(path))}: {', '.join(names) or 'declares nothing'}")
     click.echo(
-        f"{len(registry.views)} views, {len(registry.derived)} derived, {len(registry.services)} services: all right"
+        f"{len(registry.views)} views, {len(registry.derived)} derived, "
+        f"{len(registry.services)} services: all right"
     )
 
 
@@ -80,8 +82,9 @@ def check(context: click.Context) -> None:
 def test(names: tuple[str, ...]) -> None:
     """Run the tests of what is declared: those beside files of these names, or with these names; all by default.
 
-    `features/channel.yaml` tests `features/channel.py`: of each test, records that are `given`, and features that are `expect`ed
-    of entities at instants. Views are computed as a run computes them, in a folder that is removed afterwards; no home is needed.
+    `features/channel.yaml` tests `features/channel.py`: of each test, records that are `given`, and
+    features that are `expect`ed of entities at instants. Views are computed as a run computes them,
+    in a folder that is removed afterwards; no home is needed.
 
     \b
     Exit code 0: all tests pass.  1: one fails, or there is none.
@@ -121,7 +124,8 @@ def _run(suite: "Suite") -> int:
         differences = run_case(case, registry())
         n_failed += bool(differences)
         click.echo(
-            f"  {'FAILED' if differences else 'passed'}  {name}  ({time.perf_counter() - start:.1f} s)"
+            f"  {'FAILED' if differences else 'passed'}  {name}  "
+            f"({time.perf_counter() - start:.1f} s)"
         )
         for difference in differences:
             click.echo(f"    {difference}")

@@ -13,8 +13,8 @@ from flows.commands import home_option, open_warehouse
 def locks(context: click.Context, home: str | None) -> None:
     """List the registered locks of training sets, and whether what they need is still there.
 
-    A lock is registered where it is made, training_set(...).register(NAME), or here. `millrace maintain` keeps the table
-    versions that a registered lock names.
+    A lock is registered where it is made, training_set(...).register(NAME), or here. `millrace
+    maintain` keeps the table versions that a registered lock names.
 
     \b
       millrace locks check NAME                                make it again and compare
@@ -31,7 +31,8 @@ def locks(context: click.Context, home: str | None) -> None:
         click.echo("No lock is registered; training_set(...).register(NAME) keeps one.")
     for lock in found:
         click.echo(
-            f"{lock.name}: registered {lock.registered:%Y-%m-%d %H:%M} UTC, {lock.spine().num_rows:,} rows"
+            f"{lock.name}: registered {lock.registered:%Y-%m-%d %H:%M} UTC, "
+            f"{lock.spine().num_rows:,} rows"
         )
         features = lock.content["features"]
         click.echo(f"  features  {features if isinstance(features, str) else ', '.join(features)}")

@@ -60,7 +60,8 @@ def list_(home: str | None) -> None:
 def show(home: str | None, rule: str | None, limit: int, *, reveal: bool) -> None:
     """Show rejected rows: file, row, column, rule, and what they say, cut if it is long.
 
-    Identifiers (addresses, numbers, keys) are masked unless --reveal; characters that nobody sees are written as escapes.
+    Identifiers (addresses, numbers, keys) are masked unless --reveal; characters that nobody sees
+    are written as escapes.
     """
     from transforms.staging.quarantine import show
     from transforms.staging.readable import readable, visible
@@ -70,7 +71,8 @@ def show(home: str | None, rule: str | None, limit: int, *, reveal: bool) -> Non
     for row, text in zip(rows, texts, strict=True):
         digest = (row["digest"] or "none")[:12]
         click.echo(
-            f"{row['source_uri']}, row {row['row_number']}: {visible(row['column'])}: {row['rule']} (value {digest})"
+            f"{row['source_uri']}, row {row['row_number']}: {visible(row['column'])}: "
+            f"{row['rule']} (value {digest})"
         )
         more = f" ... {len(row['payload']):,} bytes in all" if len(text) > LONGEST else ""
         click.echo(f"    {visible(text[:LONGEST])}{more}")
@@ -84,8 +86,9 @@ def show(home: str | None, rule: str | None, limit: int, *, reveal: bool) -> Non
 def export(home: str | None, path: str, rule: str | None, *, reveal: bool) -> None:
     """Write rejected rows as a CSV file for a colleague, who fills the column `correction` with the row as it should be, whole.
 
-    A value that a spreadsheet would take for a formula gets an apostrophe before it, which import takes away again. Without
-    --reveal identifiers are masked, and a correction that still holds a mask is refused at import.
+    A value that a spreadsheet would take for a formula gets an apostrophe before it, which import
+    takes away again. Without --reveal identifiers are masked, and a correction that still holds a
+    mask is refused at import.
     """
     from transforms.staging.corrections import export
 
@@ -107,7 +110,8 @@ def export(home: str | None, path: str, rule: str | None, *, reveal: bool) -> No
 def import_(path: str, source: str, home: str | None, *, dry_run: bool) -> None:
     """Take corrections of rejected rows from a file that export wrote; a replay then reads them in the rows' place.
 
-    Raw keeps every row as it came. All corrections are taken or none; of several for a row the newest counts.
+    Raw keeps every row as it came. All corrections are taken or none; of several for a row the
+    newest counts.
     """
     from flows.stages import lock_home
     from transforms.sources.source import load_source
@@ -139,7 +143,8 @@ def replay(source: str, home: str | None, *, accept_load: bool) -> None:
     with lock_home(warehouse.settings.root):
         tried = replay(checked, warehouse, accept_load=accept_load)
     click.echo(
-        f"{tried.read:,} tried: {tried.staged:,} staged, {tried.duplicates:,} duplicates, {tried.quarantined:,} stay in quarantine"
+        f"{tried.read:,} tried: {tried.staged:,} staged, {tried.duplicates:,} duplicates, "
+        f"{tried.quarantined:,} stay in quarantine"
     )
     if tried.staged:
         click.echo(f"Next: millrace run --source {source}   brings them into the features")
@@ -153,13 +158,22 @@ def sparkline(counts: Sequence[int]) -> str:
 
 def _rule_lines(source: str, rules: list[dict[str, Any]]) -> Iterator[str]:
     n_waiting, n_read = sum(row["n_rows"] for row in rules), rules[0]["n_read"]
-    yield f"{source}: {n_waiting:,} of {n_read:,} rows read wait in quarantine ({n_waiting / n_read:.2%})"
-    yield f"  {'rows':>9}  {'of newest load':>14}  {'column':<18}{'rule':<28}{'files':>5}  the last loads"
+    yield (
+        f"{source}: {n_waiting:,} of {n_read:,} rows read wait in quarantine "
+        f"({n_waiting / n_read:.2%})"
+    )
+    yield (
+        f"  {'rows':>9}  {'of newest load':>14}  {'column':<18}{'rule':<28}{'files':>5}  the last "
+        "loads"
+    )
     for row in rules:
         trend = row["n_rows_by_load"]
         share = trend[-1] / row["n_read_by_load"][-1] if row["n_read_by_load"][-1] else 0.0
         loads = f"{sparkline(trend)}  {' '.join(f'{count:,}' for count in trend)}"
-        yield f"  {row['n_rows']:>9,}  {share:>14.2%}  {row['column']:<18}{row['rule']:<28}{row['n_files']:>5}  {loads}"
+        yield (
+            f"  {row['n_rows']:>9,}  {share:>14.2%}  "
+            f"{row['column']:<18}{row['rule']:<28}{row['n_files']:>5}  {loads}"
+        )
 
 
 def _import_lines(imported: "Imported", *, is_dry: bool) -> Iterator[str]:
@@ -177,4 +191,7 @@ def _broken_lines(broken: "list[Broken]") -> Iterator[str]:
     for (column, rule), count in Counter((item.column, item.rule) for item in broken).most_common():
         rows = [item.row for item in broken if (item.column, item.rule) == (column, rule)]
         more = ", ..." if count > LISTED else ""
-        yield f"  {count:,} will still break {column}: {rule} (row {', '.join(map(str, rows[:LISTED]))}{more})"
+        yield (
+            f"  {count:,} will still break {column}: {rule} (row "
+            f"{', '.join(map(str, rows[:LISTED]))}{more})"
+        )

@@ -1,6 +1,7 @@
 """The charts as Vega-Lite, made with Altair. They name no colours: the page gives them those of its theme.
 
-Every chart with a column `source` has a parameter of that name, which the page sets to what the reader chose.
+Every chart with a column `source` has a parameter of that name, which the page sets to what the
+reader chose.
 """
 
 from typing import Any
@@ -15,8 +16,14 @@ from flows.report.data import PERIODS
 Spec = dict[str, Any]
 EVERYTHING = "all"
 OUTCOMES = {"n_staged": "staged", "n_quarantined": "quarantined", "n_duplicates": "duplicate rows"}
-DAY = "datum.value < 1 ? '0' : datum.value < 60 ? datum.value + ' s' : datum.value < 3600 ? round(datum.value / 60) + ' min' : "
-SPAN_LABEL = f"{DAY}datum.value < 86400 ? round(datum.value / 3600) + ' h' : round(datum.value / 86400) + ' d'"
+DAY = (
+    "datum.value < 1 ? '0' : datum.value < 60 ? datum.value + ' s' : datum.value < 3600 ? "
+    "round(datum.value / 60) + ' min' : "
+)
+SPAN_LABEL = (
+    f"{DAY}datum.value < 86400 ? round(datum.value / 3600) + ' h' : round(datum.value / 86400) + "
+    "' d'"
+)
 SPANS = (
     1,
     60,
@@ -91,7 +98,10 @@ def lateness(arrivals: pl.DataFrame, unit: str) -> Spec:
     shown = long.with_columns(pl.col("seconds").clip(lower_bound=1).round(0))
     chart = _chart(
         shown,
-        f"Time from written to known, by {unit}: within it half, nine in ten, 99 in 100 became known.",
+        (
+            f"Time from written to known, by {unit}: within it half, nine in ten, 99 in 100 "
+            "became known."
+        ),
     )
     return _spec(
         chart.mark_line(point={"size": 14}).encode(

@@ -1,7 +1,7 @@
 """The flow picture: what was read of each source on the left, what became of it on the right, ribbons as wide as their rows.
 
-Vega-Lite draws no such picture. Ribbons are an SVG that stretches; the words beside them are HTML, so that they stay readable on
-a phone.
+Vega-Lite draws no such picture. Ribbons are an SVG that stretches; the words beside them are HTML,
+so that they stay readable on a phone.
 """
 
 from collections.abc import Iterator, Sequence

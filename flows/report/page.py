@@ -1,7 +1,7 @@
 """The page: one HTML file with its style, its charts and their JavaScript inside, safe against whatever a name may hold.
 
-Every name is escaped by the template, specs are JSON in which `<` is written `\\u003c`, and the page's own policy lets the browser run
-the two scripts of known digest and fetch nothing at all.
+Every name is escaped by the template, specs are JSON in which `<` is written `\\u003c`, and the
+page's own policy lets the browser run the two scripts of known digest and fetch nothing at all.
 """
 
 import base64
@@ -121,7 +121,10 @@ def _policy(*scripts: str) -> str:
         base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts
     )
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
 def _charts(shown: Shown) -> list[Chart]:
