@@ -1,4 +1,4 @@
-"""The demo's end: models that predict a record's label from what was known when it first came, scored on later records."""
+"""The demo's models: predict a record's label from what was known when it first arrived."""
 
 from datetime import UTC, datetime
 
@@ -15,12 +15,12 @@ TEST_SHARE = 0.3
 EXAMPLE = "cve_v1"
 EXAMPLE_VIEWS = ("vendor_", "weakness_", "cve_")
 RECORDS_OFFLINE = """
-Features of records serve training sets. A model that reads them by record id asks for their views online, for example:
+Features of records are offline by default. To read them online by record id, name their views:
   MILLRACE_ONLINE=record_quality,record_vector millrace run --source sources/cve_events.yaml"""
 
 
 def train(warehouse: Warehouse) -> str:
-    """Train on the earlier records, score on the later ones, read one subject online; the report as text."""
+    """Train on earlier records, score on later ones, read one subject online; return a report."""
     home = warehouse.settings.root
     has_example = EXAMPLE in registry().services
     with warehouse.connect() as connection:
@@ -53,7 +53,10 @@ def train(warehouse: Warehouse) -> str:
 
 
 def example_keys(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
-    """The keys that each record's first version has in `features/cve.py`; a CVE may have been cited before it is known itself."""
+    """Return the keys of each record's first version in `features/cve.py`.
+
+    A CVE may have been cited before it is known itself.
+    """
     entities = registry().entities
     keys = ", ".join(f"{entities[name].sql} as {name}" for name in ("vendor", "weakness"))
     first = "qualify row_number() over (partition by record_id order by known_timestamp) = 1"
@@ -66,7 +69,7 @@ def example_keys(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
 
 
 def score(frame: pl.DataFrame) -> str:
-    """Score models on sets of features, split by time; a table of area under the ROC curve and average precision.
+    """Score models on sets of features, split by time; return a table of ROC AUC and precision.
 
     Takes the first-known spine (`is_positive` is the target, as known now) with the features of
     `triage_v2`, and maybe of `cve_v1`.
@@ -124,7 +127,8 @@ def score(frame: pl.DataFrame) -> str:
         truth = future["is_positive"].to_numpy()
         lines.append(
             "  "
-            f"{name:<44}{roc_auc_score(truth, chance):>9.3f}{average_precision_score(truth, chance):>16.3f}"
+            f"{name:<44}{roc_auc_score(truth, chance):>9.3f}"
+            f"{average_precision_score(truth, chance):>16.3f}"
         )
     return "\n".join(lines)
 

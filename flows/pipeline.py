@@ -38,7 +38,10 @@ _report: ContextVar[Report] = ContextVar("report", default=silent)
 
 
 def _as_task(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a stage as a Prefect task. Only small manifests pass between tasks, and nothing is cached: truth is in the tables."""
+    """Run a stage as a Prefect task.
+
+    Only small manifests pass between tasks, and nothing is cached: the tables are the truth.
+    """
     stage = task(
         name=function.__name__,
         cache_policy=NO_CACHE,
@@ -51,7 +54,7 @@ def _as_task(function: Callable[..., Any], *arguments: Any) -> Any:
 
 @flow(name="pipeline", flow_run_name="pipeline {parameters.source}", persist_result=False)
 def pipeline(parameters: PipelineParameters) -> dict[str, Any]:
-    """Load what is new of a source, stage it, compute its features and bring the online store up to date."""
+    """Load a source's new rows, stage them, compute their features and update the online store."""
     try:
         summary = run_stages(parameters, _report.get(), _as_task)
     except LoadStoppedError as error:
@@ -68,7 +71,10 @@ def pipeline(parameters: PipelineParameters) -> dict[str, Any]:
 
 
 def emit_load_event(what: str, payload: dict[str, Any]) -> None:
-    """Emit `millrace.drift.stopped`, `millrace.drift.warned` or `millrace.checks.stopped`, with the load and what was found."""
+    """Emit an event about a load, with what was found.
+
+    It is `millrace.drift.stopped`, `millrace.drift.warned` or `millrace.checks.stopped`.
+    """
     resource = {
         "prefect.resource.id": f"millrace.source.{payload['source']}",
         "prefect.resource.name": payload["source"],
@@ -88,7 +94,10 @@ def run_local(parameters: PipelineParameters, report: Report) -> Summary:
 
 
 def refuse_silent_api() -> None:
-    """Raise `OrchestratorError` if Prefect is set to use an API that does not answer; Prefect itself tells it in three tracebacks."""
+    """Raise `OrchestratorError` if Prefect is configured for an API that does not answer.
+
+    Prefect itself reports this in three tracebacks.
+    """
     url = PREFECT_API_URL.value()
     if not url:
         return

@@ -1,4 +1,4 @@
-"""The pipeline's stages in their order, once: run plainly here, or each as a Prefect task in `flows.pipeline`."""
+"""The pipeline's stages in order; they run here plainly, or as Prefect tasks in `flows.pipeline`."""
 
 import fcntl
 import json
@@ -103,7 +103,7 @@ class MaintainParameters(BaseModel):
             "Days for which replaced data files are kept; MILLRACE_KEEP_DAYS or 7 if empty."
         ),
     )
-    dry_run: bool = Field(default=False, description="Tell what would be done; change nothing.")
+    dry_run: bool = Field(default=False, description="Show what would be done; change nothing.")
     home: str | None = Field(default=None, description=HOME_HELP)
 
     def settings(self) -> Settings:
@@ -149,7 +149,7 @@ class Summary(BaseModel):
 
 
 class FilesRefusedError(FileRefusedError):
-    """Files were refused; all else of the run is done, and `summary` tells it."""
+    """Files were refused; the rest of the run is done, and `summary` describes it."""
 
     def __init__(self, summary: Summary) -> None:
         """Take the summary; the message is a line a file."""
@@ -172,7 +172,7 @@ class Pending(NamedTuple):
 
 
 def pending_work(source: Source, warehouse: Warehouse) -> Pending:
-    """Look for new files, rows not staged, views not up to date; cheap, so that a run with nothing to do need not start."""
+    """Look cheaply for new files, unstaged rows and outdated views, to skip a run without work."""
     from transforms.features.build import stale_views
     from transforms.sources.ingest import pending_files
     from transforms.staging.prepare import is_prepared
@@ -226,7 +226,7 @@ def staged_loads(source: Source, warehouse: Warehouse) -> set[str]:
 def notice_drifts(
     source: Source, warehouse: Warehouse, loads: set[str]
 ) -> tuple[list[str], list[dict[str, Any]]]:
-    """Say, to people and to programs, which of some loads differ from those before them more than loads of their source do."""
+    """Report which of some loads drifted from earlier ones, in words and as event payloads."""
     from transforms.profiles.drift import described, drifted, payload
 
     found = drifted(warehouse, source.name, loads)
@@ -251,7 +251,7 @@ def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
 
 
 def changed_code(warehouse: Warehouse) -> list[str]:
-    """Say which views other code has made: they are computed again, all of them."""
+    """Report which views were computed by other code: all their rows are recomputed."""
     from transforms.features.build import is_made_by_other_code
     from transforms.features.registry import views
 
@@ -264,7 +264,7 @@ def changed_code(warehouse: Warehouse) -> list[str]:
 
 
 def refuse_breaking(warehouse: Warehouse, *, accepted: bool) -> None:
-    """Stop before anything is written where a published feature was removed or retyped, unless that is accepted."""
+    """Raise if a published feature was removed or retyped, unless that is accepted."""
     from transforms.features.build import breaking_changes
 
     changes = breaking_changes(warehouse)
@@ -292,7 +292,7 @@ def materialize(warehouse: Warehouse, now: datetime) -> dict[str, int]:
 
 
 def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Summary:
-    """Run all stages through `call`, which runs a function with its arguments, plainly or as a task.
+    """Run all stages through `call`, which runs a function with its arguments.
 
     A second run on the same home waits while the first holds it, then does what is left. Refused
     files do not hold the others up; they are in the summary.
@@ -348,13 +348,13 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
 
 
 def recover(warehouse: Warehouse, now: datetime) -> None:
-    """Begin with a home as it should be: what a killed run left is swept, and an erasure that was killed is finished."""
+    """Delete what a killed run left behind, and finish an erasure that was killed."""
     warehouse.sweep()
     finish_erasure(warehouse, now)
 
 
 def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
-    """Erase an author's, a record's or a file's data from a home, as `wanted`, or tell what would go.
+    """Erase an author's, a record's or a file's data from a home, or find what would be erased.
 
     Raises `ErasureError` if nothing is found, if it cannot be told whose the loaded rows are, or if
     something is still there afterwards.
@@ -407,7 +407,10 @@ def finish_erasure(warehouse: Warehouse, now: datetime) -> None:
 def run_backfill(
     parameters: BackfillParameters, report: Report = silent
 ) -> dict[str, dict[str, int]]:
-    """Fill what the views lack in a span and bring the online store up to date; rows new, recomputed, untouched by relation."""
+    """Fill gaps in the views over a span and update the online store.
+
+    Returns the rows that are new, recomputed and untouched, by relation.
+    """
     from transforms.features.backfill import fill
 
     warehouse = Warehouse(parameters.settings(), report)
@@ -421,7 +424,7 @@ def run_backfill(
 
 
 def run_maintenance(parameters: MaintainParameters) -> dict[str, list[dict[str, Any]]]:
-    """Compact and vacuum the tables of a home; what was done to each, as `compacted` and `vacuumed`.
+    """Compact and vacuum the tables of a home; return what was done, as `compacted`, `vacuumed`.
 
     The online store is not written again: what it holds stands in the compacted files.
     """
@@ -449,14 +452,17 @@ def run_maintenance(parameters: MaintainParameters) -> dict[str, list[dict[str, 
 
 
 def run_plain(parameters: PipelineParameters, report: Report = silent) -> Summary:
-    """Run the pipeline in this process, without Prefect. Raises `FilesRefusedError` at the end if a file was refused."""
+    """Run the pipeline in this process, without Prefect.
+
+    Raises `FilesRefusedError` at the end if a file was refused.
+    """
     summary = run_stages(parameters, report, lambda function, *arguments: function(*arguments))
     fail_on_refused(summary)
     return summary
 
 
 def fail_on_refused(summary: Summary) -> None:
-    """Turn refused files into a failure once everything else is done: a run that left a file out is not green."""
+    """Raise `FilesRefusedError` if files were refused: a run that left a file out has failed."""
     if summary.refused:
         raise FilesRefusedError(summary)
 
@@ -474,7 +480,10 @@ def write_summary(home: Path, summary: Summary) -> None:
 
 @contextmanager
 def lock_home(home: Path) -> Iterator[None]:
-    """Hold a home for one run: wait, and say so, while another holds it. The operating system lets go if a process dies."""
+    """Lock a home for one run; while another run has it, log a warning and wait.
+
+    The operating system releases the lock if the process dies.
+    """
     try:
         home.mkdir(parents=True, exist_ok=True)
         file = (home / ".lock").open("a+")

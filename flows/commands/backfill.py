@@ -1,4 +1,4 @@
-"""`millrace backfill`: fill what the feature views lack in a span of time."""
+"""`millrace backfill`: fill gaps in the feature views."""
 
 from datetime import datetime
 
@@ -13,23 +13,23 @@ from flows.commands import Instant, home_option, open_warehouse
     "start",
     type=Instant(),
     metavar="INSTANT",
-    help="First instant of the span. Default: the beginning.",
+    help="First instant of the span. Default: the first record.",
 )
 @click.option(
     "--to",
     "end",
     type=Instant(),
     metavar="INSTANT",
-    help="Instant before which it ends. Default: no end.",
+    help="End of the span, not included. Default: no end.",
 )
 @click.option(
-    "--dry-run", is_flag=True, help="List what is due and what it may take; write nothing."
+    "--dry-run", is_flag=True, help="List what is due and estimate the time; write nothing."
 )
 @home_option
 def backfill(
     start: datetime | None, end: datetime | None, home: str | None, *, dry_run: bool
 ) -> None:
-    """Fill what the feature views lack in a span of time.
+    """Fill gaps in the feature views over a span of time.
 
     Lists the rows that are missing, or that other code has made, with what computing them may take;
     then computes them in chunks that fit the memory limit, a commit each. Stopped, it goes on at

@@ -1,4 +1,4 @@
-"""`millrace erase`: take a person's or a record's data out of everything a home holds."""
+"""`millrace erase`: erase a person's or a record's data from a home."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--record", metavar="ID", help="All versions of a record.")
 @click.option("--source-file", metavar="PATH", help="All rows that came in a file.")
 @home_option
-@click.option("--dry-run", is_flag=True, help="Tell what would go; change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be erased; change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def erase(
     author: str | None,
@@ -29,7 +29,7 @@ def erase(
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Erase an author's, a record's or a file's data: it cannot be brought back.
+    """Erase an author's, a record's or a file's data. This cannot be undone.
 
     It goes from raw, staging, quarantine, the accounts, the features, the online store, the spines
     of locked training sets, and from all older versions of the tables; what is left is what a
@@ -38,7 +38,8 @@ def erase(
     writes.
 
     \b
-    Not erased: the source's own files, texts of others that mention the id, training sets that were saved elsewhere, backups.
+    Not erased: the source's own files, texts of others that mention the id,
+    training sets saved elsewhere, backups.
 
     \b
       millrace erase --author jane --dry-run

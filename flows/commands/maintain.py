@@ -12,9 +12,9 @@ from flows.commands import home_option, open_warehouse
     type=click.FloatRange(min=0),
     help="Days for which replaced data files are kept. Default: 7.",
 )
-@click.option("--dry-run", is_flag=True, help="Tell what would be done; change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done; change nothing.")
 def maintain(home: str | None, keep_days: float | None, *, dry_run: bool) -> None:
-    """Merge small files, drop replaced rows, delete data files that nobody needs.
+    """Merge small files, drop replaced rows and delete data files that are no longer needed.
 
     Kept are the newest version of every table, the versions that registered locks name (millrace
     locks), what a view or a source has still to take up, and what was replaced less than

@@ -11,7 +11,9 @@ from flows.commands import home_option, source_option
 @source_option
 @home_option
 def plan(source: str, home: str | None) -> None:
-    """Show what a run would load, stage, compute and invalidate, table by table. Nothing is written.
+    """Show what a run would load, stage, compute and invalidate, table by table.
+
+    Nothing is written.
 
     A view whose model, kernel, contract or engine has changed since it was made is computed again,
     all of it. A published feature that was removed or retyped is a breaking change: run refuses it

@@ -1,4 +1,4 @@
-"""`millrace quarantine`: what was rejected and why, corrected by who knows better, and tried again."""
+"""`millrace quarantine`: list rejected rows with the reasons, correct them, and retry them."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,17 +24,17 @@ reveal_option = click.option(
 
 @click.group()
 def quarantine() -> None:
-    """See what was rejected and why, mend it, and try it again.
+    """List rejected rows with the reasons, correct them, and retry them.
 
     \b
-    Where the mapping is wrong:
-      millrace quarantine list                             which rules keep how many rows out, and since when
-      millrace quarantine show --rule not_a_time           some of the rows, identifiers masked
-      (mend the mapping in the source's YAML file)
-      millrace quarantine replay --source FILE             what passes now moves to staging
-      millrace run --source FILE                           and on into the features
-    Where the rows are:
-      millrace quarantine export --csv rows.csv --reveal   for a colleague, who fills the column `correction`
+    If the mapping is wrong:
+      millrace quarantine list                             count rejected rows by rule
+      millrace quarantine show --rule not_a_time           show some, identifiers masked
+      (correct the mapping in the source's YAML file)
+      millrace quarantine replay --source FILE             move what passes now to staging
+      millrace run --source FILE                           compute its features
+    If the rows are wrong:
+      millrace quarantine export --csv rows.csv --reveal   for someone to fill in `correction`
       millrace quarantine import --source FILE rows.csv    then replay and run
     """
 
@@ -42,7 +42,10 @@ def quarantine() -> None:
 @quarantine.command("list")
 @home_option
 def list_(home: str | None) -> None:
-    """Count rejected rows by rule, with their share of the newest load and the trend over the last eight."""
+    """Count rejected rows by rule, with their share of the newest load and the recent trend.
+
+    The trend covers the last eight loads.
+    """
     from transforms.staging.quarantine import list_rules
 
     rules = list_rules(open_warehouse(home)).to_dicts()
@@ -84,7 +87,9 @@ def show(home: str | None, rule: str | None, limit: int, *, reveal: bool) -> Non
 @rule_option
 @reveal_option
 def export(home: str | None, path: str, rule: str | None, *, reveal: bool) -> None:
-    """Write rejected rows as a CSV file for a colleague, who fills the column `correction` with the row as it should be, whole.
+    """Write rejected rows to a CSV file, for a colleague to correct.
+
+    The column `correction` is to be filled with the whole row as it should be.
 
     A value that a spreadsheet would take for a formula gets an apostrophe before it, which import
     takes away again. Without --reveal identifiers are masked, and a correction that still holds a
@@ -108,7 +113,9 @@ def export(home: str | None, path: str, rule: str | None, *, reveal: bool) -> No
     help="Check the file, and tell which corrections would pass; change nothing.",
 )
 def import_(path: str, source: str, home: str | None, *, dry_run: bool) -> None:
-    """Take corrections of rejected rows from a file that export wrote; a replay then reads them in the rows' place.
+    """Import corrections of rejected rows; a replay then reads them in place of the rows.
+
+    The file is one that export wrote, with `correction` filled in.
 
     Raw keeps every row as it came. All corrections are taken or none; of several for a row the
     newest counts.
@@ -134,7 +141,7 @@ def import_(path: str, source: str, home: str | None, *, dry_run: bool) -> None:
     help="Stage what passes though its keys, dates or ids look wrong.",
 )
 def replay(source: str, home: str | None, *, accept_load: bool) -> None:
-    """Try a source's rejected rows again, corrected where they are, with its mapping as it is now."""
+    """Retry the rejected rows of a source with its current mapping and the corrections."""
     from flows.stages import lock_home
     from transforms.sources.source import load_source
     from transforms.staging.quarantine import replay

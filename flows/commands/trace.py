@@ -1,4 +1,4 @@
-"""`millrace trace`: from a feature value to records, files and rows, and from a file to the features it touched."""
+"""`millrace trace`: from a feature value back to its records, files and rows, and forward."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -271,7 +271,10 @@ def _file_lines(traced: "FileTrace") -> Iterable[str]:
         f"{'load':<28}{'source':<20}{'read':>12}{'staged':>12}{'duplicates':>12}{'quarantined':>13}"
     )
     for load in traced.loads:
-        counts = f"{load.n_read:>12,}{load.n_staged:>12,}{load.n_duplicates:>12,}{load.n_quarantined:>13,}"
+        counts = (
+            f"{load.n_read:>12,}{load.n_staged:>12,}"
+            f"{load.n_duplicates:>12,}{load.n_quarantined:>13,}"
+        )
         yield f"  {load.load_id:<28}{load.source:<20}{counts}"
     yield ""
     yield (

@@ -1,4 +1,4 @@
-"""The charts as Vega-Lite, made with Altair. They name no colours: the page gives them those of its theme.
+"""The charts as Vega-Lite, made with Altair; their colours come from the page's theme.
 
 Every chart with a column `source` has a parameter of that name, which the page sets to what the
 reader chose.
@@ -167,7 +167,7 @@ def languages_over_time(languages: pl.DataFrame, unit: str) -> Spec:
 
 
 def drift_over_loads(drift: pl.DataFrame, source: str, column: str) -> Spec:
-    """How far each load of a source lay from the loads before it in one column, and from where on that is a warning or a stop."""
+    """How far each load of a source was from earlier ones in one column, with both thresholds."""
     values = (
         drift.filter(source=source, column=column, statistic="psi")
         .drop_nulls("value")
@@ -256,7 +256,10 @@ def seconds_by_run(runs: pl.DataFrame) -> Spec:
 
 
 def _chart(frame: pl.DataFrame, description: str) -> alt.Chart:
-    """A chart over a small frame, its times as text in ISO 8601, described for who cannot see it."""
+    """Make a chart of a small frame, with a description for readers who cannot see it.
+
+    Times are text in ISO 8601.
+    """
     plain = frame.with_columns(cs.datetime().dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
     return alt.Chart(alt.InlineData(plain.to_dicts()), description=description)
 

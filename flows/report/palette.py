@@ -1,4 +1,7 @@
-"""The colours of the page and its charts, light and dark: readable (WCAG AA) and apart for the colour-blind, which tests compute."""
+"""The colours of the page and its charts, light and dark.
+
+Tests check that they are readable (WCAG AA) and distinct for colour-blind readers.
+"""
 
 from typing import Any
 
