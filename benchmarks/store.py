@@ -894,7 +894,10 @@ def latency_rows(where: str, found: dict[str, dict[int, list[float]]]) -> list[l
 
 
 def read_through_feast(
-    data: Path, online_store: dict[str, Any], sizes: Sizes, to_dict: bool
+    data: Path,
+    online_store: dict[str, Any],
+    sizes: Sizes,
+    to_dict: bool,  # noqa: FBT001
 ) -> Measured:
     """`get_online_features(...)`: a protobuf message, or the values in it."""
     with served(data, online_store, "millrace") as store:

@@ -139,7 +139,7 @@ def publish_report(parameters: PipelineParameters, summary: Summary) -> None:
     """Draw the home's report and leave a link to it in Prefect.
 
     The data is in by now, so a page that fails is a notice and an error in the log, no failed run.
-    Only the error's kind is told: what a library says may hold a value.
+    Only the error's type is reported: a library's message may contain a value.
     """
     from flows.report.page import write_report
 

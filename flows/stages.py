@@ -1,4 +1,4 @@
-"""The pipeline's stages in order; they run here plainly, or as Prefect tasks in `flows.pipeline`."""
+"""The pipeline's stages in order, run plainly here or as Prefect tasks in `flows.pipeline`."""
 
 import fcntl
 import json
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transforms.upkeep.erase import Erased, Wanted
 
 Call = Callable[..., Any]
-HOME_HELP = "Folder that holds everything the pipeline writes; MILLRACE_HOME or .millrace if empty."
+HOME_HELP = "Folder for everything the pipeline writes; MILLRACE_HOME or .millrace if empty."
 FULL = ("no space left", "disk is full", "disk full", "disk quota exceeded", "os error 28")
 READ_ONLY = (
     "read-only file system",
@@ -47,18 +47,18 @@ class PipelineParameters(BaseModel):
     home: str | None = Field(default=None, description=HOME_HELP)
     accept_breaking: bool = Field(
         default=False,
-        description="Make views again though features of theirs were removed or retyped.",
+        description="Rebuild views even if some of their features were removed or retyped.",
     )
     accept_schema: bool = Field(
-        default=False, description="Take changed fields of a frozen source as they are, this once."
+        default=False, description="Accept changed fields of a frozen source, for this run only."
     )
     accept_drift: bool = Field(
-        default=False, description="Stage loads though they differ too much from those before them."
+        default=False, description="Stage loads even if they differ too much from earlier ones."
     )
 
     accept_load: bool = Field(
         default=False,
-        description="Stage loads though a check stops them: rejected rows, keys, dates, ids.",
+        description="Stage loads even if a check stops them: rejected rows, keys, dates, ids.",
     )
 
     def settings(self) -> Settings:
@@ -202,7 +202,11 @@ def ingest(source: Source, warehouse: Warehouse) -> Any:
 
 
 def prepare(
-    source: Source, warehouse: Warehouse, accept_schema: bool, accept_drift: bool, accept_load: bool
+    source: Source,
+    warehouse: Warehouse,
+    accept_schema: bool,  # noqa: FBT001 - tasks pass by position
+    accept_drift: bool,  # noqa: FBT001
+    accept_load: bool,  # noqa: FBT001
 ) -> Any:
     """raw -> staging and quarantine."""
     from transforms.staging.prepare import prepare
@@ -257,8 +261,7 @@ def changed_code(warehouse: Warehouse) -> list[str]:
 
     changed = [view.relation for view in views() if is_made_by_other_code(view, warehouse)]
     return [
-        f"{relation}: its model, kernel, contract or engine has changed; all of it is "
-        "computed again"
+        f"{relation}: its model, kernel, contract or engine has changed; all rows are recomputed"
         for relation in changed
     ]
 
@@ -294,8 +297,8 @@ def materialize(warehouse: Warehouse, now: datetime) -> dict[str, int]:
 def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Summary:
     """Run all stages through `call`, which runs a function with its arguments.
 
-    A second run on the same home waits while the first holds it, then does what is left. Refused
-    files do not hold the others up; they are in the summary.
+    A second run on the same home waits for the first to end, then does what is left. Refused
+    files do not stop the others; they are listed in the summary.
     """
     from transforms.sources.schema_changes import newest_load, notices
 
@@ -356,7 +359,7 @@ def recover(warehouse: Warehouse, now: datetime) -> None:
 def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
     """Erase an author's, a record's or a file's data from a home, or find what would be erased.
 
-    Raises `ErasureError` if nothing is found, if it cannot be told whose the loaded rows are, or if
+    Raises `ErasureError` if nothing is found, if the owner of the loaded rows is unknown, or if
     something is still there afterwards.
     """
     from feature_repo.erase import refuse_other_stores, touched_locks
@@ -426,7 +429,7 @@ def run_backfill(
 def run_maintenance(parameters: MaintainParameters) -> dict[str, list[dict[str, Any]]]:
     """Compact and vacuum the tables of a home; return what was done, as `compacted`, `vacuumed`.
 
-    The online store is not written again: what it holds stands in the compacted files.
+    The online store is not rewritten: compaction does not change its values.
     """
     from feature_repo.locks import registered
     from feature_repo.online import due_views, note_compacted
@@ -523,11 +526,12 @@ def _disk_trouble(home: Path) -> Iterator[None]:
         said = str(error).lower()
         if any(words in said for words in FULL):
             message = (
-                f"{home}: the disk is full; nothing half is visible, so make room and run again"
+                f"{home}: the disk is full; no partial results are visible; "
+                "free some space and run again"
             )
         elif any(words in said for words in READ_ONLY):
             message = (
-                f"{home}: cannot be written any more; nothing half is visible, so mend its "
+                f"{home}: cannot be written any more; no partial results are visible; fix its "
                 "permissions and run again"
             )
         else:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transforms.warehouse.tables import Warehouse
 
 HOME_HELP = (
-    "Folder that holds everything the pipeline writes. Default: MILLRACE_HOME, else the nearest "
+    "Folder for everything the pipeline writes. Default: MILLRACE_HOME, else the nearest "
     ".millrace, here or above."
 )
 source_option = click.option(

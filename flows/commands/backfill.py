@@ -31,10 +31,10 @@ def backfill(
 ) -> None:
     """Fill gaps in the feature views over a span of time.
 
-    Lists the rows that are missing, or that other code has made, with what computing them may take;
-    then computes them in chunks that fit the memory limit, a commit each. Stopped, it goes on at
-    the chunk it was in. Who reads meanwhile is given the tables as they were before. New records
-    are a run's work: millrace run.
+    Lists the rows that are missing or were computed by other code, with an estimate of the time.
+    Then computes them in chunks that fit the memory limit, one commit each. A stopped backfill
+    resumes at the same chunk. Readers see the old tables in the meantime. New records are loaded
+    by millrace run.
 
     \b
       millrace backfill --from 2024-05-01 --to 2024-06-01 --dry-run
@@ -50,7 +50,7 @@ def backfill(
     rates = read_rates(warehouse.settings.root)
     click.echo(f"  {'due':<28}{'rows':>12}{'entities':>12}  from, to")
     for due in found:
-        why = "made by other code" if due.is_other_code else "missing"
+        why = "computed by other code" if due.is_other_code else "missing"
         bounds = (
             f"{due.first:%Y-%m-%d %H:%M}, {due.last:%Y-%m-%d %H:%M}, {why}"
             if due.first and due.last
@@ -59,7 +59,7 @@ def backfill(
         click.echo(f"  {due.relation:<28}{due.n_rows:>12,}{due.n_entities:>12,}  {bounds}")
     n_rows = sum(due.n_rows for due in found)
     if not n_rows:
-        click.echo("nothing is missing, and nothing of other code is there")
+        click.echo("nothing is missing, and all rows were computed by the current code")
         return
     click.echo(f"  {n_rows:,} rows: {price(rates, 'featurize', n_rows)}")
     if dry_run:

@@ -22,9 +22,9 @@ def features(context: click.Context, home: str | None, *, markdown: bool) -> Non
 
     Also lists when the rows of each of the home's sources could be known.
 
-    Features of your own are declared in Python, one file a subject, in `features/` of the checkout
-    or in the folders that MILLRACE_FEATURES names. Nothing else has to be edited: the next run
-    computes, keeps and serves them.
+    Declare features of your own in Python, one file per subject, in `features/` of the checkout or
+    in the folders that MILLRACE_FEATURES lists. Nothing else needs editing: the next run computes,
+    stores and serves them.
 
     \b
       millrace features new channel     write a file to start from, and its tests
@@ -86,12 +86,12 @@ def check(context: click.Context) -> None:
 def test(names: tuple[str, ...]) -> None:
     """Run the tests of declared features, by file name or test name; all by default.
 
-    `features/channel.yaml` tests `features/channel.py`: of each test, records that are `given`, and
-    features that are `expect`ed of entities at instants. Views are computed as a run computes them,
-    in a folder that is removed afterwards; no home is needed.
+    `features/channel.yaml` tests `features/channel.py`: each test has records that are `given`, and
+    the features that it `expect`s for entities at instants. Views are computed as in a run, in a
+    temporary folder; no home is needed.
 
     \b
-    Exit code 0: all tests pass.  1: one fails, or there is none.
+    Exit code 0: all tests pass.  1: a test fails, or there are none.
     """
     from transforms.errors import DeclarationError
     from transforms.features.testing import suites

@@ -13,8 +13,8 @@ from flows.commands import home_option, open_warehouse
 def locks(context: click.Context, home: str | None) -> None:
     """List the registered locks of training sets, and whether all they need still exists.
 
-    A lock is registered where it is made, training_set(...).register(NAME), or here. `millrace
-    maintain` keeps the table versions that a registered lock names.
+    Register a lock with training_set(...).register(NAME) in Python, or here. `millrace maintain`
+    keeps the table versions that a registered lock names.
 
     \b
       millrace locks check NAME                             rebuild it and compare
@@ -28,7 +28,7 @@ def locks(context: click.Context, home: str | None) -> None:
     warehouse = open_warehouse(home)
     found = registered(warehouse.settings.root)
     if not found:
-        click.echo("No lock is registered; training_set(...).register(NAME) keeps one.")
+        click.echo("No lock is registered; training_set(...).register(NAME) registers one.")
     for lock in found:
         click.echo(
             f"{lock.name}: registered {lock.registered:%Y-%m-%d %H:%M} UTC, "

@@ -1,4 +1,4 @@
-"""`millrace maintain`: keep a home small and quick."""
+"""`millrace maintain`: compact tables and delete files that are no longer needed."""
 
 import click
 
@@ -16,10 +16,10 @@ from flows.commands import home_option, open_warehouse
 def maintain(home: str | None, keep_days: float | None, *, dry_run: bool) -> None:
     """Merge small files, drop replaced rows and delete data files that are no longer needed.
 
-    Kept are the newest version of every table, the versions that registered locks name (millrace
-    locks), what a view or a source has still to take up, and what was replaced less than
-    --keep-days ago. The next run has nothing to do because of it. Seconds are of one read of all
-    rows and columns, the median of three.
+    It keeps the newest version of every table, the versions that registered locks name (millrace
+    locks), what a view or a source has not processed yet, and what was replaced less than
+    --keep-days ago. It causes no work for the next run. Seconds are the median of three reads of
+    all rows and columns.
     """
     from flows.stages import MaintainParameters, run_maintenance
 

@@ -18,7 +18,7 @@ LONGEST = 300
 LISTED = 5
 rule_option = click.option("--rule", help="Only rows that broke this rule.")
 reveal_option = click.option(
-    "--reveal", is_flag=True, help="Show the rows as they came: they may hold private text."
+    "--reveal", is_flag=True, help="Show the rows unmasked: they may contain private text."
 )
 
 
@@ -110,7 +110,7 @@ def export(home: str | None, path: str, rule: str | None, *, reveal: bool) -> No
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Check the file, and tell which corrections would pass; change nothing.",
+    help="Check the file and show which corrections would pass; change nothing.",
 )
 def import_(path: str, source: str, home: str | None, *, dry_run: bool) -> None:
     """Import corrections of rejected rows; a replay then reads them in place of the rows.
@@ -138,7 +138,7 @@ def import_(path: str, source: str, home: str | None, *, dry_run: bool) -> None:
 @click.option(
     "--accept-load",
     is_flag=True,
-    help="Stage what passes though its keys, dates or ids look wrong.",
+    help="Stage what passes even if its keys, dates or ids look wrong.",
 )
 def replay(source: str, home: str | None, *, accept_load: bool) -> None:
     """Retry the rejected rows of a source with its current mapping and the corrections."""

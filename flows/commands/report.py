@@ -1,4 +1,4 @@
-"""`millrace report`: one page that shows what a home holds."""
+"""`millrace report`: one page about the data in a home."""
 
 from pathlib import Path
 

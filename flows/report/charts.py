@@ -289,7 +289,7 @@ def _until(unit: str) -> pl.Expr:
 
 
 def _place(column: str, order: list[str]) -> pl.Expr:
-    """Where a value stands in an order, for bars to be stacked so."""
+    """The position of a value in an order, in which bars are stacked."""
     return (
         pl.col(column).replace_strict(order, range(len(order)), default=len(order)).alias("place")
     )

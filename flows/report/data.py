@@ -151,7 +151,7 @@ def period_unit(freshness: pl.DataFrame) -> str:
 
 
 def _is_balanced(n_rows: dict[str, int], loads: pl.DataFrame) -> bool:
-    """Whether the accounts of the whole home match its tables; `millrace status` checks each load."""
+    """Whether the accounts of the home match its tables; `millrace status` checks each load."""
     booked = {
         "raw.records": "n_read",
         "staging.records": "n_staged",

@@ -317,13 +317,13 @@ def test_erase_round_on_the_command_line(own: Path, millrace: Run) -> None:
     home = str(own / "home")
     told = millrace("erase", "--author", PERSON, "--home", home, "--dry-run")
     assert told.returncode == 0, told.stderr
-    assert "raw.records                           9 rows go" in told.stdout
-    assert "lock march: cannot be made again afterwards; 6 rows of its spine go" in told.stdout
+    assert "raw.records                           9 rows erased" in told.stdout
+    assert "lock march: can no longer be rebuilt; 6 rows of its spine erased" in told.stdout
     assert "Nothing was changed." in told.stdout
     assert places_of(own / "home", NEEDLES)
     refused = millrace("erase", "--author", PERSON, "--home", home)
     assert refused.returncode == 1
-    assert "Erase this for ever?" in refused.stdout
+    assert "Erase this permanently?" in refused.stdout
     done = millrace("erase", "--author", PERSON, "--home", home, "--yes")
     assert done.returncode == 0, done.stderr
     assert "nothing of it is left" in done.stdout
