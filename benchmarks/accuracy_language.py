@@ -115,7 +115,7 @@ def cut(texts: pl.DataFrame, length: int | None) -> pl.DataFrame:
 
 
 def judge(texts: pl.DataFrame, length: int | None) -> pl.DataFrame:
-    """Say what is named for each text, by us and by each library alone; all texts, known language or not."""
+    """List the language found for each text, by us and by each library alone."""
     say(f"naming {texts.height:,} texts of {length or 'full'} characters")
     ours = identify_language(texts["text"], n_workers=1)
     second = py3langid()

@@ -1,4 +1,4 @@
-"""How well identifiers are found: labelled cases, what only looks like one, and real commits and CVE texts."""
+"""How well identifiers are found: labelled cases, look-alikes, and real commits and CVE texts."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""How often drift warns of loads in which nothing is wrong, and how small a shift it finds: the tables of docs/drift.md."""
+"""The tables of docs/drift.md: how often drift warns falsely, and how small a shift it finds."""
 
 import argparse
 import itertools
@@ -64,7 +64,7 @@ VERBS = ("speichert", "verliert", "veröffentlicht", "überschreibt")
 
 
 class Stream(NamedTuple):
-    """Loads of one source, in the order in which they came; `text` is the field that shifts are planted into."""
+    """Loads of one source, in order of arrival; `text` is the field that shifts are planted into."""
 
     name: str
     document: dict[str, Any]
@@ -116,7 +116,7 @@ def main() -> int:
 
 
 def of_the_sample() -> Iterator[tuple[Stream, bool]]:
-    """The sample's days as they came, its rows dealt anew to days of the same sizes, and to days of other sizes."""
+    """The sample's days as they are, and its rows reshuffled to days of the same or other sizes."""
     document = yaml.safe_load((ROOT / "sources" / "cve_events.yaml").read_text("utf-8"))
     files = sorted((ROOT / "sources" / "data" / "cve_events").glob("*.jsonl.zst"))
     days = [pl.read_ndjson(file, infer_schema_length=None) for file in files]
@@ -231,7 +231,7 @@ def by(rows: Rows, period: pl.Expr) -> list[Rows]:
 
 
 def deal(rows: Rows, heights: Sequence[int], seed: int) -> list[Rows]:
-    """Deal rows by chance to loads of given heights, so that whatever differs between loads is chance."""
+    """Deal rows to loads of given heights at random, so that loads differ only by chance."""
     shuffled, ends = rows.sample(fraction=1, shuffle=True, seed=seed), np.cumsum([0, *heights])
     return [shuffled[int(start) : int(end)] for start, end in itertools.pairwise(ends)]
 
@@ -283,7 +283,7 @@ def raw(source: Source, number: int, rows: Rows) -> pa.RecordBatch:
 
 
 def count_alarms(name: str, judged: Judged) -> list[str]:
-    """Count the loads that were judged, and those that warned; loads that warn one after the other are told once more."""
+    """Count the loads that were judged, those that warned, and runs of consecutive warnings."""
     loads = judged.drift.group_by("load_id", maintain_order=True).agg(pl.col("verdict").unique())
     told = loads.filter(pl.col("verdict").list.set_difference(["no_reference"]).list.len() > 0)
     warned = told["verdict"].list.contains("warn").to_numpy()
@@ -317,7 +317,7 @@ SHIFTS: dict[str, Callable[[str, int], str]] = {
 
 
 def count_caught(stream: Stream, judged: Judged) -> list[list[str]]:
-    """Plant every shift into a tenth of the loads with 100 rows or more, one at a time, and count those that warn for it."""
+    """Plant each shift into a tenth of the loads with 100 rows or more; count those that warn."""
     chosen = [
         number for number, rows in enumerate(stream.loads) if number >= 28 and rows.height >= 100
     ]
@@ -353,7 +353,7 @@ def alter(rows: Rows, text: str, shift: Callable[[str, int], str], share: float)
 
 
 def is_caught(profile: pl.DataFrame, number: int, judged: Judged) -> bool:
-    """Judge an altered load in the place of the one it was made of; what rests on the loads before it, its outcome, is left out."""
+    """Judge an altered load in place of the original; outcomes that need earlier loads are left out."""
     loads = judged.profiles["load_id"].unique(maintain_order=True)
     window = judged.profiles.filter(
         pl.col("load_id").is_in(loads[max(0, number - 28) : number].implode())

@@ -261,7 +261,7 @@ def accuracy(folder: Path, rows: int, sample: int) -> list[str]:
 
 
 def read_truth(data: Path, home: Path) -> Measured:
-    """Count, of the records that the tool made from another, those that are marked, and those in the other's cluster."""
+    """Count the derived records that are marked, and those in the cluster of their original."""
     import polars as pl
 
     truth = pl.read_parquet(data / "_truth" / "*.parquet").filter(
@@ -345,7 +345,7 @@ def truth_row(kind: str, edit: str, counts: Sequence[int]) -> list[str]:
 
 
 def read_pairs(_data: Path, home: Path) -> Measured:
-    """Hold the marks against the exact Jaccard similarity of each record's first text with those known before it."""
+    """Compare the marks with the exact Jaccard similarity of each first text with earlier ones."""
     import polars as pl
 
     order = ["effective_timestamp", "record_id"]

@@ -1,4 +1,4 @@
-"""What the benchmarks share: fresh processes, clocks, peak memory, tables, and the page that they are written to.
+"""What the benchmarks share: fresh processes, clocks, peak memory, tables and the results page.
 
 A case runs in a fresh process, so that its peak memory is its own, and its clock starts after its
 imports. The process that starts it imports nothing heavy and takes only plain values back: on Linux
@@ -53,7 +53,7 @@ class CaseFailedError(Exception):
 def in_fresh_process(
     case: Callable[..., Measured], *arguments: object, limit_seconds: float | None = None
 ) -> Measured:
-    """Run a case in a fresh process; raises `CaseFailedError` if it fails, or is killed past its limit."""
+    """Run a case in a fresh process; raises `CaseFailedError` if it fails or exceeds its limit."""
     context = get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(there, case, arguments))
@@ -143,7 +143,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def write(page: Path, name: str, report: str) -> None:
-    """Put a report between its markers in the page; at the page's end if it has none, in a new page if there is none."""
+    """Put a report between its markers in the page, or at its end; create the page if missing."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     text = page.read_text("utf-8") if page.exists() else PREAMBLE
     if begin not in text:

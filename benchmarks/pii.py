@@ -175,7 +175,7 @@ def redact_digits() -> Measured:
 
 
 def timed(work: Callable[[], object], repeat: int = REPEAT) -> Measured:
-    """Time work; what is told is its CPU-seconds, the least of some times, which a busy machine changes less."""
+    """Return the least CPU-seconds of some runs, which a busy machine affects less."""
     seconds = []
 
     def once() -> None:

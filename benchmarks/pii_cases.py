@@ -1,4 +1,4 @@
-"""Labelled cases for the redaction of identifiers: what Faker and a seed make in several locales, and what must stay.
+"""Labelled cases for the redaction of identifiers: seeded ones from Faker, and what must stay.
 
 Nothing here is anybody's: numbers are drawn. The sentences around them know nothing of the
 patterns.
@@ -51,7 +51,7 @@ NUMBER_IS = (
 
 
 class Case(NamedTuple):
-    """A text, and where in it an identifier stands; `sort` tells the ways of writing a kind apart."""
+    """A text and the position of an identifier in it; `sort` is the way in which it is written."""
 
     text: str
     kind: str
@@ -258,7 +258,7 @@ TOKENS: dict[str, Callable[[random.Random], str]] = {
 
 
 def negatives(n_each: int, seed: int = 7) -> list[tuple[str, str]]:
-    """Make texts that must stay as they are: sort and text, `n_each` of every sort that is drawn, all of those written out."""
+    """Make texts that must not change: `n_each` of every random sort, and all of the fixed ones."""
     draw = random.Random(seed)  # noqa: S311 - nothing is secret here
     made = [
         (sort, draw.choice(SURROUNDINGS).format(make(draw)))
@@ -402,7 +402,7 @@ def luhn_digit(body: str) -> int:
 
 
 def found(text: str, redacted: str, kinds: tuple[str, ...]) -> list[tuple[str, int, int]]:
-    """Tell what was redacted: kind, start and end in the text. What stands between placeholders must be there byte for byte."""
+    """Find what was redacted: kind, start and end in the text. All other bytes must be unchanged."""
     names = "|".join(kinds)
     pieces = re.split(f"<({names})>", redacted)
     kinds_found = pieces[1::2]

@@ -371,7 +371,7 @@ def stage_row(name: str, measured: Measured, result: Result) -> list[str]:
 
 
 def goals(results: list[Result]) -> str:
-    """Hold the first run against the goals, which are for a million records on two quiet cores; then the growth of the peak."""
+    """Check the first run against the goals, for a million records on two cores, and peak growth."""
     first = results[0]
     speed, ratio, peak = (
         first.rows / first.seconds,

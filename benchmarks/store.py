@@ -292,7 +292,10 @@ def contest(
     rounds: int = 1,
     stock_limit_seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Run contenders by turns, the best round of each; a failure of stock Feast is told as text. All that finish must agree."""
+    """Run contenders in turn and take the best round of each; all that finish must agree.
+
+    A failure of stock Feast is reported as text.
+    """
     found: dict[str, Any] = {}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -331,7 +334,7 @@ def attempt(name: str, run: tuple[Any, ...], stock_limit_seconds: float | None) 
 
 
 def row(what: str, name: str, result: Any, n_rows: int, raw: float | None = None) -> list[str]:
-    """Lay out one contender; `raw` is the time of the quicker raw engine at the same work, if one did it."""
+    """Format one contender; `raw` is the time of the faster raw engine at the same work, if any."""
     if isinstance(result, str):
         return [what, name, result[:60], "", "", ""]
     ratio = f"{result.seconds / raw:.2f}" if raw else ""
@@ -346,7 +349,7 @@ def row(what: str, name: str, result: Any, n_rows: int, raw: float | None = None
 
 
 def make_join(data: Path, keys: str, sizes: Sizes) -> Measured:
-    """Write a feature table and a spine. Every instant and key is drawn, so some spine rows have no feature row before them."""
+    """Write a random feature table and a spine; some spine rows have no earlier feature row."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -573,7 +576,7 @@ def read_checksum(path: Path) -> Measured:
 def checksum(
     frame: Any, row_id: str, features: Sequence[str], *, is_ordered: bool = True
 ) -> tuple[int, ...]:
-    """Tell the rows, and for each feature the sum of its bits times the row's number, modulo 2**64; null counts as -1.
+    """Digest each feature: the sum of its bits times the row number, modulo 2**64; null is -1.
 
     Raises `ValueError` where rows are not in the spine's order; stock Feast's DuckDB store does not
     keep it.
@@ -596,7 +599,7 @@ def feast_store(
     online_store: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Iterator[Any]:
-    """Open a Feast store over Parquet files of a folder: (entity, key, view, features), each with its own registry."""
+    """Open a Feast store over Parquet files of a folder, each: entity, key, view, features."""
     import contextlib
     import io
 
@@ -869,7 +872,7 @@ READ_GOALS = (  # the first of each contender has the ceiling in floors.json
 def take_turns(
     contenders: dict[str, tuple[Any, ...]], rounds: int
 ) -> dict[str, dict[int, list[float]]]:
-    """Let all read by turns; the milliseconds of all calls of all rounds, for each number of rows."""
+    """Let all read in turn; return the milliseconds of every call, by number of rows."""
     found: dict[str, dict[int, list[float]]] = {
         who: {count: [] for count in COUNTS} for who in contenders
     }

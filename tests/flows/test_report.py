@@ -336,7 +336,7 @@ def test_home_without_a_row_has_a_page(browser: Browser, tmp_path: Path) -> None
         words = " ".join(shown.locator(f"#{section}").inner_text() for section in SECTIONS)
         sentences = (
             "Nothing has been loaded",
-            "Nothing is staged",
+            "Nothing has been staged",
             "No text has been measured",
             "Nothing is in quarantine",
             "No run has been measured",
