@@ -34,14 +34,17 @@ LEAST, LENGTHS, LONG = 20, (20, 40, 80), 80
 N_STRINGS, N_ROUNDS = 4, 5
 HEAD = """# Accuracy
 
-How often what is said about a text is right, how that was measured, and on what. Each part is made by the script it names.
+How often what is said about a text is right, how that was measured, and on what. Each part is made
+by the script it names.
 """
-HOW = """How often the named language is right, of Django's translations: {n:,} strings of at least 20 characters in {languages}
-languages, cut to 20, 40 and 80 characters (those that are as long), and whole where they have at least 80. They are terse, technical
-and hold English words, so they are harder than prose. Texts in {unsupported}, which neither library knows, are left
-out: such a text is taken for a neighbour. `macro` is the mean over languages. `group` counts a language as right that shares its
-`language_group`. `unsure` is `is_language_reliable` = 0, `und` among them. Neither library tells whether it has learned from these
-strings. Made by `benchmarks/accuracy_language.py --write docs/accuracy.md`.
+HOW = """How often the named language is right, of Django's translations: {n:,} strings of at least
+20 characters in {languages} languages, cut to 20, 40 and 80 characters (those that are as long),
+and whole where they have at least 80. They are terse, technical and hold English words, so they are
+harder than prose. Texts in {unsupported}, which neither library knows, are left out: such a text is
+taken for a neighbour. `macro` is the mean over languages. `group` counts a language as right that
+shares its `language_group`. `unsure` is `is_language_reliable` = 0, `und` among them. Neither
+library tells whether it has learned from these strings. Made by `benchmarks/accuracy_language.py
+--write docs/accuracy.md`.
 
 On {machine}"""
 

@@ -32,7 +32,8 @@ SEEDS = (101, 102, 103)
 DAYS = 120
 ABOUT = """count the loads that warn, of days as they are and of days with a planted shift
 
-The commits and the data tool are read from ../shared beside the project, or the folder in MILLRACE_SHARED; without it they are left out.
+The commits and the data tool are read from ../shared beside the project, or the folder in
+MILLRACE_SHARED; without it they are left out.
 """
 EXPANDED = {
     "name": "expanded",
@@ -64,7 +65,7 @@ VERBS = ("speichert", "verliert", "veröffentlicht", "überschreibt")
 
 
 class Stream(NamedTuple):
-    """Loads of one source, in order of arrival; `text` is the field that shifts are planted into."""
+    """Loads of one source, in order of arrival; shifts are planted into the field `text`."""
 
     name: str
     document: dict[str, Any]
@@ -353,7 +354,7 @@ def alter(rows: Rows, text: str, shift: Callable[[str, int], str], share: float)
 
 
 def is_caught(profile: pl.DataFrame, number: int, judged: Judged) -> bool:
-    """Judge an altered load in place of the original; outcomes that need earlier loads are left out."""
+    """Judge an altered load in place of the original, leaving out what needs earlier loads."""
     loads = judged.profiles["load_id"].unique(maintain_order=True)
     window = judged.profiles.filter(
         pl.col("load_id").is_in(loads[max(0, number - 28) : number].implode())

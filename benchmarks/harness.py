@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 PREAMBLE = """# Benchmarks
 
-How fast, and how much memory, beside what the machine could do at best. `make bench` runs all of it small and holds it against
-`benchmarks/floors.json`: exact counts, and ceilings with room for a noisy machine.
+How fast, and how much memory, beside what the machine could do at best. `make bench` runs all of it
+small and holds it against `benchmarks/floors.json`: exact counts, and ceilings with room for a
+noisy machine.
 
 """
 

@@ -33,7 +33,7 @@ class Result(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The increment's seconds over the full build's, each less those of a run with nothing new."""
+        """The increment's seconds over the full build's, each less the fixed cost of a run."""
         return (self.increment.seconds - self.nothing.seconds) / (
             self.full.seconds - self.nothing.seconds
         )

@@ -15,9 +15,11 @@ GOAL = 400_000
 PEER_ROWS = 20_000
 N_DIGITS = 10_000_000
 REPEAT = 3
-ABOUT = """measure the redaction on both cores (Polars streaming), on one batch, with its counts, and beside Python's re row by row
+ABOUT = """measure the redaction on both cores (Polars streaming), on one batch, with its counts,
+and beside Python's re row by row
 
-Needs the data tool and the commits it starts from: ../shared beside the project, or the folder in MILLRACE_SHARED.
+Needs the data tool and the commits it starts from: ../shared beside the project, or the folder in
+MILLRACE_SHARED.
 """
 
 

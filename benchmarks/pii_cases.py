@@ -17,6 +17,8 @@ from faker import Faker
 
 BARE = "digits alone, without a word"
 LOCALES = ("en_US", "en_GB", "de_DE", "fr_FR", "es_ES", "it_IT", "nl_NL")
+INSTANTS = ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S.%f", "%a %b %d %H:%M:%S +0200 %Y")
+COMPACT_INSTANTS = ("%Y%m%d", "%Y%m%d-%H%M%S", "%Y%m%dT%H%M%S", "%Y%m%d%H%M%S")
 CARDS = ("visa16", "visa19", "mastercard", "amex", "discover", "diners")
 # Faker draws these with prefixes that the issuers do not hold
 OTHER_CARDS = {
@@ -313,12 +315,8 @@ LOOKALIKES: dict[str, Callable[[random.Random], str]] = {
     ),
     "CVE id": lambda draw: f"CVE-{draw.randrange(1999, 2027)}-{draw.randrange(1000, 99999)}",
     "bare id of a CVE": lambda draw: f"{draw.randrange(2000, 2027)}-{draw.randrange(1000, 99999)}",
-    "instant": lambda draw: (
-        f"{instant(draw):{draw.choice(('%Y-%m-%dT%H:%M:%SZ', '%Y-%m-%d %H:%M:%S.%f', '%a %b %d %H:%M:%S +0200 %Y'))}}"
-    ),
-    "compact instant": lambda draw: (
-        f"{instant(draw):{draw.choice(('%Y%m%d', '%Y%m%d-%H%M%S', '%Y%m%dT%H%M%S', '%Y%m%d%H%M%S'))}}"
-    ),
+    "instant": lambda draw: f"{instant(draw):{draw.choice(INSTANTS)}}",
+    "compact instant": lambda draw: f"{instant(draw):{draw.choice(COMPACT_INSTANTS)}}",
     "epoch": lambda draw: f"1{digits(draw, draw.choice((9, 12, 15, 18)))}",
     "day, day first": lambda draw: (
         f"{instant(draw):{draw.choice(('%d.%m.%Y', '%d/%m/%Y', '%d-%m-%Y', '%d-%m-%y'))}}"
@@ -402,7 +400,7 @@ def luhn_digit(body: str) -> int:
 
 
 def found(text: str, redacted: str, kinds: tuple[str, ...]) -> list[tuple[str, int, int]]:
-    """Find what was redacted: kind, start and end in the text. All other bytes must be unchanged."""
+    """Find what was redacted: kind, start and end. All other bytes must be unchanged."""
     names = "|".join(kinds)
     pieces = re.split(f"<({names})>", redacted)
     kinds_found = pieces[1::2]

@@ -51,16 +51,18 @@ COUNTED = (
 )
 ABOUT = """measure the pipeline, source to features, beside Polars writing the same lines as Parquet
 
-Needs the data tool and the commits it starts from: ../shared beside the project, or the folder in MILLRACE_SHARED.
-Data and homes lie in a temp folder (TMPDIR says where; about 1 GB for a million records) that is removed at the end.
+Needs the data tool and the commits it starts from: ../shared beside the project, or the folder in
+MILLRACE_SHARED. Data and homes lie in a temp folder (TMPDIR says where; about 1 GB for a million
+records) that is removed at the end.
 """
 EXAMPLES = """examples:
   benchmarks/pipeline.py --small                        100,000 records, under a minute
-  benchmarks/pipeline.py --small --check                as `make bench` does: counts and ceilings of floors.json
+  benchmarks/pipeline.py --small --check                as `make bench` does: see floors.json
   benchmarks/pipeline.py --write docs/benchmarks.md     a million records; on a quiet machine
   benchmarks/pipeline.py --rows 1_000_000 4_000_000     also how the peak grows
 
-A stage's line: its seconds, records a second, peak memory of its process, and its seconds over the limit's.
+A stage's line: its seconds, records a second, peak memory of its process, and its seconds over the
+limit's.
 """
 
 
@@ -371,7 +373,7 @@ def stage_row(name: str, measured: Measured, result: Result) -> list[str]:
 
 
 def goals(results: list[Result]) -> str:
-    """Check the first run against the goals, for a million records on two cores, and peak growth."""
+    """Check the first run against the goals (a million records, two cores), and peak growth."""
     first = results[0]
     speed, ratio, peak = (
         first.rows / first.seconds,

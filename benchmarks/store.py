@@ -1,4 +1,4 @@
-"""How fast the store engine is, side by side in one run with stock Feast and with the engines underneath.
+"""How fast the store engine is, compared with stock Feast and the engines underneath.
 
 Every contender runs in a fresh process on the same files; what a contender returns is compared by
 checksum, so that nobody is quick by being wrong. Contenders take turns, and the best round of each
@@ -48,11 +48,12 @@ ASOF = {"type": f"{OURS}.asof.AsofOfflineStore"}
 ENGINE = {"type": f"{OURS}.columnar.ColumnarComputeEngine"}
 ABOUT = """measure the store engine beside stock Feast, DuckDB and Polars
 
-Data lies in a temp folder (TMPDIR says where; 5 GB for the case of 100 million rows) that is removed at the end.
+Data lies in a temp folder (TMPDIR says where; 5 GB for the case of 100 million rows) that is
+removed at the end.
 """
 EXAMPLES = """examples:
   benchmarks/store.py --small                      all cases but the largest, in a minute or two
-  benchmarks/store.py --small --check              as `make bench` does: against the ceilings in floors.json
+  benchmarks/store.py --small --check              as `make bench` does: see floors.json
   benchmarks/store.py --write docs/benchmarks.md   all cases, about half an hour on a quiet machine
   benchmarks/store.py --case read materialize      some cases
   benchmarks/store.py --case zones --scale 0.1     a tenth of all rows and entities
@@ -445,7 +446,8 @@ def raw_duckdb(data: Path, repeat: int) -> Measured:
         f"""select spine.* exclude (n), {columns}
         from (select *, row_number() over () as n from '{data}/spine.parquet') as spine
         asof left join '{data}/features.parquet' as feature
-        on spine.user_id = feature.user_id and spine.event_timestamp >= feature.event_timestamp order by n""",
+        on spine.user_id = feature.user_id and spine.event_timestamp >= feature.event_timestamp
+        order by n""",
         repeat,
         "row_id",
         FEATURES,

@@ -42,7 +42,8 @@ FILTERS = (
 )
 ABOUT = """measure the signals of a text on all cores, and on one beside datatrove
 
-Needs ../shared beside the project or MILLRACE_SHARED; and beside datatrove, the extra [peers] (pip install -c constraints.txt '.[peers]').
+Needs ../shared beside the project or MILLRACE_SHARED; and beside datatrove, the extra [peers] (pip
+install -c constraints.txt '.[peers]').
 """
 
 
@@ -245,7 +246,7 @@ def our_signatures(data: Path) -> Measured:
 
 
 def their_filters(data: Path) -> Measured:
-    """Apply all four filters to every record, whatever the others say; we compute these signals too."""
+    """Apply all four filters to every record; we compute these signals too."""
     return _filtered(data, FILTERS)
 
 
