@@ -84,7 +84,7 @@ def counts_any(connection: duckdb.DuckDBPyConnection, group: Group, versions: st
 def create_spans(
     connection: duckdb.DuckDBPyConnection, versions: str | None, groups: Sequence[Group], table: str
 ) -> dict[str, str]:
-    """Create a table of spans, a row a version and a column an expression; return the columns by SQL.
+    """Create a table of spans, a row a version, a column an expression; return the columns by SQL.
 
     `versions` is SQL with the columns of staging and `sign`. Without it, the spans are only what
     differs between the versions of changed records as they are and as they were. A tombstone ends
@@ -174,9 +174,8 @@ def create_published(
     """
     connection.execute(f"create or replace table first_changes as {first_changes}")
     selected = ", ".join(["entity_id", "event_timestamp", *map(quoted, columns)])
-    connection.execute(
-        f"create or replace table published as select {selected} from ({model('features/published')})"
-    )
+    rows = f"select {selected} from ({model('features/published')})"
+    connection.execute(f"create or replace table published as {rows}")
 
 
 def spans_of(group: Group, table: str, columns: Mapping[str, str]) -> str:
@@ -190,7 +189,7 @@ def spans_of(group: Group, table: str, columns: Mapping[str, str]) -> str:
 
 
 def change_points(group: Group, spans: str) -> str:
-    """SQL of a group's change points, `entity_id` and `instant_us`; some of them come twice."""
+    """SQL of a group's change points, `entity_id` and `instant_us`; some come twice."""
     leaving = [
         f"select entity_id, {window.leaves_us} as instant_us, starts_us from spans"
         for window in group.windows
