@@ -199,9 +199,8 @@ def _opened(
         )
         connection.execute(f"create view known_instants as {known} where {not is_other_code}")
         of_chunk = "hash(entity_id) % getvariable('n_chunks') = getvariable('chunk')"
-        connection.execute(
-            f"create view expected_instants as select * from ({view.instants(run)}) where {of_chunk}"
-        )
+        expected = f"select * from ({view.instants(run)}) where {of_chunk}"
+        connection.execute(f"create view expected_instants as {expected}")
         yield run
 
 
