@@ -113,7 +113,16 @@ class Unfinished(NamedTuple):
 
 
 def read_unfinished(warehouse: Warehouse) -> Unfinished | None:
-    """Read which backfill is in progress or was stopped; None if none is."""
+    """Read which backfill is in progress or was stopped; None if none is.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from transforms.home import Settings
+    >>> with TemporaryDirectory() as home:
+    ...     warehouse = Warehouse(Settings(home=home))
+    ...     write_unfinished(warehouse, Unfinished("fill", "all", 4, {"record_text": 2}))
+    ...     read_unfinished(warehouse).n_chunks
+    4
+    """
     path = _unfinished_path(warehouse)
     return Unfinished(**json.loads(path.read_text("utf-8"))) if path.is_file() else None
 

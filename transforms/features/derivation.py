@@ -41,6 +41,13 @@ def bind(declared: Derived, views: Mapping[str, View]) -> Derivation:
     """Bind the expressions of a derived view over the views that it names.
 
     Raises `DeclarationError` where one is wrong.
+
+    >>> from transforms.features.declare import RecordSql
+    >>> from transforms.features.engine.record import sql_view
+    >>> shape = sql_view(RecordSql("shape", {"n_chars": "length(text)"}), {})
+    >>> derived = Derived("pages", ["shape"], {"n_pages": "n_chars / 1800"})
+    >>> bind(derived, {"shape": shape}).expressions
+    {'n_pages': '(shape__n_chars / 1800)'}
     """
     reads: dict[str, tuple[str, str]] = {}
     expressions, types = {}, {}

@@ -113,7 +113,16 @@ ALTERED = Trial("what took effect later is altered", _altered, RESTS_ONLY)
 def known_relations(
     connection: duckdb.DuckDBPyConnection, relations: Mapping[str, str], at: datetime
 ) -> dict[str, str]:
-    """SQL of relations as they were known at an instant."""
+    """SQL of relations as they were known at an instant.
+
+    >>> connection = duckdb.connect()
+    >>> days = "timestamptz '2026-01-01', timestamptz '2026-01-03'"
+    >>> versions = f"select unnest(['a', 'b']) as record_id, unnest([{days}]) as effective_from"
+    >>> noon = datetime(2026, 1, 2, 12, tzinfo=UTC)
+    >>> known = known_relations(connection, {"versions": versions}, noon)
+    >>> connection.sql(f"select record_id from ({known['versions']})").fetchall()
+    [('a',)]
+    """
     connection.execute("set variable cut = $at", {"at": at})
     return {name: _known(f"({sql})", _columns(connection, sql)) for name, sql in relations.items()}
 

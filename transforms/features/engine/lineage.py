@@ -70,6 +70,9 @@ def is_in(window: Window) -> str:
     """SQL of whether a record in `explained` is in a window.
 
     It takes the window, not its name: two windows of one name may have different hops.
+
+    >>> is_in(Window("lifetime"))
+    "coalesce(epoch_us(getvariable('instant')) < null::bigint, true)"
     """
     return f"coalesce(epoch_us(getvariable('instant')) < {window.leaves_us}, true)"
 

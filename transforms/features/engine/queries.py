@@ -18,7 +18,13 @@ TOLERANCE = "1e-9"
 
 
 def read_relations(record_views: Mapping[str, type[Contract]]) -> dict[str, str]:
-    """SQL of the relations that a query can read: `versions`, and record views' newest rows."""
+    """SQL of the relations that a query can read: `versions`, and record views' newest rows.
+
+    >>> from transforms.features.views.record_duplicates import RecordDuplicates
+    >>> relations = read_relations({"record_duplicates": RecordDuplicates})
+    >>> "make_timestamptz(epoch_us(event_timestamp) + 1)" in relations["record_duplicates"]
+    True
+    """
     return {
         "versions": model("features/effective_versions"),
         **{name: _newest(contract) for name, contract in record_views.items()},
@@ -38,7 +44,12 @@ def _newest(contract: type[Contract]) -> str:
 
 
 def served_columns(contract: type[Contract]) -> list[str]:
-    """List the features of a record view."""
+    """List the features of a record view.
+
+    >>> from transforms.features.views.record_duplicates import RecordDuplicates
+    >>> served_columns(RecordDuplicates)
+    ['dup_of', 'dup_similarity', 'dup_cluster_size', 'is_duplicate']
+    """
     return [
         str(column.name)
         for column in contract.columns()
@@ -52,6 +63,14 @@ def query_rows(
     """SQL of a query's rows over relations: keys, `event_timestamp`, features as served.
 
     A row with a null key belongs to no entity and is left out.
+
+    >>> import duckdb
+    >>> from transforms.features.entities import author
+    >>> names = {"names": "select unnest(['ann', null]) as author_id"}
+    >>> query = "select author_id, timestamptz '2026-01-01' as event_timestamp, 7.5 as n from names"
+    >>> rows = query_rows(query, names, author, {"n": Input("", "whole")})
+    >>> duckdb.sql(f"select author_id, n from ({rows})").fetchall()
+    [('ann', 8)]
     """
     given = ", ".join(f"{quoted(name)} as ({sql})" for name, sql in relations.items())
     keys = ", ".join(map(quoted, entity.columns))
@@ -76,7 +95,12 @@ def _typed(sql: str, kind: str) -> str:
 
 
 def differs(contract: type[Contract], one: str, other: str) -> str:
-    """SQL of whether two rows have different values; fractions may differ in their last digits."""
+    """SQL of whether two rows have different values; fractions may differ in their last digits.
+
+    >>> from transforms.schemas.duplicates import KnownContent
+    >>> differs(KnownContent, "one", "other")
+    '(one."band_keys" is distinct from other."band_keys")'
+    """
     columns = {
         str(column.name): column.dtype
         for column in contract.columns()

@@ -162,7 +162,12 @@ def _newest(
 
 
 def record_behind(version: Mapping[str, Any]) -> dict[str, Any]:
-    """Show a version behind a value: its row and its times, and no text."""
+    """Show a version behind a value: its row and its times, and no text.
+
+    >>> from collections import defaultdict
+    >>> "text" in record_behind(defaultdict(str, record_id="a", text="a text"))
+    False
+    """
     shown = (
         "record_id",
         "event_timestamp",
@@ -179,6 +184,10 @@ def sql_view(declared: RecordSql, record_views: Mapping[str, View]) -> KernelVie
     """Make a view of SQL expressions over a record.
 
     Raises `DeclarationError` where one is wrong.
+
+    >>> view = sql_view(RecordSql("record_shape", {"n_commas": "length(text) - 1"}), {})
+    >>> view.relation, view.features
+    ('features.record_shape', ['n_commas'])
     """
     inputs = Inputs(record_views)
     bound_to = {

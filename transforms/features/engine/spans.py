@@ -57,13 +57,23 @@ def expressions_of(group: Group) -> list[str]:
 
 
 def inputs_of(group: Group) -> list[str]:
-    """List the SQL of the inputs and conditions of a group's parts."""
+    r"""List the SQL of the inputs and conditions of a group's parts.
+
+    >>> from types import SimpleNamespace
+    >>> inputs_of(SimpleNamespace(parts=[Part("greatest", "n_words", "is_positive")]))
+    ['(is_positive\n)', 'n_words']
+    """
     conditions = [bound(part.where) for part in group.parts if part.where]
     return list(dict.fromkeys([*conditions, *(part.input for part in group.parts if part.input)]))
 
 
 def times_of(groups: Sequence[Group]) -> list[str]:
-    """List the columns of spans other than those of expressions."""
+    """List the columns of spans other than those of expressions.
+
+    >>> from types import SimpleNamespace
+    >>> times_of([SimpleNamespace(parts=[Part("last", "label")])])[len(TIMES) :]
+    ['known_us', 'record_id']
+    """
     is_ordered = any(part.kind in ORDERED for group in groups for part in group.parts)
     return list(dict.fromkeys([*TIMES, *(ORDER if is_ordered else ())]))
 
@@ -139,10 +149,17 @@ def create_spans(
 
 
 def values_of(groups: Sequence[Group], columns: Mapping[str, str]) -> Iterator[str]:
-    """Yield SQL of each expression as its column, null for records that it is not asked of.
+    r"""Yield SQL of each expression as its column, null for records that it is not asked of.
 
     An expression is computed only for records that meet a condition under which it is asked for. So
     a cast that suits the records of one source stops no run over those of another.
+
+    >>> from types import SimpleNamespace
+    >>> from transforms.features.entities import author
+    >>> parts = [Part("sum", "price::bigint", "is_positive")]
+    >>> group = SimpleNamespace(entity=author, where=None, parts=parts)
+    >>> list(values_of([group], {"price::bigint": "c0"}))
+    ['case when true and (is_positive\n) then price::bigint end as c0']
     """
     under: dict[str, set[str]] = {}
     for group in groups:

@@ -102,6 +102,13 @@ def timelines(spans: pl.DataFrame, wanted: Sequence[Wanted], published: pl.DataF
     A value cannot be subtracted from a least or greatest one without all the others. This makes an
     entity incomplete, and it gets no rows. Raises `OverflowError` with the column of a sum that
     passes 2**62.
+
+    >>> times = {"event_us": [0, 5], "starts_us": [1, 6], "superseded_us": [NEVER, 9]}
+    >>> spans = pl.DataFrame({"entity_id": ["ann", "ann"], "sign": [1, 1], **times})
+    >>> nothing = pl.DataFrame(schema={"entity_id": pl.String, "instant_us": pl.Int64})
+    >>> count = Wanted("n", Part("sum"), Window("lifetime"), None, None)
+    >>> [rows.rows() for rows in timelines(spans, [count], nothing).slices()]
+    [[('ann', 1, 1), ('ann', 6, 2), ('ann', 9, 1)]]
     """
     rows = lay_out(spans, published, {item.window for item in wanted})
     is_incomplete = np.zeros(int(rows.entities.max(initial=-1)) + 1, bool)
@@ -128,6 +135,13 @@ def lay_out(spans: pl.DataFrame, published: pl.DataFrame, windows: set[Window]) 
     They are the instants at which a version starts to count, leaves a window or is superseded, and
     the published ones. A version has the change point of leaving a window even if it was superseded
     before. So a table that was computed before then has the same rows as one that is computed now.
+
+    >>> times = {"event_us": [0, 5], "starts_us": [1, 6], "superseded_us": [NEVER, 9]}
+    >>> spans = pl.DataFrame({"entity_id": ["ann", "ann"], **times})
+    >>> nothing = pl.DataFrame(schema={"entity_id": pl.String, "instant_us": pl.Int64})
+    >>> rows = lay_out(spans, nothing, {Window("lifetime")})
+    >>> rows.instants.tolist(), [bound.tolist() for bound in rows.bounds[Window("lifetime")]]
+    ([1, 6, 9], [[0, 1], [3, 2]])
     """
     n = spans.height
     ids = pl.concat([spans["entity_id"], published["entity_id"]])
