@@ -193,7 +193,7 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class Count(Aggregate):
-    """How many records count. The first argument is the feature's name.
+    """How many records count. The first argument names the feature.
 
     >>> Count("n_urgent", where="label = 'urgent'").feature_name
     'n_urgent'
@@ -460,8 +460,6 @@ class _Listed(Aggregate):
 class LastK(_Listed):
     """The values of the `k` records with the latest event timestamps, the latest first.
 
-    The list is null where nothing counts.
-
     >>> LastK("label", k=3).feature_name
     'last_3_label'
     """
@@ -477,9 +475,7 @@ class LastK(_Listed):
 
 @dataclass(frozen=True)
 class TopK(_Listed):
-    """The `k` most frequent values, the most frequent first, and of equal ones the lesser.
-
-    The list is null where nothing counts.
+    """The `k` most frequent values in descending order; of equally frequent ones the lesser first.
 
     >>> TopK("label", k=3).feature_name
     'top_3_label'
@@ -496,9 +492,7 @@ class TopK(_Listed):
 
 @dataclass(frozen=True)
 class Percentile(Aggregate):
-    """The `q`-quantile of a number; with `q=0.5` the median.
-
-    It is the least value that at least this share of the inputs does not exceed.
+    """The least value that at least a share `q` of the inputs does not exceed; with 0.5 the median.
 
     >>> Percentile("record_quality.n_words", q=0.95).feature_name
     'p95_n_words'

@@ -36,11 +36,8 @@ def record_rows(
 
     `is_new` marks the instants that were not published before.
     """
-    touched = (
-        "true"
-        if is_whole
-        else "record_id in (select record_id from inserted union all select record_id from deleted)"
-    )
+    changed = "select record_id from inserted union all select record_id from deleted"
+    touched = "true" if is_whole else f"record_id in ({changed})"
     instants = f"select distinct record_id, event_timestamp from {contract.relation()}"
     connection.execute(f"create or replace table published_instants as {instants} where {touched}")
     in_effect = f"""
