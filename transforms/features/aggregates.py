@@ -477,6 +477,8 @@ class LastK(_Listed):
 class TopK(_Listed):
     """The `k` most frequent values in descending order; of equally frequent ones the lesser first.
 
+    The list is null where nothing counts.
+
     >>> TopK("label", k=3).feature_name
     'top_3_label'
     """
