@@ -13,7 +13,7 @@ from flows.commands import Instant, home_option, open_warehouse
     "start",
     type=Instant(),
     metavar="INSTANT",
-    help="First instant of the span. Default: the first record.",
+    help="First instant of the span. Default: the beginning.",
 )
 @click.option(
     "--to",

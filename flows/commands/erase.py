@@ -35,7 +35,7 @@ def erase(
 
     The data is deleted from raw, staging, quarantine, the accounts, the features, the online
     store, the spines of locked training sets, and all older versions of the tables. What remains
-    equals a rebuild from the other rows. Rejected rows could not be parsed; they are deleted if
+    equals a rebuild from the other rows. Rejected rows have no parsed id; they are deleted if
     their bytes contain the id as a word. The next command that writes finishes an interrupted
     erasure.
 

@@ -19,7 +19,7 @@ def locks(context: click.Context, home: str | None) -> None:
     \b
       millrace locks check NAME                             rebuild it and compare
       millrace locks add NAME --lock FILE --spine PARQUET   register a saved lock
-      millrace locks remove NAME                            free what only this lock needs
+      millrace locks remove NAME                            stop keeping its table versions
     """
     if context.invoked_subcommand:
         return

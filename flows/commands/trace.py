@@ -41,7 +41,7 @@ RECORD_COLUMNS = (
 @click.option(
     "--source-file",
     metavar="PATH",
-    help="What a file brought, and the feature rows that rest on it.",
+    help="The rows of a file, and the feature rows that depend on it.",
 )
 @home_option
 @click.option(
@@ -70,7 +70,7 @@ def trace(
     limit: int,
     as_json: bool,
 ) -> None:
-    r"""Show where a value comes from, and what a file has touched. Reads only.
+    """Show where a value comes from, and what a file has affected. Nothing is written.
 
     \b
       millrace trace --feature author_activity:mitre --at 2024-05-20T00:00:00Z
@@ -78,8 +78,7 @@ def trace(
       millrace trace --record CVE-2024-39337
       millrace trace --source-file 2024-05-25.jsonl.zst
 
-    A feature is added up again from the records that are listed behind it; exit code 1 if that
-    gives another value.
+    A feature is recomputed from the records listed behind it; exit code 1 if the values differ.
     """
     from transforms.lineage.trace import parse_reference, trace_feature, trace_file, trace_record
 
@@ -282,7 +281,7 @@ def _file_lines(traced: "FileTrace") -> Iterable[str]:
         f"{traced.n_subjects:,} subjects"
     )
     yield ""
-    yield f"  {'feature rows that rest on them':<34}{'rows':>12}{'entities':>12}"
+    yield f"  {'feature rows that depend on them':<34}{'rows':>12}{'entities':>12}"
     for view in traced.views:
         yield f"  features.{view.view:<25}{view.n_rows:>12,}{view.n_entities:>12,}"
     yield from _table_lines(traced.tables)
