@@ -84,10 +84,10 @@ class StagedRecord(Contract):
         return data.lazyframe.select(_until_tomorrow("known_timestamp"))
 
 
-class RepeatedRecord(Contract):
-    """One row that was no new version when it came, without its text.
+class DuplicateRow(Contract):
+    """One row that changed nothing when it came, without its text.
 
-    If `staging.records` has the row, it has become a version since.
+    A row that is in `staging.records` too became a version later.
     """
 
     record_id: str = pa.Field(description="Key of the record within the home.")
@@ -113,7 +113,7 @@ class RepeatedRecord(Contract):
     class Config(Contract.Config):
         """Relation and key."""
 
-        name = "staging.repeats"
+        name = "staging.duplicate_rows"
         metadata = {"key": ["load_id", "source_uri", "row_number"]}  # noqa: RUF012
 
 
