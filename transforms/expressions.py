@@ -258,7 +258,7 @@ def _statement(connection: duckdb.DuckDBPyConnection, sql: str) -> dict[str, Any
 def _check(node: dict[str, Any]) -> None:
     kind = node.get("class", "TYPE")
     if kind not in CLASSES:
-        message = f"may not hold {NOT_ALLOWED.get(kind, kind.lower().replace('_', ' '))}"
+        message = f"may not contain {NOT_ALLOWED.get(kind, kind.lower().replace('_', ' '))}"
         raise ValueError(message)
     if kind == "FUNCTION":
         _check_call(node, refusal)
@@ -272,7 +272,9 @@ def _check_of_query(node: dict[str, Any], relations: frozenset[str], given: set[
         else kind in QUERY_TYPES or not isinstance(kind, str)
     )
     if not is_known:
-        message = f"may not hold {NOT_ALLOWED.get(str(kind), str(kind).lower().replace('_', ' '))}"
+        message = (
+            f"may not contain {NOT_ALLOWED.get(str(kind), str(kind).lower().replace('_', ' '))}"
+        )
         raise ValueError(message)
     if node.get("sample") or node.get("ref_type") == "POSITIONAL":
         message = "may neither take a sample nor join by position: the next run would differ"
