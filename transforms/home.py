@@ -91,7 +91,7 @@ class Settings(BaseSettings):
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file beside another, then replace that one.
+    """Write a file under another name, then move it into place.
 
     Threads and processes may do so at once; the last one wins. Raises OSError if the disk is full
     or not writable; the file keeps its content.
