@@ -59,7 +59,7 @@ staged as (
 ),
 
 repeated as (
-    -- a repeat that became a version again is no duplicate row
+    -- a duplicate row that became a version again is left out
     select
         repeats.record_id,
         repeats.author_id,

@@ -1,5 +1,5 @@
 -- touched_versions: every row of the records that lose one, to find the entities to recompute.
--- A repeat may have been a version before; only its own columns say which entities it names.
+-- A duplicate row may have been a version before; only its own columns say which entities it names.
 -- grain: none
 -- reads: erased_rows, staging.records, staging.repeats
 with named as (
