@@ -29,8 +29,8 @@ from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import (
     AccountedFile,
     Correction,
+    DuplicateRow,
     QuarantinedRecord,
-    RepeatedRecord,
     StagedRecord,
 )
 from transforms.sql import model
@@ -43,7 +43,7 @@ from transforms.warehouse.tables import Warehouse
 ROW_TABLES: tuple[type[Contract], ...] = (
     RawRecord,
     StagedRecord,
-    RepeatedRecord,
+    DuplicateRow,
     QuarantinedRecord,
     Correction,
 )
@@ -165,7 +165,7 @@ def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wa
     rows = {
         RawRecord.relation(): sum(outcomes.values()),
         StagedRecord.relation(): outcomes.get("staged", 0),
-        RepeatedRecord.relation(): outcomes.get("duplicate", 0),
+        DuplicateRow.relation(): outcomes.get("duplicate", 0),
         QuarantinedRecord.relation(): outcomes.get("quarantined", 0),
         Correction.relation(): n_corrections,
     }
@@ -206,7 +206,7 @@ def begun_erasure(warehouse: Warehouse) -> Erasure | None:
 
 
 def erase_rows(warehouse: Warehouse, erasure: Erasure) -> None:
-    """Delete the rows from quarantine, corrections, repeats, staging, raw and the accounts.
+    """Delete the rows from quarantine, corrections, duplicate rows, staging, raw and accounts.
 
     For each record that loses a row, decide again which of the remaining rows are versions.
     """
@@ -220,9 +220,7 @@ def erase_rows(warehouse: Warehouse, erasure: Erasure) -> None:
         publish_once(warehouse, AccountedFile, accounts.to_arrow().to_batches(), done)
         _replace(connection, warehouse, QuarantinedRecord, done)
         _replace(connection, warehouse, Correction, done)
-        _replace(
-            connection, warehouse, RepeatedRecord, done, arriving="staging/superseded_versions"
-        )
+        _replace(connection, warehouse, DuplicateRow, done, arriving="staging/superseded_versions")
         _replace(
             connection,
             warehouse,
@@ -247,9 +245,9 @@ def erase_rows(warehouse: Warehouse, erasure: Erasure) -> None:
 def delete_files(warehouse: Warehouse, erasure: Erasure) -> int:
     """Delete older data files with what was erased or derived from it; return how many.
 
-    In raw, staging, repeats, quarantine, corrections and the index of duplicates these are all
-    older files, because all their readers are up to date. In a view these are the files with values
-    that depend on a touched entity, so that its other versions can still be read.
+    In raw, staging, duplicate rows, quarantine, corrections and the index of duplicates these are
+    all older files, because all their readers are up to date. In a view these are the files with
+    values that depend on a touched entity, so that its other versions can still be read.
     """
     n_deleted = 0
     with warehouse.connect() as connection:

@@ -3,7 +3,8 @@
 -- the record's id as a whole word. A corrected row, whatever it became, is erased if its original
 -- or its corrected bytes do.
 -- grain: load_id, source_uri, row_number
--- reads: staging.records, staging.repeats, quarantine.records, quarantine.corrections, raw.records
+-- reads: raw.records, staging.records, staging.duplicate_rows, quarantine.records,
+-- quarantine.corrections
 with unread as (
     select
         load_id,
@@ -58,23 +59,23 @@ staged as (
     from staging.records
 ),
 
-repeated as (
-    -- a duplicate row that became a version again is left out
+duplicates as (
+    -- without those that became versions again
     select
-        repeats.record_id,
-        repeats.author_id,
-        repeats.subject_id,
-        repeats.source,
-        repeats.load_id,
-        repeats.source_uri,
-        repeats.row_number,
+        duplicate_rows.record_id,
+        duplicate_rows.author_id,
+        duplicate_rows.subject_id,
+        duplicate_rows.source,
+        duplicate_rows.load_id,
+        duplicate_rows.source_uri,
+        duplicate_rows.row_number,
         'duplicate' as outcome
-    from staging.repeats
+    from staging.duplicate_rows
     anti join staged
         on
-            repeats.load_id = staged.load_id
-            and repeats.source_uri = staged.source_uri
-            and repeats.row_number = staged.row_number
+            duplicate_rows.load_id = staged.load_id
+            and duplicate_rows.source_uri = staged.source_uri
+            and duplicate_rows.row_number = staged.row_number
 ),
 
 rejected as (
@@ -93,7 +94,7 @@ rejected as (
 accounted as (
     select * from staged
     union all
-    select * from repeated
+    select * from duplicates
     union all
     select * from rejected
 ),
