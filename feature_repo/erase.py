@@ -73,7 +73,9 @@ def erase_online(warehouse: Warehouse, erasure: Erasure, now: datetime) -> None:
     materialize(warehouse, now, warehouse.report)
 
 
-def touched_locks(warehouse: Warehouse, connection: duckdb.DuckDBPyConnection) -> list[TouchedLock]:
+def touched_locks(
+    warehouse: Warehouse, connection: duckdb.DuckDBPyConnection, author: str | None
+) -> list[TouchedLock]:
     """List the locks that need data files with rows of touched entities, or whose spines name what is in `erased_rows`."""
     lost = {
         file
@@ -89,7 +91,7 @@ def touched_locks(warehouse: Warehouse, connection: duckdb.DuckDBPyConnection) -
             for view, version in lock.tables.items()
             for file in files_of_version(warehouse.folder(f"features.{view}"), version)
         }
-        n_rows = lock.spine().num_rows - _spine_left(connection, lock).num_rows
+        n_rows = lock.spine().num_rows - _spine_left(connection, lock, author).num_rows
         if files & lost or n_rows:
             found.append(TouchedLock(lock.name, bool(files & lost), n_rows))
     return found
@@ -100,24 +102,24 @@ def erase_spines(warehouse: Warehouse, erasure: Erasure) -> None:
     with warehouse.connect() as connection:
         create_erasure(connection, erasure)
         for lock in registered(warehouse.settings.root):
-            left = _spine_left(connection, lock)
+            left = _spine_left(connection, lock, erasure.wanted.author)
             if left.num_rows < lock.spine().num_rows:
                 replace_spine(lock, left)
 
 
-def _spine_left(connection: duckdb.DuckDBPyConnection, lock: Lock) -> "pa.Table":
+def _spine_left(
+    connection: duckdb.DuckDBPyConnection, lock: Lock, author: str | None
+) -> "pa.Table":
     spine = lock.spine()
     stays = (
         f"select record_id from staging.records anti join erased_rows using ({', '.join(PLACE)})"
     )
     vanished = f"select record_id from erased_rows where record_id not in ({stays})"
-    erased = {"record_id": vanished, "author_id": "select getvariable('erased_author')"}
-    named = [
-        f"{column}::varchar in ({names})"
-        for column, names in erased.items()
-        if column in spine.column_names
-    ]
+    named = [f"record_id::varchar in ({vanished})"] if "record_id" in spine.column_names else []
+    is_by_author = author is not None and "author_id" in spine.column_names
+    named += ["author_id::varchar = $author"] if is_by_author else []
     connection.register("spine", spine)
     return connection.sql(
-        f"from spine where not coalesce({' or '.join(named) or 'false'}, false)"
+        f"from spine where not coalesce({' or '.join(named) or 'false'}, false)",
+        params={"author": author} if is_by_author else None,
     ).to_arrow_table()

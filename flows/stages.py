@@ -375,7 +375,7 @@ def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
             apply(warehouse)
         with warehouse.connect() as connection:
             erased = find(connection, warehouse, wanted)
-            locks = touched_locks(warehouse, connection)
+            locks = touched_locks(warehouse, connection, wanted.author)
         if not is_dry:
             begin(warehouse, wanted)
             finish_erasure(warehouse, now)

@@ -276,7 +276,7 @@ def test_data_files_of_older_versions_go_and_other_views_versions_stay(own: Path
 
 
 def test_unknown_id_is_said_to_be_unknown(grown: Path) -> None:
-    with pytest.raises(ErasureError, match="holds nothing of that"):
+    with pytest.raises(ErasureError, match="has nothing of that"):
         run_erasure(grown / "home", Wanted(author="nobody"), is_dry=True)
 
 

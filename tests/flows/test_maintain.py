@@ -112,7 +112,7 @@ def test_run_after_a_killed_compaction_takes_up_nothing_twice(
 ) -> None:
     before = newest(grown)
     monkeypatch.setattr(
-        "transforms.upkeep.maintain._note", lambda *_: None
+        "transforms.upkeep.maintain._advance", lambda *_: None
     )  # as if it was killed before each note
     assert maintain(grown)["compacted"]
     assert not pending_work(load_source(source), grown).nothing
