@@ -26,8 +26,9 @@ PACKAGES = ("deltalake", "duckdb", "feast", "millrace", "pandera", "polars", "py
 class TrainingSet:
     """A training set and what it was made from.
 
-    `frame` holds every spine row, in order, with the features behind it. `lock` tells the digests of the spine, of the registry
-    and of the result, the features, the version of every table, the digest of the code that made it, and package versions.
+    `frame` holds every spine row, in order, with the features behind it. `lock` tells the digests
+    of the spine, of the registry and of the result, the features, the version of every table, the
+    digest of the code that made it, and package versions.
     """
 
     frame: "pl.DataFrame"
@@ -51,7 +52,8 @@ class TrainingSet:
 def store(home: Path | str | None = None) -> "FeatureStore":
     """Open the Feast store of a home, from any folder: the one given, else `MILLRACE_HOME`, else the nearest `.millrace`.
 
-    It is Feast's own, which also writes rows of nulls. Raises `HomeError` where no pipeline has run yet.
+    It is Feast's own, which also writes rows of nulls. Raises `HomeError` where no pipeline has run
+    yet.
     """
     from feature_repo.stores.store import Store  # which imports Feast
 
@@ -63,7 +65,8 @@ def repo_config(home: Path) -> Any:
     from feature_repo.importing import feast
 
     settings = store_settings(home)
-    # set afterwards, for Feast warns that this has no effect with a file registry: it has (a test reads meanwhile)
+    # set afterwards, for Feast warns that this has no effect with a file registry: it has (a test
+    # reads meanwhile)
     serves_meanwhile = settings["registry"].pop("serve_features_while_materializing", False)
     config = feast.RepoConfig(**settings, repo_path=REPOSITORY)
     config.registry.serve_features_while_materializing = serves_meanwhile
@@ -94,11 +97,13 @@ class _TrainingSets:
     ) -> TrainingSet:
         """Join features to a spine as they were known at each row's instant.
 
-        `spine` is a Polars, pandas or Arrow frame, an SQL query over the warehouse (`select ... from staging.records`) or a path
-        to Parquet, with `event_timestamp` (naive means UTC, text is ISO 8601) and the keys of the views asked for. `features` is
-        the name of a feature service (`"triage_v1"`) or a list of `"view:feature"`; columns come back as `view__feature`.
-        `as_of_versions`, the `tables` of an earlier lock, reads the views as they were then; else they are read as the last run
-        left them that finished all of them, also while another is at work.
+        `spine` is a Polars, pandas or Arrow frame, an SQL query over the warehouse (`select ...
+        from staging.records`) or a path to Parquet, with `event_timestamp` (naive means UTC, text
+        is ISO 8601) and the keys of the views asked for. `features` is the name of a feature
+        service (`"triage_v1"`) or a list of `"view:feature"`; columns come back as `view__feature`.
+        `as_of_versions`, the `tables` of an earlier lock, reads the views as they were then; else
+        they are read as the last run left them that finished all of them, also while another is at
+        work.
         """
         from transforms.features.build import consistent_versions, staging_version
         from transforms.home import Settings
@@ -149,8 +154,9 @@ class _TrainingSets:
     ) -> TrainingSet:
         """Make a training set again from its lock, equal to the byte (its Arrow IPC digest).
 
-        `lock` is the lock itself, the path of a file of it, or the name of a registered one, which brings its spine. Raises
-        `LockError` where something is gone or has changed, with a line for each such thing.
+        `lock` is the lock itself, the path of a file of it, or the name of a registered one, which
+        brings its spine. Raises `LockError` where something is gone or has changed, with a line for
+        each such thing.
         """
         from feature_repo.locks import LockError, changes, gone
         from transforms.home import Settings
@@ -201,12 +207,13 @@ def online_features(
 ) -> "pl.DataFrame":
     """Read the newest values for some entities, e.g. `online_features(["author_activity:n_records_7d"], [{"author_id": "mitre"}])`.
 
-    Each row carries the keys of the views asked for. Every row comes back, in order: its own columns, then the features as
-    `view__feature`, null for a null key and past the view's time to live. An entity that is not known has 0 in counts and sums, null
-    in the rest, as in training. A view computed on demand gets the
-    row's `event_timestamp`, or now: a datetime (naive means UTC), a date or text in ISO 8601, never a number. The store
-    stays open between calls; what is applied since is seen by the next one. Raises `NotOnlineError` for a view that is not
-    online: those of records are where `MILLRACE_ONLINE` names them.
+    Each row carries the keys of the views asked for. Every row comes back, in order: its own
+    columns, then the features as `view__feature`, null for a null key and past the view's time to
+    live. An entity that is not known has 0 in counts and sums, null in the rest, as in training. A
+    view computed on demand gets the row's `event_timestamp`, or now: a datetime (naive means UTC),
+    a date or text in ISO 8601, never a number. The store stays open between calls; what is applied
+    since is seen by the next one. Raises `NotOnlineError` for a view that is not online: those of
+    records are where `MILLRACE_ONLINE` names them.
     """
     from feature_repo.stores.serving import opened
 
@@ -221,8 +228,9 @@ def similar_records(
 ) -> "pl.DataFrame":
     """Find the records whose vectors are nearest to that of a text: `record_id` and `distance`, the nearest first.
 
-    The distance is 1 less the cosine, whatever store is asked; a text becomes a vector as the feature's own did. Works with
-    every online store that Feast can search by vectors. Raises `NotOnlineError` where the view is not online, as by default.
+    The distance is 1 less the cosine, whatever store is asked; a text becomes a vector as the
+    feature's own did. Works with every online store that Feast can search by vectors. Raises
+    `NotOnlineError` where the view is not online, as by default.
     """
     import numpy as np
     import polars as pl
@@ -235,7 +243,8 @@ def similar_records(
     view, name = feature.split(":")
     refuse_not_online(feature_store.get_feature_view(view))
     asked = embedder_of(view).embed([query])[0].tolist() if isinstance(query, str) else list(query)
-    # only the keys of this answer are right: Feast 0.67 puts other keys' distances beside them, and its Milvus store the query
+    # only the keys of this answer are right: Feast 0.67 puts other keys' distances beside them, and
+    # its Milvus store the query
     ids = (
         feature_store.retrieve_online_documents_v2(features=[feature], query=asked, top_k=top_k)
         .to_dict()

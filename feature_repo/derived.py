@@ -93,9 +93,10 @@ def on_demand_view(
 ) -> OnDemandFeatureView:
     """Define a view of expressions, DuckDB's SQL, over features of views (`[author_activity[["first_event_timestamp"]]]`).
 
-    An expression names a feature as it is, or as `view__feature` where two of the views have one of that name, and the instant that
-    is asked for `event_timestamp`, which is a timestamp with a zone as all times are. Raises `DerivedError`, naming view and
-    feature, for an expression that is none, or reads what is not there.
+    An expression names a feature as it is, or as `view__feature` where two of the views have one of
+    that name, and the instant that is asked for `event_timestamp`, which is a timestamp with a zone
+    as all times are. Raises `DerivedError`, naming view and feature, for an expression that is
+    none, or reads what is not there.
     """
     given = _inputs(sources)
     read = {
@@ -114,9 +115,12 @@ def on_demand_view(
     return OnDemandFeatureView(
         name=name,
         sources=[*sources, instant],
-        # Feast compares a field with what it infers, which has no description, so the view's own says what they are
+        # Feast compares a field with what it infers, which has no description, so the view's own
+        # says what they are
         schema=[Field(name=key, dtype=types[key]) for key in features],
-        mode="pandas",  # "python" would be quicker in Feast's server, but 0.67 drops its result where full feature names are asked for
+        # "python" would be quicker in Feast's server, but 0.67 drops its result where full feature
+        # names are asked for
+        mode="pandas",
         udf=rehydrate_udf_from_source(source),
         udf_string=source,
         description=description,

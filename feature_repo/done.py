@@ -11,8 +11,9 @@ from transforms.home import replace_file
 class Done:
     """What the online store holds of a view: every entity with a row from `start` to `until` in the files of `identities`.
 
-    `of` digests what is served and where; `witness` is the key of an entity that must be there. `rows` counts those
-    written by a run that has not finished (None: it has), which reads the Delta `version` from `since` on.
+    `of` digests what is served and where; `witness` is the key of an entity that must be there.
+    `rows` counts those written by a run that has not finished (None: it has), which reads the Delta
+    `version` from `since` on.
     """
 
     of: str

@@ -44,7 +44,8 @@ def refuse_other_stores(warehouse: Warehouse) -> None:
 def erase_online(warehouse: Warehouse, erasure: Erasure, now: datetime) -> None:
     """Delete the touched entities from the online store, then write those of them that are still there; between the two none is served.
 
-    Writing alone would not do: an older row never overwrites a newer one, and the newest may be the erased one.
+    Writing alone would not do: an older row never overwrites a newer one, and the newest may be the
+    erased one.
     """
     from feature_repo.importing import feast
     from feature_repo.stores.deletion import delete_entities
@@ -59,7 +60,8 @@ def erase_online(warehouse: Warehouse, erasure: Erasure, now: datetime) -> None:
             with warehouse.connect() as connection:
                 create_erasure(connection, erasure)
                 files = view.rests_on(connection, warehouse.files(view.relation), touched_by(view))
-            # the witness may be one of those that go, and what their files hold is not online any more
+            # the witness may be one of those that go, and what their files hold is not online any
+            # more
             of_others = sorted(
                 set(done.identities) - set(identities(warehouse, view.relation, files))
             )

@@ -37,7 +37,8 @@ def feast_fields(contract: type[Contract]) -> list[Field]:
 def _field(column: Column) -> Field:
     """Define a field.
 
-    One whose contract says `vector_length` (0: as the model has it) can be searched for its neighbours; `empty` becomes its tag.
+    One whose contract says `vector_length` (0: as the model has it) can be searched for its
+    neighbours; `empty` becomes its tag.
     """
     searched = {
         "vector_index": True,
@@ -60,8 +61,9 @@ def feature_view(contract: type[Contract], entities: list[Entity], owner: str = 
 
     A key of several columns has one Feast entity for each of them, which other views may share.
 
-    A row holds until the next one (windows change at their own instants), so nothing expires. Whether it is online is the
-    home's choice: that of `MILLRACE_HOME` here, and of the home that is registered in `feature_repo.online.apply`.
+    A row holds until the next one (windows change at their own instants), so nothing expires.
+    Whether it is online is the home's choice: that of `MILLRACE_HOME` here, and of the home that is
+    registered in `feature_repo.online.apply`.
     """
     name = contract.relation().removeprefix("features.")
     source = FileSource(

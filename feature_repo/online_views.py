@@ -1,6 +1,7 @@
 """Which views a home keeps online: those of entities always, those of records where a home asks for them.
 
-Records are rarely read by id, and each would take a row a feature: 2 million chat lines (46 MB of Parquet) filled more than 39 GB.
+Records are rarely read by id, and each would take a row a feature: 2 million chat lines (46 MB of
+Parquet) filled more than 39 GB.
 """
 
 from pathlib import Path
@@ -17,8 +18,9 @@ ALL = "all"
 def online_views(home: Path) -> list[str]:
     """Name the views that are online in a home.
 
-    `MILLRACE_ONLINE` names those of records. Where it is not set the home keeps what it has, a home of an older version
-    too, and a new one keeps none. Raises `HomeError` for a name that is no view of records.
+    `MILLRACE_ONLINE` names those of records. Where it is not set the home keeps what it has, a home
+    of an older version too, and a new one keeps none. Raises `HomeError` for a name that is no view
+    of records.
     """
     kept = _asked_for() if Settings().online is not None else _kept(home)
     return [

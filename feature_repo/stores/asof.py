@@ -66,10 +66,11 @@ Batches = Callable[[], Iterator[pa.Table]]
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
     """Where the rows are and how much memory may be used.
 
-    `warehouse` is the folder that relative source paths start from, itself relative to the feature repository.
-    `memory_limit` (`"2GB"`; unset, `MILLRACE_MEMORY_LIMIT`) bounds what is held of the views; a larger view is read in
-    parts. A spine is joined and given out `batch_rows` rows at a time. `as_of_versions` names Delta versions of views to
-    read instead of the newest (`{author_activity: 12}`). `storage_options` go to object storage.
+    `warehouse` is the folder that relative source paths start from, itself relative to the feature
+    repository. `memory_limit` (`"2GB"`; unset, `MILLRACE_MEMORY_LIMIT`) bounds what is held of the
+    views; a larger view is read in parts. A spine is joined and given out `batch_rows` rows at a
+    time. `as_of_versions` names Delta versions of views to read instead of the newest
+    (`{author_activity: 12}`). `storage_options` go to object storage.
     """
 
     type: Literal["feature_repo.stores.asof.AsofOfflineStore"] = (
@@ -239,12 +240,14 @@ class AsofOfflineStore(OfflineStore):
 
         Where a key has no row by then, a feature is what its field's tag `empty` says, else null.
 
-        The spine is a pandas, Polars or Arrow frame, an SQL query over the warehouse, or a path to Parquet (a file, folder
-        or glob), with an `event_timestamp` (naive means UTC, text is ISO 8601) and the views' keys. Without one the keys are those with
-        a row from `start_date` to `end_date`, both included, as of `end_date`.
-        With `filter_by_created_timestamp` only rows created by the spine's instant count.
+        The spine is a pandas, Polars or Arrow frame, an SQL query over the warehouse, or a path to
+        Parquet (a file, folder or glob), with an `event_timestamp` (naive means UTC, text is ISO
+        8601) and the views' keys. Without one the keys are those with a row from `start_date` to
+        `end_date`, both included, as of `end_date`. With `filter_by_created_timestamp` only rows
+        created by the spine's instant count.
 
-        Raises `ValueError` naming view and column where a column is missing or of a type that cannot match.
+        Raises `ValueError` naming view and column where a column is missing or of a type that
+        cannot match.
         """
         span = None
         on_demand = _get_requested_on_demand_feature_views(feature_refs, project, registry)
@@ -334,8 +337,8 @@ class AsofOfflineStore(OfflineStore):
     ) -> None:
         """Add rows to a view's source as one more file or commit.
 
-        A source that is one single Parquet file is written again. Raises `ValueError` where the table lacks a column of the
-        source, or the single file is on object storage.
+        A source that is one single Parquet file is written again. Raises `ValueError` where the
+        table lacks a column of the source, or the single file is on object storage.
         """
         source = feature_view.batch_source
         schema = snapshot(config, source).schema
@@ -544,8 +547,8 @@ def matching(
 ) -> pl.Expr:
     """Make a spine's key column of the view's type; a value that type cannot hold becomes null, which matches nothing.
 
-    An integer and the text of its digits are the same key, as online. Raises `ValueError`, naming view and key, where the types
-    have nothing in common.
+    An integer and the text of its digits are the same key, as online. Raises `ValueError`, naming
+    view and key, where the types have nothing in common.
     """
     if kind == wanted:
         return column

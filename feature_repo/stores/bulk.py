@@ -1,8 +1,9 @@
 """Rows into Feast's online stores, by one guarded writer whatever brings them: a materialization, a push, a request.
 
-SQLite, Redis and Postgres are written by column, any other store through Feast's own writer. An empty store holds afterwards,
-byte for byte, what Feast's writer would have put there. Beyond that an older value never overwrites a newer one, and the same
-value may be written again. What to write, and when, does not belong here.
+SQLite, Redis and Postgres are written by column, any other store through Feast's own writer. An
+empty store holds afterwards, byte for byte, what Feast's writer would have put there. Beyond that
+an older value never overwrites a newer one, and the same value may be written again. What to write,
+and when, does not belong here.
 """
 
 import asyncio
@@ -145,9 +146,10 @@ def bulk_writer(
 ) -> Iterator[Write]:
     """Open a view's online table for writing; gives `write(rows)`, which returns the number of entities written.
 
-    `rows` holds one row an entity: the view's join keys and features, and its batch source's timestamps. An entity that the
-    store knows more newly is left out. A batch that fails is not written in part in SQLite and Postgres, raises, and leaves
-    the writer usable. Raises ValueError naming view and column where a value does not fit its type.
+    `rows` holds one row an entity: the view's join keys and features, and its batch source's
+    timestamps. An entity that the store knows more newly is left out. A batch that fails is not
+    written in part in SQLite and Postgres, raises, and leaves the writer usable. Raises ValueError
+    naming view and column where a value does not fit its type.
     """
     reason = _unfit(config, online_store)
     if reason and type(online_store) not in _told:
@@ -343,7 +345,8 @@ def _readers_go_on(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _write_sqlite(connection: sqlite3.Connection, table: str, batch: Batch) -> int:
-    # instants stay datetimes: Feast's adapter writes them as its own writer would (local time, whole seconds)
+    # instants stay datetimes: Feast's adapter writes them as its own writer would (local time,
+    # whole seconds)
     shared = [batch.keys.to_pylist(), batch.event.tolist(), batch.created.tolist()]
     width = (connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) - len(shared)) // 2
     names = sorted(batch.features)  # the order of the index
@@ -390,7 +393,8 @@ def _sqlite_statement(table: str, names: list[str]) -> str:
 
 # Redis
 
-# KEYS: entities. ARGV: seconds to live (0: for ever), fields of a hash, their names (the instant's first), each entity's values.
+# KEYS: entities. ARGV: seconds to live (0: for ever), fields of a hash, their names (the instant's
+# first), each entity's values.
 WRITE_UNLESS_NEWER = """
 local function instant(bytes)  -- of a serialized Timestamp: {seconds, nanoseconds}
   local found, place = {0, 0}, 1
@@ -560,8 +564,8 @@ def _postgres_writer(config: RepoConfig, _: OnlineStore, view: FeatureView) -> I
 def _write_postgres(connection: Any, table: str, batch: Batch) -> int:
     """Copy entities that are new straight into the table, which takes half the time of an upsert; upsert the others.
 
-    Feast hands over naive instants, which the session's time zone makes absolute. A straight copy would not do that, so it
-    is for sessions in UTC.
+    Feast hands over naive instants, which the session's time zone makes absolute. A straight copy
+    would not do that, so it is for sessions in UTC.
     """
     from psycopg import errors
 

@@ -1,7 +1,8 @@
 """Feast's values and entity keys as bytes and back, a column at a time; what is done with the bytes does not belong here.
 
-A stored value is a `Value` proto: the tag of its type's field, then the value as protobuf writes it. Scalars and embeddings
-are written with Arrow and numpy; every other type goes through Feast's own conversion, a column at a time.
+A stored value is a `Value` proto: the tag of its type's field, then the value as protobuf writes
+it. Scalars and embeddings are written with Arrow and numpy; every other type goes through Feast's
+own conversion, a column at a time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -82,9 +83,10 @@ KEY_FORMATS: Mapping[ValueType, str] = {
 def encode_values(column: Column, value_type: ValueType) -> pa.LargeBinaryArray:
     """Serialize each row's value as a `Value` proto, b"" for null (a null timestamp is Feast's own mark for it).
 
-    Equal to Feast's conversion of the column, except where that one loses or refuses values: integers beside nulls stay
-    exact, lists beside nulls, Arrow maps, UUIDs and zoned timestamps are taken; a null inside of a list is refused, where Feast puts
-    0 or an empty text, and a fraction for an integer. Raises ValueError for a column that does not fit the type.
+    Equal to Feast's conversion of the column, except where that one loses or refuses values:
+    integers beside nulls stay exact, lists beside nulls, Arrow maps, UUIDs and zoned timestamps are
+    taken; a null inside of a list is refused, where Feast puts 0 or an empty text, and a fraction
+    for an integer. Raises ValueError for a column that does not fit the type.
     """
     column = _whole(column)
     _refuse_nulls_inside(column, value_type)
@@ -105,7 +107,8 @@ def encode_entity_keys(
 ) -> pa.LargeBinaryArray:
     """Serialize each row's entity key as Feast's `serialize_entity_key` does, version 3.
 
-    Raises ValueError, naming the column, where a key is null or of a type that Feast does not take for a key.
+    Raises ValueError, naming the column, where a key is null or of a type that Feast does not take
+    for a key.
     """
     names = sorted(join_keys)
     prefix = pa.scalar(serialize_entity_key_prefix(names), pa.large_binary())
@@ -131,7 +134,8 @@ def encode_instants(microseconds: npt.NDArray[np.int64]) -> pa.LargeBinaryArray:
 def decode_values(serialized: Sequence[bytes | None], value_type: ValueType) -> list[Any]:
     """Read values as `OnlineResponse.to_dict` gives them: None for null or absent; the bytes' own type counts.
 
-    The values of a feature are read as one list proto: in field 1 of a list stand the same bytes as in a `Value`.
+    The values of a feature are read as one list proto: in field 1 of a list stand the same bytes as
+    in a `Value`.
     """
     present = [value for value in serialized if value]
     scalar = SCALARS.get(value_type)

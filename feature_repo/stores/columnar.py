@@ -1,9 +1,10 @@
 """Feast's materialization by column: what changed since the last time, in chunks, in bulk.
 
-`materialize(start, end)` writes the newest row of every entity with a row in that span, as Feast's own engine does.
-`materialize-incremental` goes by arrival: it writes the entities whose newest row came with a file that was not there the
-last time, or stands at an instant passed since (a window that expired). So late rows get online, and nothing unchanged is
-written. What was done is remembered in the warehouse's folder; a run that was killed goes on after its last whole chunk.
+`materialize(start, end)` writes the newest row of every entity with a row in that span, as Feast's
+own engine does. `materialize-incremental` goes by arrival: it writes the entities whose newest row
+came with a file that was not there the last time, or stands at an instant passed since (a window
+that expired). So late rows get online, and nothing unchanged is written. What was done is
+remembered in the warehouse's folder; a run that was killed goes on after its last whole chunk.
 """
 
 import base64
@@ -79,8 +80,9 @@ class Span:
 class ColumnarComputeEngine(ComputeEngine):
     """A Feast batch engine: `batch_engine: {type: feature_repo.stores.columnar.ColumnarComputeEngine}`.
 
-    `chunk_rows` (50,000) is how many entities are held, encoded and written at a time. It reads `AsofOfflineStore`; views that Feast
-    itself transforms, and other offline stores, are left to Feast's local engine. Errors raise.
+    `chunk_rows` (50,000) is how many entities are held, encoded and written at a time. It reads
+    `AsofOfflineStore`; views that Feast itself transforms, and other offline stores, are left to
+    Feast's local engine. Errors raise.
     """
 
     def __init__(
@@ -291,8 +293,8 @@ class Materialization:
     ) -> Iterator[tuple[Callable[[int], Iterator[pa.RecordBatch]], int, bool]]:
         """Find each entity's newest row of the span, for an increment if it is new.
 
-        Gives what reads the rows in chunks, in the order of their keys, after some that are skipped; how many there are; and
-        whether there are rows before the span.
+        Gives what reads the rows in chunks, in the order of their keys, after some that are
+        skipped; how many there are; and whether there are rows before the span.
         """
         index = self._index(rows)
         start, end = (units_since_1970(time, index.unit) for time in (span.start, span.end))

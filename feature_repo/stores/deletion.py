@@ -33,8 +33,8 @@ def delete_entities(
 ) -> None:
     """Delete what a view holds of entities: rows with all the view's join keys, a frame or dictionaries. Unknown ones are passed over.
 
-    SQLite's file is written anew afterwards, for deleted rows stay in it. Raises ValueError for a store of another kind, and for
-    rows that lack a key.
+    SQLite's file is written anew afterwards, for deleted rows stay in it. Raises ValueError for a
+    store of another kind, and for rows that lack a key.
     """
     delete = _deleter(online_store)
     if delete is None:

@@ -1,7 +1,8 @@
 """What Feast's monitoring asks an offline store for: its metrics, from our profiles, and files that keep them.
 
-A profile holds no text, so a text column has hashed buckets where stock Feast shows the most frequent texts. Feast's own
-names of metrics and keys are used; how a profile counts does not belong here.
+A profile holds no text, so a text column has hashed buckets where stock Feast shows the most
+frequent texts. Feast's own names of metrics and keys are used; how a profile counts does not belong
+here.
 """
 
 import fcntl
@@ -41,7 +42,8 @@ def describe(
 ) -> list[Record]:
     """Describe features (name, `numeric` or `categorical`) over all tables, read once; at least one table, maybe without rows.
 
-    Mean, deviation and ends are exact, quantiles and histograms within 1 %, of finite numbers; NaN and infinity count as null.
+    Mean, deviation and ends are exact, quantiles and histograms within 1 %, of finite numbers; NaN
+    and infinity count as null.
     """
     known = {"numeric": sketched, "categorical": _hashed}
     profiled = {

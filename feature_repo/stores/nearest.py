@@ -1,7 +1,7 @@
 """The nearest of stored vectors, exactly: every vector is compared, batch by batch, so that memory holds one batch.
 
-What a store without an index of vectors can do. The time grows with their number; docs/store.md says how fast, and what to use
-beyond.
+What a store without an index of vectors can do. The time grows with their number; docs/store.md
+says how fast, and what to use beyond.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,8 +26,9 @@ def nearest(
 ) -> list[tuple[bytes, float]]:
     """Find the keys of the `top_k` nearest vectors and their distances, the nearest first; of equally near ones the lesser keys.
 
-    `metric` is `cosine` (1 less the cosine; 1 where a vector is all zeros) or `L2`, in small letters or capitals. Raises
-    ValueError for any other, and where a stored vector is not as long as the one asked for.
+    `metric` is `cosine` (1 less the cosine; 1 where a vector is all zeros) or `L2`, in small
+    letters or capitals. Raises ValueError for any other, and where a stored vector is not as long
+    as the one asked for.
     """
     if metric.lower() not in METRICS:
         message = f"vector_search_metric {metric!r}: this store knows {' and '.join(METRICS)}"

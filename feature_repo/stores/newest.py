@@ -1,6 +1,7 @@
 """The newest row of each key, found by its place among the rows. The values are picked from the files afterwards.
 
-DuckDB sorts, and spills, keys and instants under names of ours; no other column and no name of a user's passes through it.
+DuckDB sorts, and spills, keys and instants under names of ours; no other column and no name of a
+user's passes through it.
 """
 
 from collections.abc import Container, Iterator, Mapping

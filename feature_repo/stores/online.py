@@ -1,6 +1,7 @@
 """Feast's online stores with leaner reads, and the time to live kept: what they have in common, and the one for SQLite.
 
-The bytes at rest are Feast's: writing is inherited, and any Feast client reads what is written here. Reading differs:
+The bytes at rest are Feast's: writing is inherited, and any Feast client reads what is written
+here. Reading differs:
 
 - Feast makes four Python objects of every stored value. Here the stored bytes go into the response as they are.
 - A value whose event timestamp is older than its view's time to live reads as null with the status OUTSIDE_MAX_AGE, as in
@@ -11,7 +12,8 @@ The bytes at rest are Feast's: writing is inherited, and any Feast client reads 
 - SQLite finds the nearest vectors by itself, and words and filters without a setting. Feast's needs an extension and a Python
   that may load it for vectors, and columns of its own for filters.
 
-`online_read` gives what is stored, whatever its age: Feast calls it to precompute vectors, whose age it judges itself.
+`online_read` gives what is stored, whatever its age: Feast calls it to precompute vectors, whose
+age it judges itself.
 """
 
 import sqlite3
@@ -53,7 +55,8 @@ PRESENT, NOT_FOUND, OUTSIDE_MAX_AGE = (
     FieldStatus.NOT_FOUND,
     FieldStatus.OUTSIDE_MAX_AGE,
 )
-# what Feast's copies of a view keep, unlike the intervals; a view that is materialized again has values all the while
+# what Feast's copies of a view keep, unlike the intervals; a view that is materialized again has
+# values all the while
 MATERIALIZED = {FeatureViewState.AVAILABLE_ONLINE, FeatureViewState.MATERIALIZING}
 VECTOR = GetOnlineFeaturesResponse.FeatureVector
 MICROSECOND = timedelta(microseconds=1)
@@ -318,9 +321,10 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
     ) -> list[tuple[datetime | None, EntityKey, dict[str, Value]]]:
         """Find entities by comparing all: those nearest to a vector, or whose texts fit words best; their features, and `distance`.
 
-        With both, the nearest of those that the words find. Filters choose before, so that up to `top_k` are found that fulfil them.
-        They come in the order of their keys: Feast's client pairs distances and keys wrongly in any other. Raises RequestError for
-        what the view does not have, or a query that is none.
+        With both, the nearest of those that the words find. Filters choose before, so that up to
+        `top_k` are found that fulfil them. They come in the order of their keys: Feast's client
+        pairs distances and keys wrongly in any other. Raises RequestError for what the view does
+        not have, or a query that is none.
         """
         search = self._search(config, table, filters)
         found: Mapping[bytes, float] = {}
@@ -521,7 +525,8 @@ def _asked(
 ) -> dict[str, Sequence[Any]]:
     """Give the columns of a request, keys as their types have them.
 
-    Raises RequestError where rows differ in their columns, columns in length, or a key is of another kind than its type.
+    Raises RequestError where rows differ in their columns, columns in length, or a key is of
+    another kind than its type.
     """
     _, _, join_keys, types, _, _, _, needed, _ = utils._get_cached_request_context(
         registry, project, features, full_feature_names
@@ -557,7 +562,8 @@ def _asked(
 def _with_empty(reads: Sequence[Read], found: list[list[Stored]]) -> list[list[Stored]]:
     """Give entities of which nothing is stored the values of those of which nothing counts.
 
-    A view that was never materialized holds nothing of anybody, so it says nothing of anybody either.
+    A view that was never materialized holds nothing of anybody, so it says nothing of anybody
+    either.
     """
     return [
         _filled(read, stored) if read.table.state in MATERIALIZED else stored

@@ -25,7 +25,8 @@ class RedisOnlineStoreConfig(redis.RedisOnlineStoreConfig):
 class RedisOnlineStore(GuardedWrites, LeanReads, redis.RedisOnlineStore):
     """Feast's Redis store: one hash an entity, with one event timestamp for each view.
 
-    As Feast answers it, a value that is not there is null and PRESENT, for Redis does not tell it from a stored null.
+    As Feast answers it, a value that is not there is null and PRESENT, for Redis does not tell it
+    from a stored null.
     """
 
     def read_stored(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
@@ -65,7 +66,8 @@ class RedisOnlineStore(GuardedWrites, LeanReads, redis.RedisOnlineStore):
                 exchange, lambda _: connection.disconnect()
             )
         except BaseException:
-            connection.disconnect()  # the rest of the replies would be taken for those of the next read
+            # the rest of the replies would be taken for those of the next read
+            connection.disconnect()
             raise
         finally:
             pool.release(connection)

@@ -12,8 +12,8 @@ from transforms.home import replace_file
 class AtomicFileRegistryStore(FileRegistryStore):
     """A file registry: `registry: {registry_store_type: feature_repo.stores.registry.AtomicFileRegistryStore}`.
 
-    Feast's own empties the file before it writes, and every materialization writes: a reader beside it finds no views. On a disk that
-    is full it keeps what found room, and says nothing.
+    Feast's own empties the file before it writes, and every materialization writes: a reader beside
+    it finds no views. On a disk that is full it keeps what found room, and says nothing.
     """
 
     def _write_registry(self, registry_proto: Registry) -> None:

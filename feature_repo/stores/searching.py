@@ -1,7 +1,8 @@
 """Which entities of the SQLite store a search may find: by words, by filters, and within their view's time to live.
 
-Every row is looked at, as the comparison of vectors in `nearest` does, so there is no index to keep. What the words `rank` (bm25, the
-best first) are Feast's; filters mean what they mean in Feast's own SQLite store, whose translation is taken.
+Every row is looked at, as the comparison of vectors in `nearest` does, so there is no index to
+keep. What the words `rank` (bm25, the best first) are Feast's; filters mean what they mean in
+Feast's own SQLite store, whose translation is taken.
 """
 
 import sqlite3

@@ -39,8 +39,8 @@ EVENT_TIMESTAMP = "event_timestamp"
 EXPRESSIONS = "expressions"  # the tag of a view on demand that carries what it is derived by
 PLANS = 1024  # that an open store remembers
 INSTANT = pa.timestamp("us", "UTC")
-# Arrow finds the types of maps, structs, decimals, zoned times and nested lists, whose Feast type does not tell all; where it finds
-# none for all values of a column, they stay Python's
+# Arrow finds the types of maps, structs, decimals, zoned times and nested lists, whose Feast type
+# does not tell all; where it finds none for all values of a column, they stay Python's
 ARROW_TYPES: Mapping[FeastType, pa.DataType] = {
     feast_types.Bool: pa.bool_(),
     feast_types.Bytes: pa.binary(),
@@ -105,8 +105,8 @@ class OpenStore:
     ) -> pl.DataFrame:
         """Answer every row, in order: its own columns, then the features as `view__feature`.
 
-        Raises ValueError where rows differ in their columns, lack a key or a request value that a view needs, or give an
-        `event_timestamp` that can be read in more than one way, as a number.
+        Raises ValueError where rows differ in their columns, lack a key or a request value that a
+        view needs, or give an `event_timestamp` that can be read in more than one way, as a number.
         """
         plan = self._plan(features if isinstance(features, str) else tuple(features))
         rows = [in_utc(dict(row)) for row in rows]

@@ -1,6 +1,7 @@
 """Where a feature view's rows are, and reading them: Delta tables and Parquet, on local folders and object storage.
 
-A `Snapshot` is fixed when it is taken: a Delta table at one version, or the Parquet files of that moment.
+A `Snapshot` is fixed when it is taken: a Delta table at one version, or the Parquet files of that
+moment.
 """
 
 import fcntl
@@ -32,7 +33,8 @@ from feature_repo.stores.empty import empty_values
 from feature_repo.stores.timeline import CREATED, INSTANT, TimeUnit, to_instant
 from transforms.paths import refuse_path
 
-# what Spark and others put beside the data; Arrow's own rule would also leave out a partition such as __log_date=2026-01-01
+# what Spark and others put beside the data; Arrow's own rule would also leave out a partition such
+# as __log_date=2026-01-01
 NO_DATA = (".", "_SUCCESS", "_metadata", "_common_metadata", "_delta_log", "_temporary")
 
 SAMPLE_ROWS = 10_000
@@ -223,7 +225,8 @@ class ViewRead:
 class Index:
     """Keys and times of a source's rows, for the engines that find rows: under names of ours, and in types that these know.
 
-    An engine that finds rows sees no name of a user's (DuckDB does not tell `x` from `X`) and no feature.
+    An engine that finds rows sees no name of a user's (DuckDB does not tell `x` from `X`) and no
+    feature.
     """
 
     rows: Snapshot
@@ -284,8 +287,8 @@ def _plain(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 def snapshot(config: RepoConfig, source: DataSource, version: int | None = None) -> Snapshot:
     """Fix a source's rows: a Delta table's newest version, or the one given, or the Parquet files there are now.
 
-    Raises `FileNotFoundError` where there is nothing, `TypeError` for a source that is not a `FileSource`, and `ValueError` for
-    one that Arrow cannot read.
+    Raises `FileNotFoundError` where there is nothing, `TypeError` for a source that is not a
+    `FileSource`, and `ValueError` for one that Arrow cannot read.
     """
     if not isinstance(source, FileSource):
         message = (
@@ -390,7 +393,8 @@ def _base(filesystem: pafs.FileSystem, path: str) -> str:
 def append(config: RepoConfig, source: FileSource, rows: pa.Table) -> None:
     """Add rows to a source as one more file or commit; only a source that is one single Parquet file is written again.
 
-    Raises `ValueError` for a single file on object storage, where two who write at once cannot wait for each other.
+    Raises `ValueError` for a single file on object storage, where two who write at once cannot wait
+    for each other.
     """
     uri, options = location(config, source.path), storage_options(config, source)
     if isinstance(source.file_format, DeltaFormat) or _is_delta(uri, options):

@@ -1,7 +1,8 @@
 """The point-in-time join as DuckDB SQL: what a retrieval computes, for people to read and to run.
 
-The store itself joins in Polars (`timeline.py`), which keeps the order and the memory bounded; the tests hold both together.
-Columns are named by their place, since DuckDB does not tell `x` from `X`; only the result has the names of the user's.
+The store itself joins in Polars (`timeline.py`), which keeps the order and the memory bounded; the
+tests hold both together. Columns are named by their place, since DuckDB does not tell `x` from `X`;
+only the result has the names of the user's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,10 @@ def point_in_time_sql(
 ) -> str:
     """Compose the whole retrieval for a session in UTC; a spine in memory is the relation `spine`.
 
-    Each view keeps one row for each key and instant, the last created, and is joined ASOF; a row that is older than the TTL
-    gives nulls, and no row what a field's tag `empty` says, else null. With `as_known`, a row is visible from when it was
-    created, and the newest event of all visible ones counts.
+    Each view keeps one row for each key and instant, the last created, and is joined ASOF; a row
+    that is older than the TTL gives nulls, and no row what a field's tag `empty` says, else null.
+    With `as_known`, a row is visible from when it was created, and the newest event of all visible
+    ones counts.
     """
     names = spine.schema.names
     views = [

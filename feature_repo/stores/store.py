@@ -23,8 +23,8 @@ _write_as_feast = FeatureStore.write_to_online_store  # as it is here, whatever 
 class Store(FeatureStore):
     """A `FeatureStore` whose pushes are written as they are.
 
-    Feast's own drops rows that are null in all features, so that older values stay served, takes a null inside of a list for 0, and
-    hands integers beside nulls on as floats.
+    Feast's own drops rows that are null in all features, so that older values stay served, takes a
+    null inside of a list for 0, and hands integers beside nulls on as floats.
     """
 
     def write_to_online_store(
@@ -37,7 +37,8 @@ class Store(FeatureStore):
     ) -> None:
         """Write rows of one view, a frame or a mapping of columns, as `push` does for all views of a source.
 
-        Raises ValueError, naming view and column, where a column is missing, a key is null, or a value does not fit its type.
+        Raises ValueError, naming view and column, where a column is missing, a key is null, or a
+        value does not fit its type.
         """
         views = {view.name: view for view in self.list_all_feature_views(allow_registry_cache)}
         if feature_view_name not in views:

@@ -1,8 +1,9 @@
 """The point-in-time join: for each key and instant of a spine, the row of a feature view that was the newest by then.
 
-A view's rows are sorted once by instant; a sorted merge (Polars' `join_asof`) finds each spine row's place among the rows
-of its key, and only then are the features gathered. The work grows with n log n, however the keys are spread, where the
-usual join of every spine row with every earlier row of its key grows with the square of a key's rows.
+A view's rows are sorted once by instant; a sorted merge (Polars' `join_asof`) finds each spine
+row's place among the rows of its key, and only then are the features gathered. The work grows with
+n log n, however the keys are spread, where the usual join of every spine row with every earlier row
+of its key grows with the square of a key's rows.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +30,8 @@ _PER_UNIT: dict[str, int] = {"ms": 1_000_000, "us": 1_000, "ns": 1}
 def to_instant(column: str, kind: pl.DataType, unit: TimeUnit, *, up: bool = False) -> pl.Expr:
     """Count a timestamp column in units since 1970 in UTC; a naive time is UTC, a date its midnight.
 
-    Finer times are rounded down, or with `up` up: a spine's instant rounded down compares with whole units as it would itself.
+    Finer times are rounded down, or with `up` up: a spine's instant rounded down compares with
+    whole units as it would itself.
     """
     instant, finer = pl.col(column), _PER_UNIT[unit]
     if not isinstance(kind, pl.Datetime):
@@ -56,9 +58,10 @@ def instant_of(units: int, unit: TimeUnit) -> datetime:
 class Timeline:
     """The rows of one view, or of one partition of its keys: an `index` of keys, `INSTANT` and `CREATED`, and the features.
 
-    The features stay in Arrow, and come out as `kinds` says; where a key has no row yet as `empty` says, else null. With
-    `as_known` a row counts from when it was created: the newest event among those created by the spine's instant. A row older
-    than `ttl_units` at the spine's instant has expired; exactly as old has not. None: rows never expire.
+    The features stay in Arrow, and come out as `kinds` says; where a key has no row yet as `empty`
+    says, else null. With `as_known` a row counts from when it was created: the newest event among
+    those created by the spine's instant. A row older than `ttl_units` at the spine's instant has
+    expired; exactly as old has not. None: rows never expire.
     """
 
     index: pl.DataFrame
@@ -121,7 +124,8 @@ class Timeline:
         rows = rows.sort(INSTANT, CREATED, maintain_order=True)  # of equals the join takes the last
         if not self.as_known:
             return rows.select(*keys, _ROW, pl.col(INSTANT).alias(_VISIBLE))
-        # What is visible only grows: sorted by when rows become visible, the newest event so far is a running maximum.
+        # What is visible only grows: sorted by when rows become visible, the newest event so far is
+        # a running maximum.
         newest = pl.col(_RANK).cum_max()
         visible = (
             rows.with_row_index(_RANK)

@@ -26,7 +26,8 @@ REAL_LISTS = {
     ValueType.FLOAT_SET,
     ValueType.DOUBLE_SET,
 }
-# their parts may be null: NaN, Feast's own mark for a null timestamp, JSON's null, a list that is not there
+# their parts may be null: NaN, Feast's own mark for a null timestamp, JSON's null, a list that is
+# not there
 HOLD_NULLS = {*REAL_LISTS, ValueType.UNIX_TIMESTAMP_LIST, ValueType.JSON, ValueType.JSON_LIST}
 OF_LISTS = {ValueType.VALUE_LIST, ValueType.VALUE_SET}
 OF_MAPS = {
