@@ -1,4 +1,4 @@
-"""The catalogue of features, made from their contracts: for the command line and for docs/features.md."""
+"""The catalogue of features, derived from their contracts, for the command line and the docs."""
 
 from pathlib import Path
 

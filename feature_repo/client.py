@@ -43,14 +43,19 @@ class TrainingSet:
         write_lock(Path(path), self.lock)
 
     def register(self, name: str) -> None:
-        """Keep lock and spine in the home: maintenance then keeps what they need, and `training_set.rebuild(name)` finds them."""
+        """Keep lock and spine in the home.
+
+        Maintenance then keeps the files they need, and `training_set.rebuild(name)` finds them.
+        """
         from feature_repo.locks import register
 
         register(self.home, name, self.lock, self.spine)
 
 
 def store(home: Path | str | None = None) -> "FeatureStore":
-    """Open the Feast store of a home, from any folder: the one given, else `MILLRACE_HOME`, else the nearest `.millrace`.
+    """Open the Feast store of a home, from any folder.
+
+    The home is the one given, else `MILLRACE_HOME`, else the nearest `.millrace`.
 
     It is Feast's own, which also writes rows of nulls. Raises `HomeError` where no pipeline has run
     yet.
@@ -61,7 +66,7 @@ def store(home: Path | str | None = None) -> "FeatureStore":
 
 
 def repo_config(home: Path) -> Any:
-    """Feast's configuration for a home: `feature_store.yaml` of this folder, with the home's own paths in it."""
+    """Feast's configuration for a home: `feature_store.yaml` with the home's own paths in it."""
     from feature_repo.importing import feast
 
     settings = store_settings(home)
@@ -166,7 +171,10 @@ class _TrainingSets:
         content, kept = _locked(lock, root)
         rows = kept if spine is None else spine
         if rows is None:
-            message = "the lock does not hold its spine; say spine=..., or give the name of a registered lock (millrace locks)"
+            message = (
+                "the lock does not hold its spine; say spine=..., or give the name of a registered "
+                "lock (millrace locks)"
+            )
             raise LockError(message)
         lost = gone(content, Warehouse(Settings(home=root)))
         if lost:
@@ -205,7 +213,9 @@ def online_features(
     rows: "Sequence[Mapping[str, Any]]",
     home: Path | str | None = None,
 ) -> "pl.DataFrame":
-    """Read the newest values for some entities, e.g. `online_features(["author_activity:n_records_7d"], [{"author_id": "mitre"}])`.
+    """Read the newest values of features for some entities.
+
+    For example `online_features(["author_activity:n_records_7d"], [{"author_id": "mitre"}])`.
 
     Each row carries the keys of the views asked for. Every row comes back, in order: its own
     columns, then the features as `view__feature`, null for a null key and past the view's time to
@@ -226,7 +236,7 @@ def similar_records(
     feature: str = "record_vector:hash_vec_256",
     home: Path | str | None = None,
 ) -> "pl.DataFrame":
-    """Find the records whose vectors are nearest to that of a text: `record_id` and `distance`, the nearest first.
+    """Find the records nearest in meaning to a text: `record_id` and `distance`, the nearest first.
 
     The distance is 1 less the cosine, whatever store is asked; a text becomes a vector as the
     feature's own did. Works with every online store that Feast can search by vectors. Raises
@@ -263,7 +273,7 @@ def similar_records(
 
 
 def home_of(home: Path | str | None) -> Path:
-    """Find the home that is meant: the one given, else as `store` says. Raises `HomeError` where no pipeline has run yet."""
+    """Find the home: the one given, else as `store` says; `HomeError` where no pipeline has run yet."""
     from transforms.errors import HomeError
     from transforms.home import HOME_NAME, Settings
 
@@ -272,7 +282,10 @@ def home_of(home: Path | str | None) -> Path:
     if not home and not root.is_dir() and beside_checkout.is_dir():
         root = beside_checkout
     if not (root / "feast" / "registry.db").is_file():
-        message = f"{root}: no feature store there; run the pipeline first, or say where it ran: MILLRACE_HOME or home=..."
+        message = (
+            f"{root}: no feature store there; run the pipeline first, or say where it ran: "
+            "MILLRACE_HOME or home=..."
+        )
         raise HomeError(message)
     return root
 
@@ -306,7 +319,7 @@ def _registry_digest(feature_store: "FeatureStore") -> str:
 
 
 def _code(warehouse: "Warehouse", view: str, at: int | None) -> str | None:
-    """The digest of the code that made a view, as its version says; None where the source keeps no versions."""
+    """The digest of the code that computed a view; None where its source keeps no versions."""
     from transforms.warehouse.tables import CODE
 
     relation = f"features.{view}"
@@ -316,7 +329,7 @@ def _code(warehouse: "Warehouse", view: str, at: int | None) -> str | None:
 
 
 def write_store_settings(home: Path) -> Path:
-    """Write a home's own `feature_store.yaml`, so that Feast's command line can be pointed at it."""
+    """Write a home's own `feature_store.yaml`, for Feast's command line."""
     import yaml
 
     from transforms.home import replace_file

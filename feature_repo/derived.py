@@ -1,4 +1,4 @@
-"""Views computed on demand from expressions over features of other views: in training, in serving and in Feast's server by one function."""
+"""Views computed on demand, by one function in training, in serving and in Feast's server."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -41,14 +41,14 @@ instant = RequestSource(
 
 @dataclass(frozen=True)
 class Derivation:
-    """What features are computed from: the name of each input and its column of Feast's, the expressions, and the types of all."""
+    """What features are computed from: each input and its Feast column, the expressions, all types."""
 
     columns: Mapping[str, str]
     expressions: Mapping[str, str]
     types: Mapping[str, str]
 
     def of_pandas(self, inputs: pd.DataFrame) -> pd.DataFrame:
-        """Compute from a frame as Feast has it: times of any kind, floats for integers beside nulls."""
+        """Compute from Feast's frame: times of any kind, and floats for integers beside nulls."""
         found = self._derived({name: inputs[column] for name, column in self.columns.items()})
         frame: pd.DataFrame = found.to_pandas(types_mapper=NULLABLE.get)
         return frame
@@ -91,7 +91,7 @@ def on_demand_view(
     types: Mapping[str, FeastType],
     description: str,
 ) -> OnDemandFeatureView:
-    """Define a view of expressions, DuckDB's SQL, over features of views (`[author_activity[["first_event_timestamp"]]]`).
+    """Define a view of DuckDB SQL expressions over features (`[author_activity[["n_records_7d"]]]`).
 
     An expression names a feature as it is, or as `view__feature` where two of the views have one of
     that name, and the instant that is asked for `event_timestamp`, which is a timestamp with a zone
@@ -152,7 +152,10 @@ def _references(view: str, feature: str, expression: str, given: Mapping[str, ob
         message = f"view {view}, feature {feature}: {str(error).splitlines()[0]}"
         raise DerivedError(message) from None
     if unknown := sorted(references - given.keys()):
-        message = f"view {view}, feature {feature}: there is no {unknown[0]!r} to read; there are {', '.join(sorted(given))}"
+        message = (
+            f"view {view}, feature {feature}: there is no {unknown[0]!r} to read; there are "
+            f"{', '.join(sorted(given))}"
+        )
         raise DerivedError(message)
     return references
 

@@ -1,4 +1,4 @@
-"""Erasing beside the warehouse: the online store, and the locks of training sets with their spines."""
+"""Erasing outside the warehouse: in the online store and in the spines of training sets' locks."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TouchedLock(NamedTuple):
-    """A lock that an erasure touches: whether table versions it needs go, and how many rows of its spine."""
+    """A lock that an erasure touches: whether it loses table versions, and how many spine rows."""
 
     name: str
     is_lost: bool
@@ -37,12 +37,17 @@ def refuse_other_stores(warehouse: Warehouse) -> None:
         config=repo_config(warehouse.settings.root)
     ).provider.online_store
     if not can_delete(online_store):
-        message = f"{type(online_store).__name__}: nothing can be deleted from this online store, so nothing is erased"
+        message = (
+            f"{type(online_store).__name__}: nothing can be deleted from this online store, so "
+            "nothing is erased"
+        )
         raise ErasureError(message)
 
 
 def erase_online(warehouse: Warehouse, erasure: Erasure, now: datetime) -> None:
-    """Delete the touched entities from the online store, then write those of them that are still there; between the two none is served.
+    """Delete the touched entities from the online store, then write those that still exist.
+
+    In between, none of them is served.
 
     Writing alone would not do: an older row never overwrites a newer one, and the newest may be the
     erased one.
@@ -76,7 +81,10 @@ def erase_online(warehouse: Warehouse, erasure: Erasure, now: datetime) -> None:
 
 
 def touched_locks(warehouse: Warehouse, connection: duckdb.DuckDBPyConnection) -> list[TouchedLock]:
-    """List the locks that need data files with rows of touched entities, or whose spines name what is in `erased_rows`."""
+    """List the locks whose data files or spines contain rows of touched entities.
+
+    A spine counts if it names what is in `erased_rows`.
+    """
     lost = {
         file
         for view in views()

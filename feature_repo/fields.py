@@ -1,4 +1,4 @@
-"""From contracts to Feast: fields, sources, views. Nothing is listed twice, so nothing can drift."""
+"""From contracts to Feast: fields, sources and views are derived, so none can drift."""
 
 from datetime import timedelta
 
@@ -30,7 +30,7 @@ FOR_EVER = timedelta(0)
 
 
 def feast_fields(contract: type[Contract]) -> list[Field]:
-    """Derive the fields of a feature view: its key and every feature that is served, with type and description."""
+    """Derive a feature view's fields, with types and descriptions: its key and all served features."""
     return [_field(column) for column in contract.served()]
 
 
@@ -57,7 +57,9 @@ def _field(column: Column) -> Field:
 
 
 def feature_view(contract: type[Contract], entities: list[Entity], owner: str = "") -> FeatureView:
-    """Define the view of a contract over its Delta table; its path is relative to the offline store's warehouse.
+    """Define the view of a contract over its Delta table.
+
+    The table's path is relative to the offline store's warehouse.
 
     A key of several columns has one Feast entity for each of them, which other views may share.
 

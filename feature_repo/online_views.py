@@ -1,4 +1,4 @@
-"""Which views a home keeps online: those of entities always, those of records where a home asks for them.
+"""Which views a home keeps online: all entity views, and the record views it asks for.
 
 Records are rarely read by id, and each would take a row a feature: 2 million chat lines (46 MB of
 Parquet) filled more than 39 GB.
@@ -42,7 +42,10 @@ def _asked_for() -> set[str]:
     if names == {ALL}:
         return set(_of_records())
     if unknown := sorted(names - set(_of_records())):
-        message = f"MILLRACE_ONLINE: {unknown[0]!r} is no view of records; there are {', '.join(_of_records())}, or {ALL} for every one"
+        message = (
+            f"MILLRACE_ONLINE: {unknown[0]!r} is no view of records; there are "
+            f"{', '.join(_of_records())}, or {ALL} for every one"
+        )
         raise HomeError(message)
     return names
 

@@ -69,7 +69,7 @@ _told: set[type] = set()
 
 
 class Batch(NamedTuple):
-    """A batch as the stores take it, in the order of its keys: neighbours in an index are written together."""
+    """A batch for the stores, sorted by key: neighbours in an index are written together."""
 
     keys: pa.LargeBinaryArray
     event: Instants
@@ -89,7 +89,7 @@ class Batch(NamedTuple):
         )
 
     def newest(self) -> "Batch":
-        """In the order of keys, one row an entity: the newest, of equal ones the last created, of these the last given."""
+        """Sort by key, one row an entity: the newest, then the last created, then the last given."""
         order = pc.sort_indices(self.keys).to_numpy()
         keys = self.keys.take(pa.array(order))
         is_last = np.append(
@@ -107,7 +107,7 @@ class Batch(NamedTuple):
 
 
 class GuardedWrites:
-    """An online store in which no row that Feast hands over overwrites a newer one, whichever way it came."""
+    """An online store in which no row, whichever way it comes, overwrites a newer one."""
 
     def online_write_batch(
         self,
@@ -116,7 +116,7 @@ class GuardedWrites:
         data: Sequence[Row],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Write rows, all or none in SQLite and Postgres; those older than what is stored are left out."""
+        """Write rows, all or none in SQLite and Postgres; leave out those older than what is stored."""
         self.write_rows(config, table, data)
         if progress:
             progress(len(data))
@@ -144,7 +144,7 @@ class GuardedWrites:
 def bulk_writer(
     config: RepoConfig, online_store: OnlineStore, view: FeatureView
 ) -> Iterator[Write]:
-    """Open a view's online table for writing; gives `write(rows)`, which returns the number of entities written.
+    """Open a view's online table for writing; `write(rows)` returns the number of entities written.
 
     `rows` holds one row an entity: the view's join keys and features, and its batch source's
     timestamps. An entity that the store knows more newly is left out. A batch that fails is not
@@ -192,7 +192,10 @@ def _unfit(config: RepoConfig, online_store: OnlineStore) -> str:
 
 
 def _writer_class(online_store: OnlineStore) -> str:
-    """Name the class whose `online_write_batch` a store uses: a subclass with a writer of its own is another store."""
+    """Name the class whose `online_write_batch` a store uses.
+
+    A subclass with a writer of its own is another store.
+    """
     owner = next(
         kind
         for kind in type(online_store).__mro__
@@ -283,13 +286,19 @@ def _values(
     try:
         return encode_values(column, value_type)
     except Exception as error:  # Feast refuses with any kind of error
-        message = f"view {view.name}: column {name!r} ({column.type}) does not fit its type {value_type.name}: {error}"
+        message = (
+            f"view {view.name}: column {name!r} ({column.type}) does not fit its type "
+            f"{value_type.name}: {error}"
+        )
         raise ValueError(message) from error
 
 
 def _column(view: FeatureView, rows: pa.RecordBatch, name: str) -> pa.Array:
     if name not in rows.schema.names:
-        message = f"view {view.name}: the rows have no column {name!r}; they have {', '.join(rows.schema.names)}"
+        message = (
+            f"view {view.name}: the rows have no column {name!r}; they have "
+            f"{', '.join(rows.schema.names)}"
+        )
         raise ValueError(message)
     return rows.column(name)
 
@@ -301,7 +310,7 @@ def _instants(column: pa.Array) -> Instants:
 
 
 def _texts(values: list[bytes], value_type: ValueType) -> list[str | None]:
-    """Write values as the text that the SQL stores keep beside them (Feast's `extract_text_and_num`)."""
+    """Write values as the text that SQL stores keep beside them (Feast's `extract_text_and_num`)."""
     if value_type not in TEXT_TYPES:
         return [None] * len(values)
     return [None if value is None else str(value) for value in decode_values(values, value_type)]
@@ -327,7 +336,7 @@ def _sqlite_writer(
 
 @contextmanager
 def _readers_go_on(connection: sqlite3.Connection) -> Iterator[None]:
-    """Write ahead into a log, so that no reader waits or fails; afterwards the journal is what it was."""
+    """Use write-ahead logging, so that no reader waits or fails; restore the journal mode afterwards."""
     journal = connection.execute("pragma journal_mode").fetchone()[0]
     for pragma in (
         "journal_mode = wal",
@@ -376,7 +385,7 @@ def _sqlite_literal(connection: sqlite3.Connection, name: str) -> str:
 
 
 def _sqlite_statement(table: str, names: list[str]) -> str:
-    """Compose the upsert of one entity: its key and instants are bound once for all features, whose names are literals."""
+    """Compose the upsert of one entity: key and instants are bound once, features are literals."""
     rows = ", ".join(
         f"(?1, {name}, ?{place}, ?{place + 1}, ?2, ?3)"
         for place, name in zip(count(4, 2), names, strict=False)
@@ -477,7 +486,7 @@ def _redis_writer(config: RepoConfig, online_store: Any, view: FeatureView) -> I
 
 
 def _write_redis(connection: Any, call: _RedisCall, project: str, batch: Batch) -> int:
-    """Send calls of some entities each; redis-py's own packing of the arguments would take most of the time."""
+    """Send calls of several entities each; redis-py's packing of arguments would take most of the time."""
     keys = _bulk_columns(joined(batch.keys, pa.scalar(project.encode(), pa.large_binary())))
     values = _bulk_columns(encode_instants(batch.event.astype(np.int64)), *batch.features.values())
     left, written = len(batch.keys), 0
@@ -562,7 +571,7 @@ def _postgres_writer(config: RepoConfig, _: OnlineStore, view: FeatureView) -> I
 
 
 def _write_postgres(connection: Any, table: str, batch: Batch) -> int:
-    """Copy entities that are new straight into the table, which takes half the time of an upsert; upsert the others.
+    """Copy new entities straight into the table, in half the time of an upsert; upsert the others.
 
     Feast hands over naive instants, which the session's time zone makes absolute. A straight copy
     would not do that, so it is for sessions in UTC.
@@ -673,7 +682,7 @@ def _write_fresh(
     given: Sequence[Row],
     writer: Any,
 ) -> int:
-    """Have Feast's own writer write the newest row of each entity, unless the store knows it more newly."""
+    """Have Feast's own writer write each entity's newest row, unless the store has a newer one."""
     features, newest = [feature.name for feature in view.features], dict[bytes, Row]()
     for row in given:
         key = row[0].SerializeToString(deterministic=True)
@@ -699,7 +708,10 @@ def _instants_of(row: Row) -> tuple[datetime, datetime]:
 
 
 def _fill_vectors(view: FeatureView, given: list[Any]) -> None:
-    """Put zeros where there is no vector: stores that index vectors hold no null, and what stood there before must go."""
+    """Put zeros where there is no vector.
+
+    Stores that index vectors accept no null, and an earlier vector must be removed.
+    """
     for field in view.features:
         if field.vector_index:
             vectors = [values[field.name] for _, values, *_ in given]

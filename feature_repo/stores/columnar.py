@@ -60,7 +60,7 @@ _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 @contextmanager
 def reporting(progress: Progress) -> Iterator[None]:
-    """Have `progress(view, entities of this chunk, entities in all)` called after every chunk that is written meanwhile."""
+    """Call `progress(view, entities of this chunk, entities in all)` after every chunk written inside."""
     token = _progress.set(progress)
     try:
         yield
@@ -70,7 +70,7 @@ def reporting(progress: Progress) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Span:
-    """The rows that a run looks at: from `start` to `end`, of these the ones that arrived `since` something was done."""
+    """The rows of a run: from `start` to `end`, and of these the ones that arrived `since`."""
 
     start: datetime
     end: datetime
@@ -173,7 +173,7 @@ class Materialization:
         return done_path(sources.warehouse_folder(self.config), self.config.project, self.view.name)
 
     def run(self, task: MaterializationTask) -> int:
-        """Finish what a killed run left, then write what the task asks for; returns the number of entities written."""
+        """Finish what a killed run left, then write what the task asks for; returns entities written."""
         done, written = self.done(), 0
         span = self.span(
             done,
@@ -189,7 +189,7 @@ class Materialization:
         return written + self._write(snapshot(self.config, self.view.batch_source), span, 0, task)
 
     def span(self, done: Done | None, start: datetime, end: datetime) -> Span:
-        """Tell an increment, which starts where Feast's last materialization ended, from a span that was asked for.
+        """Whether the task is an increment, which starts where Feast's last materialization ended.
 
         An increment on what is not known to be done starts anew.
         """
@@ -199,7 +199,7 @@ class Materialization:
         return Span(FIRST, end, done)
 
     def done(self) -> Done | None:
-        """Read what was done, unless the definition or the store changed since, or the store has lost it."""
+        """Read what was done, unless the definition or the store changed, or the store no longer has it."""
         done = read_done(self._path)
         if done and done.of == self._digest() and self._is_there(done.witness):
             return done
@@ -209,7 +209,7 @@ class Materialization:
         return None
 
     def _resume(self, done: Done, task: MaterializationTask) -> tuple[int, Done | None]:
-        """Go on where a run was killed, if what it read is still there; else what was done before it holds."""
+        """Resume a killed run if its input still exists; else keep only what was done before it."""
         try:
             rows = snapshot(self.config, self.view.batch_source, done.version)
         except ValueError:
@@ -244,7 +244,10 @@ class Materialization:
         skipped: int,
         task: MaterializationTask,
     ) -> Iterator[tuple[pa.RecordBatch, int]]:
-        """Write the chunks after those skipped, and give each with the number of its entities that were not left out as older."""
+        """Write the chunks after those skipped; yield each with its number of entities written.
+
+        Entities left out as older are not counted.
+        """
         if skipped >= total:
             return
         report = _progress.get() or _nobody
@@ -336,7 +339,7 @@ class Materialization:
     def _parts(
         self, connection: duckdb.DuckDBPyConnection, rows: Snapshot, total: int, skipped: int
     ) -> Iterator[pa.Table]:
-        """Cut the newest rows by the rank of their keys into parts that fit into memory, each with its ranks as the last column."""
+        """Cut the newest rows by key rank into parts that fit in memory; the last column is the rank."""
         sql = "select place, rank - $skipped as rank from newest where rank >= $skipped order by place"
         found = connection.sql(sql, params={"skipped": skipped}).to_arrow_reader(FOUND_ROWS)
         schema = rows.carried(self._columns).append(pa.field("rank", pa.int64()))

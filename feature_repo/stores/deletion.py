@@ -1,4 +1,7 @@
-"""Out of Feast's online stores: entities, which Feast itself cannot delete (SQLite, Redis and Postgres), and whole views."""
+"""Deletion from Feast's online stores: entities (SQLite, Redis, Postgres), and whole views.
+
+Feast itself cannot delete entities.
+"""
 
 import contextlib
 import sqlite3
@@ -31,7 +34,9 @@ def delete_entities(
     view: FeatureView,
     entities: pl.DataFrame | Sequence[Mapping[str, Any]],
 ) -> None:
-    """Delete what a view holds of entities: rows with all the view's join keys, a frame or dictionaries. Unknown ones are passed over.
+    """Delete entities of a view: rows with all its join keys, a frame or dictionaries.
+
+    Unknown entities are passed over.
 
     SQLite's file is written anew afterwards, for deleted rows stay in it. Raises ValueError for a
     store of another kind, and for rows that lack a key.
@@ -66,7 +71,7 @@ def _encoded(view: FeatureView, rows: Sequence[Mapping[str, Any]]) -> Keys:
 def delete_views(
     config: RepoConfig, online_store: OnlineStore, views: Sequence[FeatureView]
 ) -> None:
-    """Delete all that a store holds of some views. SQLite's file is written anew, for it keeps the space of what is deleted."""
+    """Delete all values of some views; SQLite's file is rewritten, since it keeps freed space."""
     online_store.update(config, views, [], [], [], partial=True)
     if _deleter(online_store) is _sqlite:
         path = online_store._get_db_path(config)  # noqa: SLF001

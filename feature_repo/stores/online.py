@@ -1,4 +1,4 @@
-"""Feast's online stores with leaner reads, and the time to live kept: what they have in common, and the one for SQLite.
+"""Feast's online stores with leaner reads and enforced time to live: the base, and SQLite's.
 
 The bytes at rest are Feast's: writing is inherited, and any Feast client reads what is written
 here. Reading differs:
@@ -197,7 +197,7 @@ class LeanReads(OnlineStore):
         raise NotImplementedError
 
     def read(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
-        """Read as `read_stored` does; an entity that the store does not know has the values of one of which nothing counts."""
+        """Read as `read_stored` does; an unknown entity has the values of one with nothing counted."""
         return _with_empty(reads, self.read_stored(config, reads))
 
     async def read_async(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
@@ -228,7 +228,7 @@ class LeanReads(OnlineStore):
 
 
 class SqliteOnlineStoreConfig(sqlite.SqliteOnlineStoreConfig):
-    """Feast's own settings: `path` of the database, relative to the feature repository or absolute."""
+    """Feast's settings: the database's `path`, absolute or relative to the feature repository."""
 
     type: Literal["feature_repo.stores.online.SqliteOnlineStore"] = (
         "feature_repo.stores.online.SqliteOnlineStore"
@@ -239,7 +239,7 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
     """Feast's SQLite store, which keeps event timestamps to the second."""
 
     def _get_conn(self, config: RepoConfig) -> sqlite3.Connection:
-        """Open the database as Feast does, with a cache that holds the upper part of its indexes."""
+        """Open the database as Feast does, with a cache for the upper part of its indexes."""
         is_open = self._conn is not None
         connection: sqlite3.Connection = super()._get_conn(config)
         if not is_open:
@@ -259,7 +259,7 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        """Read the requested features, all that are stored where none are named; the newest of their event timestamps counts."""
+        """Read the requested features, or all; the newest of their event timestamps counts."""
         if not requested_features or not entity_keys:
             found: list[tuple[datetime | None, dict[str, Value] | None]] = super().online_read(
                 config, table, entity_keys, requested_features
@@ -284,7 +284,7 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
         top_k: int,
         distance_metric: str | None = None,
     ) -> list[tuple[datetime | None, EntityKey, Value, Value, Value]]:
-        """Find the entities whose vectors are nearest to one, the nearest first: instant, key, vector, vector again, distance."""
+        """Find the entities nearest to a vector, nearest first: instant, key, vector twice, distance."""
         vector = _vector(table)
         found = nearest(
             self._vectors(config, self._search(config, table), vector.name),
@@ -319,7 +319,7 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
         filters: Any = None,
         include_feature_view_version_metadata: bool = False,  # noqa: ARG002, FBT001, FBT002
     ) -> list[tuple[datetime | None, EntityKey, dict[str, Value]]]:
-        """Find entities by comparing all: those nearest to a vector, or whose texts fit words best; their features, and `distance`.
+        """Find entities nearest to a vector or best fitting words; returns features and `distance`.
 
         With both, the nearest of those that the words find. Filters choose before, so that up to
         `top_k` are found that fulfil them. They come in the order of their keys: Feast's client
@@ -432,7 +432,7 @@ def _vector(table: FeatureView) -> Field:
 
 
 def _is_held(seconds: int, oldest: int) -> bool:
-    """Whether a stored event timestamp is within a time to live that began at an instant, in nanoseconds since 1970."""
+    """Whether an event timestamp is within a time to live that began at a Unix time in nanoseconds."""
     instant = _of_seconds(seconds)
     return instant is not None and _nanoseconds(instant) >= oldest
 
@@ -454,7 +454,7 @@ def _placeholders(count: int) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _of_seconds(seconds: int | None) -> bytes | None:
-    """Serialize an event timestamp of the SQLite store, which keeps the UTC wall clock as if it were the machine's own."""
+    """Serialize an SQLite store's event timestamp: the UTC wall clock, kept as if it were local."""
     if seconds is None:
         return None
     wall = timegm(localtime(seconds))
@@ -489,7 +489,9 @@ def _reads(
     join_key_values: Mapping[str, list[Value]],
     entity_name_to_join_key_map: Mapping[str, str],
 ) -> list[Read]:
-    """Resolve what a request asks of each view, every entity once; a row with a null in its key gets one that nothing is stored under.
+    """Resolve what a request asks of each view, every entity once.
+
+    A row with a null in its key gets a key that nothing is stored under.
 
     Raises RequestError, naming the key, where a view's key is missing.
     """
@@ -632,7 +634,7 @@ def _statuses(stored: Stored, old: set[bytes]) -> bytes:
 
 
 def _serialized_results(features: Sequence[Stored], statuses: Sequence[bytes]) -> bytes:
-    """Serialize a response's vectors, each the values, the statuses and the event timestamps of one feature.
+    """Serialize a response's vectors: the values, statuses and event timestamps of one feature each.
 
     On the wire a message, and so the packed statuses, follows its tag and its length
     (https://protobuf.dev/programming-guides/encoding/).
@@ -671,7 +673,7 @@ def _fields(number: int, contents: Sequence[bytes | None]) -> bytes:
 
 @lru_cache(maxsize=1 << 16)
 def _header(number: int, value: int, wire: int = LENGTH) -> bytes:
-    """A field's tag and a number: the length of its bytes, or its value; seven bits a byte, the lowest first."""
+    """A field's tag and a varint: the length of its bytes, or its value (lowest seven bits first)."""
     header = bytearray([number << 3 | wire])
     while value > 0x7F:  # noqa: PLR2004
         header.append(value & 0x7F | 0x80)

@@ -1,4 +1,4 @@
-"""Feast's PostgreSQL store with the lean reads of `feature_repo.stores.online`; needs the extra `feast[postgres]`."""
+"""Feast's PostgreSQL store with lean reads; needs the extra `feast[postgres]`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ class PostgresOnlineStoreConfig(postgres.PostgreSQLOnlineStoreConfig):
 
 
 class PostgresOnlineStore(GuardedWrites, LeanReads, postgres.PostgreSQLOnlineStore):
-    """Feast's PostgreSQL store: one row an entity and feature, event timestamps to the microsecond."""
+    """Feast's PostgreSQL store: one row an entity and feature, with microsecond event timestamps."""
 
     _conn: Connection[Any] | None
     _conn_pool: ConnectionPool | None

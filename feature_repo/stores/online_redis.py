@@ -1,4 +1,4 @@
-"""Feast's Redis store with the lean reads of `feature_repo.stores.online`; needs the extra `feast[redis]`."""
+"""Feast's Redis store with lean reads; needs the extra `feast[redis]`."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -52,7 +52,7 @@ class RedisOnlineStore(GuardedWrites, LeanReads, redis.RedisOnlineStore):
     def _read_packed(
         self, config: RepoConfig, commands: Sequence[Command]
     ) -> list[list[bytes | None]]:
-        """Send all commands at once, their fields packed once; the client's own pipeline packs them for each, which takes twice as long."""
+        """Send all commands at once, fields packed once; the client's own pipeline takes twice as long."""
         packed = b"".join(_packed(commands))
         pool = self._get_client(config.online_store).connection_pool
 
@@ -74,7 +74,7 @@ class RedisOnlineStore(GuardedWrites, LeanReads, redis.RedisOnlineStore):
         return replies
 
     def _commands(self, config: RepoConfig, reads: Sequence[Read]) -> list[Command]:
-        """The hash and the fields to get for each entity of each view: the features, then the event timestamp."""
+        """The hash and fields to get for each entity of each view: features, then the event timestamp."""
         project = config.project.encode()
         commands = []
         for read in reads:

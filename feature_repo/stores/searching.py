@@ -1,4 +1,4 @@
-"""Which entities of the SQLite store a search may find: by words, by filters, and within their view's time to live.
+"""Which entities of the SQLite store a search may find: by words, filters and time to live.
 
 Every row is looked at, as the comparison of vectors in `nearest` does, so there is no index to
 keep. What the words `rank` (bm25, the best first) are Feast's; filters mean what they mean in
@@ -22,7 +22,7 @@ RESERVED = {"rank", "rowid", "entity_key"}  # by the full-text table
 
 
 class Search(NamedTuple):
-    """A search of one view's table: `oldest` is the least event timestamp that is within the time to live (None: any)."""
+    """A search of one view's table; `oldest` is the least event timestamp in the time to live, or None."""
 
     view: FeatureView
     table: str
@@ -30,7 +30,7 @@ class Search(NamedTuple):
     oldest: int | None
 
     def candidates(self) -> tuple[str, list[Any], str, list[Any]]:
-        """Compose what the rows `stored` of a search are to fulfil: a common table, its parameters, a condition, its parameters."""
+        """Compose the conditions on rows `stored`: a common table and a condition, each with parameters."""
         numbers, flags = (
             [field.name for field in self.view.features if field.dtype.to_value_type() in kinds]
             for kinds in (NUMBERS, {ValueType.BOOL})
@@ -58,7 +58,7 @@ class Search(NamedTuple):
     def by_words(
         self, connection: sqlite3.Connection, words: str, top_k: int
     ) -> list[tuple[bytes, float]]:
-        """Find the entities whose String features fit an FTS5 query best, the best first; of equal ones the lesser keys.
+        """Find the entities whose String features best fit an FTS5 query, best first; ties by lesser key.
 
         Raises RequestError where the view has no text, or the query is none.
         """
@@ -99,7 +99,10 @@ class Search(NamedTuple):
                 and "unterminated" not in str(error)
             ):
                 raise
-            message = "query_string: no full-text query of SQLite's (FTS5): give words, or put them between double quotes"
+            message = (
+                "query_string: no full-text query of SQLite's (FTS5): give words, or put them "
+                "between double quotes"
+            )
             raise RequestError(message) from error
 
 

@@ -1,4 +1,4 @@
-"""Online features as a frame: a request is resolved once, its keys are encoded and its values decoded by column.
+"""Online features as a frame: a request is resolved once, and keys and values go by column.
 
 Reading the stores belongs into `online`, and what stands in the bytes into `codec`.
 """
@@ -59,7 +59,7 @@ ARROW_TYPES: Mapping[FeastType, pa.DataType] = {
 
 
 class Feature(NamedTuple):
-    """A feature of a view: its column in the answer, its name in the view, its type for Feast and for Arrow (None: found out)."""
+    """A feature of a view: its column in the answer, name, Feast type and Arrow type (None: inferred)."""
 
     column: str
     name: str
@@ -73,7 +73,7 @@ class Feature(NamedTuple):
 
 
 class ViewPlan(NamedTuple):
-    """What is read of one view, features of a kind side by side; a key may stand in any of several columns of the request."""
+    """What is read of one view, by kind of feature; a key may be in any of several request columns."""
 
     table: FeatureView
     features: Sequence[Feature]
@@ -167,7 +167,7 @@ _opening = Lock()
 
 
 def opened(home: Path, open_store: Callable[[Path], FeatureStore]) -> OpenStore:
-    """Open the store of a home, or take the one that is open if the registry's file is as it was then."""
+    """Open the store of a home, or reuse the open one if the registry's file has not changed."""
     file = (home / "feast" / "registry.db").stat()
     state = (file.st_mtime_ns, file.st_size)
     with _opening:
@@ -205,7 +205,7 @@ def arrow_type(kind: FeastType) -> pa.DataType | None:
 
 
 def _array(values: Sequence[Any], kind: pa.DataType | None) -> Values:
-    """Make a column of values, of Python's own where no type of Arrow's, or of Polars', holds them all."""
+    """Make a column of values: Python objects where no type of Arrow's, or of Polars', fits them all."""
     plain = _convert_uuids_for_arrow({"": values})[""]
     zones = (
         {value.tzinfo for value in plain if isinstance(value, datetime)} if kind is None else set()
@@ -239,7 +239,7 @@ def _texts(values: Sequence[Any], feature: Feature) -> Sequence[Any]:
 
 
 def _decode(serialized: Sequence[bytes | None], kind: ValueType) -> Sequence[Any]:
-    """Decode values as Feast does, but for JSON, which stays the text that was written, as in training."""
+    """Decode values as Feast does, except JSON, which stays the text that was written, as in training."""
     if kind == ValueType.JSON:
         return [Value.FromString(value).json_val if value else None for value in serialized]
     if kind == ValueType.JSON_LIST:
@@ -281,7 +281,7 @@ def _features(view: FeatureView | OnDemandFeatureView) -> list[Feature]:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, list[Any]]:
-    """Turn rows into columns, with what the views need and the rows need not have: an instant, and Feast's key of views without one."""
+    """Turn rows into columns; add an instant and Feast's dummy key where views need them."""
     if any(row.keys() != rows[0].keys() for row in rows):
         message = "all rows must have the same columns"
         raise ValueError(message)
@@ -297,7 +297,10 @@ def _columns(rows: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, list[An
 
 
 def _read(view: ViewPlan, asked: Columns) -> Read:
-    """Encode the rows' keys of a view, each entity once; a row with a null in its key gets one that nothing is stored under."""
+    """Encode a view's keys, each entity once.
+
+    A row with a null in its key gets a key that nothing is stored under.
+    """
     columns = [
         key_values(names[0], _key(view, names, asked), view.key_types[key])
         for key, names in view.keys.items()
@@ -317,7 +320,7 @@ def _read(view: ViewPlan, asked: Columns) -> Read:
 
 
 def _decoded(view: ViewPlan, read: Read, stored: Sequence[Stored]) -> Iterator[tuple[str, Values]]:
-    """Decode a view's features, all of a kind at once, and lay them out by the rows of the request."""
+    """Decode a view's features, one kind at a time, in the order of the request's rows."""
     n_keys, n_rows = len(read.keys), len(read.order)
     for _, group in groupby(zip(view.kinds, view.features, stored, strict=True), key=itemgetter(0)):
         _, features, columns = zip(*group, strict=True)
@@ -347,7 +350,7 @@ def _key(view: ViewPlan, names: Sequence[str], asked: Columns) -> Sequence[Any]:
 def _computed(
     view: OnDemandFeatureView, asked: Columns, features: Mapping[str, Values]
 ) -> dict[str, Values]:
-    """Compute an on-demand view from the request's own columns and the features that it declares as its sources."""
+    """Compute an on-demand view from the request's own columns and its source features."""
     if EXPRESSIONS in view.tags:
         return _derived(view, asked, features)
     sources = {
@@ -367,7 +370,10 @@ def _computed(
         }
     mixed = [name for name, column in columns.items() if isinstance(column, pl.Series)]
     if mixed:
-        message = f"view {view.name}: the values of {mixed[0]} have several types, which only mode='python' can take"
+        message = (
+            f"view {view.name}: the values of {mixed[0]} have several types, which only "
+            "mode='python' can take"
+        )
         raise ValueError(message)
     table = view.transform_arrow(pa.table(columns), full_feature_names=True)
     # pandas makes floats of integers beside nulls
@@ -382,7 +388,7 @@ def _computed(
 def _derived(
     view: OnDemandFeatureView, asked: Columns, features: Mapping[str, Values]
 ) -> dict[str, Values]:
-    """Compute a view of expressions, as `feature_repo.derived` defines it, without a detour through pandas."""
+    """Compute a view of expressions, as `feature_repo.derived` defines it, without pandas."""
     from feature_repo.derived import derivation  # which imports this module
 
     instants = pa.array(asked[EVENT_TIMESTAMP], INSTANT)

@@ -35,7 +35,7 @@ class Store(FeatureStore):
         allow_registry_cache: bool = True,  # noqa: FBT001, FBT002
         transform_on_write: bool = True,  # noqa: FBT001, FBT002
     ) -> None:
-        """Write rows of one view, a frame or a mapping of columns, as `push` does for all views of a source.
+        """Write rows of one view, a frame or a mapping of columns; `push` does so for all of a source.
 
         Raises ValueError, naming view and column, where a column is missing, a key is null, or a
         value does not fit its type.
@@ -97,7 +97,10 @@ def _rows(view: FeatureView, frame: pd.DataFrame) -> list[Row]:
 
 def _column(view: FeatureView, frame: pd.DataFrame, name: str) -> list[Any]:
     if name not in frame.columns:
-        message = f"view {view.name}: the rows have no column {name!r}; they have {', '.join(map(str, frame.columns))}"
+        message = (
+            f"view {view.name}: the rows have no column {name!r}; they have "
+            f"{', '.join(map(str, frame.columns))}"
+        )
         raise RequestError(message)
     return list(frame[name])
 
@@ -106,7 +109,10 @@ def _keys(view: FeatureView, frame: pd.DataFrame, field: Any) -> Sequence[Value]
     kind = field.dtype.to_value_type()
     values = key_values(field.name, _column(view, frame, field.name), kind)
     if None in values:
-        message = f"view {view.name}: {values.count(None)} of {len(values)} entity keys {field.name!r} are null, or no {kind.name}"
+        message = (
+            f"view {view.name}: {values.count(None)} of {len(values)} entity keys {field.name!r} "
+            f"are null, or no {kind.name}"
+        )
         raise RequestError(message)
     return proto_values(values, kind)
 

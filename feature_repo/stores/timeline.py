@@ -1,4 +1,4 @@
-"""The point-in-time join: for each key and instant of a spine, the row of a feature view that was the newest by then.
+"""The point-in-time join: the newest row of a feature view for each key and instant of a spine.
 
 A view's rows are sorted once by instant; a sorted merge (Polars' `join_asof`) finds each spine
 row's place among the rows of its key, and only then are the features gathered. The work grows with
@@ -28,7 +28,7 @@ _PER_UNIT: dict[str, int] = {"ms": 1_000_000, "us": 1_000, "ns": 1}
 
 
 def to_instant(column: str, kind: pl.DataType, unit: TimeUnit, *, up: bool = False) -> pl.Expr:
-    """Count a timestamp column in units since 1970 in UTC; a naive time is UTC, a date its midnight.
+    """Count a timestamp column in UTC units since 1970; a naive time is UTC, a date its midnight.
 
     Finer times are rounded down, or with `up` up: a spine's instant rounded down compares with
     whole units as it would itself.
@@ -56,7 +56,9 @@ def instant_of(units: int, unit: TimeUnit) -> datetime:
 
 @dataclass(frozen=True)
 class Timeline:
-    """The rows of one view, or of one partition of its keys: an `index` of keys, `INSTANT` and `CREATED`, and the features.
+    """The rows of one view, or one partition of its keys: an `index` and the features.
+
+    The index has keys, `INSTANT` and `CREATED`.
 
     The features stay in Arrow, and come out as `kinds` says; where a key has no row yet as `empty`
     says, else null. With `as_known` a row counts from when it was created: the newest event among
@@ -72,7 +74,7 @@ class Timeline:
     as_known: bool
 
     def values(self, spine: pl.DataFrame) -> pa.Table:
-        """Give the features of each row of a spine (keys, `INSTANT`, and `INSTANT_UP` where there is a TTL), in its order."""
+        """The features of each spine row, in order; the spine has keys, `INSTANT`, and `INSTANT_UP` for a TTL."""
         asked = (
             spine.select(*self._keys, INSTANT).with_row_index(_SPINE_ROW).drop_nulls().sort(INSTANT)
         )
@@ -139,7 +141,7 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Partitions:
-    """A view that is too large for memory: its rows in one file per hash of the key, one read at a time."""
+    """A view too large for memory: one file per hash of the key, read one at a time."""
 
     files: Files
     number: int
