@@ -273,7 +273,10 @@ def similar_records(
 
 
 def home_of(home: Path | str | None) -> Path:
-    """Find the home: the one given, else as `store` says; `HomeError` where no pipeline has run yet."""
+    """Find the home: the one given, else as `store` says.
+
+    `HomeError` where no pipeline has run yet.
+    """
     from transforms.errors import HomeError
     from transforms.home import HOME_NAME, Settings
 

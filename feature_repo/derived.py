@@ -35,13 +35,14 @@ NULLABLE = {
 instant = RequestSource(
     name="instant",
     schema=[Field(name=EVENT_TIMESTAMP, dtype=UnixTimestamp)],
-    description="The instant the features are asked for: the spine's own in training, the request's in serving.",
+    description="The instant the features are asked for: the spine's own in training, "
+    "the request's in serving.",
 )
 
 
 @dataclass(frozen=True)
 class Derivation:
-    """What features are computed from: each input and its Feast column, the expressions, all types."""
+    """What features are computed from: each input and its Feast column, expressions and types."""
 
     columns: Mapping[str, str]
     expressions: Mapping[str, str]
@@ -91,7 +92,7 @@ def on_demand_view(
     types: Mapping[str, FeastType],
     description: str,
 ) -> OnDemandFeatureView:
-    """Define a view of DuckDB SQL expressions over features (`[author_activity[["n_records_7d"]]]`).
+    """Define a view of DuckDB SQL expressions over features of views.
 
     An expression names a feature as it is, or as `view__feature` where two of the views have one of
     that name, and the instant that is asked for `event_timestamp`, which is a timestamp with a zone

@@ -30,7 +30,7 @@ FOR_EVER = timedelta(0)
 
 
 def feast_fields(contract: type[Contract]) -> list[Field]:
-    """Derive a feature view's fields, with types and descriptions: its key and all served features."""
+    """Derive a feature view's fields: its key and all served features, with their descriptions."""
     return [_field(column) for column in contract.served()]
 
 

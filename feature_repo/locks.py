@@ -21,7 +21,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class LockError(MillraceError):
-    """A lock that cannot be used, or whose inputs are missing or changed; one line for each problem."""
+    """A lock that cannot be used, or whose inputs are missing or changed.
+
+    One line for each problem.
+    """
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ def gone(content: Mapping[str, Any], warehouse: "Warehouse") -> list[str]:
         if missing:
             first = Path(missing[0]).name
             lines.append(
-                f"features.{view}: version {version} is gone: {len(missing)} of {len(files)} data files, first {first}"
+                f"features.{view}: version {version} is gone: "
+                f"{len(missing)} of {len(files)} data files, first {first}"
             )
     return lines
 

@@ -1,4 +1,4 @@
-"""Registers the definitions and brings the online store up to date: decides what is due for Feast."""
+"""Registers the definitions and brings the online store up to date; Feast does the work."""
 
 import base64
 import contextlib
@@ -24,7 +24,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def definitions_digest(home: Path) -> str:
-    """Digest what is served and how: files, views with their settings, and the views online in a home."""
+    """Digest what is served and how: files, views, settings, and the views online in a home."""
     files = [
         REPOSITORY / name
         for name in ("definitions.py", "derived.py", "fields.py", "feature_store.yaml")
@@ -118,7 +118,7 @@ def _written(warehouse: Warehouse) -> list[str]:
 
 
 def due_views(warehouse: Warehouse, now: datetime) -> list[str]:
-    """List the views that are behind online: rows were added, or a window's change point has passed."""
+    """List the views that are behind online: rows were added, or a change point has passed."""
     return [view for view in online_views(warehouse.settings.root) if _is_due(view, warehouse, now)]
 
 
@@ -151,7 +151,7 @@ def materialize(warehouse: Warehouse, now: datetime, report: Report) -> dict[str
 
 
 def note_compacted(warehouse: Warehouse, views: Collection[str]) -> None:
-    """Record that the online store is up to date with the current files, for views that were complete."""
+    """Record that the online store matches the current files, for views that were complete."""
     for view in views:
         relation, path = f"features.{view}", _done_path(warehouse, view)
         done = read_done(path)
@@ -207,7 +207,10 @@ def _is_due(view: str, warehouse: Warehouse, now: datetime) -> bool:
     ):
         return True
     with warehouse.connect(of=(relation,)) as connection:
-        sql = f"select count(*) from {relation} where event_timestamp > $until::timestamptz and event_timestamp <= $now"
+        sql = (
+            f"select count(*) from {relation} "
+            "where event_timestamp > $until::timestamptz and event_timestamp <= $now"
+        )
         return bool(connection.execute(sql, {"now": now, "until": done.until}).fetchall()[0][0])
 
 
@@ -238,7 +241,10 @@ def _applied_path(warehouse: Warehouse) -> Path:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Feast's printing, progress bars and warnings on experimental parts; its errors still raise."""
+    """Silence Feast's printing, progress bars and warnings on experimental parts.
+
+    Its errors still raise.
+    """
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),

@@ -84,7 +84,7 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):
 
 
 class AsofRetrievalMetadata(RetrievalMetadata):
-    """What a retrieval asks for, and the Delta version of each view it reads (None: plain Parquet)."""
+    """What a retrieval asks for, and the Delta version of each view (None: plain Parquet)."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class AsofRetrievalJob(RetrievalJob):
         *,
         full_feature_names: bool = False,
     ) -> None:
-        """Take a function that returns the batches (at least one, maybe empty), and what Feast asks of a job."""
+        """Take what returns the batches (one or more, maybe empty), and what Feast asks of a job."""
         self._batches = batches
         self._sql = sql
         self._config = config
@@ -139,7 +139,10 @@ class AsofRetrievalJob(RetrievalJob):
         return self._batches()
 
     def to_sql(self) -> str:
-        """Return DuckDB SQL with the same result; a spine in memory is the relation `spine` in it."""
+        """Return DuckDB SQL with the same result.
+
+        A spine in memory is the relation `spine` in it.
+        """
         return self._sql
 
     def to_df(self, validation_reference: Any = None, timeout: int | None = None) -> pd.DataFrame:
@@ -164,7 +167,10 @@ class AsofRetrievalJob(RetrievalJob):
         return pa.RecordBatchReader.from_batches(first.schema, batches())
 
     def to_parquet(self, path: str | Path) -> int:
-        """Run into one Parquet file, a path or URI, which appears when complete; returns its row count."""
+        """Run into one Parquet file, a path or URI, which appears when complete.
+
+        Returns its row count.
+        """
         return sources.write_parquet(
             self.to_arrow_reader(), str(path), self._config.offline_store.storage_options
         )
@@ -172,10 +178,10 @@ class AsofRetrievalJob(RetrievalJob):
     def persist(
         self,
         storage: SavedDatasetStorage,
-        allow_overwrite: bool = False,
-        timeout: int | None = None,
+        allow_overwrite: bool = False,  # noqa: FBT001, FBT002
+        timeout: int | None = None,  # noqa: ARG002
     ) -> None:
-        """Write the result as a saved dataset: a Delta table if it says so, else one Parquet file."""
+        """Write a saved dataset: a Delta table if its storage says so, else one Parquet file."""
         if not isinstance(storage, SavedDatasetFileStorage):
             message = (
                 f"{type(storage).__name__}: this store persists to SavedDatasetFileStorage only"
@@ -236,7 +242,9 @@ class AsofOfflineStore(OfflineStore):
         end_date: datetime | None = None,
         filter_by_created_timestamp: bool = False,  # noqa: FBT001, FBT002
     ) -> AsofRetrievalJob:
-        """Join the newest feature row at or before each spine row's instant; keeps all rows, in order.
+        """Join the newest feature row at or before each spine row's instant.
+
+        Keeps all rows, in order.
 
         Where a key has no row by then, a feature is what its field's tag `empty` says, else null.
 
@@ -392,7 +400,10 @@ class AsofOfflineStore(OfflineStore):
         histogram_bins: int = 20,
         top_n: int = 10,
     ) -> list[dict[str, Any]]:
-        """Describe the features of a time span, ends included, for Feast's monitoring; no text is kept."""
+        """Describe the features of a time span, ends included, for Feast's monitoring.
+
+        No text is kept.
+        """
         names = [name for name, _ in feature_columns]
         job = AsofOfflineStore.pull_all_from_table_or_query(
             config, data_source, [], names, timestamp_field, None, start_date, end_date
@@ -457,7 +468,10 @@ class AsofOfflineStore(OfflineStore):
         monitoring.clear_baseline(_monitored(config), project, wanted)
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
-        """Accept a source that does not exist yet (the pipeline creates it); refuse one of another kind."""
+        """Accept a source that does not exist yet (the pipeline creates it).
+
+        Refuse one of another kind.
+        """
         if not isinstance(data_source, FileSource):
             snapshot(config, data_source)
 
@@ -548,7 +562,9 @@ class Join:
 def matching(
     column: pl.Expr, kind: pl.DataType, wanted: pl.DataType, named: tuple[str, str]
 ) -> pl.Expr:
-    """Cast a spine's key column to the view's type; what it cannot represent becomes null: no match.
+    """Cast a spine's key column to the view's type.
+
+    What it cannot represent becomes null: no match.
 
     An integer and the text of its digits are the same key, as online. Raises `ValueError`, naming
     view and key, where the types have nothing in common.
@@ -629,7 +645,10 @@ def _read(config: RepoConfig, view: FeatureView, features: list[str]) -> ViewRea
 
 
 def _entities_between(reads: list[ViewRead], start: datetime, end: datetime) -> pa.Table:
-    """List the keys with a row in a time span, as a spine at its end; keys of other views are null."""
+    """List the keys with a row in a time span, as a spine at its end.
+
+    Keys of other views are null.
+    """
     kinds = {
         key: _stored(read.rows.schema.field(read.columns[own]).type)
         for read in reversed(reads)

@@ -1,4 +1,4 @@
-"""Rows into Feast's online stores, by one guarded writer whatever brings them: a materialization, a push, a request.
+"""Rows into Feast's online stores, by one guarded writer for materializations, pushes and requests.
 
 SQLite, Redis and Postgres are written by column, any other store through Feast's own writer. An
 empty store holds afterwards, byte for byte, what Feast's writer would have put there. Beyond that
@@ -89,7 +89,7 @@ class Batch(NamedTuple):
         )
 
     def newest(self) -> "Batch":
-        """Sort by key, one row an entity: the newest, then the last created, then the last given."""
+        """Sort by key, one row an entity: newest first, then last created, then last given."""
         order = pc.sort_indices(self.keys).to_numpy()
         keys = self.keys.take(pa.array(order))
         is_last = np.append(
@@ -116,7 +116,10 @@ class GuardedWrites:
         data: Sequence[Row],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Write rows, all or none in SQLite and Postgres; leave out those older than what is stored."""
+        """Write rows, all or none in SQLite and Postgres.
+
+        Leave out those older than what is stored.
+        """
         self.write_rows(config, table, data)
         if progress:
             progress(len(data))
@@ -310,7 +313,7 @@ def _instants(column: pa.Array) -> Instants:
 
 
 def _texts(values: list[bytes], value_type: ValueType) -> list[str | None]:
-    """Write values as the text that SQL stores keep beside them (Feast's `extract_text_and_num`)."""
+    """Write values as the text that SQL stores keep beside them, like `extract_text_and_num`."""
     if value_type not in TEXT_TYPES:
         return [None] * len(values)
     return [None if value is None else str(value) for value in decode_values(values, value_type)]
@@ -336,7 +339,10 @@ def _sqlite_writer(
 
 @contextmanager
 def _readers_go_on(connection: sqlite3.Connection) -> Iterator[None]:
-    """Use write-ahead logging, so that no reader waits or fails; restore the journal mode afterwards."""
+    """Use write-ahead logging, so that no reader waits or fails.
+
+    Restore the journal mode afterwards.
+    """
     journal = connection.execute("pragma journal_mode").fetchone()[0]
     for pragma in (
         "journal_mode = wal",
@@ -392,11 +398,15 @@ def _sqlite_statement(table: str, names: list[str]) -> str:
     )
     never = -(2**63)
     return f"""
-        insert into "{table}" as stored (entity_key, feature_name, value, value_text, event_ts, created_ts)
+        insert into "{table}" as stored (
+            entity_key, feature_name, value, value_text, event_ts, created_ts
+        )
         values {rows}
         on conflict (entity_key, feature_name) do update set
-            value = excluded.value, value_text = excluded.value_text, event_ts = excluded.event_ts, created_ts = excluded.created_ts
-        where (stored.event_ts, coalesce(stored.created_ts, {never})) <= (excluded.event_ts, coalesce(excluded.created_ts, {never}))
+            value = excluded.value, value_text = excluded.value_text,
+            event_ts = excluded.event_ts, created_ts = excluded.created_ts
+        where (stored.event_ts, coalesce(stored.created_ts, {never}))
+            <= (excluded.event_ts, coalesce(excluded.created_ts, {never}))
     """
 
 
@@ -486,7 +496,10 @@ def _redis_writer(config: RepoConfig, online_store: Any, view: FeatureView) -> I
 
 
 def _write_redis(connection: Any, call: _RedisCall, project: str, batch: Batch) -> int:
-    """Send calls of several entities each; redis-py's packing of arguments would take most of the time."""
+    """Send calls of several entities each.
+
+    Redis-py's packing of arguments would take most of the time.
+    """
     keys = _bulk_columns(joined(batch.keys, pa.scalar(project.encode(), pa.large_binary())))
     values = _bulk_columns(encode_instants(batch.event.astype(np.int64)), *batch.features.values())
     left, written = len(batch.keys), 0
@@ -540,7 +553,8 @@ def _bulk_columns(*columns: pa.LargeBinaryArray) -> list[memoryview]:
 
 STAGE = """
     create temporary table staged (
-        entity_key bytea, feature_name text, value bytea, value_text text, event_ts timestamp, created_ts timestamp
+        entity_key bytea, feature_name text, value bytea, value_text text,
+        event_ts timestamp, created_ts timestamp
     ) on commit drop
 """
 POSTGRES_COLUMNS = "(entity_key, feature_name, value, value_text, event_ts, created_ts)"
@@ -553,7 +567,8 @@ UPSERT = """
         insert into {table} as stored {columns}
         select * from staged
         on conflict (entity_key, feature_name) do update set
-            value = excluded.value, value_text = excluded.value_text, event_ts = excluded.event_ts, created_ts = excluded.created_ts
+            value = excluded.value, value_text = excluded.value_text,
+            event_ts = excluded.event_ts, created_ts = excluded.created_ts
         where (stored.event_ts, coalesce(stored.created_ts, '-infinity'))
             <= (excluded.event_ts, coalesce(excluded.created_ts, '-infinity'))
         returning stored.entity_key
@@ -739,5 +754,6 @@ Writer: TypeAlias = Callable[[RepoConfig, Any, FeatureView], AbstractContextMana
 WRITERS: Mapping[str, Writer] = {
     "feast.infra.online_stores.sqlite.SqliteOnlineStore": _sqlite_writer,
     "feast.infra.online_stores.redis.RedisOnlineStore": _redis_writer,
-    "feast.infra.online_stores.postgres_online_store.postgres.PostgreSQLOnlineStore": _postgres_writer,
+    "feast.infra.online_stores.postgres_online_store.postgres."
+    "PostgreSQLOnlineStore": _postgres_writer,
 }

@@ -83,7 +83,7 @@ KEY_FORMATS: Mapping[ValueType, str] = {
 
 
 def encode_values(column: Column, value_type: ValueType) -> pa.LargeBinaryArray:
-    """Serialize each row's value as a `Value` proto, b"" for null (Feast's own mark for a timestamp).
+    """Serialize each row's value as a `Value` proto, b"" for null, as Feast marks null timestamps.
 
     Equal to Feast's conversion of the column, except where that one loses or refuses values:
     integers beside nulls stay exact, lists beside nulls, Arrow maps, UUIDs and zoned timestamps are
@@ -134,7 +134,7 @@ def encode_instants(microseconds: npt.NDArray[np.int64]) -> pa.LargeBinaryArray:
 
 
 def decode_values(serialized: Sequence[bytes | None], value_type: ValueType) -> list[Any]:
-    """Read values as `OnlineResponse.to_dict` does: None for null or absent; the bytes' type counts.
+    """Read values as `OnlineResponse.to_dict` does, by the bytes' type; None for null or absent.
 
     The values of a feature are read as one list proto: in field 1 of a list stand the same bytes as
     in a `Value`.
@@ -166,7 +166,10 @@ def _whole(column: Column) -> pa.Array:
 
 
 def _scalars(column: pa.Array, value_type: ValueType) -> pa.Array | None:
-    """Cast a column to the Arrow type its Feast type is written from; None if Feast must convert it."""
+    """Cast a column to the Arrow type its Feast type is written from.
+
+    None if Feast must convert it.
+    """
     kind, types = column.type, pa.types
     match value_type:
         case ValueType.DOUBLE | ValueType.FLOAT if types.is_floating(kind) or types.is_integer(
@@ -259,7 +262,7 @@ def _feast_values(column: pa.Array, value_type: ValueType) -> list[Value]:
 
 
 def _in_microseconds(column: pa.Array) -> pa.Array:
-    """Cut nanoseconds off times in lists: NumPy would turn these into integers, and Feast into seconds."""
+    """Cut nanoseconds off times in lists, since NumPy and Feast would turn them into seconds."""
     kind = getattr(column.type, "value_type", None)
     if kind is None or not pa.types.is_timestamp(kind) or kind.unit != "ns":
         return column
@@ -325,7 +328,7 @@ def _tag(field: int, wire: int) -> bytes:
 
 
 def fixed(head: bytes, numbers: npt.NDArray[Any], valid: Flags) -> pa.LargeBinaryArray:
-    """Write a head and a fixed-width little-endian number in each valid row, nothing in the others."""
+    """Write a head and a little-endian number in each valid row, nothing in the others."""
     cells = np.empty((len(numbers), len(head) + numbers.itemsize), np.uint8)
     cells[:, : len(head)] = np.frombuffer(head, np.uint8)
     cells[:, len(head) :] = (

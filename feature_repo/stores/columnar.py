@@ -60,7 +60,9 @@ _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 @contextmanager
 def reporting(progress: Progress) -> Iterator[None]:
-    """Call `progress(view, entities of this chunk, entities in all)` after every chunk written inside."""
+    """Call `progress(view, written, total)` after each chunk that is written inside the block.
+
+    `written` counts the entities of the chunk, `total` those of all chunks."""
     token = _progress.set(progress)
     try:
         yield
@@ -78,7 +80,9 @@ class Span:
 
 
 class ColumnarComputeEngine(ComputeEngine):
-    """A Feast batch engine: `batch_engine: {type: feature_repo.stores.columnar.ColumnarComputeEngine}`.
+    """A Feast batch engine.
+
+    `batch_engine: {type: feature_repo.stores.columnar.ColumnarComputeEngine}`.
 
     `chunk_rows` (50,000) is how many entities are held, encoded and written at a time. It reads
     `AsofOfflineStore`; views that Feast itself transforms, and other offline stores, are left to
@@ -144,7 +148,8 @@ class ColumnarComputeEngine(ComputeEngine):
         self, registry: BaseRegistry, task: MaterializationTask, **options: Any
     ) -> MaterializationJob:
         _log.warning(
-            "view %s: transformed by Feast or not read by AsofOfflineStore; left to Feast's local engine",
+            "view %s: transformed by Feast or not read by AsofOfflineStore; "
+            "left to Feast's local engine",
             task.feature_view.name,
         )
         engine = LocalComputeEngine(
@@ -173,7 +178,10 @@ class Materialization:
         return done_path(sources.warehouse_folder(self.config), self.config.project, self.view.name)
 
     def run(self, task: MaterializationTask) -> int:
-        """Finish what a killed run left, then write what the task asks for; returns entities written."""
+        """Finish what a killed run left, then write what the task asks for.
+
+        Returns entities written.
+        """
         done, written = self.done(), 0
         span = self.span(
             done,
@@ -199,7 +207,7 @@ class Materialization:
         return Span(FIRST, end, done)
 
     def done(self) -> Done | None:
-        """Read what was done, unless the definition or the store changed, or the store no longer has it."""
+        """Read what was done, unless the definition or store changed, or the store is emptied."""
         done = read_done(self._path)
         if done and done.of == self._digest() and self._is_there(done.witness):
             return done
@@ -339,8 +347,14 @@ class Materialization:
     def _parts(
         self, connection: duckdb.DuckDBPyConnection, rows: Snapshot, total: int, skipped: int
     ) -> Iterator[pa.Table]:
-        """Cut the newest rows by key rank into parts that fit in memory; the last column is the rank."""
-        sql = "select place, rank - $skipped as rank from newest where rank >= $skipped order by place"
+        """Cut the newest rows by key rank into parts that fit in memory.
+
+        The last column is the rank.
+        """
+        sql = (
+            "select place, rank - $skipped as rank from newest "
+            "where rank >= $skipped order by place"
+        )
         found = connection.sql(sql, params={"skipped": skipped}).to_arrow_reader(FOUND_ROWS)
         schema = rows.carried(self._columns).append(pa.field("rank", pa.int64()))
         number = n_partitions(total, rows.row_bytes(self._columns), memory_limit(self.config) // 2)
@@ -389,9 +403,12 @@ class Materialization:
             fresh as (from passed where has_arrived or {INSTANT} > $until),
             newest as (
                 from passed {changed}
-                qualify row_number() over (partition by {key_list} order by {NEWEST_FIRST}, has_arrived desc, place desc) = 1
+                qualify row_number() over (
+                    partition by {key_list} order by {NEWEST_FIRST}, has_arrived desc, place desc
+                ) = 1
             )
-            select place, row_number() over (order by {key_list}) - 1 as rank from newest where has_arrived or {INSTANT} > $until
+            select place, row_number() over (order by {key_list}) - 1 as rank
+            from newest where has_arrived or {INSTANT} > $until
         """
 
     def _digest(self) -> str:

@@ -24,7 +24,10 @@ def carried(kind: pa.DataType) -> pa.DataType:
 
 
 def gathered(column: pa.ChunkedArray, places: pa.Array, kind: pa.DataType) -> pa.ChunkedArray:
-    """Pick values by place, null where there is none, in the source's type; chunked as offsets need."""
+    """Pick values by place, null where there is none, in the source's type.
+
+    Chunked as offsets need.
+    """
     try:
         return column.take(places).cast(kind)
     except pa.ArrowInvalid:  # too large for one chunk

@@ -83,7 +83,9 @@ def delete_views(
 
 def _sqlite(config: RepoConfig, online_store: Any, view: FeatureView, keys: Keys) -> None:
     with contextlib.closing(
-        sqlite3.connect(online_store._get_db_path(config), WAIT_SECONDS, isolation_level=None)
+        sqlite3.connect(  # noqa: SLF001
+            online_store._get_db_path(config), WAIT_SECONDS, isolation_level=None
+        )
     ) as connection:
         if not connection.execute(
             "select 1 from sqlite_master where name = ?", [_table(config, view)]

@@ -24,7 +24,9 @@ Batch: TypeAlias = tuple[
 def nearest(
     batches: Iterable[Batch], asked: Sequence[float], top_k: int, metric: str
 ) -> list[tuple[bytes, float]]:
-    """Find the keys and distances of the `top_k` nearest vectors, nearest first; ties by lesser key.
+    """Find the keys and distances of the `top_k` nearest vectors, nearest first.
+
+    Ties by lesser key.
 
     `metric` is `cosine` (1 less the cosine; 1 where a vector is all zeros) or `L2`, in small
     letters or capitals. Raises ValueError for any other, and where a stored vector is not as long

@@ -21,7 +21,10 @@ NEWEST_FIRST = f"{INSTANT} desc nulls last, {CREATED} desc nulls last"
 def list_rows(
     connection: duckdb.DuckDBPyConnection, index: Index, arrived: Container[str] = ()
 ) -> None:
-    """Make the index a table `seen`: each row's `place`, and `has_arrived` for files of these identities."""
+    """Make the index a table `seen`, with each row's `place`.
+
+    `has_arrived` marks rows of the files of these identities.
+    """
 
     def numbered_rows() -> Iterator[pl.DataFrame]:
         first = 0
@@ -62,7 +65,10 @@ def latest(
 def picked(
     rows: Snapshot, columns: Mapping[str, str], found: pa.RecordBatchReader
 ) -> Iterator[tuple[pa.Table, pa.RecordBatch, pa.Array]]:
-    """Read columns by batch; yield each batch, its places and its part of what was found, by place."""
+    """Read columns by batch.
+
+    Yield each batch, its places and its part of what was found, by place.
+    """
     waiting, first = found.schema.empty_table(), 0
     for _, batch in rows.batches(columns):
         end = first + batch.num_rows

@@ -3,14 +3,16 @@
 The bytes at rest are Feast's: writing is inherited, and any Feast client reads what is written
 here. Reading differs:
 
-- Feast makes four Python objects of every stored value. Here the stored bytes go into the response as they are.
-- A value whose event timestamp is older than its view's time to live reads as null with the status OUTSIDE_MAX_AGE, as in
-  training (the boundary itself still holds). Feast serves it for ever.
-- An entity that is not stored has what its features are where nothing counts (`empty`), PRESENT and without an event timestamp; the
-  rest is null and NOT_FOUND.
+- Feast makes four Python objects of every stored value. Here the stored bytes go into the
+  response as they are.
+- A value whose event timestamp is older than its view's time to live reads as null with the status
+  OUTSIDE_MAX_AGE, as in training (a value exactly at the limit is still served). Feast serves it
+  for ever.
+- An entity that is not stored has the values of one with nothing counted (`empty`), PRESENT and
+  without an event timestamp; its other features are null and NOT_FOUND.
 - Only the features asked for are read. Feast's SQLite store reads all of an entity's.
-- SQLite finds the nearest vectors by itself, and words and filters without a setting. Feast's needs an extension and a Python
-  that may load it for vectors, and columns of its own for filters.
+- SQLite finds the nearest vectors by itself, and words and filters without a setting. Feast's needs an
+  extension for vectors, a Python that may load it, and columns of its own for filters.
 
 `online_read` gives what is stored, whatever its age: Feast calls it to precompute vectors, whose
 age it judges itself.
@@ -68,7 +70,7 @@ NO_ENTITY = bytes(4)  # the serialized key of no columns, under which Feast stor
 
 
 class Read(NamedTuple):
-    """What is asked of one view: some features of some entities, and which of the entities each row of the answer is."""
+    """What is asked of one view: features, entities, and the entity of each row of the answer."""
 
     table: FeatureView
     requested_features: Sequence[str]
@@ -77,7 +79,7 @@ class Read(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """One feature as it lies in the store, entity by entity: serialized values and event timestamps, None where there is none."""
+    """One feature as stored, by entity: serialized values and event timestamps, or None."""
 
     values: Sequence[bytes | None]
     instants: Sequence[bytes | None]
@@ -101,7 +103,10 @@ class Stored(NamedTuple):
         return Stored(kept, self.instants)
 
     def filled(self, value: bytes, keys: Sequence[bytes]) -> "Stored":
-        """The same feature with a value for the entities of which nothing is stored; a null key is no entity."""
+        """The same feature with values for entities of which nothing is stored.
+
+        A null key is no entity.
+        """
         there = zip(self.values, self.instants, keys, strict=True)
         return Stored(
             [value if at is None and key != NO_ENTITY else known for known, at, key in there],
@@ -109,7 +114,10 @@ class Stored(NamedTuple):
         )
 
     def too_old(self, table: FeatureView, now: int) -> set[bytes]:
-        """The event timestamps past the view's time to live at an instant, in nanoseconds since 1970; none or 0 is for ever."""
+        """Mark event timestamps past the view's time to live at an instant (Unix nanoseconds).
+
+        A time to live of none or 0 never ends.
+        """
         ttl = getattr(table, "ttl", None)  # an on-demand view that is written online has none
         if not ttl:
             return set()
@@ -122,7 +130,7 @@ class Stored(NamedTuple):
 
 
 class NotOnlineError(MillraceError, FeastError):
-    """Asked online for a view that is not kept there; the feature server answers with status 422."""
+    """A request for a view that is not kept online; the feature server answers with status 422."""
 
     def http_status_code(self) -> int:
         """Tell the client that the request is at fault."""
@@ -133,14 +141,15 @@ def refuse_not_online(view: Any) -> None:
     """Raise `NotOnlineError` for a view that is not online."""
     if not getattr(view, "online", True):
         message = (
-            f"{view.name}: is not online in this home; run once with MILLRACE_ONLINE={view.name} to keep it there "
-            "(names with commas between; a row a record and feature), or ask for it in a training set"
+            f"{view.name}: is not online in this home; run once with "
+            f"MILLRACE_ONLINE={view.name} to keep it there (names with commas between; "
+            "a row a record and feature), or ask for it in a training set"
         )
         raise NotOnlineError(message)
 
 
 class LeanReads(OnlineStore):
-    """An online store that serves from the stored bytes; a store adds `read_stored`, and its twin for `await`."""
+    """An online store that serves stored bytes; a store adds `read_stored` and its async twin."""
 
     def get_online_features(
         self,
@@ -152,7 +161,10 @@ class LeanReads(OnlineStore):
         full_feature_names: bool = False,  # noqa: FBT001, FBT002
         include_feature_view_version_metadata: bool = False,  # noqa: FBT001, FBT002
     ) -> OnlineResponse:
-        """Answer as Feast does; a null key is answered nulls, no rows with none. Raises RequestError for what a caller can mend."""
+        """Answer as Feast does; nulls for a null key, nothing for no rows.
+
+        Raises RequestError for a caller's mistake.
+        """
         rows = _asked(registry, project, features, entity_rows, full_feature_names)
         return super().get_online_features(
             config,
@@ -197,7 +209,10 @@ class LeanReads(OnlineStore):
         raise NotImplementedError
 
     def read(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
-        """Read as `read_stored` does; an unknown entity has the values of one with nothing counted."""
+        """Read as `read_stored` does.
+
+        An unknown entity has the values of one with nothing counted.
+        """
         return _with_empty(reads, self.read_stored(config, reads))
 
     async def read_async(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
@@ -284,7 +299,10 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
         top_k: int,
         distance_metric: str | None = None,
     ) -> list[tuple[datetime | None, EntityKey, Value, Value, Value]]:
-        """Find the entities nearest to a vector, nearest first: instant, key, vector twice, distance."""
+        """Find the entities nearest to a vector, nearest first.
+
+        Each has its instant, key, vector (twice, as Feast expects) and distance.
+        """
         vector = _vector(table)
         found = nearest(
             self._vectors(config, self._search(config, table), vector.name),
@@ -360,7 +378,7 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
 
     def _search(self, config: RepoConfig, table: FeatureView, filters: Any = None) -> Search:
         refuse_not_online(table)
-        name = sqlite._table_id(
+        name = sqlite._table_id(  # noqa: SLF001
             config.project, table, config.registry.enable_online_feature_view_versioning
         )
         return Search(
@@ -395,7 +413,7 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
         n_keys, n_features = len(read.keys), len(read.requested_features)
         if not n_keys:
             return [Stored([], [])] * n_features
-        table = sqlite._table_id(
+        table = sqlite._table_id(  # noqa: SLF001
             config.project, read.table, config.registry.enable_online_feature_view_versioning
         )
         # SQLite keeps the order of a CROSS JOIN, so the rows come key by key, feature by feature;
@@ -408,7 +426,7 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
             from asked_key
             cross join asked_feature
             left join {sqlite._quote_id(table)} as stored using (entity_key, feature_name)
-        """  # noqa: SLF001
+        """
         rows = (
             self._get_conn(config).execute(sql, [*read.keys, *read.requested_features]).fetchall()
         )
@@ -432,7 +450,7 @@ def _vector(table: FeatureView) -> Field:
 
 
 def _is_held(seconds: int, oldest: int) -> bool:
-    """Whether an event timestamp is within a time to live that began at a Unix time in nanoseconds."""
+    """Whether an event timestamp is within a time to live that began at Unix nanoseconds."""
     instant = _of_seconds(seconds)
     return instant is not None and _nanoseconds(instant) >= oldest
 
@@ -530,7 +548,7 @@ def _asked(
     Raises RequestError where rows differ in their columns, columns in length, or a key is of
     another kind than its type.
     """
-    _, _, join_keys, types, _, _, _, needed, _ = utils._get_cached_request_context(
+    _, _, join_keys, types, _, _, _, needed, _ = utils._get_cached_request_context(  # noqa: SLF001
         registry, project, features, full_feature_names
     )
     if not isinstance(rows, Mapping):
@@ -608,11 +626,17 @@ def _answer(
         response.metadata.feature_names.val.extend(
             [prefix + name for name in read.requested_features]
         )
-        if (
-            include_feature_view_version_metadata
-        ):  # Feast adds it beside the features, of which there are none in this call
-            utils._populate_response_from_feature_data(
-                [], [], (), response, full_feature_names, read.table, 0, True
+        if include_feature_view_version_metadata:
+            # Feast adds it beside the features, of which there are none in this call
+            utils._populate_response_from_feature_data(  # noqa: SLF001
+                [],
+                [],
+                (),
+                response,
+                full_feature_names,
+                read.table,
+                0,
+                True,  # noqa: FBT003
             )
         features = [feature.at(read.order) for feature in stored]
         statuses = [_statuses(feature, feature.too_old(read.table, now)) for feature in features]
@@ -634,7 +658,7 @@ def _statuses(stored: Stored, old: set[bytes]) -> bytes:
 
 
 def _serialized_results(features: Sequence[Stored], statuses: Sequence[bytes]) -> bytes:
-    """Serialize a response's vectors: the values, statuses and event timestamps of one feature each.
+    """Serialize a response's vectors: values, statuses and event timestamps, one feature each.
 
     On the wire a message, and so the packed statuses, follows its tag and its length
     (https://protobuf.dev/programming-guides/encoding/).
@@ -673,7 +697,7 @@ def _fields(number: int, contents: Sequence[bytes | None]) -> bytes:
 
 @lru_cache(maxsize=1 << 16)
 def _header(number: int, value: int, wire: int = LENGTH) -> bytes:
-    """A field's tag and a varint: the length of its bytes, or its value (lowest seven bits first)."""
+    """A field's tag and a varint: its length in bytes, or its value (lowest seven bits first)."""
     header = bytearray([number << 3 | wire])
     while value > 0x7F:  # noqa: PLR2004
         header.append(value & 0x7F | 0x80)

@@ -25,7 +25,7 @@ class PostgresOnlineStoreConfig(postgres.PostgreSQLOnlineStoreConfig):
 
 
 class PostgresOnlineStore(GuardedWrites, LeanReads, postgres.PostgreSQLOnlineStore):
-    """Feast's PostgreSQL store: one row an entity and feature, with microsecond event timestamps."""
+    """Feast's PostgreSQL store: a row an entity and feature, instants to the microsecond."""
 
     _conn: Connection[Any] | None
     _conn_pool: ConnectionPool | None

@@ -52,7 +52,10 @@ class RedisOnlineStore(GuardedWrites, LeanReads, redis.RedisOnlineStore):
     def _read_packed(
         self, config: RepoConfig, commands: Sequence[Command]
     ) -> list[list[bytes | None]]:
-        """Send all commands at once, fields packed once; the client's own pipeline takes twice as long."""
+        """Send all commands at once, fields packed once.
+
+        The client's own pipeline takes twice as long.
+        """
         packed = b"".join(_packed(commands))
         pool = self._get_client(config.online_store).connection_pool
 
@@ -74,7 +77,10 @@ class RedisOnlineStore(GuardedWrites, LeanReads, redis.RedisOnlineStore):
         return replies
 
     def _commands(self, config: RepoConfig, reads: Sequence[Read]) -> list[Command]:
-        """The hash and fields to get for each entity of each view: features, then the event timestamp."""
+        """The hash and fields to get for each entity of each view.
+
+        The last is the event timestamp.
+        """
         project = config.project.encode()
         commands = []
         for read in reads:

@@ -22,7 +22,10 @@ RESERVED = {"rank", "rowid", "entity_key"}  # by the full-text table
 
 
 class Search(NamedTuple):
-    """A search of one view's table; `oldest` is the least event timestamp in the time to live, or None."""
+    """A search of one view's table.
+
+    `oldest` is the least event timestamp in the time to live, or None.
+    """
 
     view: FeatureView
     table: str
@@ -30,7 +33,7 @@ class Search(NamedTuple):
     oldest: int | None
 
     def candidates(self) -> tuple[str, list[Any], str, list[Any]]:
-        """Compose the conditions on rows `stored`: a common table and a condition, each with parameters."""
+        """Compose the conditions on rows `stored`: a common table, a condition, their parameters."""
         numbers, flags = (
             [field.name for field in self.view.features if field.dtype.to_value_type() in kinds]
             for kinds in (NUMBERS, {ValueType.BOOL})
@@ -58,7 +61,9 @@ class Search(NamedTuple):
     def by_words(
         self, connection: sqlite3.Connection, words: str, top_k: int
     ) -> list[tuple[bytes, float]]:
-        """Find the entities whose String features best fit an FTS5 query, best first; ties by lesser key.
+        """Find the entities whose String features best fit an FTS5 query, best first.
+
+        Ties by lesser key.
 
         Raises RequestError where the view has no text, or the query is none.
         """
@@ -79,17 +84,22 @@ class Search(NamedTuple):
         )
         try:
             connection.execute(
-                f'create virtual table temp.searched using fts5(entity_key unindexed, {columns}, tokenize="porter unicode61")'
+                f"create virtual table temp.searched using fts5(entity_key unindexed, {columns}, "
+                'tokenize="porter unicode61")'
             )
             connection.execute(
                 f"""
                 with {valued}
-                insert into temp.searched select stored.entity_key, {values} from {quoted(self.table)} as stored
+                insert into temp.searched
+                select stored.entity_key, {values} from {quoted(self.table)} as stored
                 where stored.feature_name in ({_marks(names)}) and {condition} group by 1
                 """,
                 [*valued_parameters, *names, *names, *parameters],
             )
-            found = "select entity_key, bm25(searched) from temp.searched where searched match ? order by 2, 1 limit ?"
+            found = (
+                "select entity_key, bm25(searched) from temp.searched "
+                "where searched match ? order by 2, 1 limit ?"
+            )
             with closing(connection.execute(found, [words, top_k])) as rows:
                 return rows.fetchall()
         except sqlite3.OperationalError as error:

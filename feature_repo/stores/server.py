@@ -1,4 +1,4 @@
-"""What Feast's feature server gets when it starts: writes of nulls, and reasons for bad requests."""
+"""What Feast's feature server gets at its start: writes of nulls, reasons for bad requests."""
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -20,7 +20,10 @@ MISTAKES = (
 
 
 def load_artifacts(app: FastAPI) -> None:
-    """Prepare a server's process; Feast calls this, from `static_artifacts.py`, with its application."""
+    """Prepare a server's process.
+
+    Feast calls this, from `static_artifacts.py`, with its application.
+    """
     for name in ("write_to_online_store", "write_to_online_store_async"):
         setattr(FeatureStore, name, getattr(Store, name))
     for mistake in MISTAKES:
@@ -29,7 +32,10 @@ def load_artifacts(app: FastAPI) -> None:
 
 
 def explain(_: Request, mistake: Exception) -> JSONResponse:
-    """Answer a client's mistake with its reason, as Feast words its errors; 422 if it has no status."""
+    """Answer a client's mistake with its reason, as Feast words its errors.
+
+    422 if it has no status.
+    """
     error = (
         mistake
         if isinstance(mistake, errors.FeastError)

@@ -59,7 +59,7 @@ ARROW_TYPES: Mapping[FeastType, pa.DataType] = {
 
 
 class Feature(NamedTuple):
-    """A feature of a view: its column in the answer, name, Feast type and Arrow type (None: inferred)."""
+    """A feature of a view: column in the answer, name, Feast type, Arrow type (None: inferred)."""
 
     column: str
     name: str
@@ -73,7 +73,10 @@ class Feature(NamedTuple):
 
 
 class ViewPlan(NamedTuple):
-    """What is read of one view, by kind of feature; a key may be in any of several request columns."""
+    """What is read of one view, by kind of feature.
+
+    A key may be in any of several request columns.
+    """
 
     table: FeatureView
     features: Sequence[Feature]
@@ -205,7 +208,7 @@ def arrow_type(kind: FeastType) -> pa.DataType | None:
 
 
 def _array(values: Sequence[Any], kind: pa.DataType | None) -> Values:
-    """Make a column of values: Python objects where no type of Arrow's, or of Polars', fits them all."""
+    """Make a column of values: Python objects where no type of Arrow's or Polars' fits."""
     plain = _convert_uuids_for_arrow({"": values})[""]
     zones = (
         {value.tzinfo for value in plain if isinstance(value, datetime)} if kind is None else set()
@@ -239,7 +242,7 @@ def _texts(values: Sequence[Any], feature: Feature) -> Sequence[Any]:
 
 
 def _decode(serialized: Sequence[bytes | None], kind: ValueType) -> Sequence[Any]:
-    """Decode values as Feast does, except JSON, which stays the text that was written, as in training."""
+    """Decode values as Feast does, except JSON, which stays the written text, as in training."""
     if kind == ValueType.JSON:
         return [Value.FromString(value).json_val if value else None for value in serialized]
     if kind == ValueType.JSON_LIST:

@@ -84,7 +84,7 @@ class Snapshot:
         )
 
     def row_bytes(self, columns: Mapping[str, str]) -> float:
-        """The bytes a row takes in memory: from the types if they say so, else from the first rows."""
+        """The bytes a row takes in memory, by the types if they say so, else by the first rows."""
         kinds = self.carried(columns).types
         if all(pa.types.is_primitive(kind) for kind in kinds):
             return float(sum(kind.bit_width for kind in kinds) / 8)
@@ -155,7 +155,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class ViewRead:
-    """What a retrieval reads of one view: its features, its snapshot and its columns of the spine."""
+    """What a retrieval reads of one view: features, snapshot and columns of the spine."""
 
     view: FeatureView
     features: list[str]
@@ -445,7 +445,10 @@ def append(config: RepoConfig, source: FileSource, rows: pa.Table) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for replacement under a lock; whoever waited for a replaced file gets the new one."""
+    """Open a file for replacement under a lock.
+
+    Whoever waited for a replaced file gets the new one.
+    """
     while True:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -63,7 +63,7 @@ class SpineRows:
         return ends["min"], ends["max"]
 
     def check(self, keys: Mapping[str, Iterable[str]], features: Mapping[str, str]) -> None:
-        """Raise `ValueError` for a missing key, an invalid time, or a column with a feature's name."""
+        """Raise `ValueError` for a missing key, invalid time, or column with a feature's name."""
         names = self.schema.names
         for view, columns in keys.items():
             missing = [column for column in columns if column not in names]
@@ -133,7 +133,10 @@ def to_arrow(connection: duckdb.DuckDBPyConnection, spine: Spine) -> pa.Table:
 
 
 def _objects(column: pd.Series) -> pd.Series:
-    """Convert Python datetimes in pandas columns to UTC; a spine's instants also where kinds are mixed."""
+    """Convert Python datetimes in pandas columns to UTC.
+
+    A spine's instants also where kinds are mixed.
+    """
     kind = pd.api.types.infer_dtype(column, skipna=True)
     if kind == "string":
         return column

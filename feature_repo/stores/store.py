@@ -35,7 +35,9 @@ class Store(FeatureStore):
         allow_registry_cache: bool = True,  # noqa: FBT001, FBT002
         transform_on_write: bool = True,  # noqa: FBT001, FBT002
     ) -> None:
-        """Write rows of one view, a frame or a mapping of columns; `push` does so for all of a source.
+        """Write rows of one view, a frame or a mapping of columns.
+
+        `push` does so for all of a source.
 
         Raises ValueError, naming view and column, where a column is missing, a key is null, or a
         value does not fit its type.

@@ -74,7 +74,10 @@ class Timeline:
     as_known: bool
 
     def values(self, spine: pl.DataFrame) -> pa.Table:
-        """The features of each spine row, in order; the spine has keys, `INSTANT`, and `INSTANT_UP` for a TTL."""
+        """The features of each spine row, in order.
+
+        The spine has keys, `INSTANT`, and `INSTANT_UP` for a TTL.
+        """
         asked = (
             spine.select(*self._keys, INSTANT).with_row_index(_SPINE_ROW).drop_nulls().sort(INSTANT)
         )

@@ -49,7 +49,10 @@ NOT_CONVERTED = (
 
 
 class RequestError(FeastError, ValueError):
-    """A mistake in a caller's request or values; Feast's server answers it with 422 and the reason."""
+    """A mistake in a caller's request or values.
+
+    Feast's server answers it with 422 and the reason.
+    """
 
     def http_status_code(self) -> int:
         """Tell the server that the caller can mend it."""
@@ -57,7 +60,10 @@ class RequestError(FeastError, ValueError):
 
 
 def proto_values(values: Iterable[Any], kind: ValueType) -> list[Value]:
-    """Convert a feature's values; None, NaN, NaT and NA are null; ValueError where one does not fit."""
+    """Convert a feature's values.
+
+    None, NaN, NaT and NA are null; ValueError where one does not fit.
+    """
     given = [plain(value) for value in values]
     if any(lacks_a_part(value, kind) for value in given):
         message = (
@@ -78,7 +84,10 @@ def unfit(values: Iterable[Any], kind: ValueType) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Convert a value, deeply, from NumPy and pandas; null is None, but NaN stays in lists and maps."""
+    """Convert a value, deeply, from NumPy and pandas.
+
+    Null is None, but NaN stays in lists and maps.
+    """
     inner = _unboxed(value)
     return None if isinstance(inner, float) and inner != inner else inner  # noqa: PLR0124 - NaN alone differs from itself
 
