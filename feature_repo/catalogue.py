@@ -66,8 +66,10 @@ def catalogue_markdown() -> str:
     for view in found.views.values():
         lines += [f"## {view.name}", "", view.description, ""]
         lines += [
-            f"Key: `{'`, `'.join(view.entity.columns)}`. "
-            f"Declared in `{_place(found.paths[view.name])}`.",
+            (
+                f"Key: `{'`, `'.join(view.entity.columns)}`. "
+                f"Declared in `{_place(found.paths[view.name])}`."
+            ),
             "",
         ]
         lines += [*_table(view.contract.served()), ""]
@@ -77,8 +79,10 @@ def catalogue_markdown() -> str:
         )
         lines += [f"## {name}", "", declared.description, ""]
         lines += [
-            f"Computed when it is asked for, from `{read}` and the instant. "
-            f"Declared in `{_place(found.paths[name])}`.",
+            (
+                f"Computed when it is asked for, from `{read}` and the instant. "
+                f"Declared in `{_place(found.paths[name])}`."
+            ),
             "",
         ]
         lines += [*_table(derived_columns(name)), ""]

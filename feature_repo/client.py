@@ -26,9 +26,9 @@ PACKAGES = ("deltalake", "duckdb", "feast", "millrace", "pandera", "polars", "py
 class TrainingSet:
     """A training set and what it was made from.
 
-    `frame` holds every spine row, in order, with the features behind it. `lock` tells the digests
-    of the spine, of the registry and of the result, the features, the version of every table, the
-    digest of the code that made it, and package versions.
+    `frame` contains every spine row, in order, followed by its features. `lock` records the
+    features, the version and code digest of every table, the versions of packages, and the digests
+    of the spine, the registry and the result.
     """
 
     frame: "pl.DataFrame"
@@ -57,8 +57,8 @@ def store(home: Path | str | None = None) -> "FeatureStore":
 
     The home is the one given, else `MILLRACE_HOME`, else the nearest `.millrace`.
 
-    It is Feast's own, which also writes rows of nulls. Raises `HomeError` where no pipeline has run
-    yet.
+    The store is Feast's own, and also writes rows of nulls. Raises `HomeError` where no pipeline
+    has run yet.
     """
     from feature_repo.stores.store import Store  # which imports Feast
 
@@ -70,8 +70,8 @@ def repo_config(home: Path) -> Any:
     from feature_repo.importing import feast
 
     settings = store_settings(home)
-    # set afterwards, for Feast warns that this has no effect with a file registry: it has (a test
-    # reads meanwhile)
+    # set afterwards: Feast warns that it has no effect with a file registry, but it has (a test
+    # reads while rows are written)
     serves_meanwhile = settings["registry"].pop("serve_features_while_materializing", False)
     config = feast.RepoConfig(**settings, repo_path=REPOSITORY)
     config.registry.serve_features_while_materializing = serves_meanwhile
@@ -79,7 +79,7 @@ def repo_config(home: Path) -> Any:
 
 
 def store_settings(home: Path) -> dict[str, Any]:
-    """Read `feature_store.yaml` and put a home in the place of the default one."""
+    """Read `feature_store.yaml` and replace the default home with this one."""
     import yaml
 
     settings = yaml.safe_load((REPOSITORY / "feature_store.yaml").read_text("utf-8"))
@@ -106,8 +106,8 @@ class _TrainingSets:
         from staging.records`) or a path to Parquet, with `event_timestamp` (naive means UTC, text
         is ISO 8601) and the keys of the views asked for. `features` is the name of a feature
         service (`"triage_v1"`) or a list of `"view:feature"`; columns come back as `view__feature`.
-        `as_of_versions`, the `tables` of an earlier lock, reads the views as they were then; else
-        they are read as the last run left them that finished all of them, also while another is at
+        `as_of_versions`, the `tables` of an earlier lock, reads the views as they were then.
+        Without it, views are read as the last complete run left them, even while another run is at
         work.
         """
         from transforms.features.build import consistent_versions, staging_version
@@ -157,11 +157,10 @@ class _TrainingSets:
         spine: "Spine | None" = None,
         home: Path | str | None = None,
     ) -> TrainingSet:
-        """Make a training set again from its lock, equal to the byte (its Arrow IPC digest).
+        """Rebuild a training set from its lock, equal byte for byte (by its Arrow IPC digest).
 
-        `lock` is the lock itself, the path of a file of it, or the name of a registered one, which
-        brings its spine. Raises `LockError` where something is gone or has changed, with a line for
-        each such thing.
+        `lock` is a lock, the path of a saved one, or the name of a registered one, which brings its
+        spine. Raises `LockError` where inputs are missing or changed, with a line for each.
         """
         from feature_repo.locks import LockError, changes, gone
         from transforms.home import Settings
@@ -176,9 +175,9 @@ class _TrainingSets:
                 "lock (millrace locks)"
             )
             raise LockError(message)
-        lost = gone(content, Warehouse(Settings(home=root)))
-        if lost:
-            raise LockError("\n  ".join(["the training set cannot be made again:", *lost]))
+        missing = gone(content, Warehouse(Settings(home=root)))
+        if missing:
+            raise LockError("\n  ".join(["the training set cannot be made again:", *missing]))
         made = self(rows, content["features"], root, content["tables"])
         if made.lock["result"] != content["result"]:
             raise LockError(
@@ -219,11 +218,11 @@ def online_features(
 
     Each row carries the keys of the views asked for. Every row comes back, in order: its own
     columns, then the features as `view__feature`, null for a null key and past the view's time to
-    live. An entity that is not known has 0 in counts and sums, null in the rest, as in training. A
+    live. An unknown entity has 0 for counts and sums and null for the rest, as in training. A
     view computed on demand gets the row's `event_timestamp`, or now: a datetime (naive means UTC),
-    a date or text in ISO 8601, never a number. The store stays open between calls; what is applied
-    since is seen by the next one. Raises `NotOnlineError` for a view that is not online: those of
-    records are where `MILLRACE_ONLINE` names them.
+    a date or text in ISO 8601, never a number. The store stays open between calls, and each call
+    sees what has been applied since. Raises `NotOnlineError` for a view that is not online: record
+    views are online only where `MILLRACE_ONLINE` names them.
     """
     from feature_repo.stores.serving import opened
 
@@ -236,7 +235,7 @@ def similar_records(
     feature: str = "record_vector:hash_vec_256",
     home: Path | str | None = None,
 ) -> "pl.DataFrame":
-    """Find the records nearest in meaning to a text: `record_id` and `distance`, the nearest first.
+    """Find the records with vectors nearest to a text's: `record_id` and `distance`, nearest first.
 
     The distance is 1 less the cosine, whatever store is asked; a text becomes a vector as the
     feature's own did. Works with every online store that Feast can search by vectors. Raises

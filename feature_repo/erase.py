@@ -85,7 +85,7 @@ def touched_locks(warehouse: Warehouse, connection: duckdb.DuckDBPyConnection) -
 
     A spine counts if it names what is in `erased_rows`.
     """
-    lost = {
+    removed = {
         file
         for view in views()
         for file in view.rests_on(
@@ -100,8 +100,8 @@ def touched_locks(warehouse: Warehouse, connection: duckdb.DuckDBPyConnection) -
             for file in files_of_version(warehouse.folder(f"features.{view}"), version)
         }
         n_rows = lock.spine().num_rows - _spine_left(connection, lock).num_rows
-        if files & lost or n_rows:
-            found.append(TouchedLock(lock.name, bool(files & lost), n_rows))
+        if files & removed or n_rows:
+            found.append(TouchedLock(lock.name, bool(files & removed), n_rows))
     return found
 
 

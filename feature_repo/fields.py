@@ -63,7 +63,7 @@ def feature_view(contract: type[Contract], entities: list[Entity], owner: str = 
 
     A key of several columns has one Feast entity for each of them, which other views may share.
 
-    A row holds until the next one (windows change at their own instants), so nothing expires.
+    A row applies until the next one (windows change at their own instants), so nothing expires.
     Whether it is online is the home's choice: that of `MILLRACE_HOME` here, and of the home that is
     registered in `feature_repo.online.apply`.
     """

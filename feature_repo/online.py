@@ -46,7 +46,7 @@ def definitions_digest(home: Path) -> str:
 
 
 def is_applied(warehouse: Warehouse) -> bool:
-    """Whether the home's registry holds the definitions as they are now."""
+    """Whether the home's registry contains the definitions as they are now."""
     path = _applied_path(warehouse)
     return path.is_file() and path.read_text("utf-8") == definitions_digest(warehouse.settings.root)
 
@@ -79,20 +79,20 @@ def _register(warehouse: Warehouse) -> None:
     names = {(type(item).__name__, item.name) for item in defined}
     views = store.registry.list_all_feature_views(
         store.project, skip_udf=True
-    )  # their code may be gone since
+    )  # their code may have been removed
     registered = [
         *store.list_feature_services(),
         *views,
         *store.list_entities(),
         *store.list_data_sources(),
     ]
-    gone = [
+    removed = [
         item
         for item in registered
         if (type(item).__name__, item.name) not in names and item.name != "__dummy"
     ]
     with _quiet():
-        store.apply(defined, objects_to_delete=gone, partial=False)
+        store.apply(defined, objects_to_delete=removed, partial=False)
         _take_offline(store, warehouse)
 
 

@@ -29,7 +29,7 @@ def online_views(home: Path) -> list[str]:
 
 
 def keep(home: Path, views: list[str]) -> None:
-    """Remember the choice, so that it holds for the runs to come."""
+    """Remember the choice, so that it applies to later runs."""
     replace_file(_path(home), "\n".join(view for view in _of_records() if view in views).encode())
 
 

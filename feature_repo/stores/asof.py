@@ -67,9 +67,9 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):
     """Where the rows are and how much memory may be used.
 
     `warehouse` is the folder that relative source paths start from, itself relative to the feature
-    repository. `memory_limit` (`"2GB"`; unset, `MILLRACE_MEMORY_LIMIT`) bounds what is held of the
-    views; a larger view is read in parts. A spine is joined and given out `batch_rows` rows at a
-    time. `as_of_versions` names Delta versions of views to read instead of the newest
+    repository. `memory_limit` (`"2GB"`; unset, `MILLRACE_MEMORY_LIMIT`) bounds what is in memory of
+    the views; a larger view is read in parts. A spine is joined and given out `batch_rows` rows at
+    a time. `as_of_versions` names Delta versions of views to read instead of the newest
     (`{author_activity: 12}`). `storage_options` go to object storage.
     """
 
@@ -99,7 +99,7 @@ class AsofRetrievalMetadata(RetrievalMetadata):
 
 
 class AsofRetrievalJob(RetrievalJob):
-    """A retrieval that runs when its result is asked for; asked again, it gives the same."""
+    """A retrieval that runs when its result is asked for; asked again, it returns the same."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class AsofRetrievalJob(RetrievalJob):
         *,
         full_feature_names: bool = False,
     ) -> None:
-        """Take what returns the batches (one or more, maybe empty), and what Feast asks of a job."""
+        """Take what returns the batches (at least one, maybe empty) and what Feast asks a job."""
         self._batches = batches
         self._sql = sql
         self._config = config
@@ -540,7 +540,7 @@ class Join:
         )
 
     def _asked(self, read: ViewRead, spine: SpineRows, batch: pa.Table) -> pl.DataFrame:
-        """Give the spine's keys and instants as the view's index has them."""
+        """Return the spine's keys and instants as the view's index has them."""
         columns = numbered("key", read.spine_keys.values())
         instants = instants_in(batch[spine.event_timestamp], spine.event_timestamp)
         frame = known(
@@ -670,7 +670,7 @@ def _entities_between(reads: list[ViewRead], start: datetime, end: datetime) -> 
 def _keys_between(
     read: ViewRead, names: list[str], start: datetime, end: datetime
 ) -> Iterator[pl.DataFrame]:
-    """Give the keys of a view's rows of a span, named by their place in `names`."""
+    """Return the keys of a view's rows in a span, named by their place in `names`."""
     index = read.index
     first, last = (units_since_1970(make_tzaware(time), index.unit) for time in (start, end))
     keys = [

@@ -1,7 +1,7 @@
 """Rows into Feast's online stores, by one guarded writer for materializations, pushes and requests.
 
 SQLite, Redis and Postgres are written by column, any other store through Feast's own writer. An
-empty store holds afterwards, byte for byte, what Feast's writer would have put there. Beyond that
+empty store then contains, byte for byte, what Feast's writer would have put there. Beyond that
 an older value never overwrites a newer one, and the same value may be written again. What to write,
 and when, does not belong here.
 """
@@ -149,7 +149,7 @@ def bulk_writer(
 ) -> Iterator[Write]:
     """Open a view's online table for writing; `write(rows)` returns the number of entities written.
 
-    `rows` holds one row an entity: the view's join keys and features, and its batch source's
+    `rows` has one row an entity: the view's join keys and features, and its batch source's
     timestamps. An entity that the store knows more newly is left out. A batch that fails is not
     written in part in SQLite and Postgres, raises, and leaves the writer usable. Raises ValueError
     naming view and column where a value does not fit its type.
@@ -328,7 +328,9 @@ def _sqlite_writer(
 ) -> Iterator[WriteBatch]:
     # its own connection: Feast's is shared with readers, who would see half a batch
     connection = sqlite3.connect(
-        online_store._get_db_path(config), SQLITE_WAIT_SECONDS, isolation_level=None
+        online_store._get_db_path(config),  # noqa: SLF001
+        SQLITE_WAIT_SECONDS,
+        isolation_level=None,
     )
     try:
         with _readers_go_on(connection):
@@ -354,7 +356,7 @@ def _readers_go_on(connection: sqlite3.Connection) -> Iterator[None]:
         yield
     finally:
         connection.execute("pragma busy_timeout = 0")
-        # a connection that holds the file open keeps it in this mode, which every SQLite can read
+        # a connection that has the file open keeps it in this mode, which every SQLite can read
         with suppress(sqlite3.OperationalError):
             connection.execute(f"pragma journal_mode = {journal}")
 

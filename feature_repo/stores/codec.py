@@ -83,7 +83,7 @@ KEY_FORMATS: Mapping[ValueType, str] = {
 
 
 def encode_values(column: Column, value_type: ValueType) -> pa.LargeBinaryArray:
-    """Serialize each row's value as a `Value` proto, b"" for null, as Feast marks null timestamps.
+    """Serialize each row's value as a `Value` proto; null is b"", a null timestamp Feast's mark.
 
     Equal to Feast's conversion of the column, except where that one loses or refuses values:
     integers beside nulls stay exact, lists beside nulls, Arrow maps, UUIDs and zoned timestamps are
@@ -136,7 +136,7 @@ def encode_instants(microseconds: npt.NDArray[np.int64]) -> pa.LargeBinaryArray:
 def decode_values(serialized: Sequence[bytes | None], value_type: ValueType) -> list[Any]:
     """Read values as `OnlineResponse.to_dict` does, by the bytes' type; None for null or absent.
 
-    The values of a feature are read as one list proto: in field 1 of a list stand the same bytes as
+    The values of a feature are read as one list proto: field 1 of a list has the same bytes as
     in a `Value`.
     """
     present = [value for value in serialized if value]
@@ -284,7 +284,7 @@ def _refuse_nulls_inside(column: pa.Array, value_type: ValueType) -> None:
 
 
 def _key_parts(name: str, column: pa.Array, value_type: ValueType) -> list[pa.Array | pa.Scalar]:
-    """Give a key's type, length and bytes: numbers have a fixed width, text has its own."""
+    """Return a key's type, length and bytes: numbers have a fixed width, text has its own."""
     scalars = _scalars(column, value_type)
     if column.null_count:
         message = f"column {name!r}: {column.null_count} of {len(column)} entity keys are null"
@@ -361,7 +361,7 @@ def _binary(lengths: npt.NDArray[np.int64], content: Bytes) -> pa.LargeBinaryArr
 
 
 def joined(*parts: pa.Array | pa.Scalar) -> pa.LargeBinaryArray:
-    """Put each row's pieces one behind the other; a scalar stands in every row."""
+    """Put each row's pieces one behind the other; a scalar is in every row."""
     return pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.large_binary()))
 
 

@@ -62,7 +62,8 @@ _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 def reporting(progress: Progress) -> Iterator[None]:
     """Call `progress(view, written, total)` after each chunk that is written inside the block.
 
-    `written` counts the entities of the chunk, `total` those of all chunks."""
+    `written` counts the entities of the chunk, `total` those of all chunks.
+    """
     token = _progress.set(progress)
     try:
         yield
@@ -84,7 +85,7 @@ class ColumnarComputeEngine(ComputeEngine):
 
     `batch_engine: {type: feature_repo.stores.columnar.ColumnarComputeEngine}`.
 
-    `chunk_rows` (50,000) is how many entities are held, encoded and written at a time. It reads
+    `chunk_rows` (50,000) is how many entities are read, encoded and written at a time. It reads
     `AsofOfflineStore`; views that Feast itself transforms, and other offline stores, are left to
     Feast's local engine. Errors raise.
     """
@@ -115,11 +116,14 @@ class ColumnarComputeEngine(ComputeEngine):
         entities_to_delete: Sequence[Entity],  # noqa: ARG002
         entities_to_keep: Sequence[Entity],  # noqa: ARG002
     ) -> None:
-        """Forget what was done for views that are no more."""
+        """Forget what was done for views that no longer exist."""
         self._forget(project, views_to_delete)
 
     def teardown_infra(
-        self, project: str, fvs: Sequence[FeatureView], entities: Sequence[Entity]
+        self,
+        project: str,
+        fvs: Sequence[FeatureView],
+        entities: Sequence[Entity],  # noqa: ARG002
     ) -> None:
         """Forget what was done: the online store is emptied."""
         self._forget(project, fvs)
@@ -199,7 +203,7 @@ class Materialization:
     def span(self, done: Done | None, start: datetime, end: datetime) -> Span:
         """Whether the task is an increment, which starts where Feast's last materialization ended.
 
-        An increment on what is not known to be done starts anew.
+        An increment on what is not known to be done starts again.
         """
         last = self.view.most_recent_end_time
         if last is None or make_tzaware(last) != start:
@@ -207,7 +211,7 @@ class Materialization:
         return Span(FIRST, end, done)
 
     def done(self) -> Done | None:
-        """Read what was done, unless the definition or store changed, or the store is emptied."""
+        """Read what was done, unless the definition or store changed, or the store lacks it."""
         done = read_done(self._path)
         if done and done.of == self._digest() and self._is_there(done.witness):
             return done
@@ -443,7 +447,7 @@ class Materialization:
         ((instant, _),) = self.online_store.online_read(
             self.config, self.view, [key], [self.view.features[0].name]
         )
-        return instant not in (None, EPOCH)  # Feast's Redis store gives 1970 for what it has not
+        return instant not in (None, EPOCH)  # Feast's Redis store returns 1970 for what it lacks
 
 
 def _nobody(_view: str, _entities: int, _total: int) -> None:

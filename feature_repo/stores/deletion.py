@@ -38,7 +38,7 @@ def delete_entities(
 
     Unknown entities are passed over.
 
-    SQLite's file is written anew afterwards, for deleted rows stay in it. Raises ValueError for a
+    SQLite's file is rewritten afterwards, because deleted rows stay in it. Raises ValueError for a
     store of another kind, and for rows that lack a key.
     """
     delete = _deleter(online_store)
@@ -83,8 +83,10 @@ def delete_views(
 
 def _sqlite(config: RepoConfig, online_store: Any, view: FeatureView, keys: Keys) -> None:
     with contextlib.closing(
-        sqlite3.connect(  # noqa: SLF001
-            online_store._get_db_path(config), WAIT_SECONDS, isolation_level=None
+        sqlite3.connect(
+            online_store._get_db_path(config),  # noqa: SLF001
+            WAIT_SECONDS,
+            isolation_level=None,
         )
     ) as connection:
         if not connection.execute(

@@ -1,6 +1,6 @@
 """What Feast's monitoring asks of an offline store: metrics from profiles, and files for them.
 
-A profile holds no text, so a text column has hashed buckets where stock Feast shows the most
+A profile contains no text, so a text column has hashed buckets where stock Feast shows the most
 frequent texts. Feast's own names of metrics and keys are used; how a profile counts does not belong
 here.
 """
@@ -157,7 +157,7 @@ def _readable(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _moments(values: pl.Series) -> np.ndarray:
-    """Give number, mean, squared deviations, least and greatest of the finite numbers."""
+    """Return number, mean, squared deviations, least and greatest of the finite numbers."""
     numbers = values.cast(pl.Float64).drop_nulls()
     finite = numbers.filter(numbers.is_finite()).to_numpy()
     if not len(finite):

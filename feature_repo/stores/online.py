@@ -11,10 +11,10 @@ here. Reading differs:
 - An entity that is not stored has the values of one with nothing counted (`empty`), PRESENT and
   without an event timestamp; its other features are null and NOT_FOUND.
 - Only the features asked for are read. Feast's SQLite store reads all of an entity's.
-- SQLite finds the nearest vectors by itself, and words and filters without a setting. Feast's needs an
-  extension for vectors, a Python that may load it, and columns of its own for filters.
+- SQLite finds the nearest vectors by itself, and words and filters without a setting. Feast's needs
+  an extension for vectors, a Python that may load it, and columns of its own for filters.
 
-`online_read` gives what is stored, whatever its age: Feast calls it to precompute vectors, whose
+`online_read` returns what is stored, whatever its age: Feast calls it to precompute vectors, whose
 age it judges itself.
 """
 
@@ -114,7 +114,7 @@ class Stored(NamedTuple):
         )
 
     def too_old(self, table: FeatureView, now: int) -> set[bytes]:
-        """Mark event timestamps past the view's time to live at an instant (Unix nanoseconds).
+        """Return the event timestamps past the view's time to live at an instant (nanoseconds).
 
         A time to live of none or 0 never ends.
         """
@@ -133,7 +133,7 @@ class NotOnlineError(MillraceError, FeastError):
     """A request for a view that is not kept online; the feature server answers with status 422."""
 
     def http_status_code(self) -> int:
-        """Tell the client that the request is at fault."""
+        """Report the request as the client's mistake."""
         return HTTPStatus.UNPROCESSABLE_ENTITY
 
 
@@ -426,7 +426,7 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
             from asked_key
             cross join asked_feature
             left join {sqlite._quote_id(table)} as stored using (entity_key, feature_name)
-        """
+        """  # noqa: SLF001
         rows = (
             self._get_conn(config).execute(sql, [*read.keys, *read.requested_features]).fetchall()
         )
@@ -489,7 +489,7 @@ def _nanoseconds(instant: bytes) -> int:
 def _row(
     features: Sequence[str], entity: Sequence[tuple[bytes | None, bytes | None]]
 ) -> tuple[datetime | None, dict[str, Value] | None]:
-    """One entity as `online_read` gives it."""
+    """One entity as `online_read` returns it."""
     values = {
         name: Value.FromString(value)
         for name, (value, _) in zip(features, entity, strict=True)
@@ -543,7 +543,7 @@ def _asked(
     rows: Any,
     full_feature_names: bool,  # noqa: FBT001
 ) -> dict[str, Sequence[Any]]:
-    """Give the columns of a request, keys as their types have them.
+    """Return the columns of a request, keys as their types have them.
 
     Raises RequestError where rows differ in their columns, columns in length, or a key is of
     another kind than its type.
@@ -582,7 +582,7 @@ def _asked(
 def _with_empty(reads: Sequence[Read], found: list[list[Stored]]) -> list[list[Stored]]:
     """Give entities of which nothing is stored the values of those of which nothing counts.
 
-    A view that was never materialized holds nothing of anybody, so it says nothing of anybody
+    A view that was never materialized has no values, so it says nothing of anybody
     either.
     """
     return [
@@ -648,7 +648,7 @@ def _answer(
 
 
 def _statuses(stored: Stored, old: set[bytes]) -> bytes:
-    """Tell of each value whether it is there and within its time to live."""
+    """Whether each value is stored and within its time to live."""
     if not old and None not in stored.values:
         return bytes([PRESENT]) * len(stored.values)
     return bytes(

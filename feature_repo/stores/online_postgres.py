@@ -53,7 +53,7 @@ class PostgresOnlineStore(GuardedWrites, LeanReads, postgres.PostgreSQLOnlineSto
 
     @contextmanager
     def _get_conn(self, config: RepoConfig, autocommit: bool = False) -> Iterator[Connection[Any]]:  # noqa: FBT001, FBT002
-        """Lend a connection, as Feast's own does for stores of its own type name only."""
+        """Yield a connection, as Feast's own does for stores of its own type name only."""
         if config.online_store.conn_type == ConnectionType.pool:
             if not self._conn_pool:
                 self._conn_pool = postgres._get_connection_pool(config.online_store)  # noqa: SLF001

@@ -33,7 +33,7 @@ class Search(NamedTuple):
     oldest: int | None
 
     def candidates(self) -> tuple[str, list[Any], str, list[Any]]:
-        """Compose the conditions on rows `stored`: a common table, a condition, their parameters."""
+        """Compose a search of rows `stored`: a common table, a condition, their parameters."""
         numbers, flags = (
             [field.name for field in self.view.features if field.dtype.to_value_type() in kinds]
             for kinds in (NUMBERS, {ValueType.BOOL})

@@ -1,5 +1,7 @@
 """What Feast's feature server gets at its start: writes of nulls, reasons for bad requests."""
 
+from http import HTTPStatus
+
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from feast import FeatureStore, errors
@@ -28,7 +30,7 @@ def load_artifacts(app: FastAPI) -> None:
         setattr(FeatureStore, name, getattr(Store, name))
     for mistake in MISTAKES:
         app.add_exception_handler(mistake, explain)
-    app.middleware_stack = None  # made anew by the next request, with these handlers
+    app.middleware_stack = None  # rebuilt by the next request, with these handlers
 
 
 def explain(_: Request, mistake: Exception) -> JSONResponse:
@@ -43,5 +45,6 @@ def explain(_: Request, mistake: Exception) -> JSONResponse:
     )
     status = error.http_status_code()
     return JSONResponse(
-        status_code=422 if status == 500 else status, content=error.to_error_detail()
+        status_code=422 if status == HTTPStatus.INTERNAL_SERVER_ERROR else status,
+        content=error.to_error_detail(),
     )

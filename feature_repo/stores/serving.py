@@ -1,6 +1,6 @@
 """Online features as a frame: a request is resolved once, and keys and values go by column.
 
-Reading the stores belongs into `online`, and what stands in the bytes into `codec`.
+Reading the stores belongs into `online`, and what is in the bytes into `codec`.
 """
 
 import json
@@ -200,7 +200,7 @@ def resolve(store: FeatureStore, features: Sequence[str] | str) -> Plan:
 
 
 def arrow_type(kind: FeastType) -> pa.DataType | None:
-    """Give the Arrow type of a Feast type, None where Arrow has to find it in the values."""
+    """Return the Arrow type of a Feast type, None where Arrow has to find it in the values."""
     if isinstance(kind, feast_types.Array | feast_types.Set):
         inner = arrow_type(kind.base_type)
         return pa.list_(inner) if inner else None
@@ -233,7 +233,7 @@ def _own(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 
 
 def _texts(values: Sequence[Any], feature: Feature) -> Sequence[Any]:
-    """Give JSON that Feast has parsed as text again."""
+    """Convert JSON that Feast has parsed back to text."""
     if feature.value_type == ValueType.JSON:
         return [None if value is None else json.dumps(value) for value in values]
     if feature.value_type == ValueType.JSON_LIST:
@@ -261,7 +261,7 @@ def _view_plan(
         (feature for feature in _features(table) if feature.name in features),
         key=attrgetter("kind"),
     )
-    # a key stands under its alias or its own name; Feast still takes the entity's name too
+    # a key is named by its alias or its own name; Feast still takes the entity's name too
     names = {join_keys[entity]: entity for entity in table.entities}
     keys = {
         key: (table.projection.join_key_map.get(key, key), entity) for key, entity in names.items()

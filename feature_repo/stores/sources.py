@@ -46,7 +46,8 @@ NAMES_OF_ARROWS = {"__fragment_index", "__batch_index", "__last_in_fragment", "_
 class Snapshot:
     """A source's rows at one moment; `version` is None where the source keeps none (plain Parquet).
 
-    Arrow alone reads the rows: it tells `x` from `X`, and knows every type that a source may have.
+    Arrow alone reads the rows: it distinguishes `x` from `X`, and knows every type that a source
+    may have.
     """
 
     uri: str
@@ -57,7 +58,7 @@ class Snapshot:
     storage_options: Mapping[str, str]
 
     def kinds(self, columns: Mapping[str, str]) -> pa.Schema:
-        """Give the source's own types of columns, under the names that they are given."""
+        """Return the source's own types of columns, under their given names."""
         return pa.schema(
             [self.schema.field(column).with_name(name) for name, column in columns.items()]
         )
@@ -65,7 +66,7 @@ class Snapshot:
     def batches(self, columns: Mapping[str, str]) -> Iterator[tuple[str, pa.RecordBatch]]:
         """Read columns under given names, in file order, each batch with its file's identity.
 
-        Types are those of `carried`; `picked` and `gathered` give the source's own back.
+        Types are those of `carried`; `picked` and `gathered` return the source's own.
         """
         projection = {name: pads.field(column) for name, column in columns.items()}
         dataset = self._dataset()
@@ -74,7 +75,7 @@ class Snapshot:
                 yield identity, batch
 
     def carried(self, columns: Mapping[str, str]) -> pa.Schema:
-        """Give the types in which columns are read."""
+        """Return the types in which columns are read."""
         return pa.schema([field.with_type(carried(field.type)) for field in self.kinds(columns)])
 
     def table(self, columns: Mapping[str, str]) -> pa.Table:
@@ -234,8 +235,8 @@ class ViewRead:
 class Index:
     """Keys and times of a source's rows, named and typed for the engines that find rows.
 
-    An engine that finds rows sees no name of a user's (DuckDB does not tell `x` from `X`) and no
-    feature.
+    An engine that finds rows sees no name of a user's (DuckDB does not distinguish `x` from `X`)
+    and no feature.
     """
 
     rows: Snapshot
@@ -258,7 +259,7 @@ class Index:
         )
 
     def frame(self, rows: pa.Table | pa.RecordBatch) -> pl.DataFrame:
-        """Give the index of rows that have its columns: keys, `INSTANT` and `CREATED`."""
+        """Return the index of rows that have its columns: keys, `INSTANT` and `CREATED`."""
         frame = known(rows.select(list(self.columns)))
         created = pl.lit(None, pl.Int64).alias(CREATED)
         times = [to_instant(name, frame.schema[name], self.unit).alias(name) for name in self.times]
@@ -266,7 +267,7 @@ class Index:
 
     @property
     def schema(self) -> pl.Schema:
-        """Types of what `frame` gives."""
+        """Types of what `frame` returns."""
         return self.frame(self.rows.kinds(self.columns).empty_table()).schema
 
 
@@ -362,7 +363,7 @@ def _path(file: str) -> str:
 
 
 def known_zones(table: pa.Table) -> pa.Table:
-    """Give times in UTC whose zone is an offset, as `+05:30`: Polars knows zones by their names."""
+    """Convert to UTC the times whose zone is an offset, as `+05:30`: Polars knows zones by name."""
     zoned = [
         field
         for field in table.schema
@@ -445,9 +446,9 @@ def append(config: RepoConfig, source: FileSource, rows: pa.Table) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for replacement under a lock.
+    """Open a file that nobody else is replacing.
 
-    Whoever waited for a replaced file gets the new one.
+    Whoever waited for a file that was replaced waits for the new one.
     """
     while True:
         with path.open("rb") as file:

@@ -35,7 +35,7 @@ class SpineRows:
         return self.rows.schema
 
     def batches(self, rows: int) -> Iterator[pa.Table]:
-        """Give the rows in order, some at a time; at least one batch, maybe without rows."""
+        """Yield the rows in order, by batches; at least one, maybe empty."""
         if isinstance(self.rows, pa.Table):
             yield from (
                 self.rows.slice(start, rows) for start in range(0, max(1, self.rows.num_rows), rows)

@@ -1,7 +1,7 @@
 """The point-in-time join as DuckDB SQL: what a retrieval computes, for people to read and to run.
 
 The store itself joins in Polars (`timeline.py`), which keeps the order and the memory bounded; the
-tests hold both together. Columns are named by their place, since DuckDB does not tell `x` from `X`;
+tests compare both. Columns are named by their place, since `x` and `X` are one to DuckDB;
 only the result has the names of the user's.
 """
 

@@ -50,7 +50,7 @@ def units_since_1970(instant: datetime, unit: TimeUnit) -> int:
 
 
 def instant_of(units: int, unit: TimeUnit) -> datetime:
-    """Give the instant of a count of units, to the microsecond."""
+    """Return the instant of a count of units, to the microsecond."""
     return EPOCH + timedelta(microseconds=units // (_PER_UNIT["us"] // _PER_UNIT[unit]))
 
 
@@ -166,7 +166,7 @@ class Partitions:
         return cls(files, number, make)
 
     def values(self, spine: pl.DataFrame) -> pa.Table:
-        """Give the features of each row of a spine, in its order."""
+        """Return the features of each row of a spine, in its order."""
         part = _partition(spine, self.number)
         rows = [np.flatnonzero(part == number) for number in range(self.number)]
         parts = [

@@ -55,7 +55,7 @@ class RequestError(FeastError, ValueError):
     """
 
     def http_status_code(self) -> int:
-        """Tell the server that the caller can mend it."""
+        """Report this as a mistake that the caller can fix."""
         return 422
 
 
