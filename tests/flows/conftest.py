@@ -102,7 +102,7 @@ INCREMENTS = (
     + [
         note(n, "2024-01-25T10:00:00Z", written=f"2024-01-{1 + n % 20:02}T10:00:00Z")
         for n in range(3)
-    ],  # repeats
+    ],  # duplicate rows
     [note(n, "2024-02-01T10:00:00Z", text="corrected") for n in range(0, 40, 4)]
     + [note(n, "2024-02-02T10:00:00Z", text=None, gone=True) for n in range(1, 40, 8)]  # tombstones
     + [

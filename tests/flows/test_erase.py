@@ -72,7 +72,7 @@ PERSONS = (
             "2024-01-02T10:00:00Z",
             "zanzibar one",
             written="2024-01-01T10:00:00Z",
-        ),  # a repeat
+        ),  # a duplicate row
         row("case-q2", PERSON, "2024-01-03T10:00:00Z", "zanzibar two", about="zanzibar-only"),
         row(
             "case-q3", PERSON, "2024-01-03T10:00:00Z", "zanzibar three", written="not a time"
@@ -102,7 +102,7 @@ class Person(Notes):
         file.write_text(file.read_text() + "".join(f"{line}\n" for line in [*lines, *self.more()]))
 
     def more(self) -> list[str]:
-        """Another's record that says the same before and after what the person wrote on it: a repeat only without the person."""
+        """Another's record that says the same before and after what the person wrote on it: a duplicate row only without the person."""
         known = ("2024-01-08T11:00:00Z", "2024-01-08T13:00:00Z")[self.n_added - 1]
         return [row("r8", "u3", known, "the same", written="2024-01-08T11:00:00Z")]
 
@@ -149,13 +149,13 @@ def comparable(home: Path) -> dict[str, Any]:
     }
     for relation in COMMITTED:
         frame = pl.read_delta(str(home.joinpath(*relation.split("."))))
-        if relation in {"accounting.files", "staging.repeats"}:
+        if relation in {"accounting.files", "staging.duplicate_rows"}:
             found[relation] = (
                 frame.select(name for name in frame.columns if name.startswith(("n_", "record_")))
                 .sum()
                 .rows()
             )
-            if relation == "staging.repeats":
+            if relation == "staging.duplicate_rows":
                 found[relation] = frame.height
         elif relation == "profiles.fields":  # counts of rows as they came
             found[relation] = sorted(frame.select("field", "type", "change").rows())
@@ -212,7 +212,7 @@ def test_nothing_of_an_erased_person_is_left_and_the_others_are_as_if_alone(
     assert erased.rows == {
         "raw.records": 9,
         "staging.records": 6,
-        "staging.repeats": 1,
+        "staging.duplicate_rows": 1,
         "quarantine.records": 2,
         "quarantine.corrections": 0,
     }

@@ -25,7 +25,7 @@ from transforms.sources.source import Source
 from transforms.sql import model
 from transforms.staging.accounting import recount
 from transforms.staging.checks import (
-    MENDS,
+    FIXES,
     MIN_ROWS,
     day_order,
     kind_of,
@@ -114,7 +114,7 @@ def test_ids_that_a_spreadsheet_cut_stop_the_load_until_another_key_is_mapped(
     said = stopped(tweets_with("{:.5E}".format), warehouse)
     assert "1,500 of 1,500 rows (100.0%) are rejected" in said
     assert (
-        f"record_id: exponent_form (1,500 rows; {MENDS['exponent_form']}) (first row 1 of tweets.csv)"
+        f"record_id: exponent_form (1,500 rows; {FIXES['exponent_form']}) (first row 1 of tweets.csv)"
         in said
     )
     # the file itself is as it was: only the mapping is mended, and what is loaded already is staged
@@ -449,7 +449,7 @@ def test_ids_of_another_source_stop_the_load_until_the_source_file_says_whose_th
     first, second = two_sources(make_source, write, note, None)
     assert load(first, warehouse).staged == 2
     ingest(second, warehouse)
-    said = r"1 of 2 rows \(50\.0%\) have the record_id of a record of source tickets: say `ids: own` .* \(first row 1 of calls\.jsonl\)"
+    said = r"1 of 2 rows \(50\.0%\) have the record_id of a record of source tickets: set `ids: own` .* \(first row 1 of calls\.jsonl\)"
     with pytest.raises(ChecksError, match=said):
         prepare(second, warehouse)
     _, second = two_sources(make_source, write, note, "own")
@@ -613,7 +613,7 @@ def test_numbers_since_1970_without_a_unit_stop_the_load_with_the_mend(
     ]
     said = stopped(make_source(write("a.jsonl", *lines)), warehouse)
     assert (
-        "event_timestamp: epoch_without_unit (10 rows; say the unit: {column: NAME, unit: milliseconds}"
+        "event_timestamp: epoch_without_unit (10 rows; give the unit: {column: NAME, unit: milliseconds}"
         in said
     )
 

@@ -250,7 +250,7 @@ def test_a_leaking_query_is_stopped(
     warehouse = staged(new_home, versions)
     with pytest.raises(
         GateError,
-        match=r"features\.own: \d+ rows up to .* are others when what took effect later .*effective_from",
+        match=r"features\.own: \d+ rows up to .* differ when what took effect later .*effective_from",
     ):
         computed(warehouse, query_view(of_record(expression), record))
 
@@ -281,7 +281,7 @@ def test_of_many_versions_leaks_are_found_in_a_sample_of_entities(
     assert 0 < n_authors < 40
     assert n_versions == 10 * n_authors, "all versions of an entity or none"
     leaking = "select author_id, effective_from as event_timestamp, lead(label) over (partition by author_id order by effective_from) as x"
-    with pytest.raises(GateError, match="are others when"):
+    with pytest.raises(GateError, match="differ when"):
         computed(warehouse, query_view(f"{leaking}, effective_until is null as y from versions"))
 
 
@@ -289,7 +289,7 @@ def test_rows_that_depend_on_the_order_of_versions_are_refused(new_home: NewHome
     warehouse = staged(new_home, [version(f"r{n}", 0, text=f"{n}") for n in range(200)])
     sql = "select author_id, effective_from as event_timestamp, arg_max(text, effective_from) as text from versions group by all"
     with pytest.raises(
-        GateError, match=r"1 rows are others when the versions come in another order.*break ties"
+        GateError, match=r"1 rows differ when the versions come in another order.*break ties"
     ):
         computed(warehouse, query_view(sql))
 
