@@ -171,19 +171,17 @@ class _TrainingSets:
         rows = kept if spine is None else spine
         if rows is None:
             message = (
-                "the lock does not hold its spine; say spine=..., or give the name of a registered "
+                "the lock does not contain its spine; say spine=..., or name a registered "
                 "lock (millrace locks)"
             )
             raise LockError(message)
         missing = gone(content, Warehouse(Settings(home=root)))
         if missing:
-            raise LockError("\n  ".join(["the training set cannot be made again:", *missing]))
+            raise LockError("\n  ".join(["the training set cannot be rebuilt:", *missing]))
         made = self(rows, content["features"], root, content["tables"])
         if made.lock["result"] != content["result"]:
             raise LockError(
-                "\n  ".join(
-                    ["made again, the training set is another:", *changes(content, made.lock)]
-                )
+                "\n  ".join(["the rebuilt training set differs:", *changes(content, made.lock)])
             )
         return made
 

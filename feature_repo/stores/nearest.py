@@ -26,7 +26,7 @@ def nearest(
 ) -> list[tuple[bytes, float]]:
     """Find the keys and distances of the `top_k` nearest vectors, nearest first.
 
-    Ties by lesser key.
+    Of equally near ones, the lesser key comes first.
 
     `metric` is `cosine` (1 less the cosine; 1 where a vector is all zeros) or `L2`, in small
     letters or capitals. Raises ValueError for any other, and where a stored vector is not as long

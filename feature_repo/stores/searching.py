@@ -63,7 +63,7 @@ class Search(NamedTuple):
     ) -> list[tuple[bytes, float]]:
         """Find the entities whose String features best fit an FTS5 query, best first.
 
-        Ties by lesser key.
+        Of equal ones, the lesser key comes first.
 
         Raises RequestError where the view has no text, or the query is none.
         """

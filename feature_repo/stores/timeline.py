@@ -45,12 +45,20 @@ def to_instant(column: str, kind: pl.DataType, unit: TimeUnit, *, up: bool = Fal
 
 
 def units_since_1970(instant: datetime, unit: TimeUnit) -> int:
-    """Count an instant that has a zone in units, exactly."""
+    """Count an instant that has a zone in units, exactly.
+
+    >>> units_since_1970(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC), "us")
+    1000000
+    """
     return (instant - EPOCH) // timedelta(microseconds=1) * (_PER_UNIT["us"] // _PER_UNIT[unit])
 
 
 def instant_of(units: int, unit: TimeUnit) -> datetime:
-    """Return the instant of a count of units, to the microsecond."""
+    """Return the instant of a count of units, to the microsecond.
+
+    >>> instant_of(1_999, "ns").microsecond
+    1
+    """
     return EPOCH + timedelta(microseconds=units // (_PER_UNIT["us"] // _PER_UNIT[unit]))
 
 
