@@ -219,7 +219,7 @@ def test_nothing_of_an_erased_person_is_left_and_the_others_are_as_if_alone(
     assert places_of(home, NEEDLES) == []
     found = comparable(home)
     assert {name for name in found if found[name] != without[name]} == set()
-    with pytest.raises(LockError, match="cannot be made again"):
+    with pytest.raises(LockError, match="cannot be rebuilt"):
         training_set.rebuild("march", home=home)
     served = online_features(
         ["author_activity:n_records_lifetime"], [{"author_id": PERSON}, {"author_id": "u1"}], home
