@@ -1,4 +1,6 @@
-"""What an analyst wants to know of CVE records: their vendor's and their weakness' history, and who cites them.
+"""What an analyst wants to know of CVE records.
+
+Their vendor's and their weakness' history, and who cites them.
 
 An example of declarations, for the shipped sample. Records of other sources count for nothing here.
 """
@@ -34,7 +36,10 @@ weakness = Entity(
 )
 cited_cve = Entity(
     "cited_cve",
-    key="list_filter(regexp_extract_all(upper(text), 'CVE-[0-9]{4}-[0-9]{4,}'), lambda id: id <> record_id)",
+    key=(
+        "list_filter(regexp_extract_all(upper(text), 'CVE-[0-9]{4}-[0-9]{4,}'), lambda id: id <> "
+        "record_id)"
+    ),
     many=True,
     description="A CVE id in another record's text.",
 )
@@ -95,7 +100,7 @@ vendor_burst = Derived(
     {"burst_ratio": "n_records_7d / nullif(n_records_28d / 4.0, 0)"},
     description="How busy a vendor's last week was.",
     descriptions={
-        "burst_ratio": "Records of the last 7 days, to those of an average week of the last 28 days."
+        "burst_ratio": "Records of the last 7 days to an average week of the last 28 days."
     },
 )
 

@@ -454,7 +454,9 @@ def test_help_keeps_the_lines_of_its_examples(millrace: Run) -> None:
     assert (
         "millrace plan --source sources/cve_events.yaml  show what the next run would do" in lines
     )
-    assert "millrace quarantine list                        list what was rejected, and why" in lines
+    assert (
+        "millrace quarantine list                        list what was rejected, and why" in lines
+    )
 
 
 def test_locks_round(millrace: Run, small_source: Path, tmp_path: Path) -> None:

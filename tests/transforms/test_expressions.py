@@ -365,7 +365,10 @@ def test_a_query_is_one_select_statement_over_what_it_may_read(sql: str) -> None
         ),
         ("select $x from versions", "may not contain a parameter"),
         ("from versions at (version => 1)", "may not read"),
-        ("with recursive t as (from versions union all from t) from t", "may not contain recursive"),
+        (
+            "with recursive t as (from versions union all from t) from t",
+            "may not contain recursive",
+        ),
         *(
             (sql, "Only SELECT")
             for sql in (

@@ -1,4 +1,7 @@
-"""Features are declared: who computes, stores, serves or explains them derives all else from their declarations."""
+"""Features are declared.
+
+Who computes, stores, serves or explains them derives all else from their declarations.
+"""
 
 from transforms.features.aggregates import (
     Aggregate,

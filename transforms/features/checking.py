@@ -1,4 +1,7 @@
-"""What is wrong with declarations: what their registry finds, kernels that give other features than they declare, tests that are none."""
+"""What is wrong with declarations.
+
+What their registry finds, kernels that give other features than they declare, tests that are none.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +23,7 @@ def user_files() -> list[Path]:
 
 
 def faults() -> list[str]:
-    """Say what is wrong, a line each: file, view, feature, and the mend."""
+    """Say what is wrong, a line each: file, view, feature, and how to fix it."""
     registry = read_registry()
     files = user_files()
     missing = (
@@ -38,7 +41,10 @@ def faults() -> list[str]:
 
 
 def _kernel_faults(registry: Registry, files: list[Path]) -> Iterator[str]:
-    """Run the kernels of the user's record views over no records: they must give what the class declares."""
+    """Run the kernels of the user's record views over no records.
+
+    They must give what the class declares.
+    """
     for name, view in registry.views.items():
         if (
             isinstance(view, KernelView)
@@ -52,14 +58,20 @@ def _kernel_fault(view: KernelView, registry: Registry) -> str | None:
     try:
         made = view.kernel(_no_records(view, registry).lazy()).collect().schema
     except Exception as error:  # noqa: BLE001 - whatever a user's code raises is said in one line
-        return f"compute fails on no records: {type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
+        return (
+            f"compute fails on no records: {type(error).__name__}: "
+            f"{(str(error) or 'no reason given').splitlines()[0]}"
+        )
     for column in view.contract.columns():
         if column.name not in made:
             return (
                 f"{column.name}: compute gives no column of this name; it gives {', '.join(made)}"
             )
         if made[column.name] != column.dtype:
-            return f"{column.name}: compute gives {made[column.name]}, declared is {column.dtype}; cast it, e.g. .cast(pl.{column.dtype})"
+            return (
+                f"{column.name}: compute gives {made[column.name]}, declared is {column.dtype}; "
+                f"cast it, e.g. .cast(pl.{column.dtype})"
+            )
     return None
 
 
@@ -81,7 +93,10 @@ def _no_records(view: KernelView, registry: Registry) -> pl.DataFrame:
 
 
 def _test_faults(registry: Registry, files: list[Path]) -> Iterator[str]:
-    """Read the tests; where a declaration of their file cannot be read, what it says is wrong is enough."""
+    """Read the tests.
+
+    Where a declaration of their file cannot be read, what it says is wrong is enough.
+    """
     if registry.errors:
         return
     for path in (tests_of(file) for file in files):

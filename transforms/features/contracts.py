@@ -1,4 +1,7 @@
-"""Contracts made from declarations: columns, types, bounds and descriptions, each taken from where it is declared."""
+"""Contracts made from declarations.
+
+Columns, types, bounds and descriptions, each taken from where it is declared.
+"""
 
 import transforms.schemas  # noqa: F401 - which imports Pandera so that the process stays as it is
 
@@ -22,7 +25,8 @@ ANNOTATIONS: dict[pl.DataType, Any] = {
     INSTANT: Annotated[pl.Datetime, "us", "UTC"],
     **{pl.List(item): Annotated[pl.List, item] for item in (pl.Int64(), pl.Float64(), pl.String())},
 }
-# in the name of a column that is stored and not served; no feature has it, for Feast joins view and feature with it
+# in the name of a column that is stored and not served; no feature has it, for Feast joins view and
+# feature with it
 UNSERVED = "__"
 TIMES = {
     "event_timestamp": "From when on the values hold, until the next row.",
@@ -33,7 +37,10 @@ TIMES = {
 def entity_contract(
     name: str, description: str, entity: Entity, columns: Mapping[str, tuple[pl.DataType, Any]]
 ) -> type[Contract]:
-    """Make the contract of a view of an entity: its key, the times of a row, then columns by name, with type and Pandera field."""
+    """Make the contract of a view of an entity.
+
+    Its key, the times of a row, then columns by name, with type and Pandera field.
+    """
     keys = {
         column: (pl.String(), pa.Field(description=entity.description or f"Key of {entity.name}."))
         for column in entity.columns
@@ -56,7 +63,7 @@ def entity_contract(
 def record_contract(
     name: str, description: str, columns: Mapping[str, tuple[pl.DataType, Any]], **options: Any
 ) -> type[RecordView]:
-    """Make the class of a record view whose features are given by name, with type and Pandera field."""
+    """Make the class of a record view from features by name, each a type and a Pandera field."""
     _refuse_taken(columns, ["record_id", *TIMES])
     return type(_class_name(name), (RecordView,), _body(description, columns), **options)
 

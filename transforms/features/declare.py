@@ -1,4 +1,7 @@
-"""What a user writes to declare features. Nothing here computes anything; the registry makes views of it."""
+"""What a user writes to declare features. Nothing here computes anything.
+
+The registry makes views of it.
+"""
 
 import transforms.schemas  # noqa: F401 - which imports Pandera so that the process stays as it is
 
@@ -84,18 +87,21 @@ class Field:
 class RecordView(Contract):
     """Features of a record's own content: the class body declares them, and `compute` makes them.
 
-    `reads` names what `compute` is given beside `record_id` and `event_timestamp`: columns of a staged record, and features of other
-    record views as `view.feature`, which come as `view__feature`; the record's own `event_timestamp`, when it was written, comes as
-    `written_timestamp`, beside the instant from which the row holds. It is given records with a text, and gives a row for each, in
-    their order, with every feature; of a tombstone all features are null. A view is `complete` where each feature has a value for
-    every text. Raise `version` when the meaning of a feature changes.
+    `reads` names what `compute` is given beside `record_id` and `event_timestamp`: columns of a
+    staged record, and features of other record views as `view.feature`, which come as
+    `view__feature`; the record's own `event_timestamp`, when it was written, comes as
+    `written_timestamp`, beside the instant from which the row applies. It is given records with a
+    text, and gives a row for each, in their order, with every feature; of a tombstone all features
+    are null. A view is `complete` where each feature has a value for every text. Raise `version`
+    when the meaning of a feature changes.
 
     >>> class RecordShape(RecordView):
     ...     "What a record looks like."
     ...     n_commas: int = Field.count("Commas.")
     ...     @staticmethod
     ...     def compute(records: pl.LazyFrame) -> pl.LazyFrame:
-    ...         return records.with_columns(n_commas=pl.col("text").str.count_matches(",").cast(pl.Int64))
+    ...         n_commas = pl.col("text").str.count_matches(",").cast(pl.Int64)
+    ...         return records.with_columns(n_commas=n_commas)
     >>> RecordShape.relation()
     'features.record_shape'
     """
@@ -139,7 +145,10 @@ class RecordView(Contract):
 
     @staticmethod
     def fingerprint() -> str:
-        """What decides the values beside code, such as a model's file; where it changes, all records are computed again."""
+        """What decides the values beside code, such as a model's file.
+
+        Where it changes, all records are computed again.
+        """
         return ""
 
     @staticmethod
@@ -149,14 +158,19 @@ class RecordView(Contract):
 
 
 class NearDuplicates(RecordView, version=1):
-    """Which earlier-known record a record repeats, by the same text or nearly the same. All null once it is a tombstone."""
+    """Which earlier-known record a record repeats, by the same text or nearly the same.
+
+    All null once it is a tombstone.
+    """
 
     dup_of: str = Field.word(
-        "The record known first of all that had the same text or one nearly the same; null if that is the record itself.",
+        "The record known first of all that had the same text or one nearly the same; null if "
+        "that is the record itself.",
         LEE,
     )
     dup_similarity: float = Field.ratio(
-        "How like that record's text it is: 1 if the same (NFKC, lower case, runs of white space as one blank), else the estimated "
+        "How like that record's text it is: 1 if the same (NFKC, lower case, runs of white space "
+        "as one blank), else the estimated "
         "Jaccard similarity of runs of five letters and digits, 0.7 at least.",
         f"{LEE}; MinHash: Broder 1997",
     )
@@ -170,9 +184,12 @@ class NearDuplicates(RecordView, version=1):
 
 @dataclass(frozen=True)
 class RecordSql:
-    """Features of a record's own content by SQL expressions over its columns and attributes, and features of other record views.
+    """Features of a record's own content, by SQL expressions.
 
-    >>> RecordSql("record_shape", {"n_commas": "length(text) - length(replace(text, ',', ''))"}).name
+    They read its columns, its attributes and features of other record views.
+
+    >>> n_commas = "length(text) - length(replace(text, ',', ''))"
+    >>> RecordSql("record_shape", {"n_commas": n_commas}).name
     'record_shape'
     """
 
@@ -185,11 +202,14 @@ class RecordSql:
 
 @dataclass(frozen=True)
 class GroupBy:
-    """Aggregates of the records of an entity, in windows; `where` is a condition that a record must fulfil to count.
+    """Aggregates of the records of an entity, in windows.
+
+    `where` is a condition that a record must fulfil to count.
 
     >>> from transforms.features import Count, GroupBy, Mean, days
     >>> from transforms.features.entities import author
-    >>> group = GroupBy("author_mood", author, [Count("n_records"), Mean("record_text.sentiment_compound", "mood")], [days(7)])
+    >>> mood = Mean("record_text.sentiment_compound", "mood")
+    >>> group = GroupBy("author_mood", author, [Count("n_records"), mood], [days(7)])
     """
 
     name: str
@@ -206,13 +226,16 @@ class GroupBy:
 class SqlView:
     """A user's own SQL: rows of an entity's key columns, `event_timestamp` and features.
 
-    It is one select statement over `versions`, the readable columns of every version of a record with `effective_from` and
-    `effective_until` (null: to this day), and over record views by their names, with `record_id` and `effective_from`. A row says
-    what is known from `event_timestamp` on, so it may rest only on versions with `effective_from` up to that; whether it does is
-    tested before anything is published. `sql` is the SQL itself or the name of a file beside the declaration.
+    It is one select statement over `versions`, the readable columns of every version of a record
+    with `effective_from` and `effective_until` (null: to this day), and over record views by their
+    names, with `record_id` and `effective_from`. A row says what is known from `event_timestamp`
+    on, so it may rest only on versions with `effective_from` up to that; whether it does is tested
+    before anything is published. `sql` is the SQL itself or the name of a file beside the
+    declaration.
 
     >>> from transforms.features.entities import author
-    >>> words = SqlView("author_words", author, "select author_id, effective_from as event_timestamp, length(text) as n from versions")
+    >>> sql = "select author_id, effective_from as event_timestamp, length(text) as n from versions"
+    >>> words = SqlView("author_words", author, sql)
     """
 
     name: str
@@ -226,11 +249,14 @@ class SqlView:
 
 @dataclass(frozen=True)
 class Derived:
-    """Features computed when they are asked for, by SQL over features of one or several views and `event_timestamp`, the instant asked.
+    """Features computed when they are asked for, by SQL over features of one or several views.
+
+    `event_timestamp` is the instant that is asked for.
 
     A feature is named alone where one view has it, else as `view.feature`.
 
-    >>> Derived("author_burst", ["author_activity"], {"burst": "n_records_1d / nullif(n_records_28d / 28.0, 0)"}).of
+    >>> burst = "n_records_1d / nullif(n_records_28d / 28.0, 0)"
+    >>> Derived("author_burst", ["author_activity"], {"burst": burst}).of
     ['author_activity']
     """
 
@@ -244,9 +270,11 @@ class Derived:
 
 @dataclass(frozen=True)
 class Service:
-    """What one model reads: views, or features as `view:feature`, under a name with a version, such as `triage_v1`.
+    """What one model reads.
 
-    >>> Service("triage_v3", ["author_activity", "record_quality:n_words"], description="What triage reads.").features
+    Views, or features as `view:feature`, under a name with a version, such as `triage_v1`.
+
+    >>> Service("triage_v3", ["author_activity", "record_quality:n_words"]).features
     ['author_activity', 'record_quality:n_words']
     """
 

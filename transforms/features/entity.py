@@ -9,11 +9,14 @@ from transforms.expressions import bound, dotted_references, quoted
 
 @dataclass(frozen=True)
 class Entity:
-    """What features are of: an author, a channel, a product. Its key is made of a record by SQL, and is text.
+    """What features are of: an author, a channel, a product.
 
-    `key` is one expression over a record, or several, which together tell one entity from another. With `many` it is a list, and
-    a record counts for each of its distinct entities. The key column is named as the entity unless `join_key` says otherwise; of
-    several keys each has a column of its own. A record for which a key is null counts for no entity.
+    Its key is made of a record by SQL, and is text.
+
+    `key` is one expression over a record, or several, which together identify an entity.
+    With `many` it is a list, and a record counts for each of its distinct entities. The key column
+    is named as the entity unless `join_key` says otherwise; of several keys each has a column of
+    its own. A record for which a key is null counts for no entity.
 
     >>> Entity("channel", key="attributes->>'channel'").keys
     {'channel': "attributes->>'channel'"}
@@ -29,7 +32,10 @@ class Entity:
 
     @property
     def keys(self) -> dict[str, str]:
-        """The key columns with their expressions. Raises `DeclarationError` where a column would have no name."""
+        """The key columns with their expressions.
+
+        Raises `DeclarationError` where a column would have no name.
+        """
         expressions = [self.key] if isinstance(self.key, str) else list(self.key)
         columns = [self.join_key] if isinstance(self.join_key, str) else list(self.join_key)
         columns = columns or ([self.name] if len(expressions) == 1 else expressions)
@@ -39,7 +45,10 @@ class Entity:
             or len(columns) != len(expressions)
             or len(set(columns)) != len(columns)
         ):
-            message = f"entity {self.name}: {len(expressions)} keys need as many column names; say join_key=[...]"
+            message = (
+                f"entity {self.name}: {len(expressions)} keys need as many column names; say "
+                "join_key=[...]"
+            )
             raise DeclarationError(message)
         if self.many and len(expressions) > 1:
             message = f"entity {self.name}: a list-valued entity has one key; make one list of all"
@@ -53,7 +62,10 @@ class Entity:
 
     @property
     def sql(self) -> str:
-        """SQL of `entity_id` over a record: the key, of several a struct of them; null where it has none; of `many` the list."""
+        """SQL of `entity_id` over a record: the key, of several a struct of them.
+
+        Null where it has none; of `many` the list.
+        """
         keys = [bound(expression) for expression in self.keys.values()]
         if self.many:
             return f"list_distinct({keys[0]}::varchar[])"
@@ -63,11 +75,17 @@ class Entity:
             f"{quoted(column)} := {key}::varchar"
             for column, key in zip(self.keys, keys, strict=True)
         )
-        return f"case when {' and '.join(f'{key} is not null' for key in keys)} then struct_pack({fields}) end"
+        return (
+            f"case when {' and '.join(f'{key} is not null' for key in keys)} then "
+            f"struct_pack({fields}) end"
+        )
 
     @property
     def row_sql(self) -> str:
-        """SQL of `entity_id` over any record, a row for each of its entities; null where the key cannot be made of it."""
+        """SQL of `entity_id` over any record, a row for each of its entities.
+
+        Null where the key cannot be made of it.
+        """
         return f"unnest(try({self.sql}))" if self.many else f"try({self.sql})"
 
     @property
@@ -80,7 +98,8 @@ class Entity:
         """SQL of `entity_id` over a row with the key columns."""
         if len(self.columns) == 1:
             return quoted(self.columns[0])
-        return f"struct_pack({', '.join(f'{quoted(column)} := {quoted(column)}' for column in self.columns)})"
+        fields = ", ".join(f"{quoted(column)} := {quoted(column)}" for column in self.columns)
+        return f"struct_pack({fields})"
 
     @property
     def columns_of_id(self) -> str:

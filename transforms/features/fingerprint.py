@@ -1,10 +1,13 @@
-"""What code a feature table was made by: a number that changes with all that decides the table's values, and with nothing else.
+"""What code a feature table was made by.
 
-It covers the modules that compute the view and every module of ours that they import, by their syntax trees, so that no comment,
-docstring or line break counts; the SQL models they name; the contracts they import; the versions of Python and of the libraries
-they import; the declaration; and the digests of the views that are read. All of it is found in the sources, so nothing has to be
-listed here. Modules that move rows import those that compute them, never the other way round, so an error message of theirs
-changes no digest.
+A number that changes with all that decides the table's values, and with nothing else.
+
+It covers the modules that compute the view and every module of ours that they import, by their
+syntax trees, so that no comment, docstring or line break counts; the SQL models they name; the
+contracts they import; the versions of Python and of the libraries they import; the declaration; and
+the digests of the views that are read. All of it is found in the sources, so nothing has to be
+listed here. Modules that move rows import those that compute them, never the other way round, so an
+error message of theirs changes no digest.
 """
 
 import ast
@@ -25,7 +28,8 @@ from transforms.schemas.base import Contract
 # the folder that holds our package
 ROOT = Path(__file__).parents[2]
 PACKAGE = "transforms"
-# imported by what computes values, but no part of it: contracts and declarations count by what they say, models by their own text
+# imported by what computes values, but no part of it: contracts and declarations count by what they
+# say, models by their own text
 APART = (
     *("transforms.schemas.", "transforms.sql.", "transforms.errors.", "transforms.home."),
     *(
@@ -40,7 +44,10 @@ EXPORTS = "transforms.features"
 
 
 class Module(NamedTuple):
-    """What a module's source says, comments and docstrings aside: all names it imports, anywhere in it, and all its strings."""
+    """What a module's source says, comments and docstrings aside.
+
+    All names it imports, anywhere in it, and all its strings.
+    """
 
     syntax: str
     imports: frozenset[str]
@@ -50,9 +57,12 @@ class Module(NamedTuple):
 def digest(
     contract: type[Contract], modules: tuple[str, ...], declared: str, reads: Iterable[int]
 ) -> int:
-    """Digest everything that decides a feature table's values, as a number that a commit can carry as a transaction's version.
+    """Digest everything that decides a feature table's values.
 
-    `modules` compute it, `declared` is what its declaration says beside the contract, `reads` are the digests of the views it reads.
+    The digest is a number that a commit can carry as the version of a transaction.
+
+    `modules` compute it, `declared` is what its declaration says beside the contract, and `reads`
+    are the digests of the views it reads.
     """
     content = "\x1f".join(
         [
@@ -67,7 +77,10 @@ def digest(
 
 @cache
 def _code(modules: tuple[str, ...], own_model: str) -> str:
-    """Join all that counts of code, once in a process: neither sources nor libraries change under it."""
+    """Join all that counts of code, once in a process.
+
+    Neither sources nor libraries change under it.
+    """
     return "\x1f".join(_content(_closure(modules), own_model))
 
 
@@ -83,7 +96,9 @@ def _content(modules: list["Module"], own_model: str) -> Iterator[str]:
 
 @cache
 def kernel_digest(declared: type) -> str:
-    """Digest the methods of a class, without its fields, and all that they use: of its own module by name, of ours and libraries by import.
+    """Digest the methods of a class, without its fields, and all that they use.
+
+    Of its own module by name, of ours and libraries by import.
 
     So other declarations in the same file may change without a trace.
     """
@@ -159,7 +174,10 @@ def _closure(names: Iterable[str]) -> list[Module]:
 
 
 def _path(name: str) -> Path | None:
-    """Find the source of a module; None if it is no module of ours, but another's, or the name of something in one."""
+    """Find the source of a module.
+
+    None if it is no module of ours, but another's, or the name of something in one.
+    """
     folder = ROOT.joinpath(*name.split("."))
     paths = (folder / "__init__.py", folder.with_suffix(".py"))
     return (
@@ -248,7 +266,7 @@ def _described(contract: type[Contract]) -> str:
 
 
 def _models(own: str, strings: Iterable[str]) -> list[str]:
-    """Read the SQL models that strings name, alone or by their folder (`duplicates/`), and the view's own."""
+    """Read the SQL models that strings name, alone or by folder (`duplicates/`), and the view's."""
     folder = ROOT / PACKAGE / "sql"
     names = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("*/*.sql")}
     named = {*strings, own}

@@ -1,4 +1,7 @@
-"""What declared expressions read: the columns of a staged version and, by the view's name, the features of its record views."""
+"""What declared expressions read.
+
+The columns of a staged version and, by the view's name, the features of its record views.
+"""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -50,14 +53,21 @@ class Inputs:
     """The columns that expressions may read, with record views by their names."""
 
     def __init__(self, record_views: Mapping[str, Readable], *, is_whole: bool = False) -> None:
-        """Take the record views. Only what `is_whole`, computed whole in each run, may read one whose rows rest on other records."""
+        """Take the record views.
+
+        Only what `is_whole`, computed whole in each run, may read one whose rows rest on other
+        records.
+        """
         self._views = {name: view.contract for name, view in record_views.items()}
         self._refused = {
             name for name, view in record_views.items() if view.is_rebuilt_whole and not is_whole
         }
 
     def bind(self, expression: str) -> Input:
-        """Find what an expression over a record gives. Raises `DeclarationError` with what is wrong with it."""
+        """Find what an expression over a record gives.
+
+        Raises `DeclarationError` with what is wrong with it.
+        """
         references = self.references(expression)
         try:
             kind, is_list = kind_of(expression, self._schemas(references))
@@ -74,7 +84,10 @@ class Inputs:
         return Input(sql, kind, **column)
 
     def references(self, expression: str) -> References:
-        """Find the columns that an expression reads, `(column,)` or `(view, column)`. Raises `DeclarationError` for one that is none."""
+        """Find the columns that an expression reads, `(column,)` or `(view, column)`.
+
+        Raises `DeclarationError` for one that is none.
+        """
         try:
             references = dotted_references(expression)
         except ValueError as error:
@@ -94,7 +107,10 @@ class Inputs:
             }
         name = ".".join(reference[:2]) if len(reference) > 1 else view
         if len(reference) > 1 and view in self._refused:
-            message = f"{expression!r} reads {name}, which changes as other records come; only a SqlView can follow that"
+            message = (
+                f"{expression!r} reads {name}, which changes as other records come; only a SqlView "
+                "can follow that"
+            )
             raise DeclarationError(message)
         if name in known:
             return
@@ -121,7 +137,10 @@ class Inputs:
         )
 
     def _column(self, expression: str, references: References) -> dict[str, Any]:
-        """What is known of an expression that is a column and nothing else: bounds, and whether it is never null."""
+        """What is known of an expression that is a column and nothing else.
+
+        Bounds, and whether it is never null.
+        """
         names = [reference for reference in references if ".".join(reference) == expression.strip()]
         if not names:
             return {}
@@ -176,7 +195,10 @@ def kind_of(expression: str, schemas: tuple[tuple[str, pa.Schema], ...]) -> tupl
 
 
 def kind_of_type(typed: str) -> tuple[str, bool]:
-    """The kind of a type of DuckDB's, and whether it is a list of that. `ValueError` where no feature can be of it."""
+    """The kind of a type of DuckDB's, and whether it is a list of that.
+
+    `ValueError` where no feature can be of it.
+    """
     element = typed.removesuffix("[]")
     kind = next((kind for kind, names in KINDS.items() if element.startswith(names)), None)
     if kind is None:
@@ -186,7 +208,7 @@ def kind_of_type(typed: str) -> tuple[str, bool]:
 
 
 def reason_of(error: Exception, expression: str) -> str:
-    """The first line of what is wrong, with the mend of the commonest mistake."""
+    """The first line of what is wrong, and how to fix the commonest mistake."""
     reason = str(error).partition("\n")[0]
     is_arrow = "->" in expression and (
         "->>" in reason or "->" in reason or "json_extract" in reason

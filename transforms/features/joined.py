@@ -4,15 +4,20 @@ from collections.abc import Iterable
 
 from transforms.expressions import quoted
 
-EFFECTIVE = "(select *, greatest(event_timestamp, known_timestamp) as effective_timestamp from staging.records)"
+EFFECTIVE = (
+    "(select *, greatest(event_timestamp, known_timestamp) as effective_timestamp from "
+    "staging.records)"
+)
 References = set[tuple[str, ...]]
 
 
 def joined(records: str, references: Iterable[tuple[str, ...]], *, is_every: bool = False) -> str:
-    """SQL of `records` beside the features that are read of them: those of the instant at which a version takes effect.
+    """SQL of `records` beside the features that are read of them.
 
-    `records` is a relation with `record_id` and `effective_timestamp`. Of several rows of an instant the newest counts; with
-    `is_every` a record comes with each of them in turn.
+    Those of the instant at which a version takes effect.
+
+    `records` is a relation with `record_id` and `effective_timestamp`. Of several rows of an
+    instant the newest counts; with `is_every` a record comes with each of them in turn.
     """
     columns: dict[str, set[str]] = {}
     for view, *rest in references:
@@ -27,7 +32,11 @@ def joined(records: str, references: Iterable[tuple[str, ...]], *, is_every: boo
         sql += f"""
             left join (
                 select record_id as __record_id, event_timestamp as __instant, {features}
-                from features.{view} where record_id in (select record_id from {records}) group by all
-            ) as {view} on records.record_id = {view}.__record_id and records.effective_timestamp = {view}.__instant
+                from features.{view}
+                where record_id in (select record_id from {records})
+                group by all
+            ) as {view}
+                on records.record_id = {view}.__record_id
+                and records.effective_timestamp = {view}.__instant
         """
     return sql

@@ -1,4 +1,7 @@
-"""All that is declared: the shipped views and services, and those of the user's own folders, as views that can be computed."""
+"""All that is declared.
+
+The shipped views and services, and those of the user's own folders, as views that can be computed.
+"""
 
 import importlib.util
 import inspect
@@ -73,7 +76,10 @@ class Registry(NamedTuple):
 
 
 def views() -> tuple[View, ...]:
-    """List the views, each after those that it reads. Raises `DeclarationError` if a declaration is wrong."""
+    """List the views, each after those that it reads.
+
+    Raises `DeclarationError` if a declaration is wrong.
+    """
     return tuple(registry().views.values())
 
 
@@ -91,7 +97,10 @@ def view_of(name: str) -> View:
 
 
 def registry() -> Registry:
-    """Read all declarations, once as long as neither settings nor files change. Raises `DeclarationError` if one is wrong."""
+    """Read all declarations, once as long as neither settings nor files change.
+
+    Raises `DeclarationError` if one is wrong.
+    """
     found = read_registry()
     if found.errors:
         raise DeclarationError("\n  ".join(found.errors))
@@ -121,7 +130,8 @@ def _registry(files: tuple[tuple[Path, int], ...], _embedder: Path | None) -> Re
         other = declared.setdefault(item.name, item)
         if other.item != item.item:
             errors.append(
-                f"{item.path}: {item.name}: the name is taken by a declaration in {other.path.name}; choose another"
+                f"{item.path}: {item.name}: the name is taken by a declaration in "
+                f"{other.path.name}; choose another"
             )
     paths = {name: item.path for name, item in declared.items()}
     shaped: dict[str, Declared] = {}
@@ -138,7 +148,8 @@ def _registry(files: tuple[tuple[Path, int], ...], _embedder: Path | None) -> Re
             _refuse_names([*view.entity.columns, *view.features])
             made[item.name] = view
     errors += [
-        f"{paths[view.name]}: {view.name}: there is another entity {view.entity.name!r}; choose another name"
+        f"{paths[view.name]}: {view.name}: there is another entity {view.entity.name!r}; choose "
+        "another name"
         for view in made.values()
         if entities.setdefault(view.entity.name, view.entity) != view.entity
     ]
@@ -201,7 +212,10 @@ def _refuse_unknown(read: Iterable[str], features: Mapping[str, Collection[str]]
 def _refuse_names(names: Iterable[str]) -> None:
     for name in names:
         if not NAME.fullmatch(name) or UNSERVED in name or name in RESERVED:
-            message = f"{name}: a name has small letters, digits and single underscores, and is none of {', '.join(RESERVED)}"
+            message = (
+                f"{name}: a name has small letters, digits and single underscores, and is none of "
+                f"{', '.join(RESERVED)}"
+            )
             raise DeclarationError(message)
 
 
@@ -247,7 +261,8 @@ def _in_order(declared: Mapping[str, Declared], errors: list[str]) -> Iterator[D
         done.add(item.name)
         yield due.pop(item.name)
     errors += [
-        f"{item.path}: {name}: reads {', '.join(sorted(_reads(item.item) & set(due)))}, which reads it"
+        f"{item.path}: {name}: reads {', '.join(sorted(_reads(item.item) & set(due)))}, which "
+        "reads it"
         for name, item in due.items()
     ]
 

@@ -1,4 +1,7 @@
-"""What a declaration must be before its expressions are bound: made of parts of the right type, with nothing left out."""
+"""What a declaration must be before its expressions are bound.
+
+Made of parts of the right type, with nothing left out.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,14 +24,17 @@ OF_A_ROW = ("event_timestamp", "created_timestamp")
 
 
 def refuse_shape(item: Any) -> None:
-    """Raise `DeclarationError` with the first thing that is wrong with a declaration as it is written, and how to mend it."""
+    """Raise `DeclarationError` with the first mistake in a declaration, and how to fix it."""
     if fault := next(_faults(item), None):
         raise DeclarationError(fault)
 
 
 def _faults(item: Any) -> Iterator[str]:
     if isinstance(item, GroupBy | SqlView) and not isinstance(item.entity, Entity):
-        yield f"entity is {item.entity!r}; give it one, such as Entity('channel', key=\"attributes->>'channel'\")"
+        yield (
+            f"entity is {item.entity!r}; give it one, such as Entity('channel', "
+            "key=\"attributes->>'channel'\")"
+        )
     if isinstance(item, RecordSql | Derived):
         yield from _expression_faults(item.features)
     if isinstance(item, GroupBy):
@@ -46,7 +52,10 @@ def _faults(item: Any) -> Iterator[str]:
         if isinstance(item, Derived | Service) and isinstance(value, str):
             yield f"{field} is {value!r}; it is a list, such as [{value}]"
     if isinstance(item, Derived) and any(isinstance(view, Derived | Service) for view in item.of):
-        yield "reads a derived view or a service; write out what it is made of, over the views themselves"
+        yield (
+            "reads a derived view or a service; write out what it is made of, over the views "
+            "themselves"
+        )
 
 
 def _expression_faults(features: Any) -> Iterator[str]:
@@ -54,7 +63,10 @@ def _expression_faults(features: Any) -> Iterator[str]:
         isinstance(text, str) for item in features.items() for text in item
     )
     if not (is_right and features):
-        yield "features are a name and an expression each, such as {'n_commas': \"length(text) - length(replace(text, ',', ''))\"}"
+        yield (
+            "features are a name and an expression each, such as {'n_commas': \"length(text) - "
+            "length(replace(text, ',', ''))\"}"
+        )
 
 
 def _group_faults(group: GroupBy) -> Iterator[str]:
@@ -70,7 +82,10 @@ def _group_faults(group: GroupBy) -> Iterator[str]:
 
 def _aggregate_faults(aggregate: Any, group: GroupBy) -> Iterator[str]:
     if not isinstance(aggregate, Aggregate):
-        yield f"{aggregate!r} is no aggregate; write one, such as Count('n_records') or Mean('record_quality.n_words')"
+        yield (
+            f"{aggregate!r} is no aggregate; write one, such as Count('n_records') or "
+            "Mean('record_quality.n_words')"
+        )
         return
     name = aggregate.feature_name
     windows = (
@@ -79,7 +94,10 @@ def _aggregate_faults(aggregate: Any, group: GroupBy) -> Iterator[str]:
         else [*(aggregate.windows or group.windows)]
     )
     if not windows:
-        yield f"{name}: has no window; say windows=[days(7), lifetime], of the group or of this aggregate"
+        yield (
+            f"{name}: has no window; say windows=[days(7), lifetime], of the group or of this "
+            "aggregate"
+        )
     if other := next((window for window in windows if not isinstance(window, Window)), None):
         yield f"{name}: {other!r} is no window; write days(7), hours(6), minutes(30) or lifetime"
     if isinstance(aggregate, Percentile) and not 0 <= aggregate.q <= 1:
@@ -90,6 +108,9 @@ def _aggregate_faults(aggregate: Any, group: GroupBy) -> Iterator[str]:
 
 def _class_faults(item: type[RecordView]) -> Iterator[str]:
     if item.compute is RecordView.compute:
-        yield "has no compute; write a static method compute(records) that gives the features of records"
+        yield (
+            "has no compute; write a static method compute(records) that gives the features of "
+            "records"
+        )
     if {column.name for column in item.columns()} == {"record_id", *OF_A_ROW}:
         yield 'has no feature; write one, such as n_commas: int = Field.count("Commas.")'

@@ -15,9 +15,9 @@ DECLARATION = Template('''"""What an author writes, in features of our own."""
 from transforms.features import Count, GroupBy, Mean, days, lifetime
 from transforms.features.entities import author
 
-# Features are named <name>_<window>: n_records_7d, mean_words_lifetime. What they are taken of is an SQL expression over a
-# record's columns, its attributes (attributes->>'name') and features of record views. Another entity is declared as
-# channel = Entity("channel", key="attributes->>'channel'").
+# Features are named <name>_<window>: n_records_7d, mean_words_lifetime. Each is taken of an SQL
+# expression over a record's columns, its attributes (attributes->>'name') and features of record
+# views. Another entity is declared as channel = Entity("channel", key="attributes->>'channel'").
 $name = GroupBy(
     "$name",
     author,
@@ -29,7 +29,8 @@ $name = GroupBy(
     description="What an author has written lately and so far.",
 )
 ''')
-TESTS = Template("""# Tests of $name.py: `millrace features test $name`. What a record leaves out is filled in.
+TESTS = Template("""# Tests of $name.py: `millrace features test $name`.
+# What a record leaves out is filled in.
 a record leaves the window:
   given:
     - {author_id: ada, event_timestamp: 2024-05-01 10:00:00, text: Two words}
@@ -47,7 +48,9 @@ a record leaves the window:
 
 
 def write_start(name: str) -> list[Path]:
-    """Write a file of declarations and its tests into the first folder of the user's features; their paths.
+    """Write a file of declarations and its tests into the first folder of the user's features.
+
+    Their paths.
 
     Raises `DeclarationError` if the name is none, or is taken.
     """
@@ -63,7 +66,10 @@ def write_start(name: str) -> list[Path]:
     path = folders[0] / f"{name}.py"
     taken = [str(found) for found in (path, tests_of(path)) if found.exists()]
     if taken or name in read_registry().paths:
-        message = f"{name}: is taken by {taken[0] if taken else read_registry().paths[name]}; choose another name"
+        message = (
+            f"{name}: is taken by {taken[0] if taken else read_registry().paths[name]}; choose "
+            "another name"
+        )
         raise DeclarationError(message)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(DECLARATION.substitute(name=name), "utf-8")

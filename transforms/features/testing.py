@@ -1,7 +1,10 @@
-"""Tests of declarations by their authors: records that are given, values that are expected, in YAML beside the declaration.
+"""Tests of declarations by their authors.
 
-`features/cve.yaml` tests `features/cve.py`. A test goes the way that all records go: staged versions are published into a home of its
-own, the views that it names are computed, and their values are read at the instant by the rule of training and serving.
+Records that are given, values that are expected, in YAML beside the declaration.
+
+`features/cve.yaml` tests `features/cve.py`. A test goes the way that all records go: staged
+versions are published into a home of its own, the views that it names are computed, and their
+values are read at the instant by the rule of training and serving.
 """
 
 import hashlib
@@ -64,7 +67,10 @@ class Case(_Strict):
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which no key may stand twice, for the first would be lost: a test that nobody runs."""
+    """YAML in which no key may occur twice, because the first would be ignored.
+
+    A test that nobody runs.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - PyYAML's
         """Read a mapping."""
@@ -86,7 +92,10 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         """One line."""
-        return f"{self.place}: {self.feature}: expected {_written(self.expected)}, got {_written(self.got)}"
+        return (
+            f"{self.place}: {self.feature}: expected {_written(self.expected)}, got "
+            f"{_written(self.got)}"
+        )
 
 
 class Suite(NamedTuple):
@@ -97,7 +106,9 @@ class Suite(NamedTuple):
 
 
 def suites(names: Sequence[str] = ()) -> list[Suite]:
-    """Read the tests of all files of declarations; with `names` those beside a file, or tests, of these names.
+    """Read the tests of all files of declarations.
+
+    With `names` those beside a file, or tests, of these names.
 
     Raises `DeclarationError` if a declaration or a test is wrong, or if there is no test.
     """
@@ -107,10 +118,17 @@ def suites(names: Sequence[str] = ()) -> list[Suite]:
     read = [Suite(path, read_cases(path, found)) for path in files if path.is_file()]
     known = {name for suite in read for name in (suite.path.stem, *suite.cases)}
     if unknown := next((name for name in names if name not in known), None):
-        message = f"{unknown}: there is no test of this name, nor a file of tests{did_you_mean(unknown, known)}"
+        message = (
+            f"{unknown}: there is no test of this name, nor a file of "
+            f"tests{did_you_mean(unknown, known)}"
+        )
         raise DeclarationError(message)
     if not read:
-        message = f"there is no test in {' or '.join(map(str, folders)) or 'MILLRACE_FEATURES, which is empty'}; see millrace features new"
+        message = (
+            "there is no test in "
+            f"{' or '.join(map(str, folders)) or 'MILLRACE_FEATURES, which is empty'}; see "
+            "millrace features new"
+        )
         raise DeclarationError(message)
     if not names:
         return read
@@ -127,7 +145,10 @@ def tests_of(path: Path) -> Path:
 
 
 def read_cases(path: Path, registry: Registry) -> dict[str, Case]:
-    """Read the tests of a file of declarations by their names. Raises `DeclarationError` for the first that is none."""
+    """Read the tests of a file of declarations by their names.
+
+    Raises `DeclarationError` for the first that is none.
+    """
     try:
         document = yaml.load(path.read_text("utf-8"), _UniqueKeys)  # noqa: S506 - a safe loader
     except yaml.MarkedYAMLError as error:
@@ -161,22 +182,24 @@ def _validated(document: Any) -> Case:
         return Case.model_validate(document)
     except ValidationError as error:
         complaint = _complaint(error.errors()[0])
-    # raised out of reach of pydantic's error, which keeps every frame, and so DuckDB's objects, beyond the end of the interpreter
+    # raised out of reach of pydantic's error, which keeps every frame, and so DuckDB's objects,
+    # beyond the end of the interpreter
     raise DeclarationError(complaint)
 
 
 def _complaint(first: Mapping[str, Any]) -> str:
-    """Turn pydantic's first complaint into the key and the mend."""
+    """Turn pydantic's first complaint into the key and how to fix it."""
     where, name = ".".join(str(part) for part in first["loc"]), str((first["loc"] or ("",))[-1])
     known = [*(Expectation if "expect" in first["loc"] else Case).model_fields]
-    mends = {
-        "extra_forbidden": f"is no key of a test{did_you_mean(name, known) or '; there are ' + ', '.join(known)}",
+    fixes = {
+        "extra_forbidden": "is no key of a test"
+        + (did_you_mean(name, known) or "; there are " + ", ".join(known)),
         "missing": "is missing",
         "model_type": f"has keys of its own: {', '.join(known)}",
         "string_type": f"is a text; put quotes around it: '{first['input']}'",
         "too_short": "is empty",
     }
-    return f"{where or 'a test'}: {mends.get(first['type'], first['msg'])}"
+    return f"{where or 'a test'}: {fixes.get(first['type'], first['msg'])}"
 
 
 def _refuse_given(given: Sequence[Mapping[str, Any]]) -> None:
@@ -187,14 +210,20 @@ def _refuse_given(given: Sequence[Mapping[str, Any]]) -> None:
             message = f"given, record {number}: {unknown} is no column of a record{hint}"
             raise DeclarationError(message)
         if record.get("event_timestamp") is None:
-            message = f"given, record {number}: event_timestamp is missing; say when it was written, e.g. 2024-05-01 10:00:00"
+            message = (
+                f"given, record {number}: event_timestamp is missing; say when it was written, "
+                "e.g. 2024-05-01 10:00:00"
+            )
             raise DeclarationError(message)
     frame = stage(given)
     for row, column, rule in StagedRecord.failures(frame).iter_rows():
         message = f"given, record {row + 1}: {column} breaks the rule {rule}"
         raise DeclarationError(message)
     if frame.select(StagedRecord.key()).is_duplicated().any():
-        message = "given: two versions of one record are known at one instant; give one another known_timestamp, or another record_id"
+        message = (
+            "given: two versions of one record are known at one instant; give one another "
+            "known_timestamp, or another record_id"
+        )
         raise DeclarationError(message)
 
 
@@ -203,17 +232,26 @@ def _refuse_expectation(expected: Expectation, registry: Registry) -> None:
     features = {name: view.features for name, view in registry.views.items()}
     features |= {name: [*derivation.types] for name, derivation in registry.derivations.items()}
     if expected.view not in features:
-        message = f"expect: {expected.view} is no view{did_you_mean(expected.view, features) or '; there are ' + ', '.join(features)}"
+        message = (
+            f"expect: {expected.view} is no "
+            f"view{did_you_mean(expected.view, features) or '; there are ' + ', '.join(features)}"
+        )
         raise DeclarationError(message)
     keys = sorted(
         {column for view in _tables_of(expected.view, registry) for column in view.entity.columns}
     )
     if sorted(expected.entity) != keys:
-        message = f"expect: {expected.view}: entity has {', '.join(expected.entity) or 'no key'}; it needs {', '.join(keys)}"
+        message = (
+            f"expect: {expected.view}: entity has {', '.join(expected.entity) or 'no key'}; it "
+            f"needs {', '.join(keys)}"
+        )
         raise DeclarationError(message)
     known = features[expected.view]
     if unknown := next((name for name in expected.values if name not in known), None):
-        message = f"expect: {expected.view} has no feature {unknown}{did_you_mean(unknown, known) or '; there are ' + ', '.join(known)}"
+        message = (
+            f"expect: {expected.view} has no feature "
+            f"{unknown}{did_you_mean(unknown, known) or '; there are ' + ', '.join(known)}"
+        )
         raise DeclarationError(message)
 
 
@@ -225,7 +263,10 @@ def _tables_of(name: str, registry: Registry) -> list[View]:
 
 
 def stage(given: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    """Make staged versions of given records. What a record leaves out is filled in: an id by its place, author, text and source too."""
+    """Make staged versions of given records. What a record leaves out is filled in.
+
+    An id by its place, author, text and source too.
+    """
     rows = [_version(record, number) for number, record in enumerate(given, 1)]
     loaded = max(max(row["event_timestamp"], row["known_timestamp"]) for row in rows)
     schema = {column.name: column.dtype for column in StagedRecord.columns()}
@@ -267,7 +308,10 @@ def _cell(name: str, value: Any) -> Any:
 
 
 def run_case(case: Case, registry: Registry) -> list[Difference]:
-    """Compute what a test names in a home of its own; where values differ from what is expected, or from their definition."""
+    """Compute what a test names in a home of its own.
+
+    Where values differ from what is expected, or from their definition.
+    """
     named = {expected.view for expected in case.expect}
     due = _closure({view.name for name in named for view in _tables_of(name, registry)}, registry)
     with TemporaryDirectory() as folder:
@@ -333,7 +377,10 @@ def _of_table(
     features = ", ".join(map(quoted, view.features))
     is_of_entity = " and ".join(f"{quoted(column)} = ${column}" for column in entity)
     newest = "order by event_timestamp desc, created_timestamp desc limit 1"
-    sql = f"select {features} from {view.relation} where {is_of_entity} and event_timestamp <= $at {newest}"
+    sql = (
+        f"select {features} from {view.relation} where {is_of_entity} and event_timestamp <= $at "
+        f"{newest}"
+    )
     rows = connection.sql(sql, params={**entity, "at": expected.at}).pl().to_dicts()
     empty = {
         column.name: column.empty
@@ -366,7 +413,10 @@ def _derived(
 
 
 def _is_near(expected: Any, got: Any, tolerance: float) -> bool:
-    """Whether a value is what is expected; a number up to its last digits, an instant as whoever writes YAML gives it."""
+    """Whether a value is what is expected.
+
+    A number up to its last digits, an instant as whoever writes YAML gives it.
+    """
     if isinstance(expected, list) and isinstance(got, list):
         return len(expected) == len(got) and all(
             _is_near(*pair, tolerance) for pair in zip(expected, got, strict=True)

@@ -21,5 +21,8 @@ author_activity = GroupBy(
         ),
     ],
     [days(1), days(7), days(28), lifetime],
-    description="What an author has written lately and so far, exact at any instant. Means and shares are null over no record.",
+    description=(
+        "What an author has written lately and so far, exact at any instant. Means and shares are "
+        "null over no record."
+    ),
 )

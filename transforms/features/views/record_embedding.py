@@ -12,7 +12,10 @@ from transforms.text.vectors import is_unit_vector
 
 
 class RecordEmbedding(RecordView):
-    """A record's text as a vector, to find records of like meaning; there is one where MILLRACE_EMBEDDER names a model."""
+    """A record's text as a vector, to find records of like meaning.
+
+    There is one where MILLRACE_EMBEDDER names a model.
+    """
 
     embedding: Annotated[pl.List, pl.Float32()] = Field.vector(
         "What the model makes of the text, as a unit vector.", 0, "the user's model"

@@ -7,16 +7,20 @@ PRESIDIO = "presidio entity"
 
 
 class RecordPii(RecordView, complete=True):
-    """Which identifiers a record's text gives away, counted by kind. All null once it is a tombstone.
+    """Which identifiers a record's text gives away, counted by kind.
 
-    A placeholder such as `<EMAIL_ADDRESS>` counts as what it stands for, so a text that staging holds redacted counts the same.
+    All null once it is a tombstone.
+
+    A placeholder such as `<EMAIL_ADDRESS>` counts as what it stands for, so a text that staging
+    holds redacted counts the same.
     """
 
     pii_email_address_count: int = Field.count(
         "E-mail addresses, by their shape.", f"{PRESIDIO} EMAIL_ADDRESS"
     )
     pii_phone_number_count: int = Field.count(
-        "Phone numbers: with a calling code, in the forms of North America or with a leading 0 in groups, or after a word such as 'phone'.",
+        "Phone numbers: with a calling code, in the forms of North America or with a leading 0 "
+        "in groups, or after a word such as 'phone'.",
         f"{PRESIDIO} PHONE_NUMBER",
     )
     pii_iban_code_count: int = Field.count(
@@ -27,7 +31,8 @@ class RecordPii(RecordView, complete=True):
         "Payment cards: issuer, length and check digit (Luhn) hold.", "ISO/IEC 7812"
     )
     pii_ip_address_count: int = Field.count(
-        "Public IP addresses, v4 and v6; a private one does not count, nor does a v4 one that reads as a version.",
+        "Public IP addresses, v4 and v6; a private one does not count, nor does a v4 one that "
+        "reads as a version.",
         f"{PRESIDIO} IP_ADDRESS",
     )
     pii_us_ssn_count: int = Field.count(
@@ -38,7 +43,8 @@ class RecordPii(RecordView, complete=True):
         "UK NHS numbers after 'NHS' whose check digit holds (mod 11).", f"{PRESIDIO} UK_NHS"
     )
     pii_api_key_count: int = Field.count(
-        "Keys and secrets: tokens of known shape, private key blocks, bearer tokens, assigned passwords that look drawn at random."
+        "Keys and secrets: tokens of known shape, private key blocks, bearer tokens, assigned "
+        "passwords that look drawn at random."
     )
     pii_any: int = Field.number("1 if there is any, else 0.", ge=0, le=1)
 

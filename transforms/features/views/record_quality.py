@@ -12,12 +12,16 @@ C4 = "Raffel et al. 2020, arXiv:1910.10683"
 
 
 class RecordQuality(RecordView, complete=True):
-    """How usable a record's text is: its shape, its mix of characters, its repetition. All null once it is a tombstone."""
+    """How usable a record's text is: its shape, its mix of characters, its repetition.
+
+    All null once it is a tombstone.
+    """
 
     n_characters: int = Field.count("Unicode characters.", f"{DOC_STATS} length")
     n_bytes: int = Field.count("Bytes of its UTF-8 form.")
     n_words: int = Field.count(
-        "Runs of non-blank characters (blank: the six of ASCII); an unspaced script counts one word a run.",
+        "Runs of non-blank characters (blank: the six of ASCII); an unspaced script counts one "
+        "word a run.",
         GOPHER,
     )
     n_lines: int = Field.count(

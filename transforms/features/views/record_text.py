@@ -13,9 +13,12 @@ VADER = "Hutto & Gilbert 2014, VADER"
 
 
 class RecordText(RecordView):
-    """What a record's text is like: language, tone, repetition, lines, characters. Null once it is a tombstone.
+    """What a record's text is like: language, tone, repetition, lines, characters.
 
-    What is measured on English words alone is null in any other language. Thresholds are those of the papers; none is applied.
+    Null once it is a tombstone.
+
+    What is measured on English words alone is null in any other language. Thresholds are those of
+    the papers; none is applied.
     """
 
     language: str = Field.word(
@@ -23,7 +26,8 @@ class RecordText(RecordView):
         "pycld2, then py3langid",
     )
     language_group: str = Field.word(
-        "The macrolanguage of languages told apart badly (ms for id; sh for bs, hr, sr), else the language."
+        "The macrolanguage of languages told apart badly (ms for id; sh for bs, hr, sr), else "
+        "the language."
     )
     language_score: float = Field.ratio(
         "Share of the text in the language, or its probability. FineWeb keeps from 0.65.", FINEWEB

@@ -10,10 +10,14 @@ from transforms.text.vectors import hash_text, is_unit_vector
 
 
 class RecordVector(RecordView):
-    """A record's text as a vector, to find records of like words. Null once the record is a tombstone."""
+    """A record's text as a vector, to find records of like words.
+
+    Null once the record is a tombstone.
+    """
 
     hash_vec_256: Annotated[pl.List, pl.Float32()] = Field.vector(
-        "Counts of the text's words, lower-cased, hashed to 256 signed places, as a unit vector; all zeros if there is no word.",
+        "Counts of the text's words, lower-cased, hashed to 256 signed places, as a unit vector; "
+        "all zeros if there is no word.",
         256,
         "Weinberger et al. 2009, arXiv:0902.2206",
     )

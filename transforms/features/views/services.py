@@ -19,7 +19,10 @@ activity_v1 = Service(
 triage_v1 = Service(
     "triage_v1",
     [RecordQuality, author_activity, subject_activity, author_tenure],
-    description="activity_v1 with what is known of a record when it arrives. Online where MILLRACE_ONLINE names record_quality.",
+    description=(
+        "activity_v1 with what is known of a record when it arrives. Online where MILLRACE_ONLINE "
+        "names record_quality."
+    ),
 )
 
 triage_v2 = Service(
@@ -33,6 +36,8 @@ triage_v2 = Service(
         subject_activity,
         author_tenure,
     ],
-    description="As triage_v1, with what the record's text is like, what it gives away and which earlier record it repeats. "
+    description="As triage_v1, with what the record's text is like, what it gives away and which "
+    "earlier "
+    "record it repeats. "
     "Online where MILLRACE_ONLINE names its four views of records.",
 )

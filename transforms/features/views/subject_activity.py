@@ -21,5 +21,8 @@ subject_activity = GroupBy(
         ),
     ],
     [days(1), days(7), days(28), lifetime],
-    description="What was written about a subject lately and so far, exact at any instant. Means and shares are null over no record.",
+    description=(
+        "What was written about a subject lately and so far, exact at any instant. Means and "
+        "shares are null over no record."
+    ),
 )
