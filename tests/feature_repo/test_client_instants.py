@@ -164,7 +164,10 @@ SPINES: dict[str, Any] = {
     "polars": pl.DataFrame({"author_id": ["ann"], "event_timestamp": [IN_INDIA]}),
     "polars, lazy": pl.LazyFrame(ARROW),
     "sql": f"select 'ann' as author_id, '{AT.isoformat()}'::timestamptz as event_timestamp",
-    "sql, nanoseconds": "select 'ann' as author_id, '2026-01-02 09:59:59.999999999'::timestamp_ns as event_timestamp",
+    "sql, nanoseconds": (
+        "select 'ann' as author_id, '2026-01-02 09:59:59.999999999'::timestamp_ns as "
+        "event_timestamp"
+    ),
     "sql text": f"select 'ann' as author_id, '{IN_INDIA.isoformat()}' as event_timestamp",
 }
 

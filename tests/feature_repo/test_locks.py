@@ -76,7 +76,10 @@ def test_data_files_that_are_gone_are_named(
     Path(file).unlink()
     with pytest.raises(
         LockError,
-        match=rf"features.author_activity: version \d+ is gone: 1 of \d+ data files, first {Path(file).name}",
+        match=(
+            r"features.author_activity: version \d+ is gone: 1 of \d+ data files, first "
+            rf"{Path(file).name}"
+        ),
     ):
         training_set.rebuild(made.lock, spine, home.settings.root)
 

@@ -122,7 +122,10 @@ class Notes:
         (folder / "data").mkdir(parents=True)
         self.folder, self.n_added = folder, 0
         self.source = folder / "notes.yaml"
-        record = "{record_id: id, author_id: author, subject_id: about, event_timestamp: written, text: text, label: label}"
+        record = (
+            "{record_id: id, author_id: author, subject_id: about, event_timestamp: written, "
+            "text: text, label: label}"
+        )
         options = (
             f"known: {{column: known}}\nrecord: {record}\ntombstone: gone\npositive_labels: [bad]\n"
         )

@@ -199,7 +199,10 @@ def test_home_may_have_a_blank_and_other_letters_in_its_path(
         result = millrace("run", "--source", str(small_source), "--home", home, "--plain")
         assert result.returncode == 0, result.stderr
         assert expected in result.stdout
-    spine = "select record_id, author_id, known_timestamp as event_timestamp from staging.records order by all limit 5"
+    spine = (
+        "select record_id, author_id, known_timestamp as event_timestamp from staging.records "
+        "order by all limit 5"
+    )
     assert training_set(spine, ["record_quality:n_words"], home).frame.height == 5
 
 
@@ -278,7 +281,10 @@ def test_a_prefect_server_that_is_not_running_is_one_line(
 
 
 def test_help_is_light_and_teaches(millrace: Run) -> None:
-    script = "import sys, flows.cli; print(*[name for name in ('prefect', 'feast', 'pandera', 'polars', 'duckdb') if name in sys.modules])"
+    script = (
+        "import sys, flows.cli; print(*[name for name in ('prefect', 'feast', 'pandera', "
+        "'polars', 'duckdb') if name in sys.modules])"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
@@ -299,7 +305,10 @@ def test_help_is_light_and_teaches(millrace: Run) -> None:
 
 
 def test_features_names_a_source_that_is_told_in_retrospect(millrace: Run, tmp_path: Path) -> None:
-    record = "{record_id: id, author_id: author, subject_id: about, event_timestamp: written, text: text}"
+    record = (
+        "{record_id: id, author_id: author, subject_id: about, event_timestamp: written, "
+        "text: text}"
+    )
     (tmp_path / "notes.yaml").write_text(
         f"name: notes\nuri: notes.jsonl\nknown: at_event\nrecord: {record}\n"
     )
@@ -458,7 +467,10 @@ def test_help_keeps_the_lines_of_its_examples(millrace: Run) -> None:
 def test_locks_round(millrace: Run, small_source: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     run_plain(PipelineParameters(source=str(small_source), home=str(home)))
-    spine = "select record_id, author_id, known_timestamp as event_timestamp from staging.records order by all limit 50"
+    spine = (
+        "select record_id, author_id, known_timestamp as event_timestamp from staging.records "
+        "order by all limit 50"
+    )
     made = training_set(spine, ["author_activity:n_records_7d"], home)
     made.save_lock(tmp_path / "a.lock")
     pl.DataFrame(made.spine).write_parquet(tmp_path / "spine.parquet")

@@ -11,7 +11,10 @@ import pytest
 from feature_repo import training_set
 from tests.flows.conftest import Notes, Warm, contents
 
-SPINE = "select record_id, author_id, known_timestamp as event_timestamp from staging.records order by all"
+SPINE = (
+    "select record_id, author_id, known_timestamp as event_timestamp from staging.records "
+    "order by all"
+)
 MEGABYTE = 1 << 20
 
 

@@ -29,7 +29,10 @@ NEEDLES = (
     "zanzibar",
     "case-q",
 )  # the person's id, a word of every text, the beginning of every record's id
-SPINE = "select record_id, author_id, subject_id, known_timestamp as event_timestamp from staging.records order by all"
+SPINE = (
+    "select record_id, author_id, subject_id, known_timestamp as event_timestamp "
+    "from staging.records order by all"
+)
 FEATURES = [
     "author_activity:n_records_lifetime",
     "record_quality:n_words",

@@ -20,7 +20,10 @@ from transforms.home import Settings
 from transforms.sources.source import load_source
 from transforms.warehouse.tables import Warehouse
 
-SPINE = "select record_id, author_id, subject_id, known_timestamp as event_timestamp from staging.records order by all"
+SPINE = (
+    "select record_id, author_id, subject_id, known_timestamp as event_timestamp "
+    "from staging.records order by all"
+)
 FEATURES = [
     "record_quality:n_words",
     "author_activity:n_records_28d",

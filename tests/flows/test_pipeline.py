@@ -122,7 +122,10 @@ def test_drift_emits_an_event_that_names_the_columns(
     tmp_path: Path, events: Callable[[], list[Event]]
 ) -> None:
     record = "{record_id: id, author_id: author, event_timestamp: written, text: text}"
-    drift = "{min_reference_loads: 1, min_reference_rows: 1, false_alarms: null, stop: {wasserstein: 2}}"
+    drift = (
+        "{min_reference_loads: 1, min_reference_rows: 1, false_alarms: null, stop: "
+        "{wasserstein: 2}}"
+    )
     (tmp_path / "source.yaml").write_text(
         f"name: notes\nuri: 'data/*.jsonl'\nknown: at_event\nrecord: {record}\ndrift: {drift}\n"
     )
@@ -161,8 +164,8 @@ def test_drift_emits_an_event_that_names_the_columns(
     assert flow["staged"] == 300
     (notice,) = flow["notices"]
     assert (
-        f"notes: {tmp_path}/data/b.jsonl (2026-01-01, load {stopped.payload['load']}) differs from the 1 loads before it: n_"
-        in notice
+        f"notes: {tmp_path}/data/b.jsonl (2026-01-01, load {stopped.payload['load']}) differs "
+        "from the 1 loads before it: n_" in notice
     )
     _, warned = events()
     assert (warned.event, warned.payload["load"]) == (

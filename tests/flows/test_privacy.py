@@ -65,7 +65,10 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     lines = [*map(json.dumps, rows()), '{"id": "broken", "text": "' + SECRETS["EMAIL_ADDRESS"]]
     (folder / "notes.jsonl").write_text("\n".join(lines) + "\n")
     record = "record: {record_id: id, author_id: author, event_timestamp: written, text: text}"
-    text = f"name: notes\nuri: notes.jsonl\nknown: {{column: known}}\n{record}\ntext: {request.param}\n"
+    text = (
+        f"name: notes\nuri: notes.jsonl\nknown: {{column: known}}\n{record}\ntext: "
+        f"{request.param}\n"
+    )
     (folder / "notes.yaml").write_text(text)
     return folder / "notes.yaml"
 

@@ -195,7 +195,10 @@ def test_all_charts_are_drawn_and_nothing_is_cut_off(
     with opened(browser, report_path(full_home), scheme, width) as shown:
         counts = shown.eval_on_selector_all(
             "[data-chart]",
-            f"all => all.map(e => [e.id, [...e.querySelectorAll('{MARKS}')].filter(m => m.getBBox().width).length])",
+            (
+                f"all => all.map(e => [e.id, [...e.querySelectorAll('{MARKS}')].filter(m => "
+                "m.getBBox().width).length])"
+            ),
         )
         names = {name for name, _ in counts}
         assert {

@@ -122,7 +122,10 @@ def test_a_stopped_load_is_named_by_plan_run_status_and_report(tmp_path: Path) -
     )
     parameters = PipelineParameters(source=str(notes.source), home=str(tmp_path / "home"))
     source, warehouse = load_source(notes.source), Warehouse(Settings(home=tmp_path / "home"))
-    expected = "30 of 30 rows (100.0%) are rejected (max_quarantined_ratio 50%): record_id: exponent_form (30 rows; "
+    expected = (
+        "30 of 30 rows (100.0%) are rejected (max_quarantined_ratio 50%): record_id: "
+        "exponent_form (30 rows; "
+    )
     planned = plan_run(source, warehouse).checks
     assert not warehouse.settings.root.exists()
     assert planned[0].startswith(expected)

@@ -41,7 +41,10 @@ from transforms.home import Settings
 from transforms.upkeep.erase import Wanted
 from transforms.warehouse.tables import Warehouse
 
-SPINE = "select record_id, author_id, known_timestamp as event_timestamp from staging.records where not is_tombstone order by all"
+SPINE = (
+    "select record_id, author_id, known_timestamp as event_timestamp from staging.records "
+    "where not is_tombstone order by all"
+)
 
 
 def read(home: str, done: str) -> None:

@@ -128,7 +128,8 @@ def test_columns_of_any_name_are_read_in_every_format(
     )
     assert stage(source) == Account(read=1, staged=1)
     ((text, label, subject, attributes, payload),) = query(
-        "select text, label, subject_id, attributes, payload from staging.records join raw.records using (load_id, source_uri, row_number)"
+        "select text, label, subject_id, attributes, payload from staging.records "
+        "join raw.records using (load_id, source_uri, row_number)"
     )
     assert (text, label, subject) == (" ".join(row.values()), row[NAMES[0]], row["rows"])
     assert json.loads(str(attributes)) == {
@@ -267,7 +268,8 @@ def test_every_function_of_this_duckdb_is_allowed_or_refused_with_a_reason() -> 
     with sealed() as connection:
         kinds = dict(
             connection.execute(
-                "select function_name, list(distinct function_type) from duckdb_functions() group by all"
+                "select function_name, list(distinct function_type) from duckdb_functions() "
+                "group by all"
             ).fetchall()
         )
     of_values = {name for name, kind in kinds.items() if {"scalar", "macro"} & set(kind)}
@@ -292,11 +294,26 @@ RELATIONS = frozenset({"versions", "record_text"})
             "from versions -- a remark\n;",
             "select author_id, count(*) filter (where x) from versions group by all",
         ),
-        "with own as (from versions), more as materialized (from own) select * from more join Record_Text using (record_id)",
-        "select *, sum(x) over w from versions window w as (partition by a order by b rows between 3 preceding and current row)",
-        "select unnest([1]) from versions, unnest([1]) as t(x), range(3), (values (1)) v(x) union all by name from versions",
-        "select distinct on (a) list(x order by y), first(x order by y) from versions asof join record_text on true order by a limit 3",
-        "from versions where exists (from record_text r where r.record_id = versions.record_id) qualify rank() over (order by x) = 1",
+        (
+            "with own as (from versions), more as materialized (from own) select * from more "
+            "join Record_Text using (record_id)"
+        ),
+        (
+            "select *, sum(x) over w from versions window w as (partition by a "
+            "order by b rows between 3 preceding and current row)"
+        ),
+        (
+            "select unnest([1]) from versions, unnest([1]) as t(x), range(3), (values (1)) v(x) "
+            "union all by name from versions"
+        ),
+        (
+            "select distinct on (a) list(x order by y), first(x order by y) from versions asof "
+            "join record_text on true order by a limit 3"
+        ),
+        (
+            "from versions where exists (from record_text r "
+            "where r.record_id = versions.record_id) qualify rank() over (order by x) = 1"
+        ),
     ],
 )
 def test_a_query_is_one_select_statement_over_what_it_may_read(sql: str) -> None:
@@ -402,7 +419,10 @@ def test_every_aggregate_and_window_function_of_this_duckdb_is_allowed_or_refuse
     None
 ):
     with sealed() as connection:
-        sql = "select function_type, list(distinct function_name) from duckdb_functions() group by all"
+        sql = (
+            "select function_type, list(distinct function_name) from duckdb_functions() "
+            "group by all"
+        )
         names = {kind: set(found) for kind, found in connection.execute(sql).fetchall()}
     ordered = {
         name: query_refusal(name, is_window=name in names["window"], is_ordered=True)

@@ -143,7 +143,10 @@ def test_a_home_of_any_name_holds_what_was_put_in_or_is_refused_before_anything_
         if is_refused:
             with pytest.raises(
                 HomeError,
-                match=r"^['\"][^\n]*: no table can be kept under a path with [^\n]*; choose another folder",
+                match=(
+                    r"^['\"][^\n]*: no table can be kept under a path with [^\n]*; choose "
+                    r"another folder"
+                ),
             ):
                 Warehouse(Settings(home=root))
             assert not root.parent.exists()

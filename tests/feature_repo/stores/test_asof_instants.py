@@ -101,7 +101,10 @@ def of_path(spine: pa.Table, path: Path) -> Path:
 
 def of_sql(times: Sequence[datetime], cast: str) -> str:
     written = ", ".join(f"('{time.isoformat()}')" for time in times)
-    return f"select 1 as user, moment{cast} as event_timestamp from (values {written}) as written(moment)"
+    return (
+        f"select 1 as user, moment{cast} as event_timestamp "
+        f"from (values {written}) as written(moment)"
+    )
 
 
 FORMS: dict[str, Callable[[list[datetime], tzinfo, str, Path], Any]] = {
@@ -184,7 +187,10 @@ NUMBERS = pa.table({"user": [1], EVENT: [1768125600]})
 def test_a_number_is_no_instant(store: FeatureStore, spine: Any) -> None:
     with pytest.raises(
         InstantError,
-        match=r"^column 'event_timestamp' is int\d+: a number, which does not say its unit; give a time",
+        match=(
+            r"^column 'event_timestamp' is int\d+: a number, which does not say its unit; "
+            r"give a time"
+        ),
     ):
         asked(store, spine)
 
@@ -204,7 +210,10 @@ def test_text_that_can_be_read_in_two_ways_is_refused_before_anything_is_joined(
     ):
         with pytest.raises(
             InstantError,
-            match=r"^column 'event_timestamp', row 2: no instant in ISO 8601; write 2026-01-02T10:00:00Z",
+            match=(
+                r"^column 'event_timestamp', row 2: no instant in ISO 8601; write "
+                r"2026-01-02T10:00:00Z"
+            ),
         ):
             store.get_historical_features(entity_df=form, features=["quarters:number"])
 

@@ -101,7 +101,10 @@ def test_a_spine_of_any_form_comes_back_in_order(
 
 
 def test_sql_reads_the_warehouse(store: FeatureStore) -> None:
-    sql = f"select i as \"user\", '{at(1)}'::timestamptz as event_timestamp from (values (2), (1), (2)) as entities (i)"
+    sql = (
+        f"select i as \"user\", '{at(1)}'::timestamptz as event_timestamp "
+        "from (values (2), (1), (2)) as entities (i)"
+    )
     result = store.get_historical_features(sql, ["visits:value"]).to_arrow()
     assert sorted(zip(result["user"].to_pylist(), result["value"].to_pylist(), strict=True)) == [
         (1, 5),

@@ -473,7 +473,8 @@ def test_sqlite_takes_back_a_batch_that_breaks_in_the_middle(sqlite_online: Onli
     sqlite_online.clear(VIEW)
     with sqlite3.connect(sqlite_online.config.online_store.path) as connection:
         connection.execute(
-            "create trigger full before insert on bulk_activity when new.value_text = '13' begin select raise(abort, 'disk full'); end"
+            "create trigger full before insert on bulk_activity when new.value_text = '13' "
+            "begin select raise(abort, 'disk full'); end"
         )
     connection.close()
     with bulk_writer(sqlite_online.config, sqlite_online.store, VIEW) as write:

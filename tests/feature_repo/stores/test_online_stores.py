@@ -654,7 +654,10 @@ def test_threads_read_at_once(stores: Stores) -> None:
 
 
 def test_sqlite_store_needs_no_other_driver() -> None:
-    code = "import sys; sys.modules.update(dict.fromkeys(['redis', 'psycopg', 'psycopg_pool'])); import feature_repo.stores.serving"
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['redis', 'psycopg', 'psycopg_pool'])); "
+        "import feature_repo.stores.serving"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -415,7 +415,10 @@ def test_many_rows_are_derived_in_their_order(filled: Home) -> None:
         (
             "n_records + 1",
             Int64,
-            "view bad, feature x: there is no 'n_records' to read; there are event_timestamp, mean, pair_a__mean",
+            (
+                "view bad, feature x: there is no 'n_records' to read; there are event_timestamp, "
+                "mean, pair_a__mean"
+            ),
         ),
         ("mean +", Float64, "view bad, feature x: syntax error"),
         ("mean || 'a' || total", Float64, "view bad, feature x: there is no 'total' to read"),

@@ -303,7 +303,10 @@ def test_failing_gate_names_the_rule_and_leaves_nothing(
         set(folder.rglob("*.parquet")),
         rows_of(warehouse, "record_quality"),
     )
-    rule = r"features\.record_quality: 2 rows .* break digit_ratio: less_than_or_equal_to\(1\).*nothing was committed"
+    rule = (
+        r"features\.record_quality: 2 rows .* break digit_ratio: "
+        r"less_than_or_equal_to\(1\).*nothing was committed"
+    )
     with pytest.raises(GateError, match=rule):
         featurize(warehouse, NOW + timedelta(days=1))
     # the views before it in a run are done; neither it nor those after it are

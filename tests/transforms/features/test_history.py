@@ -108,7 +108,10 @@ class Home(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     def _map(self, written: str) -> None:
-        record = f"{{record_id: id, author_id: author, subject_id: about, event_timestamp: {written}, text: text, label: label}}"
+        record = (
+            f"{{record_id: id, author_id: author, subject_id: about, event_timestamp: {written}, "
+            f"text: text, label: label}}"
+        )
         rest = (
             f"known: {{column: known}}\nrecord: {record}\ntombstone: gone\npositive_labels: [bad]\n"
         )

@@ -23,10 +23,16 @@ from transforms.warehouse.tables import Warehouse
 BEGIN = datetime(2026, 1, 1, 10, tzinfo=UTC)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 KEYS = {view.name: view.entity.columns[0] for view in views()}
-RECORD = "{record_id: id, author_id: author, subject_id: subject, event_timestamp: written, text: text, label: label}"
+RECORD = (
+    "{record_id: id, author_id: author, subject_id: subject, event_timestamp: written, text: "
+    "text, label: label}"
+)
 # versions here may differ in all that they say
 CHECKS = "max_collision_ratio: 1"
-SOURCE = f"name: notes\nuri: notes\nknown: {{column: known}}\nrecord: {RECORD}\npositive_labels: [bad]\ntombstone: gone\n{CHECKS}\n"
+SOURCE = (
+    f"name: notes\nuri: notes\nknown: {{column: known}}\nrecord: {RECORD}\npositive_labels: "
+    f"[bad]\ntombstone: gone\n{CHECKS}\n"
+)
 Note = Callable[..., bytes]
 
 
@@ -285,7 +291,10 @@ def test_a_home_without_features_says_so(tmp_path: Path, note: Note) -> None:
 def test_a_view_that_is_declared_since_is_refused_and_no_other(
     home: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    imports = "from transforms.features import Count, GroupBy, days\nfrom transforms.features.entities import author\n"
+    imports = (
+        "from transforms.features import Count, GroupBy, days\nfrom transforms.features.entities "
+        "import author\n"
+    )
     (tmp_path / "more.py").write_text(
         f'{imports}more = GroupBy("author_more", author, [Count("n_notes")], [days(2)])\n'
     )

@@ -108,7 +108,8 @@ def in_another_language(rows: pl.DataFrame) -> pl.Series:
     """One text in five is German."""
     verbs = ("speichert", "verliert", "veröffentlicht", "überschreibt")
     german = [
-        f"Das Gerät {verbs[n % 4]} die Einstellungen nicht, wenn der Benutzer {n} Fenster öffnet und die Anwendung danach schließt."
+        f"Das Gerät {verbs[n % 4]} die Einstellungen nicht, wenn der Benutzer {n} Fenster "
+        "öffnet und die Anwendung danach schließt."
         for n in range(rows.height)
     ]
     return pl.select(
@@ -131,7 +132,10 @@ SHIFTS: dict[str, tuple[Callable[[pl.DataFrame], pl.Series], set[tuple[str, str]
     "boilerplate": (
         lambda rows: (
             rows["text"]
-            + " This advisory was written by an automated service; kindly contact its operator for further assistance."
+            + (
+                " This advisory was written by an automated service; kindly contact its operator "
+                "for further assistance."
+            )
         ),
         {("vocabulary", "js_distance")},
         {"vocabulary", "n_bytes", "n_words"},
@@ -198,7 +202,10 @@ def test_stopped_load_leaves_only_its_profile_until_it_is_accepted(before: Path)
     for _ in range(2):
         with pytest.raises(
             DriftError,
-            match=rf"cve_events: \S+{PLANTED}\.jsonl \({PLANTED}, load \S+\) differs from the \d+ loads before it: vocabulary js_dist",
+            match=(
+                rf"cve_events: \S+{PLANTED}\.jsonl \({PLANTED}, load \S+\) differs "
+                r"from the \d+ loads before it: vocabulary js_dist"
+            ),
         ) as stopped:
             load(source, warehouse)
         messages.append(str(stopped.value))

@@ -205,7 +205,10 @@ def test_a_long_field_over_several_lines_stays_one_record(read: Read) -> None:
         ),
         (
             f"sep=;\n{HEADER}",
-            "has no column 'author': its first line, `sep=;`, is for Excel alone; take it out and say `delimiter: ';'`",
+            (
+                "has no column 'author': its first line, `sep=;`, is for Excel alone; take it out "
+                "and say `delimiter: ';'`"
+            ),
         ),
         (
             f'"sep=\t"\r\n{HEADER}',
@@ -225,7 +228,10 @@ def test_a_long_field_over_several_lines_stays_one_record(read: Read) -> None:
         ),
         (
             f"{HEADER}\r1,ann",
-            "has no column 'author': its lines end in carriage returns alone; save it with line feeds",
+            (
+                "has no column 'author': its lines end in carriage returns alone; save it with "
+                "line feeds"
+            ),
         ),
         (
             f"\r\n{HEADER}",
@@ -237,15 +243,24 @@ def test_a_long_field_over_several_lines_stays_one_record(read: Read) -> None:
         ),
         (
             HEADER.replace(",", ", "),
-            "has no column 'author': it has ' author', with blanks around it; rename it there or write it so",
+            (
+                "has no column 'author': it has ' author', with blanks around it; rename it there "
+                "or write it so"
+            ),
         ),
         (
             f"\ufeff\ufeff{HEADER}",
-            "has no column 'id': it has '\\ufeffid', alike; rename it there or write it so in the source file",
+            (
+                "has no column 'id': it has '\\ufeffid', alike; rename it there or write it so in "
+                "the source file"
+            ),
         ),
         (
             HEADER.upper(),
-            "has no column 'author': it has 'AUTHOR', in other letters; rename it there or write it so",
+            (
+                "has no column 'author': it has 'AUTHOR', in other letters; rename it there or "
+                "write it so"
+            ),
         ),
         (
             HEADER.replace("written", "writen"),
@@ -253,7 +268,10 @@ def test_a_long_field_over_several_lines_stays_one_record(read: Read) -> None:
         ),
         (
             HEADER.replace("written", "day"),
-            "has no column 'written': it has 'id', 'author', 'subject', 'day', 'known', 'text', 'label'; map one",
+            (
+                "has no column 'written': it has 'id', 'author', 'subject', 'day', 'known', "
+                "'text', 'label'; map one"
+            ),
         ),
         (
             f'"{HEADER}',

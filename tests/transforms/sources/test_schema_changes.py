@@ -38,7 +38,10 @@ Write = Callable[..., Path]
 
 NAMES = {"author", "id", "known", "label", "subject", "text", "written"}
 DEEP = json.loads("[" * 200 + "]" * 200)
-CHANGED = "select field, type, sum(n_rows), change from profiles.fields where change <> 'same' and load_id <> $first group by all order by all"
+CHANGED = (
+    "select field, type, sum(n_rows), change from profiles.fields "
+    "where change <> 'same' and load_id <> $first group by all order by all"
+)
 FIRST = "select min(load_id) from raw.records"
 
 
@@ -55,7 +58,10 @@ def again(make_source: MakeSource, tmp_path: Path, **changes: object) -> Source:
 
 def test_first_load_defines(first: str, query: Query) -> None:
     rows = query(
-        "select field, type, n_rows, change from profiles.fields where load_id = $first order by all",
+        (
+            "select field, type, n_rows, change from profiles.fields where load_id = $first "
+            "order by all"
+        ),
         first=first,
     )
     assert rows == [(name, "text", 1, "first") for name in sorted(NAMES)]
@@ -171,7 +177,10 @@ def test_columns_of_csv_and_parquet_are_fields(
     pq.write_table(table, tmp_path / "b.parquet")
     stage(make_source(tmp_path / "b.parquet", name="parquet"))
     told = query(
-        "select source, field, type from profiles.fields where not list_contains($names, field) or type = 'null' order by all",
+        (
+            "select source, field, type from profiles.fields "
+            "where not list_contains($names, field) or type = 'null' order by all"
+        ),
         names=list(NAMES),
     )
     assert told == [
@@ -369,7 +378,8 @@ def test_killed_replay_lets_in_once(
         replay(source, warehouse)
     replay(source, warehouse)
     assert query(
-        "select change, sum(n_rows), count(*) from profiles.fields where field = 'extra' group by all"
+        "select change, sum(n_rows), count(*) from profiles.fields where field = 'extra' "
+        "group by all"
     ) == [("new", 1, 2)]
     assert query("select count(*) from staging.records") == [(2,)]
     assert recount(warehouse)["adds_up"].all()

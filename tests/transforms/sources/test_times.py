@@ -82,7 +82,10 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
 
 def read(connection: duckdb.DuckDBPyConnection, texts: Sequence[str]) -> list[datetime | str]:
     """Read texts: of each the instant, or the rule it breaks."""
-    sql = f"select {time_sql('given')}, {time_rule_sql('given')} from (select unnest($texts::varchar[]) as given)"
+    sql = (
+        f"select {time_sql('given')}, {time_rule_sql('given')} "
+        "from (select unnest($texts::varchar[]) as given)"
+    )
     rows = connection.execute(sql, {"texts": list(texts)}).fetchall()
     return [rule if instant is None else instant.astimezone(UTC) for instant, rule in rows]
 

@@ -114,8 +114,8 @@ def test_ids_that_a_spreadsheet_cut_stop_the_load_until_another_key_is_mapped(
     said = stopped(tweets_with("{:.5E}".format), warehouse)
     assert "1,500 of 1,500 rows (100.0%) are rejected" in said
     assert (
-        f"record_id: exponent_form (1,500 rows; {MENDS['exponent_form']}) (first row 1 of tweets.csv)"
-        in said
+        f"record_id: exponent_form (1,500 rows; {MENDS['exponent_form']}) (first row 1 of "
+        "tweets.csv)" in said
     )
     # the file itself is as it was: only the mapping is mended, and what is loaded already is staged
     assert load(tweets_with("{:.5E}".format, record_id="link"), warehouse) == Account(
@@ -252,8 +252,8 @@ def test_dates_read_in_the_wrong_order_stop_the_load_and_in_the_right_one_pass(
     home = new_home()
     said = stopped(source(read), home)
     assert (
-        f"event_timestamp: day and month are read in the wrong order: {len(YEAR) - n_low} dates fail"
-        in said
+        f"event_timestamp: day and month are read in the wrong order: {len(YEAR) - n_low} "
+        "dates fail" in said
     )
     assert f"all with a {number} number above 12, and {n_low} that pass may be wrong" in said
     assert load(source(written), home) == Account(read=len(YEAR), staged=len(YEAR))
@@ -319,8 +319,8 @@ def test_a_load_that_is_nearly_all_rejected_is_staged_once_the_source_file_is_me
     )
     said = stopped(make_source(file), warehouse)
     assert (
-        "20 of 21 rows (95.2%) are rejected (max_quarantined_ratio 50%): author_id: not_nullable (20 rows; map a"
-        in said
+        "20 of 21 rows (95.2%) are rejected (max_quarantined_ratio 50%): author_id: "
+        "not_nullable (20 rows; map a" in said
     )
     assert "waits, nothing of it is staged" in waiting(warehouse)[0]
     mended = make_source(file, record={**RECORD, "author_id": "coalesce(writer, author)"})
@@ -423,7 +423,10 @@ def test_a_replay_that_would_make_one_record_of_many_is_stopped(
     merged = make_source(file, record={**RECORD, "record_id": "'one'"})
     with pytest.raises(
         ChecksError,
-        match=r"record_id is no key in 20 of 20 rows .* millrace quarantine replay --source FILE --accept-load",
+        match=(
+            r"record_id is no key in 20 of 20 rows .* millrace quarantine replay --source FILE "
+            r"--accept-load"
+        ),
     ):
         replay(merged, warehouse)
     assert warehouse.n_rows("quarantine.records") == 20
@@ -449,7 +452,10 @@ def test_ids_of_another_source_stop_the_load_until_the_source_file_says_whose_th
     first, second = two_sources(make_source, write, note, None)
     assert load(first, warehouse).staged == 2
     ingest(second, warehouse)
-    said = r"1 of 2 rows \(50\.0%\) have the record_id of a record of source tickets: say `ids: own` .* \(first row 1 of calls\.jsonl\)"
+    said = (
+        r"1 of 2 rows \(50\.0%\) have the record_id of a record of source tickets: say `ids: own` "
+        r".* \(first row 1 of calls\.jsonl\)"
+    )
     with pytest.raises(ChecksError, match=said):
         prepare(second, warehouse)
     _, second = two_sources(make_source, write, note, "own")
@@ -593,7 +599,8 @@ def test_numbers_since_1970_are_read_in_the_unit_that_is_said(
     )
     assert load(source, warehouse) == Account(read=6, staged=2, quarantined=4)
     times = query(
-        "select event_timestamp::varchar, known_timestamp::varchar from staging.records order by record_id"
+        "select event_timestamp::varchar, known_timestamp::varchar from staging.records "
+        "order by record_id"
     )
     assert times == [
         ("2026-01-01 10:00:00+00", "2026-01-01 10:00:00+00"),
@@ -613,8 +620,8 @@ def test_numbers_since_1970_without_a_unit_stop_the_load_with_the_mend(
     ]
     said = stopped(make_source(write("a.jsonl", *lines)), warehouse)
     assert (
-        "event_timestamp: epoch_without_unit (10 rows; say the unit: {column: NAME, unit: milliseconds}"
-        in said
+        "event_timestamp: epoch_without_unit (10 rows; say the unit: {column: NAME, unit: "
+        "milliseconds}" in said
     )
 
 

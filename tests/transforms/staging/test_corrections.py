@@ -166,7 +166,8 @@ def test_corrected_rows_pass_in_their_place_and_raw_stays(
     assert import_corrections(path, rejected, warehouse, is_dry=False) == Imported(2, 0, [])
     assert replay(rejected, warehouse) == Account(read=2, staged=1, quarantined=1)
     assert query(
-        "select source_uri like '%/a.jsonl', row_number, text from staging.records where record_id = 'r2'"
+        "select source_uri like '%/a.jsonl', row_number, text from staging.records "
+        "where record_id = 'r2'"
     ) == [(True, 2, "hi")]
     assert rejections() == {3: "payload:not_json"}
     assert query("select payload from quarantine.records") == [(b'=cmd("{"',)]  # as it came

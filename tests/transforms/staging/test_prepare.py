@@ -40,13 +40,19 @@ Write = Callable[..., Path]
 
 SAMPLE = Path(__file__).parents[3] / "sources" / "cve_events.yaml"
 PLACE = "load_id, source_uri, row_number"
-VERSIONS = "select record_id, text, known_timestamp from staging.records order by record_id, known_timestamp"
+VERSIONS = (
+    "select record_id, text, known_timestamp from staging.records "
+    "order by record_id, known_timestamp"
+)
 EVERYTHING = {
     "staging.records": "select * from staging.records order by record_id, known_timestamp",
     # a row that came back as a version is remembered as a repeat too
     "staging.repeats": f"from staging.repeats anti join staging.records using ({PLACE}) order by {PLACE}",
     "quarantine.records": f"select * from quarantine.records order by {PLACE}",
-    "accounting.files": "select load_id, source, source_uri, sum(columns('n_.*')) from accounting.files group by all order by all",
+    "accounting.files": (
+        "select load_id, source, source_uri, sum(columns('n_.*')) from accounting.files "
+        "group by all order by all"
+    ),
 }
 
 
@@ -83,7 +89,10 @@ def test_a_record_is_staged_with_all_its_columns(
 ) -> None:
     row = note("r1", label="bad", written=day(1), known=day(2), lang="en")
     stage(make_source(write("a.jsonl", row), attributes=["lang"]))
-    columns = "record_id, author_id, subject_id, event_timestamp, known_timestamp, text, label, is_positive, is_tombstone, attributes, source"
+    columns = (
+        "record_id, author_id, subject_id, event_timestamp, known_timestamp, text, label, "
+        "is_positive, is_tombstone, attributes, source"
+    )
     (found,) = query(f"select {columns} from staging.records")
     assert found == (
         "r1",
@@ -520,7 +529,10 @@ def test_a_killed_prepare_is_not_finished_with_another_mapping(
     )
     with pytest.raises(
         SourceError,
-        match=r"^notes: its source file was edited after a run that was killed half-way; put the old one back",
+        match=(
+            r"^notes: its source file was edited after a run that was killed half-way; put the "
+            r"old one back"
+        ),
     ):
         prepare(edited, warehouse)
     assert prepare(source, warehouse) == Account(read=2, staged=1, quarantined=1)

@@ -41,7 +41,10 @@ MENDED = {
 }
 TABLES = (
     "select * exclude (loaded_timestamp) from staging.records order by record_id, known_timestamp",
-    "select * exclude (loaded_timestamp) from quarantine.records order by load_id, source_uri, row_number",
+    (
+        "select * exclude (loaded_timestamp) from quarantine.records "
+        "order by load_id, source_uri, row_number"
+    ),
     "select source, load_id, sum(columns('n_.*')) from accounting.files group by all order by all",
 )
 

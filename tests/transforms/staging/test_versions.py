@@ -37,7 +37,10 @@ Write = Callable[..., Path]
 
 FILES = "abcd"
 PLACE = "load_id, source_uri, row_number"
-BOOKS = "select load_id, source_uri, sum(columns('n_.*')) from accounting.files group by all order by all"
+BOOKS = (
+    "select load_id, source_uri, sum(columns('n_.*')) from accounting.files group by all "
+    "order by all"
+)
 TABLES = (
     "select * from staging.records order by all",
     f"from staging.repeats anti join staging.records using ({PLACE}) order by all",
@@ -96,7 +99,8 @@ def test_a_late_version_brings_a_repeat_back_as_a_version(
     assert arrive("late", ("y", 2)) == Account(read=1, staged=1)
     assert versions() == [("x", 1), ("y", 2), ("x", 3)]
     assert query(
-        "select parse_filename(source_uri), row_number from staging.records where day(known_timestamp) = 3"
+        "select parse_filename(source_uri), row_number from staging.records "
+        "where day(known_timestamp) = 3"
     ) == [("first.jsonl", 2)]
     books = [tuple(map(int, counts)) for _, _, *counts in query(BOOKS)]
     assert books == [(3, 2, 1, 0), (1, 1, 0, 0)]

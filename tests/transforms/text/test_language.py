@@ -165,7 +165,10 @@ def test_a_megabyte_is_read_at_its_beginning_only() -> None:
 
 
 def test_addresses_do_not_count() -> None:
-    addresses = " https://www.example.org/docs/getting-started/index.html?page=introduction jane.doe@mail.example.com"
+    addresses = (
+        " https://www.example.org/docs/getting-started/index.html?page=introduction "
+        "jane.doe@mail.example.com"
+    )
     assert named(SENTENCES["sv"] + addresses).equals(named(SENTENCES["sv"] + "  "))
 
 
@@ -305,7 +308,10 @@ def is_running(process_id: int) -> bool:
 
 
 def test_a_worker_imports_neither_polars_nor_the_package() -> None:
-    asked = f"import sys; sys.argv = ['x']; import runpy; runpy.run_path({identify.__file__!r}); print(*sys.modules)"
+    asked = (
+        f"import sys; sys.argv = ['x']; import runpy; runpy.run_path({identify.__file__!r}); "
+        "print(*sys.modules)"
+    )
     imported = subprocess.run(
         [sys.executable, "-P", "-c", asked], capture_output=True, text=True, check=True
     ).stdout.split()

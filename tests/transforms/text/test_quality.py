@@ -102,7 +102,10 @@ def test_text_of_blanks_has_lines_and_no_words() -> None:
 
 
 def test_whole_example_by_hand() -> None:
-    text = "Hello, World! See https://a.io/x?y=1\n- item one\n- item one\nMail bob@ex.org now... #wow 42\n"
+    text = (
+        "Hello, World! See https://a.io/x?y=1\n- item one\n- item one\nMail bob@ex.org now... "
+        "#wow 42\n"
+    )
     scored = score(text).select(FEATURES).row(0, named=True)
     # 36 + 10 + 10 + 30 characters in four lines, a line feed after each
     assert scored == {

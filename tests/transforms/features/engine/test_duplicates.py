@@ -48,8 +48,14 @@ from transforms.warehouse.tables import Warehouse
 
 NewHome = Callable[[], Warehouse]
 NOTHING = {"dup_of": None, "dup_similarity": None, "dup_cluster_size": None, "is_duplicate": None}
-FOX = "the quick brown fox jumps over the lazy dog and runs away into the deep green forest behind the hills"
-SHIP = "a ship came into the harbour at dawn with her sails torn and nobody on board but a parrot and a cat"
+FOX = (
+    "the quick brown fox jumps over the lazy dog and runs away into the deep green forest behind "
+    "the hills"
+)
+SHIP = (
+    "a ship came into the harbour at dawn with her sails torn and nobody on board but a parrot "
+    "and a cat"
+)
 # a chain: each is nearly the same as its neighbours, the ends are not
 CHAIN = [FOX[start : start + 70] for start in (0, 8, 16, 24)]
 TEXTS = [
