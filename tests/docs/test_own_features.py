@@ -1,4 +1,4 @@
-"""The tutorial is what happens: every command of the page is run, and says what the page says it says."""
+"""The tutorial is true: every command of the page runs and prints what the page shows."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Instants in training and in serving: no zone, and nothing that the process imports, lets a value of the future in."""
+"""No time zone and no import lets a future value into training or serving."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Feast's own command line and server on a home, unchanged: apply, list, materialize, serve, read over HTTP."""
+"""Feast's own command line and server on a home: apply, list, materialize, serve, read by HTTP."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What is online: entities always, records where a home asks for them; everything else is refused with the way to have it."""
+"""Online are entities always and records on request; anything else is refused with the remedy."""
 
 import shutil
 import sqlite3

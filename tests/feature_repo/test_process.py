@@ -1,4 +1,4 @@
-"""What is imported from here, and what is called, leaves the process of whoever does so as it was."""
+"""Importing and calling this package leaves the caller's process as it was."""
 
 import ast
 import json

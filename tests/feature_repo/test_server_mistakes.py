@@ -1,4 +1,4 @@
-"""What a client gets wrong, over HTTP: nulls, an empty answer, or 4xx with the reason, never 500; and what it writes, read again."""
+"""A client's mistakes over HTTP get nulls, an empty answer or 4xx with the reason, never 500."""
 
 import socket
 import subprocess
@@ -55,7 +55,7 @@ NULLS = dict.fromkeys(["count", "title", "seen", "sizes", "vector", "raw"])
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """`feast serve` on a repository of its own, which takes from ours the one file that Feast's server loads."""
+    """`feast serve` on a separate repository that includes the one file Feast's server loads."""
     folder = tmp_path_factory.mktemp("repository")
     (folder / "definitions.py").write_text(DEFINITIONS)
     (folder / ".feastignore").write_text("static_artifacts.py\n")

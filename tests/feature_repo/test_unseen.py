@@ -1,4 +1,4 @@
-"""Who was never seen, who has written nothing yet, and whose records have all left the windows: in training and serving all alike."""
+"""Entities never seen, not yet active, or outside all windows: equal in training and serving."""
 
 import json
 import shutil

@@ -42,7 +42,7 @@ def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Warm:
-    """A process that forks a child for each command (see `tests.flows.warm`); what children say is in `log`."""
+    """A process that forks a child for each command (`tests.flows.warm`); output goes to `log`."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
@@ -142,7 +142,7 @@ class Notes:
 
 @pytest.fixture(scope="session")
 def digest_of_tree() -> Callable[[Path], str]:
-    """Digest a folder: the names and contents of all its files, but for the lock that a command takes."""
+    """Digest the names and contents of all files in a folder, except the lock of a command."""
 
     def run(folder: Path) -> str:
         files = sorted(
@@ -196,7 +196,7 @@ OF_A_RUN = ("load_id", "loaded_timestamp", "created_timestamp", "source_uri")
 
 
 def contents(home: Path) -> dict[str, Any]:
-    """Everything a home says, whoever's run it was: the rows of all tables, and the online store's."""
+    """Everything a home contains, whoever ran it: the rows of all tables and the online store's."""
     warehouse = Warehouse(Settings(home=home))
     assert recount(warehouse)["adds_up"].all()
     found: dict[str, Any] = {}
@@ -221,7 +221,7 @@ def contents(home: Path) -> dict[str, Any]:
 
 
 class Lives:
-    """Homes of the growing source: after each increment what an undisturbed home holds, how long its run took, and a copy of it."""
+    """After each increment of the growing source: an undisturbed home's content, run time, copy."""
 
     def __init__(self, folder: Path, warm: Warm) -> None:
         self.folder, self.warm, self.home = folder, warm, folder / "home"
@@ -241,14 +241,14 @@ class Lives:
                 shutil.copytree(folder / name, folder / "copies" / str(number) / name)
 
     def go_back(self, number: int) -> None:
-        """Put home and source back to where `number` increments were in, and let the next one arrive."""
+        """Restore home and source to the state after `number` increments; deliver the next one."""
         for name in ("home", "source"):
             shutil.rmtree(self.folder / name)
         shutil.copytree(self.folder / "copies" / str(number) / "home", self.home)
         shutil.copytree(self.folder / "copies" / str(number + 1) / "source", self.folder / "source")
 
     def assert_ends_as_undisturbed(self, number: int, told: str) -> None:
-        """Run to the end; everything must be as after that increment, and nothing left over of what was killed."""
+        """Run to the end; the home must equal that increment's, without leftovers of the kill."""
         self.warm.run("run", self.source, self.home)
         found = contents(self.home)
         assert [name for name in found if found[name] != self.contents[number][name]] == [], told

@@ -1,4 +1,4 @@
-"""A contract that changes under published features: listed, refused, accepted. Run from a copy of the packages that is edited."""
+"""A contract changed under published features is listed, refused, accepted (in an edited copy)."""
 
 import shutil
 import subprocess

@@ -158,7 +158,7 @@ def test_a_second_run_at_the_same_time_waits_says_so_and_does_what_is_left(
 
 
 def waits_for_a_lock(process_id: int) -> bool:
-    """Whether the kernel lists a process among those that wait for a file lock (`->` in /proc/locks)."""
+    """Whether the kernel lists a process as waiting for a file lock (`->` in /proc/locks)."""
     waiting = [
         line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" in line
     ]
@@ -515,7 +515,7 @@ def test_backfill_lists_prices_and_fills_what_is_missing(
 
 
 def test_help_answers_at_once() -> None:
-    """Not a timing: what `--help` costs beyond Python's own start is counted in CPU seconds of the child, with a wide margin."""
+    """Compare the child's CPU seconds for `--help` with Python's own start, with a wide margin."""
     import resource
 
     def cost(*arguments: str) -> float:

@@ -1,4 +1,4 @@
-"""A disk that is full, or may no longer be written: one clear line, nothing broken, and the next run finishes."""
+"""A full or read-only disk: one clear line, nothing broken, and the next run finishes."""
 
 import shutil
 import subprocess

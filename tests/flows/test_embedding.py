@@ -1,4 +1,4 @@
-"""A model of the user's own, from the setting to the search: the view is there while the setting is."""
+"""A user's own model from setting to search: the view exists while the setting does."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Erasing: nothing of a person is left in any file of a home, and the home is what it would be had the rows never come."""
+"""Erasing leaves nothing of a person in any file; the home is as if the rows had never come."""
 
 import json
 import shutil
@@ -105,7 +105,7 @@ class Person(Notes):
         file.write_text(file.read_text() + "".join(f"{line}\n" for line in [*lines, *self.more()]))
 
     def more(self) -> list[str]:
-        """Another's record that says the same before and after what the person wrote on it: a repeat only without the person."""
+        """Another's record, the same before and after the person's version: a repeat only without it."""
         known = ("2024-01-08T11:00:00Z", "2024-01-08T13:00:00Z")[self.n_added - 1]
         return [row("r8", "u3", known, "the same", written="2024-01-08T11:00:00Z")]
 
@@ -137,7 +137,7 @@ def without(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 
 @pytest.fixture
 def own(grown: Path, tmp_path: Path) -> Path:
-    """A copy of the home, to change. Locks and the store's settings hold its path, so the copy stands where the other did."""
+    """A copy of the home to change, put at its path, which locks and store settings contain."""
     shutil.copytree(grown, tmp_path / "kept")
     yield grown
     for name in ("home", "source"):
@@ -146,7 +146,7 @@ def own(grown: Path, tmp_path: Path) -> Path:
 
 
 def comparable(home: Path) -> dict[str, Any]:
-    """What a home says without where in its file a row stood; of entities, the values that hold, not when they were told again."""
+    """A home's content without row positions; of entities, the values without their times."""
     found = {
         name: rows for name, rows in contents(home).items() if not name.startswith("profiles.")
     }
@@ -185,7 +185,7 @@ def comparable(home: Path) -> dict[str, Any]:
 
 
 def places_of(home: Path, needles: tuple[str, ...]) -> list[str]:
-    """Every file of a home in which a needle stands: Parquet and Arrow decoded, of all versions, SQLite and the rest as bytes."""
+    """Every file of a home with a needle: Parquet and Arrow decoded, the rest as bytes."""
     found = []
     for path in sorted(path for path in home.rglob("*") if path.is_file()):
         content = path.read_bytes()

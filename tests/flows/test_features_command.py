@@ -1,4 +1,4 @@
-"""`millrace features`: the catalogue, what is wrong with a declaration in one line, tests of declarations, a start for one's own."""
+"""`millrace features`: catalogue, one-line errors, tests of declarations, a starting point."""
 
 import os
 from pathlib import Path

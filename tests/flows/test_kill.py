@@ -1,4 +1,4 @@
-"""SIGKILL before and after every commit of a run, and at random moments: the run after ends where an undisturbed one does."""
+"""SIGKILL around every commit and at random moments: the next run ends as an undisturbed one."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""Maintenance: fewer files, the same rows; nobody who consumes a table takes moved rows for new ones, and locks keep theirs."""
+"""Maintenance: fewer files, the same rows; readers see no new rows, and locks keep their files."""
 
 import shutil
 from collections.abc import Callable

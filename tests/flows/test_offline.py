@@ -1,4 +1,4 @@
-"""Nothing is downloaded at run time: the pipeline runs where the operating system refuses every network."""
+"""Nothing is downloaded at run time: the pipeline runs where the system refuses all networks."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""One definition of the stages, two ways to run it: plainly and as a Prefect flow, with the same result."""
+"""One definition of the stages runs plainly and as a Prefect flow, with the same result."""
 
 import hashlib
 import json

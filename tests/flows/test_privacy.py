@@ -1,4 +1,4 @@
-"""Raw text is private: what a detector finds reaches no log, artifact, metric, report or exception, whatever is run."""
+"""Raw text is private: identifiers reach no log, artifact, metric, report or exception."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def said(source: Path) -> str:
-    """All that a round of commands prints, with everything switched on that says more, but for `--reveal`."""
+    """Everything a round of commands prints with all verbose options on, except `--reveal`."""
     home = str(source.parent / "home")
     commands = [
         ["plan", "--source", str(source)],

@@ -41,7 +41,7 @@ SECTIONS = ("flow", "arrivals", "quality", "drift", "fields", "quarantine", "fea
 
 
 def measured(home: Path, name: str = "") -> None:
-    """Add to a home what parts of the pipeline that may not have run would have measured: drift, profiles, fields, languages."""
+    """Add what optional stages would have measured: drift, profiles, fields, languages."""
     months = [datetime(2024, month, 1, tzinfo=UTC) for month in (1, 2, 3)]
     load = pl.DataFrame(
         {
@@ -638,7 +638,7 @@ TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 
 
 
 def lab(colour: str, blindness: str) -> np.ndarray:
-    """CIE 1976 L*a*b* of a colour as the colour-blind see it; 2.3 is a difference one just notices."""
+    """CIE 1976 L*a*b* of a colour as a colour-blind reader sees it; 2.3 is just noticeable."""
     xyz = TO_XYZ @ np.clip(BLINDNESS[blindness] @ linear(colour), 0, 1) / [0.9505, 1, 1.089]
     f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])

@@ -1,7 +1,7 @@
-"""A process that has imported everything and forks a child for each command: a run without the seconds of its imports.
+"""Fork a child for each command from a process that has imported everything, to save the imports.
 
-Lines on standard input, answers on standard output: `start NAME ARGUMENTS...` gives the child's process id, `wait ID` how it
-ended (minus the signal, or the exit code). A child writes what it says to the file given last.
+It reads lines and answers each: `start NAME ARGUMENTS...` returns the child's process id, `wait ID`
+how it ended (minus the signal, or the exit code). A child's output goes to the file given last.
 """
 
 import os
@@ -48,7 +48,7 @@ SPINE = (
 
 
 def read(home: str, done: str) -> None:
-    """Read all that a reader can, again and again, until a file is there: what it gets must fit together."""
+    """Read everything a reader can until a file exists; what is read must be consistent."""
     os.nice(19)  # ten readers must not starve the runs beside which they read
     rounds = 0
     while not Path(done).exists() or not rounds:
@@ -87,7 +87,7 @@ def erase_until(point: str, author: str, home: str) -> None:
 
 
 def die_at(point: str) -> None:
-    """Be killed `before:` or `after:` a commit, the store's settings, a note of what is online, or a step of an erasure."""
+    """Be killed `before:` or `after:` a commit, or another step that leaves a trace."""
 
     def dying(owner: Any, attribute: str, name: Callable[[Any], str]) -> None:
         real = getattr(owner, attribute)

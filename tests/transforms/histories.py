@@ -46,7 +46,7 @@ def version(
     author: str = "u",
     text: str | None = "two words",
 ) -> Version:
-    """A version on subject `s`, with the negative label; no text makes it a tombstone. Times count from START."""
+    """A version on subject `s` with the negative label; no text: a tombstone; times from START."""
     return Version(
         record,
         author,
@@ -62,7 +62,7 @@ def version(
 
 
 def stage(warehouse: Warehouse, versions: Sequence[Version], *, is_all: bool = False) -> None:
-    """Publish versions, beside those that are there; as all that is there, in new files, if `is_all`."""
+    """Publish versions beside the existing ones, or in their place, in new files, if `is_all`."""
     rows = [
         {
             "record_id": v.record,
@@ -204,7 +204,7 @@ def assert_activity_is_as_defined(
     instants: Iterable[int],
     also: Sequence[Version] = (),
 ) -> None:
-    """Hold both views against the definition; of entities that only `also` names, which were there once, nothing may count."""
+    """Check both views against the definition; entities only in `also` must count nothing."""
     instants = list(instants)
     for view, level in ENTITIES.items():
         found = by_entity(warehouse, view)

@@ -1,4 +1,4 @@
-"""A user's SQL: one expression over one row. It reaches no file, setting or other table, and no name in it is read as SQL."""
+"""A user's SQL is one expression over one row: no files, settings, other tables, names as SQL."""
 
 import csv
 import json
@@ -165,7 +165,7 @@ def test_json_arrows_reach_into_a_field(
 
 
 def test_a_crafted_name_neither_reads_nor_writes_a_file(tmp_path: Path) -> None:
-    """The column has this name in a file of the attacker's, so that the query binds in which it is not escaped."""
+    """The attacker's file has a column of this name, so that the unescaped query would bind."""
     secret, stolen, header = (tmp_path / name for name in ("secret", "stolen", "header.csv"))
     secret.write_text("password", "utf-8")
     row = f"* from read_csv('{header}', header = true, delim = chr(9), all_varchar = true)"

@@ -1,4 +1,4 @@
-"""Columns of every Feast value type, as Arrow may hold them; Feast's own conversion takes each of them."""
+"""Columns of every Feast value type as Arrow can represent them; Feast converts each of them."""
 
 import json
 import uuid
@@ -184,7 +184,7 @@ CONVERTED_HERE_ONLY: list[tuple[ValueType, pa.Array, list[Any]]] = [
 def columns(
     draw: st.DrawFn, cases: Sequence[tuple[ValueType, pa.DataType, Elements]], size: int = 4
 ) -> tuple[ValueType, pa.Array]:
-    """One column of some type, with nulls; at least one value that is neither null nor empty tells Feast the type."""
+    """One column of some type, with nulls; one value at least shows Feast the type."""
     value_type, kind, elements = draw(st.sampled_from(cases))
     return value_type, draw(column(kind, elements, size))
 

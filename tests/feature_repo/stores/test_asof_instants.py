@@ -1,4 +1,4 @@
-"""A spine's instants, whatever it comes as and however it writes them: the same features as at the same instants in UTC."""
+"""A spine's instants in any form give the same features as the same instants in UTC."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
@@ -64,7 +64,7 @@ def store(
     write_view: WriteView,
     make_store: MakeStore,
 ) -> FeatureStore:
-    """The rows in a store, in a process that tells Arrow to keep, or as one that imported Pandera to drop, what offsets say."""
+    """The rows in a store, in a process where Arrow keeps offsets or drops them, as with Pandera."""
     made = make_store(write_view("quarters", quarters()))
     monkeypatch.setenv("PYARROW_IGNORE_TIMEZONE", request.param)
     return made

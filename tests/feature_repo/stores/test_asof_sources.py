@@ -1,4 +1,4 @@
-"""Reading and writing sources: pulls for materialization, appends, logs, schemas, snapshots, object storage, what is refused."""
+"""Reads and writes of sources: pulls, appends, logs, schemas, snapshots, object storage, refusals."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Types: whatever a source holds comes back as the source's own Arrow type, in training, in pulls and for the online store."""
+"""Every value comes back in its source's Arrow type, in training, in pulls and online."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -112,7 +112,7 @@ def test_every_type_of_feasts_is_tried() -> None:
 
 
 def define(path: Path, rows: pa.Table, file_format: Any, kinds: list[ValueType]) -> FeatureView:
-    """Define a view whose fields have Feast's types as given: those of the columns after the key and the instant."""
+    """Define a view with the given Feast types for the columns after the key and the instant."""
     names = rows.column_names[2:]
     fields = [
         Field(name=name, dtype=from_value_type(kind))
@@ -129,7 +129,7 @@ def define(path: Path, rows: pa.Table, file_format: Any, kinds: list[ValueType])
 
 
 def write_rows(path: Path, rows: pa.Table, layout: str) -> FileFormat:
-    """Write rows of any type; of a folder's files the first has all rows but the last, which Arrow need not compare."""
+    """Write rows of any type; the first file of a folder has all but the last row."""
     if layout != "folder":
         return write_source(path, rows, layout)
     path.mkdir(exist_ok=True)

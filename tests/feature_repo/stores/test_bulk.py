@@ -1,4 +1,4 @@
-"""Whole stores after Feast's writer and after ours; what is older, equal, broken or read meanwhile."""
+"""Whole stores, written by Feast's writer and by ours: older, equal, broken and concurrent rows."""
 
 import logging
 import sqlite3
@@ -55,7 +55,7 @@ EXAMPLES = settings(max_examples=15)
 
 @dataclass
 class Online:
-    """An online store of a test's own: `contents` is all that lies in it, `clear` empties it, and makes a view's table."""
+    """A test's own online store: `contents` reads all of it, `clear` empties it."""
 
     config: RepoConfig
     store: OnlineStore

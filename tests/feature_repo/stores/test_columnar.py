@@ -1,4 +1,4 @@
-"""Materialization by column: an empty store gets what Feast's own engine writes; after that, exactly what has changed."""
+"""Materialization by column fills an empty store as Feast does, then writes only what changed."""
 
 import itertools
 import logging

@@ -1,4 +1,4 @@
-"""One rule for keys, in training and in serving: what is the same key, what matches nothing, what is refused."""
+"""One rule for keys in training and serving: what is equal, what matches nothing, what fails."""
 
 from datetime import UTC, datetime
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""Feast's monitoring on our store: what it counts is what plain Python counts, and no text is in what it keeps."""
+"""Feast's monitoring on our store counts what plain Python counts, and stores no text."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Lean reads give what Feast's own give, over the same bytes; beyond Feast, the time to live holds."""
+"""Lean reads return what Feast's own reads return; beyond Feast, the time to live applies."""
 
 import asyncio
 import itertools
@@ -250,7 +250,7 @@ def feature_store(registry: Path, online_store: dict[str, Any]) -> FeatureStore:
 
 
 def answer(response: Any) -> dict[str, list[tuple[bytes, int, int]]]:
-    """A response as Feast serializes it; what is not there has no event timestamp that could differ."""
+    """A response as Feast serializes it, without the event timestamps of missing values."""
     vectors = zip(response.proto.metadata.feature_names.val, response.proto.results, strict=True)
     return {
         name: [

@@ -1,4 +1,4 @@
-"""A view whose entity is an author within a subject, with lists, a column that is only stored, and counts of nothing that are 0."""
+"""A view of author and subject pairs, with lists, a stored column, and counts that default to 0."""
 
 import asyncio
 import itertools
@@ -264,7 +264,7 @@ def _config(folder: Path, online_store: dict[str, Any]) -> RepoConfig:
 
 @pytest.fixture(scope="module")
 def filled(home: Home) -> Home:
-    """The same once it is materialized as of NOW; asked before, every feature of everybody is null."""
+    """The same, materialized as of NOW; before that, every feature is null."""
     for ask in (home.served, home.asked):
         assert ask(KEYS) == [dict.fromkeys(FEATURES)] * len(KEYS)
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Searches by words and with filters find in our SQLite store what they find in Feast's own, and vectors with filters what Python finds."""
+"""Searches by words and filters find what Feast's store finds; by vectors, what Python finds."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor

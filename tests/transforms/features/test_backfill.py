@@ -1,4 +1,4 @@
-"""Backfill: what is lacking or of other code is found and computed, chunk by chunk, and nothing else is touched."""
+"""Backfill finds and computes what is missing or of other code, by chunks, and nothing else."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -62,7 +62,7 @@ def lose(warehouse: Warehouse, *keep: str) -> None:
 
 @pytest.fixture
 def holed(new_home: Callable[[], Warehouse]) -> Warehouse:
-    """A home of eight authors, a record a day each, that lost all but two of them, and the subject."""
+    """A home of eight authors, a record a day each, with feature rows only of two authors and `s`."""
     warehouse = run(new_home(), AUTHORS)
     lose(warehouse, "u0", "u5", "r0", "r5")
     return warehouse

@@ -1,6 +1,6 @@
-"""`featurize`: held against the definition in plain Python, at every instant at which anything changes and around it.
+"""`featurize` equals its definition in plain Python, at and around every instant of change.
 
-Instants are whole microseconds since 1970 here, as in the SQL models.
+Instants are whole microseconds since 1970, as in the SQL models.
 """
 
 from collections.abc import Callable

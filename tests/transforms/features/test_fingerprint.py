@@ -1,4 +1,4 @@
-"""The digest of code: what changes it, for whom, and what does not. Sources are changed in a copy that only the digests read."""
+"""The digest of code: what changes it, and for which views; sources change in a copy only."""
 
 import re
 import shutil
@@ -160,7 +160,7 @@ def _read_by(view: View) -> list[View]:
 
 
 def _roots(view: View) -> tuple[str, ...]:
-    """The modules that compute a view by its kind, and those of the kernels that its declaration imports."""
+    """The modules that compute a view by its kind, and the kernels that its declaration imports."""
     computed_in: tuple[str, ...] = import_module(type(view).__module__).COMPUTED_IN
     imported = (
         _graph().find_modules_directly_imported_by(view.contract.__module__)

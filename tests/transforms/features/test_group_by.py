@@ -1,4 +1,4 @@
-"""Groups, whatever is declared and whatever happens to records: every value equals the definition in plain Python."""
+"""Groups: every value equals the definition in plain Python, for any declaration and history."""
 
 import itertools
 import math
@@ -86,7 +86,7 @@ def staged(versions: Sequence[Version]) -> pa.Table:
 
 
 class Bench:
-    """Views over a DuckDB connection, without files: what is staged, and what the views have made of it."""
+    """Views over a DuckDB connection without files: the staged versions and the views' rows."""
 
     def __init__(self, warehouse: Warehouse, views: Sequence[View]) -> None:
         self.warehouse, self.views, self.n_runs = warehouse, views, 0
@@ -103,7 +103,7 @@ class Bench:
         self.connection.unregister("given_rows")
 
     def take(self, versions: Sequence[Version]) -> dict[str, int]:
-        """Stage versions in place of all that are staged and bring the views up to them; how many rows each published."""
+        """Replace the staged versions and update the views; return how many rows each published."""
         self._create("staging.records", staged(versions))
         self._create("inserted", staged([v for v in versions if v not in self.staged]))
         self._create("deleted", staged([v for v in self.staged if v not in versions]))
@@ -138,7 +138,7 @@ class Bench:
 
 
 def newest(view: View, rows: pl.DataFrame) -> pl.DataFrame:
-    """The newest row of each entity and instant, in order, without when it was computed; instants in microseconds."""
+    """The newest row of each entity and instant, in order, without `created_timestamp`."""
     key = [*view.entity.columns, "event_timestamp"]
     last = (
         rows.sort("created_timestamp").unique(key, keep="last").sort(key).drop("created_timestamp")
@@ -162,7 +162,7 @@ def assert_as_defined(
     versions: Sequence[Version],
     seen: Sequence[Version],
 ) -> None:
-    """Hold every feature of every entity against the definition, at all instants at which anything changes; `seen` names more of both."""
+    """Check every feature of every entity at all instants of change; `seen` adds more of both."""
     spans = {span for aggregate in group.aggregates for span in aggregate.features.values()}
     instants = instants_of([*versions, *seen], spans)
     found = by_entity(view, rows)
@@ -312,7 +312,7 @@ def test_group_may_not_read_what_changes_as_other_records_come() -> None:
 
 
 def test_entity_that_a_record_view_named_before_is_computed_again(bench: Any) -> None:
-    """Two versions take effect at the same instant; the newer one names another entity by its features."""
+    """Two versions take effect at one instant; the newer one's features name another entity."""
     entity, entities = next(item for item in ENTITIES if item[0].name == "first_word")
     counted = Aggregated("Count", {"n": Span(*lifetime)}, Expression("n", lambda _: 1, "whole"))
     drawn = Drawn(
@@ -377,7 +377,7 @@ def test_sum_that_does_not_fit_stops_the_run_with_its_name(
 def test_what_is_read_of_a_record_is_read_where_its_condition_holds_and_nowhere_else(
     bench: Any,
 ) -> None:
-    """A cast that is right for the records that count must not stop a run over those that do not."""
+    """A cast that is valid for the records that count must not fail on those that do not."""
     price = "(attributes->>'price')::bigint"
     declared = GroupBy(
         "prices",

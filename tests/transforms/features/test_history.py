@@ -1,7 +1,8 @@
-"""Random lives of a home: rows on time, late, again, corrected, taken out, rejected, replayed, erased; maintained and backfilled between.
+"""Random lives of a home: rows arrive, repeat, change, fail, are replayed and erased.
 
-After every step staging is what the definition in plain Python says of all rows that passed, and so are the views; and a home that
-is made of the same raw rows at once says the same.
+Between them the home is maintained and backfilled. After every step staging and the views equal
+the definition in plain Python over all rows that passed, and a home built from the same raw rows
+at once.
 """
 
 import json
@@ -81,7 +82,7 @@ def line(version: Version, *, is_broken: bool) -> str:
 
 
 def as_defined(versions: list[Version]) -> list[Version]:
-    """The versions that say something new: of each record in order of knowledge, without those that repeat the one before."""
+    """The versions that say something new: each record's, by knowledge, without repeats."""
     kept: list[Version] = []
     for version in sorted(set(versions), key=lambda version: (version.record, version.known)):
         before = kept[-1] if kept and kept[-1].record == version.record else None
@@ -126,7 +127,7 @@ class Home(RuleBasedStateMachine):
         broken=st.sets(st.integers(0, 4), max_size=2),
     )
     def load(self, versions: list[Version], broken: set[int]) -> None:
-        """A file arrives and is run; of one record and instant two rows say the same, as a redelivery does."""
+        """A file arrives and is run; rows of one record and instant are equal, as if redelivered."""
         told = [
             self.known.setdefault((version.record, version.known), version) for version in versions
         ]
@@ -171,7 +172,7 @@ class Home(RuleBasedStateMachine):
     @precondition(lambda self: self.passed)
     @rule(data=st.data(), what=st.sampled_from(["author", "record", "source_file"]))
     def erase(self, data: st.DataObject, what: str) -> None:
-        """An author's, a record's or a file's rows go, and nothing that they were made into is left."""
+        """The rows of an author, a record or a file are erased, with all that was made of them."""
         file, version = data.draw(st.sampled_from(self.passed))
         names = {
             "author": version.author,

@@ -1,4 +1,4 @@
-"""Lineage: what is listed behind a value adds up to it, and a value that was tampered with does not pass."""
+"""Lineage: what is listed behind a value adds up to it, and a tampered value does not pass."""
 
 import shutil
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def stage(folder: Path, name: str, *rows: bytes) -> Warehouse:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, note: Note) -> Path:
-    """Of ann two records, of which the second file corrects one, which becomes bob's; and a row without a text. Read only."""
+    """Two records of ann, one later corrected to bob, and a row without text. Read only."""
     folder = tmp_path_factory.mktemp("finished")
     first = note("r1", written=iso(0), known=iso(0), gone=False, text="one two", label="bad")
     other = note("r2", written=iso(1), known=iso(1), gone=False, text="three", subject=None)
@@ -95,7 +95,7 @@ def own_home(finished: Path, tmp_path: Path) -> Warehouse:
 
 
 def random_note(random: Random, note: Note) -> bytes:
-    """Versions of few records, known in any order, also before they were written; some take their record out."""
+    """Versions of few records, known in any order, even before written; some are tombstones."""
     written = random.uniform(0, 60)
     return note(
         f"r{random.randrange(25)}",

@@ -1,6 +1,6 @@
-"""Drift: quiet days are still, a planted shift is not, a load that is stopped leaves only its profile.
+"""Drift: quiet days pass, a planted shift does not; a stopped load leaves only its profile.
 
-What is small here, benchmarks/drift.py measures at length.
+benchmarks/drift.py measures at length what is small here.
 """
 
 import io
@@ -46,7 +46,7 @@ COUNTS = st.lists(st.integers(0, 1000), min_size=2, max_size=30)
 
 
 class Days(NamedTuple):
-    """A home into which the sample's days came one by one, and a copy of source and home from before `PLANTED`."""
+    """A home that received the sample day by day, and a copy of both before `PLANTED`."""
 
     drift: pl.DataFrame
     loads: list[str]
@@ -87,7 +87,7 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
 
 @pytest.mark.timeout(1200)
 def test_twenty_days_of_the_sample_as_they_were_are_still(days: Days) -> None:
-    """The last 20 files in a row, of 19 to 9,086 rows: those with the longest history before them."""
+    """The last 20 files, of 19 to 9,086 rows: those with the longest history before them."""
     assert len(days.loads) == len(FILES)
     last = days.drift.filter(pl.col("load_id").is_in(days.loads[-N_QUIET:]))
     assert last["load_id"].n_unique() == N_QUIET
@@ -520,7 +520,7 @@ EMPTY = pl.DataFrame(
 
 @pytest.mark.timeout(1200)
 def test_days_of_a_source_seldom_warn_and_a_shift_does() -> None:
-    """Of days of 30 to 3,000 rows as they are drawn at most one in fifty warns; a day on which texts are ten times as long does."""
+    """Of drawn days of 30 to 3,000 rows at most one in fifty warns; a tenfold text length warns."""
     alarms, n_judged = [], 0
     for name, draw in SOURCES.items():
         chance = np.random.default_rng([1, len(name)])
@@ -541,7 +541,7 @@ def test_days_of_a_source_seldom_warn_and_a_shift_does() -> None:
 
 @pytest.mark.parametrize("loads_of_one_kind", [1, 30])
 def test_what_changed_for_good_warns_a_few_times_only(loads_of_one_kind: int) -> None:
-    """From load 30 on every text is ten times as long; a lone load of such texts warns, and does not hide one that comes after it."""
+    """Texts are ten times as long from load 30; a lone such load warns and hides no later one."""
     chance = np.random.default_rng(loads_of_one_kind)
     far = set(range(30, 30 + loads_of_one_kind)) | {70}
     loads = [

@@ -1,4 +1,4 @@
-"""Every encoding that Python knows: a file in it is read back character by character, or the encoding is refused by name."""
+"""Each encoding that Python knows is read back character by character, or refused by name."""
 
 import encodings
 import encodings.aliases
@@ -59,7 +59,7 @@ def encodable(encoding: str) -> str:
 
 
 def written(path: Path, text: str, encoding: str) -> Path:
-    """Write a file as Python does: through one encoder, so that its state goes on from line to line."""
+    """Write a file as Python does: one encoder, whose state carries over from line to line."""
     buffer = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="")
     buffer.write(text)
     buffer.flush()

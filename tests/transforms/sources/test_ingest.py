@@ -1,4 +1,4 @@
-"""source -> raw: every byte of every file, exactly once, however often and however concurrently it runs."""
+"""source -> raw: every byte of every file exactly once, in repeated and concurrent runs."""
 
 import gzip
 import hashlib

@@ -1,4 +1,4 @@
-"""From a file to payloads: no byte is lost, added or changed, wherever a chunk ends; a file that is cut short is refused."""
+"""From file to payloads: bytes are kept exactly across chunks, and a truncated file is refused."""
 
 import csv
 import gzip

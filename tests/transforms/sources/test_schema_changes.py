@@ -1,4 +1,4 @@
-"""Fields of a source: told load by load, compared with those before; noticed, stopped at, or held back."""
+"""A source's fields: compared with those of earlier loads; reported, stopped at, or held back."""
 
 import json
 from collections.abc import Callable

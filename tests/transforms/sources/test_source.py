@@ -1,4 +1,4 @@
-"""A source file: every mistake in it is one line that names the key and the mend; its `uri` finds what it should."""
+"""A source file: each mistake is one line that names the key and the remedy; `uri` finds files."""
 
 import gzip
 from collections.abc import Callable
@@ -27,7 +27,7 @@ Write = Callable[..., Path]
 
 
 def complaint(path: Path) -> str:
-    """Load a source file that is wrong; give what is said of it, without the path it begins with."""
+    """Load a source file that is wrong; return the message without the path before it."""
     with pytest.raises(SourceError) as caught:
         load_source(path)
     message = str(caught.value)

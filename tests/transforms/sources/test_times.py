@@ -1,4 +1,4 @@
-"""Times as text: every form that docs/sources.md lists is read as it says, any other is refused under the rule that says why."""
+"""Times as text: docs/sources.md lists every form that is read; others are refused by a rule."""
 
 import re
 from collections.abc import Iterator, Sequence

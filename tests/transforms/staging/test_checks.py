@@ -1,4 +1,4 @@
-"""Checks of a load as a whole: keys that are none, dates in the wrong order, rejected rows, ids of another source, failing expressions."""
+"""Checks of a whole load: bad keys, date order, rejected rows, foreign ids, failing expressions."""
 
 import csv
 import gzip
@@ -53,7 +53,7 @@ def load(source: Source, warehouse: Warehouse, **options: bool) -> Account:
 
 
 def stopped(source: Source, warehouse: Warehouse) -> str:
-    """Load a source that is stopped; give what is said in its one line. Nothing may be staged or quarantined."""
+    """Load a source that is stopped; return its one line. Nothing is staged or quarantined."""
     ingest(source, warehouse)
     with pytest.raises(ChecksError) as caught:
         prepare(source, warehouse)
@@ -79,7 +79,7 @@ def plain() -> Iterator[duckdb.DuckDBPyConnection]:
 
 @pytest.fixture(scope="module")
 def tweets(shared: Path) -> list[dict[str, str]]:
-    """The first tweets of a real file: ids of 18 digits, several tweets a second, most authors once."""
+    """The first tweets of a real file: 18-digit ids, several a second, most authors once."""
     text = gzip.decompress(
         (shared / "data" / "tweets_csv" / "mayweather-mcgregor_tweets.csv.gz").read_bytes()
     ).decode()

@@ -1,4 +1,4 @@
-"""Corrections: rejected rows go out as CSV, come back corrected, and are read in the rows' place, whatever is rebuilt."""
+"""Corrections: rejected rows leave as CSV and return corrected; every rebuild uses them."""
 
 import csv
 import io
@@ -61,7 +61,7 @@ def rejected(stage: Stage, make_source: MakeSource, write: Write, note: Note) ->
 
 @pytest.fixture
 def correct(warehouse: Warehouse, tmp_path: Path) -> Correct:
-    """Export the rejected rows and fill in corrections, by row number; other columns may be changed too."""
+    """Export the rejected rows and fill in corrections by row number; `changes` may edit others."""
 
     def run(
         corrections: dict[int, str],
@@ -320,7 +320,7 @@ def test_later_loads_are_read_as_they_come(
 def test_erasing_who_a_row_named_before_or_after_it_was_corrected_takes_its_corrections_too(
     rejected: Source, correct: Correct, warehouse: Warehouse, note: Note, query: Query, author: str
 ) -> None:
-    """The row came as ann's, was corrected to bob's, which failed, and then to cid's, which passed."""
+    """The row came as ann's, was corrected to bob's, which failed, then to cid's, which passed."""
     for name, written in (("bob", "later"), ("cid", "2026-01-02T00:00:00Z")):
         import_corrections(
             correct({2: note("r2", author=name, written=written).decode()}),

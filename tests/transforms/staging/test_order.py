@@ -1,4 +1,4 @@
-"""Over the whole sample: the order of loading does not matter, and nothing written or known after an instant reaches it."""
+"""On the whole sample: loading order does not matter, and an instant sees nothing later."""
 
 import random
 import shutil
@@ -65,7 +65,7 @@ def newest(warehouse: Warehouse, view: str) -> pl.DataFrame:
 def assert_same_values(
     one: pl.DataFrame, other: pl.DataFrame, before: datetime | None = None
 ) -> None:
-    """Hold two views against each other at every instant of either; no row yet says the same as counts of zero."""
+    """Compare two views at every instant of either; a missing row equals counts of zero."""
     entity = next(name for name in one.columns if name in {"record_id", "author_id", "subject_id"})
     instants = (
         pl.concat([one, other])

@@ -1,4 +1,4 @@
-"""raw -> staging: every version that changes something, once, with both its times; whatever is killed is finished later."""
+"""raw -> staging: each version that changes something, once, with both times, despite kills."""
 
 import json
 import logging
@@ -703,7 +703,7 @@ def written_of(event: dict[str, Any]) -> datetime:
 
 
 def reference_versions(events: list[dict[str, Any]]) -> int:
-    """Count the versions of the sample, in plain Python: of an instant the newest written, if it differs from the one before."""
+    """Count the sample's versions in plain Python: each instant's newest, if it changes anything."""
     one_an_instant: dict[tuple[str, datetime], dict[str, Any]] = {}
     for event in events:
         place = (event["cve_id"], datetime.fromisoformat(event["ingested_at"]))

@@ -1,4 +1,4 @@
-"""Rejected rows: counted, shown whole, and let through once what kept them out is mended; each exactly once."""
+"""Rejected rows: counted, shown whole, and passed exactly once after their cause is fixed."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -51,7 +51,7 @@ TABLES = (
 
 @pytest.fixture
 def rejected(stage: Stage, make_source: MakeSource, write: Write, note: Note) -> Source:
-    """Stage a good row, two with a date in US order (one repeats the other), and one that is no JSON."""
+    """Stage a good row, two with a date in US order (one repeats the other), and invalid JSON."""
     rows = [note("r1"), note("r2", written=US_DATE), b"{", note("r2", written=US_DATE)]
     source = make_source(write("data/a.jsonl", *rows).parent)
     assert stage(source) == Account(read=4, staged=1, quarantined=3)

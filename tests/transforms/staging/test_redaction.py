@@ -1,4 +1,4 @@
-"""What staging holds of a text: as it came and redacted, or redacted only; and that neither changes what is counted."""
+"""What staging keeps of a text: as it came and redacted, or redacted only; counts are equal."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Values as they are written: what staging holds of a field is the JSON value that came, a number to its last zero."""
+"""Staging keeps a field's JSON value as it came, a number to its last zero."""
 
 import json
 from collections.abc import Iterator

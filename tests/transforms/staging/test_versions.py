@@ -1,4 +1,4 @@
-"""Versions and repeats: the order of arrival decides nothing, against a plain reference and against a rebuild from raw."""
+"""Versions and repeats do not depend on arrival: checked by a plain reference and a rebuild."""
 
 import itertools
 import json
@@ -189,7 +189,7 @@ def test_a_move_that_was_killed_is_finished_with_no_row_lost_or_doubled(
 
 
 class Row(NamedTuple):
-    """A row of a source: what it says of a record, by days; `is_odd`, it is rejected until the mapping is mended."""
+    """A source row about a record, in days; if `is_odd`, rejected until the mapping is fixed."""
 
     record: str
     known: int
@@ -212,7 +212,7 @@ class Row(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A file that arrives and is staged, or a replay (no file), killed before a commit if one is named."""
+    """A file that arrives and is staged, or a replay (no file); killed before a commit if named."""
 
     file: str | None
     killed_before: type[Contract] | None
@@ -244,7 +244,7 @@ def steps(draw: st.DrawFn) -> tuple[list[Step], int]:
 
 
 def reference(history: History) -> list[tuple[str, datetime, datetime, str]]:
-    """The versions in plain Python: of an instant the newest written, else the last in the source, if it changes something."""
+    """Versions in plain Python: each instant's newest (of ties the last), if it changes anything."""
     placed = sorted(
         (row.written, file, number, row)
         for file, rows in history.items()

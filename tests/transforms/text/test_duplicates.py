@@ -1,4 +1,4 @@
-"""Signatures: each text's own whatever stands beside it, of shingles as they are defined; and which pairs are alike enough."""
+"""Signatures do not depend on neighbouring texts, use the defined shingles, and find pairs."""
 
 import numpy as np
 import polars as pl

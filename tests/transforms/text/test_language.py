@@ -1,4 +1,4 @@
-"""`identify_language`: sentences in many languages, hostile text, scripts by hand, and worker processes that change nothing."""
+"""`identify_language`: many languages, hostile text, scripts by hand, harmless worker processes."""
 
 import os
 import signal
@@ -275,7 +275,7 @@ print(*(worker.process_id for worker in workers._pool(os.getpid(), 2).workers), 
 
 @pytest.mark.parametrize("rest", ["time.sleep(60)", "", "raise SystemExit(3)"])
 def test_workers_end_with_their_parent(rest: str) -> None:
-    """Killed in the midst, at its end, at an error; the script has no guard around its main part."""
+    """Killed midway, at its end, at an error; the script has no guard around its main part."""
     root = Path(__file__).parents[3]
     with subprocess.Popen(
         [sys.executable, "-c", PARENT.format(rest=rest)],

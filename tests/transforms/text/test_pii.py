@@ -1,4 +1,4 @@
-"""`redact`, `mask`, `score_pii`: what is found by kind, what stays, twice the same, any text, in time."""
+"""`redact`, `mask`, `score_pii`: found kinds, kept text, idempotence, any text, in time."""
 
 import time
 from collections import Counter

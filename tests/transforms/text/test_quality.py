@@ -36,7 +36,7 @@ def value(feature: str, text: str) -> float:
 
 
 def words_of(text: str) -> list[str]:
-    """Words by the definition: runs of characters other than the six ASCII blanks (`str.split()` splits at more)."""
+    """Words by definition: runs without the six ASCII blanks (`str.split()` splits at more)."""
     return "".join(" " if character in BLANKS else character for character in text).split(" ")
 
 

@@ -1,4 +1,4 @@
-"""Groups with a condition: where no version fulfils it nothing more is read, and the values are those of a group that reads all."""
+"""Groups with a condition: if no version meets it, no more is read, and the values are the same."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta

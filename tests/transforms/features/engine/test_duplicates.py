@@ -1,4 +1,4 @@
-"""The view `record_duplicates`: held against the definition in plain Python, whatever the order in which records come."""
+"""`record_duplicates` equals its definition in plain Python, in whatever order records come."""
 
 import unicodedata
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Record views: what a kernel reads, what it must give, and what is said where it does not. SQL expressions are DuckDB's own."""
+"""Record views: what a kernel reads and must return, and its errors; SQL is DuckDB's own."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Views of a user's own SQL: what they read, what is refused, that increments equal a rebuild, and that no row rests on the future."""
+"""A user's SQL views: inputs, refusals, increments equal to a rebuild, nothing of the future."""
 
 from collections.abc import Callable, Sequence
 from copy import copy
