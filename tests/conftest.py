@@ -70,7 +70,7 @@ def warehouse(tmp_path: Path) -> Warehouse:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The larger data sets and the data generator: MILLRACE_SHARED or a folder beside the project."""
+    """The larger data sets and the data generator: MILLRACE_SHARED, or beside the project."""
     folder = Path(os.environ.get("MILLRACE_SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
         _lacks(f"needs the shared data sets, not found at {folder}")

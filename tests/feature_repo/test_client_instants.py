@@ -61,10 +61,13 @@ import pyarrow as pa
 from feature_repo import online_features, training_set
 
 home, zone = sys.argv[1], timezone(timedelta(hours=5))
-spine = lambda: pa.table({"author_id": ["ann"], "event_timestamp": [datetime(2026, 1, 2, 14, 30, tzinfo=zone)]})
-counts = [training_set(spine(), ["author_activity:n_records_7d"], home).frame.item(0, 2) for _ in range(2)]
+at = datetime(2026, 1, 2, 14, 30, tzinfo=zone)
+spine = lambda: pa.table({"author_id": ["ann"], "event_timestamp": [at]})
+names = ["author_activity:n_records_7d"]
+counts = [training_set(spine(), names, home).frame.item(0, 2) for _ in range(2)]
 row = {"author_id": "ann", "event_timestamp": datetime(2026, 1, 11, 10, tzinfo=zone)}
-print("\\n" + json.dumps([*counts, online_features(["author_tenure:days_since_first_record"], [row], home).item(0, 2)]))
+served = online_features(["author_tenure:days_since_first_record"], [row], home).item(0, 2)
+print("\\n" + json.dumps([*counts, served]))
 """
 
 

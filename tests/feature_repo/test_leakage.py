@@ -88,7 +88,7 @@ def test_future_does_reach_the_future(
 
 @pytest.fixture(scope="module")
 def planted(staged: pl.DataFrame) -> pl.DataFrame:
-    """Staged records whose label follows from the key alone, which exposes a record seeing itself."""
+    """Staged records whose label follows from the key alone, so that a leak of it shows."""
     return staged.with_columns(
         is_positive=pl.col("record_id").str.slice(-1).is_in(list("13579")) & ~pl.col("is_tombstone")
     )
@@ -258,7 +258,8 @@ def test_instant_in_text_is_the_instant(small: Warehouse, spine: pl.DataFrame) -
 # --- whatever form it has ---
 
 QUERY = """
-    select record_id, author_id, subject_id, max(known_timestamp) as event_timestamp from staging.records
+    select record_id, author_id, subject_id, max(known_timestamp) as event_timestamp
+    from staging.records
     group by record_id, author_id, subject_id order by record_id, author_id, subject_id
 """
 

@@ -57,7 +57,7 @@ def imports(path: Path) -> Iterator[Import]:
             yield Import(node.lineno, node.module or "")
 
 
-# who imports the package on the left does so after the module on the right, which keeps the process as it was
+# the package on the left is imported after the module on the right, which restores the process
 KEEPERS = {
     "pandera": "transforms.schemas",
     "feast": "feature_repo.importing",
@@ -77,7 +77,7 @@ def test_what_changes_a_process_is_imported_after_what_keeps_it(package: str) ->
         wanted = [line for line, of in found if of.split(".")[0] == package]
         if wanted and module_of(path) != keeper and not (kept and min(kept) < min(wanted)):
             wrong.append(f"{module_of(path)}, line {min(wanted)}")
-    # the feature server is the process's own purpose, and the types of the client are looked at by no interpreter
+    # the feature server owns its process, and no interpreter evaluates the client's types
     assert [
         place for place in wrong if not place.startswith(("flows.cli,", "feature_repo.client,"))
     ] == []

@@ -191,7 +191,7 @@ def millrace(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
-# what differs between two homes that were brought to the same: when runs ran, the names of loads, where the source lies
+# what differs between homes of the same content: times of runs, names of loads, the source's path
 OF_A_RUN = ("load_id", "loaded_timestamp", "created_timestamp", "source_uri")
 
 

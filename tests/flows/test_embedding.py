@@ -14,7 +14,8 @@ from feature_repo import similar_records, training_set
 from transforms.text.embedding import embedder_of
 home, feature = sys.argv[1], "record_embedding:embedding"
 spine = '''
-    select record_id, max(known_timestamp) as event_timestamp, any_value(text) as text from staging.records
+    select record_id, max(known_timestamp) as event_timestamp, any_value(text) as text
+    from staging.records
     group by record_id having count(*) = 1 and not any_value(is_tombstone)
 '''
 made = training_set(spine, [feature], home).frame.sort("record_id")

@@ -38,7 +38,7 @@ FEATURES = [
     "record_quality:n_words",
     "subject_activity:n_words_28d",
 ]
-# views of a record's text alone take one way, and one stands for all; profiles hold counts of loads, and stay
+# views of a record's text alone share one code path: one is enough; profiles count loads and stay
 LIKE_QUALITY = {
     "features.record_text",
     "features.record_pii",
@@ -105,7 +105,7 @@ class Person(Notes):
         file.write_text(file.read_text() + "".join(f"{line}\n" for line in [*lines, *self.more()]))
 
     def more(self) -> list[str]:
-        """Another's record, the same before and after the person's version: a repeat only without it."""
+        """Another's record, equal before and after the person's version, so a repeat without it."""
         known = ("2024-01-08T11:00:00Z", "2024-01-08T13:00:00Z")[self.n_added - 1]
         return [row("r8", "u3", known, "the same", written="2024-01-08T11:00:00Z")]
 

@@ -43,7 +43,7 @@ def rows() -> Iterator[dict[str, object]]:
         row = {"id": f"r{number}", "author": f"u{number % 2}", "written": known, "known": known}
         yield {
             **row,
-            "text": f"Please note {secret} and answer soon, thank you very much for all of your help.",
+            "text": f"Please note {secret} and answer soon, thank you very much for all your help.",
         }
         yield {
             **row,

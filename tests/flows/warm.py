@@ -56,7 +56,7 @@ def read(home: str, done: str) -> None:
             SPINE, ["author_activity:n_records_lifetime", "record_quality:n_words"], home
         ).frame
         assert made.height > 0
-        # a record knows its own words from its instant on: a view behind the others would leave them null
+        # a record has its own words from its instant on: a view that lags would leave them null
         assert made["record_quality__n_words"].null_count() == 0
         online_features(
             ["author_activity:n_records_lifetime"],

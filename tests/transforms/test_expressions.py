@@ -29,7 +29,7 @@ from transforms.staging.prepare import Account
 MakeSource = Callable[..., Source]
 Stage = Callable[[Source], Account]
 Query = Callable[..., list[tuple[object, ...]]]
-# names of columns as people have them, words of SQL, names that this program uses itself, and what would end a quoted name
+# column names as people write them, SQL keywords, names that this program uses, and quotes
 NAMES = [
     *(
         'height "cm"',
@@ -415,9 +415,7 @@ def test_comments_blanks_and_keywords_leave_no_trace_in_the_tree_of_a_query() ->
     )
 
 
-def test_every_aggregate_and_window_function_of_this_duckdb_is_allowed_or_refused_with_a_reason() -> (
-    None
-):
+def test_every_aggregate_and_window_function_is_allowed_or_refused_with_a_reason() -> None:
     with sealed() as connection:
         sql = (
             "select function_type, list(distinct function_name) from duckdb_functions() "

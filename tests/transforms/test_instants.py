@@ -25,7 +25,7 @@ ZONES = st.one_of(
 WALLS = st.datetimes(datetime(1900, 1, 2), datetime(2261, 12, 30))  # noqa: DTZ001 - what nanoseconds hold
 # the hours that are there twice, or not at all
 CHANGES = st.sampled_from(
-    [datetime(2026, 10, 25, 2, 30), datetime(2026, 3, 29, 2, 30), datetime(2026, 4, 5, 1, 45)]
+    [datetime(2026, 10, 25, 2, 30), datetime(2026, 3, 29, 2, 30), datetime(2026, 4, 5, 1, 45)]  # noqa: DTZ001
 )
 FOLDS = st.integers(0, 1)
 

@@ -64,7 +64,7 @@ def store(
     write_view: WriteView,
     make_store: MakeStore,
 ) -> FeatureStore:
-    """The rows in a store, in a process where Arrow keeps offsets or drops them, as with Pandera."""
+    """The rows in a store, in a process where Arrow keeps offsets or drops them."""
     made = make_store(write_view("quarters", quarters()))
     monkeypatch.setenv("PYARROW_IGNORE_TIMEZONE", request.param)
     return made

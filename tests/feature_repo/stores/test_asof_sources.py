@@ -1,4 +1,4 @@
-"""Reads and writes of sources: pulls, appends, logs, schemas, snapshots, object storage, refusals."""
+"""Sources read and written: pulls, appends, logs, schemas, snapshots, object storage, errors."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

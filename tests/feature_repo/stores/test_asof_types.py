@@ -71,7 +71,7 @@ OTHERS: list[tuple[ValueType, pa.DataType, Elements]] = [
     (
         ValueType.ZONED_TIMESTAMP,
         pa.timestamp("us", "Asia/Kolkata"),
-        st.datetimes(datetime(1902, 1, 1), datetime(2200, 1, 1)),
+        st.datetimes(datetime(1902, 1, 1), datetime(2200, 1, 1)),  # noqa: DTZ001
     ),
     (ValueType.ZONED_TIMESTAMP, pa.timestamp("ms", "+05:30"), small),
     (ValueType.UNIX_TIMESTAMP, pa.timestamp("ns", "UTC"), st.integers(0, 2**62)),

@@ -223,7 +223,7 @@ KEYS = st.fixed_dictionaries(
         "opened": st.tuples(
             st.just(ValueType.UNIX_TIMESTAMP),
             st.just(pa.timestamp("us")),
-            st.datetimes(datetime(1950, 1, 1)),
+            st.datetimes(datetime(1950, 1, 1)),  # noqa: DTZ001
         ),
         "rounded": st.tuples(
             st.just(ValueType.INT64), st.just(pa.float64()), st.integers(-100, 100).map(float)

@@ -373,7 +373,8 @@ def test_postgres_gets_what_feast_writes(
         tmp_path, write_view("history", PAIRS, ("user", "item"), layout="file"), online
     ):
         store.materialize(at(1), at(6))
-        store.provider.online_store._conn.close()  # the server does not end before its last connection
+        # the server does not stop before its last connection is closed
+        store.provider.online_store._conn.close()
     with connect(dbname="postgres", **login) as connection:
         tables = [
             connection.execute(f"table {kind}.tables_history order by 1, 2").fetchall()

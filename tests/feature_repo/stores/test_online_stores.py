@@ -551,15 +551,17 @@ def test_view_on_demand_in_python_is_served(stores: Stores) -> None:
 
 
 @pytest.mark.parametrize(
-    ("after", "is_held"),
+    ("after", "is_served"),
     [(timedelta(0), True), (timedelta(microseconds=1), False), (timedelta(days=-9), True)],
 )
 def test_ttl_holds_to_the_microsecond(
-    stores: Stores, monkeypatch: pytest.MonkeyPatch, after: timedelta, is_held: bool
+    stores: Stores,
+    monkeypatch: pytest.MonkeyPatch,
+    after: timedelta,
+    is_served: bool,  # noqa: FBT001
 ) -> None:
-    born = (
-        BORN if stores.kind == "sqlite" else BORN + timedelta(microseconds=7)
-    )  # SQLite keeps whole seconds
+    # SQLite keeps whole seconds
+    born = BORN if stores.kind == "sqlite" else BORN + timedelta(microseconds=7)
     key = next(numbers)
     stores.write(brief, {"driver_id": key}, {"value": 5, "other": None}, born)
     assert brief.ttl
@@ -574,13 +576,13 @@ def test_ttl_holds_to_the_microsecond(
         (b"", FieldStatus.OUTSIDE_MAX_AGE, event) for _, _, event in stock["brief__value"][:1]
     ]
     assert lean["brief__value"] == (
-        stock["brief__value"] if is_held else [*expired, stock["brief__value"][1]]
+        stock["brief__value"] if is_served else [*expired, stock["brief__value"][1]]
     )
     assert lean["brief__other"][0][1] == (
-        FieldStatus.PRESENT if is_held else FieldStatus.OUTSIDE_MAX_AGE
+        FieldStatus.PRESENT if is_served else FieldStatus.OUTSIDE_MAX_AGE
     )
     assert stores.frame(["brief:value"], rows)["brief__value"].to_list() == [
-        5 if is_held else None,
+        5 if is_served else None,
         None,
     ]
 

@@ -65,7 +65,7 @@ class PairActivity(Contract):
         """Relation and key."""
 
         name = "features.pair_activity"
-        metadata = {
+        metadata = {  # noqa: RUF012
             "key": ["subject_id", "author_id", "event_timestamp", "created_timestamp"],
             "version": 1,
         }

@@ -62,7 +62,7 @@ def lose(warehouse: Warehouse, *keep: str) -> None:
 
 @pytest.fixture
 def holed(new_home: Callable[[], Warehouse]) -> Warehouse:
-    """A home of eight authors, a record a day each, with feature rows only of two authors and `s`."""
+    """A home of eight authors, a record a day each, after `lose` removed most feature rows."""
     warehouse = run(new_home(), AUTHORS)
     lose(warehouse, "u0", "u5", "r0", "r5")
     return warehouse

@@ -136,7 +136,7 @@ def test_record_that_changes_its_author_moves_with_its_words(
 # an older version, announced for later, is taken out or changes hands before it counts
 @example([version("r", known=0, event=2 * HOUR), version("r", known=HOUR, text=None)], [1])
 @example([version("r", known=0, event=2 * HOUR), version("r", known=HOUR, author="v")], [1])
-# so is one that another record was before: what it had brought is no longer what its view says of that instant
+# so is one that another record preceded: its view no longer says of that instant what it brought
 @example(
     [
         version("q", known=0),
@@ -233,7 +233,8 @@ def test_late_version_is_computed_from_when_it_was_known_and_nobody_else_is(
     added = rows_of(warehouse, "author_activity").filter(created_timestamp=again)
     assert set(added["author_id"]) == {"u"}
     assert added["event_timestamp"].min() == START + 2 * HOUR + 1
-    # new: it comes, and leaves two windows; from the third it goes with r2. Again: all seven rows of the author's that follow
+    # new: it arrives and leaves two windows (it leaves the third with r2);
+    # recomputed: all seven later rows of the author
     assert (rows.new, rows.recomputed) == (3, 7)
     assert (
         rows.untouched

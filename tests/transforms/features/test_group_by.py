@@ -242,7 +242,7 @@ def test_every_value_is_as_defined_after_each_increment(
     for view in home.views[1:]:
         view.contract.gate(home.rows(view))
         ids = f"select distinct {view.entity.id_of_columns} as entity_id from {view.relation}"
-        # a version that never counts may be named otherwise by now, which makes an instant, and changes no value
+        # a version that never counts may have another key now: an instant that changes no value
         assert all(
             batch.column("is_new").false_count == 0
             for batch in view.rebuild(home.run([view]), f"({ids})")

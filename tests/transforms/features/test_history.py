@@ -127,7 +127,7 @@ class Home(RuleBasedStateMachine):
         broken=st.sets(st.integers(0, 4), max_size=2),
     )
     def load(self, versions: list[Version], broken: set[int]) -> None:
-        """A file arrives and is run; rows of one record and instant are equal, as if redelivered."""
+        """A file arrives and is run; rows of one record and instant are equal, as redelivered."""
         told = [
             self.known.setdefault((version.record, version.known), version) for version in versions
         ]

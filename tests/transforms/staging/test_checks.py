@@ -630,10 +630,12 @@ def test_keys_that_decide_nothing_about_a_row_leave_the_mapping_as_it_was(
 ) -> None:
     """A run that was killed under a version without these keys is finished by this one."""
     before = """{
-        "name": "notes", "format": null, "encoding": "utf-8", "delimiter": ",", "known": {"column": "known"},
-        "record": {"record_id": "id", "author_id": "author", "subject_id": "subject", "event_timestamp": "written", "text": "text",
-                   "label": "label"},
-        "text": "keep", "tombstone": "false", "positive_labels": ["bad"], "attributes": [], "schema_policy": "evolve"
+        "name": "notes", "format": null, "encoding": "utf-8", "delimiter": ",",
+        "known": {"column": "known"},
+        "record": {"record_id": "id", "author_id": "author", "subject_id": "subject",
+                   "event_timestamp": "written", "text": "text", "label": "label"},
+        "text": "keep", "tombstone": "false", "positive_labels": ["bad"], "attributes": [],
+        "schema_policy": "evolve"
     }"""
     digest = digest_of(json.dumps(json.loads(before), separators=(",", ":")))
     assert mapping_digest(make_source("a.jsonl")) == digest

@@ -150,9 +150,8 @@ def test_nothing_written_or_known_after_an_instant_changes_what_was_true_of_it(
     past, future = rows.filter(is_past), rows.filter(~is_past)
     assert min(past.height, future.height) > 1000
     number = pl.int_range(pl.len())
-    altered = future.filter(
-        number % 3 != 0
-    ).with_columns(  # a third never comes  # the others say something else, by and about somebody else
+    # a third never comes; the others say something else, by and about somebody else
+    altered = future.filter(number % 3 != 0).with_columns(
         text=pl.when(~pl.col("is_tombstone")).then(pl.lit("altered")),
         author_id=pl.col("author_id").reverse(),
         subject_id=pl.col("subject_id").shuffle(seed=1),
@@ -166,6 +165,6 @@ def test_nothing_written_or_known_after_an_instant_changes_what_was_true_of_it(
     for view in (view.name for view in views()):
         one, other = newest(sample_home, view), newest(warehouse, view)
         assert not one.equals(other)
-        # a record that is written or known at the very instant has its own features then, and counts a microsecond later
+        # a record of that very instant has its own features then, and counts a microsecond later
         until = instant - pl.Series([1]).cast(pl.Duration("us"))[0]
         assert_same_values(one, other, before=until)

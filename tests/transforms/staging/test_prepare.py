@@ -47,7 +47,9 @@ VERSIONS = (
 EVERYTHING = {
     "staging.records": "select * from staging.records order by record_id, known_timestamp",
     # a row that came back as a version is remembered as a repeat too
-    "staging.repeats": f"from staging.repeats anti join staging.records using ({PLACE}) order by {PLACE}",
+    "staging.repeats": (
+        f"from staging.repeats anti join staging.records using ({PLACE}) order by {PLACE}"
+    ),
     "quarantine.records": f"select * from quarantine.records order by {PLACE}",
     "accounting.files": (
         "select load_id, source, source_uri, sum(columns('n_.*')) from accounting.files "
@@ -703,7 +705,7 @@ def written_of(event: dict[str, Any]) -> datetime:
 
 
 def reference_versions(events: list[dict[str, Any]]) -> int:
-    """Count the sample's versions in plain Python: each instant's newest, if it changes anything."""
+    """Count the sample's versions in plain Python: each instant's newest that changes anything."""
     one_an_instant: dict[tuple[str, datetime], dict[str, Any]] = {}
     for event in events:
         place = (event["cve_id"], datetime.fromisoformat(event["ingested_at"]))

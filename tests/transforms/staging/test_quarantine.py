@@ -35,7 +35,9 @@ MENDED = {
     "record_id": "id",
     "author_id": "author",
     "subject_id": "subject",
-    "event_timestamp": "coalesce(try_cast(written as timestamptz), strptime(written, '%m/%d/%Y %H:%M'))",
+    "event_timestamp": (
+        "coalesce(try_cast(written as timestamptz), strptime(written, '%m/%d/%Y %H:%M'))"
+    ),
     "text": "text",
     "label": "label",
 }

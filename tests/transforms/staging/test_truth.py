@@ -79,7 +79,8 @@ def truth_of(folder: Path) -> Iterator[tuple[Place, str | None]]:
 def stream(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Stream:
     """Generate two files, with more bad rows than the generator makes by default."""
     folder = tmp_path_factory.mktemp("truth") / "stream"
-    seed = f"commits={shared}/data/commits/*.zst,text=message,entity=author_id,label=repo,time=authored_at"
+    columns = "text=message,entity=author_id,label=repo,time=authored_at"
+    seed = f"commits={shared}/data/commits/*.zst,{columns}"
     sizes = [
         "--rows",
         str(N_ROWS),

@@ -28,8 +28,13 @@ SOURCE = Source(name="notes", uri="notes.jsonl", known="at_event", record=RECORD
 DECODED = """
 create or replace temp table decoded as
 select
-    'l' as load_id, 'notes' as source, 'f' as source_uri, generate_subscripts($documents, 1) as row_number, now() as loaded_timestamp,
-    unnest($documents::varchar[]) as document, null as rejection
+    'l' as load_id,
+    'notes' as source,
+    'f' as source_uri,
+    generate_subscripts($documents, 1) as row_number,
+    now() as loaded_timestamp,
+    unnest($documents::varchar[]) as document,
+    null as rejection
 """
 
 

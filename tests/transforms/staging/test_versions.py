@@ -244,7 +244,7 @@ def steps(draw: st.DrawFn) -> tuple[list[Step], int]:
 
 
 def reference(history: History) -> list[tuple[str, datetime, datetime, str]]:
-    """Versions in plain Python: each instant's newest (of ties the last), if it changes anything."""
+    """Versions in plain Python: each instant's newest (or last), if it changes anything."""
     placed = sorted(
         (row.written, file, number, row)
         for file, rows in history.items()

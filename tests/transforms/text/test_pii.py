@@ -18,7 +18,7 @@ TIME = pl.Datetime("us", "UTC")
 N_EACH = 25
 FLOOR = 0.95
 CARD, IBAN, NINO = "4111 1111 1111 1111", "GB29 NWBK 6016 1331 9268 19", "AB 12 34 56 C"
-# pieces of identifiers, which meet more often than in any text: whole ones, parts, and what may stand between
+# pieces of identifiers: whole ones, parts, and what may come between; denser than in any text
 PIECES = (
     *(
         "ann@example.com",
@@ -184,7 +184,7 @@ def test_a_placeholder_stands_where_the_identifier_stood(text: str, expected: st
 
 
 def test_what_is_known_to_be_got_wrong() -> None:
-    # a version of four numbers, one of them 100 or more, with nothing before it that says so; a remote that git logs into
+    # a version of four numbers, one of them 100 or more, without a word that says so; a git remote
     assert (
         masked("Policy Authority 8.1.2.200 and git@example.com:a.git")
         == "Policy Authority <IP_ADDRESS> and <EMAIL_ADDRESS>:a.git"

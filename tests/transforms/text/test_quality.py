@@ -111,7 +111,8 @@ def test_whole_example_by_hand() -> None:
     assert scored == {
         "n_characters": 90,
         "n_bytes": 90,
-        # Hello, World! See https://a.io/x?y=1 | - item one | - item one | Mail bob@ex.org now... #wow 42
+        # Hello, World! See https://a.io/x?y=1 | - item one | - item one |
+        # Mail bob@ex.org now... #wow 42
         "n_words": 15,
         "n_lines": 4,
         "n_sentences": 2,  # "World! " and "now... "

@@ -39,7 +39,9 @@ def vector(text: str) -> npt.NDArray[np.float64]:
 def reference(text: str) -> npt.NDArray[np.float64]:
     """The same by scikit-learn, whose vectors are of unit length too."""
     made: npt.NDArray[np.float64] = (
-        HashingVectorizer(n_features=256, token_pattern=r"(?u)\w+").transform([text]).toarray()[0]
+        HashingVectorizer(n_features=256, token_pattern=r"(?u)\w+")  # noqa: S106
+        .transform([text])
+        .toarray()[0]
     )
     return made
 

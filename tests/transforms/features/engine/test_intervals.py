@@ -231,7 +231,7 @@ def within(
 
 
 def test_a_million_spans_of_one_entity_stay_within_memory(one_entity: Spans) -> None:
-    """Two million rows are 15 MiB a column. All keys are distinct, so aggregates check each other."""
+    """Two million rows are 15 MiB a column; keys are distinct, so aggregates check each other."""
     starts, ends, n, numbers = one_entity
     count = within(40, running_sum, starts, ends, n, np.ones_like(numbers))
     last = within(64, greatest, *one_entity)

@@ -63,7 +63,8 @@ class RecordTone(RecordView, reads=("text", "label", "attributes", "source", "ev
     @staticmethod
     def compute(records: pl.LazyFrame) -> pl.LazyFrame:
         written = pl.col("written_timestamp").dt.timestamp("us").cast(pl.String)
-        words = pl.concat_str("text", "label", "attributes", "source", written, separator="|", ignore_nulls=True)
+        texts = ("text", "label", "attributes", "source")
+        words = pl.concat_str(*texts, written, separator="|", ignore_nulls=True)
         return records.with_columns(n_shouts=shouts(pl.col("text")), words=words)
 
 

@@ -42,12 +42,19 @@ NewHome = Callable[[], Warehouse]
 Only = Callable[..., None]
 COUNT = """
 with changes as (
-    select author_id, effective_from as event_timestamp, 1 as change, length(text) as n_characters from versions
+    select author_id, effective_from as event_timestamp, 1 as change, length(text) as n_characters
+    from versions
     union all
-    select author_id, effective_until, -1, -length(text) from versions where effective_until is not null
+    select author_id, effective_until, -1, -length(text) from versions
+    where effective_until is not null
 )
-select author_id, event_timestamp, sum(sum(change)) over past as n_records, sum(sum(n_characters)) over past / 7 as sevenths
-from changes group by author_id, event_timestamp window past as (partition by author_id order by event_timestamp)
+select
+    author_id,
+    event_timestamp,
+    sum(sum(change)) over past as n_records,
+    sum(sum(n_characters)) over past / 7 as sevenths
+from changes group by author_id, event_timestamp
+window past as (partition by author_id order by event_timestamp)
 """
 LAST = """
 select
@@ -134,7 +141,10 @@ def test_versions_are_in_effect_from_when_until_when(
 def test_record_views_have_the_newest_row_of_each_version(new_home: NewHome, only: Only) -> None:
     quality = view_of("record_quality")
     sql = """
-        select author_id, effective_from as event_timestamp, sum(n_words) over (partition by author_id order by effective_from) as n_words
+        select
+            author_id,
+            effective_from as event_timestamp,
+            sum(n_words) over (partition by author_id order by effective_from) as n_words
         from versions join record_quality using (record_id, effective_from)
     """
     view = query_view(sql, record_quality=quality)
@@ -557,7 +567,10 @@ def test_a_wrong_declaration_is_refused_with_its_mend(sql: str, message: str) ->
 def test_a_description_of_no_feature_is_refused() -> None:
     with pytest.raises(
         DeclarationError,
-        match=r"descriptions has n_record, which the SQL does not give; it gives n_records, sevenths",
+        match=(
+            r"descriptions has n_record, which the SQL does not give; "
+            r"it gives n_records, sevenths"
+        ),
     ):
         QueryView(SqlView("own", author, COUNT, descriptions={"n_record": "Records."}), {}, Path())
 
