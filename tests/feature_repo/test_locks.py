@@ -31,7 +31,7 @@ def made(home: Warehouse, spine: pl.DataFrame) -> TrainingSet:
     return training_set(spine, FEATURES, home.settings.root)
 
 
-def test_training_set_is_made_again_equal_to_the_byte_after_more_runs(
+def test_training_set_is_rebuilt_equal_to_the_byte_after_more_runs(
     home: Warehouse,
     made: TrainingSet,
     staged: pl.DataFrame,
@@ -69,7 +69,7 @@ def test_other_spine_is_named(home: Warehouse, made: TrainingSet, spine: pl.Data
         training_set.rebuild(made.lock, spine.reverse(), home.settings.root)
 
 
-def test_data_files_that_are_gone_are_named(
+def test_missing_data_files_are_named(
     home: Warehouse, made: TrainingSet, spine: pl.DataFrame
 ) -> None:
     file, *_ = home.files("features.author_activity")
@@ -84,9 +84,7 @@ def test_data_files_that_are_gone_are_named(
         training_set.rebuild(made.lock, spine, home.settings.root)
 
 
-def test_version_that_is_gone_is_named(
-    home: Warehouse, made: TrainingSet, spine: pl.DataFrame
-) -> None:
+def test_missing_version_is_named(home: Warehouse, made: TrainingSet, spine: pl.DataFrame) -> None:
     lock = {**made.lock, "tables": {**made.lock["tables"], "record_quality": 99}}
     with pytest.raises(LockError, match=r"features\.record_quality: version 99 is gone$"):
         training_set.rebuild(lock, spine, home.settings.root)

@@ -161,7 +161,7 @@ def test_a_home_of_a_version_that_kept_everything_online_goes_on(
     assert set(tables(home)) == {view.name for view in views()}
 
 
-def test_definitions_of_another_homes_choice_are_registered_anew(
+def test_definitions_of_another_homes_choice_are_registered_again(
     home: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MILLRACE_ONLINE", "record_quality")

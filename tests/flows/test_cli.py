@@ -65,7 +65,7 @@ def test_run_then_run_again_changes_nothing(
     assert Warehouse(Settings(home=home)).versions() == versions
 
 
-def test_default_home_is_where_one_stands(
+def test_default_home_is_in_the_current_folder(
     millrace: Run, small_source: Path, tmp_path: Path
 ) -> None:
     result = millrace("run", "--source", str(small_source), "--plain")
@@ -206,7 +206,7 @@ def test_home_may_have_a_blank_and_other_letters_in_its_path(
     assert training_set(spine, ["record_quality:n_words"], home).frame.height == 5
 
 
-def test_plan_tells_what_a_run_would_do_and_writes_nothing(
+def test_plan_shows_what_a_run_would_do_and_writes_nothing(
     millrace: Run, small_source: Path, finished_home: Path, tmp_path: Path
 ) -> None:
     plan = ("plan", "--source", str(small_source), "--home")
@@ -219,7 +219,7 @@ def test_plan_tells_what_a_run_would_do_and_writes_nothing(
     assert Warehouse(Settings(home=finished_home)).versions() == versions
 
 
-def test_plan_prices_new_files_by_what_the_home_holds(
+def test_plan_prices_new_files_by_the_content_of_the_home(
     millrace: Run, small_source: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(small_source.parent, tmp_path / "source")
@@ -304,7 +304,7 @@ def test_help_is_light_and_teaches(millrace: Run) -> None:
         assert len(result.stdout.splitlines()) > 5
 
 
-def test_features_names_a_source_that_is_told_in_retrospect(millrace: Run, tmp_path: Path) -> None:
+def test_features_names_a_source_that_is_known_in_retrospect(millrace: Run, tmp_path: Path) -> None:
     record = (
         "{record_id: id, author_id: author, subject_id: about, event_timestamp: written, "
         "text: text}"

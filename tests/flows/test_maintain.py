@@ -168,7 +168,7 @@ def test_logs_are_not_cleaned_of_what_a_lock_may_name(grown: Warehouse) -> None:
         assert table.metadata().configuration["delta.enableExpiredLogCleanup"] == "false"
 
 
-def test_command_tells_what_it_did(millrace: Callable[..., object], grown: Warehouse) -> None:
+def test_command_reports_what_it_did(millrace: Callable[..., object], grown: Warehouse) -> None:
     for keep_days, expected in (("7", "0 data files deleted"), ("0", "data files deleted")):
         result = millrace("maintain", "--home", str(grown.settings.root), "--keep-days", keep_days)
         assert expected in result.stdout, result.stderr  # type: ignore[attr-defined]

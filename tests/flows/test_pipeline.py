@@ -67,7 +67,7 @@ def test_prefect_and_plain_give_the_same(small_source: Path, tmp_path: Path) -> 
     assert "2,859" in report.read_text("utf-8")
 
 
-def test_a_report_that_cannot_be_drawn_is_told_and_costs_no_data(
+def test_a_report_that_cannot_be_drawn_is_reported_and_costs_no_data(
     small_source: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -133,11 +133,11 @@ def test_the_secrets_are_in_the_source_and_are_found(source: Path, said: str) ->
     }
 
 
-def test_nothing_that_is_printed_holds_one(said: str) -> None:
+def test_no_output_contains_an_identifier(said: str) -> None:
     assert leaks(said) == []
 
 
-def test_no_file_that_is_written_holds_one(source: Path, said: str) -> None:  # noqa: ARG001 - it has been written by then
+def test_no_written_file_contains_an_identifier(source: Path, said: str) -> None:  # noqa: ARG001 - it has been written by then
     home = source.parent / "home"
     files = [path for path in home.rglob("*") if path.is_file() and path.suffix != ".parquet"]
     assert {"report.html", "last_run.json", "rejected.csv"} <= {path.name for path in files}
@@ -149,7 +149,7 @@ def test_no_file_that_is_written_holds_one(source: Path, said: str) -> None:  # 
     } == {}
 
 
-def test_no_table_but_those_that_hold_rows_as_they_came_holds_one(source: Path, said: str) -> None:  # noqa: ARG001
+def test_only_tables_of_rows_as_they_came_contain_an_identifier(source: Path, said: str) -> None:  # noqa: ARG001
     is_kept = "text: keep" in source.read_text()
     found = {}
     warehouse = Warehouse(Settings(home=source.parent / "home"))

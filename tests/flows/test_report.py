@@ -356,7 +356,7 @@ def test_home_without_a_row_has_a_page(browser: Browser, tmp_path: Path) -> None
         assert [sentence for sentence in sentences if sentence not in words] == []
 
 
-def test_page_holds_no_text_and_no_id(make_source: Callable[..., Any], tmp_path: Path) -> None:
+def test_page_contains_no_text_and_no_id(make_source: Callable[..., Any], tmp_path: Path) -> None:
     # with a digit, for a label of letters only is a name, and is shown
     secrets = [
         f"{word}-{'q' * 8}7"
@@ -407,7 +407,7 @@ def test_numbers_are_those_of_the_tables(plain_home: Path) -> None:
     assert feature.null_ratio == n_words.null_count() / n_words.len()
 
 
-def test_books_that_do_not_add_up_are_told(plain_home: Path, tmp_path: Path) -> None:
+def test_books_that_do_not_add_up_are_reported(plain_home: Path, tmp_path: Path) -> None:
     home = Path(shutil.copytree(plain_home, tmp_path / "home"))
     counts = {"n_read": 1, "n_staged": 1, "n_duplicates": 0, "n_quarantined": 0}
     publish(
@@ -577,7 +577,7 @@ def test_command_writes_the_page(
     assert "nothing is there yet" in nothing.stderr
 
 
-def test_place_that_cannot_be_written_is_told(plain_home: Path, tmp_path: Path) -> None:
+def test_place_that_cannot_be_written_is_reported(plain_home: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(HomeError, match="choose another --output"):
         write_report(Warehouse(Settings(home=plain_home)), tmp_path / "file" / "page.html")
@@ -601,7 +601,7 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("theme", list(THEMES))
-def test_words_and_marks_can_be_told_from_their_ground(theme: str) -> None:
+def test_words_and_marks_contrast_with_their_background(theme: str) -> None:
     """WCAG 2.2 AA: 4.5 for text (1.4.3), 3 for marks and the edges of inputs (1.4.11)."""
     colours = THEMES[theme]
     words = [
@@ -655,7 +655,7 @@ def lab(colour: str, blindness: str) -> np.ndarray:
 
 @pytest.mark.parametrize("theme", list(THEMES))
 @pytest.mark.parametrize("blindness", list(BLINDNESS))
-def test_series_can_be_told_apart_by_the_colour_blind(theme: str, blindness: str) -> None:
+def test_the_colour_blind_can_distinguish_series(theme: str, blindness: str) -> None:
     pairs = itertools.combinations(THEMES[theme]["series"], 2)
     distances = {
         pair: float(np.linalg.norm(lab(pair[0], blindness) - lab(pair[1], blindness)))

@@ -134,7 +134,7 @@ def _contents(source: Source, path: Path, format_: str) -> tuple[str, str]:
 @example(name="source=x")
 @example(name="100%")
 @settings(max_examples=25)
-def test_a_home_of_any_name_holds_what_was_put_in_or_is_refused_before_anything_is_written(
+def test_a_home_of_any_name_works_or_is_refused_before_anything_is_written(
     name: str,
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -423,7 +423,7 @@ def test_a_commit_after_a_job_is_made_does_not_change_it(
     assert job.to_arrow().select(["value", "n"]).to_pydict() == expected
 
 
-def test_reads_the_older_version_it_is_told_to(
+def test_reads_the_older_version_that_is_asked_for(
     write_view: WriteView, make_store: MakeStore
 ) -> None:
     visits, calls = (

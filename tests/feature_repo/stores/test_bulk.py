@@ -253,7 +253,7 @@ TIMES = [INSTANT, pa.timestamp("us"), pa.timestamp("us", "America/New_York")]
 
 @EXAMPLES
 @given(case=batches_of_every_type())
-def test_an_empty_store_holds_what_feast_would_have_written(
+def test_an_empty_store_gets_what_feast_would_have_written(
     online: Online, case: tuple[FeatureView, pa.RecordBatch]
 ) -> None:
     view, batch = case
@@ -374,7 +374,9 @@ def test_an_older_value_never_overwrites_a_newer_one(online: Online) -> None:
     "event",
     [datetime(1970, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC), START],
 )
-def test_microseconds_and_the_epoch_are_told_apart(redis_online: Online, event: datetime) -> None:
+def test_microseconds_and_the_epoch_are_distinguished(
+    redis_online: Online, event: datetime
+) -> None:
     redis_online.clear(VIEW)
     tick = timedelta(microseconds=1)
     batches = [

@@ -598,7 +598,7 @@ def test_killed_run_goes_on_after_its_last_whole_chunk(
 
 
 @pytest.mark.parametrize(("layout", "again"), [("delta", 3), ("folder", 7)])
-def test_first_run_killed_goes_on_over_delta_and_starts_anew_over_parquet(
+def test_first_run_killed_continues_over_delta_and_restarts_over_parquet(
     make_home: Callable[..., Home], layout: str, again: int
 ) -> None:
     home = make_home(*MANY, layout=layout)
@@ -608,7 +608,7 @@ def test_first_run_killed_goes_on_over_delta_and_starts_anew_over_parquet(
     assert (home.online(), home.increment(9)) == ({**VALUES, "late": 0}, 0)
 
 
-def test_run_killed_before_its_end_is_noted_still_knows_a_lost_store(
+def test_run_killed_before_its_end_is_recorded_still_detects_an_empty_store(
     make_home: Callable[..., Home],
 ) -> None:
     home, notes = make_home(*MANY), itertools.count(1)
@@ -631,7 +631,7 @@ def test_run_killed_before_its_end_is_noted_still_knows_a_lost_store(
 @pytest.mark.parametrize(
     "n_commits", [1, 2]
 )  # the version that the killed run read is gone, or another table's
-def test_table_made_anew_after_a_killed_run_is_read_from_its_beginning(
+def test_table_recreated_after_a_killed_run_is_read_from_its_beginning(
     make_home: Callable[..., Home], n_commits: int
 ) -> None:
     home = make_home(("x", 0, 0))
@@ -705,7 +705,7 @@ def test_flushed_redis_is_filled_again(make_home: Callable[..., Home], redis_add
     assert (home.increment(9), home.served("a", "g")) == (7, [0, 606])
 
 
-def test_values_from_before_1970_do_not_look_lost(make_home: Callable[..., Home]) -> None:
+def test_values_from_before_1970_do_not_look_missing(make_home: Callable[..., Home]) -> None:
     home = make_home(("a", -24 * 365 * 60, 1))
     home.store.materialize(datetime(1900, 1, 1, tzinfo=UTC), at(0))
     assert (len(home.online()), home.increment(1)) == (1, 0)
@@ -747,7 +747,7 @@ def test_changed_keys_are_written_again(
         lambda home: home.store.apply([user], [home.view], partial=False),
     ],
 )
-def test_view_that_is_gone_is_forgotten(
+def test_removed_view_is_forgotten(
     make_home: Callable[..., Home], forget: Callable[[Home], None]
 ) -> None:
     home = make_home(*MANY)
@@ -760,7 +760,7 @@ def test_view_that_is_gone_is_forgotten(
     assert (home.first(9), home.online()) == (7, VALUES)
 
 
-def test_view_of_a_lost_store_is_due(
+def test_view_of_an_emptied_store_is_due(
     staged: pl.DataFrame, home_of: Callable[..., Warehouse]
 ) -> None:
     warehouse, now = home_of(staged.head(5)), datetime(2024, 9, 1, tzinfo=UTC)
@@ -863,7 +863,7 @@ def test_threads_materialize_one_view_at_once(make_home: Callable[..., Home]) ->
     assert home.increment(9) == 0
 
 
-def test_threads_note_what_is_done_at_once(tmp_path: Path) -> None:
+def test_threads_record_progress_at_once(tmp_path: Path) -> None:
     def note(number: int) -> None:
         for _ in range(100):
             write_done(

@@ -554,7 +554,7 @@ def test_view_on_demand_in_python_is_served(stores: Stores) -> None:
     ("after", "is_served"),
     [(timedelta(0), True), (timedelta(microseconds=1), False), (timedelta(days=-9), True)],
 )
-def test_ttl_holds_to_the_microsecond(
+def test_ttl_is_exact_to_the_microsecond(
     stores: Stores,
     monkeypatch: pytest.MonkeyPatch,
     after: timedelta,
@@ -759,7 +759,7 @@ def test_entity_of_several_keys_is_deleted_by_all_of_them(stores: Stores) -> Non
         )
 
 
-def test_deleted_entity_is_gone_and_nobody_else(stores: Stores) -> None:
+def test_deleted_entity_is_removed_and_no_other(stores: Stores) -> None:
     for name in ("ann", "anne", "bob"):
         stores.write(people, {"person_id": name}, {"age": 40})
     stores.write(stats, {"driver_id": 1}, {"whole": 7})

@@ -473,7 +473,7 @@ def test_the_nearest_pairs_are_found(filled: Home) -> None:
         )
 
 
-def test_an_increment_brings_the_pairs_that_changed_and_all_where_the_store_has_lost_them(
+def test_an_increment_writes_the_pairs_that_changed_and_all_if_the_store_has_none(
     tmp_path: Path,
 ) -> None:
     home, counts = (

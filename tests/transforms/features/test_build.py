@@ -192,7 +192,7 @@ def test_increments_in_any_order_have_the_values_of_a_rebuild(
     [version("r", 0, event=2 * HOUR), version("q", 0)],
     [version("r", 0, text="now three words"), version("q", 0)],
 )
-def test_versions_that_are_moved_replaced_or_gone_leave_what_the_others_say(
+def test_versions_that_are_moved_replaced_or_removed_leave_what_the_others_say(
     new_home: Callable[[], Warehouse], before: list[Version], after: list[Version]
 ) -> None:
     warehouse = run(new_home(), before)

@@ -326,7 +326,7 @@ def test_entity_that_a_record_view_named_before_is_computed_again(bench: Any) ->
         assert_as_defined(home.views[1], drawn.meaning, home.rows(home.views[1]), state, states[1])
 
 
-def test_two_windows_of_one_name_are_told_apart(bench: Any) -> None:
+def test_two_windows_of_one_name_are_distinguished(bench: Any) -> None:
     """One ends a record's six hours at once, the other at a quarter of the day."""
     windows = {"exact": hours(6), "by_quarters": hours(6, hop=timedelta(hours=6))}
     home = bench(
@@ -374,7 +374,7 @@ def test_sum_that_does_not_fit_stops_the_run_with_its_name(
         home.take([*home.staged, Version("s", "u", None, START, START, "longer", None, None)])
 
 
-def test_what_is_read_of_a_record_is_read_where_its_condition_holds_and_nowhere_else(
+def test_inputs_of_a_record_are_read_only_where_its_condition_is_met(
     bench: Any,
 ) -> None:
     """A cast that is valid for the records that count must not fail on those that do not."""

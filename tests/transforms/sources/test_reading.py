@@ -135,7 +135,7 @@ def test_csv_records_come_back_unchanged_and_parse_to_their_fields(
 
 
 @given(content=MARKED)
-def test_no_byte_of_a_broken_csv_file_is_lost(read: Read, content: bytes) -> None:
+def test_no_byte_of_a_broken_csv_file_is_dropped(read: Read, content: bytes) -> None:
     lines = content.removesuffix(b"\n").replace(b"\r", b"")
     assert b"\n".join(read(HEADER.encode() + b"\n" + content, "a.csv")).replace(b"\r", b"") == lines
 

@@ -87,7 +87,7 @@ def test_first_load_defines(first: str, query: Query) -> None:
         ({"deep 'name'": DEEP}, [("deep 'name'", "null", 1, "new")]),  # the name alone
     ],
 )
-def test_new_and_retyped_fields_are_told(
+def test_new_and_retyped_fields_are_reported(
     first: str,
     make_source: MakeSource,
     tmp_path: Path,
@@ -118,7 +118,7 @@ def test_whole_and_other_numbers_are_one_type(
     ]
 
 
-def test_missing_field_is_told_by_every_load_and_noticed_once(
+def test_missing_field_is_recorded_by_every_load_and_reported_once(
     first: str,
     warehouse: Warehouse,
     make_source: MakeSource,
@@ -282,7 +282,7 @@ def test_field_that_the_source_file_names_is_taken_by_a_frozen_source(
 
 
 @pytest.mark.usefixtures("first")
-def test_rows_with_unknown_fields_are_held_back_and_a_replay_lets_them_in(
+def test_rows_with_unknown_fields_are_quarantined_until_a_replay_accepts_them(
     warehouse: Warehouse,
     make_source: MakeSource,
     tmp_path: Path,
@@ -312,7 +312,7 @@ def test_rows_with_unknown_fields_are_held_back_and_a_replay_lets_them_in(
     assert recount(warehouse)["adds_up"].all()
 
 
-def test_loads_that_are_staged_together_are_held_against_each_other_in_their_order(
+def test_loads_that_are_staged_together_are_compared_in_their_order(
     warehouse: Warehouse,
     make_source: MakeSource,
     tmp_path: Path,
@@ -386,7 +386,7 @@ def test_killed_replay_lets_in_once(
 
 
 @pytest.mark.usefixtures("first")
-def test_look_at_new_files_tells_what_a_run_would_find(
+def test_a_look_at_new_files_finds_what_a_run_would(
     warehouse: Warehouse, make_source: MakeSource, tmp_path: Path, write: Write, note: Note
 ) -> None:
     path = write(

@@ -301,7 +301,7 @@ def test_other_dates_that_fail_are_quarantined_and_stop_nothing(
     st.sampled_from("-/. "),
     st.sampled_from(["", " 10:30", "T23:59:01Z"]),
 )
-def test_a_day_is_told_from_a_month_only_where_it_is_above_12(
+def test_a_day_is_distinguished_from_a_month_only_above_12(
     day: date, separator: str, time: str
 ) -> None:
     forms = {"first": "%d_%m_%Y", "second": "%m_%d_%Y"}
@@ -402,7 +402,7 @@ def test_a_stopped_load_that_was_accepted_and_killed_is_finished_without_asking_
     assert recount(warehouse)["adds_up"].all()
 
 
-def test_rows_that_are_held_back_by_choice_stop_nothing(
+def test_rows_that_are_quarantined_by_choice_stop_nothing(
     make_source: MakeSource, warehouse: Warehouse, write: Write, note: Note
 ) -> None:
     source = make_source(write("data/1.jsonl", note("r1")).parent, schema="quarantine")
@@ -538,7 +538,7 @@ def test_an_expression_that_finds_nothing_has_not_failed(
         max_size=2,
     )
 )
-def test_no_message_holds_a_word_of_a_value(
+def test_no_message_contains_a_word_of_a_value(
     plain: duckdb.DuckDBPyConnection, values: list[str]
 ) -> None:
     row = ", ".join(f"$v{number} as c{number}" for number in range(len(values)))

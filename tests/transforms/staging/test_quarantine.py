@@ -187,7 +187,7 @@ def test_what_a_replay_let_through_stays_through(
     assert recount(warehouse)["adds_up"].all()
 
 
-def test_replay_tells_the_rule_that_is_broken_now(
+def test_replay_reports_the_rule_that_is_broken_now(
     rejected: Source, make_source: MakeSource, warehouse: Warehouse, rejections: Rejections
 ) -> None:
     replay(make_source(rejected.uri, record={**MENDED, "author_id": "nobody"}), warehouse)

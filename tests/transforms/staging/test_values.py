@@ -128,7 +128,7 @@ def parsed(text: str) -> Any:
     blank=" ",
     is_ascii=True,
 )
-def test_attributes_hold_the_json_value_of_any_field(
+def test_attributes_keep_the_json_value_of_any_field(
     connection: duckdb.DuckDBPyConnection,
     documents: list[dict[str, Any]],
     blank: str,

@@ -158,7 +158,7 @@ def test_only_files_that_a_row_leaves_are_rewritten(arrive: Arrive, warehouse: W
 @pytest.mark.parametrize(
     "contract", [QuarantinedRecord, AccountedFile, RepeatedRecord, StagedRecord]
 )
-def test_a_move_that_was_killed_is_finished_with_no_row_lost_or_doubled(
+def test_a_move_that_was_killed_is_finished_with_no_row_missing_or_doubled(
     arrive: Arrive,
     make_source: MakeSource,
     warehouse: Warehouse,

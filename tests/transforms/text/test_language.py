@@ -143,7 +143,7 @@ def test_any_texts_give_a_row_each_within_range(texts: list[str | None]) -> None
 
 
 @given(TEXTS)
-def test_a_text_is_named_the_same_whatever_stands_beside_it(texts: list[str | None]) -> None:
+def test_the_language_of_a_text_does_not_depend_on_other_texts(texts: list[str | None]) -> None:
     assert named(*texts).equals(pl.concat([named(), *(named(text) for text in texts)]))
 
 
@@ -254,7 +254,7 @@ def test_only_a_big_batch_goes_to_workers(monkeypatch: pytest.MonkeyPatch) -> No
     assert asked == [2]
 
 
-def test_a_killed_worker_is_told_and_the_next_batch_starts_anew() -> None:
+def test_a_killed_worker_is_reported_and_the_next_batch_starts_again() -> None:
     texts = list(SENTENCES.values())
     expected = identify.identify(texts)
     assert workers.begin_in_pool(texts, 1)() == expected

@@ -179,7 +179,7 @@ def test_what_only_looks_like_an_identifier_stays() -> None:
         ("https://ann:s3cret@example.com/x", "https://ann:<EMAIL_ADDRESS>/x"),
     ],
 )
-def test_a_placeholder_stands_where_the_identifier_stood(text: str, expected: str) -> None:
+def test_a_placeholder_replaces_the_identifier(text: str, expected: str) -> None:
     assert masked(text) == expected
 
 

@@ -231,7 +231,7 @@ def test_increments_in_order_of_knowledge_have_the_rows_of_a_rebuild(
     [version("r1", 0, text=FOX), version("r2", 1, text=FOX), version("r1", 5, text=FOX)],
     [version("r1", 0, text=FOX)],
 )
-def test_versions_that_are_replaced_or_gone_leave_what_the_others_say(
+def test_versions_that_are_replaced_or_removed_leave_what_the_others_say(
     new_home: NewHome, before: list[Version], after: list[Version]
 ) -> None:
     warehouse = run(new_home(), before)
@@ -498,7 +498,7 @@ def test_backfill_puts_back_what_the_view_lacks(
     assert newest(warehouse, "record_duplicates").equals(before)
 
 
-def test_records_computed_again_leave_nothing_of_those_that_are_gone(
+def test_recomputed_records_leave_nothing_of_removed_ones(
     new_home: NewHome, tmp_path: Path
 ) -> None:
     before = [

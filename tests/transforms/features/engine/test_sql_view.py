@@ -625,7 +625,7 @@ def test_comments_and_blanks_change_nothing_and_all_else_does(
     assert query_view(COUNT.replace("/ 7", "/ 8")).digest() != query_view(COUNT).digest()
     quality = view_of("record_quality")
     sql = COUNT.replace(
-        "from versions where",
+        "from versions\n    where",
         "from versions join record_quality using (record_id, effective_from) where",
     )
     other = copy(quality)
