@@ -53,6 +53,5 @@ def test_every_python_that_is_promised_is_looked_at() -> None:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_all_that_is_needed_is_pinned(python: str) -> None:
     pinned = {canonicalize_name(pin.name) for pin in PINS if _holds(pin, python)}
-    assert (
-        sorted(_needed(python) - pinned - {"setuptools"}) == []
-    )  # which builds this project, and pip brings
+    # which builds this project, and pip brings
+    assert sorted(_needed(python) - pinned - {"setuptools"}) == []

@@ -89,9 +89,8 @@ def changes(before: State, after: State) -> Iterator[str]:
     """Report what differs from before, except new modules and loggers, which imports bring."""
     for what, then in before.items():
         now = after[what]
-        names = (
-            then.keys() if what.startswith("module") else then.keys() | now.keys()
-        )  # a package gets its submodules as attributes
+        # a package gets its submodules as attributes
+        names = then.keys() if what.startswith("module") else then.keys() | now.keys()
         yield from (f"{what}: {name}" for name in names if then.get(name) != now.get(name))
 
 

@@ -34,7 +34,7 @@ def blocks(page: str) -> list[tuple[str, str, str]]:
 
 
 def commands(console: str) -> list[tuple[str, str]]:
-    """The commands of a console block with what stands below each."""
+    """The commands of a console block with the output below each."""
     parts = re.split(r"^\$ (.*)\n", console, flags=re.MULTILINE)
     return list(zip(parts[1::2], parts[2::2], strict=True))
 

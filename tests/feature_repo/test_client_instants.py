@@ -42,7 +42,7 @@ def served(ann: Warehouse) -> Warehouse:
 
 @pytest.fixture(params=["", "1"])
 def _ignoring(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the user's process tells Arrow to drop offsets, as importing Pandera does."""
+    """Whether the user's process makes Arrow drop offsets, as importing Pandera does."""
     monkeypatch.setenv("PYARROW_IGNORE_TIMEZONE", request.param)
 
 
@@ -147,9 +147,8 @@ def test_plain_feast_serves_the_instant_that_is_named(served: Warehouse) -> None
 
 
 # --- training ---
-AT = datetime(
-    2026, 1, 2, 14, 30, tzinfo=timezone(timedelta(hours=5))
-)  # half an hour before the second record
+# half an hour before the second record
+AT = datetime(2026, 1, 2, 14, 30, tzinfo=timezone(timedelta(hours=5)))
 IN_INDIA = AT.astimezone(timezone(timedelta(hours=5, minutes=30)))
 ARROW = pa.table(
     {

@@ -1,4 +1,4 @@
-"""Training sets hold nothing of the future or of the row itself, and return every spine row."""
+"""Training sets contain nothing of the future or of the row itself, and every spine row."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime

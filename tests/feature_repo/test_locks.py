@@ -1,4 +1,4 @@
-"""Locks: a training set comes back equal to the byte, or what is gone or has changed is said."""
+"""Locks: a training set is rebuilt equal to the byte, or what is missing or changed is named."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -47,9 +47,8 @@ def test_training_set_is_rebuilt_equal_to_the_byte_after_more_runs(
     again = [
         training_set.rebuild(made.lock, spine, root),
         training_set.rebuild(tmp_path / "training.lock", spine, root),
-        training_set.rebuild(
-            str(tmp_path / "training.lock"), home=root
-        ),  # the registered spine is of the same digest
+        # the registered spine is of the same digest
+        training_set.rebuild(str(tmp_path / "training.lock"), home=root),
         training_set.rebuild("first", home=root),
     ]
     for other in again:

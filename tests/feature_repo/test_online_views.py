@@ -61,7 +61,7 @@ def bring_up(warehouse: Warehouse) -> dict[str, int]:
 
 
 def tables(warehouse: Warehouse) -> dict[str, int]:
-    """How many rows the online store holds of each view."""
+    """How many rows of each view are in the online store."""
     with closing(sqlite3.connect(warehouse.settings.root / "feast" / "online.db")) as connection:
         names = [
             name
@@ -128,9 +128,8 @@ def test_views_come_online_and_leave_with_their_bytes(
     assert list(bring_up(home)) == list(tables(home)) == ENTITIES
     assert path.stat().st_size <= before
     monkeypatch.setenv("MILLRACE_ONLINE", "record_text")
-    assert (
-        bring_up(home)["record_text"] == N_RECORDS
-    )  # what was online before is not taken for what is
+    # what was online before is not taken for what is
+    assert bring_up(home)["record_text"] == N_RECORDS
 
 
 def test_a_choice_outlives_a_run_that_was_killed_while_it_took_effect(

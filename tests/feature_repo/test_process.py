@@ -35,10 +35,11 @@ def watched(home: Path, *modules: str) -> dict[str, list[str]]:
 
 
 def test_no_import_and_no_call_changes_the_process(small: Warehouse) -> None:
+    # `feast apply` imports the definitions first
     modules = [
         "feature_repo.definitions",
         *map(module_of, SOURCES),
-    ]  # `feast apply` imports the definitions first
+    ]
     assert len(modules) > 80
     assert watched(small.settings.root, *modules) == {"imports": [], "calls": []}
 

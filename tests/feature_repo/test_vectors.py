@@ -165,9 +165,8 @@ def test_a_vector_store_of_feasts_finds_the_same(
     expected = similarities(newest, QUERY)
     last = expected["cosine"][7]
     certain = set(expected.filter(pl.col("cosine") > last + 1e-6)["record_id"])
-    by_feast = {
-        record for record, _ in retrieved(milvus)
-    }  # its distances are another record's: see `similar_records`
+    # its distances are another record's: see `similar_records`
+    by_feast = {record for record, _ in retrieved(milvus)}
     assert certain <= by_feast <= set(expected.filter(pl.col("cosine") > last - 1e-6)["record_id"])
     monkeypatch.setattr(client, "store", lambda _home: milvus)
     monkeypatch.setattr(serving, "_open", {})

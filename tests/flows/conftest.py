@@ -99,18 +99,17 @@ def note(record: int, known: str, **changes: object) -> str:
 INCREMENTS = (
     [note(n, f"2024-01-{1 + n % 20:02}T10:00:00Z") for n in range(40)]
     + [note(40, "2024-01-05T10:00:00Z", written="not a time"), "{ broken"]  # two for quarantine
+    # repeats
     + [
         note(n, "2024-01-25T10:00:00Z", written=f"2024-01-{1 + n % 20:02}T10:00:00Z")
         for n in range(3)
-    ],  # repeats
+    ],
     [note(n, "2024-02-01T10:00:00Z", text="corrected") for n in range(0, 40, 4)]
     + [note(n, "2024-02-02T10:00:00Z", text=None, gone=True) for n in range(1, 40, 8)]  # tombstones
-    + [
-        note(50 + n, "2024-02-03T10:00:00Z", written="2023-06-01T00:00:00Z") for n in range(10)
-    ],  # late by months
-    [
-        note(n, "2024-01-10T00:00:00Z", text="from between") for n in range(0, 40, 3)
-    ]  # out of the order of knowledge
+    # late by months
+    + [note(50 + n, "2024-02-03T10:00:00Z", written="2023-06-01T00:00:00Z") for n in range(10)],
+    # out of the order of knowledge
+    [note(n, "2024-01-10T00:00:00Z", text="from between") for n in range(0, 40, 3)]
     + [note(60 + n, "2024-01-12T00:00:00Z") for n in range(10)],
 )
 
@@ -183,9 +182,8 @@ def millrace(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             timeout=280,
             check=False,
         )
-        assert (
-            "leaked" not in ended.stderr
-        )  # what DuckDB prints if an object of its own outlives the interpreter
+        # DuckDB prints it if one of its objects outlives the interpreter
+        assert "leaked" not in ended.stderr
         return ended
 
     return run
@@ -202,9 +200,8 @@ def contents(home: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for relation in warehouse.versions():
         frame = pl.read_delta(str(warehouse.folder(relation)))
-        if (
-            relation.startswith("features.") or relation == "duplicates.documents"
-        ):  # rows in whose place newer ones stand are there until maintenance
+        # replaced rows stay until maintenance
+        if relation.startswith("features.") or relation == "duplicates.documents":
             entity = next(
                 name for name in frame.columns if name in {"record_id", "author_id", "subject_id"}
             )

@@ -509,9 +509,8 @@ def test_backfill_lists_prices_and_fills_what_is_missing(
     filled = millrace("backfill", *span)
     assert filled.returncode == 0, filled.stderr
     assert "nothing is missing" in millrace("backfill", *span).stdout
-    assert (
-        "features.author_activity" in millrace("backfill", "--home", home).stdout
-    )  # July's are still missing
+    # July's are still missing
+    assert "features.author_activity" in millrace("backfill", "--home", home).stdout
 
 
 def test_help_answers_at_once() -> None:

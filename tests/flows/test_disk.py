@@ -77,9 +77,8 @@ def test_full_disk_is_one_line_and_the_next_run_finishes(
     before = training_set(SPINE, ["author_activity:n_records_lifetime"], home)
     notes.add()
     said = []
-    for n_free in range(
-        0, 120_000, 8_000
-    ):  # from nothing at all to nearly enough, so that every stage meets it
+    # from nothing at all to nearly enough, so that every stage meets it
+    for n_free in range(0, 120_000, 8_000):
         ballast = fill(disk, n_free)
         said.append(the_line(warm, notes.source, home))
         if not said[-1]:

@@ -24,11 +24,12 @@ from transforms.upkeep.erase import Wanted, begun_erasure
 from transforms.warehouse.tables import RELATIONS, Warehouse
 
 PERSON = "quentin-4711"
+# the person's id, a word of every text, the beginning of every record's id
 NEEDLES = (
     PERSON,
     "zanzibar",
     "case-q",
-)  # the person's id, a word of every text, the beginning of every record's id
+)
 SPINE = (
     "select record_id, author_id, subject_id, known_timestamp as event_timestamp "
     "from staging.records order by all"
@@ -69,17 +70,17 @@ def row(record: str, author: str, known: str, text: str | None, **changes: objec
 PERSONS = (
     [
         row("case-q1", PERSON, "2024-01-01T10:00:00Z", "zanzibar one"),
+        # a repeat
         row(
             "case-q1",
             PERSON,
             "2024-01-02T10:00:00Z",
             "zanzibar one",
             written="2024-01-01T10:00:00Z",
-        ),  # a repeat
+        ),
         row("case-q2", PERSON, "2024-01-03T10:00:00Z", "zanzibar two", about="zanzibar-only"),
-        row(
-            "case-q3", PERSON, "2024-01-03T10:00:00Z", "zanzibar three", written="not a time"
-        ),  # for quarantine
+        # for quarantine
+        row("case-q3", PERSON, "2024-01-03T10:00:00Z", "zanzibar three", written="not a time"),
     ],
     [
         row("case-q1", PERSON, "2024-02-01T10:00:00Z", "zanzibar corrected"),
@@ -112,9 +113,8 @@ class Person(Notes):
 
 def grow(folder: Path, warm: Warm, *, is_there: bool) -> Path:
     notes = Person(folder / "source", is_there=is_there)
-    keep(
-        folder / "home", ["record_quality"]
-    )  # a person's records are to leave the online store too
+    # a person's records are to leave the online store too
+    keep(folder / "home", ["record_quality"])
     for _ in PERSONS:
         notes.add()
         warm.run("run", notes.source, folder / "home")
@@ -131,7 +131,7 @@ def grown(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def without(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a home holds of the same source without the person's rows."""
+    """The content of a home of the same source without the person's rows."""
     return comparable(grow(tmp_path_factory.mktemp("without"), warm, is_there=False) / "home")
 
 
@@ -248,9 +248,8 @@ def test_erased_record_leaves_the_author(own: Path) -> None:
     rows = pl.read_delta(str(home / "features" / "author_activity")).filter(
         pl.col("author_id") == PERSON
     )
-    assert (
-        rows.sort("event_timestamp", "created_timestamp")["n_records_lifetime"][0] == 1
-    )  # case-q2 is the first now
+    # case-q2 is the first now
+    assert rows.sort("event_timestamp", "created_timestamp")["n_records_lifetime"][0] == 1
 
 
 def test_dry_run_counts_the_same_and_changes_nothing(

@@ -24,10 +24,10 @@ SECRETS = {
     "US_SSN": "536-90-4399",
     "API_KEY": "AKIAIOSFODNN7EXAMPLE",
 }
-# they hold rows as they came, and are to
+# they keep rows as they came, on purpose
 HOLD_TEXT = {"raw.records", "quarantine.records"}
 
-# in one process, for each would import everything anew
+# in one process, since each would import everything again
 ONE_AFTER_THE_OTHER = """
 import json, sys
 from flows.cli import main
@@ -45,12 +45,13 @@ def rows() -> Iterator[dict[str, object]]:
             **row,
             "text": f"Please note {secret} and answer soon, thank you very much for all your help.",
         }
+        # its time is none
         yield {
             **row,
             "id": f"q{number}",
             "written": f"on the day of {secret}",
             "text": secret,
-        }  # its time is none
+        }
         yield {
             **row,
             "id": f"d{number}",

@@ -120,9 +120,8 @@ def plain_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         notes.add()
         run_plain(PipelineParameters(source=str(notes.source), home=str(folder / "home")))
     for name in ("profiles", "features/record_text"):
-        shutil.rmtree(
-            folder / "home" / name, ignore_errors=True
-        )  # as in a home from before these were measured
+        # as in a home from before these were measured
+        shutil.rmtree(folder / "home" / name, ignore_errors=True)
     return folder / "home"
 
 

@@ -1,4 +1,4 @@
-"""Small histories of records: staged, featurized, and held against the definition in plain Python.
+"""Small histories of records: staged, featurized, and compared with the definition in plain Python.
 
 Instants are whole microseconds since 1970 here, as in the SQL models.
 """

@@ -337,10 +337,11 @@ def test_a_query_is_one_select_statement_over_what_it_may_read(sql: str) -> None
             (f"from {call}", r"may not (call|read) \w+\(\)")
             for call in ("read_csv('x')", "glob('/*')", "query('from t')", "repeat(1, 2)")
         ),
+        # a macro over any table, and an aggregate too
         (
             "from histogram('staging.records', text)",
             r"may not read histogram\(\)",
-        ),  # a macro over any table, and an aggregate too
+        ),
         ("from versions where x in (from read_text('/etc/passwd'))", r"may not read read_text\(\)"),
         ("with a as (from staging.records) from a", "may not read staging.records"),
         (

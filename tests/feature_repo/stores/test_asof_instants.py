@@ -22,10 +22,11 @@ MakeStore = Callable[..., FeatureStore]
 
 EVENT = "event_timestamp"
 QUARTER = timedelta(minutes=15)
+# two days, with the night on which Berlin's clocks go back
 START, N_ROWS = (
     datetime(2026, 10, 24, tzinfo=UTC),
     192,
-)  # two days, with the night on which Berlin's clocks go back
+)
 OFFSETS = st.integers(-14 * 4, 14 * 4).map(lambda quarters: timezone(quarters * QUARTER))
 ZONES = st.one_of(
     OFFSETS,

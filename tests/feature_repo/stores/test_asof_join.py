@@ -55,10 +55,11 @@ def newest(
                 continue
             if known and CREATED in row and (created is None or created > instant):
                 continue
+            # a row of unknown creation counts as the oldest
             order = (
                 event,
                 created or datetime.min.replace(tzinfo=UTC),
-            )  # a row of unknown creation counts as the oldest
+            )
             if best is None or order > best_order:
                 best, best_order = row, order
         found.append(best)
@@ -193,9 +194,8 @@ def test_joins_as_nested_loops_do(
         points, service, full_feature_names=True, filter_by_created_timestamp=known
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "feature_repo.stores.asof.n_partitions", lambda *_: parts
-        )  # as if memory held a third of a view
+        # as if a third of a view fitted in memory
+        patch.setattr("feature_repo.stores.asof.n_partitions", lambda *_: parts)
         result = job.to_arrow()
     assert result.column_names == [
         *SPINE,

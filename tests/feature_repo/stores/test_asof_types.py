@@ -46,7 +46,7 @@ START = datetime(2024, 1, 1, tzinfo=UTC)
 END = START + timedelta(days=1)
 small, halves = st.integers(0, 100), floats.map(np.float16)
 BOTH = pa.struct([("a", pa.int64()), ("A", pa.string())])
-# types that Feast maps to one of its own, or that a source may hold beside them
+# types that Feast maps to its own, or that a source may have beside them
 OTHERS: list[tuple[ValueType, pa.DataType, Elements]] = [
     (ValueType.FLOAT, pa.float16(), halves),
     (ValueType.FLOAT_LIST, pa.list_(pa.float16()), lists(halves)),
@@ -176,9 +176,8 @@ def source_types(path: Path, layout: str) -> pa.Schema:
 
 @pytest.mark.parametrize("layout", ["file", "folder", "delta"])
 @given(drawn=st.tuples(*(column(kind, elements, 3) for _, kind, elements in KINDS)))
-@settings(
-    max_examples=3, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
-)  # a case is all types at once
+# a case is all types at once
+@settings(max_examples=3, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @pytest.mark.filterwarnings("ignore")  # Feast's and Polars' notes on types that are new
 def test_values_come_back_as_the_sources_own_type(
     make_store: MakeStore, tmp_path: Path, layout: str, drawn: tuple[pa.Array, ...]

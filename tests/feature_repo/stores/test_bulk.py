@@ -439,9 +439,8 @@ def test_entities_that_another_writer_has_just_stored_are_merged(
 ) -> None:
     postgres_online.clear(VIEW)
     postgres_online.write(VIEW, users({"a": 1, "b": 1}, START))
-    monkeypatch.setattr(
-        bulk, "_stored_keys", lambda *_: pa.array([], pa.large_binary())
-    )  # as if they were not there yet
+    # as if they were not there yet
+    monkeypatch.setattr(bulk, "_stored_keys", lambda *_: pa.array([], pa.large_binary()))
     assert postgres_online.write(
         VIEW, users({"a": 2, "c": 2}, START + HOUR), users({"a": 0, "b": 3}, START)
     ) == [2, 1]

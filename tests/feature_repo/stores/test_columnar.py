@@ -56,9 +56,8 @@ EVENT, CREATED = "event_timestamp", "created_timestamp"
 ENGINE = "feature_repo.stores.columnar.ColumnarComputeEngine"
 Row = tuple[str | None, int, int]  # user, event hour, created hour
 Online = dict[str, dict[str, Any]]
-MANY: list[Row] = [
-    (name, hour, hour) for hour, name in enumerate("abcdefg")
-]  # a chunk is two of these
+# a chunk is two of these
+MANY: list[Row] = [(name, hour, hour) for hour, name in enumerate("abcdefg")]
 VALUES = {name: 101 * hour for hour, name in enumerate("abcdefg")}
 
 user = Entity(name="user", join_keys=["user"], value_type=ValueType.STRING)
@@ -75,7 +74,7 @@ def at(hour: int) -> datetime:
 
 
 def table(*rows: Row, zone: str | None = "UTC") -> pa.Table:
-    """Rows whose value tells their event and created hour."""
+    """Rows whose value names their event and created hour."""
     hours = [
         pa.array(
             [at(row[place]).replace(tzinfo=zone and UTC) for row in rows], pa.timestamp("us", zone)
@@ -427,7 +426,7 @@ class Model:
         return newest
 
     def increment(self, end: int) -> int:
-        """Write, and tell how many entities have another newest row than the last time."""
+        """Write, and return how many entities have a new newest row."""
         before, self.known = self.known, self.span(None, end)
         return sum(before.get(name) != row for name, row in self.known.items())
 
@@ -452,9 +451,8 @@ def test_increment_writes_exactly_what_changed(
         else:
             end += step[0]
             written, changed = home.increment(end), model.increment(end)
-            assert written == changed or (
-                asked and written < changed
-            )  # what was asked for in between need not be written again
+            # what was asked for in between need not be written again
+            assert written == changed or (asked and written < changed)
             asked = False
         assert home.online() == model.values()
 
@@ -462,18 +460,14 @@ def test_increment_writes_exactly_what_changed(
 @given(
     ROWS, st.integers(0, 10), st.lists(BACK | KILLED | SPAN | APPEND | ANEW, max_size=8), LAYOUTS
 )
-@example(
-    [("a", 1, 0)], 20, [("append", [("b", 15, 0)]), ("increment", -8)], "delta"
-)  # a row between two ends, the later first
-@example(
-    [("a", 1, 1), ("b", 2, 2), ("c", 6, 6)], 9, [("wipe",), ("span", 4, 9)], "delta"
-)  # a span is not all that was lost
-@example(
-    [*TIES], 9, [("append", [("f", 0, 0)]), ("span", None, 9), ("span", 4, 9)], "folder"
-)  # a rerun that is killed, then a span
-@example(
-    [*TIES], 0, [("append", [("f", 0, 0)]), ("killed", 1, 9), ("compact",)], "delta"
-)  # what the killed run read is gone
+# a row between two ends, the later first
+@example([("a", 1, 0)], 20, [("append", [("b", 15, 0)]), ("increment", -8)], "delta")
+# a span is not all that is missing
+@example([("a", 1, 1), ("b", 2, 2), ("c", 6, 6)], 9, [("wipe",), ("span", 4, 9)], "delta")
+# a rerun that is killed, then a span
+@example([*TIES], 9, [("append", [("f", 0, 0)]), ("span", None, 9), ("span", 4, 9)], "folder")
+# what the killed run read is deleted
+@example([*TIES], 0, [("append", [("f", 0, 0)]), ("killed", 1, 9), ("compact",)], "delta")
 @settings(max_examples=20)
 def test_whatever_happened_the_next_increment_catches_up(
     make_home: Callable[..., Home], rows: list[Row], end: int, steps: list[Any], layout: str
@@ -628,9 +622,8 @@ def test_run_killed_before_its_end_is_recorded_still_detects_an_empty_store(
     assert home.online() == VALUES
 
 
-@pytest.mark.parametrize(
-    "n_commits", [1, 2]
-)  # the version that the killed run read is gone, or another table's
+# the version that the killed run read is deleted, or another table's
+@pytest.mark.parametrize("n_commits", [1, 2])
 def test_table_recreated_after_a_killed_run_is_read_from_its_beginning(
     make_home: Callable[..., Home], n_commits: int
 ) -> None:
@@ -676,11 +669,11 @@ def test_process_that_is_killed_in_a_chunk_goes_on(make_home: Callable[..., Home
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     home.append(("late", 0, 0), ("a", 8, 8))
     home.reopen()
-    assert home.increment(8) <= len(MANY) - 2 * 2 + 2  # the third chunk may not have been noted yet
+    assert home.increment(8) <= len(MANY) - 2 * 2 + 2  # the third chunk may not be recorded yet
     assert (home.online(), home.increment(8)) == ({**VALUES, "old": 101, "late": 0, "a": 808}, 0)
 
 
-# --- what was done no longer holds ---
+# --- what was done is no longer valid ---
 
 
 def test_emptied_store_is_filled_again(make_home: Callable[..., Home]) -> None:

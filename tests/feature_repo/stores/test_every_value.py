@@ -91,7 +91,7 @@ def comparable(value: Any) -> Any:
 
 
 def parsed(value: Any, kind: ValueType) -> Any:
-    """JSON, of which a frame holds the text."""
+    """JSON, which a frame has as text."""
     if value is not None and kind == ValueType.JSON:
         return json.loads(value)
     if value is not None and kind == ValueType.JSON_LIST:

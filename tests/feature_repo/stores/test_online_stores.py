@@ -420,9 +420,8 @@ def test_online_read_gives_what_is_stored(
         EntityKey(join_keys=["driver_id"], entity_values=[Value(int64_val=first + key)])
         for key in (3, 1, 0, 3, 5)
     ]
-    every = (
-        FEATURES.copy() if stores.kind == "postgres" else None
-    )  # without names Feast's Postgres store sends a wrong query
+    # without names Feast's Postgres store sends a wrong query
+    every = FEATURES.copy() if stores.kind == "postgres" else None
     lean, stock = (
         store.provider.online_store.online_read(store.config, stats, keys, names.copy() or every)
         for store in (stores.lean, stores.stock)
@@ -593,9 +592,8 @@ def test_value_is_judged_by_its_own_age(stores: Stores) -> None:
     stores.write(brief, {"driver_id": key}, {"other": "new"}, now)
     (row,) = stores.frame(["brief:value", "brief:other"], [{"driver_id": key}]).to_dicts()
     assert row["brief__other"] == "new"
-    assert row["brief__value"] == (
-        5 if stores.kind == "redis" else None
-    )  # Redis keeps one event timestamp for a view's row
+    # Redis keeps one event timestamp for a view's row
+    assert row["brief__value"] == (5 if stores.kind == "redis" else None)
 
 
 def test_what_is_stored_does_not_expire_for_online_read(stores: Stores) -> None:

@@ -185,7 +185,7 @@ def test_increments_in_any_order_have_the_values_of_a_rebuild(
 
 @settings(max_examples=4)
 @given(HISTORIES, HISTORIES)
-# the author's first record is gone; a record is gone whole; another text stands in the same place
+# an author's first record is removed; a whole record is removed; another text replaces one
 @example([version("r", 0), version("q", HOUR)], [version("q", HOUR)])
 @example([version("r", 0)], [version("q", HOUR)])
 @example(
@@ -341,7 +341,7 @@ def too_many_digits(records: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def other_code(patched: pytest.MonkeyPatch) -> None:
-    """Make the kernel count one word more, and the digests tell of other code."""
+    """Make the kernel count one word more, and the digests differ."""
     patched.setattr(view_of("record_quality"), "kernel", one_word_more)
     patched.setattr(fingerprint, "_code", lambda *_: "other code")
 

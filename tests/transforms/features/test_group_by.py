@@ -399,9 +399,8 @@ def test_inputs_of_a_record_are_read_only_where_its_condition_is_met(
         key: rows[-1]["total_lifetime"] for key, rows in by_entity(view, home.rows(view)).items()
     }
     assert totals == {("3",): 3, ("5",): 5}
-    found = home.connection.sql(
-        view.entities_of(EFFECTIVE)
-    ).fetchall()  # as an erasure looks for them
+    # as an erasure looks for them
+    found = home.connection.sql(view.entities_of(EFFECTIVE)).fetchall()
     assert sorted(found) == [("3",), ("5",)]
     assert view.count_resting(home.connection, "file") == {"n_rows": 2, "n_entities": 2}
     home.take(versions[1:])  # which computes an entity again from all records

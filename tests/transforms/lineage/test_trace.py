@@ -47,9 +47,8 @@ def iso(days: float) -> str:
 def load(folder: Path, name: str, *rows: bytes) -> Warehouse:
     """Write a file of notes and take it all the way to the features of the folder's home."""
     warehouse = stage(folder, name, *rows)
-    featurize(
-        warehouse, NOW + timedelta(minutes=len(list((folder / "notes").iterdir())))
-    )  # of two rows of an instant the later holds
+    # of two rows of an instant the later applies
+    featurize(warehouse, NOW + timedelta(minutes=len(list((folder / "notes").iterdir()))))
     return warehouse
 
 

@@ -154,9 +154,8 @@ def plant(folder: Path, text: pl.Series) -> None:
 def before(days: Days, tmp_path: Path) -> Iterator[Path]:
     """The home as it was before the planted day; its source takes the day's file in any form."""
     folder = Path(shutil.copytree(days.before, tmp_path / "planted"))
-    for file in (
-        folder / "data" / "cve_events"
-    ).iterdir():  # elsewhere they would be files that were never loaded
+    # elsewhere they would be files that were never loaded
+    for file in (folder / "data" / "cve_events").iterdir():
         file.unlink()
     document = yaml.safe_load((folder / "cve_events.yaml").read_text())
     (folder / "cve_events.yaml").write_text(
@@ -311,9 +310,8 @@ def test_stopped_load_is_no_reference_and_an_accepted_one_is(notes: Callable[...
     with pytest.raises(DriftError, match="n_bytes psi"):
         home.load()
     home.add(5)
-    with pytest.raises(
-        DriftError, match="n_bytes psi"
-    ):  # the one that was stopped stands before it
+    # the stopped one comes before it
+    with pytest.raises(DriftError, match="n_bytes psi"):
         home.load()
     assert home.load(accept_drift=True).read == 600
     home.add(5)

@@ -1,4 +1,4 @@
-"""Profiles add up, tell quantiles to 1 %, are the same after a kill, and never hold a text."""
+"""Profiles add up, give quantiles to 1 %, survive a kill, and never contain a text."""
 
 import itertools
 from collections.abc import Callable, Sequence

@@ -22,7 +22,7 @@ MakeSource = Callable[..., Source]
 Query = Callable[..., list[tuple[Any, ...]]]
 Write = Callable[..., Path]
 COUNTS = "select parse_filename(source_uri), count(*) from raw.records group by 1 order by 1"
-# an ingest in a process of its own, which begins when it is told to
+# an ingest in a separate process, which waits for a signal to begin
 INGEST = """
 import sys
 from pathlib import Path

@@ -77,9 +77,8 @@ def csv_of(*rows: list[str]) -> str:
 @example(content=b"\n\n")
 @example(content=b"a\r\nb")
 def test_any_bytes_come_back_as_their_lines(read: Read, content: bytes) -> None:
-    assume(
-        b"\0" not in content[:4] and not content.startswith((b"\xff\xfe", b"\xfe\xff"))
-    )  # which is refused as UTF-16 or UTF-32
+    # which is refused as UTF-16 or UTF-32
+    assume(b"\0" not in content[:4] and not content.startswith((b"\xff\xfe", b"\xfe\xff")))
     lines = content.split(b"\n")
     assert read(content) == (lines[:-1] if lines[-1] == b"" else lines)
 

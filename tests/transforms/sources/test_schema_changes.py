@@ -1,4 +1,4 @@
-"""A source's fields: compared with those of earlier loads; reported, stopped at, or held back."""
+"""A source's fields: compared with those of earlier loads; reported, stopped at, or quarantined."""
 
 import json
 from collections.abc import Callable
@@ -302,7 +302,9 @@ def test_rows_with_unknown_fields_are_quarantined_until_a_replay_accepts_them(
         3: "label:retyped_field",
         4: "payload:not_json",
     }
-    write("data/c.jsonl", note("r5", extra="x"))  # a row that is held back makes nothing known
+    write(
+        "data/c.jsonl", note("r5", extra="x")
+    )  # a quarantined row does not extend the known schema
     assert stage(strict) == Account(read=1, quarantined=1)
     assert replay(strict, warehouse) == Account(read=4, quarantined=4)
     assert replay(open_, warehouse) == Account(read=4, staged=3, quarantined=1)

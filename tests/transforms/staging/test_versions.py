@@ -283,9 +283,10 @@ class Home:
         self.use(RECORD)
 
     def use(self, mapping: dict[str, str]) -> None:
+        # any row may be bad
         self.source = self.make_source(
             self.folder / "data", record=mapping, max_quarantined_ratio=1
-        )  # any row may be bad
+        )
 
     def take(self, step: Step, history: History) -> None:
         if step.file:
@@ -313,9 +314,8 @@ def test_any_order_of_loads_replays_and_kills_ends_as_a_rebuild_does(
     home = Home(tmp_path_factory.mktemp("history"), make_source, killed_before)
     for number, step in enumerate(plan[0]):
         if number == plan[1]:
-            prepare(
-                home.source, home.warehouse
-            )  # nothing is left unfinished by the mapping that goes
+            # nothing is left unfinished by the mapping that goes
+            prepare(home.source, home.warehouse)
             home.use(MENDED)
         if step.file or home.warehouse.table(QuarantinedRecord.relation()):
             home.take(step, history)

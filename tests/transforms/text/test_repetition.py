@@ -1,4 +1,4 @@
-"""Gopher's rules on n-grams, held against a plain reading of them."""
+"""Gopher's rules on n-grams, compared with a plain reading of them."""
 
 from collections import Counter
 

@@ -52,7 +52,7 @@ def arrive(warehouse: Warehouse, given: list[Mapping[str, Any]]) -> None:
 
 
 def rows(loads: list[list[Mapping[str, Any]]], home: Path) -> dict[str, list[Any]]:
-    """What the tables of the groups hold after loads, one run each."""
+    """The rows of the groups' tables after loads, one run each."""
     warehouse = Warehouse(Settings(home=home))
     for number, load in enumerate(loads):
         arrive(warehouse, load)

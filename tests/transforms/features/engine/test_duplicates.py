@@ -119,9 +119,8 @@ def expected_rows(
 ) -> dict[str, list[dict[str, Any]]]:
     """Every record's rows. Only the signature of a text is the kernel's."""
     rows: dict[str, list[dict[str, Any]]] = {v.record: [] for v in versions}
-    firsts: dict[
-        str, tuple[str, float, str]
-    ] = {}  # by normal form: whose it was first, how like it, the root of its cluster
+    # by normal form: whose it was first, how like it, the root of its cluster
+    firsts: dict[str, tuple[str, float, str]] = {}
     signatures: dict[str, list[int]] = {}
     owners: dict[str, str] = {}
     buckets: dict[tuple[int, int], list[str]] = {}
@@ -151,9 +150,8 @@ def expected_rows(
                     for bucket in mine
                     for known in bucket[:n_heads]
                 }
-                alike = [
-                    known for known in owners if near.get(known, 0) >= MIN_SIMILARITY
-                ]  # in the order they came
+                # in the order they came
+                alike = [known for known in owners if near.get(known, 0) >= MIN_SIMILARITY]
                 if alike:
                     firsts[normal] = (owners[alike[0]], near[alike[0]], firsts[alike[0]][2])
                 for bucket in mine:
