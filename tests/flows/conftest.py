@@ -244,12 +244,12 @@ class Lives:
         shutil.copytree(self.folder / "copies" / str(number) / "home", self.home)
         shutil.copytree(self.folder / "copies" / str(number + 1) / "source", self.folder / "source")
 
-    def assert_ends_as_undisturbed(self, number: int, told: str) -> None:
+    def assert_ends_as_undisturbed(self, number: int, message: str) -> None:
         """Run to the end; the home must equal that increment's, without leftovers of the kill."""
         self.warm.run("run", self.source, self.home)
         found = contents(self.home)
-        assert [name for name in found if found[name] != self.contents[number][name]] == [], told
-        assert leftovers(self.home) == [], told
+        assert [name for name in found if found[name] != self.contents[number][name]] == [], message
+        assert leftovers(self.home) == [], message
 
 
 def leftovers(home: Path) -> list[str]:

@@ -150,7 +150,7 @@ def test_a_second_run_at_the_same_time_waits_says_so_and_does_what_is_left(
         assert second.stderr is not None
         said = second.stderr.readline()
         while not waits_for_a_lock(second.pid):
-            assert second.poll() is None, "it went on while the home was held"
+            assert second.poll() is None, "it continued while the home was locked"
     out, _ = second.communicate(timeout=280)
     assert f"waiting for another run (process {os.getpid()})" in said
     assert second.returncode == 0

@@ -317,11 +317,11 @@ def test_erasure_that_is_killed_is_finished_by_the_next_run(
 
 def test_erase_round_on_the_command_line(own: Path, millrace: Run) -> None:
     home = str(own / "home")
-    told = millrace("erase", "--author", PERSON, "--home", home, "--dry-run")
-    assert told.returncode == 0, told.stderr
-    assert "raw.records                           9 rows go" in told.stdout
-    assert "lock march: cannot be made again afterwards; 6 rows of its spine go" in told.stdout
-    assert "Nothing was changed." in told.stdout
+    shown = millrace("erase", "--author", PERSON, "--home", home, "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert "raw.records                           9 rows go" in shown.stdout
+    assert "lock march: cannot be made again afterwards; 6 rows of its spine go" in shown.stdout
+    assert "Nothing was changed." in shown.stdout
     assert places_of(own / "home", NEEDLES)
     refused = millrace("erase", "--author", PERSON, "--home", home)
     assert refused.returncode == 1

@@ -232,7 +232,7 @@ def assert_quality_is_as_defined(
     for record, instant in itertools.product(
         sorted({v.record for v in (*versions, *also)}), instants
     ):
-        stands = max(
+        current = max(
             (v for v in versions if v.record == record and v.effective <= instant),
             key=lambda v: v.known,
             default=None,
@@ -240,7 +240,7 @@ def assert_quality_is_as_defined(
         row = row_at(found.get(record, []), instant)
         n_characters = row["n_characters"] if row else None
         assert n_characters == (
-            None if stands is None or stands.text is None else len(stands.text)
+            None if current is None or current.text is None else len(current.text)
         ), (record, instant - START)
 
 

@@ -236,7 +236,7 @@ def test_the_newest_row_is_served_whatever_way_and_order_rows_come(
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_row_of_nulls_takes_the_place_of_what_was_there(online: Online, route: Any) -> None:
-    name = f"gone by {route.__name__}"
+    name = f"deleted by {route.__name__}"
     materialize(online, [Row(name, START, START, 7, "x")])
     route(online, [Row(name, START + HOUR, START, None, None)])
     assert online.served([name]) == {name: (None, None)}

@@ -515,11 +515,11 @@ def n_changed(after: datetime, until: datetime) -> int:
 
 
 def test_a_pair_is_deleted_alone(filled: Home) -> None:
-    gone, *others = [key for key in SEEN if truth(key, NOW) != NOTHING]
+    deleted, *others = [key for key in SEEN if truth(key, NOW) != NOTHING]
     view = filled.store.get_feature_view("pair_activity")
-    delete_entities(filled.store.config, filled.store.provider.online_store, view, [gone])
-    assert filled.served([gone, *others]) == [NOTHING, *(truth(key, NOW) for key in others)]
+    delete_entities(filled.store.config, filled.store.provider.online_store, view, [deleted])
+    assert filled.served([deleted, *others]) == [NOTHING, *(truth(key, NOW) for key in others)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         filled.store.materialize(START - timedelta(days=1), NOW)
-    assert filled.served([gone]) == [truth(gone, NOW)]
+    assert filled.served([deleted]) == [truth(deleted, NOW)]

@@ -124,8 +124,8 @@ def test_record_that_changes_its_author_moves_with_its_words(
     ]
     found = by_entity(run(new_home(), versions), "author_activity")
     at = START + HOUR + 1
-    stands = [row_at(found["u1"], at - 1), row_at(found["u1"], at), row_at(found["u2"], at)]
-    assert [row["n_words_lifetime"] for row in stands if row] == [2, 0, 3]
+    current = [row_at(found["u1"], at - 1), row_at(found["u1"], at), row_at(found["u2"], at)]
+    assert [row["n_words_lifetime"] for row in current if row] == [2, 0, 3]
 
 
 # --- (2) increments ---

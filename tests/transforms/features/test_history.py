@@ -128,15 +128,17 @@ class Home(RuleBasedStateMachine):
     )
     def load(self, versions: list[Version], broken: set[int]) -> None:
         """A file arrives and is run; rows of one record and instant are equal, as redelivered."""
-        told = [
+        delivered = [
             self.known.setdefault((version.record, version.known), version) for version in versions
         ]
         self.n_files += 1
-        lines = [line(version, is_broken=number in broken) for number, version in enumerate(told)]
+        lines = [
+            line(version, is_broken=number in broken) for number, version in enumerate(delivered)
+        ]
         (self.folder / "data" / f"{self.n_files}.jsonl").write_text(
             "".join(f"{text}\n" for text in lines)
         )
-        for number, version in enumerate(told):
+        for number, version in enumerate(delivered):
             is_rejected = number in broken and not self.is_mended
             (self.rejected if is_rejected else self.passed).append((self.n_files, version))
         source = load_source(self.folder / "notes.yaml")

@@ -91,11 +91,11 @@ def test_twenty_days_of_the_sample_as_they_were_are_still(days: Days) -> None:
     assert len(days.loads) == len(FILES)
     last = days.drift.filter(pl.col("load_id").is_in(days.loads[-N_QUIET:]))
     assert last["load_id"].n_unique() == N_QUIET
-    told = last.filter(pl.col("verdict") != "still").select(
+    reported = last.filter(pl.col("verdict") != "still").select(
         "load_id", "column", "statistic", "value", "warn", "verdict"
     )
     # vocabulary has no profile in a load of fewer than 20 rows, so it is not in question there
-    assert told.rows() == []
+    assert reported.rows() == []
     assert last["value"].max() > 0.5  # they do differ, by what is usual in this source
 
 

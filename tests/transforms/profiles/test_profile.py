@@ -52,9 +52,9 @@ def counted(numbers: Sequence[float | None]) -> pl.DataFrame:
 @example([-3.0, 0.0, 5.0], 0.5)
 def test_quantiles_are_within_one_percent(numbers: list[float], share: float) -> None:
     counts = counted(numbers)
-    (told,) = quantiles(counts["key"].to_list(), counts["n"].to_list(), [share])
+    (estimate,) = quantiles(counts["key"].to_list(), counts["n"].to_list(), [share])
     exact = sorted(numbers)[int(np.floor(share * (len(numbers) - 1)))]
-    assert told == pytest.approx(exact, rel=0.01 + 1e-9)
+    assert estimate == pytest.approx(exact, rel=0.01 + 1e-9)
 
 
 @given(NUMBERS, st.data())

@@ -109,8 +109,10 @@ def test_whole_and_other_numbers_are_one_type(
     for name, value in (("a", 1), ("b", 1.5), ("c", 10**25), ("d", -1)):
         write(f"data/{name}.jsonl", note(name, score=value))
         stage(again(make_source, tmp_path))
-    told = query("select type, change from profiles.fields where field = 'score' order by load_id")
-    assert told == [
+    reported = query(
+        "select type, change from profiles.fields where field = 'score' order by load_id"
+    )
+    assert reported == [
         ("integer", "first"),
         ("number", "same"),
         ("number", "same"),
@@ -133,9 +135,12 @@ def test_missing_field_is_recorded_by_every_load_and_reported_once(
         newest = newest_load(warehouse, source.name)
         write(f"data/{name}.jsonl", json.dumps({**row, "id": name}).encode())
         stage(source)
-        told = notices(warehouse, source, newest)
-        assert len(told) == said
-        assert not told or 'field "label" is missing, though the source file reads it' in told[0]
+        reported = notices(warehouse, source, newest)
+        assert len(reported) == said
+        assert (
+            not reported
+            or 'field "label" is missing, though the source file reads it' in reported[0]
+        )
     assert newest_load(warehouse, source.name) > first
 
 
@@ -176,14 +181,14 @@ def test_columns_of_csv_and_parquet_are_fields(
     )
     pq.write_table(table, tmp_path / "b.parquet")
     stage(make_source(tmp_path / "b.parquet", name="parquet"))
-    told = query(
+    reported = query(
         (
             "select source, field, type from profiles.fields "
             "where not list_contains($names, field) or type = 'null' order by all"
         ),
         names=list(NAMES),
     )
-    assert told == [
+    assert reported == [
         ("csv", "label", "null"),
         ("csv", "more", "text"),
         ("csv", "subject", "null"),
@@ -231,11 +236,11 @@ def test_frozen_source_stops_before_anything_is_staged_until_it_is_accepted(
     before = warehouse.versions()
     with pytest.raises(SchemaChangedError) as stopped:
         prepare(source, warehouse)
-    told = str(stopped.value)
-    assert "/data/b.jsonl" in told
-    assert '"extra" is new (integer)' in told
-    assert '"label" is integer, was text' in told
-    assert "--accept-schema" in told
+    reported = str(stopped.value)
+    assert "/data/b.jsonl" in reported
+    assert '"extra" is new (integer)' in reported
+    assert '"label" is integer, was text' in reported
+    assert "--accept-schema" in reported
     assert warehouse.versions() == before
     assert prepare(source, warehouse, accept_schema=True) == Account(read=2, staged=2)
     write("data/c.jsonl", note("r4", extra=1, label=2))  # known by now
@@ -302,9 +307,7 @@ def test_rows_with_unknown_fields_are_quarantined_until_a_replay_accepts_them(
         3: "label:retyped_field",
         4: "payload:not_json",
     }
-    write(
-        "data/c.jsonl", note("r5", extra="x")
-    )  # a quarantined row does not extend the known schema
+    write("data/c.jsonl", note("r5", extra="x"))  # a quarantined row adds no known field
     assert stage(strict) == Account(read=1, quarantined=1)
     assert replay(strict, warehouse) == Account(read=4, quarantined=4)
     assert replay(open_, warehouse) == Account(read=4, staged=3, quarantined=1)
@@ -350,11 +353,11 @@ def test_killed_run_is_finished_with_the_fields_of_an_undisturbed_one(
     ingest(source, warehouse)
     with killed_before(contract):
         prepare(source, warehouse, accept_schema=True)
-    is_held = policy == "quarantine"
+    is_quarantined = policy == "quarantine"
     assert prepare(source, warehouse) == Account(
-        read=2, staged=2 - is_held, quarantined=0 + is_held
+        read=2, staged=2 - is_quarantined, quarantined=0 + is_quarantined
     )
-    assert query(CHANGED, first=first) == [("extra", "integer", 1 - is_held, "new")]
+    assert query(CHANGED, first=first) == [("extra", "integer", 1 - is_quarantined, "new")]
     assert recount(warehouse)["adds_up"].all()
 
 

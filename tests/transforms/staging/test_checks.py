@@ -554,12 +554,12 @@ def test_no_message_contains_a_word_of_a_value(
             plain.execute(f"select {expression} from (select {row})", given_values).fetchall()
         except (duckdb.Error, UnicodeDecodeError) as error:
             said = without_values(error, expression, values)
-            told = {word.lower() for word in re.findall(r"\w+", said)}
+            words = {word.lower() for word in re.findall(r"\w+", said)}
             known = {
                 word.lower()
                 for word in re.findall(r"\w+", f"{expression} {str(error).partition(':')[0]}")
             }
-            assert not told & (
+            assert not words & (
                 {word.lower() for value in values for word in re.findall(r"\w+", value)} - known
             ), said
     assert not re.search(r"[^aA9 -~]", kind_of(values[0]))

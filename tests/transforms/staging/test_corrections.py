@@ -159,10 +159,10 @@ def test_corrected_rows_pass_in_their_place_and_raw_stays(
     raw = query("select * from raw.records order by row_number")
     path = correct({2: note("r2").decode(), 3: "{"}, delimiter=delimiter)
     version = warehouse.versions()
-    told = Imported(2, 2, [Broken(3, "payload", "not_json")])
-    assert import_corrections(path, rejected, warehouse, is_dry=True) == told
+    expected = Imported(2, 2, [Broken(3, "payload", "not_json")])
+    assert import_corrections(path, rejected, warehouse, is_dry=True) == expected
     assert warehouse.versions() == version
-    assert import_corrections(path, rejected, warehouse, is_dry=False) == told
+    assert import_corrections(path, rejected, warehouse, is_dry=False) == expected
     assert import_corrections(path, rejected, warehouse, is_dry=False) == Imported(2, 0, [])
     assert replay(rejected, warehouse) == Account(read=2, staged=1, quarantined=1)
     assert query(

@@ -96,9 +96,9 @@ def test_a_words_place_and_sign_never_change(word: str, place: int, sign: int) -
 
 
 def test_text_without_a_word_is_all_zeros_and_no_text_is_null() -> None:
-    empty, blank, marks, gone = hashed("", " \n", "-- ?!", None)["hash_vec_256"].to_list()
+    empty, blank, marks, missing = hashed("", " \n", "-- ?!", None)["hash_vec_256"].to_list()
     assert empty == blank == marks == [0.0] * 256
-    assert gone is None
+    assert missing is None
 
 
 def test_words_that_cancel_out_leave_zeros() -> None:
