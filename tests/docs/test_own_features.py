@@ -43,4 +43,4 @@ def test_every_command_says_what_the_page_says(tmp_path: Path) -> None:
         "write the page again: python -m tests.docs.shell docs/own-features.md FOLDER --write"
     )
     failed = [command for command, _, code in json.loads(ended.stdout) if code]
-    assert failed == ["millrace features check", "millrace features test"]  # which the page mends
+    assert failed == ["millrace features check", "millrace features test"]  # which the page fixes

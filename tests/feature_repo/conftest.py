@@ -110,7 +110,7 @@ def _stage(warehouse: Warehouse, records: pl.DataFrame) -> Warehouse:
 
 
 def ready(warehouse: Warehouse, now: datetime = NOW) -> Warehouse:
-    """Featurize and register, the views of records online too."""
+    """Featurize and register, with the views of records online too."""
     featurize(warehouse, now)
     keep(warehouse.settings.root, [view.name for view in views() if view.is_of_records])
     apply(warehouse)

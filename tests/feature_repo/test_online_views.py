@@ -128,7 +128,7 @@ def test_views_come_online_and_leave_with_their_bytes(
     assert list(bring_up(home)) == list(tables(home)) == ENTITIES
     assert path.stat().st_size <= before
     monkeypatch.setenv("MILLRACE_ONLINE", "record_text")
-    # what was online before is not taken for what is
+    # nothing counts as still online, so all is written again
     assert bring_up(home)["record_text"] == N_RECORDS
 
 

@@ -60,7 +60,7 @@ class Warm:
         return self._ask("wait", pid)
 
     def run(self, name: str, *arguments: object) -> None:
-        """Run a command to its end, which must be a good one."""
+        """Run a command to its end; it must succeed."""
         assert self.wait(self.start(name, *arguments)) == 0, self.log.read_text()
 
     def close(self) -> None:
@@ -253,7 +253,7 @@ class Lives:
 
 
 def leftovers(home: Path) -> list[str]:
-    """Name the files that no table's versions name, and what lies in the folder for what passes."""
+    """Return the files that no table version names, and those in the temporary folder."""
     warehouse = Warehouse(Settings(home=home))
     stray = [str(path.relative_to(home)) for path in (home / "tmp").iterdir()]
     for relation, newest in warehouse.versions().items():

@@ -50,7 +50,7 @@ def undisturbed(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 def the_line(warm: Warm, source: Path, home: Path) -> str:
-    """Run; what it says of its failure in one line, or nothing where it ended well."""
+    """Run; return its one-line error, or nothing if it succeeded."""
     before = len(warm.log.read_text()) if warm.log.is_file() else 0
     code = warm.wait(warm.start("run", source, home))
     said = warm.log.read_text()[before:].strip()

@@ -66,7 +66,7 @@ def test_a_model_makes_a_view_that_is_searched_and_goes_with_the_setting(
     assert searched.returncode == 0, searched.stderr
     found = json.loads(searched.stdout)
     assert (found["length"], found["text_of_nearest"]) == (32, True)
-    assert found["error"] < 1e-5  # what is padded to with other texts differs in the last digits
+    assert found["error"] < 1e-5  # padding beside other texts changes the last digits
     assert abs(found["distances"][0]) < 1e-5
     assert found["distances"] == sorted(found["distances"])
 

@@ -14,7 +14,7 @@ from transforms.home import Settings
 from transforms.warehouse.tables import Warehouse
 
 ROOT = Path(__file__).parent.parent.parent
-# one of each kind, each as it is found nowhere else
+# one of each kind, each found nowhere else
 SECRETS = {
     "EMAIL_ADDRESS": "quintessa.vole@postbox-of-hers.com",
     "PHONE_NUMBER": "+44 20 7946 0958",

@@ -1,4 +1,4 @@
-"""The report page: its numbers, and the page itself in a real browser that is not let out."""
+"""The report page: its numbers, and the page itself in a real browser without a network."""
 
 import html
 import itertools
@@ -356,7 +356,7 @@ def test_home_without_a_row_has_a_page(browser: Browser, tmp_path: Path) -> None
 
 
 def test_page_contains_no_text_and_no_id(make_source: Callable[..., Any], tmp_path: Path) -> None:
-    # with a digit, for a label of letters only is a name, and is shown
+    # with a digit, since a label of letters only is a name and is shown
     secrets = [
         f"{word}-{'q' * 8}7"
         for word in ("record", "author", "subject", "text", "label", "file", "rejected")

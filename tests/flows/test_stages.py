@@ -1,4 +1,4 @@
-"""Looking for work before a run starts: what is no work, and what must not pass for none."""
+"""Looking for work before a run: what is no work, and what must count as some."""
 
 import hashlib
 import json
@@ -98,7 +98,7 @@ def test_an_emptied_inbox_is_a_normal_run_that_materializes(tmp_path: Path) -> N
     assert pending_work(source, warehouse).nothing
     (tmp_path / "data").rmdir()
     assert pending_work(source, warehouse).nothing
-    # what was never loaded from is a mistake in the source file, whatever was loaded from elsewhere
+    # a path never loaded from is a mistake in the source file, whatever came from elsewhere
     with pytest.raises(NoFilesError, match="no file to load there"):
         pending_work(
             source.model_copy(update={"uri": str(tmp_path / "date" / "*.jsonl")}), warehouse

@@ -79,7 +79,7 @@ def query(warehouse: Warehouse) -> Query:
 
 @pytest.fixture
 def rejections(query: Query) -> Callable[[], dict[int, str]]:
-    """Tell what is in quarantine: `column:rule` by row number."""
+    """Return what is in quarantine: `column:rule` by row number."""
 
     def run() -> dict[int, str]:
         return dict(query("""select row_number, "column" || ':' || rule from quarantine.records"""))
@@ -95,7 +95,7 @@ def new_home(tmp_path: Path) -> Callable[[], Warehouse]:
 
 
 class KilledError(BaseException):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
 @pytest.fixture

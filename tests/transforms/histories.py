@@ -119,7 +119,7 @@ def rows_of(warehouse: Warehouse, view: str) -> pl.DataFrame:
 
 
 def newest(warehouse: Warehouse, view: str) -> pl.DataFrame:
-    """The newest row of every entity and instant, in order, without when it was computed."""
+    """The newest row of every entity and instant, in order, without `created_timestamp`."""
     rows = rows_of(warehouse, view)
     key = next(name for name in rows.columns if name in ("record_id", "author_id", "subject_id"))
     last = (

@@ -202,7 +202,7 @@ def aggregates(
     kind = draw(st.sampled_from(kinds))
     own = draw(st.none() | st.none() | WINDOWS | LISTS_OF_WINDOWS)
     where = draw(CONDITIONS)
-    # one not known to be never null, as a column may be, is counted by its own nulls
+    # an input that may be null, as a column may, is counted separately
     of = (
         draw(st.sampled_from(TAKES[kind]))
         if kind != "Count"

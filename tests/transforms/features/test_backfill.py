@@ -48,7 +48,7 @@ def at(microseconds: int) -> datetime:
 
 
 def lose(warehouse: Warehouse, *keep: str) -> None:
-    """Take rows out of every view: all but those of the keys to keep."""
+    """Remove rows from every view: all but those of the keys to keep."""
     for contract in (view.contract for view in views()):
         files = warehouse.files(contract.relation())
         rows = pl.concat([pl.DataFrame(pq.read_table(file)) for file in files])

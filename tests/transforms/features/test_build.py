@@ -133,7 +133,7 @@ def test_record_that_changes_its_author_moves_with_its_words(
 
 @settings(max_examples=5)
 @given(HISTORIES, st.lists(st.integers(1, 8), min_size=1, max_size=2))
-# an older version, announced for later, is taken out or changes hands before it counts
+# an older version, dated later, is removed or changes author before it counts
 @example([version("r", known=0, event=2 * HOUR), version("r", known=HOUR, text=None)], [1])
 @example([version("r", known=0, event=2 * HOUR), version("r", known=HOUR, author="v")], [1])
 # so is one that another record preceded: its view no longer says of that instant what it brought
@@ -164,7 +164,7 @@ def test_increments_in_order_of_knowledge_equal_a_rebuild(
 
 @settings(max_examples=5)
 @given(HISTORIES, st.lists(st.integers(1, 8), min_size=1, max_size=2))
-# a version from between comes last and shifts when the older one ends; another record comes with it
+# a version in between arrives last and moves the older one's end; another record arrives too
 @example(
     [
         version("r", 0),

@@ -17,7 +17,7 @@ from transforms.features.fingerprint import APART, EXPORTS
 from transforms.features.registry import views
 from transforms.features.view import View
 
-# none of the shipped views is made by SQL of its own
+# no shipped view is made by its own SQL
 OF_SQL = QueryView(
     SqlView(
         "of_sql",
@@ -229,7 +229,7 @@ def test_comments_docstrings_and_formatting_change_nothing(sources: Path) -> Non
 
 
 def test_what_computes_values_moves_no_rows() -> None:
-    """Else an error message of the warehouse would have every record computed again."""
+    """Otherwise an error message of the warehouse would recompute every record."""
     imports = {
         name
         for view in VIEWS

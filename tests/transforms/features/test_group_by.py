@@ -202,7 +202,7 @@ def bench(warehouse: Warehouse) -> Iterator[Any]:
 def assert_explained(
     home: "Bench", view: View, group: Group, instants: Iterable[int], seen: Sequence[Version]
 ) -> None:
-    """Hold the definition in SQL, which traces use, against the one in Python."""
+    """Compare the definition in SQL, which traces use, with the one in Python."""
     for entity, instant in itertools.product(entities_of(group, seen), instants):
         found = view.explain(
             home.connection,
@@ -268,7 +268,7 @@ def test_increments_in_order_of_knowledge_have_the_rows_of_a_rebuild(
 def publish(
     warehouse: Warehouse, views: Sequence[View], versions: Sequence[Version], number: int
 ) -> dict[str, Rows]:
-    """Stage versions in place of all that are staged, in new files, and bring views up to them."""
+    """Replace the staged versions, in new files, and update the views."""
     warehouse.publish(
         StagedRecord,
         staged(versions).to_batches(),
@@ -394,7 +394,7 @@ def test_inputs_of_a_record_are_read_only_where_its_condition_is_met(
         Version("r3", "u1", "s1", START, START, "a", "urgent", '{"price": 5}'),
     ]
     home.take(versions[:1])
-    home.take(versions)  # some of what comes fulfils the condition, some does not
+    home.take(versions)  # some new versions meet the condition, some do not
     totals = {
         key: rows[-1]["total_lifetime"] for key, rows in by_entity(view, home.rows(view)).items()
     }
@@ -403,7 +403,7 @@ def test_inputs_of_a_record_are_read_only_where_its_condition_is_met(
     found = home.connection.sql(view.entities_of(EFFECTIVE)).fetchall()
     assert sorted(found) == [("3",), ("5",)]
     assert view.count_resting(home.connection, "file") == {"n_rows": 2, "n_entities": 2}
-    home.take(versions[1:])  # which computes an entity again from all records
+    home.take(versions[1:])  # which recomputes an entity from all records
     assert by_entity(view, home.rows(view))[("3",)][-1]["total_lifetime"] == 0
     assert (
         view.explain(

@@ -1,6 +1,6 @@
 """Random lives of a home: rows arrive, repeat, change, fail, are replayed and erased.
 
-Between them the home is maintained and backfilled. After every step staging and the views equal
+In between, the home is maintained and backfilled. After every step staging and the views equal
 the definition in plain Python over all rows that passed, and a home built from the same raw rows
 at once.
 """

@@ -22,7 +22,7 @@ from transforms.sources.source import Source, describe
 
 MakeSource = Callable[..., Source]
 HEADER = "id,author,subject,written,known,text,label"
-# bytes in which line feeds and the marks of CSV meet more often than in any bytes
+# bytes in which line feeds and the marks of CSV occur more often than in usual bytes
 MARKED = st.lists(
     st.sampled_from([b"\n", b"\r", b'"', b",", b"a", b"\xff", b"\x00"]), max_size=40
 ).map(b"".join)

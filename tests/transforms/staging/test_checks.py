@@ -117,7 +117,7 @@ def test_ids_that_a_spreadsheet_cut_stop_the_load_until_another_key_is_mapped(
         f"record_id: exponent_form (1,500 rows; {MENDS['exponent_form']}) (first row 1 of "
         "tweets.csv)" in said
     )
-    # the file itself is as it was: only the mapping is mended, and what is loaded already is staged
+    # the file is unchanged: only the mapping is fixed, and what is already loaded is staged
     assert load(tweets_with("{:.5E}".format, record_id="link"), warehouse) == Account(
         read=N_TWEETS, staged=N_TWEETS
     )
@@ -281,7 +281,7 @@ def test_known_times_in_the_wrong_order_stop_the_load_too(
     [
         ["13/02/2024"] * (MIN_ROWS - 1)
         + ["02/13/2024"] * 50
-        + ["02/03/2024"] * 50,  # a few slips of the pen
+        + ["02/03/2024"] * 50,  # a few typing errors
         ["13/02/2024", "99/99/2024", "00/00/2024"] * 5
         + ["02/03/2024"] * 50,  # more that is no date at all
         ["13/02/2024", "2024-02-03", "soon"] * 5 + ["02/13/2024"] * 50,  # none that may be wrong

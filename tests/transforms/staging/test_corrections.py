@@ -52,7 +52,7 @@ STAGED = "select * exclude (loaded_timestamp) from staging.records order by reco
 
 @pytest.fixture
 def rejected(stage: Stage, make_source: MakeSource, write: Write, note: Note) -> Source:
-    """Stage a good row, one with a time that is none, and one that is no JSON."""
+    """Stage a good row, one with an invalid time, and one that is not JSON."""
     rows = [note("r1"), note("r2", written="soon", text=f"from {PERSON}"), b'=cmd("{"']
     source = make_source(write("data/a.jsonl", *rows).parent)
     assert stage(source) == Account(read=3, staged=1, quarantined=2)

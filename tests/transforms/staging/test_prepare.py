@@ -58,7 +58,7 @@ EVERYTHING = {
 }
 
 
-# load and stage in a process of its own
+# load and stage in a separate process
 STAGE = """
 import sys
 from pathlib import Path
@@ -628,7 +628,7 @@ def test_a_gate_that_fails_shows_no_text(
 def rebuild(
     source: Source, warehouse: Warehouse, query: Query
 ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-    """Make everything again from raw; give the tables before and after."""
+    """Rebuild everything from raw; return the tables before and after."""
     before = {relation: query(sql) for relation, sql in EVERYTHING.items()}
     for relation in EVERYTHING:
         shutil.rmtree(warehouse.folder(relation))
@@ -688,7 +688,7 @@ def test_a_rebuild_makes_the_same_tables_after_a_late_version_between_repeats(
 
 
 def sample_content(event: dict[str, Any]) -> tuple[Any, ...]:
-    """What makes a version of a record of the sample another one than the version before."""
+    """What makes a version of a sample record differ from the version before."""
     folded = [
         (event[name] or "").lower() if event["vendor"] and event["product"] else ""
         for name in ("vendor", "product")

@@ -62,7 +62,7 @@ def rejected(stage: Stage, make_source: MakeSource, write: Write, note: Note) ->
 
 @pytest.fixture
 def mended(rejected: Source, make_source: MakeSource) -> Source:
-    """The same source, its mapping mended to read the date."""
+    """The same source, its mapping fixed to read the date."""
     return make_source(rejected.uri, record=MENDED)
 
 

@@ -81,7 +81,7 @@ def arrive(
 
 @pytest.fixture
 def versions(query: Query) -> Callable[[], list[tuple[str, int]]]:
-    """Tell the versions of the record, as (text, day known)."""
+    """Return the versions of the record, as (text, day known)."""
     return lambda: query(
         "select text, day(known_timestamp) from staging.records order by known_timestamp"
     )
@@ -236,7 +236,7 @@ histories = st.fixed_dictionaries({file: st.lists(rows, max_size=12) for file in
 
 @st.composite
 def steps(draw: st.DrawFn) -> tuple[list[Step], int]:
-    """All files in some order and two replays, then after how many steps the mapping is mended."""
+    """All files in some order and two replays, then after how many steps the mapping is fixed."""
     order = draw(st.permutations([*FILES, None, None]))
     return [Step(file, draw(st.sampled_from(COMMITS))) for file in order], draw(
         st.integers(0, len(order))

@@ -298,7 +298,7 @@ def test_workers_end_with_their_parent(rest: str) -> None:
 
 
 def is_running(process_id: int) -> bool:
-    """Whether a process runs: a dead one that nobody has collected yet does not."""
+    """Whether a process runs: a zombie does not."""
     try:
         os.kill(process_id, 0)
         status = Path(f"/proc/{process_id}/stat")

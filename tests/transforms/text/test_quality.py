@@ -15,7 +15,7 @@ COMPUTED = datetime(2026, 1, 2, tzinfo=UTC)
 TIME = pl.Datetime("us", "UTC")
 FEATURES = [column.name for column in RecordQuality.columns()][3:]
 BLANKS = " \t\n\r\x0b\x0c"
-# texts in which words, lines, blanks and marks meet more often than in any text
+# texts in which words, lines, blanks and marks occur more often than in usual text
 MARKED = st.text(alphabet=st.sampled_from("ab A1-*•#.!?@/:\t\n\r\x0b\x0c\u00a0é…😀"), max_size=60)
 TEXTS = st.lists(st.one_of(st.none(), st.text(max_size=80), MARKED), max_size=6)
 

@@ -33,7 +33,7 @@ VERSIONS = st.fixed_dictionaries(
 
 
 def groups() -> list[GroupView]:
-    """A group of all records, and groups of those of a source."""
+    """A group of all records, and groups of one source's records."""
     of = {
         None: "all_records",
         "source = 'tickets'": "of_tickets",

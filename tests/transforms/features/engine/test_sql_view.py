@@ -347,7 +347,7 @@ def test_a_leak_leaves_nothing_published(new_home: NewHome, only: Only) -> None:
 
 @settings(max_examples=7)
 @given(HISTORIES, st.lists(st.integers(1, 8), max_size=2), st.sampled_from(HONEST_VIEWS))
-# an instant of an author's is taken out again by what comes late
+# a late version removes an author's instant again
 @example(
     [version("r", 0), version("r", HOUR, event=0, author="v"), version("r", -HOUR, event=2 * HOUR)],
     [1, 2],

@@ -1,9 +1,9 @@
-"""The quick way of aggregates keeps a heavy entity within the memory of one bucket."""
+"""The fast path of aggregates keeps a heavy entity within the memory of one bucket."""
 
 import subprocess
 import sys
 
-# the peak of a process of its own, for what a test before it needed counts in this one's
+# the peak of a separate process: in this one, earlier tests would count too
 MEASURE = """
 import resource
 import numpy as np
