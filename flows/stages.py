@@ -18,7 +18,7 @@ from transforms.errors import BreakingChangeError, FileRefusedError, HomeError, 
 from transforms.home import Settings, replace_file
 from transforms.instants import instant_of
 from transforms.sources.source import Source, load_source
-from transforms.warehouse.tables import Report, Rows, Warehouse, silent
+from transforms.warehouse.tables import Report, Rows, Warehouse, rename_tables, silent
 
 if TYPE_CHECKING:
     from feature_repo.erase import TouchedLock
@@ -486,6 +486,7 @@ def lock_home(home: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        rename_tables(home)
         yield
 
 

@@ -14,7 +14,7 @@ from flows.report.data import PERIODS
 
 Spec = dict[str, Any]
 EVERYTHING = "all"
-OUTCOMES = {"n_staged": "staged", "n_quarantined": "quarantined", "n_duplicates": "repeats"}
+OUTCOMES = {"n_staged": "staged", "n_quarantined": "quarantined", "n_duplicates": "duplicate rows"}
 DAY = "datum.value < 1 ? '0' : datum.value < 60 ? datum.value + ' s' : datum.value < 3600 ? round(datum.value / 60) + ' min' : "
 SPAN_LABEL = f"{DAY}datum.value < 86400 ? round(datum.value / 3600) + ' h' : round(datum.value / 86400) + ' d'"
 SPANS = (
@@ -41,7 +41,7 @@ def outcomes_by_load(loads: pl.DataFrame) -> Spec:
     )
     chart = _chart(
         long.with_columns(_place("outcome", names)),
-        "Rows of each load that were staged, repeats, or quarantined.",
+        "Rows of each load that were staged, duplicates or quarantined.",
     ).mark_bar()
     return _spec(
         chart.encode(

@@ -13,7 +13,7 @@ N_RULES = 5
 N_SOURCES = 8
 SLOT = 11.0  # a label needs so much of the picture's height of 100, however few rows it names
 SHRINK = 0.97
-STAGED, REJECTED, REPEATS = range(3)  # places in a theme's series of colours
+STAGED, REJECTED, DUPLICATES = range(3)  # places in a theme's series of colours
 
 
 class Node(NamedTuple):
@@ -119,7 +119,7 @@ def _matrix(
     counted = {(rule, source): n_rows for source, rule, n_rows in by_rule.iter_rows()}
     outcomes = [
         ("staged", STAGED, sums["n_staged"].to_list()),
-        ("repeats", REPEATS, sums["n_duplicates"].to_list()),
+        ("duplicate rows", DUPLICATES, sums["n_duplicates"].to_list()),
     ]
     named = [
         (rule, REJECTED, [counted.get((rule, name), 0) for name in names])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# the first of `series` is for what is kept, the second for what is rejected, the third for what repeats
+# the first of `series` is for what is kept, the second for what is rejected, the third for duplicate rows
 THEMES: dict[str, dict[str, Any]] = {
     "light": {
         "ground": "#ffffff",

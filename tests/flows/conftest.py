@@ -99,7 +99,7 @@ def note(record: int, known: str, **changes: object) -> str:
 INCREMENTS = (
     [note(n, f"2024-01-{1 + n % 20:02}T10:00:00Z") for n in range(40)]
     + [note(40, "2024-01-05T10:00:00Z", written="not a time"), "{ broken"]  # two for quarantine
-    # repeats
+    # duplicate rows
     + [
         note(n, "2024-01-25T10:00:00Z", written=f"2024-01-{1 + n % 20:02}T10:00:00Z")
         for n in range(3)

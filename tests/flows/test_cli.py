@@ -427,7 +427,7 @@ def test_corrections_round(millrace: Run, tmp_path: Path) -> None:
     assert re.search(
         r"corrected   20\d\d-.* UTC; read in its place: sha256 [0-9a-f]{64}", traced
     ), traced
-    assert "no such row of notes waits" in the_one_line(millrace(*taking))
+    assert "no such row of notes is in quarantine" in the_one_line(millrace(*taking))
 
 
 def test_frozen_source_is_planned_stopped_and_accepted(millrace: Run, tmp_path: Path) -> None:

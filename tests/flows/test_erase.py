@@ -70,7 +70,7 @@ def row(record: str, author: str, known: str, text: str | None, **changes: objec
 PERSONS = (
     [
         row("case-q1", PERSON, "2024-01-01T10:00:00Z", "zanzibar one"),
-        # a repeat
+        # a duplicate row
         row(
             "case-q1",
             PERSON,
@@ -106,7 +106,7 @@ class Person(Notes):
         file.write_text(file.read_text() + "".join(f"{line}\n" for line in [*lines, *self.more()]))
 
     def more(self) -> list[str]:
-        """Another's record, equal before and after the person's version, so a repeat without it."""
+        """Another's record: its second row is a duplicate row only without the person's version."""
         known = ("2024-01-08T11:00:00Z", "2024-01-08T13:00:00Z")[self.n_added - 1]
         return [row("r8", "u3", known, "the same", written="2024-01-08T11:00:00Z")]
 
@@ -152,13 +152,13 @@ def comparable(home: Path) -> dict[str, Any]:
     }
     for relation in COMMITTED:
         frame = pl.read_delta(str(home.joinpath(*relation.split("."))))
-        if relation in {"accounting.files", "staging.repeats"}:
+        if relation in {"accounting.files", "staging.duplicate_rows"}:
             found[relation] = (
                 frame.select(name for name in frame.columns if name.startswith(("n_", "record_")))
                 .sum()
                 .rows()
             )
-            if relation == "staging.repeats":
+            if relation == "staging.duplicate_rows":
                 found[relation] = frame.height
         elif relation == "profiles.fields":  # counts of rows as they came
             found[relation] = sorted(frame.select("field", "type", "change").rows())
@@ -215,7 +215,7 @@ def test_nothing_of_an_erased_person_is_left_and_the_others_are_as_if_alone(
     assert erased.rows == {
         "raw.records": 9,
         "staging.records": 6,
-        "staging.repeats": 1,
+        "staging.duplicate_rows": 1,
         "quarantine.records": 2,
         "quarantine.corrections": 0,
     }

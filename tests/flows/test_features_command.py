@@ -73,7 +73,7 @@ WRONG = {
     ),
     "no_condition": (
         f'GroupBy("no_condition", channel, [Count("n", where="label")], {A_DAY})',
-        "n: where='label' is no condition",
+        "n: where='label' is not a condition",
     ),
     "quantile": (
         f'GroupBy("quantile", channel, [Percentile("length(text)", "p", q=95)], {A_DAY})',

@@ -14,7 +14,7 @@ PREPARED = (
     *PROFILED,
     "quarantine.records",
     "accounting.files",
-    "staging.repeats",
+    "staging.duplicate_rows",
     "staging.records",
 )
 INDEX = ("duplicates.contents", "duplicates.documents")

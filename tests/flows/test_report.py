@@ -452,8 +452,8 @@ def test_flow_keeps_every_row_and_every_label_has_its_place(
 ) -> None:
     names = [f"s{place}" for place in range(len(sources))]
     counts = [
-        (staged, repeats, sum(rules), staged + repeats + sum(rules))
-        for staged, repeats, rules in sources
+        (staged, duplicates, sum(rules), staged + duplicates + sum(rules))
+        for staged, duplicates, rules in sources
     ]
     columns = ["n_staged", "n_duplicates", "n_quarantined", "n_read"]
     loads = pl.DataFrame(counts, schema=columns, orient="row").with_columns(source=pl.Series(names))

@@ -22,8 +22,8 @@ from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import (
     AccountedFile,
     Correction,
+    DuplicateRow,
     QuarantinedRecord,
-    RepeatedRecord,
     StagedRecord,
 )
 from transforms.sql import __file__ as sql_package
@@ -51,7 +51,7 @@ CASES = sorted(path.parent for path in HERE.rglob("given.yaml"))
 CONTRACTS = (
     RawRecord,
     StagedRecord,
-    RepeatedRecord,
+    DuplicateRow,
     QuarantinedRecord,
     Correction,
     AccountedFile,

@@ -246,7 +246,7 @@ def test_columns_that_differ_by_case_only_are_refused_by_name(
             [pa.field("l", pa.list_(pa.struct([("a", pa.int64()), ("a", pa.int64())])))],
             "'a' and 'a' differ by case only or not at all",
         ),
-        ([pa.field("", pa.string())], "a column of it has no name"),
+        ([pa.field("", pa.string())], "one of its columns has no name"),
     ],
 )
 def test_parquet_names_that_raw_could_not_keep_are_refused(

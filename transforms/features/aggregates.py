@@ -1,8 +1,11 @@
-"""Aggregates: what can be said of the records that count for an entity at an instant.
+"""Aggregates: what a feature says of the records that count for an entity at an instant.
 
-A value is made of parts. A part has its definition, a DuckDB aggregate over the records that count (`Part.over`), and by its kind
-a quick way over all instants at once (`transforms.features.engine.timelines`). Traces and tests use the definition, tables the
-quick way. A null does not count, nor does a number that is not finite, nor in a sum one of 2 ** 51 units or more.
+A value is computed from parts. Each part has a definition, a DuckDB aggregate over the records that
+count (`Part.over`), and a fast way over all instants at once
+(`transforms.features.engine.timelines`). Traces and tests use the definition, tables the fast way.
+
+A null does not count. Nor does a number that is not finite, or that is too large for a sum
+(`MOST_UNITS`).
 """
 
 from collections.abc import Sequence
@@ -25,17 +28,18 @@ DTYPES: dict[str, pl.DataType] = {
     "instant": INSTANT,
 }
 NUMBERS = ("whole", "flag", "fraction")
-# a number of more does not count in sums: one record that says 1e300 would end all of them
+# larger numbers do not count in sums: a single 1e300 would make every sum overflow
 MOST_UNITS = 2**51 - 1
-# squares are summed in two halves, for a sum is of 64 bits
+# squares are summed in two halves, for a sum has 64 bits
 HALF = 2**40
 
 
 @dataclass(frozen=True)
 class Part:
-    """What values are made of: a kind, the SQL of its input (None: 1 for each record), and the condition under which a record counts.
+    """What a value is computed from: a kind, its input's SQL, and the condition on records.
 
-    `k` is the length of a list, `q` which quantile. Equal parts are computed once.
+    Without an input each record counts as 1. `k` is the length of a list, `q` the quantile. Equal
+    parts are computed once.
     """
 
     kind: str
@@ -45,7 +49,13 @@ class Part:
     q: float = 0.0
 
     def over(self, x: str = "true", where: str = "true") -> str:
-        """The definition: SQL over the records that count, of which `x` and `where` are the columns of input and condition."""
+        """SQL of the definition over the records that count.
+
+        `x` and `where` are their columns of input and condition.
+
+        >>> Part("greatest", "n_words").over("c0", "c1")
+        'max(c0) filter (where c1 and c0 is not null)'
+        """
         of = f"filter (where {where} and {x} is not null)"
         return {
             "sum": f"coalesce(sum({x}::bigint) {of}, 0)::bigint",
@@ -63,7 +73,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Input:
-    """An expression over a record as DuckDB binds it: its SQL, its kind, whether it is never null, and the least and greatest it can be."""
+    """An expression over a record, as DuckDB binds it: its SQL, its kind and its range."""
 
     sql: str
     kind: str
@@ -74,7 +84,10 @@ class Input:
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature of a group: its aggregate in one window. `value` is SQL over its parts, which it names in braces."""
+    """A feature of a group: its aggregate in one window.
+
+    `value` is SQL over its parts, which it names in braces.
+    """
 
     name: str
     window: Window
@@ -89,11 +102,11 @@ class Feature:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """What is said of the records of an entity that count: `of` is an SQL expression over a record.
+    """An aggregate of the records of an entity that count; `of` is an SQL expression over a record.
 
-    A feature is named `<name>_<window>`. Without a name it is made of the kind and the expression's last word (`max_n_words`).
-    `where` counts only records that fulfil it. `windows` takes the place of the group's; a window alone, not in a list, leaves
-    the name as it is.
+    A feature is named `<name>_<window>`. The default name joins the kind and the expression's last
+    word (`max_n_words`). `where` restricts it to records that meet a condition. `windows` replaces
+    the group's windows; a single window, not in a list, leaves the name as it is.
     """
 
     of: str
@@ -108,13 +121,13 @@ class Aggregate:
     takes: ClassVar[tuple[str, ...]] = tuple(DTYPES)
     value: ClassVar[str] = "{v}"
     empty: ClassVar[int | None] = None
-    # the type of every value and the range that it is in; without them those of the input
+    # the type of every value and its range; by default those of the input
     gives: ClassVar[pl.DataType | None] = None
     within: ClassVar[tuple[float | None, float | None] | None] = None
 
     @property
     def word(self) -> str:
-        """The aggregate's name, which features without one begin with."""
+        """The aggregate's name, with which default names begin."""
         return type(self).__name__.lower()
 
     @property
@@ -127,9 +140,20 @@ class Aggregate:
         return self.name or f"{self.word}_{last}"
 
     def features(self, of: Input, windows: Sequence[Window]) -> list[Feature]:
-        """Make a feature for each window. Raises `DeclarationError` where the aggregate cannot be taken of such an input."""
+        """Make a feature for each window.
+
+        Raises `DeclarationError` where the aggregate does not take such an input.
+
+        >>> count, record = Count("n_records"), Input("", "whole", is_never_null=True)
+        >>> from transforms.features.windows import days
+        >>> [(made.name, made.description) for made in count.features(record, [days(7)])]
+        [('n_records_7d', 'Records of the last 7 days, as known at the instant.')]
+        """
         if of.kind not in self.takes:
-            message = f"{type(self).__name__} takes a {' or '.join(self.takes)}, and {self.of!r} is a {of.kind}"
+            message = (
+                f"{type(self).__name__} takes a {' or '.join(self.takes)}, "
+                f"and {self.of!r} is a {of.kind}"
+            )
             raise DeclarationError(message)
         is_alone = isinstance(self.windows, Window)
         chosen = [self.windows] if isinstance(self.windows, Window) else (self.windows or windows)
@@ -149,7 +173,7 @@ class Aggregate:
         ]
 
     def parts(self, of: Input) -> dict[str, Part]:
-        """The parts that a value is made of, by the names that `value` gives them."""
+        """The parts of a value, by the names that `value` uses."""
         return {"v": Part(self.kind, served(of), self.where)}
 
     def value_of(self, of: Input) -> str:
@@ -162,14 +186,14 @@ class Aggregate:
         return self.gives or DTYPES[of.kind]
 
     def bounds(self, of: Input) -> dict[str, float | None]:
-        """The least and the greatest that the value can be."""
+        """The least and greatest possible value."""
         least, most = self.within or (of.ge, of.le)
         return {"ge": least, "le": most}
 
 
 @dataclass(frozen=True)
 class Count(Aggregate):
-    """How many records count. Its first argument is its name.
+    """How many records count. The first argument names the feature.
 
     >>> Count("n_urgent", where="label = 'urgent'").feature_name
     'n_urgent'
@@ -192,9 +216,10 @@ class Count(Aggregate):
 
 @dataclass(frozen=True)
 class _Scaled(Aggregate):
-    """An aggregate of sums: exact, for a fraction is summed in units of `10 ** -decimals`, rounded half away from zero.
+    """An aggregate of sums. They are exact: a fraction is summed in units of `10 ** -decimals`.
 
-    A number of more than `MOST_UNITS`, 2.2 billion with six decimals, does not count: state fewer decimals where there are such.
+    It is rounded half away from zero. A number beyond `MOST_UNITS` does not count, which is 2.2
+    billion with six decimals: declare fewer where there are larger ones.
     """
 
     _: KW_ONLY
@@ -203,18 +228,19 @@ class _Scaled(Aggregate):
     takes = NUMBERS
 
     def whole(self, of: Input) -> str:
-        """SQL of the input in whole units; null where there are more than `MOST_UNITS`."""
+        """SQL of the input in whole units; null beyond `MOST_UNITS`."""
         if _is_complete(of):
             return served(of)
         units = f"{finite(of.sql)} * 1e{self.decimals}" if of.kind == "fraction" else served(of)
-        return f"case when {units} between -{MOST_UNITS} and {MOST_UNITS} then round({units})::bigint end"
+        is_small = f"{units} between -{MOST_UNITS} and {MOST_UNITS}"
+        return f"case when {is_small} then round({units})::bigint end"
 
     def unit(self, of: Input) -> str:
-        """SQL that divides by how many units make one."""
+        """SQL that converts units back by a division."""
         return f" / 1e{self.decimals}" if of.kind == "fraction" else ""
 
     def n(self, of: Input) -> Part:
-        """How many inputs are there: as many as records where all of them count."""
+        """The number of inputs, which is that of records where each has one."""
         return Part(
             "sum",
             None if _is_complete(of) else f"({self.whole(of)} is not null)::bigint",
@@ -246,7 +272,7 @@ class Sum(_Scaled):
         return pl.Float64() if of.kind == "fraction" else pl.Int64()
 
     def bounds(self, of: Input) -> dict[str, float | None]:
-        """Of numbers that are not negative, no sum is."""
+        """The sum of numbers that are not negative is not negative."""
         return {"ge": 0 if of.ge is not None and of.ge >= 0 else None, "le": None}
 
 
@@ -272,7 +298,9 @@ class Mean(_Scaled):
 
 @dataclass(frozen=True)
 class Share(Aggregate):
-    """The share of records that fulfil a condition, `of`; null where no record counts. A condition that is null is not fulfilled.
+    """The share of records that meet a condition, `of`; null where no record counts.
+
+    A condition that is null is not met.
 
     >>> Share("label = 'urgent'", "urgent_ratio").feature_name
     'urgent_ratio'
@@ -283,7 +311,7 @@ class Share(Aggregate):
     takes = ("flag",)
 
     def parts(self, of: Input) -> dict[str, Part]:
-        """How many fulfil it, of how many."""
+        """How many records meet the condition, and how many count."""
         return {
             "sum": Part("sum", f"coalesce({of.sql}, false)::bigint", self.where),
             "n": Part("sum", None, self.where),
@@ -307,7 +335,7 @@ class Variance(_Scaled):
     says = "Sample variance of {of} over records"
 
     def parts(self, of: Input) -> dict[str, Part]:
-        """Sums of the input and of both halves of its square, in whole units, and the number of inputs."""
+        """The number of inputs, and the sums of them and of both halves of their squares."""
         square = f"({self.whole(of)})::hugeint * ({self.whole(of)})"
         high, low = f"({square} // {HALF})::bigint", f"({square} % {HALF})::bigint"
         return {"sum": Part("sum", self.whole(of), self.where), "n": self.n(of)} | {
@@ -315,9 +343,13 @@ class Variance(_Scaled):
         }
 
     def value_of(self, of: Input) -> str:
-        """`(n * sum of squares - square of the sum) / (n * (n - 1))`, exact up to the one division."""
+        """SQL of `(n * sum of squares - square of the sum) / (n * (n - 1))`.
+
+        It is exact but for the one division.
+        """
         squares = f"({{high}}::hugeint * {HALF} + {{low}})"
-        variance = f"({{n}}::hugeint * {squares} - {{sum}}::hugeint * {{sum}})::double / nullif({{n}}::hugeint * ({{n}} - 1), 0)::double"
+        deviations = f"({{n}}::hugeint * {squares} - {{sum}}::hugeint * {{sum}})::double"
+        variance = f"{deviations} / nullif({{n}}::hugeint * ({{n}} - 1), 0)::double"
         return variance + (f" / 1e{2 * self.decimals}" if of.kind == "fraction" else "")
 
 
@@ -362,7 +394,7 @@ class Max(Aggregate):
 
 @dataclass(frozen=True)
 class First(Aggregate):
-    """The value of the record with the earliest event timestamp, of equal ones the one known first.
+    """The value of the record with the earliest event timestamp, and of equal ones the first known.
 
     >>> First("label").feature_name
     'first_label'
@@ -374,7 +406,7 @@ class First(Aggregate):
 
 @dataclass(frozen=True)
 class Last(Aggregate):
-    """The value of the record with the latest event timestamp, of equal ones the one known last.
+    """The value of the record with the latest event timestamp, and of equal ones the last known.
 
     >>> Last("label").feature_name
     'last_label'
@@ -386,7 +418,7 @@ class Last(Aggregate):
 
 @dataclass(frozen=True)
 class CountDistinct(Aggregate):
-    """How many values there are.
+    """How many distinct values there are.
 
     >>> CountDistinct("subject_id").feature_name
     'n_distinct_subject_id'
@@ -399,11 +431,11 @@ class CountDistinct(Aggregate):
 
     @property
     def word(self) -> str:
-        """As counts are named."""
+        """The prefix of counts."""
         return "n_distinct"
 
     def parts(self, of: Input) -> dict[str, Part]:
-        """The values, instants to the microsecond."""
+        """The values; instants to the microsecond."""
         return {
             "v": Part(self.kind, finite(of.sql) if of.kind == "fraction" else of.sql, self.where)
         }
@@ -426,7 +458,7 @@ class _Listed(Aggregate):
 
 @dataclass(frozen=True)
 class LastK(_Listed):
-    """The values of the `k` records with the latest event timestamps, the latest first; null where nothing counts.
+    """The values of the `k` records with the latest event timestamps, the latest first.
 
     >>> LastK("label", k=3).feature_name
     'last_3_label'
@@ -437,13 +469,15 @@ class LastK(_Listed):
 
     @property
     def word(self) -> str:
-        """With its length."""
+        """The name with the list's length."""
         return f"last_{self.k}"
 
 
 @dataclass(frozen=True)
 class TopK(_Listed):
-    """The `k` most frequent values, the most frequent first, of equally frequent ones the lesser; null where nothing counts.
+    """The `k` most frequent values in descending order; of equally frequent ones the lesser first.
+
+    The list is null where nothing counts.
 
     >>> TopK("label", k=3).feature_name
     'top_3_label'
@@ -454,13 +488,13 @@ class TopK(_Listed):
 
     @property
     def word(self) -> str:
-        """With its length."""
+        """The name with the list's length."""
         return f"top_{self.k}"
 
 
 @dataclass(frozen=True)
 class Percentile(Aggregate):
-    """The `q`-quantile of a number (0.5: the median): the least value that at least this share of the inputs does not exceed.
+    """The least value that at least a share `q` of the inputs does not exceed; with 0.5 the median.
 
     >>> Percentile("record_quality.n_words", q=0.95).feature_name
     'p95_n_words'
@@ -474,12 +508,12 @@ class Percentile(Aggregate):
 
     @property
     def says(self) -> str:  # type: ignore[override]
-        """With the quantile."""
+        """The description, with the quantile."""
         return f"{self.q}-quantile of {{of}} over records"
 
     @property
     def word(self) -> str:
-        """As quantiles are named, e.g. `p95`."""
+        """The name of the quantile, e.g. `p95`."""
         return f"p{self.q * 100:g}".replace(".", "_")
 
     def parts(self, of: Input) -> dict[str, Part]:
@@ -488,17 +522,27 @@ class Percentile(Aggregate):
 
 
 def finite(sql: str) -> str:
-    """SQL of a number that is null where it is not finite; of the two zeros the positive one."""
+    """SQL of a number that is null where it is not finite; negative zero becomes zero.
+
+    >>> finite("price")
+    'case when isfinite((price)::double) then (price)::double + 0.0 end'
+    """
     return f"case when isfinite(({sql})::double) then ({sql})::double + 0.0 end"
 
 
 def _is_complete(of: Input) -> bool:
-    """Whether each record has a whole number that was made by code of ours."""
+    """Whether each record has a whole number that our own code computed."""
     return of.is_never_null and of.kind != "fraction"
 
 
 def served(of: Input) -> str:
-    """SQL of an input as features have it: a flag as 0 or 1, an instant in whole seconds, as online stores keep no finer."""
+    """SQL of an input as features serve it: a flag as 0 or 1, an instant in whole seconds.
+
+    Online stores keep no finer instants.
+
+    >>> served(Input("is_positive", "flag"))
+    '(is_positive)::bigint'
+    """
     return {
         "flag": f"({of.sql})::bigint",
         "whole": f"try_cast(({of.sql}) as bigint)",

@@ -1,7 +1,8 @@
-"""Backfill: find what the feature views lack in a span of time, or other code made there, and compute it chunk by chunk.
+"""Backfill: find what views lack in a span of time, or other code computed there, and compute it.
 
-A chunk is a share of the entities, small enough for memory, and one commit. What is under way stands in the home until it is
-done: who reads meanwhile is given the tables as they were before it, and a backfill that was stopped goes on at its chunk.
+It runs chunk by chunk. A chunk is a share of the entities, small enough for memory, and one commit.
+The home records the backfill until it is done: meanwhile readers get the tables as they were before
+it, and a backfill that was stopped continues at its chunk.
 """
 
 import uuid
@@ -31,19 +32,19 @@ from transforms.warehouse.tables import Rows, Warehouse
 
 VERSIONS_OF_A_CHUNK = 250_000
 LAST = 2**62
-# no code has this digest: a view that holds rows of two codes is made again, whichever of them comes back
+# no code has this digest: a view with rows of two codes is rebuilt, whichever of them comes back
 MIXED_CODE = 0
 
 
 class Span(NamedTuple):
-    """Instants from `start` to before `end`, UTC; None is without bound."""
+    """The instants from `start` to before `end`, UTC; None is unbounded."""
 
     start: datetime | None = None
     end: datetime | None = None
 
 
 class Due(NamedTuple):
-    """What a view lacks in a span, or holds of other code: rows, of how many entities, from when to when."""
+    """What a view lacks in a span, or has from other code: rows, of how many entities, and when."""
 
     relation: str
     is_other_code: bool
@@ -56,16 +57,18 @@ class Due(NamedTuple):
 def find(warehouse: Warehouse, span: Span) -> list[Due]:
     """List what is due in a span, one item a view; nothing is written to the tables.
 
-    Raises `MillraceError` where records are staged that the views have not seen: they are a run's work.
+    Raises `MillraceError` where records are staged that the views have not seen: a run must take
+    them up first.
     """
     _refuse_pending(warehouse)
     return [_find(view, warehouse, _of_view(view, span)) for view in views()]
 
 
 def fill(warehouse: Warehouse, span: Span, now: datetime) -> dict[str, Rows]:
-    """Compute what is due in a span and publish it, a commit a chunk; what became of the rows of each view, by relation.
+    """Compute what is due in a span and publish it, one commit a chunk.
 
-    Killed, it goes on at the chunk it was in. Raises as `find` does.
+    Returns what became of the rows of each view, by relation. After a kill it continues at the same
+    chunk. Raises as `find` does.
     """
     _refuse_pending(warehouse)
     unfinished = _begin(warehouse, span)
@@ -78,7 +81,7 @@ def fill(warehouse: Warehouse, span: Span, now: datetime) -> dict[str, Rows]:
 
 
 def _of_view(view: View, span: Span) -> Span:
-    """Windows look back: what they add up must be there from the beginning."""
+    """Drop the start for record views: the windows that read them look back."""
     return span._replace(start=None) if view.is_of_records else span
 
 
@@ -86,12 +89,18 @@ def _refuse_pending(warehouse: Warehouse) -> None:
     version = warehouse.versions().get(StagedRecord.relation(), -1)
     is_behind = any(FEATURIZE.consumed(warehouse, view.relation) != version for view in views())
     if is_behind or not all(has_columns_as_defined(view, warehouse) for view in views()):
-        message = f"{warehouse.settings.root}: there are records or columns that no feature view has taken up yet; millrace run first"
+        message = (
+            f"{warehouse.settings.root}: there are records or columns that no feature view has "
+            "taken up yet; millrace run first"
+        )
         raise MillraceError(message)
 
 
 def _begin(warehouse: Warehouse, span: Span) -> Unfinished:
-    """Note what is begun; go on with what was, if neither the span nor the records nor the code have changed."""
+    """Record the backfill that begins, or continue the one before it.
+
+    It continues only if the span, the records and the code are the same.
+    """
     version = warehouse.versions()[StagedRecord.relation()]
     basis = repr((span, version, [view.digest() for view in views()]))
     before = read_unfinished(warehouse)
@@ -113,7 +122,10 @@ def _find(view: View, warehouse: Warehouse, span: Span) -> Due:
     with _opened(view, warehouse, span, datetime.now(UTC), is_other_code=is_other_code) as run:
         for chunk in range(n_chunks):
             _take_chunk(run, chunk, n_chunks)
-            counted = "count(*), count(distinct entity_id), make_timestamptz(min(instant_us)), make_timestamptz(max(instant_us))"
+            counted = (
+                "count(*), count(distinct entity_id), "
+                "make_timestamptz(min(instant_us)), make_timestamptz(max(instant_us))"
+            )
             found += run.connection.sql(
                 f"select {counted} from ({model('backfill/missing_instants')})"
             ).fetchall()
@@ -169,7 +181,10 @@ def _take_chunk(run: Run, chunk: int, n_chunks: int) -> None:
 def _opened(
     view: View, warehouse: Warehouse, span: Span, now: datetime, *, is_other_code: bool
 ) -> Iterator[Run]:
-    """Open the tables, with the instants that a view should hold and those that it holds, of the chunk that is taken."""
+    """Open the tables, with the instants that a view should have and those that it has.
+
+    Both are of the chunk that `_take_chunk` chose.
+    """
     with warehouse.connect() as connection:
         run = Run(warehouse, connection, now)
         for name, instant, default in (
@@ -178,18 +193,23 @@ def _opened(
         ):
             microseconds = int(instant.timestamp() * 1_000_000) if instant else default
             connection.execute(f"set variable {name} = $instant", {"instant": microseconds})
-        held = f"select {view.entity.id_of_columns} as entity_id, epoch_us(event_timestamp) as instant_us from {view.relation}"
-        connection.execute(f"create view known_instants as {held} where {not is_other_code}")
-        of_chunk = "hash(entity_id) % getvariable('n_chunks') = getvariable('chunk')"
-        connection.execute(
-            f"create view expected_instants as select * from ({view.instants(run)}) where {of_chunk}"
+        known = (
+            f"select {view.entity.id_of_columns} as entity_id, "
+            f"epoch_us(event_timestamp) as instant_us from {view.relation}"
         )
+        connection.execute(f"create view known_instants as {known} where {not is_other_code}")
+        of_chunk = "hash(entity_id) % getvariable('n_chunks') = getvariable('chunk')"
+        expected = f"select * from ({view.instants(run)}) where {of_chunk}"
+        connection.execute(f"create view expected_instants as {expected}")
         yield run
 
 
 def _due_rows(view: View, run: Run, span: Span, *, is_other_code: bool) -> Iterator[pa.RecordBatch]:
-    """Compute the entities that are due from all that is staged; stream what lies in the span and is new or differs."""
-    # what is computed of a record alone is right once it is there, unless other code made it
+    """Compute the entities that are due from all that is staged.
+
+    Streams the rows in the span that are new or differ.
+    """
+    # what is computed from a record alone never changes, unless other code computed it
     is_kept = not view.is_of_records or is_other_code
     start, end = (
         span.start or datetime.min.replace(tzinfo=UTC),

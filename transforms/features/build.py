@@ -1,7 +1,8 @@
-"""staging -> features: score texts with Polars, count activity with SQL, publish only what is new or has changed.
+"""staging -> features: compute every view and publish only the rows that are new or have changed.
 
-Each view remembers, in its own commit, the staging version it was made from and the digest of the code that made it. What
-arrived since is what it works on; where the code is another, that is everything.
+Each view records, in its own commit, the staging version that it was computed from and the digest
+of the code that computed it. A run works on the versions that arrived since, or where the code is
+another, on all of them.
 """
 
 import json
@@ -27,7 +28,10 @@ from transforms.warehouse.tables import CODE, AlreadyPublishedError, Rows, Wareh
 
 
 def stale_views(warehouse: Warehouse, wanted: Sequence[View] | None = None) -> list[View]:
-    """List those of the wanted views, by default of all, that have not seen the newest staged records or that other code has made."""
+    """List the wanted views, by default all, that a run has to compute.
+
+    They have not seen the newest staged records, or other code computed them.
+    """
     version = warehouse.versions().get(StagedRecord.relation(), -1)
     return [
         view
@@ -37,13 +41,16 @@ def stale_views(warehouse: Warehouse, wanted: Sequence[View] | None = None) -> l
 
 
 def is_made_by_other_code(view: View, warehouse: Warehouse) -> bool:
-    """Whether a view holds rows whose declaration, kernel, model or engine has changed since, so that it must be made again."""
+    """Whether a view has rows computed by another declaration, kernel, model or engine."""
     made_by = warehouse.consumed(view.relation, CODE)
     return FEATURIZE.consumed(warehouse, view.relation) >= 0 and made_by != view.digest()
 
 
 def breaking_changes(warehouse: Warehouse) -> list[str]:
-    """List the published features that their contract no longer has, or has with another type: whoever reads them would fail."""
+    """List the published features that their contract has removed or given another type.
+
+    Whoever reads them would fail.
+    """
     changes = []
     for view in views():
         table = warehouse.table(view.relation)
@@ -61,7 +68,10 @@ def breaking_changes(warehouse: Warehouse) -> list[str]:
 
 
 def undeclared(warehouse: Warehouse) -> list[str]:
-    """List the feature tables with rows that nothing declares any more, as relations; they stay as they are, for locks name them."""
+    """List the relations of feature tables with rows that nothing declares any more.
+
+    They stay as they are, for locks name them.
+    """
     declared = {view.relation for view in views()}
     tables = (
         relation
@@ -81,17 +91,20 @@ def has_columns_as_defined(view: View, warehouse: Warehouse) -> bool:
 
 
 def pending_versions(view: View, warehouse: Warehouse) -> tuple[int, str]:
-    """Count the staged versions that a view's next run starts from, and say why."""
+    """Count the staged versions that a view's next run reads, and say why."""
     n_rows = warehouse.n_rows(StagedRecord.relation(), since=_consumed(view, warehouse))
     if is_made_by_other_code(view, warehouse):
-        return n_rows, "its declaration, kernel or engine has changed, so all of it again"
+        return n_rows, "its declaration, kernel or engine has changed, so it is rebuilt"
     if FEATURIZE.consumed(warehouse, view.relation) < 0:
         return n_rows, "it is new"
-    return n_rows, "they came since it was made"
+    return n_rows, "they arrived since it was computed"
 
 
 class Unfinished(NamedTuple):
-    """A backfill under way: its name, what it works on, its chunks, and the versions of the views before it, by their names."""
+    """A backfill in progress: its name, basis and chunks, and the views' versions before it.
+
+    The basis identifies what it works on. Versions are by the view's name.
+    """
 
     name: str
     basis: str
@@ -100,13 +113,22 @@ class Unfinished(NamedTuple):
 
 
 def read_unfinished(warehouse: Warehouse) -> Unfinished | None:
-    """Read which backfill is under way, or was stopped; None if none is."""
+    """Read which backfill is in progress or was stopped; None if none is.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from transforms.home import Settings
+    >>> with TemporaryDirectory() as home:
+    ...     warehouse = Warehouse(Settings(home=home))
+    ...     write_unfinished(warehouse, Unfinished("fill", "all", 4, {"record_text": 2}))
+    ...     read_unfinished(warehouse).n_chunks
+    4
+    """
     path = _unfinished_path(warehouse)
     return Unfinished(**json.loads(path.read_text("utf-8"))) if path.is_file() else None
 
 
 def write_unfinished(warehouse: Warehouse, unfinished: Unfinished | None) -> None:
-    """Note that a backfill is under way, or that none is."""
+    """Record that a backfill is in progress, or that none is."""
     path = _unfinished_path(warehouse)
     if unfinished is None:
         path.unlink(missing_ok=True)
@@ -119,10 +141,11 @@ def _unfinished_path(warehouse: Warehouse) -> Path:
 
 
 def consistent_versions(warehouse: Warehouse) -> dict[str, int]:
-    """The newest versions of the feature views that were made from one and the same staging version, by the view's name.
+    """Return the newest versions of the views that one and the same staging version led to.
 
-    A run publishes one view after the other; who reads meanwhile gets what all of them agree on. While a backfill is under way,
-    or was stopped, that is what stood before it.
+    A run publishes one view after the other; whoever reads meanwhile gets what all of them agree
+    on. While a backfill is in progress or stopped, these are the versions before it. They are by
+    the view's name.
     """
     if unfinished := read_unfinished(warehouse):
         return unfinished.versions
@@ -142,7 +165,10 @@ def consistent_versions(warehouse: Warehouse) -> dict[str, int]:
 
 
 def staging_version(warehouse: Warehouse, versions: Mapping[str, int]) -> int:
-    """The staging version that versions of the feature views, by the view's name, were made from: of several, the newest."""
+    """Return the staging version that versions of the views were computed from.
+
+    If there are several, it is the newest. `versions` are by the view's name.
+    """
     relations = {f"features.{view}": version for view, version in versions.items()}
     tables = [
         warehouse.table_at(relation, version)
@@ -158,7 +184,10 @@ def _made_from(table: DeltaTable) -> int:
 
 
 def _consumed(view: View, warehouse: Warehouse) -> int:
-    """The staging version a view was made from by the code as it is now; -1 if by other code, or never."""
+    """The staging version that today's code computed a view from; -1 if other code did.
+
+    It is -1 too for a view that was never computed.
+    """
     return (
         -1
         if is_made_by_other_code(view, warehouse)
@@ -167,17 +196,19 @@ def _consumed(view: View, warehouse: Warehouse) -> int:
 
 
 def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
-    """Bring every feature view up to the newest staged records; what became of the rows of each, by its name."""
+    """Update every feature view to the newest staged records; count what became of its rows."""
     rows = compute_views(views(), warehouse, now)
     profile_views(warehouse, [view.contract for view in views()])
-    write_unfinished(
-        warehouse, None
-    )  # what a stopped backfill had left of other code is made now; of holes, the next one finds them
+    # rows that a stopped backfill left behind are recomputed; the next backfill finds other gaps
+    write_unfinished(warehouse, None)
     return rows
 
 
 def compute_views(wanted: Sequence[View], warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
-    """Bring views, listed after those that they read, up to the newest staged records. Those that take up the same share what they read."""
+    """Update views, listed after those that they read, to the newest staged records.
+
+    Those that continue from the same staging version share what they read.
+    """
     for view in wanted:
         warehouse.create(view.contract)
     stale = stale_views(warehouse, wanted)
@@ -194,7 +225,7 @@ def compute_views(wanted: Sequence[View], warehouse: Warehouse, now: datetime) -
 
 
 def _publish(warehouse: Warehouse, now: datetime, beside: Sequence[View]) -> dict[str, Rows]:
-    """Publish views that have taken up the same records so far, one after the other."""
+    """Publish views that continue from the same staging version, one after the other."""
     version = warehouse.versions()[StagedRecord.relation()]
     consumed = _consumed(beside[0], warehouse)
     carried = {view: _prepare(view, warehouse, now, version) for view in beside}
@@ -213,7 +244,10 @@ def _publish(warehouse: Warehouse, now: datetime, beside: Sequence[View]) -> dic
 def _prepare(
     view: View, warehouse: Warehouse, now: datetime, version: int
 ) -> dict[str, int] | None:
-    """Publish what a view needs before its rows; the transactions of its commit, None if another run has just published it."""
+    """Publish what a view needs before its rows, and return the transactions of its commit.
+
+    None means that another run has just published it.
+    """
     done = FEATURIZE.at(version)
     try:
         return done | view.prepare(warehouse, now, done)
@@ -227,7 +261,7 @@ def _publish_view(view: View, run: Run, done: dict[str, int] | None, *, is_repla
         return Rows(untouched=n_before)
     counted = Counted(view.rows(run, is_whole=is_replaced), view.contract)
     try:
-        # what other code made is replaced in one commit; older versions of the table keep it
+        # other code's rows are replaced in one commit; older versions of the table keep them
         published = run.warehouse.publish(
             view.contract, counted, done, view.digest(), is_whole=is_replaced
         )
@@ -240,18 +274,18 @@ def _publish_view(view: View, run: Run, done: dict[str, int] | None, *, is_repla
 
 
 def recompute(warehouse: Warehouse, entities: Mapping[str, Path], now: datetime) -> None:
-    """Compute some entities again from all that is staged, in place of all that was published of them.
+    """Recompute some entities from all that is staged, replacing all their published rows.
 
-    `entities` has for each view, by its name, a Parquet file with the `entity_id` of those. The data files that hold rows of theirs
-    are written anew; an entity of which nothing is staged any more has no rows afterwards. Every view must have been up to date
-    before staging changed.
+    `entities` has for each view, by its name, a Parquet file with their `entity_id`. The data files
+    with rows of theirs are rewritten. An entity of which nothing is staged any more has no rows
+    afterwards. Every view must have been up to date before staging changed.
     """
     version = warehouse.versions()[StagedRecord.relation()]
     for view in views():
         if FEATURIZE.consumed(warehouse, view.relation) == version:
             continue
         done = FEATURIZE.at(version)
-        done |= view.prepare(warehouse, now, done, is_anew=True)
+        done |= view.prepare(warehouse, now, done, is_rebuilt=True)
         with warehouse.connect() as connection:
             run = Run(warehouse, connection, now)
             if view.is_rebuilt_whole:
@@ -267,13 +301,16 @@ def recompute(warehouse: Warehouse, entities: Mapping[str, Path], now: datetime)
             warehouse.create_view(
                 connection, "touched_files", touched, view.contract.arrow_schema()
             )
-            # rows that other code made stay other code's: the next run makes them again
+            # rows that other code computed stay marked as such: the next run recomputes them
             code = warehouse.consumed(view.relation, CODE)
             warehouse.publish(view.contract, _replaced(view, run), done, code, touched)
 
 
 def _replaced(view: View, run: Run) -> Iterator[pa.RecordBatch]:
-    """Stream the other rows of the touched files, then those of `touched_entities`, computed as if nothing had been published of them."""
+    """Stream the other rows of the touched files, then those of `touched_entities`.
+
+    The latter are computed as if nothing had been published of them.
+    """
     untouched = f"{view.entity.id_of_columns} not in (select entity_id from touched_entities)"
     yield from run.connection.sql(f"from touched_files where {untouched}").to_arrow_reader(
         run.batch_rows
@@ -286,7 +323,7 @@ def _replaced(view: View, run: Run) -> Iterator[pa.RecordBatch]:
 
 
 class Counted:
-    """Batches as a contract has them, counting on their way the rows that are new."""
+    """Batches in their contract's columns, with a count of the rows that are new."""
 
     def __init__(self, batches: Iterable[pa.RecordBatch], contract: type[Contract]) -> None:
         """Take batches with the column `is_new`."""
@@ -294,7 +331,7 @@ class Counted:
         self._batches, self._names = batches, contract.arrow_schema().names
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        """Give each batch without `is_new`."""
+        """Yield each batch without `is_new`."""
         for batch in self._batches:
             self.n_new += batch.column("is_new").true_count
             yield batch.select(self._names)

@@ -1,4 +1,4 @@
-"""Derived views as they are bound: which features of which views they read, and of what types theirs are. Computes them, too."""
+"""Derived views, bound: which features of which views they read, their types, and their values."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -20,10 +20,10 @@ LISTS = {f"list of {kind}": pl.List(DTYPES[kind]) for kind in ("whole", "fractio
 
 
 class Derivation(NamedTuple):
-    """A derived view as it is bound.
+    """A derived view, bound.
 
-    `reads` has by the name of a column, `view__feature`, the view and the feature that it is. `expressions` are SQL over these
-    columns and `event_timestamp`, by the feature's name; `types` what they give.
+    `reads` names the view and feature behind each column, `view__feature`. `expressions` are SQL
+    over these columns and `event_timestamp`, by the feature's name; `types` are their types.
     """
 
     reads: Mapping[str, tuple[str, str]]
@@ -32,13 +32,23 @@ class Derivation(NamedTuple):
 
     @property
     def features_by_view(self) -> dict[str, list[str]]:
-        """What is read of each view."""
+        """The features that are read of each view."""
         views = dict.fromkeys(view for view, _ in self.reads.values())
         return {view: [name for of, name in self.reads.values() if of == view] for view in views}
 
 
 def bind(declared: Derived, views: Mapping[str, View]) -> Derivation:
-    """Bind the expressions of a derived view over the views that it names. Raises `DeclarationError` where one is wrong."""
+    """Bind the expressions of a derived view over the views that it names.
+
+    Raises `DeclarationError` where one is wrong.
+
+    >>> from transforms.features.declare import RecordSql
+    >>> from transforms.features.engine.record import sql_view
+    >>> shape = sql_view(RecordSql("shape", {"n_chars": "length(text)"}), {})
+    >>> derived = Derived("pages", ["shape"], {"n_pages": "n_chars / 1800"})
+    >>> bind(derived, {"shape": shape}).expressions
+    {'n_pages': '(shape__n_chars / 1800)'}
+    """
     reads: dict[str, tuple[str, str]] = {}
     expressions, types = {}, {}
     for feature, expression in declared.features.items():
@@ -63,7 +73,7 @@ def bind(declared: Derived, views: Mapping[str, View]) -> Derivation:
 
 
 def _read(path: tuple[str, ...], expression: str, views: Mapping[str, View]) -> tuple[str, str]:
-    """Find which feature of which view a name in an expression is."""
+    """Find the view and feature that a name in an expression means."""
     found = [
         (view.name, path[-1])
         for view in views.values()
@@ -74,21 +84,27 @@ def _read(path: tuple[str, ...], expression: str, views: Mapping[str, View]) -> 
     name = ".".join(path)
     if found:
         of = " and ".join(view for view, _ in found)
-        message = f"{expression!r} reads {name}, which is a feature of {of}; say which, as {found[0][0]}.{name}"
+        message = (
+            f"{expression!r} reads {name}, which is a feature of {of}; "
+            f"say which, as {found[0][0]}.{name}"
+        )
         raise DeclarationError(message)
     known = [
         feature
         for view in views.values()
         for feature in (*view.features, *(f"{view.name}.{name}" for name in view.features))
     ]
-    message = f"{expression!r} reads {name}, which is no feature of {', '.join(views)}{did_you_mean(name, [ASKED, *known])}"
+    message = (
+        f"{expression!r} reads {name}, which is no feature of {', '.join(views)}"
+        f"{did_you_mean(name, [ASKED, *known])}"
+    )
     raise DeclarationError(message)
 
 
 def _type(
     expression: str, reads: Mapping[str, tuple[str, str]], views: Mapping[str, View]
 ) -> pl.DataType:
-    """Find the type that an expression gives."""
+    """Find the type of an expression."""
     fields = [
         (column, views[view].contract.arrow_schema().field(name).type)
         for column, (view, name) in reads.items()
@@ -106,5 +122,14 @@ def _type(
 
 
 def compute(derivation: Derivation, given: pl.DataFrame) -> pl.DataFrame:
-    """Compute the features for every row of `given`, which has the columns that are read and `event_timestamp`, in order."""
+    """Compute the features for every row of `given`, in order.
+
+    `given` has the columns that are read and `event_timestamp`.
+
+    >>> from datetime import UTC, datetime
+    >>> halves = Derivation({"a__n": ("a", "n")}, {"half": "a__n / 2"}, {"half": pl.Float64()})
+    >>> at = datetime(2026, 1, 2, tzinfo=UTC)
+    >>> compute(halves, pl.DataFrame({"a__n": [3], "event_timestamp": [at]})).rows()
+    [(1.5,)]
+    """
     return derive(given, derivation.expressions).cast(pl.Schema(derivation.types))

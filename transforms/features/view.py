@@ -1,4 +1,4 @@
-"""The protocol of feature views: what each kind can be asked. Nobody who asks needs to know which kind it is."""
+"""The protocol of feature views: what every kind can do, so that callers need not know the kind."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +19,12 @@ from transforms.warehouse.tables import Warehouse
 
 @dataclass
 class Run:
-    """What a view is computed with: the open tables, the instant that rows are created at, and the views computed beside it.
+    """What a view is computed with: open tables, the instant of creation, and views beside it.
 
-    The connection has the versions that staging got and lost since the view was made as `inserted` and `deleted`. Views computed
-    beside each other share what they read of a record: `spans` has by the view's name the table, and its columns by their SQL.
-    `tables` names what a view has made for itself and needs no second time.
+    The connection has the versions that were inserted and deleted since the view was computed, as
+    `inserted` and `deleted`. Views computed beside each other share what they read of records:
+    `spans` has, by the view's name, the table and its columns by their SQL. `tables` names what a
+    view has already created for itself.
     """
 
     warehouse: Warehouse
@@ -35,12 +36,12 @@ class Run:
 
     @property
     def batch_rows(self) -> int:
-        """How many rows are handed on at a time."""
+        """How many rows are passed on at a time."""
         return self.warehouse.settings.batch_rows
 
 
 class Explained(NamedTuple):
-    """The values of an entity at an instant by their definition, the records behind them, and how many there are."""
+    """An entity's values at an instant by their definition, and the records behind them."""
 
     values: dict[str, Any]
     records: list[dict[str, Any]]
@@ -48,17 +49,18 @@ class Explained(NamedTuple):
 
 
 class View(ABC):
-    """A feature view: one row is an entity's values from an instant on.
+    """A feature view: one row has an entity's values from an instant on.
 
-    Rows come as batches in the contract's columns, with `is_new` behind: whether the instant was published before.
+    Rows come as batches with the contract's columns and a last one, `is_new`: whether the instant
+    is published for the first time.
     """
 
     contract: type[Contract]
     entity: Entity
     online: bool = True
-    # whether a value rests on one record's content alone, so that it is right once it is there
+    # whether a value depends on one record's content alone, so that it never changes
     is_of_records: bool = False
-    # whether a value may rest on any record, so that all are made again where one goes
+    # whether a value may depend on any record, so that all are recomputed where one is deleted
     is_rebuilt_whole: bool = False
     # the windows in which records count
     windows: Sequence[Window] = ()
@@ -75,12 +77,12 @@ class View(ABC):
 
     @property
     def description(self) -> str:
-        """What one row says."""
+        """What one row means."""
         return self.contract.__doc__ or ""
 
     @property
     def features(self) -> list[str]:
-        """The names of what is served."""
+        """The names of the features that are served."""
         times = {"event_timestamp", "created_timestamp", *self.contract.entity()}
         return [
             str(column.name)
@@ -90,59 +92,84 @@ class View(ABC):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The views that this one is computed from, by name."""
+        """The names of the views that this one is computed from."""
         return ()
 
     def prepare(
-        self, warehouse: Warehouse, now: datetime, done: Mapping[str, int], *, is_anew: bool = False
+        self,
+        warehouse: Warehouse,
+        now: datetime,
+        done: Mapping[str, int],
+        *,
+        is_rebuilt: bool = False,
     ) -> dict[str, int]:
-        """Publish what must be there before the view's own rows, all of it `is_anew`; the transactions that its commit carries for it."""
-        del warehouse, now, done, is_anew
+        """Publish what the view's own rows need, from nothing if `is_rebuilt`.
+
+        Returns the transactions that the view's commit carries for it.
+        """
+        del warehouse, now, done, is_rebuilt
         return {}
 
     @abstractmethod
     def rows(self, run: Run, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
-        """Compute the rows that inserted and deleted versions make new or different; with `is_whole` all rows, of all that is staged."""
+        """Compute the rows that are new or change by inserted and deleted versions.
+
+        With `is_whole`, compute all rows from all that is staged.
+        """
 
     @abstractmethod
     def instants(self, run: Run) -> str:
-        """SQL for the instants at which values change, `entity_id` and `instant_us`, some of them maybe twice."""
+        """SQL of the instants at which values change, `entity_id` and `instant_us`.
+
+        Some may come twice.
+        """
 
     @abstractmethod
     def rebuild(self, run: Run, entities: str) -> Iterator[pa.RecordBatch]:
-        """Compute the entities in a relation of `entity_id` again from all that is staged: the rows that are new or differ."""
+        """Recompute some entities from all that is staged: the rows that are new or differ.
+
+        `entities` is a relation with `entity_id`.
+        """
 
     def entities_of(self, versions: str) -> str:
-        """SQL of the entities, as `entity_id`, that versions of records name; `versions` has the columns of staging."""
-        found = f"select {self.entity.row_sql} as entity_id from {joined(versions, self.entity.references)}"
+        """SQL of the entities, as `entity_id`, that versions of records name.
+
+        `versions` has the columns of staging.
+        """
+        found = (
+            f"select {self.entity.row_sql} as entity_id "
+            f"from {joined(versions, self.entity.references)}"
+        )
         return f"select distinct entity_id from ({found}) where entity_id is not null"
 
     def files_of(
         self, connection: duckdb.DuckDBPyConnection, files: list[str], entities: str
     ) -> list[str]:
-        """List those of the view's data files that hold a row of an entity in a relation of `entity_id`."""
+        """List the view's data files that contain a row of some entities.
+
+        `entities` is a relation with `entity_id`.
+        """
         if not files:
             return []
         parquet(connection, files, filename=True).create_view("searched_files")
         is_among = f"{self.entity.id_of_columns} in (select entity_id from {entities})"
-        return [
-            file
-            for (file,) in connection.sql(
-                f"select distinct filename from searched_files where {is_among}"
-            ).fetchall()
-        ]
+        found = connection.sql(f"select distinct filename from searched_files where {is_among}")
+        return [file for (file,) in found.fetchall()]
 
     def rests_on(
         self, connection: duckdb.DuckDBPyConnection, files: list[str], entities: str
     ) -> list[str]:
-        """List those of the view's data files with values that rest on an entity in a relation of `entity_id`."""
+        """List the view's data files with values that depend on some entities.
+
+        `entities` is a relation with `entity_id`.
+        """
         return self.files_of(connection, files, entities)
 
     @abstractmethod
     def count_resting(
         self, connection: duckdb.DuckDBPyConnection, source_uri: str
     ) -> dict[str, int]:
-        """Count the rows that rest on a record of a source file, `n_rows`, and their entities, `n_entities`."""
+        """Count the rows that depend on a source file: `n_rows`, and their `n_entities`."""
 
     @abstractmethod
     def explain(
@@ -153,9 +180,10 @@ class View(ABC):
         limit: int,
         feature: str | None = None,
     ) -> Explained:
-        """Compute an entity's values at an instant by their definition, with the newest `limit` of the records behind them.
+        """Compute an entity's values at an instant by their definition.
 
-        With `feature`, the records are those behind this one alone.
+        With them come the newest `limit` of the records behind them, or with `feature`, of those
+        behind that feature alone.
         """
 
     @abstractmethod

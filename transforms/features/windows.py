@@ -8,7 +8,8 @@ from transforms.errors import DeclarationError
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 SHORTEST = timedelta(minutes=5)
-# Chronon's resolutions: a window of less than 12 hours moves every 5 minutes, one of less than 12 days every hour, a longer one daily
+# Chronon's resolutions: a window under 12 hours moves every 5 minutes, under 12 days hourly, else
+# daily
 HOPS = ((timedelta(hours=12), timedelta(minutes=5)), (timedelta(days=12), timedelta(hours=1)))
 UNITS = (
     ("d", "days", timedelta(days=1)),
@@ -18,9 +19,10 @@ UNITS = (
 
 
 class Window(NamedTuple):
-    """A trailing window of time, or with no length the lifetime of an entity.
+    """A trailing window of time, or without a length the lifetime of an entity.
 
-    A record leaves it at its event timestamp plus `length`, rounded up to the next whole `hop` since 1970, UTC.
+    A record leaves it at its event timestamp plus `length`, rounded up to the next whole `hop`
+    since 1970, UTC.
     """
 
     name: str
@@ -39,20 +41,32 @@ class Window(NamedTuple):
 
     @property
     def leaves_us(self) -> str:
-        """SQL for when a record leaves, in microseconds since 1970, over `event_us`; null where it never does."""
+        """SQL of when a record leaves, in microseconds since 1970, from `event_us`; null for never.
+
+        >>> days(1).leaves_us
+        '(event_us + 89999999999) // 3600000000 * 3600000000'
+        """
         if self.length is None:
             return "null::bigint"
         return f"(event_us + {self.length_us + self.hop_us - 1}) // {self.hop_us} * {self.hop_us}"
 
     def leaves(self, event_timestamp: datetime) -> datetime | None:
-        """When a record of an event timestamp leaves; None where it never does."""
+        """Return when a record of an event timestamp leaves; None for never.
+
+        >>> days(1).leaves(datetime(2026, 1, 1, 10, 20, tzinfo=UTC)).isoformat()
+        '2026-01-02T11:00:00+00:00'
+        """
         if self.length is None:
             return None
         return EPOCH - (EPOCH - event_timestamp - self.length) // self.hop * self.hop
 
     @property
     def words(self) -> str:
-        """The window in words, e.g. `of the last 7 days`."""
+        """The window in words.
+
+        >>> days(7).words, days(1).words, lifetime.words
+        ('of the last 7 days', 'of the last day', 'so far')
+        """
         if self.length is None:
             return "so far"
         _, unit, one = next(item for item in UNITS if not self.length % item[2])
@@ -95,16 +109,25 @@ def days(n: int, hop: timedelta | None = None) -> Window:
 
 
 def window(length: timedelta, hop: timedelta | None = None) -> Window:
-    """A window of a length, a whole number of minutes; without `hop`, its hop is Chronon's for that length.
+    """A window of a length in whole minutes; without `hop`, its hop is Chronon's for that length.
 
     Raises `DeclarationError` for a window shorter than 5 minutes or than its hop.
+
+    >>> window(timedelta(days=14)).hop, window(timedelta(days=14), hop=timedelta(hours=1)).hop
+    (datetime.timedelta(days=1), datetime.timedelta(seconds=3600))
     """
     if length < SHORTEST or length % timedelta(minutes=1):
-        message = f"a window of {length} is too short or no whole number of minutes; the shortest is minutes(5)"
+        message = (
+            f"a window of {length} is too short or no whole number of minutes; "
+            "the shortest is minutes(5)"
+        )
         raise DeclarationError(message)
     found = hop or next((step for limit, step in HOPS if length < limit), timedelta(days=1))
     if not timedelta(0) < found <= length:
-        message = f"a window of {length} is shorter than its hop of {found}; give it a shorter hop=..., or leave hop out"
+        message = (
+            f"a window of {length} is shorter than its hop of {found}; "
+            "give it a shorter hop=..., or leave hop out"
+        )
         raise DeclarationError(message)
     letter, _, one = next(item for item in UNITS if not length % item[2])
     return Window(f"{length // one}{letter}", length, found)

@@ -83,8 +83,11 @@ class StagedRecord(Contract):
         return data.lazyframe.select(_until_tomorrow("known_timestamp"))
 
 
-class RepeatedRecord(Contract):
-    """One row that was no new version when it came, without its text. Where `staging.records` holds the row, it is one by now."""
+class DuplicateRow(Contract):
+    """One row that changed nothing when it came, without its text.
+
+    A row that is in `staging.records` too became a version later.
+    """
 
     record_id: str = pa.Field(description="Key of the record within the home.")
     author_id: str = pa.Field(description="Who wrote it.")
@@ -109,7 +112,7 @@ class RepeatedRecord(Contract):
     class Config(Contract.Config):
         """Relation and key."""
 
-        name = "staging.repeats"
+        name = "staging.duplicate_rows"
         metadata = {"key": ["load_id", "source_uri", "row_number"]}  # noqa: RUF012
 
 

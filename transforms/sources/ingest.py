@@ -1,4 +1,4 @@
-"""source -> raw: load every file that is new, whole, unchanged, exactly once."""
+"""source -> raw: load every new file whole, unchanged and exactly once."""
 
 import hashlib
 import secrets
@@ -21,7 +21,7 @@ from transforms.warehouse.tables import AlreadyPublishedError, Warehouse
 
 
 class NewFile(NamedTuple):
-    """A file that raw does not hold yet, with the transaction that will say it does."""
+    """A file that is not in raw yet, with the transaction that records its load."""
 
     file: SourceFile
     n_bytes: int
@@ -46,9 +46,10 @@ class Pending(NamedTuple):
 
 
 def pending_files(source: Source, warehouse: Warehouse) -> Pending:
-    """List the files of a source that raw does not hold: by URI, size and content, so a changed file is a new one.
+    """List the files of a source that are not in raw, by URI, size and content.
 
-    Where there is no file any more, but files were loaded from there, nothing is new; else `NoFilesError`.
+    So a changed file is a new one. Raises `NoFilesError` if there is no file at all, unless some
+    were loaded from there before.
     """
     try:
         listing = list_files(source)
@@ -87,7 +88,7 @@ def _n_loaded(source: Source, warehouse: Warehouse) -> int:
 
 
 def ingest(source: Source, warehouse: Warehouse) -> Ingested:
-    """Load all new files to raw, in commits of at most `load_bytes`; a file that cannot be read is refused, the others load."""
+    """Load all new files to raw, in commits of at most `load_bytes`; refuse unreadable files."""
     pending = pending_files(source, warehouse)
     notices = pending.notices + _changed(pending.files, source, warehouse)
     n_files, n_rows = 0, 0
@@ -101,7 +102,7 @@ def ingest(source: Source, warehouse: Warehouse) -> Ingested:
 def _load(
     files: list[NewFile], source: Source, warehouse: Warehouse, refused: list[str]
 ) -> tuple[int, int]:
-    """Publish a group of files in one commit; without those that turn out unreadable or that another run has just loaded."""
+    """Publish a group of files in one commit, without unreadable and already loaded ones."""
     while files:
         reading = _Reading(files, source, warehouse.settings.batch_rows)
         try:
@@ -123,7 +124,7 @@ def _load(
 
 
 class _Reading:
-    """Raw rows of a group of files; `current` is the file being read, so that a refusal can be laid at its door."""
+    """Raw rows of a group of files; `current` is the one being read, which an error is about."""
 
     def __init__(self, files: list[NewFile], source: Source, batch_rows: int) -> None:
         self.files, self.source, self.batch_rows = files, source, batch_rows
@@ -162,11 +163,13 @@ def _repeat(value: str | None, n_rows: int) -> pa.Array:
 
 
 def _identify(file: SourceFile, source: Source) -> NewFile:
-    """Name the transaction of a file by its source, URI, size and content, and by its encoding where raw has it decoded."""
+    """Name the transaction of a file by its source, URI, size and content.
+
+    The encoding is part of it where raw has the decoded text: another one needs another load.
+    """
     with Path(file.path).open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     n_bytes = file.path.stat().st_size
-    # raw has the text of such a file as it was decoded, so that with another encoding it is to be loaded again
     decoded = f"\n{source.encoding}" if source.is_transcoded and file.format != "parquet" else ""
     identity = hashlib.sha256(
         f"{source.name}\n{file.uri}\n{n_bytes}\n{digest}{decoded}".encode()
@@ -175,13 +178,14 @@ def _identify(file: SourceFile, source: Source) -> NewFile:
 
 
 def _changed(files: list[NewFile], source: Source, warehouse: Warehouse) -> list[str]:
-    """Say which of the new files were loaded before, under the same name with other content."""
+    """Name the new files that were loaded before with other content."""
     uris = [new.file.uri for new in files]
     if not uris or warehouse.table("accounting.files") is None:
         return []
     with warehouse.connect(of=("accounting.files",)) as connection:
         rows = connection.execute(
-            "select distinct source_uri from accounting.files where source = $source and list_contains($uris, source_uri)",
+            "select distinct source_uri from accounting.files "
+            "where source = $source and list_contains($uris, source_uri)",
             {"source": source.name, "uris": uris},
         ).fetchall()
     known = {row[0] for row in rows}

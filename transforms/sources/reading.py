@@ -1,8 +1,9 @@
-"""From a file to raw rows: decompress, cut into records, keep every byte. Nothing is parsed or mended here.
+"""From a file to raw rows: decompress, cut into records, keep every byte. Nothing is parsed here.
 
-JSONL is cut at line feeds, CSV where a record ends (a quoted field may hold line feeds), Parquet row by row as JSON. Text in an
-encoding whose line feeds are not the one byte of ASCII (UTF-16, say) is written as UTF-8 first: no character is changed.
-Memory is bounded by one chunk, or by the longest record where that is longer.
+JSONL is cut at line feeds, CSV where a record ends (a quoted field may contain line feeds), and
+Parquet row by row as JSON. Text in an encoding such as UTF-16, whose line feeds are not the one
+byte of ASCII, is converted to UTF-8 first; no character changes. Memory is bounded by one chunk,
+or by the longest record where that is longer.
 """
 
 import codecs
@@ -31,25 +32,34 @@ BYTE_ORDER_MARKS = {
     "utf-16-le": codecs.BOM_UTF16_LE,
     "utf-16-be": codecs.BOM_UTF16_BE,
 }
-# which of a file's first four bytes are zero, where its first characters are ASCII (RFC 4627, section 3)
+# which of the first four bytes are zero where the first characters are ASCII (RFC 4627, section 3)
 ZEROS: dict[tuple[bool, ...], str] = {
     (False, True, True, True): "utf-32-le",
     (True, True, True, False): "utf-32-be",
     (False, True, False, True): "utf-16-le",
     (True, False, True, False): "utf-16-be",
 }
-# Python's csv module takes 128 kB for the longest field there may be; `max_record_bytes` says what is too long here.
+# not the 128 kB of Python's csv module: the limit here is `max_record_bytes`
 csv.field_size_limit(2**31 - 1)
-# A quoted CSV field with more line feeds than this is taken for a quote that nobody closed.
+# a quoted CSV field with more line feeds than this is taken for a quote that was never closed
 MAX_LINES_OF_A_CSV_RECORD = 1_000
 
 
 def read_payloads(
     file: SourceFile, source: Source, batch_rows: int
 ) -> Iterator[tuple[str | None, pa.Array]]:
-    """Yield a file's rows as arrays of bytes, in order, each with the CSV header they are to be read with (or None).
+    """Yield a file's rows in order, as arrays of bytes, each with its rows' CSV header or None.
 
-    Raises `FileRefusedError` where the file as a whole is unusable: cut short, not the format it says, empty of columns.
+    Raises `FileRefusedError` if the file as a whole is unusable: cut short, in another format than
+    its name says, without columns.
+
+    >>> from pathlib import Path
+    >>> from tempfile import NamedTemporaryFile
+    >>> with NamedTemporaryFile() as file:
+    ...     _ = file.write(b'{"n": 1.10}\\r\\n{"n": '), file.flush()
+    ...     lines = SourceFile(Path(file.name), "jsonl", None)
+    ...     [row for _, rows in read_payloads(lines, Source.model_construct(), 9) for row in rows]
+    [<pyarrow.BinaryScalar: b'{"n": 1.10}\\r'>, <pyarrow.BinaryScalar: b'{"n": '>]
     """
     if reason := fault(file.path, is_parquet=file.format == "parquet"):
         message = f"{str(file.path)!r}: refused, {reason}; rename it"
@@ -64,13 +74,17 @@ def read_payloads(
 
 
 def parse_csv(text: str, delimiter: str) -> list[str]:
-    """Parse one CSV record (RFC 4180); `ValueError` if it is not exactly one."""
+    """Parse one CSV record (RFC 4180); raise `ValueError` if it is not exactly one.
+
+    >>> parse_csv('1,"says ""no"", twice",', ",")
+    ['1', 'says "no", twice', '']
+    """
     try:
         rows = list(csv.reader([text], delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise ValueError(str(error)) from None
     if len(rows) != 1:
-        message = f"{len(rows)} records where one is due"
+        message = f"{len(rows)} records where one is expected"
         raise ValueError(message)
     return rows[0]
 
@@ -92,7 +106,10 @@ def _chunks(file: SourceFile) -> Iterator[bytes]:
 
 
 def _text(file: SourceFile, source: Source) -> Iterator[bytes]:
-    """Stream a file of text as it is, or as UTF-8 where its encoding cannot be cut at a byte. Half a surrogate pair stays one."""
+    """Stream a file of text as it is, or as UTF-8 where its encoding cannot be cut at a byte.
+
+    Unpaired surrogates are kept.
+    """
     with pa.input_stream(str(file.path), compression=file.compression) as stream:
         encoding = _checked_encoding(file, source, stream.read(4))
     if not source.is_transcoded:
@@ -107,25 +124,34 @@ def _text(file: SourceFile, source: Source) -> Iterator[bytes]:
         yield decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")
     except UnicodeError as error:
         reason = error.reason if isinstance(error, UnicodeDecodeError) else type(error).__name__
-        message = f"{file.path}: refused, is not text in {encoding} to its end ({reason}); say its `encoding`, or deliver it again"
+        message = (
+            f"{file.path}: refused, is not text in {encoding} to its end ({reason}); "
+            "set its `encoding`, or deliver it again"
+        )
         raise FileRefusedError(message) from None
 
 
 def _checked_encoding(file: SourceFile, source: Source, start: bytes) -> str:
-    """Give the encoding of a file, with its byte order; refuse a file whose first bytes tell of another one."""
+    """Find a file's encoding with its byte order; refuse a file whose first bytes contradict it."""
     marked = next((name for name, mark in BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
-    told = marked or ZEROS.get(tuple(byte == 0 for byte in start))
-    if told is None and source.encoding in WIDE and start:
-        message = f"{file.path}: refused, does not tell its byte order; say `encoding: {source.encoding}-le` or {source.encoding}-be"
+    found = marked or ZEROS.get(tuple(byte == 0 for byte in start))
+    if found is None and source.encoding in WIDE and start:
+        message = (
+            f"{file.path}: refused, its byte order is unknown; "
+            f"set `encoding: {source.encoding}-le` or {source.encoding}-be"
+        )
         raise FileRefusedError(message)
-    if told and not told.startswith(source.encoding):
-        message = f"{file.path}: refused, is {told} by its first bytes, not {source.encoding}; say `encoding: {told}`"
+    if found and not found.startswith(source.encoding):
+        message = (
+            f"{file.path}: refused, is {found} by its first bytes, not {source.encoding}; "
+            f"set `encoding: {found}`"
+        )
         raise FileRefusedError(message)
-    return told or source.encoding
+    return found or source.encoding
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[pa.Array]:
-    """Cut a stream of bytes at line feeds; a record that no line feed ends is one too."""
+    """Cut a stream of bytes at line feeds; the last line may lack one."""
     parts: list[bytes] = []
     for chunk in chunks:
         if b"\n" not in chunk:
@@ -143,8 +169,8 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[pa.Array]:
 def _cut(buffer: bytes, ends: "np.ndarray[Any, Any]") -> pa.Array:
     """Make an Arrow array of the lines that end at `ends`, without their line feeds.
 
-    An Arrow array's values lie one behind the other, so the line feeds are taken out of the buffer first; bytes.replace
-    does it three times as fast as a NumPy mask.
+    An Arrow array's values are contiguous, so the line feeds are taken out of the buffer first;
+    `bytes.replace` does it three times as fast as a NumPy mask.
     """
     offsets = np.zeros(len(ends) + 1, np.int32)
     offsets[1:] = ends - np.arange(len(ends))
@@ -159,8 +185,9 @@ def _csv_records(
 ) -> Iterator[tuple[str, pa.Array]]:
     """Cut a CSV file into records by the parity of its quotes.
 
-    A record over several lines counts only with as many fields as the header has; else a quote in its first line was
-    never closed: that line is taken alone and reading goes on at the next, so that one stray quote cannot swallow the file.
+    A record over several lines counts only if it has as many fields as the header. Otherwise a
+    quote in its first line was never closed: that line becomes a record and reading goes on at the
+    next, so that one stray quote cannot swallow the file.
     """
     lines = (line for array in _lines(_text(file, source)) for line in array.to_pylist())
     header = next(lines, None)
@@ -184,23 +211,23 @@ def _csv_records(
 
 def _joined(lines: Iterator[bytes], is_record: Any) -> Iterator[bytes]:
     """Join lines while a quote is open."""
-    waiting: list[bytes] = []  # lines given back, next one last
-    held: list[bytes] = []
+    waiting: list[bytes] = []  # lines to read again, the next one last
+    joined: list[bytes] = []
     n_quotes = 0
     while True:
         line = waiting.pop() if waiting else next(lines, None)
         if line is not None:
-            held.append(line)
+            joined.append(line)
             n_quotes += line.count(b'"')
-            if n_quotes % 2 and len(held) < MAX_LINES_OF_A_CSV_RECORD:
+            if n_quotes % 2 and len(joined) < MAX_LINES_OF_A_CSV_RECORD:
                 continue
-        if not held:
+        if not joined:
             return
-        record = b"\n".join(held).removesuffix(b"\r")
-        if len(held) > 1 and (n_quotes % 2 or not is_record(record)):
-            record = held[0].removesuffix(b"\r")
-            waiting.extend(reversed(held[1:]))
-        held, n_quotes = [], 0
+        record = b"\n".join(joined).removesuffix(b"\r")
+        if len(joined) > 1 and (n_quotes % 2 or not is_record(record)):
+            record = joined[0].removesuffix(b"\r")
+            waiting.extend(reversed(joined[1:]))
+        joined, n_quotes = [], 0
         yield record
 
 
@@ -213,9 +240,8 @@ def _n_fields(record: bytes, source: Source) -> int:
 
 def _header_columns(file: SourceFile, text: str, source: Source) -> int:
     """Count the header's columns; refuse a file whose header lacks what the mapping reads."""
-    from transforms.sources.headers import (
-        lack_of_header,
-    )  # which masks identifiers, and is slow to import
+    # masks identifiers, and so is slow to import
+    from transforms.sources.headers import lack_of_header
 
     wanted = [*source.fields(), *source.attributes]
     lack = lack_of_header(text, wanted, source.delimiter, source.payload_encoding)
@@ -228,15 +254,18 @@ def _header_columns(file: SourceFile, text: str, source: Source) -> int:
 
 
 def _refuse_alike(file: SourceFile, fields: Iterable[str | pa.Field]) -> None:
-    """Refuse a file in which SQL, which ignores case, cannot tell two fields of one level apart, or a Parquet column has no name."""
+    """Refuse a file with two fields of one level that are one to SQL, or with an unnamed column."""
     names: dict[str, str] = {}
     for field in fields:
         name = field if isinstance(field, str) else field.name
         if name.lower() in names:
-            message = f"{file.path}: refused, its columns {names[name.lower()]!r} and {name!r} differ by case only or not at all; rename one"
+            message = (
+                f"{file.path}: refused, its columns {names[name.lower()]!r} and {name!r} "
+                "differ by case only or not at all; rename one"
+            )
             raise FileRefusedError(message)
         if not name and isinstance(field, pa.Field):
-            message = f"{file.path}: refused, a column of it has no name; give it one"
+            message = f"{file.path}: refused, one of its columns has no name; name it"
             raise FileRefusedError(message)
         names[name.lower()] = name
         if isinstance(field, pa.Field):
@@ -246,12 +275,12 @@ def _refuse_alike(file: SourceFile, fields: Iterable[str | pa.Field]) -> None:
 
 
 def _parquet_rows(file: SourceFile, batch_rows: int) -> Iterator[pa.Array]:
-    """Read Parquet rows as JSON objects; docs/sources.md says what becomes of each type."""
+    """Read Parquet rows as JSON objects; docs/sources.md lists what each type becomes."""
     _refuse_alike(file, pq.read_schema(file.path))
     with duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
         rows = parquet(connection, [file.path])
-        row = unlike(rows.columns)  # a column of this name would be taken for the row
+        row = unlike(rows.columns)  # a column of the same name would be read instead of the row
         documents = rows.set_alias(row).select(f"to_json({row})::varchar as document")
         for batch in documents.select(
             f"encode({finite_sql('document')}) as payload"

@@ -1,7 +1,8 @@
-"""The fields that a source's rows have, load by load, held against those of the loads before.
+"""The fields of a source's rows, load by load, compared with those of the loads before.
 
-Top-level fields of the JSON object a row is read as; a CSV row has those of its header, a Parquet row its columns. Known is
-what an earlier load let in, and what the source file names. Whole numbers and others are one type, null goes with all.
+They are the top-level fields of the JSON object that a row is read as: those of its header for CSV,
+its columns for Parquet. A field is known if an earlier load let it in or the source file names it.
+Integers and other numbers count as one type, and null fits every type.
 """
 
 import json
@@ -23,7 +24,7 @@ from transforms.text.pii import mask
 from transforms.warehouse.tables import Warehouse
 
 PLACE_OF_A_SHAPE = ("load_id", "source_uri", "structure")
-# what DuckDB says of a JSON value; to its structures an empty object is JSON
+# DuckDB's types of JSON values; an empty object is of type JSON
 DUCKDB_TYPES = {
     "VARCHAR": "text",
     "BOOLEAN": "boolean",
@@ -34,10 +35,10 @@ DUCKDB_TYPES = {
     "OBJECT": "object",
     "JSON": "object",
 }
-# names that may stand in a path as they are; a row with another has its structure taken instead
+# names that need no quoting in a path; of a row with any other name the structure is read instead
 PLAIN_NAME = re.compile(r"[\w .:/-]+")
 MAX_EXPECTED, SAMPLED_ROWS = 200, 1_000
-# names made of data (one an id, say) are no schema: all beyond these count as one field
+# field names may be data, e.g. ids, without end: all beyond these count as one field
 MAX_FIELDS, OTHERS = 1_000, "(others)"
 MAX_STRUCTURES = 10_000
 NOTICED = 10
@@ -48,15 +49,15 @@ Known = dict[str, set[str]]
 
 
 class Shape(NamedTuple):
-    """Rows of one file and load with the same fields; None where they could not be read as objects."""
+    """Rows of one file and load with the same fields; None if they could not be read as objects."""
 
     load_id: str
     source_uri: str
     fields: frozenset[Pair] | None
 
 
-class Held(NamedTuple):
-    """A shape whose rows are held back, for a field that breaks a rule."""
+class RejectedShape(NamedTuple):
+    """A shape whose rows are quarantined, because one of its fields breaks a rule."""
 
     shape_id: int
     column: str
@@ -64,14 +65,14 @@ class Held(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """Rows for `profiles.fields`, the shapes whose rows are held back, and in words what stops a frozen source."""
+    """Rows for `profiles.fields`, the rejected shapes, and what stops a frozen source."""
 
     rows: list[tuple[Any, ...]]
-    held: list[Held]
+    rejected: list[RejectedShape]
     stops: list[str]
 
     def batches(self) -> list[pa.RecordBatch]:
-        """The rows, to be published."""
+        """Convert the rows to Arrow, to be published."""
         schema = SourceField.arrow_schema()
         batches: list[pa.RecordBatch] = pa.Table.from_pylist(
             [dict(zip(schema.names, row, strict=True)) for row in self.rows], schema
@@ -80,7 +81,7 @@ class Compared(NamedTuple):
 
 
 class Shapes:
-    """The shapes of rows, noted batch by batch: one structure is resolved once, however many rows have it."""
+    """The shapes of rows, counted batch by batch; each structure is resolved once."""
 
     def __init__(self, expected: Sequence[str]) -> None:
         self._expected = expected
@@ -90,8 +91,11 @@ class Shapes:
         self._names: dict[str, str] = {}
         self._structures: dict[str | None, frozenset[Pair] | None] = {}
 
-    def note(self, batch: pa.RecordBatch) -> np.ndarray:
-        """Count a batch's rows by shape; the id of each row's shape. Takes `PLACE_OF_A_SHAPE` and `loaded_timestamp`."""
+    def count(self, batch: pa.RecordBatch) -> np.ndarray:
+        """Count a batch's rows by shape; return the id of each row's shape.
+
+        Reads the columns `PLACE_OF_A_SHAPE` and `loaded_timestamp`.
+        """
         encoded = [batch.column(name).dictionary_encode() for name in PLACE_OF_A_SHAPE]
         codes = np.zeros(batch.num_rows, np.int64)
         for column in encoded:
@@ -108,7 +112,7 @@ class Shapes:
         return np.array(ids, np.int64)[inverse]
 
     def by_load(self) -> Iterator[tuple[str, dict[int, Shape]]]:
-        """The shapes of each load, in the order of loads; a load of which no row could be read has none and is left out."""
+        """Yield the shapes of each load, in order; a load with no readable row is left out."""
         for load in sorted(self.loaded):
             shapes = {
                 number: shape
@@ -135,7 +139,7 @@ class Shapes:
         return self._structures[structure]
 
     def _named(self, fields: Iterable[Pair]) -> list[Pair]:
-        """Name fields as people are shown them; those past the first `MAX_FIELDS` go by one name."""
+        """Mask the names of fields; those past the first `MAX_FIELDS` share one name."""
         pairs = list(fields)
         fresh = sorted({name for name, _ in pairs} - self._names.keys())[
             : MAX_FIELDS - len(self._names)
@@ -145,7 +149,7 @@ class Shapes:
 
 
 def expect(connection: duckdb.DuckDBPyConnection, source: Source, known: Known) -> list[str]:
-    """Name the fields that rows of `incoming` probably have, and set the variable of their paths, which `documents` reads."""
+    """List the fields that `incoming` probably has; set the paths, which `documents` reads."""
     sampled = [
         name
         for (name,) in connection.execute(
@@ -166,24 +170,33 @@ def expect(connection: duckdb.DuckDBPyConnection, source: Source, known: Known) 
 
 
 def fields_of(structure: str, expected: Sequence[str]) -> Iterator[Pair]:
-    """Name the fields and types of a row by its `structure` in `documents`; a row of which only names are known has null in all."""
+    """Yield the fields and types of a row, by its `structure` in `documents`.
+
+    The structure is an object, the types of the expected fields in their order, or names alone,
+    whose type is null.
+
+    >>> list(fields_of('{"n":"UBIGINT","tags":["VARCHAR"]}', []))
+    [('n', 'integer'), ('tags', 'array')]
+    >>> list(fields_of("[VARCHAR, NULL]", ["text", "label"]))
+    [('text', 'text')]
+    """
     if structure.startswith("{"):
-        yield from ((name, _type(told)) for name, told in json.loads(structure).items())
+        yield from ((name, _type(kind)) for name, kind in json.loads(structure).items())
     elif structure.startswith("[["):
         yield from ((name, "null") for name in json.loads(structure)[0])
     else:
         types = structure[1:-1].split(", ")
         yield from (
-            (name, _type(told))
-            for name, told in zip(expected, types, strict=True)
-            if told != "NULL"
+            (name, _type(kind))
+            for name, kind in zip(expected, types, strict=True)
+            if kind != "NULL"
         )
 
 
 def known_fields(
     connection: duckdb.DuckDBPyConnection, source: str, but: Iterable[str] = ()
 ) -> Known:
-    """Fetch the fields, with their types, that loads of a source let in, but for some loads."""
+    """Fetch the fields that a source's loads let in, with their types; skip the loads `but`."""
     rows = connection.execute(
         model("profiles/known_fields"), {"source": source, "but": list(but)}
     ).fetchall()
@@ -191,7 +204,7 @@ def known_fields(
 
 
 class _Load(NamedTuple):
-    """A load's shapes by their ids; how each of its fields changed; which changes nobody asked for; what it lacks, with the type it had."""
+    """A load's shapes by id, its fields' changes, the unfit ones, the types of missing fields."""
 
     load_id: str
     shapes: dict[int, Shape]
@@ -199,27 +212,27 @@ class _Load(NamedTuple):
     unfit: set[Pair]
     missing: dict[str, str]
 
-    def held(self) -> list[Held]:
-        """The shapes with an unfit field; the first of them, by name, is the reason."""
+    def rejected(self) -> list[RejectedShape]:
+        """List the shapes with an unfit field; the first of these, by name, is the reason."""
         firsts = {
             number: min(self.unfit & (shape.fields or frozenset()), default=None)
             for number, shape in self.shapes.items()
         }
         return [
-            Held(number, pair[0], UNFIT[self.changes[pair]])
+            RejectedShape(number, pair[0], UNFIT[self.changes[pair]])
             for number, pair in firsts.items()
             if pair
         ]
 
-    def n_passed(self, n_rows: Counter[int], held: list[Held]) -> Counter[Pair]:
-        """Count the rows that are let in by their fields."""
+    def n_passed(self, n_rows: Counter[int], rejected: list[RejectedShape]) -> Counter[Pair]:
+        """Count the rows that have each field, without those of rejected shapes."""
         passed: Counter[Pair] = Counter()
-        for number in self.shapes.keys() - {item.shape_id for item in held}:
+        for number in self.shapes.keys() - {shape.shape_id for shape in rejected}:
             passed.update(dict.fromkeys(self.shapes[number].fields or (), n_rows[number]))
         return passed
 
     def stops(self, known: Known, declared: set[str]) -> Iterator[str]:
-        """Say in words what a frozen source does not take, each with the first file that has it."""
+        """Describe the changes that a frozen source refuses, with the first file that has each."""
         for pair in sorted(self.unfit):
             file = min(
                 shape.source_uri for shape in self.shapes.values() if pair in (shape.fields or ())
@@ -233,16 +246,17 @@ class _Load(NamedTuple):
 
 
 def newest_load(warehouse: Warehouse, source: str) -> str:
-    """Name the newest load of a source whose fields were told; empty if there is none."""
+    """Find the newest load of a source whose fields are recorded; empty if there is none."""
     if warehouse.table(SourceField.relation()) is None:
         return ""
     with warehouse.connect(of=(SourceField.relation(),)) as connection:
-        newest = f"select coalesce(max(load_id), '') from {SourceField.relation()} where source = $source"
+        loads = f"from {SourceField.relation()} where source = $source"
+        newest = f"select coalesce(max(load_id), '') {loads}"
         return str(connection.execute(newest, {"source": source}).fetchall()[0][0])
 
 
 def notices(warehouse: Warehouse, source: Source, after: str) -> list[str]:
-    """Say what changed in the fields of a source in its loads after one."""
+    """Describe how the fields of a source changed in the loads after `after`."""
     with warehouse.connect(of=(SourceField.relation(),)) as connection:
         rows = connection.execute(
             model("profiles/field_changes"), {"source": source.name, "after": after}
@@ -257,36 +271,36 @@ def notices(warehouse: Warehouse, source: Source, after: str) -> list[str]:
 
 
 def _notice(source: Source, load: str, field: str, kind: str, change: str, n_rows: int) -> str:
-    said = f"{source.name}, load {load}: field {in_words(field, kind, change)}"
+    line = f"{source.name}, load {load}: field {in_words(field, kind, change)}"
     if change == "missing":
         is_read = field in {*source.fields(), *source.attributes}
-        return said + (", though the source file reads it" if is_read else "")
-    return said + (f", in {n_rows:,} rows" if n_rows else "; the rows with it wait in quarantine")
+        return line + (", though the source file reads it" if is_read else "")
+    return line + (f", in {n_rows:,} rows" if n_rows else "; the rows with it are in quarantine")
 
 
 def compare(shapes: Shapes, known: Known, source: Source, *, is_replay: bool = False) -> Compared:
-    """Hold the fields of each load against those known by then; the first load defines.
+    """Compare the fields of each load with those known by then; the first load defines them.
 
-    In a replay the rows are of loads that were told of before: only what they bring beyond what was known is, and a frozen source
-    holds rows back.
+    The loads of a replay were compared before, so only new and retyped fields that pass now are
+    recorded, and a frozen source rejects rows instead of stopping.
     """
-    holds_back = source.schema_policy == "quarantine" or (
+    rejects = source.schema_policy == "quarantine" or (
         is_replay and source.schema_policy == "freeze"
     )
     declared = set(mask(sorted({*source.fields(), *source.attributes})))
     known = {field: set(types) for field, types in known.items()}
     compared = Compared([], [], [])
     for load, of_load in shapes.by_load():
-        looked = _look(load, of_load, known, declared)
-        held = looked.held() if holds_back else []
-        passed = looked.n_passed(shapes.n_rows, held)
-        told = [(*pair, passed[pair], change) for pair, change in looked.changes.items()]
-        told += [(field, kind, 0, "missing") for field, kind in looked.missing.items()]
-        told = [row for row in told if row[2] and row[3] in UNFIT] if is_replay else told
-        compared.rows.extend((source.name, load, shapes.loaded[load], *row) for row in sorted(told))
-        compared.held.extend(held)
+        changed = _changes(load, of_load, known, declared)
+        rejected = changed.rejected() if rejects else []
+        passed = changed.n_passed(shapes.n_rows, rejected)
+        rows = [(*pair, passed[pair], change) for pair, change in changed.changes.items()]
+        rows += [(field, kind, 0, "missing") for field, kind in changed.missing.items()]
+        rows = [row for row in rows if row[2] and row[3] in UNFIT] if is_replay else rows
+        compared.rows.extend((source.name, load, shapes.loaded[load], *row) for row in sorted(rows))
+        compared.rejected.extend(rejected)
         compared.stops.extend(
-            looked.stops(known, declared)
+            changed.stops(known, declared)
             if source.schema_policy == "freeze" and not is_replay
             else ()
         )
@@ -295,7 +309,7 @@ def compare(shapes: Shapes, known: Known, source: Source, *, is_replay: bool = F
     return compared
 
 
-def _look(load: str, shapes: dict[int, Shape], known: Known, declared: set[str]) -> _Load:
+def _changes(load: str, shapes: dict[int, Shape], known: Known, declared: set[str]) -> _Load:
     changes = {
         pair: _change(*pair, known) for shape in shapes.values() for pair in shape.fields or ()
     }
@@ -319,19 +333,23 @@ def _change(field: str, kind: str, known: Known) -> str:
 
 
 def _family(kind: str) -> str:
-    """Whole numbers and others are told, but not told apart."""
+    """Compare integers and other numbers as one type."""
     return "number" if kind == "integer" else kind
 
 
-def _type(told: object) -> str:
-    """Translate what DuckDB says of a value, or of what is in it."""
-    if isinstance(told, str):
-        return DUCKDB_TYPES.get(told, "integer")
-    return "array" if isinstance(told, list) else "object"
+def _type(kind: object) -> str:
+    """Translate DuckDB's type of a value, or the structure of a nested one."""
+    if isinstance(kind, str):
+        return DUCKDB_TYPES.get(kind, "integer")
+    return "array" if isinstance(kind, list) else "object"
 
 
 def in_words(field: str, kind: str, change: str, known: Iterable[str] | None = None) -> str:
-    """Tell a change of a field, its name as it may be shown."""
+    """Describe the change of a field, whose name is masked already.
+
+    >>> in_words("score", "text", "retyped", {"number", "null"})
+    '"score" is text, was number'
+    """
     name = json.dumps(field, ensure_ascii=False)
     if change == "retyped":
         return f"{name} is {kind}" + (

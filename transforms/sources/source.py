@@ -1,4 +1,4 @@
-"""A source: the YAML file that maps somebody's fields to the canonical record, and the files it points to."""
+"""A source: the YAML file that maps its fields to the canonical record, and its files."""
 
 import codecs
 import difflib
@@ -29,18 +29,20 @@ SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".parquet": "parquet",
 }
-# text of these can change its meaning by what stands lines before, or is a way to write text in ASCII that is no file's
+# in these a byte's meaning may depend on lines before
 STATEFUL = ("hz", "iso2022", "utf-7")
+# ways to write text in ASCII, not encodings of files
 NO_FILE_IS_IN = {"idna", "punycode", "raw-unicode-escape", "unicode-escape"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 EPOCH = "{column: NAME, unit: milliseconds} (or seconds, microseconds, nanoseconds)"
 REPLACED = {
-    "drift.beyond_usual": "thresholds now follow from the source's own history; say `false_alarms: 0.02`, the share of undisturbed loads "
-    "that may warn, or `false_alarms: null` for thresholds as they are given",
+    "drift.beyond_usual": "thresholds now follow from the source's own history; "
+    "set `false_alarms: 0.02`, the share of undisturbed loads that may warn, "
+    "or `false_alarms: null` for thresholds as they are given",
 }
 EXAMPLES = {
     "tuple_type": "is a list, e.g. [poc, active]",
-    "model_type": "holds keys of its own, e.g. `record_id: id`",
+    "model_type": "has keys of its own, e.g. `record_id: id`",
 }
 Expression = Annotated[
     str,
@@ -54,7 +56,7 @@ class _Model(BaseModel):
 
 
 class KnownColumn(_Model):
-    """`known: {column: NAME}`: the source says itself when a row could have been known."""
+    """`known: {column: NAME}`: the column from whose time a row could be known."""
 
     column: Expression
 
@@ -66,16 +68,16 @@ class KnownEpoch(KnownColumn):
 
 
 class EpochColumn(_Model):
-    """`event_timestamp: {column: NAME, unit: seconds}`: a time as a number since 1970, whose unit nobody can guess."""
+    """`event_timestamp: {column: NAME, unit: seconds}`: a time as a number since 1970."""
 
     column: Expression
     unit: Unit
 
 
 class RecordMapping(_Model):
-    """Each field of the canonical record: a column of the source, or an SQL expression over its row.
+    """Each field of the canonical record: a column of the source or an SQL expression over its row.
 
-    All columns arrive as text; cast where another type is due, e.g. `score::double`.
+    All columns arrive as text; cast one where another type is needed, e.g. `score::double`.
     """
 
     record_id: Expression
@@ -87,7 +89,7 @@ class RecordMapping(_Model):
 
 
 class Thresholds(_Model):
-    """From which value of each statistic on; null for never."""
+    """The value of each statistic above which to act; null for never."""
 
     psi: Annotated[float, Field(ge=0)] | None = None
     js_distance: Annotated[float, Field(ge=0)] | None = None
@@ -95,16 +97,16 @@ class Thresholds(_Model):
 
 
 class ColumnThresholds(_Model):
-    """Thresholds of one column; what is not named is as for all columns."""
+    """Thresholds of one column; those not given are those of all columns."""
 
     warn: Thresholds = Thresholds()
     stop: Thresholds = Thresholds()
 
 
 class Drift(_Model):
-    """`drift:`, how far a load may be from the loads before it; see docs/drift.md for what was measured.
+    """`drift:`, how far a load may differ from the loads before it; docs/drift.md has measurements.
 
-    A threshold is raised to what the source's own history lets expect, such that of loads in which nothing is wrong a share of at
+    A threshold is raised by the source's own history, so that of undisturbed loads a share of at
     most `false_alarms` warns, all columns together. With null, thresholds are as they are given.
     """
 
@@ -119,15 +121,20 @@ class Drift(_Model):
     def thresholds(
         self, column: str, statistic: str, usual: float
     ) -> tuple[float | None, float | None]:
-        """Tell from which values on to warn and to stop, where loads of the source usually differ by less than `usual`."""
+        """Return the values above which to warn and to stop; none is below `usual`.
+
+        >>> Drift(stop=Thresholds(psi=0.5)).thresholds("text", "psi", usual=0.2)
+        (0.2, 0.5)
+        """
         own = self.columns.get(column, ColumnThresholds())
         given = ((own.warn, self.warn), (own.stop, self.stop))
         warn, stop = (
             getattr(first if statistic in first.model_fields_set else second, statistic)
             for first, second in given
         )
-        return (None if warn is None else max(warn, usual)), (
-            None if stop is None else max(stop, usual)
+        return (
+            None if warn is None else max(warn, usual),
+            None if stop is None else max(stop, usual),
         )
 
 
@@ -145,9 +152,8 @@ class Source(_Model):
     tombstone: Expression = "false"
     positive_labels: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
-    schema_policy: SchemaPolicy = Field(
-        "evolve", alias="schema"
-    )  # pydantic's models have a `schema` of their own
+    # pydantic's models have a `schema` of their own
+    schema_policy: SchemaPolicy = Field("evolve", alias="schema")
     drift: Drift = Drift()
     ids: Literal["own", "shared"] | None = None
     max_quarantined_ratio: Ratio = 0.5
@@ -156,7 +162,10 @@ class Source(_Model):
 
     @property
     def is_transcoded(self) -> bool:
-        """Whether text is written as UTF-8 before it is cut into rows, for in this encoding a byte tells no line feed or quote."""
+        """Whether text is converted to UTF-8 before it is cut into rows.
+
+        In such an encoding a single byte does not identify a line feed or a quote.
+        """
         return self.encoding.startswith(STATEFUL) or '\n"'.encode(self.encoding) != b'\n"'
 
     @property
@@ -165,7 +174,7 @@ class Source(_Model):
         return "utf-8" if self.is_transcoded else self.encoding
 
     def expressions(self) -> dict[str, str]:
-        """All mapped SQL expressions by the canonical name they give; `known_timestamp` only where a column gives it."""
+        """Map canonical names to SQL expressions; `known_timestamp` only if it is a column."""
         event = self.record.event_timestamp
         known = (
             {"known_timestamp": self.known.column} if isinstance(self.known, KnownColumn) else {}
@@ -177,7 +186,7 @@ class Source(_Model):
         return {**self.record.model_dump(), **times, "is_tombstone": self.tombstone}
 
     def units(self) -> dict[str, Unit]:
-        """Units of the times that are numbers since 1970, by the canonical name."""
+        """Map the canonical names of times that are numbers since 1970 to their units."""
         given = {"event_timestamp": self.record.event_timestamp, "known_timestamp": self.known}
         return {
             name: time.unit
@@ -192,10 +201,13 @@ class Source(_Model):
             return f"known at {self.known.column}"
         if self.known == "at_load":
             return "known when loaded"
-        return "known at_event, in retrospect: a value may rest on a record that had not arrived, so training may see what serving cannot"
+        return (
+            "known at_event, in retrospect: a value may depend on a record that had not arrived, "
+            "so training may see what serving cannot"
+        )
 
     def fields(self) -> list[str]:
-        """Columns of the source that the mapping reads, attributes aside."""
+        """List the columns that the mapping reads, without attributes."""
         return sorted(
             {
                 column
@@ -206,7 +218,7 @@ class Source(_Model):
 
 
 class SourceFile(NamedTuple):
-    """A file of a source, by what tells how to read it."""
+    """A file of a source, its format and its compression."""
 
     path: Path
     format: Format
@@ -219,18 +231,32 @@ class SourceFile(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What a source's `uri` leads to: files to read, and one line for each that is passed over."""
+    """What a source's `uri` leads to: files to read, and a message for each that is skipped."""
 
     files: list[SourceFile]
     passed_over: list[str]
 
 
 def load_source(path: Path) -> Source:
-    """Read and check a source file; `SourceError` names the key and the mend. A relative `uri` starts at the file's folder."""
+    """Read and check a source file; a relative `uri` starts at the file's folder.
+
+    Raises `SourceError`, which names the key and the fix.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "mail.yaml"
+    ...     _ = path.write_text("{name: mail, uri: mail.csv, known: now}")
+    ...     load_source(path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    transforms.errors.SourceError: ...known: give when a row could be known: at_load, at_event ...
+    """
     try:
         document = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
-        message = f"{path}: cannot be read ({error.strerror}); give the path of a source file, e.g. sources/cve_events.yaml"
+        message = (
+            f"{path}: cannot be read ({error.strerror}); "
+            "give the path of a source file, e.g. sources/cve_events.yaml"
+        )
         raise SourceError(message) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
@@ -240,7 +266,7 @@ def load_source(path: Path) -> Source:
         )
         raise SourceError(message) from None
     if not isinstance(document, dict):
-        message = f"{path}: holds no keys; a source needs name, uri, known and record"
+        message = f"{path}: has no keys; a source needs name, uri, known and record"
         raise SourceError(message)
     try:
         source = Source.model_validate(document)
@@ -262,9 +288,18 @@ def load_source(path: Path) -> Source:
 def list_files(source: Source) -> Listing:
     """List the files a source points to, in order of their path.
 
-    A folder is searched in depth, without what begins with `.` or `_`; there a file is taken if its suffix tells a
-    format (or the source's own `format`). A link that leaves the folder is passed over, and a file that links lead to is taken
-    once, by its own name if it has one in the folder. Nothing at all: `SourceError`.
+    A folder is searched in depth, without names that begin with `.` or `_`; a file there counts if
+    its suffix names a format (the source's `format` if it has one). A link that leaves the folder
+    is skipped, and a file that several links lead to is listed once, by its own name if that is in
+    the folder. Raises `NoFilesError` if there is no file.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     for name in ("b.csv", "a.jsonl.gz", ".hidden.csv"):
+    ...         Path(folder, name).touch()
+    ...     listing = list_files(Source.model_construct(uri=folder))
+    >>> [(file.path.name, file.format, file.compression) for file in listing.files]
+    [('a.jsonl.gz', 'jsonl', 'gzip'), ('b.csv', 'csv', None)]
     """
     target = Path(source.uri)
     root = _root_of(target)
@@ -273,23 +308,33 @@ def list_files(source: Source) -> Listing:
     for path in _found(target, root):
         file = describe(path, source.format if path == target or not target.is_dir() else None)
         if not _real(path).is_relative_to(_real(root)):
-            passed_over.append(f"{path}: leaves the folder of the source, passed over")
+            passed_over.append(f"{path}: leaves the folder of the source, skipped")
         elif not path.is_file():
             continue
         elif file is None or (source.format and file.format != source.format):
-            passed_over.append(
-                f"{path}: is not a {source.format or 'JSONL, CSV or Parquet'} file by its name, passed over"
-            )
+            wanted = source.format or "JSONL, CSV or Parquet"
+            passed_over.append(f"{path}: is not a {wanted} file by its name, skipped")
         else:
             files.append(file)
     if not files:
-        message = f"{source.uri}: no file to load there; check `uri` (a file, a folder or a glob) and `format`"
+        message = (
+            f"{source.uri}: no file to load there; "
+            "check `uri` (a file, a folder or a glob) and `format`"
+        )
         raise NoFilesError(message)
     return Listing(files, passed_over)
 
 
 def describe(path: Path, declared: Format | None) -> SourceFile | None:
-    """Tell a file's format and compression from its suffixes, in any case; `declared` wins over the name. None where neither tells."""
+    """Find a file's format and compression by its suffixes, unless the format is `declared`.
+
+    Returns None for a file of no known format.
+
+    >>> describe(Path("/in/MAIL.CSV.GZ"), None)
+    SourceFile(path=PosixPath('/in/MAIL.CSV.GZ'), format='csv', compression='gzip')
+    >>> describe(Path("/in/mail.txt"), "jsonl")
+    SourceFile(path=PosixPath('/in/mail.txt'), format='jsonl', compression=None)
+    """
     compression = COMPRESSIONS.get(path.suffix.lower())
     inner = path.with_suffix("") if compression else path
     found = declared or SUFFIXES.get(inner.suffix.lower())
@@ -297,12 +342,15 @@ def describe(path: Path, declared: Format | None) -> SourceFile | None:
 
 
 def _found(target: Path, root: Path) -> list[Path]:
-    """Find what a source's `uri` leads to: itself, what is in it, or what its pattern matches; each file once."""
+    """Find the files that a source's `uri` leads to as a file, a folder or a pattern, each once."""
     parts = ["**"] if target.is_dir() else target.relative_to(root).parts
     try:
         paths = sorted({target} if target.is_file() else set(_matching(root, parts, root)))
     except PermissionError as error:
-        message = f"{error.filename}: cannot be looked into ({error.strerror}); mend its rights, or leave it out of `uri`"
+        message = (
+            f"{error.filename}: cannot be listed ({error.strerror}); "
+            "fix its permissions, or leave it out of `uri`"
+        )
         raise SourceError(message) from None
     shown = {
         path: _real(path)
@@ -317,7 +365,10 @@ def _found(target: Path, root: Path) -> list[Path]:
 
 
 def _matching(folder: Path, parts: Sequence[str], root: Path) -> Iterator[Path]:
-    """Follow the parts of a pattern down from a folder; `**` stands for any folders, and at the end for what is in them too."""
+    """Follow the parts of a pattern down from a folder.
+
+    `**` matches any folders, and at the end of a pattern all files in them.
+    """
     if not parts:
         yield folder
     elif parts[0] == "**":
@@ -332,7 +383,7 @@ def _matching(folder: Path, parts: Sequence[str], root: Path) -> Iterator[Path]:
 
 
 def _folders(folder: Path, root: Path) -> Iterator[Path]:
-    """Find a folder and all below it, each once: links are followed last, within the root, and not to where the search has been."""
+    """Find a folder and all below it, each once; links are followed last and within the root."""
     waiting, seen = deque([folder]), set[Path]()
     while waiting:
         here = waiting.popleft()
@@ -349,12 +400,12 @@ def _folders(folder: Path, root: Path) -> Iterator[Path]:
 
 
 def _real(path: Path) -> Path:
-    """Resolve links; unlike `Path.resolve`, without an error for those that lead nowhere but to each other."""
+    """Resolve links; unlike `Path.resolve`, without an error for links that form a circle."""
     return Path(os.path.realpath(path))
 
 
 def _root_of(target: Path) -> Path:
-    """The folder a source may not leave: the part of its `uri` before any part with a wildcard."""
+    """Find the folder that a source may not leave: its `uri` up to the first wildcard."""
     if target.exists():
         return target if target.is_dir() else target.parent
     fixed = itertools.takewhile(lambda part: not glob.has_magic(part), target.parts[:-1])
@@ -362,7 +413,7 @@ def _root_of(target: Path) -> Path:
 
 
 def _check_expressions(path: Path, source: Source) -> None:
-    """Bind every expression to a row of text columns, as it will run, so that a typo is found before any data is read."""
+    """Bind every expression to a row of text columns, to find mistakes before any data is read."""
     with sealed() as connection:
         for name, expression in source.expressions().items():
             try:
@@ -376,12 +427,15 @@ def _check_expressions(path: Path, source: Source) -> None:
                     name, f"record.{name}"
                 )
                 reason = str(error).splitlines()[0]
-                message = f"{path}: {key}: {expression!r} is not an SQL expression over the row ({reason}){_as_a_name(expression)}"
+                message = (
+                    f"{path}: {key}: {expression!r} is not an SQL expression over the row "
+                    f"({reason}){_as_a_name(expression)}"
+                )
                 raise SourceError(message) from None
 
 
 def _as_a_name(expression: str) -> str:
-    """Say how to write what may be meant for the name of a column."""
+    """Suggest how to write an expression that may be meant as a column's name."""
     return (
         ""
         if set(expression) & set("()'\n")
@@ -390,10 +444,13 @@ def _as_a_name(expression: str) -> str:
 
 
 def _check_columns(path: Path, source: Source) -> None:
-    """Refuse names that SQL cannot tell apart or that stand for all fields."""
+    """Refuse names that SQL cannot tell apart, and attributes that name no field."""
     for name, other in itertools.pairwise(sorted(source.fields(), key=str.lower)):
         if name.lower() == other.lower():
-            message = f"{path}: record: {name!r} and {other!r} differ by case only; SQL cannot tell them apart, so map one of them"
+            message = (
+                f"{path}: record: {name!r} and {other!r} differ by case only; "
+                "SQL cannot tell them apart, so map one of them"
+            )
             raise SourceError(message)
     if {"*", ""} & set(source.attributes):
         message = f"{path}: attributes: '*' and '' name no field; name each field, e.g. [lang]"
@@ -401,20 +458,23 @@ def _check_columns(path: Path, source: Source) -> None:
 
 
 def _check_encoding(path: Path, source: Source) -> str:
-    """Give the encoding its one name, e.g. `utf-8` for UTF8."""
+    """Normalize the encoding's name, e.g. to `utf-8` from UTF8."""
     try:
         "".encode(source.encoding)
         name = codecs.lookup(source.encoding).name
     except (LookupError, ValueError):
         name = ""
     if not name or name in NO_FILE_IS_IN:
-        message = f"{path}: encoding: {source.encoding!r} is no encoding of files that is known; e.g. utf-8, utf-16, windows-1252, latin-1"
+        message = (
+            f"{path}: encoding: {source.encoding!r} is not a known encoding of files; "
+            "e.g. utf-8, utf-16, windows-1252, latin-1"
+        )
         raise SourceError(message)
-    return "utf-8" if name == "utf-8-sig" else name  # a byte order mark is no part of any text
+    return "utf-8" if name == "utf-8-sig" else name  # a byte order mark is not part of the text
 
 
 def _explain(error: ValidationError) -> str:
-    """Turn pydantic's first complaint into the key and the mend."""
+    """Turn pydantic's first error into the key and the fix."""
     first = error.errors()[0]
     key = ".".join(
         str(part)
@@ -422,13 +482,19 @@ def _explain(error: ValidationError) -> str:
         if part not in {"KnownColumn", "literal['at_load','at_event']"}
     )
     if key == "known" or key.startswith("known."):
-        return f"known: say when a row could be known: at_load, at_event or {{column: NAME}}; of a number since 1970 the unit too: {EPOCH}"
+        return (
+            "known: give when a row could be known: at_load, at_event or {column: NAME}; "
+            f"for a number since 1970 the unit too: {EPOCH}"
+        )
     if key.startswith("record.event_timestamp."):
-        return f"record.event_timestamp: is a column or an expression; of a number since 1970 say the unit too: {EPOCH}"
+        return (
+            "record.event_timestamp: is a column or an expression; "
+            f"for a number since 1970 give the unit too: {EPOCH}"
+        )
     if first["type"] == "missing":
         return f"{key}: is missing; add it, e.g. `{key.rsplit('.', 1)[-1]}: ...`"
     if key in REPLACED:
-        return f"{key}: is no key any more; {REPLACED[key]}"
+        return f"{key}: is no longer a key; {REPLACED[key]}"
     if first["type"] == "extra_forbidden":
         parts: tuple[type[_Model], ...] = (
             (Drift, Thresholds) if key.startswith("drift.") else (Source, RecordMapping)

@@ -1,12 +1,12 @@
-"""Every record accounted for: what the books say, held against what the tables hold."""
+"""Every row accounted for: the accounts, checked against the rows in the tables."""
 
 import polars as pl
 
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import (
     AccountedFile,
+    DuplicateRow,
     QuarantinedRecord,
-    RepeatedRecord,
     StagedRecord,
 )
 from transforms.sql import model
@@ -14,12 +14,12 @@ from transforms.warehouse.tables import Warehouse
 
 
 def recount(warehouse: Warehouse) -> pl.DataFrame:
-    """Count every load's rows in raw, staging, repeats and quarantine; `adds_up` says whether the accounting agrees.
+    """Count the rows of each load in raw, staging, duplicate rows and quarantine.
 
-    Columns: source, load_id, n_read, n_staged, n_duplicates, n_quarantined, adds_up. A load that is not staged yet, or of
-    which a row went missing, does not add up.
+    Columns: source, load_id, n_read, n_staged, n_duplicates, n_quarantined, adds_up. `adds_up` is
+    whether the accounts say the same: false for a load that is not staged yet or lacks a row.
     """
-    contracts = (RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord, AccountedFile)
+    contracts = (RawRecord, StagedRecord, DuplicateRow, QuarantinedRecord, AccountedFile)
     with warehouse.connect() as connection:
         for missing in (
             contract for contract in contracts if warehouse.table(contract.relation()) is None

@@ -1,7 +1,8 @@
-"""Checks of a load as a whole, before it is staged: its rows look sound one by one, and yet the source is read wrongly.
+"""Checks of a load as a whole, before it is staged: whether its source is read correctly.
 
-Nearly all of it is rejected; rows of strangers share an id; dates are read in the wrong order; its ids are another source's. What a row
-breaks by itself is judged in `transforms.staging.prepare`, how a load differs from those before it in `transforms.profiles.drift`.
+They find loads of which nearly all rows are rejected, unrelated rows that share an id, dates read
+in the wrong order, and ids that belong to another source. `transforms.staging.prepare` checks each
+row by itself; `transforms.profiles.drift` compares a load with those before it.
 """
 
 import re
@@ -24,25 +25,27 @@ from transforms.warehouse.tables import Warehouse
 
 # fewer rows prove nothing about a load
 MIN_ROWS = 5
-# of the rejected dates, how many must be dates in the other order only; of all dates, so many are no slip of the pen
+# share of the rejected dates that must fit the other order only; share of all dates above which
+# they are no typing errors
 MOST, FEW = 0.9, 0.01
 NAMED_RULES = 3
-MENDS = {
+FIXES = {
     "beyond_tomorrow": "check how the time is read",
     "empty": "map `text` to a column that is filled",
-    "epoch_without_unit": f"say the unit: {EPOCH}",
-    "exponent_form": "a spreadsheet has cut the ids; export them as text, or map another column as the key",
-    "expression_failed": "mend the expression",
-    "not_a_time": "say how it is written, e.g. strptime(created, '%d.%m.%Y %H:%M')",
+    "epoch_without_unit": f"give the unit: {EPOCH}",
+    "exponent_form": "a spreadsheet has cut the ids; "
+    "export them as text, or map another column as the key",
+    "expression_failed": "fix the expression",
+    "not_a_time": "give its format, e.g. strptime(created, '%d.%m.%Y %H:%M')",
     "not_after_1970": "check how the time is read",
     "not_an_object": "check `format`",
     "not_csv": "check `delimiter` and `format`",
     "not_in_the_source_encoding": "check `encoding`",
-    "not_in_unit": "the numbers have another unit than the source file says",
+    "not_in_unit": "the numbers are not in the unit that the source file gives",
     "not_json": "check `format`",
     "not_nullable": "map a column that is filled",
-    "not_text": "map a field inside of it, or cast it",
-    "not_utf8": "say `encoding`, e.g. windows-1252",
+    "not_text": "map a field inside it, or cast it",
+    "not_utf8": "set `encoding`, e.g. windows-1252",
     "str_length(1, None)": "map a column that is filled",
     "too_few_columns": "check `delimiter`",
     "too_long": "raise MILLRACE_MAX_RECORD_BYTES",
@@ -52,15 +55,19 @@ NUMBER = r"([0-9]{1,2})"
 DAY_FIRST = rf"^\D*{NUMBER}[-/. ]{NUMBER}[-/. ](?:[0-9]{{4}}|[0-9]{{2}})(?:\D|$)"
 YEAR_FIRST = rf"^\D*[0-9]{{4}}[-/. ]{NUMBER}[-/. ]{NUMBER}(?:\D|$)"
 MONTHS, DAYS = 12, 31
-MIN_PART = 3  # shorter parts of words say nothing, and stand in every message
+MIN_PART = 3  # shorter parts of words reveal nothing, and occur in every message
 SCHEMA = pl.DataFrame(LoadCheck.arrow_schema().empty_table()).schema
 ACCOUNTED = {"source": pl.String, "load_id": pl.String}
 
 
 def day_order(written: pl.Expr) -> pl.Expr:
-    """Tell which of a date's two short numbers is above 12 where the other may be a month: `first`, `second`, or `neither`.
+    """Find which short number of a date must be the day: `first`, `second` or `neither`.
 
-    Null where there are no such numbers.
+    It is above 12, and the other may be a month. Null where a text has no two such numbers.
+
+    >>> dates = pl.Series(["31.01.2026", "01/31/2026", "2026-05-06", "soon"])
+    >>> pl.select(day_order(pl.lit(dates))).to_series().to_list()
+    ['first', 'second', 'neither', None]
     """
     one, other = (
         pl.coalesce(
@@ -84,7 +91,7 @@ def day_order(written: pl.Expr) -> pl.Expr:
 def check_loads(
     connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse
 ) -> pl.DataFrame:
-    """Check the loads that were just split, see `transforms.staging.prepare.split`: rows of `LoadCheck`."""
+    """Check the loads that `transforms.staging.prepare.split` just split, as `LoadCheck` rows."""
     loads = dict(
         connection.sql("select distinct load_id, loaded_timestamp from incoming").fetchall()
     )
@@ -113,7 +120,10 @@ def watch_checks(
     *,
     is_accepted: bool,
 ) -> None:
-    """Check the loads that were just split and keep what was found; `ChecksError` if one is to be stopped, unless that is accepted."""
+    """Check the loads that were just split and store the findings.
+
+    Raises `ChecksError` if a check stops a load, unless that is accepted.
+    """
     checks = check_loads(connection, source, warehouse)
     store(warehouse, LoadCheck, checks)
     if not is_accepted:
@@ -123,13 +133,16 @@ def watch_checks(
 def refuse_replayed(
     connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse
 ) -> None:
-    """Raise `ChecksError` if what passes of the rows that were just tried again is not sound; that others still fail stops nothing."""
+    """Raise `ChecksError` if the replayed rows that pass would stop a load.
+
+    Rows that fail again stop nothing.
+    """
     checks = check_loads(connection, source, warehouse).filter(pl.col("check") != "quarantined")
     refuse_stops(source, checks, "quarantine replay")
 
 
 def kept_checks(warehouse: Warehouse) -> pl.DataFrame:
-    """Read what was found in all loads, with `is_staged`: whether the load is in the accounts."""
+    """Read the findings in all loads; `is_staged` is whether the load is in the accounts."""
     checks = (
         stored(warehouse.create(LoadCheck), LoadCheck)
         if warehouse.table(LoadCheck.relation())
@@ -149,7 +162,7 @@ def kept_checks(warehouse: Warehouse) -> pl.DataFrame:
 
 
 def waiting(warehouse: Warehouse) -> list[str]:
-    """Say which loads wait because a check has stopped them, and why."""
+    """Describe the loads that a check has stopped, and why."""
     stopped = kept_checks(warehouse).filter(~pl.col("is_staged"), verdict="stop")
     return [
         f"{row['source']}: load {row['load_id']} waits, nothing of it is staged: {finding(row)}"
@@ -158,7 +171,7 @@ def waiting(warehouse: Warehouse) -> list[str]:
 
 
 def notices(warehouse: Warehouse, source: str, loads: set[str]) -> list[str]:
-    """Say what was found in some staged loads that is worth a look, or was accepted."""
+    """Describe what the checks found in some staged loads: warnings and accepted stops."""
     found = kept_checks(warehouse).filter(
         pl.col("source") == source,
         pl.col("load_id").is_in(list(loads)),
@@ -168,12 +181,19 @@ def notices(warehouse: Warehouse, source: str, loads: set[str]) -> list[str]:
 
 
 def finding(check: Mapping[str, Any]) -> str:
-    """Say what a check found, and where first."""
+    """Describe what a check found, and where first.
+
+    >>> finding({"reason": "2 of 9 rows are rejected", "place": "row 4 of a.csv"})
+    '2 of 9 rows are rejected (first row 4 of a.csv)'
+    """
     return f"{check['reason']} (first {check['place']})" if check["place"] else str(check["reason"])
 
 
 def refuse_stops(source: Source, checks: pl.DataFrame, command: str = "run") -> None:
-    """Raise `ChecksError` if a check stops a load: nothing is staged, so that a mended source file stages all of it."""
+    """Raise `ChecksError` if a check stops a load.
+
+    None of it is staged then, so that all of it is once the source file is fixed.
+    """
     stopping = checks.filter(verdict="stop")
     if stopping.is_empty():
         return
@@ -184,8 +204,10 @@ def refuse_stops(source: Source, checks: pl.DataFrame, command: str = "run") -> 
         for row in found.sort(pl.col("verdict") != "stop", maintain_order=True).to_dicts()
     ]
     message = (
-        f"{source.name}: load {load_id} is stopped, nothing was staged: {'; '.join(reasons)}. Mend the source file and run again, for the "
-        f"rows are loaded already; if they are as they should be, millrace {command} --source FILE --accept-load stages them"
+        f"{source.name}: load {load_id} is stopped, nothing was staged: {'; '.join(reasons)}. "
+        "Fix the source file and run again: the rows are loaded already; "
+        "if they are as they should be, "
+        f"millrace {command} --source FILE --accept-load stages them"
     )
     raise ChecksError(message, {"source": source.name, "load": load_id, "reasons": reasons})
 
@@ -197,7 +219,7 @@ def _row(
     limits: tuple[float | None, float | None],
     reason: str,
 ) -> dict[str, Any]:
-    """Judge what a check found by the shares above which it warns and stops."""
+    """Make a `LoadCheck` row, its verdict by the shares above which to warn and to stop."""
     n_rows, n_broken, (warn, stop) = found["n_rows"], found["n_broken"], limits
     share = n_broken / max(n_rows, 1)
     is_stop = stop is not None and share > stop and n_broken >= MIN_ROWS
@@ -223,7 +245,7 @@ def _row(
 def _rejected(
     connection: duckdb.DuckDBPyConnection, source: Source, n_rows: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
-    """See how much of each load is rejected, and by which rules."""
+    """Check what share of each load is rejected, and by which rules."""
     rules = connection.sql(model("checks/rejections")).pl().to_dicts()
     for load_id, n_read in n_rows.items():
         of_load = [rule for rule in rules if rule["load_id"] == load_id]
@@ -237,43 +259,39 @@ def _rejected(
         )
         named = ", ".join(_rule(rule) for rule in of_load[:NAMED_RULES])
         more = f" and {len(of_load) - NAMED_RULES} more rules" if len(of_load) > NAMED_RULES else ""
-        reason = f"{_share(found)} are rejected (max_quarantined_ratio {source.max_quarantined_ratio:.0%})"
+        warn, stop = source.warn_quarantined_ratio, source.max_quarantined_ratio
+        reason = f"{_share(found)} are rejected (max_quarantined_ratio {stop:.0%})"
         reason += f": {named}{more}" if named else ""
-        yield _row(
-            found,
-            "quarantined",
-            "",
-            (source.warn_quarantined_ratio, source.max_quarantined_ratio),
-            reason,
-        )
+        yield _row(found, "quarantined", "", (warn, stop), reason)
 
 
 def _rule(rule: Mapping[str, Any]) -> str:
-    """Name a rule, the rows it rejects and the mend."""
-    mend = f"; {MENDS[rule['rule']]}" if rule["rule"] in MENDS else ""
-    return f"{rule['column']}: {rule['rule']} ({rule['n_broken']:,} rows{mend})"
+    """Describe a rule, with how many rows it rejects and the fix."""
+    fix = f"; {FIXES[rule['rule']]}" if rule["rule"] in FIXES else ""
+    return f"{rule['column']}: {rule['rule']} ({rule['n_broken']:,} rows{fix})"
 
 
 def _collisions(
     connection: duckdb.DuckDBPyConnection, source: Source, n_accepted: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
-    """See how many rows of each load share their id with a stranger."""
+    """Check how many rows of each load share their id with an unrelated row."""
     none = {"n_broken": 0, "n_records": 0, "source_uri": None, "row_number": None}
     collisions = {
         row["load_id"]: row for row in connection.sql(model("checks/collisions")).pl().to_dicts()
     }
     for load_id, n_rows in n_accepted.items():
         found = {**none, **collisions.get(load_id, {}), "load_id": load_id, "n_rows": n_rows}
-        where = ": map a column that is another one for every record" if found["n_broken"] else ""
+        fix = ": map a column that differs for every record" if found["n_broken"] else ""
         reason = (
-            f"record_id is no key in {_share(found)}: {found['n_records']:,} ids stand for rows that differ in author, time and text "
-            f"(max_collision_ratio {source.max_collision_ratio:.1%}){where}"
+            f"record_id is no key in {_share(found)}: {found['n_records']:,} ids have rows that "
+            "differ in author, time and text "
+            f"(max_collision_ratio {source.max_collision_ratio:.1%}){fix}"
         )
         yield _row(found, "collisions", "record_id", (0.0, source.max_collision_ratio), reason)
 
 
 def _day_orders(connection: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
-    """See whether dates fail just where the day is above 12, so that those that pass have day and month the wrong way round."""
+    """Check whether dates fail just where the day is above 12; those that pass are wrong then."""
     for row in connection.sql(model("checks/day_orders")).pl().to_dicts():
         order = max(("first", "second"), key=lambda name: row[f"n_{name}"])
         n_swapped, n_passed = row[f"n_{order}"], row["n_passed"]
@@ -285,20 +303,25 @@ def _day_orders(connection: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any
             continue
         found = {"load_id": row["load_id"], "n_rows": n_swapped + n_passed, "n_broken": n_swapped}
         reason = (
-            f"{row['column']}: day and month are read in the wrong order: {n_swapped:,} dates fail, all with a {order} number above 12, "
-            f"and {row['n_first_days']:,} that pass may be wrong; swap %d and %m, or tell the two orders of the file apart"
+            f"{row['column']}: day and month are read in the wrong order: {n_swapped:,} dates "
+            f"fail, all with a {order} number above 12, and {row['n_first_days']:,} that pass may "
+            "be wrong; swap %d and %m, or tell the two orders of the file apart"
         )
         yield _row(found, "dates", row["column"], (None, 0.0), reason)
 
 
 def _foreign_ids(connection: duckdb.DuckDBPyConnection, source: Source) -> Iterator[dict[str, Any]]:
-    """See whether rows would become versions of another source's records, where the source file does not say that they are."""
+    """Check whether rows would become versions of another source's records.
+
+    A source file may allow that with `ids: shared`.
+    """
     if source.ids == "shared":
         return
     for row in connection.sql(model("checks/foreign_ids")).pl().to_dicts():
         reason = (
-            f"{_share(row)} have the record_id of a record of source {row['sources']}: say `ids: own` if each source "
-            "has ids of its own, `ids: shared` if they are about the same records"
+            f"{_share(row)} have the record_id of a record of source {row['sources']}: "
+            "set `ids: own` if each source has ids of its own, "
+            "`ids: shared` if they are about the same records"
         )
         yield {**_row(row, "ids", "record_id", (None, 0.0), reason), "verdict": "stop"}
 
@@ -306,11 +329,14 @@ def _foreign_ids(connection: duckdb.DuckDBPyConnection, source: Source) -> Itera
 def _failures(
     connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse
 ) -> Iterator[dict[str, Any]]:
-    """Say of expressions that failed on what kind of value the first one did, and what the engine said, without the value."""
-    for row in (
-        connection.sql(model("checks/rejections")).pl().filter(rule="expression_failed").to_dicts()
-    ):
-        reason = f"{row['column']}: the expression fails in {_share(row)}: {_explain(connection, source, warehouse, row)}"
+    """Explain each expression that failed: the kind of the first such value, the engine's message.
+
+    The value itself is left out.
+    """
+    rejections = connection.sql(model("checks/rejections")).pl()
+    for row in rejections.filter(rule="expression_failed").to_dicts():
+        reason = _explain(connection, source, warehouse, row)
+        reason = f"{row['column']}: the expression fails in {_share(row)}: {reason}"
         yield _row(row, "expression", row["column"], (0.0, None), reason)
 
 
@@ -320,26 +346,28 @@ def _explain(
     warehouse: Warehouse,
     place: Mapping[str, Any],
 ) -> str:
-    """Run an expression again on the row where it failed, alone, so that the engine says why."""
+    """Run an expression again on the one row where it failed, so that the engine reports why."""
     from transforms.staging.prepare import create_documents  # which calls this module
 
     expression = source.expressions()[place["column"]]
     names = sorted(column_references(expression))
     given = {name: place[name] for name in ("load_id", "source_uri", "row_number")}
     row = connection.sql(
-        "from corrected_rows where load_id = $load_id and source_uri = $source_uri and row_number = $row_number",
+        "from corrected_rows where load_id = $load_id and source_uri = $source_uri "
+        "and row_number = $row_number",
         params=given,
     )
     with duckdb.connect() as alone, sealed() as engine:
         alone.execute("set timezone = 'UTC'")
         alone.register("given", row.to_arrow_table())
         alone.execute("create table incoming as from given")
-        alone.execute("set variable field_paths = []::varchar[]")  # no type of a field is asked for
+        alone.execute("set variable field_paths = []::varchar[]")  # field types are not needed
         create_documents(alone, source, warehouse)
         engine.register("documents", alone.sql("select document from documents").to_arrow_table())
         structure = candidates_parameters(source)["structure"]
         engine.execute(
-            "create table fields as select unnest(json_transform(document, $structure)) from documents",
+            "create table fields as "
+            "select unnest(json_transform(document, $structure)) from documents",
             {"structure": structure},
         )
         values = (
@@ -360,7 +388,11 @@ def _explain(
 
 
 def kind_of(value: str | None) -> str:
-    """Say what kind of text a value is: its length, and its shape, with 9 for a digit and a for a letter."""
+    """Describe a text by its length and shape: 9 is a digit, a is a letter.
+
+    >>> kind_of("31.01.2026, 9am")
+    "text of 15 characters like '99.99.9999, 9aa'"
+    """
     if value is None:
         return "null"
     shape = re.sub(r"[^\W\d_]", "a", re.sub(r"\d", "9", value[:40]))
@@ -371,9 +403,14 @@ def kind_of(value: str | None) -> str:
 def without_values(
     error: duckdb.Error | UnicodeDecodeError, expression: str, values: list[str]
 ) -> str:
-    """Take out of an engine's message what may come from the row: its values, what is quoted or a number, and every word of theirs.
+    """Mask what an engine's message may show of a row: values, their words, quotes and numbers.
 
-    DuckDB cuts long values off at some byte: a part of a word goes too, and a message that ends within a character is not shown.
+    Words of the expression stay. DuckDB cuts a long value off at some byte, so parts of its words
+    are masked too, and a message that ends within a character is not shown.
+
+    >>> error = duckdb.ConversionException("Conversion Error: invalid date: 31.01. in due::date")
+    >>> without_values(error, "due::date", ["31.01."])
+    'Conversion Error: invalid date: ... in due::date'
     """
     if isinstance(error, UnicodeDecodeError):
         return "a message that is no text"
@@ -408,7 +445,8 @@ def without_values(
 
 
 def _share(found: Mapping[str, Any]) -> str:
-    return f"{found['n_broken']:,} of {found['n_rows']:,} rows ({found['n_broken'] / max(found['n_rows'], 1):.1%})"
+    share = found["n_broken"] / max(found["n_rows"], 1)
+    return f"{found['n_broken']:,} of {found['n_rows']:,} rows ({share:.1%})"
 
 
 def _place(found: Mapping[str, Any]) -> str:

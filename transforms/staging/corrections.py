@@ -1,4 +1,7 @@
-"""Rejected rows out to a colleague as CSV, and corrections of them back in: the rows stay as they came, a replay reads the correction."""
+"""Rejected rows exported as CSV for a colleague to correct, and the corrections imported.
+
+The rows stay as they came; a replay reads the newest correction instead.
+"""
 
 import csv
 import hashlib
@@ -37,7 +40,7 @@ ASKED = {
 
 
 class Broken(NamedTuple):
-    """A correction that does not pass either: its row in the file, and the rule it breaks."""
+    """A correction that fails too: its row in the file, and the rule it breaks."""
 
     row: int
     column: str
@@ -45,7 +48,7 @@ class Broken(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """What became of a file of corrections: rows that have one, those that are new, and which of these a replay will reject again."""
+    """What a file of corrections holds: how many, how many new, and which a replay will reject."""
 
     n_corrections: int
     n_new: int
@@ -53,7 +56,7 @@ class Imported(NamedTuple):
 
 
 def export(warehouse: Warehouse, path: Path, rule: str | None, *, is_revealed: bool) -> int:
-    """Write rejected rows as CSV (UTF-8 with its mark, as spreadsheets want it), one a row; how many."""
+    """Write rejected rows as CSV, in UTF-8 with a byte order mark; return how many."""
     n_rows = 0
     try:
         with (
@@ -82,18 +85,19 @@ def _exported(rows: pl.DataFrame, *, is_revealed: bool) -> list[list[str]]:
         "payload_digest": list(map(_digest, payloads)),
         "correction": [""] * rows.height,
     }
-    told = rows.with_columns(
+    exported = rows.with_columns(
         **{name: pl.Series(values, dtype=pl.String) for name, values in added.items()}
     )
-    return [[guarded(str(value)) for value in row] for row in told.select(EXPORTED).rows()]
+    return [[guarded(str(value)) for value in row] for row in exported.select(EXPORTED).rows()]
 
 
 def import_corrections(
     path: Path, source: Source, warehouse: Warehouse, *, is_dry: bool
 ) -> Imported:
-    """Take the corrections of a source's rejected rows from a CSV file as `export` writes it; rows without one are passed over.
+    """Import the corrections of a source's rejected rows from a CSV file that `export` wrote.
 
-    All or none: `CorrectionError` names the first row that cannot be taken. What stands already is not taken again.
+    Rows without a correction are skipped, and so is a correction already in effect. All are
+    imported or none: `CorrectionError` names the first row that cannot be.
     """
     asked = _read(path, source, warehouse.settings.max_record_bytes)
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
@@ -117,7 +121,7 @@ def import_corrections(
 
 
 def _read(path: Path, source: Source, max_record_bytes: int) -> pl.DataFrame:
-    """Read the corrections, with the number each row has in a spreadsheet."""
+    """Read the corrections, each with its row number in a spreadsheet."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -130,7 +134,10 @@ def _read(path: Path, source: Source, max_record_bytes: int) -> pl.DataFrame:
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=head.count))
     lacking = [name for name in NEEDED if name not in (rows.fieldnames or ())]
     if lacking:
-        message = f"{path}: has no column {lacking[0]!r}; take a file that millrace quarantine export wrote, and fill its column 'correction'"
+        message = (
+            f"{path}: has no column {lacking[0]!r}; take a file that millrace quarantine export "
+            "wrote, and fill its column 'correction'"
+        )
         raise CorrectionError(message)
     asked = [
         _asked(path, number, row, source, max_record_bytes)
@@ -140,7 +147,10 @@ def _read(path: Path, source: Source, max_record_bytes: int) -> pl.DataFrame:
     frame = pl.DataFrame(asked, schema=ASKED, orient="row")
     twice = frame.filter(~pl.struct(PLACE).is_first_distinct())
     if twice.height:
-        message = f"{path}, row {twice['row'][0]}: corrects a row that is corrected above already; leave one of the two"
+        message = (
+            f"{path}, row {twice['row'][0]}: corrects a row that is corrected above already; "
+            "leave one of the two"
+        )
         raise CorrectionError(message)
     return frame
 
@@ -152,34 +162,52 @@ def _asked(
     try:
         payload = correction.encode(source.payload_encoding)
     except UnicodeEncodeError:
-        message = f"{path}, row {number}: its correction has characters that {source.payload_encoding} has not, which {source.name} is in"
+        message = (
+            f"{path}, row {number}: its correction has characters that "
+            f"{source.payload_encoding}, the encoding of {source.name}, lacks"
+        )
         raise CorrectionError(message) from None
     if not row_number.isdecimal():
-        message = f"{path}, row {number}: row_number is no whole number; leave all columns but 'correction' as they were exported"
+        message = (
+            f"{path}, row {number}: row_number is not a whole number; "
+            "leave all columns but 'correction' as they were exported"
+        )
         raise CorrectionError(message)
     if len(payload) > max_record_bytes:
-        message = f"{path}, row {number}: its correction is longer than a record may be ({max_record_bytes:,} bytes)"
+        message = (
+            f"{path}, row {number}: its correction is longer than a record may be "
+            f"({max_record_bytes:,} bytes)"
+        )
         raise CorrectionError(message)
     return number, load_id, uri, int(row_number), digest, payload
 
 
 def _refuse_strangers(path: Path, source: Source, waiting: pl.DataFrame) -> None:
-    """Refuse what is not in quarantine any more, is not what was exported, or would put a mask's placeholders into the data."""
+    """Refuse a row no longer in quarantine, a changed row, or a mask's placeholder as data."""
     for row, digest, payload, original in (
         waiting.select("row", "payload_digest", "payload", "original").sort("row").rows()
     ):
         if original is None:
-            message = f"{path}, row {row}: no such row of {source.name} waits in quarantine; export again and correct what is there"
+            message = (
+                f"{path}, row {row}: no such row of {source.name} is in quarantine; "
+                "export again and correct what is there"
+            )
             raise CorrectionError(message)
         if _digest(original) != digest:
-            message = f"{path}, row {row}: payload_digest is not that of the row in quarantine; export again and correct that"
+            message = (
+                f"{path}, row {row}: payload_digest is not that of the row in quarantine; "
+                "export again and correct that"
+            )
             raise CorrectionError(message)
         (masked,) = readable([original], is_revealed=False)
         placeholders = set(PLACEHOLDER.findall(masked)) - set(
             PLACEHOLDER.findall(original.decode("utf-8", "replace"))
         )
         if placeholders & set(PLACEHOLDER.findall(payload.decode(source.payload_encoding))):
-            message = f"{path}, row {row}: its correction holds the mask {min(placeholders)}; export with --reveal, or write what was there"
+            message = (
+                f"{path}, row {row}: its correction contains the mask {min(placeholders)}; "
+                "export with --reveal, or write what was there"
+            )
             raise CorrectionError(message)
 
 
@@ -190,18 +218,16 @@ def _judge(
     new: pl.DataFrame,
     buffer: Path,
 ) -> list[Broken]:
-    """Hold the corrected rows against the mapping and the rules as a replay will."""
+    """Check the corrected rows against the mapping and the rules, as a replay will."""
     place = ", ".join(PLACE)
     connection.register("new_rows", new.to_arrow())
-    connection.execute(
-        f"create table corrected as select row, {place}, payload, now() as corrected_timestamp from new_rows"
-    )
+    columns = f"row, {place}, payload, now() as corrected_timestamp"
+    connection.execute(f"create table corrected as select {columns} from new_rows")
     connection.execute(
         "create or replace view quarantine.corrections as select * exclude (row) from corrected"
     )
-    connection.execute(
-        f"create view incoming as select records.* from quarantine.records semi join corrected using ({place})"
-    )
+    rejected = f"from quarantine.records semi join corrected using ({place})"
+    connection.execute(f"create view incoming as select records.* {rejected}")
     split(connection, source, warehouse, buffer, is_replay=True)
     found = connection.sql(
         f'select row, "column", rule from rejected join corrected using ({place}) order by row'
@@ -210,11 +236,11 @@ def _judge(
 
 
 def _batches(new: pl.DataFrame) -> list[pa.RecordBatch]:
-    told = new.with_columns(
+    corrections = new.with_columns(
         original_digest="payload_digest", corrected_timestamp=pl.lit(datetime.now(UTC))
     )
     batches: list[pa.RecordBatch] = (
-        told.select(Correction.arrow_schema().names)
+        corrections.select(Correction.arrow_schema().names)
         .to_arrow()
         .cast(Correction.arrow_schema())
         .to_batches()

@@ -1,7 +1,8 @@
-"""From raw rows to canonical candidates: documents are read, a source's expressions applied, nothing is judged twice.
+"""From raw rows to canonical candidates: documents are read and a source's expressions applied.
 
-What a candidate breaks before its contract can be asked (bytes that are no text, text that is no JSON, an object where
-a value is due, a time that is none) is carried as `rejected_column`, `rejected_rule` and `rejected_value`.
+A candidate may break a rule before its contract can be checked: bytes that are not text, text that
+is not JSON, an object in place of a value, a time that is not one. It carries the reason as
+`rejected_column`, `rejected_rule` and `rejected_value`.
 """
 
 import json
@@ -29,9 +30,9 @@ DECODED = pa.schema(
 )
 NOT_TEXT = "'not_text'"
 CUT = "'exponent_form'"
-# a text of nothing else is no text: all that Unicode calls white space
+# all that Unicode calls white space; a text of nothing else is blank
 WHITE_SPACE = r"[\s\p{Z}\x0b\x1c-\x1f\x{85}]+"
-# an expression fails on a value or finds none: both are null under `try`, so one that finds none says this instead
+# under `try` an expression that fails is null, so one that only finds no value returns this instead
 NONE = "(chr(0) || 'none')"
 MAY_FAIL = {
     "record_id": "record_id_",
@@ -40,9 +41,11 @@ MAY_FAIL = {
     "known_timestamp": "known_text",
     "text": "text_",
 }
-# digits, then a fraction and an exponent or an exponent with its sign: how spreadsheets and floats write a long id, its last digits lost
+# how spreadsheets and floats write a long id, cutting its last digits: digits, then a fraction and
+# an exponent, or an exponent with its sign
 EXPONENT_FORM = r"(^|[^0-9A-Za-z.,])\d+([.,]\d+[eE][+-]?|[eE]\+)\d+($|[^0-9A-Za-z])"
-# what all sources share: the candidate's columns, as the contract names them, the first reason against it, and its document's fields
+# what all sources share: the columns of the contract, the first reason to reject the candidate,
+# and the fields of its document
 CANDIDATES = """
 select
     record_id_ as record_id,
@@ -56,8 +59,13 @@ select
     is_tombstone_ as is_tombstone,
     attributes,
     md5(concat_ws(chr(31),
-        coalesce(author_id_, chr(0)), coalesce(subject_id_, chr(0)), coalesce(epoch_us(event_timestamp)::varchar, chr(0)),
-        coalesce(text_, chr(0)), coalesce(label_, chr(0)), coalesce(attributes, chr(0)), is_tombstone_::varchar
+        coalesce(author_id_, chr(0)),
+        coalesce(subject_id_, chr(0)),
+        coalesce(epoch_us(event_timestamp)::varchar, chr(0)),
+        coalesce(text_, chr(0)),
+        coalesce(label_, chr(0)),
+        coalesce(attributes, chr(0)),
+        is_tombstone_::varchar
     )) as content_digest,
     origin__.source,
     origin__.load_id,
@@ -75,13 +83,13 @@ from judged
 
 
 def candidates_parameters(source: Source) -> dict[str, Any]:
-    """The values of the parameters in `candidates_sql`: all of the source's that is not an expression."""
+    """Collect the parameters of `candidates_sql`: all of a source's mapping but its expressions."""
     columns = {f"path_{name}": _path(column) for name, column in _mapped_columns(source).items()}
     attributes = {
         f"attribute_{position}": name for position, name in enumerate(source.attributes, start=1)
     }
     return {
-        # the fields to take out of a document, all as text, as `json_transform` wants it
+        # the fields that `json_transform` takes out of a document, all as text
         "structure": json.dumps(dict.fromkeys(source.fields() or ["_"], "VARCHAR")),
         "positive_labels": list(source.positive_labels),
         **(
@@ -100,7 +108,6 @@ def candidates_sql(source: Source) -> str:
     Only the source's own expressions enter the text, each checked when the source was loaded.
     """
     expressions = source.expressions()
-    mapped = {name: _guarded(name, expression) for name, expression in expressions.items()}
     own = f"'{source.name}:' || nullif(record_id_, '')" if source.ids == "own" else "record_id_"
     known = {"at_load": "origin__.loaded_timestamp", "at_event": "event_timestamp"}
     known_timestamp = (
@@ -108,9 +115,8 @@ def candidates_sql(source: Source) -> str:
         if isinstance(source.known, KnownColumn)
         else known[source.known]
     )
-    origin = quoted(
-        unlike(source.fields())
-    )  # beside the source's own columns, whatever their names
+    # a name that no column of the source has
+    origin = quoted(unlike(source.fields()))
     return f"""
 with marked as (
     select
@@ -122,7 +128,10 @@ with marked as (
 
 transformed as (
     select
-        struct_pack(load_id, source, source_uri, row_number, loaded_timestamp, document, structure, rejection, mark, exact) as {origin},
+        struct_pack(
+            load_id, source, source_uri, row_number, loaded_timestamp,
+            document, structure, rejection, mark, exact
+        ) as {origin},
         unnest(json_transform(exact, $structure))
     from marked
 ),
@@ -132,19 +141,7 @@ parsed as (
 ),
 
 mapped as (
-    select
-        {origin} as origin__,
-        {mapped["record_id"]} as record_id_,
-        {mapped["author_id"]} as author_id_,
-        {mapped["subject_id"]} as subject_id_,
-        {mapped["event_timestamp"]} as event_text,
-        {mapped.get("known_timestamp", "null::varchar")} as known_text,
-        {mapped["text"]} as text_,
-        {mapped["label"]} as label_,
-        {_raw(expressions["event_timestamp"])} as event_raw,
-        {_raw(expressions.get("known_timestamp", "null"))} as known_raw,
-        coalesce(try_cast({mapped["is_tombstone"]} as boolean), false) as is_tombstone_
-    from parsed
+    {_mapped(expressions, origin)}
 ),
 
 timed as (
@@ -168,20 +165,36 @@ judged as (
 
 def _unmarked(source: Source, origin: str) -> str:
     columns = [quoted(column) for column in source.fields()]
+    if not columns:
+        return "select * from transformed"
     replaced = ", ".join(
         f"{unmarked_sql(column, f'{origin}.mark')} as {column}" for column in columns
     )
-    return (
-        f"select * replace ({replaced}) from transformed"
-        if columns
-        else "select * from transformed"
-    )
+    return f"select * replace ({replaced}) from transformed"
+
+
+def _mapped(expressions: dict[str, str], origin: str) -> str:
+    """Compose the canonical fields, each as its expression's text."""
+    mapped = {name: _guarded(name, expression) for name, expression in expressions.items()}
+    return f"""select
+        {origin} as origin__,
+        {mapped["record_id"]} as record_id_,
+        {mapped["author_id"]} as author_id_,
+        {mapped["subject_id"]} as subject_id_,
+        {mapped["event_timestamp"]} as event_text,
+        {mapped.get("known_timestamp", "null::varchar")} as known_text,
+        {mapped["text"]} as text_,
+        {mapped["label"]} as label_,
+        {_raw(expressions["event_timestamp"])} as event_raw,
+        {_raw(expressions.get("known_timestamp", "null"))} as known_raw,
+        coalesce(try_cast({mapped["is_tombstone"]} as boolean), false) as is_tombstone_
+    from parsed"""
 
 
 def decode_rows(
     batches: Iterable[pa.RecordBatch], source: Source, max_record_bytes: int
 ) -> Iterator[pa.RecordBatch]:
-    """Read raw rows in Python where DuckDB cannot: CSV records, and text that is not UTF-8. Shaped as `DECODED`."""
+    """Decode raw rows, as `DECODED`, where DuckDB cannot: CSV records, and text not in UTF-8."""
     for batch in batches:
         headers: dict[str, list[str]] = {}
         read = [
@@ -203,7 +216,7 @@ def _decode_row(
     source: Source,
     max_record_bytes: int,
 ) -> tuple[str | None, str | None]:
-    """One row as text, a CSV record as a JSON object; or the rule it breaks."""
+    """Decode a row to text, a CSV record to a JSON object; or name the rule it breaks."""
     if len(payload) > max_record_bytes:
         return None, "too_long"
     try:
@@ -228,7 +241,7 @@ def _decode_row(
 
 
 def _mapped_columns(source: Source) -> dict[str, str]:
-    """The canonical fields that are nothing but a column of the source, with its name."""
+    """Map the canonical fields that are plain columns of the source to the names of those."""
     columns = {
         name: column_name(expression)
         for name, expression in source.record.model_dump().items()
@@ -238,7 +251,7 @@ def _mapped_columns(source: Source) -> dict[str, str]:
 
 
 def _guarded(name: str, expression: str) -> str:
-    """Compose a value as text; an expression that raises gives null, for its own row only."""
+    """Compose a value as text; an expression that raises is null, for its own row only."""
     if column_name(expression) is not None:
         return f"{bound(expression)}::varchar"
     if name in MAY_FAIL:
@@ -247,7 +260,7 @@ def _guarded(name: str, expression: str) -> str:
 
 
 def _may_fail(expressions: dict[str, str]) -> dict[str, str]:
-    """Name the values of expressions that fail or find none, by their canonical name."""
+    """Map canonical names to the values of expressions that may fail or find no value."""
     return {
         name: MAY_FAIL[name]
         for name, expression in expressions.items()
@@ -256,7 +269,7 @@ def _may_fail(expressions: dict[str, str]) -> dict[str, str]:
 
 
 def _found(expressions: dict[str, str]) -> str:
-    """Compose the values that were found: null where an expression found none."""
+    """Compose the values found: null where an expression finds none."""
     values = list(_may_fail(expressions).values()) or ["text_"]
     return ", ".join(f"nullif({value}, {NONE}) as {value}" for value in values)
 
@@ -284,13 +297,13 @@ def _raw(expression: str) -> str:
 
 
 def _time(name: str, source: Source) -> str:
-    """Compose a time, read as the source says."""
+    """Compose a time, in the unit that the source gives, if any."""
     unit = source.units().get(name)
     return epoch_sql(MAY_FAIL[name], unit) if unit else time_sql(MAY_FAIL[name])
 
 
 def _path(field: str) -> str:
-    """Point to a field of a document (RFC 6901): in a JSON path, some names cannot be written."""
+    """Point to a field of a document (RFC 6901); a JSON path cannot express every name."""
     return "/" + field.replace("~", "~0").replace("/", "~1")
 
 
@@ -301,17 +314,22 @@ def _attributes(source: Source) -> str:
         f"$attribute_{position}, values_[{position}]"
         for position, _ in enumerate(source.attributes, start=1)
     )
-    attributes = f"list_transform([json_extract(origin__.exact, $attribute_paths)], lambda values_: json_object({pairs})::varchar)[1]"
+    values = "[json_extract(origin__.exact, $attribute_paths)]"
+    attributes = f"list_transform({values}, lambda values_: json_object({pairs})::varchar)[1]"
     return unmarked_sql(attributes, "origin__.mark")
 
 
 def _rejection(source: Source) -> str:
-    """Compose the first reason against a candidate.
+    """Compose the first reason to reject a candidate.
 
-    Its document, a nested value where text is due, an expression that fails, an id that was cut, a time that is none, a blank text.
+    In this order: its document cannot be read, a value is nested, an expression fails, an id was
+    cut, a time is not one, the text is blank.
     """
+    document = _reason("payload", "origin__.document", "origin__.rejection")
+    failed = """struct_pack("column" := failed__, rule := 'expression_failed', "value" := null)"""
     nested = "\n        ".join(
-        f"when {name}_[1] in ('{{', '[') and json_type(origin__.document, $path_{name}) in ('OBJECT', 'ARRAY') "
+        f"when {name}_[1] in ('{{', '[') "
+        f"and json_type(origin__.document, $path_{name}) in ('OBJECT', 'ARRAY') "
         f"then {_reason(name, f'{name}_', NOT_TEXT)}"
         for name in _mapped_columns(source)
     )
@@ -323,17 +341,18 @@ def _rejection(source: Source) -> str:
         _time_rejections(name, source) for name in ("event_timestamp", "known_timestamp")
     )
     return f"""case
-        when origin__.rejection is not null then {_reason("payload", "origin__.document", "origin__.rejection")}
+        when origin__.rejection is not null then {document}
         {nested}
-        when failed__ is not null then struct_pack("column" := failed__, rule := 'expression_failed', "value" := null)
+        when failed__ is not null then {failed}
         {ids}
         {times}
-        when not is_tombstone_ and regexp_full_match(text_, '{WHITE_SPACE}') then {_reason("text", "text_", "'empty'")}
+        when not is_tombstone_ and regexp_full_match(text_, '{WHITE_SPACE}')
+            then {_reason("text", "text_", "'empty'")}
     end"""
 
 
 def _time_rejections(name: str, source: Source) -> str:
-    """Compose the reasons against a time: one that cannot have the unit which was said, or none."""
+    """Compose the reasons to reject a time: it is not in the given unit, or is not a time."""
     text, unit = MAY_FAIL[name], source.units().get(name)
     is_of_other_unit = (
         f"{name} > '1970-01-01'::timestamptz and {name} < '1973-01-01'::timestamptz"

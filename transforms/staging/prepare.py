@@ -1,4 +1,4 @@
-"""raw -> staging and quarantine: parse, map, validate, split, set repeats aside, account for every row."""
+"""raw -> staging: parse, map and check rows, set duplicates and rejects aside, count them all."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +20,18 @@ from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import (
     AccountedFile,
     Correction,
+    DuplicateRow,
     QuarantinedRecord,
-    RepeatedRecord,
     StagedRecord,
 )
-from transforms.sources.schema_changes import Compared, Held, Shapes, compare, expect, known_fields
+from transforms.sources.schema_changes import (
+    Compared,
+    RejectedShape,
+    Shapes,
+    compare,
+    expect,
+    known_fields,
+)
 from transforms.sources.source import Source
 from transforms.sql import model
 from transforms.staging.checks import day_order, watch_checks
@@ -37,7 +44,7 @@ from transforms.warehouse.tables import Warehouse
 
 MAX_STOPS = 8
 OF_LOADS = ("raw.", "staging.", "quarantine.", "accounting.", "profiles.")
-# keys of a source that decide nothing about how a row is staged
+# keys of a source that do not affect how a row is staged
 UNMAPPED = {
     "uri",
     "drift",
@@ -45,7 +52,10 @@ UNMAPPED = {
     "warn_quarantined_ratio",
     "max_collision_ratio",
 }
-MEND = "name a new field in `record` or `attributes`, say `schema: evolve`, or take it all as it is, once: millrace run --accept-schema"
+FIX = (
+    "name a new field in `record` or `attributes`, set `schema: evolve`, "
+    "or accept all fields as they are, once: millrace run --accept-schema"
+)
 REJECTED = pa.schema(
     {
         "load_id": pa.string(),
@@ -73,13 +83,13 @@ ACCEPTED = pa.schema(
     }
 )
 KEYED = [name for name in ACCEPTED.names if not name.endswith("_hash")]
-# who wrote what, for the checks: of a tombstone nobody
+# author and text, for the checks; a tombstone has no author
 HASHES = (
     "case when not is_tombstone then hash(author_id) end as author_hash, hash(text) as text_hash"
 )
 
 WRITTEN: tuple[type[Contract], ...] = (
-    *(RawRecord, StagedRecord, RepeatedRecord, QuarantinedRecord),
+    *(RawRecord, StagedRecord, DuplicateRow, QuarantinedRecord),
     *(Correction, AccountedFile, SourceField, ColumnProfile, DriftStatistic, LoadCheck),
 )
 
@@ -94,7 +104,7 @@ class Account(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """What may pass this once although it would stop a run."""
+    """What is accepted this once although it would stop a run."""
 
     schema: bool
     drift: bool
@@ -109,15 +119,15 @@ def prepare(
     accept_drift: bool = False,
     accept_load: bool = False,
 ) -> Account:
-    """Stage all raw rows of a source that arrived since the last time; a killed run or replay is finished first.
+    """Stage the raw rows of a source that are not staged yet; first finish a killed run or replay.
 
-    Raises `SourceError` if one is to be finished with another mapping than it began with. Raises, unless that is accepted and
-    before anything but the profiles is committed, `SchemaChangedError` if the source is frozen and fields changed, `ChecksError` if
-    a load as a whole is not sound, `DriftError` if it differs too much from those before it.
+    Raises `SourceError` if that began with another mapping. Unless it is accepted, and before
+    anything but profiles is committed, raises `SchemaChangedError` if fields of a frozen source
+    changed, `ChecksError` if a check stops a load, `DriftError` if a load differs too much from
+    those before it.
     """
-    from transforms.staging.quarantine import (
-        finish_replay,
-    )  # which stages by the functions of this module
+    # imports this module
+    from transforms.staging.quarantine import finish_replay
 
     for contract in WRITTEN:
         warehouse.create(contract)
@@ -135,7 +145,7 @@ def prepare(
 
 
 def finish_prepare(source: Source, warehouse: Warehouse) -> Account:
-    """Finish a killed run at its own version of raw, for some of it is committed; else do nothing."""
+    """Finish a run that was killed after its first commit, at the version of raw it began with."""
     begun = preparing(source.name).unfinished(
         warehouse, QuarantinedRecord.relation(), StagedRecord.relation()
     )
@@ -144,7 +154,7 @@ def finish_prepare(source: Source, warehouse: Warehouse) -> Account:
     refuse_other_mapping(
         warehouse, preparing(source.name), QuarantinedRecord.relation(), begun, source
     )
-    # what was begun was accepted, or let pass
+    # a run that began to commit had passed the checks or was accepted
     return _prepare_until(begun, source, warehouse, Accepted(schema=True, drift=True, load=True))
 
 
@@ -174,7 +184,7 @@ def _prepare_until(
 
 
 def mapping_digest(source: Source) -> str:
-    """Digest what decides how a row is staged; `ids: shared` stages as a source file that does not say `ids`."""
+    """Digest the keys that decide how a row is staged; `ids: shared` stages as no `ids` does."""
     return digest_of(
         source.model_dump_json(exclude=UNMAPPED | (set() if source.ids == "own" else {"ids"}))
     )
@@ -183,23 +193,23 @@ def mapping_digest(source: Source) -> str:
 def refuse_other_mapping(
     warehouse: Warehouse, consumer: Consumer, relation: str, begun: int, source: Source
 ) -> None:
-    """Raise `SourceError` if what was begun, and is to be finished, was not begun with the source's mapping as it is now."""
+    """Raise `SourceError` if a killed run or replay began with another mapping of the source."""
     if not consumer.is_on_basis(warehouse, relation, begun, mapping_digest(source)):
         message = (
-            f"{source.name}: its source file was edited after a run that was killed half-way; put the old one back, "
-            "run it once so that the run is finished, then edit"
+            f"{source.name}: its source file was edited after a run that was killed half-way; "
+            "put the old one back, run it once so that the run is finished, then edit"
         )
         raise SourceError(message)
 
 
 def is_prepared(source: Source, warehouse: Warehouse) -> bool:
-    """Whether all raw rows have been through `prepare` for this source."""
+    """Check whether `prepare` has read all raw rows for this source."""
     version = warehouse.versions().get(RawRecord.relation(), -1)
     return preparing(source.name).consumed(warehouse, StagedRecord.relation()) == version
 
 
 def n_unstaged(source: Source, warehouse: Warehouse) -> int:
-    """Count the raw rows, of any source, that `prepare` would look at for this one."""
+    """Count the raw rows, of any source, that `prepare` would read for this one."""
     return warehouse.n_rows(
         RawRecord.relation(),
         since=preparing(source.name).consumed(warehouse, StagedRecord.relation()),
@@ -212,13 +222,8 @@ def refuse_stops(source: Source, compared: Compared) -> None:
         return
     n_more = len(compared.stops) - MAX_STOPS
     changes = [*compared.stops[:MAX_STOPS], *([f"and {n_more:,} more"] if n_more > 0 else [])]
-    message = "\n  ".join(
-        [
-            f"{source.name}: fields have changed under `schema: freeze`, so nothing new was staged:",
-            *changes,
-            MEND,
-        ]
-    )
+    head = f"{source.name}: fields have changed under `schema: freeze`, so nothing new was staged:"
+    message = "\n  ".join([head, *changes, FIX])
     raise SchemaChangedError(message)
 
 
@@ -230,12 +235,11 @@ def split(
     *,
     is_replay: bool = False,
 ) -> Compared:
-    """Split the view `incoming`: good rows to `buffer`, their keys to table `accepted`, the others to table `rejected`.
+    """Split `incoming` into tables `accepted` and `rejected`, and decide which rows are versions.
 
-    Gives the fields of the rows, compared with those of earlier loads.
-
-    What is a version is decided then, see `decide`. The texts wait on disk, as Arrow: sorting for versions needs only keys,
-    and inserting a million texts into DuckDB took as long as parsing them.
+    Returns the fields of the rows, compared with those of earlier loads. Table `accepted` has the
+    keys alone, on which `decide` sorts. The whole rows wait in `buffer` as Arrow, since inserting a
+    million texts into DuckDB took as long as parsing them.
     """
     known = known_fields(connection, source.name, [] if is_replay else loads_of(connection))
     shapes = Shapes(expect(connection, source, known))
@@ -250,7 +254,7 @@ def split(
         pa.ipc.new_stream(file, StagedRecord.arrow_schema()) as stream,
     ):
         for batch in (redact_texts(batch, source) for batch in candidates):
-            shape_ids = shapes.note(batch)
+            shape_ids = shapes.count(batch)
             rejected = judge(pl.DataFrame(batch.drop_columns("structure")))
             good = np.ones(batch.num_rows, bool)
             good[rejected["row"].to_numpy()] = False
@@ -267,7 +271,7 @@ def split(
             n_accepted += accepted.num_rows
             warehouse.report("candidates", batch.num_rows, batch.nbytes)
     compared = compare(shapes, known, source, is_replay=is_replay)
-    _hold_back(connection, compared.held)
+    _reject_shapes(connection, compared.rejected)
     decide(connection)
     return compared
 
@@ -276,7 +280,7 @@ def split(
 def _candidates(
     connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse
 ) -> Iterator[pa.RecordBatchReader]:
-    """Stream `documents` through the source's expressions, on a connection that sees nothing else."""
+    """Apply the source's expressions to `documents`, on a connection that can read nothing else."""
     settings = warehouse.settings
     with sealed(settings.memory_limit) as mapping:
         mapping.register(
@@ -294,20 +298,24 @@ def loads_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
     ]
 
 
-def _hold_back(connection: duckdb.DuckDBPyConnection, held: list[Held]) -> None:
-    """Take the rows of shapes that are held back out of table `accepted`, into `rejected`."""
-    if not held:
+def _reject_shapes(connection: duckdb.DuckDBPyConnection, rejected: list[RejectedShape]) -> None:
+    """Move the rows of rejected shapes from table `accepted` to table `rejected`."""
+    if not rejected:
         return
-    connection.register("held", pl.DataFrame(held, Held._fields, orient="row"))
-    rejected = f"select {', '.join(PLACE)}, held.column, held.rule from accepted join held using (shape_id)"
-    connection.execute(f"insert into rejected by name {rejected}")
-    connection.execute("delete from accepted where shape_id in (select shape_id from held)")
+    shapes = pl.DataFrame(rejected, RejectedShape._fields, orient="row")
+    connection.register("rejected_shapes", shapes)
+    columns = f"{', '.join(PLACE)}, rejected_shapes.column, rejected_shapes.rule"
+    rows = f"select {columns} from accepted join rejected_shapes using (shape_id)"
+    connection.execute(f"insert into rejected by name {rows}")
+    connection.execute(
+        "delete from accepted where shape_id in (select shape_id from rejected_shapes)"
+    )
 
 
 def redact_texts(candidates: pa.RecordBatch, source: Source) -> pa.RecordBatch:
-    """Add `text_redacted`; where the source says `text: redact`, that is the text too, and no other is staged."""
+    """Add `text_redacted`; with `text: redact` in the source file it replaces the text too."""
     texts = pl.LazyFrame({"text": pl.Series(candidates.column("text"), dtype=pl.String)})
-    # the streaming engine takes all cores
+    # the streaming engine uses all cores
     redacted = (
         texts.select(redact(pl.col("text")))
         .collect(engine="streaming")
@@ -323,7 +331,10 @@ def redact_texts(candidates: pa.RecordBatch, source: Source) -> pa.RecordBatch:
 
 
 def judge(candidates: pl.DataFrame) -> pl.DataFrame:
-    """Hold candidates against `StagedRecord`: a row for each that breaks it, with its position, the rule and the value's digest."""
+    """Check candidates by `StagedRecord`; return a row for each that breaks it.
+
+    The row has the candidate's position, the column and rule, and a digest of the value.
+    """
     candidates = candidates.with_row_index("row")
     is_read = pl.col("rejected_rule").is_null()
     raw = ("event_raw", "known_raw")
@@ -344,7 +355,7 @@ def judge(candidates: pl.DataFrame) -> pl.DataFrame:
         "rule",
         value=pl.coalesce(values or [pl.lit(None, pl.String)]),
     )
-    # the value is the source's text and must not travel further
+    # the value is text of the source, which must not be stored here
     digest = pl.col("value").map_elements(digest_of, return_dtype=pl.String, skip_nulls=True)
     is_time = pl.col("rule").is_in(["not_a_time", "not_nullable", "expression_failed"])
     written = pl.coalesce(
@@ -356,7 +367,10 @@ def judge(candidates: pl.DataFrame) -> pl.DataFrame:
 
 
 def account(connection: duckdb.DuckDBPyConnection, source: Source) -> pl.DataFrame:
-    """Count what became of the incoming rows, a row a file; `GateError`, before anything is committed, if the counts do not add up."""
+    """Count what became of the incoming rows, in one row per file.
+
+    Raises `GateError`, before anything is committed, if the counts do not add up.
+    """
     accounts: pl.DataFrame = connection.sql(
         model("staging/accounting"), params={"source": source.name}
     ).pl()
@@ -364,14 +378,19 @@ def account(connection: duckdb.DuckDBPyConnection, source: Source) -> pl.DataFra
 
 
 def total(accounts: pl.DataFrame) -> Account:
-    """Add up the accounts of files."""
+    """Add up the accounts of files.
+
+    >>> counts = {"n_read": [3, 2], "n_staged": [2, 1], "n_duplicates": [0, 1]}
+    >>> total(pl.DataFrame({**counts, "n_quarantined": [1, 0]}))
+    Account(read=5, staged=3, duplicates=1, quarantined=1)
+    """
     return Account(*(int(accounts[f"n_{name}"].sum()) for name in Account._fields))
 
 
 def create_documents(
     connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse
 ) -> None:
-    """Make `documents` of `incoming`: decoded in SQL if it is UTF-8 JSON, in Python where a row is CSV or in another encoding."""
+    """Create view `documents` of `incoming`; only UTF-8 JSON can be decoded in SQL."""
     limit = warehouse.settings.max_record_bytes
     connection.execute(f"create view corrected_rows as {_corrected_rows(connection)}")
     has_header = connection.execute("select count(header) from incoming").fetchall()
@@ -382,9 +401,8 @@ def create_documents(
         )
         connection.execute(f"create view decoded as {sql}")
     else:
-        cursor = (
-            connection.cursor()
-        )  # reads while `connection` runs the query over what is read; has variables of its own
+        # reads while `connection` runs the query over these rows; a cursor has its own variables
+        cursor = connection.cursor()
         cursor.execute("set variable source = $name", {"name": source.name})
         raw = cursor.sql("select * from corrected_rows").to_arrow_reader(
             warehouse.settings.batch_rows
@@ -396,10 +414,10 @@ def create_documents(
 
 
 def _corrected_rows(connection: duckdb.DuckDBPyConnection) -> str:
-    """Compose the query for what is to be read of `incoming`: a join only where anything was corrected."""
-    there = "select 1 from information_schema.tables where table_schema = 'quarantine' and table_name = 'corrections'"
+    """Compose the query for `incoming` as corrected, with a join only if there are corrections."""
+    table = "table_schema = 'quarantine' and table_name = 'corrections'"
     is_corrected = (
-        connection.sql(there).fetchall()
+        connection.sql(f"select 1 from information_schema.tables where {table}").fetchall()
         and connection.sql("select 1 from quarantine.corrections limit 1").fetchall()
     )
     return model("staging/corrected_rows") if is_corrected else "select * from incoming"
@@ -408,7 +426,7 @@ def _corrected_rows(connection: duckdb.DuckDBPyConnection) -> str:
 def quarantined(
     connection: duckdb.DuckDBPyConnection, warehouse: Warehouse
 ) -> Iterator[pa.RecordBatch]:
-    """Stream the rejected rows, whole, with the rule each breaks."""
+    """Stream the whole rejected rows, each with the rule it breaks."""
     rows = connection.sql(
         model("staging/quarantine"), params={"schema_version": StagedRecord.version()}
     )

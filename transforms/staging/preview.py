@@ -1,4 +1,4 @@
-"""A look at rows before they are staged: whether the fields of new files fit those of the loads before, and what checks would find.
+"""A preview of rows before they are staged: changed fields, and what the checks would find.
 
 Nothing is written to the home.
 """
@@ -35,7 +35,7 @@ from transforms.warehouse.tables import Warehouse
 
 HEAD_ROWS = 1_000
 MAX_FILES = 20
-NEXT_LOAD = "~"  # sorts after all loads there are
+NEXT_LOAD = "~"  # sorts after the id of any load
 INCOMING = f"""
 create table incoming as
 select load_id, source, source_uri, row_number, header, payload, loaded_timestamp from inserted
@@ -46,7 +46,7 @@ select load_id, source, source_uri, row_number, header, payload, loaded_timestam
 
 
 class Look(NamedTuple):
-    """How many rows of how many files were looked at; in words, what has changed, and what would stop a frozen source."""
+    """How many rows and files were read, which fields changed, what would stop a frozen source."""
 
     n_rows: int
     n_files: int
@@ -55,9 +55,9 @@ class Look(NamedTuple):
 
 
 def look_at_fields(source: Source, warehouse: Warehouse, files: Sequence[SourceFile]) -> Look:
-    """Compare the fields in the heads of new files, and of files that are loaded but not staged, with those known."""
+    """Compare the fields in the heads of new and of unstaged files with the known fields."""
     if warehouse.table(SourceField.relation()) is None:
-        return Look(0, 0, [], [])  # the first load defines
+        return Look(0, 0, [], [])  # the first load defines the fields
     with warehouse.connect() as connection:
         connection.execute("set variable source = $name", {"name": source.name})
         warehouse.create_arrivals(
@@ -71,9 +71,10 @@ def look_at_fields(source: Source, warehouse: Warehouse, files: Sequence[SourceF
         known = known_fields(connection, source.name, loads_of(connection))
         shapes = Shapes(expect(connection, source, known))
         create_documents(connection, source, warehouse)
-        rows = "select * replace (case when rejection is null then structure end as structure) from documents"
+        structure = "case when rejection is null then structure end as structure"
+        rows = f"select * replace ({structure}) from documents"
         for batch in connection.sql(rows).to_arrow_reader(warehouse.settings.batch_rows):
-            shapes.note(batch)
+            shapes.count(batch)
     n_files = len({shape.source_uri for shape in shapes.ids})
     compared = compare(shapes, known, source)
     return Look(
@@ -85,7 +86,7 @@ def look_at_fields(source: Source, warehouse: Warehouse, files: Sequence[SourceF
 
 
 def look_at_checks(source: Source, warehouse: Warehouse, files: Sequence[SourceFile]) -> list[str]:
-    """Stage the heads of new files in a home that is thrown away, and say what the checks find there."""
+    """Stage the heads of new files in a temporary home, and report what the checks find there."""
     with TemporaryDirectory() as folder:
         home = Warehouse(warehouse.settings.model_copy(update={"home": Path(folder)}))
         for contract in WRITTEN:
@@ -100,26 +101,30 @@ def look_at_checks(source: Source, warehouse: Warehouse, files: Sequence[SourceF
     found = checks.filter(pl.col("verdict") != "still").sort(
         pl.col("verdict") != "stop", maintain_order=True
     )
-    stops = [
-        "this stops the run before it stages; mend the source file, or --accept-load stages it as it is"
-    ]
-    return [
-        f"{finding(row)}; in {heads.num_rows:,} first rows" for row in found.to_dicts()
-    ] + stops * ("stop" in found["verdict"])
+    lines = [f"{finding(row)}; in the first {heads.num_rows:,} rows" for row in found.to_dicts()]
+    if "stop" in found["verdict"]:
+        lines.append(
+            "this stops the run before it stages; fix the source file, "
+            "or --accept-load stages it as it is"
+        )
+    return lines
 
 
 def _changes(compared: Compared, read: set[str]) -> list[str]:
-    """Say what is new or of another type; a field that is missing only if the source file reads it, for a head is not the file."""
-    told = [(field, kind, change) for _, _, _, field, kind, _, change in compared.rows]
+    """Describe new and retyped fields, and those missing that the source file reads.
+
+    Any other missing field may only be missing from the head of a file.
+    """
+    changed = [(field, kind, change) for _, _, _, field, kind, _, change in compared.rows]
     wanted = [
-        item for item in told if item[2] in UNFIT or (item[2] == "missing" and item[0] in read)
+        item for item in changed if item[2] in UNFIT or (item[2] == "missing" and item[0] in read)
     ]
     return [in_words(*item) for item in dict.fromkeys(wanted)]
 
 
 def _heads(source: Source, files: Sequence[SourceFile]) -> Iterator[pa.RecordBatch]:
     for file in files[:MAX_FILES]:
-        with suppress(FileRefusedError):  # which the run will tell
+        with suppress(FileRefusedError):  # the run reports it
             header, payloads = next(
                 read_payloads(file, source, HEAD_ROWS), (None, pa.array([], pa.binary()))
             )

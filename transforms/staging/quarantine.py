@@ -1,4 +1,4 @@
-"""Rejected rows: what keeps them out, one of them whole, and another try once a rule or the mapping is mended."""
+"""Rejected rows: count them by rule, show them, and replay them once a rule or mapping is fixed."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from transforms.errors import MillraceError
 from transforms.schemas.fields import SourceField
-from transforms.schemas.staging import AccountedFile, QuarantinedRecord, RepeatedRecord
+from transforms.schemas.staging import AccountedFile, DuplicateRow, QuarantinedRecord
 from transforms.sources.source import Source
 from transforms.sql import model
 from transforms.staging.checks import refuse_replayed
@@ -31,7 +31,7 @@ RELATION = QuarantinedRecord.relation()
 
 
 def list_rules(warehouse: Warehouse, n_loads: int = 8) -> pl.DataFrame:
-    """Count the rejected rows by source, column and rule, and by load in the newest loads, beside how many rows those had."""
+    """Count the rejected rows by source, column and rule, in all and by the newest loads."""
     if warehouse.table(RELATION) is None:
         return pl.DataFrame()
     with warehouse.connect() as connection:
@@ -42,7 +42,7 @@ def list_rules(warehouse: Warehouse, n_loads: int = 8) -> pl.DataFrame:
 
 
 def show(warehouse: Warehouse, rule: str | None, limit: int) -> list[dict[str, Any]]:
-    """Fetch rejected rows, whole, in the order of their files."""
+    """Fetch whole rejected rows, in the order of their files."""
     if warehouse.table(RELATION) is None:
         return []
     with warehouse.connect() as connection:
@@ -53,16 +53,17 @@ def show(warehouse: Warehouse, rule: str | None, limit: int) -> list[dict[str, A
 
 
 def replay(source: Source, warehouse: Warehouse, *, accept_load: bool = False) -> Account:
-    """Hold a source's rejected rows against its mapping and rules as they are now.
+    """Check a source's rejected rows again, by its present mapping and rules.
 
-    What passes moves to staging (or counts as a duplicate), the rest stays with the rule it breaks now. `read` of the
-    account is how many were tried. A run or a replay that was killed is finished first. Raises `ChecksError`, unless that is accepted,
-    if what passes now has keys, dates or ids that stop a load.
+    A row that passes moves to staging or to the duplicate rows; any other stays, with the rule it
+    breaks now. `read` of the account is how many rows were tried. A killed run or replay is
+    finished first. Raises `ChecksError`, unless `accept_load`, if the keys, dates or ids of the
+    rows that pass would stop a load.
     """
     if warehouse.table(RELATION) is None:
         message = f"{warehouse.settings.root}: nothing was ever quarantined here"
         raise MillraceError(message)
-    for contract in (RepeatedRecord, SourceField):  # a home made before there was one
+    for contract in (DuplicateRow, SourceField):  # an older home has none
         warehouse.create(contract)
     finish_prepare(source, warehouse)
     finish_replay(source, warehouse)
@@ -70,21 +71,20 @@ def replay(source: Source, warehouse: Warehouse, *, accept_load: bool = False) -
 
 
 def finish_replay(source: Source, warehouse: Warehouse) -> None:
-    """Finish a killed replay on the rows that were in quarantine then, for some of it is committed; else do nothing."""
+    """Finish a replay that was killed after its first commit, on the rows it began with."""
     begun = replaying(source.name).unfinished(warehouse, AccountedFile.relation(), RELATION)
     if begun is not None:
         refuse_other_mapping(
             warehouse, replaying(source.name), AccountedFile.relation(), begun, source
         )
-        _replay_until(
-            begun, source, warehouse, is_accepted=True
-        )  # what was begun was accepted, or let pass
+        # a replay that began to commit had passed the checks or was accepted
+        _replay_until(begun, source, warehouse, is_accepted=True)
 
 
 def _replay_until(
     version: int, source: Source, warehouse: Warehouse, *, is_accepted: bool
 ) -> Account:
-    """Replay what was in quarantine at one of its versions; accounting, repeats, staging and quarantine each note that they have it."""
+    """Replay the rows of one version of quarantine; each table's commit records that version."""
     transactions = replaying(source.name).at(version, mapping_digest(source))
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
         files = data_files(warehouse.table_at(RELATION, version))
@@ -116,7 +116,7 @@ def _replay_until(
 
 
 def _left(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> Iterator[pa.RecordBatch]:
-    """Stream the rows that stay in quarantine: those that do not pass now either, then those that were not tried."""
+    """Stream the rows that stay in quarantine: those that fail again, then those not tried."""
     yield from quarantined(connection, warehouse)
     yield from connection.sql(model("staging/untried")).to_arrow_reader(
         warehouse.settings.batch_rows

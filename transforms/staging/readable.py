@@ -1,4 +1,4 @@
-"""Payloads as people are shown them: decoded, identifiers masked, control characters made visible, safe in a spreadsheet."""
+"""Payloads for people to read: decoded, masked, hidden characters shown, safe in spreadsheets."""
 
 import json
 import re
@@ -15,13 +15,21 @@ UNSEEN_BUT_SPACE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
 )
 ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
-# what a spreadsheet takes for a formula (OWASP, CSV injection); and the apostrophe that keeps it from it, so that undoing is exact
+# what a spreadsheet takes for a formula (OWASP, CSV injection), and the apostrophe that guards it,
+# so that `unguarded` is the exact inverse
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 LONG_NUMBER = 10**6
+ONE_BYTE = 256
 
 
 def readable(payloads: Sequence[bytes], *, is_revealed: bool) -> list[str]:
-    """Decode payloads; unless revealed, with identifiers masked in every string of a JSON row, else in all of it."""
+    """Decode payloads and, unless they are revealed, mask the identifiers in them.
+
+    In a JSON object each string is masked by itself; any other payload is masked as one text.
+
+    >>> readable([b'{"from": "ann@example.com", "n": 3}'], is_revealed=False)
+    ['{"from": "<EMAIL_ADDRESS>", "n": 3}']
+    """
     texts = [payload.decode("utf-8", "backslashreplace") for payload in payloads]
     if is_revealed:
         return texts
@@ -46,28 +54,40 @@ def readable(payloads: Sequence[bytes], *, is_revealed: bool) -> list[str]:
 
 
 def visible(text: str, *, but_space: bool = False) -> str:
-    """Write characters that nobody sees as escapes; `but_space` leaves tabs and line ends."""
+    r"""Write invisible characters as escapes; `but_space` leaves tabs and line ends.
+
+    >>> print(visible("tab\there, zero\u200bwidth"))
+    tab\x09here, zero\u200bwidth
+    """
     unseen = UNSEEN_BUT_SPACE if but_space else UNSEEN
     return unseen.sub(
         lambda match: (
-            f"\\x{ord(match[0]):02x}" if ord(match[0]) < 256 else f"\\u{ord(match[0]):04x}"
+            f"\\x{ord(match[0]):02x}" if ord(match[0]) < ONE_BYTE else f"\\u{ord(match[0]):04x}"
         ),
         text,
     )
 
 
 def guarded(value: str) -> str:
-    """Keep a spreadsheet from taking a value for a formula: an apostrophe before it."""
+    """Put an apostrophe before a value that a spreadsheet would take for a formula.
+
+    >>> guarded("=1+1"), guarded("1+1")
+    ("'=1+1", '1+1')
+    """
     return f"'{value}" if value.startswith(FORMULA) else value
 
 
 def unguarded(value: str) -> str:
-    """Take that apostrophe away again."""
+    """Take away the apostrophe that `guarded` puts before a formula.
+
+    >>> unguarded("'=1+1"), unguarded("'tis")
+    ('=1+1', "'tis")
+    """
     return value[1:] if value.startswith("'") and value[1:].startswith(FORMULA) else value
 
 
 def _parsed(text: str) -> Any:
-    """A row as what its JSON says; as text, its escapes resolved, where it is no object."""
+    """Parse a row that is a JSON object; any other row stays text, with its escapes resolved."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -80,12 +100,12 @@ def _parsed(text: str) -> Any:
 
 
 def _clean(text: str) -> str:
-    """Text without halves of surrogate pairs, which JSON may hold and nothing else takes."""
+    """Escape unpaired surrogates, which JSON allows and UTF-8 does not."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """Change every string of a JSON value, names of fields and long numbers too."""
+    """Change every string of a JSON value, field names and long numbers included."""
     if isinstance(value, str):
         return change(_clean(value))
     if isinstance(value, dict):

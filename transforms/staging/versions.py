@@ -1,8 +1,9 @@
-"""Which rows are versions of their record and which are repeats, and how a row moves from one to the other.
+"""Which rows are versions of their record and which are duplicate rows; rows may change sides.
 
-Both are decided anew for every record that a row arrives of, over all its rows, so that the order of arrival decides nothing.
-Staging and repeats are committed one after the other, repeats first: no row is ever in neither, and a row that is in both is a
-version. So a killed run, done again, finds the same rows and decides the same.
+The decision is taken again for every record that a row arrives of, over all its rows, so the order
+of arrival does not matter. Two commits publish it, duplicate rows first, then staging: no row is
+ever in neither table, and a row in both is a version. So a killed run that is repeated finds the
+same rows and decides the same.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from transforms.schemas.base import Contract
-from transforms.schemas.staging import AccountedFile, RepeatedRecord, StagedRecord
+from transforms.schemas.staging import AccountedFile, DuplicateRow, StagedRecord
 from transforms.sql import model
 from transforms.warehouse.checkpoint import publish_once
 from transforms.warehouse.rewrite import files_holding, rows_staying
@@ -22,9 +23,10 @@ from transforms.warehouse.tables import Warehouse
 
 
 def decide(connection: duckdb.DuckDBPyConnection) -> None:
-    """Decide over the rows in table `accepted`, and over those known already of the same records.
+    """Decide over the rows in table `accepted` and the earlier rows of the same records.
 
-    View `kept` then names the accepted rows that are versions, table `moved_rows` the earlier rows that are to change sides.
+    View `kept` then names the accepted rows that are versions, table `moved_rows` the earlier rows
+    that change sides.
     """
     for name in ("earlier_rows", "versions", "moved_rows"):
         connection.execute(f"create table {name} as {model(f'staging/{name}')}")
@@ -40,12 +42,14 @@ def publish_versions(
     accounts: pl.DataFrame,
     transactions: Mapping[str, int],
 ) -> None:
-    """Publish what was decided: the accounts of the accepted rows and of those moved, then repeats, then versions."""
+    """Publish the accounts of accepted and moved rows, then duplicate rows, then versions."""
     moved: pl.DataFrame = connection.sql(model("staging/moved_accounts")).pl()
     publish_once(
         warehouse, AccountedFile, pl.concat([accounts, moved]).to_arrow().to_batches(), transactions
     )
-    publish_once(warehouse, RepeatedRecord, _repeats(connection, warehouse, buffer), transactions)
+    publish_once(
+        warehouse, DuplicateRow, _duplicate_rows(connection, warehouse, buffer), transactions
+    )
     files = (
         files_holding(connection, warehouse.files(StagedRecord.relation()), "moved_rows")
         if moved.height
@@ -60,12 +64,12 @@ def publish_versions(
     )
 
 
-def _repeats(
+def _duplicate_rows(
     connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, buffer: Path
 ) -> Iterator[pa.RecordBatch]:
-    """Stream the accepted rows that are no versions, then the versions that are none any more."""
+    """Stream the accepted rows that are not versions, then the versions that no longer are."""
     yield from _buffered(
-        connection, buffer, "from accepted anti join kept using (accepted_id)", RepeatedRecord
+        connection, buffer, "from accepted anti join kept using (accepted_id)", DuplicateRow
     )
     yield from connection.sql(model("staging/superseded_versions")).to_arrow_reader(
         warehouse.settings.batch_rows
@@ -78,7 +82,10 @@ def _versions(
     buffer: Path,
     rewritten: Sequence[str],
 ) -> Iterator[pa.RecordBatch]:
-    """Stream the accepted rows that are versions, then the repeats that come back as some, then what stays of rewritten files."""
+    """Stream the accepted versions, the duplicate rows that become versions, and rewritten files.
+
+    Of a rewritten file come the rows that stay.
+    """
     yield from _buffered(connection, buffer, "from kept", StagedRecord)
     if connection.sql("select 1 from moved_rows where not is_staged limit 1").fetchall():
         with pa.OSFile(str(buffer)) as file, pa.ipc.open_stream(file) as stream:
@@ -94,7 +101,7 @@ def _buffered(
 ) -> Iterator[pa.RecordBatch]:
     """Stream the rows of the buffer that a relation names by their `accepted_id`.
 
-    It is read, not mapped: pages of a mapped file would count as this process's memory.
+    The buffer is read, not mapped: mapped pages would count as this process's memory.
     """
     ids = connection.sql(f"{wanted} select accepted_id order by accepted_id").fetchnumpy()[
         "accepted_id"

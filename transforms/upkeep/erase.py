@@ -28,8 +28,8 @@ from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import (
     AccountedFile,
     Correction,
+    DuplicateRow,
     QuarantinedRecord,
-    RepeatedRecord,
     StagedRecord,
 )
 from transforms.sql import model
@@ -42,7 +42,7 @@ from transforms.warehouse.tables import Warehouse
 HELD: tuple[type[Contract], ...] = (
     RawRecord,
     StagedRecord,
-    RepeatedRecord,
+    DuplicateRow,
     QuarantinedRecord,
     Correction,
 )
@@ -142,7 +142,7 @@ def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wa
     rows = {
         RawRecord.relation(): sum(outcomes.values()),
         StagedRecord.relation(): outcomes.get("staged", 0),
-        RepeatedRecord.relation(): outcomes.get("duplicate", 0),
+        DuplicateRow.relation(): outcomes.get("duplicate", 0),
         QuarantinedRecord.relation(): outcomes.get("quarantined", 0),
         Correction.relation(): n_corrections,
     }
@@ -180,7 +180,7 @@ def begun_erasure(warehouse: Warehouse) -> Erasure | None:
 
 
 def erase_rows(warehouse: Warehouse, erasure: Erasure) -> None:
-    """Take the rows out of quarantine, its corrections, repeats, staging and raw, and out of the accounts.
+    """Take the rows out of quarantine, its corrections, duplicate rows, staging and raw, and out of the accounts.
 
     Of the records that lose a row it is decided anew which of those that stay are versions.
     """
@@ -194,9 +194,7 @@ def erase_rows(warehouse: Warehouse, erasure: Erasure) -> None:
         publish_once(warehouse, AccountedFile, accounts.to_arrow().to_batches(), done)
         _replace(connection, warehouse, QuarantinedRecord, done)
         _replace(connection, warehouse, Correction, done)
-        _replace(
-            connection, warehouse, RepeatedRecord, done, arriving="staging/superseded_versions"
-        )
+        _replace(connection, warehouse, DuplicateRow, done, arriving="staging/superseded_versions")
         _replace(
             connection,
             warehouse,
@@ -221,7 +219,7 @@ def erase_rows(warehouse: Warehouse, erasure: Erasure) -> None:
 def delete_files(warehouse: Warehouse, erasure: Erasure) -> int:
     """Delete the data files of older versions that hold what was erased, or what was made of it; how many.
 
-    Of raw, staging, repeats, quarantine, its corrections and the index of duplicates that is every older file: whoever reads them is
+    Of raw, staging, duplicate rows, quarantine, its corrections and the index of duplicates that is every older file: whoever reads them is
     up to date. Of a view it is those with values that rest on a touched entity, so that other versions can still be read.
     """
     n_deleted = 0

@@ -20,7 +20,7 @@ from transforms.schemas.base import Contract
 from transforms.schemas.fields import SourceField
 from transforms.schemas.profiles import ColumnProfile, DriftStatistic, LoadCheck
 from transforms.schemas.raw import RawRecord
-from transforms.schemas.staging import AccountedFile, RepeatedRecord, StagedRecord
+from transforms.schemas.staging import AccountedFile, DuplicateRow, StagedRecord
 from transforms.warehouse.checkpoint import FEATURIZE, preparing
 from transforms.warehouse.tables import Warehouse, n_rows_of
 from transforms.warehouse.writer import ROWS_OF_A_FILE
@@ -33,7 +33,7 @@ KEPT: tuple[type[Contract], ...] = (
     ColumnProfile,
     DriftStatistic,
     LoadCheck,
-    RepeatedRecord,
+    DuplicateRow,
     StagedRecord,
     *INDEX,
 )

@@ -31,7 +31,7 @@ from transforms.warehouse.writer import PartWriter
 RELATIONS = (
     "raw.records",
     "staging.records",
-    "staging.repeats",
+    "staging.duplicate_rows",
     "quarantine.records",
     "quarantine.corrections",
     "accounting.files",
@@ -42,6 +42,8 @@ RELATIONS = (
     "profiles.drift",
     "profiles.checks",
 )
+# former names of relations; `rename_tables` renames their folders in an older home
+FORMER = {"staging.duplicate_rows": "staging.repeats"}
 COMMIT_TRIES = 4
 PARTS = "parts"
 # what a home can lose: all of it is made again from raw
@@ -99,19 +101,23 @@ class Warehouse:
         refuse_path(settings.root)
         self.settings = settings
         self.report = report
-        self._opened: dict[str, tuple[DeltaTable, tuple[int, int] | None]] = {}
+        self._opened: dict[Path, tuple[DeltaTable, tuple[int, int] | None]] = {}
 
     def folder(self, relation: str) -> Path:
-        """The folder of a relation's Delta table."""
-        return self.settings.root.joinpath(*relation.split("."))
+        """Find the folder of a relation's Delta table; in an older home, that of its former name."""
+        folder = _folder(self.settings.root, relation)
+        if relation in FORMER and not folder.exists():
+            former = _folder(self.settings.root, FORMER[relation])
+            return former if former.exists() else folder
+        return folder
 
     def table(self, relation: str) -> DeltaTable | None:
         """Open a relation's Delta table at its newest version, or give the one that was opened before; None if it was never written.
 
         It is to be read only, for the next caller gets it too.
         """
-        opened = self._opened.get(relation)
         folder = self.folder(relation)
+        opened = self._opened.get(folder)
         if opened and _is_newest(folder, *opened):
             return opened[0]
         if not DeltaTable.is_deltatable(str(folder)):
@@ -119,13 +125,14 @@ class Warehouse:
         return self._share(relation, DeltaTable(str(folder)))
 
     def _share(self, relation: str, table: DeltaTable) -> DeltaTable:
-        self._opened[relation] = (table, _identity(_entry(self.folder(relation), table.version())))
+        folder = self.folder(relation)
+        self._opened[folder] = (table, _identity(_entry(folder, table.version())))
         return table
 
     def _take(self, contract: type[Contract]) -> DeltaTable:
         """Open a contract's table, made empty if it is not there, to write to: nobody else gets it."""
         table = self.create(contract)
-        self._opened.pop(contract.relation(), None)
+        self._opened.pop(self.folder(contract.relation()), None)
         return table
 
     def table_at(self, relation: str, version: int) -> DeltaTable:
@@ -203,7 +210,8 @@ class Warehouse:
 
     def _sweep_parts(self, journal: Path) -> None:
         for line in journal.read_text("utf-8").splitlines() if journal.is_file() else []:
-            relation, _, name = line.partition(" ")
+            written, _, name = line.partition(" ")
+            relation = next((new for new, former in FORMER.items() if former == written), written)
             path = self.folder(relation) / name
             if str(path) not in self.files(relation):
                 path.unlink(missing_ok=True)
@@ -386,6 +394,26 @@ class Warehouse:
                 if not tries_left:
                     raise
         return table
+
+
+def rename_tables(home: Path) -> None:
+    """Rename the tables of an older home that have a new name; the caller has locked the home.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as home:
+    ...     Path(home, "staging", "repeats").mkdir(parents=True)
+    ...     rename_tables(Path(home))
+    ...     [folder.name for folder in Path(home, "staging").iterdir()]
+    ['duplicate_rows']
+    """
+    for relation, former in FORMER.items():
+        folder, former_folder = _folder(home, relation), _folder(home, former)
+        if former_folder.exists() and not folder.exists():
+            former_folder.rename(folder)
+
+
+def _folder(home: Path, relation: str) -> Path:
+    return home.joinpath(*relation.split("."))
 
 
 def _entry(folder: Path, version: int) -> Path:

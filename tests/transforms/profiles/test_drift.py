@@ -194,7 +194,12 @@ def test_stopped_load_leaves_only_its_profile_until_it_is_accepted(before: Path)
         yaml.safe_dump({**document, "drift": {"stop": {"js_distance": 0.5}}})
     )
     source, warehouse = home_of(before)
-    committed = ("staging.records", "staging.repeats", "quarantine.records", "accounting.files")
+    committed = (
+        "staging.records",
+        "staging.duplicate_rows",
+        "quarantine.records",
+        "accounting.files",
+    )
     versions = {relation: warehouse.versions()[relation] for relation in committed}
     earlier = staged_loads(warehouse, source.name)
     messages = []
@@ -357,7 +362,7 @@ def test_a_key_that_was_replaced_says_by_what(tmp_path: Path) -> None:
         yaml.safe_dump({**document, "drift": {"beyond_usual": 3}})
     )
     with pytest.raises(
-        SourceError, match=r"drift\.beyond_usual: is no key any more; .*false_alarms: 0\.02"
+        SourceError, match=r"drift\.beyond_usual: is no longer a key; .*false_alarms: 0\.02"
     ):
         load_source(tmp_path / "source.yaml")
 

@@ -121,7 +121,7 @@ def test_load_is_profiled_by_what_became_of_its_rows_and_what_is_in_them(
     outcome = found["outcome"]
     assert {key: outcome[key] for key in outcome["bucket_keys"]} == {
         "staged": 3,
-        "repeat": 1,
+        "duplicate": 1,
         "quarantined:not_a_time": 1,
     }
     assert (outcome["n_rows"], found["n_bytes"]["n_rows"], found["n_words"]["n_rows"]) == (5, 4, 4)

@@ -86,7 +86,7 @@ def test_every_encoding_of_python_is_read_right_or_refused_by_name(
 ) -> None:
     if encoding in REFUSED:
         with pytest.raises(
-            SourceError, match=f"encoding: '{encoding}' is no encoding of files that is known"
+            SourceError, match=f"encoding: '{encoding}' is not a known encoding of files"
         ):
             make_source(tmp_path, encoding=encoding)
         return
@@ -138,37 +138,37 @@ def test_wide_text_is_read_with_and_without_a_byte_order_mark(
         (
             "\ufeff{}".encode("utf-16-le"),
             "utf-8",
-            "is utf-16-le by its first bytes, not utf-8; say `encoding: utf-16-le`",
+            "is utf-16-le by its first bytes, not utf-8; set `encoding: utf-16-le`",
         ),
         (
             '{"a"'.encode("utf-16-le"),
             "utf-8",
-            "is utf-16-le by its first bytes, not utf-8; say `encoding: utf-16-le`",
+            "is utf-16-le by its first bytes, not utf-8; set `encoding: utf-16-le`",
         ),
         (
             '{"a"'.encode("utf-16-be"),
             "latin-1",
-            "is utf-16-be by its first bytes, not iso8859-1; say `encoding: utf-16-be`",
+            "is utf-16-be by its first bytes, not iso8859-1; set `encoding: utf-16-be`",
         ),
         (
             '{"a"'.encode("utf-16-be"),
             "utf-16-le",
-            "is utf-16-be by its first bytes, not utf-16-le; say `encoding: utf-16-be`",
+            "is utf-16-be by its first bytes, not utf-16-le; set `encoding: utf-16-be`",
         ),
         (
             '{"a"'.encode("utf-32-le"),
             "utf-16",
-            "is utf-32-le by its first bytes, not utf-16; say `encoding: utf-32-le`",
+            "is utf-32-le by its first bytes, not utf-16; set `encoding: utf-32-le`",
         ),
         (
             "\u4e00\u4e01".encode("utf-16-le"),
             "utf-16",
-            "does not tell its byte order; say `encoding: utf-16-le` or utf-16-be",
+            "its byte order is unknown; set `encoding: utf-16-le` or utf-16-be",
         ),
         (
             b'{"a": 1}',
             "utf-32",
-            "does not tell its byte order; say `encoding: utf-32-le` or utf-32-be",
+            "its byte order is unknown; set `encoding: utf-32-le` or utf-32-be",
         ),
         (
             '{"a": 1}\n'.encode("utf-16-le")[:-1],

@@ -197,7 +197,7 @@ def test_a_long_field_over_several_lines_stays_one_record(read: Read) -> None:
             "<!DOCTYPE html>\n<html>",
             "has no column 'author': it is HTML or XML; fetch the CSV file itself",
         ),
-        ('{"id": 1}', "has no column 'author': it is JSON; say `format: jsonl`"),
+        ('{"id": 1}', "has no column 'author': it is JSON; set `format: jsonl`"),
         (
             "PK\x03\x04\x14",
             "has no column 'author': it is a ZIP archive or a workbook; save it as CSV",
@@ -206,7 +206,7 @@ def test_a_long_field_over_several_lines_stays_one_record(read: Read) -> None:
             f"sep=;\n{HEADER}",
             (
                 "has no column 'author': its first line, `sep=;`, is for Excel alone; take it out "
-                "and say `delimiter: ';'`"
+                "and set `delimiter: ';'`"
             ),
         ),
         (
@@ -215,15 +215,15 @@ def test_a_long_field_over_several_lines_stays_one_record(read: Read) -> None:
         ),
         (
             HEADER.replace(",", ";"),
-            "has no column 'author': its columns are parted by ';'; say `delimiter: ';'`",
+            "has no column 'author': its columns are separated by ';'; set `delimiter: ';'`",
         ),
         (
             HEADER.replace(",", "\t"),
-            "has no column 'author': its columns are parted by '\\t'; say `delimiter: '\\t'`",
+            "has no column 'author': its columns are separated by '\\t'; set `delimiter: '\\t'`",
         ),
         (
             HEADER.replace(",", " | "),
-            "has no column 'author': its columns are parted by '|'; say `delimiter: '|'`",
+            "has no column 'author': its columns are separated by '|'; set `delimiter: '|'`",
         ),
         (
             f"{HEADER}\r1,ann",
@@ -243,7 +243,7 @@ def test_a_long_field_over_several_lines_stays_one_record(read: Read) -> None:
         (
             HEADER.replace(",", ", "),
             (
-                "has no column 'author': it has ' author', with blanks around it; rename it there "
+                "has no column 'author': it has ' author', with spaces around it; rename it there "
                 "or write it so"
             ),
         ),
@@ -257,7 +257,7 @@ def test_a_long_field_over_several_lines_stays_one_record(read: Read) -> None:
         (
             HEADER.upper(),
             (
-                "has no column 'author': it has 'AUTHOR', in other letters; rename it there or "
+                "has no column 'author': it has 'AUTHOR', in another case; rename it there or "
                 "write it so"
             ),
         ),
@@ -315,12 +315,12 @@ def test_a_csv_file_with_two_columns_of_one_name_is_refused(
 @pytest.mark.parametrize(
     ("written", "encoding", "said"),
     [
-        ("latin-1", "utf-8", "it is not text in utf-8; say its `encoding`, e.g. windows-1252"),
-        ("utf-8", "windows-1252", "it is text in UTF-8, not in cp1252; say `encoding: utf-8`"),
+        ("latin-1", "utf-8", "it is not text in utf-8; set its `encoding`, e.g. windows-1252"),
+        ("utf-8", "windows-1252", "it is text in UTF-8, not in cp1252; set `encoding: utf-8`"),
         (
             "utf-16",
             "utf-8",
-            "is utf-16-le by its first bytes, not utf-8; say `encoding: utf-16-le`",
+            "is utf-16-le by its first bytes, not utf-8; set `encoding: utf-16-le`",
         ),
     ],
 )

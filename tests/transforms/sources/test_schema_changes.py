@@ -15,8 +15,8 @@ from transforms.schemas.base import Contract
 from transforms.schemas.fields import SourceField
 from transforms.schemas.staging import (
     AccountedFile,
+    DuplicateRow,
     QuarantinedRecord,
-    RepeatedRecord,
     StagedRecord,
 )
 from transforms.sources.ingest import ingest
@@ -334,7 +334,7 @@ def test_loads_that_are_staged_together_are_compared_in_their_order(
     assert recount(warehouse)["adds_up"].all()
 
 
-@pytest.mark.parametrize("contract", [SourceField, AccountedFile, RepeatedRecord, StagedRecord])
+@pytest.mark.parametrize("contract", [SourceField, AccountedFile, DuplicateRow, StagedRecord])
 @pytest.mark.parametrize("policy", ["evolve", "freeze", "quarantine"])
 def test_killed_run_is_finished_with_the_fields_of_an_undisturbed_one(
     first: str,
@@ -362,7 +362,7 @@ def test_killed_run_is_finished_with_the_fields_of_an_undisturbed_one(
 
 
 @pytest.mark.parametrize(
-    "contract", [AccountedFile, RepeatedRecord, StagedRecord, SourceField, QuarantinedRecord]
+    "contract", [AccountedFile, DuplicateRow, StagedRecord, SourceField, QuarantinedRecord]
 )
 @pytest.mark.usefixtures("first")
 def test_killed_replay_lets_in_once(

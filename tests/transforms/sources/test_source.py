@@ -56,31 +56,31 @@ def names(source: Source) -> list[str]:
             {"record": {**GOOD["record"], "autor_id": "x"}},
             ": record.autor_id: is not a key of a source; did you mean 'author_id'?",
         ),
-        ({"record": "id"}, ": record: holds keys of its own, e.g. `record_id: id`"),
+        ({"record": "id"}, ": record: has keys of its own, e.g. `record_id: id`"),
         (
             {"known": "sometimes"},
-            ": known: say when a row could be known: at_load, at_event or {column: NAME}",
+            ": known: give when a row could be known: at_load, at_event or {column: NAME}",
         ),
         (
             {"known": {"colum": "seen"}},
-            ": known: say when a row could be known: at_load, at_event or {column: NAME}",
+            ": known: give when a row could be known: at_load, at_event or {column: NAME}",
         ),
-        ({"known": None}, ": known: say when a row could be known"),
+        ({"known": None}, ": known: give when a row could be known"),
         ({"name": "My Notes"}, ": name: string should match pattern"),
         ({"format": "xml"}, ": format: input should be 'jsonl', 'csv' or 'parquet'"),
         ({"delimiter": ";;"}, ": delimiter: string should have at most 1 character"),
         ({"delimiter": '"'}, ": delimiter: string should match pattern"),
         (
             {"encoding": "klingon"},
-            ": encoding: 'klingon' is no encoding of files that is known; e.g. utf-8",
+            ": encoding: 'klingon' is not a known encoding of files; e.g. utf-8",
         ),
         (
             {"encoding": "undefined"},
-            ": encoding: 'undefined' is no encoding of files that is known; e.g. utf-8",
+            ": encoding: 'undefined' is not a known encoding of files; e.g. utf-8",
         ),
         (
             {"encoding": "rot13"},
-            ": encoding: 'rot13' is no encoding of files that is known; e.g. utf-8",
+            ": encoding: 'rot13' is not a known encoding of files; e.g. utf-8",
         ),
         ({"positive_labels": "bad"}, ": positive_labels: is a list, e.g. [poc, active]"),
         ({"attributes": ["*"]}, ": attributes: '*' and '' name no field; name each field"),
@@ -105,7 +105,9 @@ def test_a_mistake_is_one_line_with_the_key_and_the_mend(
 def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
     said = complaint_of(tmp_path, {name: value for name, value in GOOD.items() if name != key})
     assert said.startswith(
-        ": known: say when" if key == "known" else f": {key}: is missing; add it, e.g. `{key}: ...`"
+        ": known: give when"
+        if key == "known"
+        else f": {key}: is missing; add it, e.g. `{key}: ...`"
     )
 
 
@@ -169,8 +171,8 @@ def test_an_expression_of_endless_depth_is_refused(tmp_path: Path) -> None:
         (b"name: notes\nuri: a: b", ", line 2: is not YAML"),
         (b"\xff\xfe\x00", ": is not YAML (not UTF-8 text)"),
         (b"x: !!python/object:os.system {}", ", line 1: is not YAML"),
-        (b"- name", ": holds no keys; a source needs name, uri, known and record"),
-        (b"", ": holds no keys; a source needs name, uri, known and record"),
+        (b"- name", ": has no keys; a source needs name, uri, known and record"),
+        (b"", ": has no keys; a source needs name, uri, known and record"),
     ],
 )
 def test_what_is_not_a_yaml_mapping_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
@@ -269,7 +271,7 @@ def test_a_stray_file_is_passed_over_in_one_line(
     listing = list_files(make_source(tmp_path / "data"))
     assert [file.path.name for file in listing.files] == ["a.jsonl"]
     assert listing.passed_over == [
-        f"{stray}: is not a JSONL, CSV or Parquet file by its name, passed over"
+        f"{stray}: is not a JSONL, CSV or Parquet file by its name, skipped"
     ]
 
 
@@ -280,7 +282,7 @@ def test_a_folder_must_have_the_format_of_the_source(
     stray = write("data/b.csv", b"id")
     listing = list_files(make_source(tmp_path / "data", format="jsonl"))
     assert [file.path.name for file in listing.files] == ["a.jsonl"]
-    assert listing.passed_over == [f"{stray}: is not a jsonl file by its name, passed over"]
+    assert listing.passed_over == [f"{stray}: is not a jsonl file by its name, skipped"]
 
 
 @pytest.mark.parametrize(
@@ -320,7 +322,7 @@ def test_a_link_that_leaves_the_folder_is_passed_over(
     link.symlink_to(write("elsewhere.jsonl"))
     listing = list_files(make_source(tmp_path / "data"))
     assert [file.path.name for file in listing.files] == ["a.jsonl"]
-    assert listing.passed_over == [f"{link}: leaves the folder of the source, passed over"]
+    assert listing.passed_over == [f"{link}: leaves the folder of the source, skipped"]
 
 
 @pytest.mark.parametrize(
@@ -366,7 +368,7 @@ def test_a_linked_folder_elsewhere_is_passed_over_and_not_searched(
     link.symlink_to("/")
     listing = list_files(make_source(tmp_path / "data"))
     assert [file.path.name for file in listing.files] == ["a.jsonl"]
-    assert listing.passed_over == [f"{link}: leaves the folder of the source, passed over"]
+    assert listing.passed_over == [f"{link}: leaves the folder of the source, skipped"]
 
 
 @pytest.mark.parametrize("uri", ["nosuch.jsonl", "nosuch/*.jsonl", "empty"])

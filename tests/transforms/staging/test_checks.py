@@ -25,7 +25,7 @@ from transforms.sources.source import Source
 from transforms.sql import model
 from transforms.staging.accounting import recount
 from transforms.staging.checks import (
-    MENDS,
+    FIXES,
     MIN_ROWS,
     day_order,
     kind_of,
@@ -114,7 +114,7 @@ def test_ids_that_a_spreadsheet_cut_stop_the_load_until_another_key_is_mapped(
     said = stopped(tweets_with("{:.5E}".format), warehouse)
     assert "1,500 of 1,500 rows (100.0%) are rejected" in said
     assert (
-        f"record_id: exponent_form (1,500 rows; {MENDS['exponent_form']}) (first row 1 of "
+        f"record_id: exponent_form (1,500 rows; {FIXES['exponent_form']}) (first row 1 of "
         "tweets.csv)" in said
     )
     # the file is unchanged: only the mapping is fixed, and what is already loaded is staged
@@ -453,7 +453,7 @@ def test_ids_of_another_source_stop_the_load_until_the_source_file_says_whose_th
     assert load(first, warehouse).staged == 2
     ingest(second, warehouse)
     said = (
-        r"1 of 2 rows \(50\.0%\) have the record_id of a record of source tickets: say `ids: own` "
+        r"1 of 2 rows \(50\.0%\) have the record_id of a record of source tickets: set `ids: own` "
         r".* \(first row 1 of calls\.jsonl\)"
     )
     with pytest.raises(ChecksError, match=said):
@@ -620,7 +620,7 @@ def test_numbers_since_1970_without_a_unit_stop_the_load_with_the_mend(
     ]
     said = stopped(make_source(write("a.jsonl", *lines)), warehouse)
     assert (
-        "event_timestamp: epoch_without_unit (10 rows; say the unit: {column: NAME, unit: "
+        "event_timestamp: epoch_without_unit (10 rows; give the unit: {column: NAME, unit: "
         "milliseconds}" in said
     )
 

@@ -232,7 +232,7 @@ def test_rows_of_csv_are_corrected_as_csv_in_the_encoding_of_their_file(
     assert replay(source, warehouse) == Account(read=1, staged=1)
     assert query("select text from staging.records") == [("\u00e9t\u00e9",)]
     with pytest.raises(
-        CorrectionError, match="row 2: its correction has characters that iso8859-1 has not"
+        CorrectionError, match="row 2: its correction has characters that iso8859-1"
     ):
         import_corrections(_one(path, "\u20ac"), source, warehouse, is_dry=False)
 
@@ -249,8 +249,8 @@ def _one(path: Path, correction: str) -> Path:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"load_id": "other"}, "row 2: no such row of notes waits in quarantine"),
-        ({"row_number": "x"}, "row 2: row_number is no whole number"),
+        ({"load_id": "other"}, "row 2: no such row of notes is in quarantine"),
+        ({"row_number": "x"}, "row 2: row_number is not a whole number"),
         ({"payload_digest": "0"}, "row 2: payload_digest is not that of the row"),
         ({"row_number": "2"}, "row 3: corrects a row that is corrected above already"),
     ],
@@ -276,7 +276,7 @@ def test_mask_in_a_correction_is_refused(
 ) -> None:
     path = correct({2: note("r2", text="from <EMAIL_ADDRESS>").decode()}, is_revealed=False)
     with pytest.raises(
-        CorrectionError, match="row 2: its correction holds the mask <EMAIL_ADDRESS>"
+        CorrectionError, match="row 2: its correction contains the mask <EMAIL_ADDRESS>"
     ):
         import_corrections(path, rejected, warehouse, is_dry=True)
 

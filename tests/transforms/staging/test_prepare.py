@@ -20,8 +20,8 @@ from transforms.home import Settings
 from transforms.schemas.base import Contract
 from transforms.schemas.staging import (
     AccountedFile,
+    DuplicateRow,
     QuarantinedRecord,
-    RepeatedRecord,
     StagedRecord,
 )
 from transforms.sources.ingest import ingest
@@ -46,9 +46,9 @@ VERSIONS = (
 )
 EVERYTHING = {
     "staging.records": "select * from staging.records order by record_id, known_timestamp",
-    # a row that came back as a version is remembered as a repeat too
-    "staging.repeats": (
-        f"from staging.repeats anti join staging.records using ({PLACE}) order by {PLACE}"
+    # a row that came back as a version is recorded as a duplicate row too
+    "staging.duplicate_rows": (
+        f"from staging.duplicate_rows anti join staging.records using ({PLACE}) order by {PLACE}"
     ),
     "quarantine.records": f"select * from quarantine.records order by {PLACE}",
     "accounting.files": (
@@ -121,7 +121,7 @@ def test_every_version_that_changes_something_is_kept(
     assert query(VERSIONS) == [("r1", "a", at(1)), ("r1", "b", at(2)), ("r1", "a", at(3))]
 
 
-def test_a_repeat_that_changes_nothing_is_a_duplicate(
+def test_a_row_that_changes_nothing_is_a_duplicate_row(
     make_source: MakeSource, stage: Stage, write: Write, note: Note, query: Query
 ) -> None:
     rows = [note(known=day(number)) for number in (1, 2, 3)]
@@ -159,7 +159,7 @@ def test_a_field_that_nobody_maps_makes_no_version(
     assert stage(make_source(write("a.jsonl", *rows))) == Account(read=2, staged=1, duplicates=1)
 
 
-def test_a_repeat_in_a_later_load_is_a_duplicate(
+def test_a_duplicate_row_may_be_of_a_later_load(
     make_source: MakeSource, stage: Stage, write: Write, note: Note, query: Query
 ) -> None:
     source = make_source(write("data/a.jsonl", note(known=day(1))).parent)
@@ -482,9 +482,7 @@ def test_sources_are_prepared_each_with_its_own_mapping(
     ]
 
 
-@pytest.mark.parametrize(
-    "contract", [QuarantinedRecord, AccountedFile, RepeatedRecord, StagedRecord]
-)
+@pytest.mark.parametrize("contract", [QuarantinedRecord, AccountedFile, DuplicateRow, StagedRecord])
 @pytest.mark.parametrize("is_more_loaded", [False, True])
 def test_a_killed_prepare_is_finished_with_nothing_twice(
     make_source: MakeSource,
@@ -513,7 +511,7 @@ def test_a_killed_prepare_is_finished_with_nothing_twice(
     assert query("select sum(n_read)::int from accounting.files") == [(4 + 2 * more,)]
 
 
-@pytest.mark.parametrize("contract", [AccountedFile, RepeatedRecord, StagedRecord])
+@pytest.mark.parametrize("contract", [AccountedFile, DuplicateRow, StagedRecord])
 def test_a_killed_prepare_is_not_finished_with_another_mapping(
     make_source: MakeSource,
     warehouse: Warehouse,
@@ -671,7 +669,7 @@ def test_a_rebuild_makes_the_same_tables(
     assert len(list(tmp.iterdir())) == 4
 
 
-def test_a_rebuild_makes_the_same_tables_after_a_late_version_between_repeats(
+def test_a_rebuild_makes_the_same_tables_after_a_late_version_between_duplicate_rows(
     make_source: MakeSource,
     warehouse: Warehouse,
     stage: Stage,

@@ -11,8 +11,8 @@ from transforms.errors import MillraceError, SourceError
 from transforms.schemas.base import Contract
 from transforms.schemas.staging import (
     AccountedFile,
+    DuplicateRow,
     QuarantinedRecord,
-    RepeatedRecord,
     StagedRecord,
 )
 from transforms.sources.ingest import ingest
@@ -70,7 +70,7 @@ def tables(query: Query) -> list[list[tuple[Any, ...]]]:
     return [query(sql) for sql in TABLES]
 
 
-KILLS = [AccountedFile, RepeatedRecord, StagedRecord, QuarantinedRecord]
+KILLS = [AccountedFile, DuplicateRow, StagedRecord, QuarantinedRecord]
 
 
 @pytest.mark.usefixtures("rejected")
@@ -269,7 +269,7 @@ def test_a_killed_replay_is_finished_before_more_is_staged(
     assert counts.rows() == [(4, 2, 1, 1, True), (3, 1, 1, 1, True)]
 
 
-@pytest.mark.parametrize("contract", [RepeatedRecord, StagedRecord, QuarantinedRecord])
+@pytest.mark.parametrize("contract", [DuplicateRow, StagedRecord, QuarantinedRecord])
 def test_a_killed_replay_is_not_finished_with_another_mapping(
     mended: Source,
     rejected: Source,
@@ -287,7 +287,7 @@ def test_a_killed_replay_is_not_finished_with_another_mapping(
     assert recount(warehouse)["adds_up"].to_list() == [True]
 
 
-@pytest.mark.parametrize("contract", [AccountedFile, RepeatedRecord, StagedRecord])
+@pytest.mark.parametrize("contract", [AccountedFile, DuplicateRow, StagedRecord])
 def test_a_killed_prepare_is_finished_before_a_replay(
     mended: Source,
     warehouse: Warehouse,

@@ -1,4 +1,4 @@
-"""Versions and repeats do not depend on arrival: checked by a plain reference and a rebuild."""
+"""Versions and duplicate rows, in any order of arrival: as in plain Python and as in a rebuild."""
 
 import itertools
 import json
@@ -17,8 +17,8 @@ from transforms.home import Settings
 from transforms.schemas.base import Contract
 from transforms.schemas.staging import (
     AccountedFile,
+    DuplicateRow,
     QuarantinedRecord,
-    RepeatedRecord,
     StagedRecord,
 )
 from transforms.sources.ingest import ingest
@@ -43,7 +43,7 @@ BOOKS = (
 )
 TABLES = (
     "select * from staging.records order by all",
-    f"from staging.repeats anti join staging.records using ({PLACE}) order by all",
+    f"from staging.duplicate_rows anti join staging.records using ({PLACE}) order by all",
     "select * from quarantine.records order by all",
     BOOKS,
 )
@@ -91,11 +91,11 @@ Arrive = Callable[..., Account]
 Versions = Callable[[], list[tuple[str, int]]]
 
 
-def test_a_late_version_brings_a_repeat_back_as_a_version(
+def test_a_late_version_makes_a_duplicate_row_a_version_again(
     arrive: Arrive, versions: Versions, query: Query
 ) -> None:
     arrive("first", ("x", 1), ("x", 3), ("x", 4))
-    # the account is of what arrived; the books have the repeat that came back
+    # the account is of what arrived; the books have the duplicate row that became a version
     assert arrive("late", ("y", 2)) == Account(read=1, staged=1)
     assert versions() == [("x", 1), ("y", 2), ("x", 3)]
     assert query(
@@ -106,14 +106,15 @@ def test_a_late_version_brings_a_repeat_back_as_a_version(
     assert books == [(3, 2, 1, 0), (1, 1, 0, 0)]
 
 
-def test_a_late_version_makes_a_version_that_says_the_same_a_repeat(
+def test_a_late_version_makes_an_equal_version_a_duplicate_row(
     arrive: Arrive, versions: Versions, query: Query
 ) -> None:
     arrive("first", ("x", 1), ("y", 3))
     assert arrive("late", ("y", 2)) == Account(read=1, staged=1)
     assert versions() == [("x", 1), ("y", 2)]
     assert query(
-        "select day(known_timestamp), parse_filename(source_uri), row_number from staging.repeats"
+        "select day(known_timestamp), parse_filename(source_uri), row_number "
+        "from staging.duplicate_rows"
     ) == [(3, "first.jsonl", 2)]
 
 
@@ -126,7 +127,9 @@ def test_a_row_may_move_back_and_forth_and_is_remembered_once(
     assert versions() == [("x", 1), ("y", 5), ("x", 7)]
     arrive("back again", ("z", 8))
     assert versions() == [("x", 1), ("y", 5), ("x", 7), ("z", 8), ("x", 9)]
-    assert query("select count(*), count(distinct row_number) from staging.repeats") == [(1, 1)]
+    assert query("select count(*), count(distinct row_number) from staging.duplicate_rows") == [
+        (1, 1)
+    ]
 
 
 def test_what_was_not_taken_of_an_instant_comes_back_when_it_is_said_again(
@@ -155,9 +158,7 @@ def test_only_files_that_a_row_leaves_are_rewritten(arrive: Arrive, warehouse: W
     assert first in warehouse.files(relation)
 
 
-@pytest.mark.parametrize(
-    "contract", [QuarantinedRecord, AccountedFile, RepeatedRecord, StagedRecord]
-)
+@pytest.mark.parametrize("contract", [QuarantinedRecord, AccountedFile, DuplicateRow, StagedRecord])
 def test_a_move_that_was_killed_is_finished_with_no_row_missing_or_doubled(
     arrive: Arrive,
     make_source: MakeSource,
@@ -221,7 +222,7 @@ class Step(NamedTuple):
 History = dict[str, list[Row]]
 RECORD = {"record_id": "id", "author_id": "author", "event_timestamp": "written", "text": "text"}
 MENDED = {**RECORD, "event_timestamp": "ltrim(written, 'od ')"}
-COMMITS = [None, QuarantinedRecord, AccountedFile, RepeatedRecord, StagedRecord]
+COMMITS = [None, QuarantinedRecord, AccountedFile, DuplicateRow, StagedRecord]
 
 rows = st.builds(
     Row,
@@ -262,7 +263,7 @@ def reference(history: History) -> list[tuple[str, datetime, datetime, str]]:
 
 
 def rebuild(source: Source, warehouse: Warehouse) -> None:
-    for contract in (StagedRecord, RepeatedRecord, QuarantinedRecord, AccountedFile):
+    for contract in (StagedRecord, DuplicateRow, QuarantinedRecord, AccountedFile):
         shutil.rmtree(warehouse.folder(contract.relation()))
     prepare(source, warehouse)
 

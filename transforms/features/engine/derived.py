@@ -1,4 +1,7 @@
-"""Features derived from others: expressions over the values that views have at the instant asked for, the same wherever they are asked."""
+"""Features derived from others: SQL expressions over the values that views have at an instant.
+
+The same code computes them wherever they are asked for.
+"""
 
 import hashlib
 import json
@@ -20,10 +23,11 @@ _thread = threading.local()
 
 
 def derive(inputs: pl.DataFrame | pa.Table, features: Mapping[str, str]) -> pl.DataFrame:
-    """Compute each feature's expression (DuckDB's SQL) for every row of the inputs, in order.
+    """Compute each feature's expression, in DuckDB's SQL, for every row of the inputs, in order.
 
-    Times have to be timestamps with a zone, in microseconds. Raises `DerivedError`, which names the feature, for an expression that is
-    none or that cannot be computed over these columns or values.
+    Times must be timestamps with a zone, in microseconds. Raises `DerivedError`, which names the
+    feature, for an expression that is wrong or that cannot be computed over these columns or
+    values.
 
     >>> inputs = pl.DataFrame({"n_records_1d": [3, 0], "n_records_28d": [28, 0]})
     >>> derive(inputs, {"burst": "n_records_1d / nullif(n_records_28d / 28.0, 0)"})
@@ -43,7 +47,12 @@ def derive(inputs: pl.DataFrame | pa.Table, features: Mapping[str, str]) -> pl.D
 
 
 def derive_arrow(inputs: pa.Table, features: Mapping[str, str]) -> pa.Table:
-    """Compute as `derive` does, from Arrow to Arrow."""
+    """Compute as `derive` does, from Arrow to Arrow.
+
+    >>> table = pa.table({"n": [3, 0]})
+    >>> derive_arrow(table, {"half": "n / 2", "twice": "2 * n"}).to_pydict()
+    {'half': [1.5, 0.0], 'twice': [6, 0]}
+    """
     try:
         selected = ", ".join(
             f"{bound(expression)} as {quoted(name)}" for name, expression in features.items()
@@ -58,23 +67,33 @@ def derive_arrow(inputs: pa.Table, features: Mapping[str, str]) -> pa.Table:
 
 
 def digest(features: Mapping[str, str]) -> str:
-    """Digest what computes features: their expressions, this module and the version of DuckDB."""
+    """Digest what computes features: their expressions, this module and the version of DuckDB.
+
+    >>> digest({"half": "n / 2"}) == digest({"half": "n/2"})
+    False
+    """
     parts = (json.dumps(dict(features)), Path(__file__).read_text("utf-8"), duckdb.__version__)
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
 class _Inputs:
-    """A table that changes under a name that stays: to register a table again takes as long as to compute over it."""
+    """A table that can be exchanged while its name stays registered.
+
+    To register a table again takes as long as computing over it.
+    """
 
     table: pa.Table
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """Give the rows to whoever reads Arrow."""
+        """Return the rows to a reader of Arrow."""
         return self.table.__arrow_c_stream__(requested_schema)
 
 
 class _Engine:
-    """A sealed connection that stays open, and what it has planned. It computes in the thread that asks, and keeps the order of rows."""
+    """A sealed connection that stays open, with its query plans.
+
+    It computes in the thread that asks and keeps the order of rows.
+    """
 
     def __init__(self) -> None:
         self._open = ExitStack()
@@ -99,7 +118,7 @@ def _plan(
 
 
 def _engine() -> _Engine:
-    """Give the engine of this thread, which ends with it."""
+    """Return this thread's engine, which ends with the thread."""
     if not hasattr(_thread, "engine"):
         _thread.engine = _Engine()
     engine: _Engine = _thread.engine
@@ -107,7 +126,7 @@ def _engine() -> _Engine:
 
 
 def _reason(error: Exception) -> str:
-    """Say why an expression fails; DuckDB's words on values are left out, for they show them."""
+    """Say why an expression fails, without DuckDB's errors about values, which show them."""
     if isinstance(error, duckdb.BinderException | duckdb.CatalogException) or not isinstance(
         error, duckdb.Error
     ):

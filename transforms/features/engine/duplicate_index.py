@@ -1,4 +1,4 @@
-"""The index that duplicates are found with: brought up to what is staged, in its own two commits."""
+"""The index that duplicates are found with: updated from staging in two commits of its own."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -18,12 +18,13 @@ def bring_index_up(
     done: Mapping[str, int],
     code: int,
     *,
-    is_anew: bool = False,
+    is_rebuilt: bool = False,
 ) -> dict[str, int]:
-    """Bring the index up to the newest staged records, in two commits that `done` goes with: new texts, then documents.
+    """Update the index to the newest staged records, in two commits: new texts, then documents.
 
-    Where other code has made it, or if it `is_anew`, all of it is made again. Tells the version that the documents have then.
-    Raises `AlreadyPublishedError` if another run was first.
+    `done` goes with both. The index is rebuilt from nothing if other code computed it, or if
+    `is_rebuilt`. Returns the version that the documents have then. Raises `AlreadyPublishedError`
+    if another run was first.
     """
     ((transaction, version),) = done.items()
     is_done = {
@@ -32,7 +33,7 @@ def bring_index_up(
     if not is_done[KnownDocument]:
         since = (
             -1
-            if is_anew
+            if is_rebuilt
             else min(_consumed(contract, warehouse, transaction, code) for contract in INDEX)
         )
         with warehouse.connect(

@@ -1,8 +1,9 @@
-"""Duplicates: an index of every text and of what each record said when, and the view `record_duplicates` that is made from it.
+"""Duplicates: an index of all texts and documents, and the view `record_duplicates` made from it.
 
-A document is what a record says from an instant on. Its values rest on the documents before it in the order of instants and
-record ids, and on nothing else: so what arrives changes nothing before the first instant at which it says something new. From
-there on all documents are labelled again, and those with other values are added. A text is read once, when it arrives.
+A document is what a record says from an instant on. Its values depend only on the documents before
+it, in the order of instants and record ids. So new arrivals change nothing before the first instant
+at which a record says something else (`first_change`). From there on all documents are labelled
+again, and those with other values are added to the index. Each text is read once, when it arrives.
 """
 
 from collections.abc import Iterator
@@ -36,13 +37,12 @@ def duplicate_rows(
     *,
     is_whole: bool,
 ) -> Iterator[pa.RecordBatch]:
-    """Make the rows of `record_duplicates` from the documents in `index_documents`: the new ones, and those with other values.
+    """Compute the new and changed rows of `record_duplicates` from the view `index_documents`.
 
-    `is_new` tells the instants that were not published before.
+    `is_new` marks the instants that were not published before.
     """
-    connection.execute(
-        f"create or replace view published_duplicates as from {contract.relation()} where {not is_whole}"
-    )
+    published = f"from {contract.relation()} where {not is_whole}"
+    connection.execute(f"create or replace view published_duplicates as {published}")
     for batch in connection.sql(model("duplicates/record_duplicates")).to_arrow_reader(batch_rows):
         created = pa.repeat(pa.scalar(now, pa.timestamp("us", "UTC")), batch.num_rows)
         yield from view_batches(
@@ -53,22 +53,23 @@ def duplicate_rows(
 def new_contents(
     connection: duckdb.DuckDBPyConnection, batch_rows: int
 ) -> Iterator[pa.RecordBatch]:
-    """Digest what records say anew into `arriving_documents`; stream the texts that were never seen, signed: `new_contents`."""
-    connection.execute(
-        "create table arriving_documents (record_id varchar, event_timestamp timestamptz, content_id bigint)"
-    )
+    """Digest arriving texts into `arriving_documents`; stream those never seen before, signed.
+
+    The latter are also kept in the table `new_contents`.
+    """
+    columns = "record_id varchar, event_timestamp timestamptz, content_id bigint"
+    connection.execute(f"create table arriving_documents ({columns})")
     connection.from_arrow(KnownContent.arrow_schema().empty_table()).create("new_contents")
     connection.execute(f"create table indexed_documents as {model('duplicates/indexed_documents')}")
     touched = (
         "record_id in (select record_id from inserted union all select record_id from deleted)"
     )
-    connection.execute(
-        f"create table published_instants as select record_id, event_timestamp from indexed_documents where {touched}"
-    )
+    instants = f"select record_id, event_timestamp from indexed_documents where {touched}"
+    connection.execute(f"create table published_instants as {instants}")
     connection.execute(
         f"create table seen_contents as select content_id from {KnownContent.relation()}"
     )
-    writing = connection.cursor()  # for the other one is busy streaming
+    writing = connection.cursor()  # the first connection is busy streaming
     in_effect = (
         f"select record_id, event_timestamp, text from ({model('features/versions_in_effect')})"
     )
@@ -101,7 +102,10 @@ def new_contents(
 def changed_documents(
     connection: duckdb.DuckDBPyConnection, batch_rows: int, now: datetime
 ) -> Iterator[pa.RecordBatch]:
-    """Label what records say from the first change on; stream the documents with other values than the index holds."""
+    """Label documents from the first change on; stream those that the index lacks.
+
+    A document that the index has with other values is among them.
+    """
     connection.execute(f"set variable first_change = ({model('duplicates/first_change')})")
     known = f"select * from {KnownContent.relation()} union all select * from new_contents"
     connection.execute(f"create view signed_contents as {known}")
@@ -113,7 +117,7 @@ def changed_documents(
         "known_contents",
         "members",
     ):
-        # where nothing was said before there are no neighbours, and looking for them would cost as much as all else
+        # a first run has no neighbours, and looking for them would cost as much as all else
         limit = "limit 0" if is_first and name == "neighbours" else ""
         connection.execute(f"create table {name} as {model(f'duplicates/{name}')} {limit}")
     _find_parents(connection, batch_rows)
@@ -132,7 +136,10 @@ def changed_documents(
 
 
 def _find_parents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> None:
-    """Find what each fresh text is nearly the same as: `parents`, and the first of its chain of parents: `roots`."""
+    """Find the text that each fresh one nearly repeats, and the first of its chain of parents.
+
+    These are the tables `parents` and `roots`.
+    """
     connection.execute("create table pairs (later bigint, earlier bigint)")
     connection.execute("set variable n_heads = $n_heads", {"n_heads": HEADS})
     for band in range(1, BANDS + 1):
@@ -151,7 +158,14 @@ def _find_parents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> Non
 
 
 def compare_pairs(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Keep the pairs of signatures that are alike enough, with their similarity."""
+    """Keep the pairs of signatures that are similar enough, with their similarity.
+
+    >>> ours, theirs = list(range(BANDS)), [-1] * BANDS
+    >>> pairs = {"later": [1, 2], "earlier": [0, 0]}
+    >>> pairs |= {"later_keys": [ours, theirs], "earlier_keys": [ours, ours]}
+    >>> compare_pairs(pl.DataFrame(pairs)).rows()
+    [(1, 0, 1.0)]
+    """
     later, earlier = (
         pairs[side].explode().to_numpy().reshape(-1, BANDS)
         for side in ("later_keys", "earlier_keys")
@@ -163,7 +177,13 @@ def compare_pairs(pairs: pl.DataFrame) -> pl.DataFrame:
 
 
 def find_roots(parents: pl.DataFrame) -> pl.DataFrame:
-    """Follow each position's chain of parents to its end, in as many steps as the chain's length has digits, in base two."""
+    """Follow each position's chain of parents to its end.
+
+    Each step doubles the distance, so a chain of n parents takes about log2(n) steps.
+
+    >>> find_roots(pl.DataFrame({"position": [2, 5, 9], "parent": [0, 2, 5]})).rows()
+    [(0, 0), (2, 0), (5, 0), (9, 0)]
+    """
     positions = np.unique(
         parents.select(pl.concat_list("position", "parent").explode()).to_series().to_numpy()
     )

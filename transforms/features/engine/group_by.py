@@ -1,4 +1,8 @@
-"""Groups: what is said of the records of an entity, exact at any instant, by running over the instants at which it changes."""
+"""Groups: aggregates of an entity's records, exact at every instant at which one of them changes.
+
+A run extends the newest published rows of an entity by what arrived since. What cannot be extended
+is computed from all of the entity's records.
+"""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -33,9 +37,9 @@ from transforms.features.view import Explained, Run, View
 from transforms.features.windows import Window
 from transforms.sql import model
 
-# DuckDB and NumPy take entities in buckets, so that memory is bounded
+# entities are computed in buckets, to bound memory
 SPANS_OF_A_BUCKET = 500_000
-# what a span brought can be taken out of these again, most of the time; other parts are computed from all records
+# from these a span's contribution can mostly be subtracted; other parts take all records
 EXTENDED = {"sum", "least", "greatest"}
 # what is shown of a version behind a value
 SHOWN = (
@@ -79,7 +83,7 @@ class GroupView(View):
         )
 
     def _read(self) -> References:
-        """The columns that are read of a record and of record views; checks the entity's key and the group's condition."""
+        """List the columns that are read, checking the entity's key and the group's condition."""
         try:
             self._refuse_no_key()
         except DeclarationError as error:
@@ -107,7 +111,7 @@ class GroupView(View):
                 raise DeclarationError(message)
 
     def _bind(self, aggregate: Any) -> list[Feature]:
-        """Make the features of an aggregate, and note what it reads."""
+        """Make the features of an aggregate, and add what it reads to `references`."""
         try:
             of = (
                 Input("", "whole", is_never_null=True)
@@ -124,12 +128,16 @@ class GroupView(View):
 
     def _refuse_no_condition(self, where: str | None) -> None:
         if where and self._inputs.bind(where).kind != "flag":
-            message = f"where={where!r} is no condition that is true or false"
+            message = f"where={where!r} is not a condition that is true or false"
             raise DeclarationError(message)
 
     @cached_property
     def stored(self) -> dict[tuple[Part, Window], str]:
-        """The column that each part in each window is stored in: that of a feature which is the part itself, else one of its own."""
+        """The column that stores each part in each window.
+
+        It is a feature's own column where the feature is just that part, else one that is not
+        served.
+        """
         stored = {
             (feature.parts["v"], feature.window): feature.name
             for feature in self.made
@@ -182,38 +190,35 @@ class GroupView(View):
         )
 
     def rows(self, run: Run, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
-        """Extend what is published by what arrived and went; what cannot be extended is computed from all records of the entity."""
+        """Extend what is published by the versions that were inserted and deleted since.
+
+        What cannot be extended is computed from all records of the entity.
+        """
         create_published_instants(run.connection, self)
         if not run.spans:
             self._create_spans(run, is_whole=is_whole)
         table, columns = run.spans[self.name]
         spans = spans_of(self, table, columns)
         if is_whole:
-            run.connection.execute(
-                "create or replace table published as select entity_id, event_timestamp from activity limit 0"
-            )
-            yield from self._computed(
-                run,
-                spans,
-                columns,
-                "select distinct entity_id, event_timestamp from activity",
-                is_whole=True,
-            )
+            instants = "select distinct entity_id, event_timestamp from activity"
+            run.connection.execute(f"create or replace table published as {instants} limit 0")
+            yield from self._computed(run, spans, columns, instants, is_whole=True)
             return
         is_extended = {part.kind for part in self.parts} <= EXTENDED
-        left = f"select distinct entity_id from ({spans}) where {'is_retracted' if is_extended else 'true'}"
-        run.connection.execute(f"create or replace table incomplete as {left}")
+        is_incomplete = "is_retracted" if is_extended else "true"
+        incomplete = f"select distinct entity_id from ({spans}) where {is_incomplete}"
+        run.connection.execute(f"create or replace table incomplete as {incomplete}")
         if is_extended:
-            yield from self._extended(
-                run,
-                f"select * from ({spans}) where entity_id not in (select entity_id from incomplete)",
-                columns,
-            )
+            of_others = "where entity_id not in (select entity_id from incomplete)"
+            yield from self._extended(run, f"select * from ({spans}) {of_others}", columns)
         if run.connection.sql("from incomplete limit 1").fetchall():
             yield from self.rebuild(run, "incomplete")
 
     def _create_spans(self, run: Run, *, is_whole: bool) -> None:
-        """Make the spans of all groups of a run; of a group whose condition no version fulfils nothing more is read."""
+        """Create the spans of all groups of a run.
+
+        Nothing more is read for a group whose condition no version meets.
+        """
         groups = [view for view in run.beside if isinstance(view, GroupView)] or [self]
         versions = ALL_VERSIONS if is_whole else None
         counting = [group for group in groups if counts_any(run.connection, group, versions)]
@@ -228,8 +233,11 @@ class GroupView(View):
     def _extended(
         self, run: Run, spans: str, columns: Mapping[str, str]
     ) -> Iterator[pa.RecordBatch]:
-        """Extend the rows of entities; those of which that cannot be done are added to `incomplete`."""
-        first = f"select entity_id, make_timestamptz(min(starts_us)) as event_timestamp from ({spans}) group by entity_id"
+        """Extend the rows of entities; add the entities for which this fails to `incomplete`."""
+        first = (
+            "select entity_id, make_timestamptz(min(starts_us)) as event_timestamp "
+            f"from ({spans}) group by entity_id"
+        )
         create_published(run.connection, first, list(self.stored.values()))
         parts = ", ".join(
             f"{quoted(column)} as p{i}" for i, column in enumerate(self.stored.values())
@@ -244,7 +252,10 @@ class GroupView(View):
         columns = create_spans(
             run.connection, versions_of(self, entities), (self,), "rebuilt_spans"
         )
-        spans = f"select * from ({spans_of(self, 'rebuilt_spans', columns)}) where entity_id in (select entity_id from {entities})"
+        spans = (
+            f"select * from ({spans_of(self, 'rebuilt_spans', columns)}) "
+            f"where entity_id in (select entity_id from {entities})"
+        )
         first = f"select entity_id, '-infinity'::timestamptz as event_timestamp from {entities}"
         create_published(run.connection, first, list(self.stored.values()))
         yield from self._computed(
@@ -260,7 +271,10 @@ class GroupView(View):
         *,
         is_whole: bool = False,
     ) -> Iterator[pa.RecordBatch]:
-        """Stream the rows of all entities, bucket by bucket; unless `is_whole`, those that differ from `published`."""
+        """Stream the rows of all entities, bucket by bucket.
+
+        Unless `is_whole`, these are only the rows that `published` lacks or has with other values.
+        """
         of = {part: columns[part.input] if part.input else None for part in self.parts}
         on = {part: columns[bound(part.where)] if part.where else None for part in self.parts}
         wanted = [
@@ -271,12 +285,14 @@ class GroupView(View):
             f"select (select count(*) from ({spans})) + (select count(*) from published)"
         ).fetchall()[0]
         n_buckets = 1 + n_rows // SPANS_OF_A_BUCKET
+        instants = (
+            "select * exclude (event_timestamp), epoch_us(event_timestamp) as instant_us "
+            f"from ({published})"
+        )
         for bucket in range(n_buckets):
             of_bucket = f"hash(entity_id) % {n_buckets} = {bucket}"
             found = run.connection.sql(f"select * from ({spans}) where {of_bucket}").pl()
-            before = run.connection.sql(
-                f"select * exclude (event_timestamp), epoch_us(event_timestamp) as instant_us from ({published}) where {of_bucket}"
-            ).pl()
+            before = run.connection.sql(f"{instants} where {of_bucket}").pl()
             try:
                 made = timelines(found, wanted, before)
             except OverflowError as error:
@@ -288,16 +304,18 @@ class GroupView(View):
                 yield from self._batches(run, rows, is_whole=is_whole)
 
     def _too_large(self, part: str) -> GateError:
-        """Say which feature's sum does not fit."""
+        """Name the feature whose sum does not fit."""
         of_part = list(self.stored)[int(part.removeprefix("p"))]
         name = next(
             item.name
             for item in self.made
             if any((each, item.window) == of_part for each in item.parts.values())
         )
-        return GateError(
-            f"{self.relation}: {name}: a sum passes 2 ** 62 units; state coarser ones with decimals=, or leave out large numbers by where="
+        message = (
+            f"{self.relation}: {name}: a sum passes 2 ** 62 units; "
+            "declare coarser units with decimals=, or leave out large numbers with where="
         )
+        return GateError(message)
 
     def _batches(self, run: Run, rows: pl.DataFrame, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
         run.connection.register("running", rows.to_arrow())
@@ -315,16 +333,22 @@ class GroupView(View):
             for key, column in self.stored.items()
             if column not in served
         ]
-        sql = f"select entity_id, make_timestamptz(instant_us) as event_timestamp, {', '.join(features)}, true as is_new from running"
+        sql = (
+            "select entity_id, make_timestamptz(instant_us) as event_timestamp, "
+            f"{', '.join(features)}, true as is_new from running"
+        )
         if not is_whole:
-            # values are made of what is stored, so they differ only where that does
+            # values are computed from what is stored, so they differ only where that does
             differs = " or ".join(
                 f"computed.{column} is distinct from published.{column}"
                 for column in map(quoted, self.stored.values())
             )
             sql = f"""
-                select computed.* replace (published.entity_id is null as is_new) from ({sql}) as computed
-                left join published on computed.entity_id = published.entity_id and computed.event_timestamp = published.event_timestamp
+                select computed.* replace (published.entity_id is null as is_new)
+                from ({sql}) as computed
+                left join published
+                    on computed.entity_id = published.entity_id
+                    and computed.event_timestamp = published.event_timestamp
                 where published.entity_id is null or {differs}
             """
         sql = f"select {self.entity.columns_of_id}, * exclude (entity_id) from ({sql})"
@@ -335,26 +359,35 @@ class GroupView(View):
             )
 
     def instants(self, run: Run) -> str:
-        """The instants at which versions begin to count, leave a window or are superseded."""
+        """SQL of the instants at which versions start to count, leave windows or are superseded."""
         columns = create_spans(run.connection, ALL_VERSIONS, (self,), "spans")
         return change_points(self, spans_of(self, "spans", columns))
 
     def count_resting(
         self, connection: duckdb.DuckDBPyConnection, source_uri: str
     ) -> dict[str, int]:
-        """Count the rows at whose instants a version of the file counts, in the longest of windows."""
+        """Count the rows at whose instants a version of the file counts, in the longest window."""
         connection.execute("set variable traced = $uri", {"uri": source_uri})
         create_named_versions(connection, self)
         longest = max(self.windows, key=lambda window: (window.length is None, window.length_us))
-        until = f"least(superseded_timestamp, make_timestamptz({longest.leaves_us}))"  # which leaves nulls out
+        # least() ignores nulls
+        until = f"least(superseded_timestamp, make_timestamptz({longest.leaves_us}))"
         ids = "unnest(entity_ids)" if self.entity.many else "entity_ids"
-        spans = f"select {ids} as entity_id, counts_from, {until} as until from ({model('lineage/entity_spans')})"
-        connection.execute(
-            f"create or replace table entity_spans as select * from ({spans}) where entity_id is not null"
+        spans = (
+            f"select {ids} as entity_id, counts_from, {until} as until "
+            f"from ({model('lineage/entity_spans')})"
         )
-        rows = f"select distinct {self.entity.id_of_columns} as entity_id, event_timestamp from {self.relation}"
         connection.execute(
-            f"create or replace view entity_rows as select * from ({rows}) semi join entity_spans using (entity_id)"
+            "create or replace table entity_spans as "
+            f"select * from ({spans}) where entity_id is not null"
+        )
+        rows = (
+            f"select distinct {self.entity.id_of_columns} as entity_id, event_timestamp "
+            f"from {self.relation}"
+        )
+        connection.execute(
+            "create or replace view entity_rows as "
+            f"select * from ({rows}) semi join entity_spans using (entity_id)"
         )
         (counts,) = connection.sql(model("lineage/resting_rows")).pl().to_dicts()
         return dict(counts)
@@ -367,7 +400,10 @@ class GroupView(View):
         limit: int,
         feature: str | None = None,
     ) -> Explained:
-        """Take the newest version of each record that was known before the instant, and aggregate those that count, by definition."""
+        """Aggregate the records that count at the instant, by the parts' definitions.
+
+        The newest version of each record that was known before the instant counts.
+        """
         columns = explained_records(connection, self, entity, at, self._numbers.values())
         values = [
             f"{self._defined(feature, columns)} as {quoted(feature.name)}" for feature in self.made
@@ -395,7 +431,7 @@ class GroupView(View):
 
     @cached_property
     def _numbers(self) -> dict[str, str]:
-        """SQL of the numbers that are read of a record, by their expressions as declared."""
+        """SQL of the numbers that are read of a record, by their declared expressions."""
         numbers = {}
         for item in self._declaration.aggregates:
             of = None if isinstance(item, Count) else self._inputs.bind(item.of)
@@ -409,7 +445,7 @@ class GroupView(View):
         return numbers
 
     def _is_behind(self, feature: str | None, columns: Mapping[str, str]) -> str:
-        """SQL of whether a record in `explained` counts for a feature, or with none for any."""
+        """SQL of whether a record in `explained` counts for a feature; without one, for any."""
         made = next((item for item in self.made if item.name == feature), None)
         if made is None:
             return "len(windows) > 0"
@@ -427,11 +463,13 @@ class GroupView(View):
 
 
 def create_published_instants(connection: duckdb.DuckDBPyConnection, view: View) -> None:
-    """Make `activity` of what is published of a view, by `entity_id`; of nothing where that was published of an entity of other keys."""
+    """Create `activity` from the published rows of a view, by `entity_id`.
+
+    It is empty if these were published of an entity with other keys.
+    """
     published = view.relation
     if not set(view.entity.columns) <= set(connection.table(published).columns):
         published = "nothing_published"
         connection.register(published, view.contract.arrow_schema().empty_table())
-    connection.execute(
-        f"create or replace view activity as select *, {view.entity.id_of_columns} as entity_id from {published}"
-    )
+    rows = f"select *, {view.entity.id_of_columns} as entity_id from {published}"
+    connection.execute(f"create or replace view activity as {rows}")

@@ -1,11 +1,15 @@
-"""Aggregates over change points: what the spans that cover each row come to. NumPy alone: no table, no SQL, no names.
+"""Aggregates over change points, in NumPy alone: what the spans that cover each row come to.
 
-Rows are the change points of all entities, sorted by entity and instant and numbered 0 to n - 1 (`rows_of`). A span is one
-version of a record in one window: it counts on the rows `starts[i]` to `ends[i] - 1` of its entity, on one row at least.
-Keys, values and codes are ranks that the caller makes, from 0 to 2**31 - 1, and all arrays are int64 unless said otherwise.
+A change point is an instant at which a value of an entity may change. The rows here are the change
+points of all entities, sorted by entity and instant and numbered 0 to n - 1 (`rows_of`). A span is
+one version of a record in one window: it counts on the rows from `starts[i]` to before `ends[i]`,
+all of its entity and at least one.
 
-Costs are in rows n and spans m. Spans are sorted as whole numbers, with the key in the upper and the row in the lower half:
-NumPy packs and sorts a million of them in 10 ms, where it takes 180 ms to sort by two columns.
+Keys, values and codes are ranks that the caller computes, from 0 to 2**31 - 1. All arrays are int64
+unless stated otherwise. Costs are in the number of rows, n, and of spans, m.
+
+Spans are sorted as single integers, with the key in the upper half and the row in the lower: NumPy
+packs and sorts a million of them in 10 ms, where sorting by two columns takes 180 ms.
 """
 
 from typing import Any
@@ -18,16 +22,19 @@ Ints = npt.NDArray[np.int64]
 LOWER = 32
 MASK = (1 << LOWER) - 1
 MAX_KEY = 2**31 - 1
-# well below 2**63, so that rounding in the check cannot let a sum through that wraps
+# well below 2**63, so that no sum that overflows passes the check, which rounds
 MAX_SUM = 2.0**62
 
 
 def rows_of(entities: Ints, instants: Ints) -> tuple[Ints, Ints]:
-    """Number the distinct pairs of entity and instant in their order: the row of each pair, and a position of each row.
+    """Number the distinct pairs of entity and instant in order.
 
-    One sort of one whole number a pair: both ranges in 63 bits where they fit, else the ranks of the instants, or of both.
-    2.5 million pairs take 0.18, 0.32 or 0.61 s on one core, so dense entity codes are quick. To sort them by two columns
-    alone takes 0.5 s, in NumPy (lexsort) as in Polars.
+    Returns the row of each pair, and for each row the position of a pair that has it.
+
+    Each pair is packed into one integer and sorted once. Where the two ranges do not fit into 63
+    bits, the instants, or both, are ranked first. On one core 2.5 million pairs take 0.18, 0.32 or
+    0.61 s, so dense entity codes are quick; sorting by two columns alone takes 0.5 s, in NumPy as
+    in Polars.
 
     >>> row_of_each, position = rows_of(np.array([7, 3, 7, 7]), np.array([20, 50, 10, 20]))
     >>> row_of_each.tolist()
@@ -44,10 +51,11 @@ def rows_of(entities: Ints, instants: Ints) -> tuple[Ints, Ints]:
 
 
 def running_sum(starts: Ints, ends: Ints, n: int, weights: Ints) -> Ints:
-    """Add up the weights of the spans that cover each row, exactly; `OverflowError` where a sum passes 2**62.
+    """Add up the weights of the spans that cover each row, exactly.
 
-    Each weight is added at its start and taken out at its end, and the changes are summed from the first row on: O(n + m). What
-    wraps on the way wraps back, so that only the sums themselves must fit.
+    Each weight is added at its span's start and subtracted at its end, and the changes are summed
+    from the first row on: O(n + m). Intermediate overflow cancels out, so only the sums themselves
+    must fit. Raises `OverflowError` where one passes 2**62.
 
     >>> running_sum(np.array([0, 1]), np.array([2, 4]), 4, np.array([10, -3])).tolist()
     [10, 7, -3, -3]
@@ -66,8 +74,9 @@ def running_sum(starts: Ints, ends: Ints, n: int, weights: Ints) -> Ints:
 def greatest(starts: Ints, ends: Ints, n: int, keys: Ints) -> Ints:
     """Find the greatest key of the spans that cover each row; -1 where none does.
 
-    A span is two blocks of a power of two rows that may overlap. From the longest length to the shortest, each block of
-    that length puts its key at its first row, and what is there goes on to both halves: at most O(m + n log n) time, O(n + m) memory.
+    Each span is covered by two blocks whose length is the same power of two; they may overlap.
+    Going from the longest blocks to the shortest, each block puts its key at its first row, and
+    then each key moves on to both halves of its block: O(m + n log n) time and O(n + m) memory.
 
     >>> greatest(np.array([0, 1]), np.array([3, 2]), 4, np.array([4, 9])).tolist()
     [4, 9, 4, -1]
@@ -86,10 +95,12 @@ def greatest(starts: Ints, ends: Ints, n: int, keys: Ints) -> Ints:
 
 
 def greatest_k(starts: Ints, ends: Ints, n: int, keys: Ints, k: int) -> Ints:
-    """Find the k greatest distinct keys of the spans that cover each row, in descending order, padded with -1.
+    """Find the k greatest distinct keys of the spans that cover each row, in descending order.
 
-    `greatest` k times; before the next time the spans lose the rows on which their key was the greatest. Those are at most
-    2 m + 1 runs of rows, so at most O(k (n log n + k m log m)) time and O(k (n + m)) memory. The array is contiguous by column.
+    Rows with fewer keys are padded with -1. `greatest` runs k times. After each time, the rows on
+    which a key was the greatest are cut out of that key's spans. These are at most 2 m + 1 runs of
+    rows, so it takes O(k (n log n + k m log m)) time and O(k (n + m)) memory. The array is
+    contiguous by column.
 
     >>> greatest_k(np.array([0, 1]), np.array([3, 2]), 3, np.array([4, 9]), 2).tolist()
     [[4, -1], [9, 4], [4, -1]]
@@ -108,7 +119,8 @@ def greatest_k(starts: Ints, ends: Ints, n: int, keys: Ints, k: int) -> Ints:
 def distinct(starts: Ints, ends: Ints, n: int, values: Ints) -> Ints:
     """Count the distinct values of the spans that cover each row.
 
-    The spans of a value are merged into their union, and then each row is covered by one span a value: O(n + m log m).
+    The overlapping spans of a value are merged first, so that at most one span of each value covers
+    a row. Then the spans that cover a row are counted: O(n + m log m).
 
     >>> distinct(np.array([0, 1, 1]), np.array([3, 2, 4]), 4, np.array([5, 6, 5])).tolist()
     [1, 2, 1, 1]
@@ -118,10 +130,12 @@ def distinct(starts: Ints, ends: Ints, n: int, values: Ints) -> Ints:
 
 
 def most_frequent(starts: Ints, ends: Ints, n: int, values: Ints, k: int) -> Ints:
-    """Find the k most frequent values of the spans that cover each row, the smaller of equally frequent ones first, padded with -1.
+    """Find the k most frequent values of the spans that cover each row, padded with -1.
 
-    How often a value counts changes only where one of its spans starts or ends. Between two such rows it is one span,
-    with the rank of (count, -value) as its key, for `greatest_k`: at most 2 m spans.
+    Of equally frequent values the smaller comes first. The count of a value changes only where one
+    of its spans starts or ends. Between two such rows, the value with its count is one new span,
+    whose key is the rank of (count, -value). `greatest_k` of these spans, at most 2 m, is the
+    answer.
 
     >>> most_frequent(np.array([0, 1, 1]), np.array([3, 2, 3]), 3, np.array([5, 6, 5]), 2).tolist()
     [[5, -1], [5, 6], [5, -1]]
@@ -135,20 +149,21 @@ def most_frequent(starts: Ints, ends: Ints, n: int, values: Ints, k: int) -> Int
     order_of_rank, ranks = np.unique(
         _pack(counts[is_span], MAX_KEY - _key(begins)), return_inverse=True
     )
-    value_of_rank = np.append(
-        MAX_KEY - _row(order_of_rank), -1
-    )  # rank -1, no value, finds the -1 at the end
+    # rank -1, no value, finds the -1 at the end
+    value_of_rank = np.append(MAX_KEY - _row(order_of_rank), -1)
     return value_of_rank[greatest_k(_row(begins), _row(stops), n, ranks, k)]
 
 
 def quantile(starts: Ints, ends: Ints, n: int, codes: Ints, q: float) -> Ints:
-    """Find the discrete quantile of the codes of the spans that cover each row, as DuckDB's `quantile_disc(x, q)`; -1 where none does.
+    """Find the discrete quantile of the codes of the spans that cover each row; -1 where none does.
 
-    From the highest bit of the codes to the lowest: of the spans on a row those with a 0 are counted, and the row goes
-    left, to the codes with a 0, if its quantile is among them, else right. Rows and spans are parted so that each span
-    covers neighbours again: O((n + m) bits) time and O(n + m) memory. Fewer bits are quicker: rank codes within an entity.
+    It equals DuckDB's `quantile_disc(x, q)` with `q` a DOUBLE. (DuckDB reads a plain `0.55` in SQL
+    as a DECIMAL, which it rounds in another way; `0.55e0` and parameters are doubles.)
 
-    DuckDB takes `0.55` in SQL for a DECIMAL and rounds differently from a DOUBLE; this is the DOUBLE, `0.55e0` or a parameter.
+    The codes are decided bit by bit, from the highest. For each row, the spans whose code has a 0
+    at this bit are counted. If the quantile is among them the row goes left, else right. Rows and
+    spans are then regrouped so that each span covers adjacent rows again: O((n + m) bits) time and
+    O(n + m) memory. Fewer bits are quicker, so rank codes within an entity.
 
     >>> quantile(np.array([0, 1, 1]), np.array([3, 2, 3]), 4, np.array([7, 3, 5]), 0.5).tolist()
     [7, 5, 5, -1]
@@ -186,7 +201,7 @@ def _summed(starts: Ints, ends: Ints, n: int, weights: npt.NDArray[Any]) -> npt.
 
 
 def _pairs(entities: Ints, instants: Ints) -> Ints:
-    """One whole number, 0 or more, of each pair, in the order of the pairs."""
+    """Pack each pair into one non-negative integer that sorts as the pairs do."""
     if not entities.size:
         return entities
     if _width(entities) * _width(instants) >= 2**63:
@@ -202,7 +217,7 @@ def _width(numbers: Ints) -> int:
 
 
 def _narrow(keys: Ints) -> npt.NDArray[np.int32]:
-    """The keys in half the bytes, which halves the time of a pass over the rows."""
+    """Convert keys to half the bytes, which halves the time of a pass over the rows."""
     if keys.size and not 0 <= keys.min() <= keys.max() <= MAX_KEY:
         msg = f"keys must be from 0 to 2**31 - 1, not {keys.min()} to {keys.max()}: rank them"
         raise ValueError(msg)
@@ -210,7 +225,7 @@ def _narrow(keys: Ints) -> npt.NDArray[np.int32]:
 
 
 def _pack(keys: Ints, rows: Ints) -> Ints:
-    """One whole number of each key and row, in the order of both."""
+    """Pack each key and row into one integer that sorts as both do."""
     return _narrow(keys).astype(np.int64) << LOWER | rows
 
 
@@ -223,9 +238,10 @@ def _row(packed: Ints) -> Ints:
 
 
 def _union(starts: Ints, ends: Ints, keys: Ints) -> tuple[Ints, Ints]:
-    """Merge the spans of a key that overlap or touch: their starts and ends, packed and sorted.
+    """Merge the spans of each key that overlap or touch: their starts and ends, packed and sorted.
 
-    All spans that start before a start have ended before it if as many ends lie before it as starts do.
+    Starts and ends are sorted apart. A gap precedes a start exactly where as many ends lie before
+    it as starts do, because then every span that started before it has ended.
     """
     begins, stops = np.sort(_pack(keys, starts)), np.sort(_pack(keys, ends))
     is_apart = stops[:-1] < begins[1:]
@@ -234,10 +250,12 @@ def _union(starts: Ints, ends: Ints, keys: Ints) -> tuple[Ints, Ints]:
 
 
 def _cut_out(begins: Ints, stops: Ints, best: Ints) -> tuple[Ints, Ints]:
-    """Take the runs of rows on which a key is the best out of the spans of that key, each of which lies within one span.
+    """Cut the runs of rows on which a key is the best out of that key's spans.
 
-    What comes before a run in its span ends where the run starts, and what comes after it starts where the run ends. So the
-    starts of what is left are those of the spans and the ends of the runs; sorted, each belongs to the end in the same place.
+    Each run lies within one span. What precedes the run in its span ends where the run starts, and
+    what follows the run starts where it ends. So the starts that remain are those of the spans and
+    the ends of the runs, and the ends that remain are those of the spans and the starts of the
+    runs. Once both are sorted, each start belongs to the end in the same place.
     """
     cuts = np.flatnonzero(np.diff(best)) + 1
     firsts = np.concatenate([[0], cuts])

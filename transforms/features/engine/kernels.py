@@ -1,4 +1,4 @@
-"""What kernels make of records: the versions that stand at each instant, by the SQL model, and what is computed of each alone."""
+"""How kernels run: over the versions in effect at each instant, with checks of their results."""
 
 import inspect
 import traceback
@@ -18,8 +18,8 @@ from transforms.sql import model
 
 Kernel = Callable[[pl.LazyFrame], pl.LazyFrame]
 KEY = ("record_id", "event_timestamp", "created_timestamp")
-MEND = "Run compute on texts of your own to see more: what it says of a record's text is not shown"
-# what these say is of code; what others say may hold a text
+MEND = "Run compute on texts of your own to see more: errors about a record's text are not shown"
+# the messages of these errors are about code; those of others may contain a text
 SAID = (NameError, AttributeError, ImportError, pl.exceptions.ColumnNotFoundError)
 
 
@@ -32,16 +32,14 @@ def record_rows(
     *,
     is_whole: bool,
 ) -> Iterator[pa.RecordBatch]:
-    """Compute a record view from the versions in `inserted`; `is_new` tells the instants that were not published before."""
-    touched = (
-        "true"
-        if is_whole
-        else "record_id in (select record_id from inserted union all select record_id from deleted)"
-    )
-    published = (
-        f"select distinct record_id, event_timestamp from {contract.relation()} where {touched}"
-    )
-    connection.execute(f"create or replace table published_instants as {published}")
+    """Compute a record view from the versions in `inserted`.
+
+    `is_new` marks the instants that were not published before.
+    """
+    changed = "select record_id from inserted union all select record_id from deleted"
+    touched = "true" if is_whole else f"record_id in ({changed})"
+    instants = f"select distinct record_id, event_timestamp from {contract.relation()}"
+    connection.execute(f"create or replace table published_instants as {instants} where {touched}")
     in_effect = f"""
         select in_effect.*, published_instants.record_id is null as is_new
         from ({read_in_effect(connection, contract.Config.metadata["reads"])}) as in_effect
@@ -56,12 +54,19 @@ def record_rows(
 
 
 def given_name(read: str) -> str:
-    """The column in which a kernel is given what it reads: `view__feature`; when it was written as `written_timestamp`, beside the key."""
+    """Name the column in which a kernel gets what it reads.
+
+    The time at which the record was written has a name of its own, for `event_timestamp` is part of
+    the row's key: when the version takes effect.
+
+    >>> given_name("record_quality.n_words"), given_name("event_timestamp")
+    ('record_quality__n_words', 'written_timestamp')
+    """
     return "written_timestamp" if read == "event_timestamp" else read.replace(".", "__")
 
 
 def read_in_effect(connection: duckdb.DuckDBPyConnection, reads: Sequence[str]) -> str:
-    """SQL of the versions that stand from an instant on, with what is read of them, by `given_name`."""
+    """SQL of the versions in effect from an instant on; `given_name` names the columns read."""
     references = {tuple(name.split(".")) for name in reads}
     own = [
         quoted(name)
@@ -69,24 +74,36 @@ def read_in_effect(connection: duckdb.DuckDBPyConnection, reads: Sequence[str]) 
             ["text", *(given_name(name) for name in reads if "." not in name)]
         )
     ]
-    in_effect = f"select record_id, event_timestamp, {', '.join(own)} from ({model('features/versions_in_effect')})"
+    in_effect = (
+        f"select record_id, event_timestamp, {', '.join(own)} "
+        f"from ({model('features/versions_in_effect')})"
+    )
     of_views = sorted(reference for reference in references if len(reference) > 1)
     if not of_views:
         return in_effect
-    connection.execute(
-        f"create or replace table records_in_effect as select *, event_timestamp as effective_timestamp from ({in_effect})"
-    )
+    records = f"select *, event_timestamp as effective_timestamp from ({in_effect})"
+    connection.execute(f"create or replace table records_in_effect as {records}")
     features = ", ".join(
         f"{view}.{quoted(name)} as {quoted(given_name(f'{view}.{name}'))}"
         for view, name in of_views
     )
-    return f"select records.* exclude (effective_timestamp), {features} from {joined('records_in_effect', references)}"
+    return (
+        f"select records.* exclude (effective_timestamp), {features} "
+        f"from {joined('records_in_effect', references)}"
+    )
 
 
 def compute_sql(
     features: Mapping[str, str], reads: Sequence[str], records: pl.LazyFrame
 ) -> pl.LazyFrame:
-    """Compute SQL expressions over records, in their order."""
+    """Compute SQL expressions over records, in order.
+
+    >>> at = datetime(2026, 1, 2)
+    >>> records = pl.LazyFrame({"record_id": ["a"], "event_timestamp": [at], "text": ["Hi all"]})
+    >>> records = records.with_columns(created_timestamp="event_timestamp")
+    >>> compute_sql({"n_chars": "length(text)"}, ("text",), records).collect()["n_chars"].item()
+    6
+    """
     of_views: dict[str, list[str]] = {}
     for view, _, name in (item.partition(".") for item in reads if "." in item):
         of_views.setdefault(view, []).append(
@@ -107,12 +124,18 @@ def compute_sql(
 
 
 def score(contract: type[Contract], kernel: Kernel, versions: pl.DataFrame) -> pl.DataFrame:
-    """Compute features of versions, in their order: nulls where there is no text. Raises `GateError` where a kernel is not as declared."""
+    """Compute features of versions, in order: nulls where there is no text.
+
+    Raises `GateError` where a kernel returns other rows or columns than declared.
+    """
     is_there = versions["text"].is_not_null()
     given = versions if is_there.all() else versions.filter(is_there)
     scored = _compute(contract, kernel, given)
     if not scored.select(KEY[:2]).equals(given.select(KEY[:2])):
-        message = f"{contract.relation()}: compute gave {scored.height} rows of {given.height} records; it must give each back, in order"
+        message = (
+            f"{contract.relation()}: compute returned {scored.height} rows for {given.height} "
+            "records; it must return each record, in order"
+        )
         raise GateError(message)
     if given.height == versions.height:
         return scored
@@ -126,17 +149,20 @@ def _compute(contract: type[Contract], kernel: Kernel, given: pl.DataFrame) -> p
         scored = kernel(given.lazy()).select(contract.arrow_schema().names).collect()
     except MillraceError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a user's code raises is said in one line, without what it says of a text
+    except Exception as error:  # noqa: BLE001 - any error of a user's code is reported in one line
         raise GateError(_failure(contract, kernel, error)) from None
     for column in contract.columns():
         if (found := scored.schema[column.name]) != column.dtype:
-            message = f"{contract.relation()}: {column.name}: compute gives {found}, declared is {column.dtype}; cast it"
+            message = (
+                f"{contract.relation()}: {column.name}: compute gives {found}, "
+                f"declared is {column.dtype}; cast it"
+            )
             raise GateError(message)
     return scored
 
 
 def _failure(contract: type[Contract], kernel: Kernel, error: Exception) -> str:
-    """Say in which line of which file compute failed, and why, if that cannot hold a text."""
+    """Name the line and file in which compute failed, and why, if that cannot contain a text."""
     place = ""
     if hasattr(kernel, "__code__"):
         file = inspect.getfile(contract)
@@ -148,8 +174,9 @@ def _failure(contract: type[Contract], kernel: Kernel, error: Exception) -> str:
         place = f"{file}, line {lines[-1]}: " if lines else f"{file}: "
     said = f": {str(error).partition(chr(10))[0]}" if isinstance(error, SAID) else ""
     mend = (
-        "Say what is to become of such a value, e.g. by try_cast(...)"
-        if isinstance(error, duckdb.Error)
-        else MEND
+        "Handle such values, e.g. with try_cast(...)" if isinstance(error, duckdb.Error) else MEND
     )
-    return f"{place}{contract.relation()}: compute fails: {type(error).__name__}{said}; nothing was committed. {mend}"
+    return (
+        f"{place}{contract.relation()}: compute fails: {type(error).__name__}{said}; "
+        f"nothing was committed. {mend}"
+    )

@@ -1,7 +1,8 @@
-"""The tests that a user's own query must pass before its rows are published: none may rest on what took effect after it.
+"""The tests that a user's own query must pass before its rows are published: no look ahead.
 
-At some instants the query is run again on what was known by then: once with all that took effect later deleted, once with it
-altered. Its rows up to the instant must be the same. And it must give the same rows of the same versions in another order.
+At some instants the query is run again on what was known by then: once with everything that took
+effect later deleted, once with it altered. Its rows up to the instant must be the same. It must
+also return the same rows for the same versions in another order.
 """
 
 import random
@@ -18,19 +19,19 @@ from transforms.features.entity import Entity
 from transforms.features.joined import joined
 from transforms.schemas.base import Contract, digest_of
 
-# A query is run 1 + 2 * N_CUTS times more, on about this many versions at most: the entities of a sample
+# A query is run 1 + 2 * N_CUTS more times, on about this many versions: those of sampled entities
 TESTED_VERSIONS = 20_000
 N_CUTS = 6
 QUANTILES = (0.1, 0.5, 0.9)
 EVER = datetime(9999, 1, 1, tzinfo=UTC)
 CUT = "getvariable('cut')::timestamptz"
-# when others' values are put into a version, these stay its own
+# the columns that a version keeps when it gets another one's values
 OWN = {"record_id", "event_timestamp", "known_timestamp", "effective_from", "effective_until"}
 Rows = Callable[[Mapping[str, str]], str]
 
 
 class Trial(NamedTuple):
-    """A way to run the query again: what is done, SQL that does it to a relation, and what the rows of a query must not do."""
+    """A way to run the query again: what it does, SQL that does it to a relation, and the mend."""
 
     doing: str
     relation: Callable[[str, list[str]], str]
@@ -50,31 +51,45 @@ def _known(relation: str, columns: list[str]) -> str:
 
 
 def _altered(relation: str, columns: list[str]) -> str:
-    """What was known, but each version in effect ends; what is later has another's values; and there are more records, soon and late."""
+    """SQL of a relation in which everything that took effect later is altered.
+
+    Each version in effect ends, each later one has the values of another, and there are further
+    records, just after the cut and long after it.
+    """
     swapped = ", ".join(f"{'one' if name in OWN else 'other'}.{quoted(name)}" for name in columns)
     is_open, ended = "true", ""
     if "effective_until" in columns:
         is_open = f"coalesce(effective_until > {CUT}, true)"
-        ended = f"replace (case when {is_open} then make_timestamptz(epoch_us({CUT}) + 1) else effective_until end as effective_until)"
+        after = f"make_timestamptz(epoch_us({CUT}) + 1)"
+        until = f"case when {is_open} then {after} else effective_until end"
+        ended = f"replace ({until} as effective_until)"
+    soon, late = _moved(columns, CUT), _moved(columns, f"{CUT} + interval 400 days")
     return f"""
         with numbered as (
-            select *, row_number() over (order by hash(record_id, effective_from)) - 1 as n, count(*) over () as n_all from {relation}
+            select
+                *,
+                row_number() over (order by hash(record_id, effective_from)) - 1 as n,
+                count(*) over () as n_all
+            from {relation}
         ),
-        swapped as (select {swapped} from numbered as one join numbered as other on other.n = (one.n + 1) % one.n_all)
+        swapped as (
+            select {swapped} from numbered as one
+            join numbered as other on other.n = (one.n + 1) % one.n_all
+        )
         select * {ended} from {relation} where effective_from <= {CUT}
         union all by name
         select * from swapped where effective_from > {CUT}
         union all by name
-        select * replace ({_moved(columns, CUT)}) from swapped where effective_from <= {CUT} and {is_open}
+        select * replace ({soon}) from swapped where effective_from <= {CUT} and {is_open}
         union all by name
-        select * replace ({_moved(columns, CUT)}, record_id || '+' as record_id) from {relation}
+        select * replace ({soon}, record_id || '+' as record_id) from {relation}
         union all by name
-        select * replace ({_moved(columns, f"{CUT} + interval 400 days")}, record_id || '++' as record_id) from {relation}
+        select * replace ({late}, record_id || '++' as record_id) from {relation}
     """
 
 
 def _moved(columns: list[str], instant: str) -> str:
-    """The times of a version that is written and known at an instant, so that it takes effect in the microsecond after."""
+    """Move the times of a version so that it takes effect in the microsecond after an instant."""
     after = f"make_timestamptz(epoch_us({instant}) + 1)"
     times = {
         "event_timestamp": instant,
@@ -98,7 +113,16 @@ ALTERED = Trial("what took effect later is altered", _altered, RESTS_ONLY)
 def known_relations(
     connection: duckdb.DuckDBPyConnection, relations: Mapping[str, str], at: datetime
 ) -> dict[str, str]:
-    """SQL of relations as they were known at an instant."""
+    """SQL of relations as they were known at an instant.
+
+    >>> connection = duckdb.connect()
+    >>> days = "timestamptz '2026-01-01', timestamptz '2026-01-03'"
+    >>> versions = f"select unnest(['a', 'b']) as record_id, unnest([{days}]) as effective_from"
+    >>> noon = datetime(2026, 1, 2, 12, tzinfo=UTC)
+    >>> known = known_relations(connection, {"versions": versions}, noon)
+    >>> connection.sql(f"select record_id from ({known['versions']})").fetchall()
+    [('a',)]
+    """
     connection.execute("set variable cut = $at", {"at": at})
     return {name: _known(f"({sql})", _columns(connection, sql)) for name, sql in relations.items()}
 
@@ -111,7 +135,10 @@ def refuse_leakage(
     rows: Rows,
     seed: int,
 ) -> None:
-    """Hold a query against what it may rest on; `rows` makes its SQL over relations. Raises `GateError` where it fails."""
+    """Run a query's tests; `rows` makes its SQL over relations.
+
+    Raises `GateError` where one fails.
+    """
     tested = _take_sample(connection, entity, relations)
     connection.execute(f"create or replace table expected_rows as {rows(tested)}")
     columns = {name: _columns(connection, sql) for name, sql in tested.items()}
@@ -131,7 +158,10 @@ def _trials(connection: duckdb.DuckDBPyConnection, seed: int) -> Iterator[tuple[
 
 
 def _cuts(connection: duckdb.DuckDBPyConnection, seed: int) -> list[datetime]:
-    """Instants just before a version takes effect or ends, and the last of all: quantiles, and some drawn by the seed; of a few, all."""
+    """List instants just before versions take effect or end, and the last of all.
+
+    Of a few, all are taken; of many, some quantiles and some drawn by the seed.
+    """
     changes = "select unnest([effective_from, effective_until]) as instant from tested_versions"
     found = connection.sql(
         f"select distinct instant from ({changes}) where instant is not null order by all"
@@ -143,13 +173,17 @@ def _cuts(connection: duckdb.DuckDBPyConnection, seed: int) -> list[datetime]:
         return instants
     chosen = {instants[int(quantile * len(instants))] for quantile in QUANTILES} | {instants[-1]}
     others = [instant for instant in instants if instant not in chosen]
-    return sorted(chosen | set(random.Random(seed).sample(others, N_CUTS - len(chosen))))  # noqa: S311 - which instants are tested is no secret
+    drawn = random.Random(seed).sample(others, N_CUTS - len(chosen))  # noqa: S311 - no secret
+    return sorted(chosen | set(drawn))
 
 
 def _take_sample(
     connection: duckdb.DuckDBPyConnection, entity: Entity, relations: Mapping[str, str]
 ) -> dict[str, str]:
-    """Make tables of what is tested: all versions, or of many those of some entities, with the rows of record views of their records."""
+    """Create tables of what is tested: all versions, or if these are many, those of some entities.
+
+    With them come the rows of record views of their records.
+    """
     ((n_versions,),) = connection.sql(f"select count(*) from ({relations['versions']})").fetchall()
     part = -(-n_versions // TESTED_VERSIONS)
     sample = (
@@ -160,18 +194,23 @@ def _take_sample(
     connection.execute(f"create or replace table tested_versions as {sample}")
     for name, sql in relations.items():
         if name != "versions":
-            of_sample = "where record_id in (select record_id from tested_versions)"
-            connection.execute(
-                f"create or replace table {quoted(f'tested_{name}')} as select * from ({sql}) {of_sample}"
+            table = quoted(f"tested_{name}")
+            rows = (
+                f"select * from ({sql}) where record_id in (select record_id from tested_versions)"
             )
+            connection.execute(f"create or replace table {table} as {rows}")
     return {name: f"select * from {quoted(f'tested_{name}')}" for name in relations}
 
 
 def _of_entities(entity: Entity, versions: str, part: int) -> str:
     references = {reference for key in entity.keys.values() for reference in dotted_references(key)}
-    effective = f"(select *, greatest(event_timestamp, known_timestamp) as effective_timestamp from ({versions}))"
+    effective_timestamp = "greatest(event_timestamp, known_timestamp) as effective_timestamp"
+    effective = f"(select *, {effective_timestamp} from ({versions}))"
     key = f"({entity.sql})[1]" if entity.many else entity.sql
-    keyed = f"select records.* exclude (effective_timestamp), {key} as entity_id from {joined(effective, references)}"
+    keyed = (
+        f"select records.* exclude (effective_timestamp), {key} as entity_id "
+        f"from {joined(effective, references)}"
+    )
     is_taken = (
         f"case when entity_id is null then hash(record_id) else hash(entity_id) end % {part} = 0"
     )
@@ -195,7 +234,10 @@ def _refuse_other_rows(
     again = f"select * from ({sql}) where event_timestamp <= {CUT}"
     other = f"""
         select {key} from ({rows}) as one full join ({again}) as other using ({key})
-        where one.event_timestamp is null or other.event_timestamp is null or {differs(contract, "one", "other")}
+        where
+            one.event_timestamp is null
+            or other.event_timestamp is null
+            or {differs(contract, "one", "other")}
     """
     found = connection.sql(
         f"select count(*) over (), * from ({other}) order by all limit 5"
@@ -204,7 +246,8 @@ def _refuse_other_rows(
         places = "; ".join(digest_of(*row)[:12] for _, *row in found)
         until = "" if cut == EVER else f" up to {cut:%Y-%m-%dT%H:%M:%S.%fZ}"
         message = (
-            f"{contract.relation()}: {found[0][0]} rows{until} are others when {trial.doing}; nothing was committed. "
+            f"{contract.relation()}: {found[0][0]} rows{until} differ when {trial.doing}; "
+            "nothing was committed. "
             f"First keys (sha256 of {', '.join(keys)}): {places}; {trial.mend}"
         )
         raise GateError(message)

@@ -1,4 +1,7 @@
-"""What traces read of the records behind a group's values. It decides no value of a table, so it is in no digest."""
+"""What traces read of the records behind a group's values.
+
+It decides no value of a table, so it is part of no digest.
+"""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -19,10 +22,11 @@ def explained_records(
     at: datetime,
     shown: Iterable[str],
 ) -> dict[str, str]:
-    """Make `explained` of the records that count for an entity at an instant, by the definition in docs/time.md; its columns by SQL.
+    """Create `explained` from the records that count for an entity at an instant.
 
-    `windows` lists in which. Of each record it is the newest version that was known before the instant. `shown` is SQL of what else
-    is read of it.
+    Returns its columns by their SQL; `shown` is SQL of what else is read of a record. The newest
+    version of each record that was known before the instant counts, as docs/time.md defines; its
+    column `windows` lists the windows in which it does.
     """
     columns = {
         sql: f"c{i}" for i, sql in enumerate(dict.fromkeys([*expressions_of(group), *shown]))
@@ -31,9 +35,8 @@ def explained_records(
         "create or replace table asked as select unnest($entity, recursive := true)",
         {"entity": dict(entity)},
     )
-    connection.execute(
-        f"create or replace table asked as select {group.entity.id_of_columns} as entity_id from asked"
-    )
+    asked = f"select {group.entity.id_of_columns} as entity_id from asked"
+    connection.execute(f"create or replace table asked as {asked}")
     connection.execute("set variable instant = $at", {"at": at})
     connection.execute(f"create or replace view traced_versions as {versions_of(group, 'asked')}")
     connection.execute(
@@ -64,11 +67,20 @@ def explained_records(
 
 
 def is_in(window: Window) -> str:
-    """SQL of whether a record in `explained` is in a window. Two windows of one name may differ in their hops."""
+    """SQL of whether a record in `explained` is in a window.
+
+    It takes the window, not its name: two windows of one name may have different hops.
+
+    >>> is_in(Window("lifetime"))
+    "coalesce(epoch_us(getvariable('instant')) < null::bigint, true)"
+    """
     return f"coalesce(epoch_us(getvariable('instant')) < {window.leaves_us}, true)"
 
 
 def create_named_versions(connection: duckdb.DuckDBPyConnection, group: Group) -> None:
-    """Make `named_versions` of all versions of records, with what they name of a group's entity as `entity_ids`."""
-    named = f"select records.*, try({group.entity.sql}) as entity_ids from {joined(EFFECTIVE, group.entity.references)}"
+    """Create `named_versions`: all versions of records, with the `entity_ids` that they name."""
+    named = (
+        f"select records.*, try({group.entity.sql}) as entity_ids "
+        f"from {joined(EFFECTIVE, group.entity.references)}"
+    )
     connection.execute(f"create or replace view named_versions as {named}")

@@ -24,7 +24,10 @@ COMPUTED_IN = (duplicate_rows.__module__,)
 
 
 class NearDuplicatesView(View):
-    """The view of repeated records. Its values rest on all records before, so they are made again whole where a record goes."""
+    """The view of repeated records.
+
+    Its values rest on all earlier records, so all are recomputed where a record is deleted.
+    """
 
     entity = record
     online = False
@@ -36,17 +39,22 @@ class NearDuplicatesView(View):
         self.contract = declared
 
     def digest(self) -> int:
-        """Digest what labels documents."""
+        """Digest the code that labels documents."""
         return digest(self.contract, COMPUTED_IN, "", ())
 
     def prepare(
-        self, warehouse: Warehouse, now: datetime, done: Mapping[str, int], *, is_anew: bool = False
+        self,
+        warehouse: Warehouse,
+        now: datetime,
+        done: Mapping[str, int],
+        *,
+        is_rebuilt: bool = False,
     ) -> dict[str, int]:
-        """Bring the index up to what is staged."""
-        return bring_index_up(warehouse, now, done, self.digest(), is_anew=is_anew)
+        """Update the index to what is staged."""
+        return bring_index_up(warehouse, now, done, self.digest(), is_rebuilt=is_rebuilt)
 
     def rows(self, run: Run, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
-        """Take the documents that came to the index since the view was made."""
+        """Compute rows from the documents that the index got since the last run."""
         since = -1 if is_whole else run.warehouse.consumed(self.relation, KnownDocument.relation())
         files = run.warehouse.files(KnownDocument.relation(), since)
         run.warehouse.create_view(
@@ -57,13 +65,16 @@ class NearDuplicatesView(View):
         )
 
     def instants(self, run: Run) -> str:
-        """The instants at which a version takes effect and stands."""
+        """SQL of the instants from which a version is in effect."""
         del run
         return model("backfill/effective_instants")
 
     def rebuild(self, run: Run, entities: str) -> Iterator[pa.RecordBatch]:
-        """Take all documents of the records from the index."""
-        documents = f"select * from {KnownDocument.relation()} where record_id in (select entity_id from {entities})"
+        """Compute rows from all documents of the records in the index."""
+        documents = (
+            f"select * from {KnownDocument.relation()} "
+            f"where record_id in (select entity_id from {entities})"
+        )
         run.connection.execute(f"create or replace view index_documents as {documents}")
         return duplicate_rows(
             run.connection, self.contract, run.batch_rows, run.now, is_whole=False
@@ -79,7 +90,7 @@ class NearDuplicatesView(View):
     def count_resting(
         self, connection: duckdb.DuckDBPyConnection, source_uri: str
     ) -> dict[str, int]:
-        """Count the instants at which a version of the file stands."""
+        """Count the instants at which a version of the file is in effect."""
         return count_in_effect(connection, self.relation, source_uri)
 
     def explain(
@@ -90,9 +101,10 @@ class NearDuplicatesView(View):
         limit: int,
         feature: str | None = None,
     ) -> Explained:
-        """Take the original from the index and compare its texts again; of all texts to look for it would be to make the index again.
+        """Take the original from the index and compare its texts with the record's again.
 
-        `dup_similarity` is that of the original's texts which the index says, if any has it, else the greatest.
+        Finding the original among all texts would mean rebuilding the index. `dup_similarity` is
+        the index's if one of the original's texts has it, else the greatest found.
         """
         del limit, feature
         record_id = entity["record_id"]

@@ -33,7 +33,10 @@ class KernelView(View):
     def __init__(
         self, declared: type[RecordView], record_views: Mapping[str, View], sql: str | None = None
     ) -> None:
-        """Take the class, with the SQL that computes it, if it is made of that. Raises `DeclarationError` where it reads what is not."""
+        """Take the class, and the SQL that computes it if it is an SQL view.
+
+        Raises `DeclarationError` where it reads what does not exist.
+        """
         self.contract = self._declared = declared
         self._record_views, self._sql = record_views, sql
         self.online = bool(declared.Config.metadata["online"])
@@ -56,9 +59,10 @@ class KernelView(View):
         )
 
     def digest(self) -> int:
-        """Digest the kernel and what it uses, what it reads, and the views that it reads."""
+        """Digest the kernel, all that it uses and reads, and the views that it reads."""
         reads = self.contract.Config.metadata["reads"]
-        declared = f"{self._sql or kernel_digest(self.contract)}\x1f{self._declared.fingerprint()}\x1f{reads}"
+        kernel = self._sql or kernel_digest(self.contract)
+        declared = f"{kernel}\x1f{self._declared.fingerprint()}\x1f{reads}"
         return digest(
             self.contract,
             COMPUTED_IN,
@@ -67,18 +71,21 @@ class KernelView(View):
         )
 
     def rows(self, run: Run, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
-        """Compute the versions that arrived, and what stands at the instants of records that lost one."""
+        """Compute the versions that arrived.
+
+        For records with a deleted version, compute what is in effect at each of their instants.
+        """
         return record_rows(
             run.connection, self.contract, run.batch_rows, run.now, self.kernel, is_whole=is_whole
         )
 
     def instants(self, run: Run) -> str:
-        """The instants at which a version takes effect and stands."""
+        """SQL of the instants from which a version is in effect."""
         del run
         return model("backfill/effective_instants")
 
     def rebuild(self, run: Run, entities: str) -> Iterator[pa.RecordBatch]:
-        """Compute all versions of records again."""
+        """Compute all versions of the records again."""
         of_entities = f"from staging.records where record_id in (select entity_id from {entities})"
         run.connection.execute(f"create or replace view inserted as {of_entities}")
         run.connection.execute("create or replace view deleted as from staging.records limit 0")
@@ -87,7 +94,7 @@ class KernelView(View):
     def count_resting(
         self, connection: duckdb.DuckDBPyConnection, source_uri: str
     ) -> dict[str, int]:
-        """Count the instants at which a version of the file stands."""
+        """Count the instants at which a version of the file is in effect."""
         return count_in_effect(connection, self.relation, source_uri)
 
     def explain(
@@ -98,7 +105,7 @@ class KernelView(View):
         limit: int,
         feature: str | None = None,
     ) -> Explained:
-        """Compute the version that stands; nothing but nulls where none does, or a tombstone."""
+        """Compute the version in effect; values are null where there is none, or a tombstone."""
         del limit, feature
         in_effect = connection.sql(
             model("lineage/version_in_effect"), params={**entity, "at": at}
@@ -130,7 +137,7 @@ class KernelView(View):
 def count_in_effect(
     connection: duckdb.DuckDBPyConnection, relation: str, source_uri: str
 ) -> dict[str, int]:
-    """Count the instants of a view of records at which a version of a file stands, and the records."""
+    """Count the instants at which a version of a file is in effect, and the records."""
     connection.execute(f"create or replace view record_rows as from {relation}")
     (counts,) = (
         connection.sql(model("lineage/rows_in_effect"), params={"source_uri": source_uri})
@@ -144,7 +151,10 @@ def _newest(
     connection: duckdb.DuckDBPyConnection, read: str, entity: Mapping[str, str], at: datetime
 ) -> pl.Series:
     view, _, name = read.partition(".")
-    at_instant = "where record_id = $record_id and event_timestamp <= $at order by event_timestamp desc, created_timestamp desc limit 1"
+    at_instant = (
+        "where record_id = $record_id and event_timestamp <= $at "
+        "order by event_timestamp desc, created_timestamp desc limit 1"
+    )
     found: pl.DataFrame = connection.sql(
         f"select {quoted(name)} from features.{view} {at_instant}", params={**entity, "at": at}
     ).pl()
@@ -152,7 +162,12 @@ def _newest(
 
 
 def record_behind(version: Mapping[str, Any]) -> dict[str, Any]:
-    """What is shown of a version behind a value: its row and its times, and no text."""
+    """Show a version behind a value: its row and its times, and no text.
+
+    >>> from collections import defaultdict
+    >>> "text" in record_behind(defaultdict(str, record_id="a", text="a text"))
+    False
+    """
     shown = (
         "record_id",
         "event_timestamp",
@@ -166,7 +181,14 @@ def record_behind(version: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sql_view(declared: RecordSql, record_views: Mapping[str, View]) -> KernelView:
-    """Make a view of SQL expressions over a record. Raises `DeclarationError` where one is wrong."""
+    """Make a view of SQL expressions over a record.
+
+    Raises `DeclarationError` where one is wrong.
+
+    >>> view = sql_view(RecordSql("record_shape", {"n_commas": "length(text) - 1"}), {})
+    >>> view.relation, view.features
+    ('features.record_shape', ['n_commas'])
+    """
     inputs = Inputs(record_views)
     bound_to = {
         name: _bind(name, expression, inputs) for name, expression in declared.features.items()
@@ -200,6 +222,9 @@ def _bind(name: str, expression: str, inputs: Inputs) -> Input:
         message = f"{name}: {error}"
         raise DeclarationError(message) from None
     if of.kind not in DTYPES:
-        message = f"{name}: {expression!r} is a {of.kind}, and a feature is one value; cast it, e.g. to_json(...)::varchar"
+        message = (
+            f"{name}: {expression!r} is a {of.kind}, and a feature is one value; "
+            "cast it, e.g. to_json(...)::varchar"
+        )
         raise DeclarationError(message)
     return of

@@ -1,4 +1,7 @@
-"""From when to when each version of a record counts, with all that groups read of it. Made once for all groups of a run."""
+"""Spans: from when to when each version of a record counts, with all that groups read of it.
+
+They are computed once for all groups of a run.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
@@ -15,29 +18,29 @@ from transforms.sql import model
 TIMES = ("sign", "event_us", "starts_us", "superseded_us", "is_retracted")
 VERSION = ("record_id", "known_us", "content_digest")
 ALL_VERSIONS = "select *, 1 as sign from staging.records"
-# which of several records is the first or the last
+# the order of records, by which one is the first or the last
 ORDER = ("event_us", "known_us", "record_id")
 ORDERED = {"first", "last", "last_k"}
 
 
 class Group(Protocol):
-    """What is read of a record for a group."""
+    """What a group reads of a record."""
 
     @property
     def entity(self) -> Entity:
-        """Whose key is made of the record."""
+        """The entity whose key is computed from the record."""
 
     @property
     def where(self) -> str | None:
-        """The condition that a record must fulfil."""
+        """The condition that a record must meet."""
 
     @property
     def parts(self) -> Sequence[Part]:
-        """What is computed of inputs."""
+        """The parts to compute from inputs."""
 
     @property
     def windows(self) -> Sequence[Window]:
-        """In which windows."""
+        """The windows in which records count."""
 
     @property
     def references(self) -> References:
@@ -45,7 +48,7 @@ class Group(Protocol):
 
 
 def expressions_of(group: Group) -> list[str]:
-    """List the SQL of all that is read of a record: the entity's key, the conditions, the inputs."""
+    """List the SQL of all that is read of a record: the entity's key, conditions and inputs."""
     return list(
         dict.fromkeys(
             [group.entity.sql, *([bound(group.where)] if group.where else []), *inputs_of(group)]
@@ -54,19 +57,32 @@ def expressions_of(group: Group) -> list[str]:
 
 
 def inputs_of(group: Group) -> list[str]:
-    """List the SQL of the inputs and the conditions of a group's parts."""
+    r"""List the SQL of the inputs and conditions of a group's parts.
+
+    >>> from types import SimpleNamespace
+    >>> inputs_of(SimpleNamespace(parts=[Part("greatest", "n_words", "is_positive")]))
+    ['(is_positive\n)', 'n_words']
+    """
     conditions = [bound(part.where) for part in group.parts if part.where]
     return list(dict.fromkeys([*conditions, *(part.input for part in group.parts if part.input)]))
 
 
 def times_of(groups: Sequence[Group]) -> list[str]:
-    """List the columns of spans beside those of expressions."""
+    """List the columns of spans other than those of expressions.
+
+    >>> from types import SimpleNamespace
+    >>> times_of([SimpleNamespace(parts=[Part("last", "label")])])[len(TIMES) :]
+    ['known_us', 'record_id']
+    """
     is_ordered = any(part.kind in ORDERED for group in groups for part in group.parts)
     return list(dict.fromkeys([*TIMES, *(ORDER if is_ordered else ())]))
 
 
 def counts_any(connection: duckdb.DuckDBPyConnection, group: Group, versions: str | None) -> bool:
-    """Whether any version may fulfil a group's condition; one that reads features of record views may. `versions` as below."""
+    """Whether any version may meet a group's condition; `versions` as in `create_spans`.
+
+    A condition that reads features of record views is not tried: it may be met.
+    """
     if group.where is None or any(rest for _, *rest in dotted_references(group.where)):
         return True
     read = versions or model("features/relevant_versions")
@@ -78,10 +94,11 @@ def counts_any(connection: duckdb.DuckDBPyConnection, group: Group, versions: st
 def create_spans(
     connection: duckdb.DuckDBPyConnection, versions: str | None, groups: Sequence[Group], table: str
 ) -> dict[str, str]:
-    """Make a table of spans of versions of records: a row a version, with a column for each expression; the columns by their SQL.
+    """Create a table of spans, a row a version, a column an expression; return the columns by SQL.
 
-    `versions` is SQL with the columns of staging and `sign`. A tombstone ends the version before it, and does not count itself.
-    Without it a span is only what differs between the versions of touched records as they are and as they were.
+    `versions` is SQL with the columns of staging and `sign`. Without it, the spans are only what
+    differs between the versions of changed records as they are and as they were. A tombstone ends
+    the version before it and does not count itself.
     """
     is_increment = versions is None
     references = set().union(*(group.references for group in groups))
@@ -92,9 +109,8 @@ def create_spans(
         )
     }
     read = sorted({column for column, *rest in references if not rest} - {"record_id"})
-    connection.execute(
-        f"create or replace view relevant_versions as {versions or model('features/relevant_versions')}"
-    )
+    relevant = versions or model("features/relevant_versions")
+    connection.execute(f"create or replace view relevant_versions as {relevant}")
     times = times_of(groups)
     needed = dict.fromkeys(
         [
@@ -106,20 +122,23 @@ def create_spans(
         ]
     )
     needed.pop("is_retracted")
-    connection.execute(
-        f"create or replace table record_spans as select {', '.join(needed)} from ({model('features/record_spans')})"
-    )
+    spans = f"select {', '.join(needed)} from ({model('features/record_spans')})"
+    connection.execute(f"create or replace table record_spans as {spans}")
     values = ", ".join([*(f"records.{name}" for name in times), *values_of(groups, columns)])
     if is_increment:
         connection.execute(
             f"create or replace table changed_spans as {model('features/changed_spans')}"
         )
-        # what was read of a retracted version is one of all that there was at its instant, and so is the entity it counted for
+        # which row of a record view a retracted version was read with is unknown: it is joined to
+        # every row of its instant, and so has every entity that it may have counted for
         present, retracted = (
             f"(select * from changed_spans where is_retracted = {flag})"
             for flag in ("false", "true")
         )
-        found = f"{values} from {joined(present, references)} union all select {values} from {joined(retracted, references, is_every=True)}"
+        found = (
+            f"{values} from {joined(present, references)} union all "
+            f"select {values} from {joined(retracted, references, is_every=True)}"
+        )
     else:
         connection.execute(
             "create or replace view all_spans as select *, false as is_retracted from record_spans"
@@ -130,9 +149,17 @@ def create_spans(
 
 
 def values_of(groups: Sequence[Group], columns: Mapping[str, str]) -> Iterator[str]:
-    """SQL of each expression as its column, computed only of records that fulfil a condition under which it is asked for.
+    r"""Yield SQL of each expression as its column, null for records that it is not asked of.
 
-    So a cast that is right for the records of one source stops no run over those of another.
+    An expression is computed only for records that meet a condition under which it is asked for. So
+    a cast that suits the records of one source stops no run over those of another.
+
+    >>> from types import SimpleNamespace
+    >>> from transforms.features.entities import author
+    >>> parts = [Part("sum", "price::bigint", "is_positive")]
+    >>> group = SimpleNamespace(entity=author, where=None, parts=parts)
+    >>> list(values_of([group], {"price::bigint": "c0"}))
+    ['case when true and (is_positive\n) then price::bigint end as c0']
     """
     under: dict[str, set[str]] = {}
     for group in groups:
@@ -156,28 +183,30 @@ def values_of(groups: Sequence[Group], columns: Mapping[str, str]) -> Iterator[s
 def create_published(
     connection: duckdb.DuckDBPyConnection, first_changes: str, columns: Sequence[str]
 ) -> None:
-    """Make `published` of the newest rows of `activity` that what changes is added to: SQL of entities with when they first change.
+    """Create `published`: the newest rows of `activity` that changes are added to.
 
-    It has only the given columns beside entity and instant, for to read a column of a long history costs more than to find its rows.
+    `first_changes` is SQL of entities with when they first change. The table has only the given
+    columns beside entity and instant: reading a column of a long history costs more than finding
+    its rows.
     """
     connection.execute(f"create or replace table first_changes as {first_changes}")
     selected = ", ".join(["entity_id", "event_timestamp", *map(quoted, columns)])
-    connection.execute(
-        f"create or replace table published as select {selected} from ({model('features/published')})"
-    )
+    rows = f"select {selected} from ({model('features/published')})"
+    connection.execute(f"create or replace table published as {rows}")
 
 
 def spans_of(group: Group, table: str, columns: Mapping[str, str]) -> str:
-    """SQL of the spans that count for a group's entities: `entity_id`, the times, and the columns of its expressions."""
+    """SQL of a group's spans: `entity_id`, the times, and the columns of its expressions."""
     entity = columns[group.entity.sql]
     where = f"where {columns[bound(group.where)]}" if group.where else ""
     own = ", ".join([*times_of([group]), *(columns[sql] for sql in inputs_of(group))])
-    spans = f"select {f'unnest({entity})' if group.entity.many else entity} as entity_id, {own} from {table} {where}"
+    entity_id = f"unnest({entity})" if group.entity.many else entity
+    spans = f"select {entity_id} as entity_id, {own} from {table} {where}"
     return f"select * from ({spans}) where entity_id is not null"
 
 
 def change_points(group: Group, spans: str) -> str:
-    """SQL of the instants at which the values of a group's entities change, `entity_id` and `instant_us`, some of them twice."""
+    """SQL of a group's change points, `entity_id` and `instant_us`; some come twice."""
     leaving = [
         f"select entity_id, {window.leaves_us} as instant_us, starts_us from spans"
         for window in group.windows
@@ -191,13 +220,17 @@ def change_points(group: Group, spans: str) -> str:
         with spans as ({spans})
         select entity_id, starts_us as instant_us from spans
         union all
-        select entity_id, superseded_us from spans where superseded_us > starts_us and superseded_us < 9223372036854775807
+        select entity_id, superseded_us from spans
+        where superseded_us > starts_us and superseded_us < 9223372036854775807
         {entered}
     """
 
 
 def versions_of(group: Group, entities: str) -> str:
-    """SQL of all versions of every record of which any version ever counted for an entity in a relation of `entity_id`."""
+    """SQL of all versions of every record that ever counted for one of some entities.
+
+    `entities` is a relation with `entity_id`. A record counted if any of its versions did.
+    """
     read = group.entity.references
     entity = (
         f"case when {bound(group.where)} then {group.entity.sql} end"
@@ -205,6 +238,7 @@ def versions_of(group: Group, entities: str) -> str:
         else group.entity.sql
     )
     read |= dotted_references(group.where) if group.where else set()
-    ids = f"select record_id, {f'unnest({entity})' if group.entity.many else entity} as entity_id from {joined(EFFECTIVE, read)}"
+    entity_id = f"unnest({entity})" if group.entity.many else entity
+    ids = f"select record_id, {entity_id} as entity_id from {joined(EFFECTIVE, read)}"
     records = f"select record_id from ({ids}) where entity_id in (select entity_id from {entities})"
     return f"select *, 1 as sign from staging.records where record_id in ({records})"

@@ -1,4 +1,8 @@
-"""Views of a user's own SQL. Nobody knows what a new record changes in them: each run computes all and publishes what differs."""
+"""Views of a user's own SQL.
+
+Nothing says what a new record changes in them, so each run computes all rows and publishes those
+that differ.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,21 +36,30 @@ INSTANT = "TIMESTAMP WITH TIME ZONE"
 
 
 class QueryView(View):
-    """A declared SQL view as a view. Its values may rest on any record, so they are all computed again where one goes."""
+    """A declared SQL view as a view.
+
+    Its values may depend on any record, so all are recomputed where one is deleted.
+    """
 
     is_rebuilt_whole = True
 
     def __init__(
         self, declaration: SqlView, record_views: Mapping[str, View], folder: Path
     ) -> None:
-        """Read and bind the query, which may be in a file of the folder. Raises `DeclarationError` where it is wrong."""
+        """Read and bind the query, which may be in a file of the folder.
+
+        Raises `DeclarationError` where it is wrong.
+        """
         self.entity, self.online = declaration.entity, declaration.online
         self._record_views = dict(record_views)
         self._query = _read(declaration.sql, folder, frozenset({"versions", *record_views}))
         self._keys = _key_references(declaration, record_views)
         self._features = self._bind()
         if unknown := sorted(set(declaration.descriptions) - set(self._features)):
-            message = f"descriptions has {', '.join(unknown)}, which the SQL does not give; it gives {', '.join(self._features)}"
+            message = (
+                f"descriptions has {', '.join(unknown)}, which the SQL does not give; "
+                f"it gives {', '.join(self._features)}"
+            )
             raise DeclarationError(message)
         columns = {
             name: value_field(
@@ -77,7 +90,10 @@ class QueryView(View):
         return tuple(sorted({*self._read_views, *(view for view, *rest in self._keys if rest)}))
 
     def _bind(self) -> dict[str, Input]:
-        """Find what the query gives: its features by name. Raises `DeclarationError` where it lacks a column or has one too many."""
+        """Find the features that the query returns, by name.
+
+        Raises `DeclarationError` where it lacks a column or has one too many.
+        """
         found = _described(
             self._query.sql,
             {
@@ -90,10 +106,12 @@ class QueryView(View):
             ("event_timestamp", INSTANT),
         ]:
             if found.pop(name, None) != typed:
-                message = f"the SQL must give {name} as {'an instant with time zone' if typed == INSTANT else 'text'}; it gives {found}"
+                wanted = "an instant with time zone" if typed == INSTANT else "text"
+                message = f"the SQL must give {name} as {wanted}; it gives {found}"
                 raise DeclarationError(message)
         if not found:
-            message = f"the SQL gives no feature, only {', '.join(self.entity.columns)} and event_timestamp"
+            keys = ", ".join(self.entity.columns)
+            message = f"the SQL gives no feature, only {keys} and event_timestamp"
             raise DeclarationError(message)
         return {name: _input(name, typed) for name, typed in found.items()}
 
@@ -107,7 +125,7 @@ class QueryView(View):
         )
 
     def rows(self, run: Run, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
-        """Compute all rows; give those that are new or differ from what is published."""
+        """Compute all rows; return those that are new or differ from what is published."""
         self._compute(run, is_tested=True)
         return self._batches(
             run,
@@ -117,7 +135,7 @@ class QueryView(View):
         )
 
     def rebuild(self, run: Run, entities: str) -> Iterator[pa.RecordBatch]:
-        """Compute all rows; give those of the entities that are new or differ."""
+        """Compute all rows; return those of the entities that are new or differ."""
         self._compute(run, is_tested=True)
         return self._batches(
             run,
@@ -127,12 +145,15 @@ class QueryView(View):
         )
 
     def instants(self, run: Run) -> str:
-        """The instants of the rows that the query gives."""
+        """SQL of the instants of the rows that the query returns."""
         self._compute(run, is_tested=False)
-        return f"select {self.entity.id_of_columns} as entity_id, epoch_us(event_timestamp) as instant_us from {self._table}"
+        return (
+            f"select {self.entity.id_of_columns} as entity_id, "
+            f"epoch_us(event_timestamp) as instant_us from {self._table}"
+        )
 
     def _compute(self, run: Run, *, is_tested: bool) -> None:
-        """Make a table of all that the query gives, and hold it against what it may rest on, once in a run."""
+        """Create a table of all that the query returns, and test the query, once in a run."""
         relations = read_relations(self._read_views)
         with self._said_in_one_line():
             if self._table not in run.tables:
@@ -150,48 +171,67 @@ class QueryView(View):
                 run.tables.add(tested)
 
     def _refuse_ambiguous(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Refuse rows without an instant, and two rows of an entity and an instant."""
+        """Refuse rows without an instant, and several rows of one entity and instant."""
         key = ", ".join(map(quoted, [*self.entity.columns, "event_timestamp"]))
-        groups = f"select event_timestamp, count(*) as n from {self._table} group by {key} having count(*) > 1 or event_timestamp is null"
-        counted = "count(*) filter (event_timestamp is not null), coalesce(sum(n) filter (event_timestamp is null), 0)"
+        groups = (
+            f"select event_timestamp, count(*) as n from {self._table} "
+            f"group by {key} having count(*) > 1 or event_timestamp is null"
+        )
+        counted = (
+            "count(*) filter (event_timestamp is not null), "
+            "coalesce(sum(n) filter (event_timestamp is null), 0)"
+        )
         ((n_twice, n_never),) = connection.sql(f"select {counted} from ({groups})").fetchall()
         if n_never:
-            message = f"{self.relation}: {n_never} rows have no event_timestamp; nothing was committed. Leave them out, or say from when"
+            message = (
+                f"{self.relation}: {n_never} rows have no event_timestamp; nothing was committed. "
+                "Leave them out, or give them an instant"
+            )
             raise GateError(message)
         if n_twice:
             message = (
-                f"{self.relation}: {n_twice} times there are several rows of the same {key}; nothing was committed. "
-                "Make one of them, e.g. by group by, or by qualify row_number() over (...) = 1"
+                f"{self.relation}: {n_twice} times there are several rows of the same {key}; "
+                "nothing was committed. "
+                "Keep one of them, e.g. with group by, or with qualify row_number() over (...) = 1"
             )
             raise GateError(message)
 
     def _changed(self, run: Run, of_entities: str) -> str:
-        """SQL of the rows that are new or differ. A published instant without a row now says what is right there: what was before it."""
+        """SQL of the rows that are new or differ.
+
+        A published instant that no longer has a row gets the values of the row before it.
+        """
         key = ", ".join(map(quoted, self.entity.columns))
         rows, newest = f"select * from {self._table} where {of_entities}", self._newest(of_entities)
-        names = [quoted(name) for name in self._features]
+        values = ", ".join(f"rows.{quoted(name)}" for name in self._features)
         on = " and ".join(
-            f"gone.{quoted(name)} = rows.{quoted(name)}" for name in self.entity.columns
+            f"removed.{quoted(name)} = rows.{quoted(name)}" for name in self.entity.columns
         )
         del run
         return f"""
             with rows as ({rows}),
             published as ({newest}),
-            gone as (select {key}, event_timestamp from published anti join rows using ({key}, event_timestamp)),
-            right_there as (
-                select gone.*, {", ".join(f"rows.{name}" for name in names)} from gone
-                asof left join rows on {on} and gone.event_timestamp >= rows.event_timestamp
+            removed as (
+                select {key}, event_timestamp
+                from published anti join rows using ({key}, event_timestamp)
             ),
-            wanted as (select * from rows union all by name select * from right_there)
+            corrected as (
+                select removed.*, {values} from removed
+                asof left join rows on {on} and removed.event_timestamp >= rows.event_timestamp
+            ),
+            wanted as (select * from rows union all by name select * from corrected)
             select wanted.*, published.event_timestamp is null as is_new
             from wanted left join published using ({key}, event_timestamp)
-            where published.event_timestamp is null or {differs(self.contract, "wanted", "published")}
+            where
+                published.event_timestamp is null
+                or {differs(self.contract, "wanted", "published")}
         """
 
     def _newest(self, of_entities: str) -> str:
         key = ", ".join(map(quoted, [*self.entity.columns, "event_timestamp"]))
         order = f"row_number() over (partition by {key} order by created_timestamp desc) = 1"
-        return f"select * exclude (created_timestamp) from {self.relation} where {of_entities} qualify {order}"
+        rows = f"select * exclude (created_timestamp) from {self.relation} where {of_entities}"
+        return f"{rows} qualify {order}"
 
     def _batches(self, run: Run, sql: str) -> Iterator[pa.RecordBatch]:
         for batch in run.connection.sql(sql).to_arrow_reader(run.batch_rows):
@@ -202,35 +242,40 @@ class QueryView(View):
 
     @contextmanager
     def _said_in_one_line(self) -> Iterator[None]:
-        """DuckDB's own message of a value that it cannot take holds the value."""
+        """Report an error of DuckDB in one line, for its own message on a value shows the value."""
         try:
             yield
         except (duckdb.DataError, duckdb.InvalidInputException) as error:
             message = (
-                f"{self.relation}: the SQL fails on some record ({type(error).__name__}); nothing was committed. "
-                "Say what is to become of such a value, e.g. by try_cast(...) or by where"
+                f"{self.relation}: the SQL fails on some record ({type(error).__name__}); "
+                "nothing was committed. "
+                "Handle such values, e.g. with try_cast(...), or leave them out with where"
             )
             raise GateError(message) from None
 
     def rests_on(
         self, connection: duckdb.DuckDBPyConnection, files: list[str], entities: str
     ) -> list[str]:
-        """List all files: a value may rest on any record."""
+        """List all files: a value may depend on any record."""
         del connection, entities
         return files
 
     def count_resting(
         self, connection: duckdb.DuckDBPyConnection, source_uri: str
     ) -> dict[str, int]:
-        """Count the rows of the entities that a version of the file names, after it takes effect."""
+        """Count the rows of the entities that a version of the file names, once it is in effect."""
         named = f"""
             select entity_id, min(effective_timestamp) as first from ({self._named(EFFECTIVE)})
             where source_uri = $source_uri group by entity_id
         """
-        rows = f"select distinct {self.entity.id_of_columns} as entity_id, event_timestamp from {self.relation}"
+        rows = (
+            f"select distinct {self.entity.id_of_columns} as entity_id, event_timestamp "
+            f"from {self.relation}"
+        )
         counted = f"""
             select count(*) as n_rows, count(distinct entity_id) as n_entities
-            from ({rows}) as rows inner join ({named}) as named using (entity_id) where rows.event_timestamp > named.first
+            from ({rows}) as rows inner join ({named}) as named using (entity_id)
+            where rows.event_timestamp > named.first
         """
         counts: list[dict[str, int]] = (
             connection.sql(counted, params={"source_uri": source_uri}).pl().to_dicts()
@@ -239,7 +284,10 @@ class QueryView(View):
 
     def _named(self, versions: str) -> str:
         """SQL of versions with the entities, as `entity_id`, that they name."""
-        return f"select records.*, {self.entity.row_sql} as entity_id from {joined(versions, self.entity.references)}"
+        return (
+            f"select records.*, {self.entity.row_sql} as entity_id "
+            f"from {joined(versions, self.entity.references)}"
+        )
 
     def explain(
         self,
@@ -249,7 +297,10 @@ class QueryView(View):
         limit: int,
         feature: str | None = None,
     ) -> Explained:
-        """Run the query over what was known by the instant and take the entity's newest row, with the records that name the entity."""
+        """Run the query over what was known at the instant, and take the entity's newest row.
+
+        The records behind it are all that name the entity.
+        """
         del feature
         known = known_relations(connection, read_relations(self._read_views), at)
         of_entity = " and ".join(f"{quoted(column)} = ${column}" for column in entity)
@@ -274,7 +325,7 @@ class QueryView(View):
     def _behind(
         self, connection: duckdb.DuckDBPyConnection, entity: Mapping[str, str], at: datetime
     ) -> pl.DataFrame:
-        """The versions in effect at an instant that name the entity, the newest first."""
+        """List the versions in effect at an instant that name the entity, the newest first."""
         connection.execute("set variable instant = $at", {"at": at})
         connection.execute("create or replace view traced_versions as from staging.records")
         ids = (
@@ -297,7 +348,10 @@ def _read(sql: str, folder: Path, relations: frozenset[str]) -> Query:
         try:
             text = (folder / text).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            message = f"{text}: cannot be read as text ({type(error).__name__}); it must be a file beside the declaration"
+            message = (
+                f"{text}: cannot be read as text ({type(error).__name__}); "
+                "it must be a file beside the declaration"
+            )
             raise DeclarationError(message) from None
     try:
         return read_query(text, relations)
@@ -307,7 +361,7 @@ def _read(sql: str, folder: Path, relations: frozenset[str]) -> Query:
 
 
 def _key_references(declaration: SqlView, record_views: Mapping[str, View]) -> set[tuple[str, ...]]:
-    """What the entity's key reads of a record; by it records are found that a value may rest on."""
+    """List what the entity's key reads of a record; it finds the records a value depends on."""
     inputs = Inputs(record_views, is_whole=True)
     for key in declaration.entity.keys.values():
         inputs.bind(key)
@@ -319,7 +373,7 @@ def _key_references(declaration: SqlView, record_views: Mapping[str, View]) -> s
 
 
 def _described(query: str, relations: Mapping[str, pa.Schema]) -> dict[str, str]:
-    """The types of what a query gives, by column."""
+    """Find the types of what a query returns, by column."""
     with sealed() as connection:
         for name, schema in relations.items():
             connection.register(name, schema.empty_table())
@@ -358,7 +412,9 @@ def _dtype(name: str, of: Input) -> pl.DataType:
     kind = of.kind.removeprefix("list of ")
     dtype = DTYPES[kind] if kind == of.kind else pl.List(DTYPES[kind])
     if dtype not in ANNOTATIONS:
-        message = f"{name} is a {of.kind}, of which no feature can be made; cast its items, e.g. to varchar[]"
+        message = (
+            f"{name} is a {of.kind}, which cannot be a feature; cast its items, e.g. to varchar[]"
+        )
         raise DeclarationError(message)
     return dtype
 

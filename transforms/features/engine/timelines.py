@@ -1,6 +1,7 @@
-"""The quick way: what the parts of a group's features are at every change point of many entities at once.
+"""The fast way to compute a group: its parts at every change point of many entities at once.
 
-The change points of all entities, in order, are the rows; a version of a record counts in a window from one row to another.
+The change points of all entities, in order, are the rows. A version of a record counts in a window
+from one row to before another, which makes it a span (`transforms.features.engine.intervals`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from transforms.features.aggregates import Part
 from transforms.features.engine import intervals
-from transforms.features.engine.spans import ORDER
+from transforms.features.engine.spans import ORDER, ORDERED
 from transforms.features.windows import Window
 
 Ints = npt.NDArray[np.int64]
@@ -23,7 +24,10 @@ NEVER = np.iinfo(np.int64).max
 
 
 class Wanted(NamedTuple):
-    """A part in a window: the column of its result, and those of the spans' input and condition (None: each record, every record)."""
+    """A part in a window: the column of its result, and the spans' columns of input and condition.
+
+    Without an input each record counts as 1; without a condition every record counts.
+    """
 
     column: str
     part: Part
@@ -33,16 +37,17 @@ class Wanted(NamedTuple):
 
 
 class Values(NamedTuple):
-    """A part at each row: a number, or its place in `ordered` (-1: none), for a list one for each of its places.
+    """A part at each row: a number, or an index into `ordered` (-1: none), for a list k of these.
 
-    Places take a fraction of the memory of texts and lists, so values are made of some rows at a time.
+    Indices take a fraction of the memory of texts and lists, so values are made for some rows at a
+    time.
     """
 
     codes: npt.NDArray[np.integer]
     ordered: pl.Series | None = None
 
     def at(self, rows: Ints) -> pl.Series:
-        """The values of some rows."""
+        """Return the values of some rows."""
         codes = self.codes[rows]
         if self.ordered is None:
             return pl.Series(codes)
@@ -50,7 +55,10 @@ class Values(NamedTuple):
 
 
 class Timelines(NamedTuple):
-    """The parts at each change point of the rows, and the entities that only all their records can tell, which have no rows."""
+    """The parts at each change point, and the entities that need all their records.
+
+    The rows of such an `incomplete` entity are left out: `kept` lists the others.
+    """
 
     ids: pl.Series
     instants: Ints
@@ -59,7 +67,7 @@ class Timelines(NamedTuple):
     incomplete: pl.Series
 
     def slices(self) -> Iterator[pl.DataFrame]:
-        """Give the rows in their order, a bounded number at a time: `entity_id`, `instant_us` and the parts."""
+        """Yield the rows in order, some at a time: `entity_id`, `instant_us` and the parts."""
         for first in range(0, len(self.kept), ROWS_OF_A_SLICE):
             rows = self.kept[first : first + ROWS_OF_A_SLICE]
             parts = {name: values.at(rows) for name, values in self.columns.items()}
@@ -69,7 +77,11 @@ class Timelines(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The change points of all entities in order: whose each is, from which to which each span counts, which are published."""
+    """The change points of all entities, in order.
+
+    `entities` numbers the entity of each, `bounds` has for each window from which to before which
+    row each span counts, and `published` has the rows of the published instants.
+    """
 
     ids: pl.Series
     instants: Ints
@@ -79,14 +91,24 @@ class Rows(NamedTuple):
 
 
 def timelines(spans: pl.DataFrame, wanted: Sequence[Wanted], published: pl.DataFrame) -> Timelines:
-    """Compute parts at every change point of spans, and at the instants that are published.
+    """Compute parts at every change point of spans, and at the published instants.
 
-    A span is a version of a record: `entity_id`, `sign`, `event_us`, `known_us`, `record_id`, `starts_us`, `superseded_us`, inputs
-    and conditions. Where `published` has the columns of the parts, its rows are extended: what spans of sign 1 bring is added, what
-    those of sign -1 had brought is taken out. Where it has only `entity_id` and `instant_us`, the spans must be all there are.
+    A span is a version of a record: `entity_id`, `sign`, `event_us`, `known_us`, `record_id`,
+    `starts_us`, `superseded_us`, inputs and conditions. Where `published` has the columns of the
+    parts, its rows are extended: what spans of sign 1 contribute is added, what spans of sign -1
+    contributed is subtracted. Where it has only `entity_id` and `instant_us`, the spans must be
+    complete.
 
-    What cannot be taken out of a least or greatest value without knowing the others makes an entity incomplete: it gets no rows.
-    Raises `OverflowError` with the column of a sum that passes 2**62.
+    A value cannot be subtracted from a least or greatest one without all the others. This makes an
+    entity incomplete, and it gets no rows. Raises `OverflowError` with the column of a sum that
+    passes 2**62.
+
+    >>> times = {"event_us": [0, 5], "starts_us": [1, 6], "superseded_us": [NEVER, 9]}
+    >>> spans = pl.DataFrame({"entity_id": ["ann", "ann"], "sign": [1, 1], **times})
+    >>> nothing = pl.DataFrame(schema={"entity_id": pl.String, "instant_us": pl.Int64})
+    >>> count = Wanted("n", Part("sum"), Window("lifetime"), None, None)
+    >>> [rows.rows() for rows in timelines(spans, [count], nothing).slices()]
+    [[('ann', 1, 1), ('ann', 6, 2), ('ann', 9, 1)]]
     """
     rows = lay_out(spans, published, {item.window for item in wanted})
     is_incomplete = np.zeros(int(rows.entities.max(initial=-1)) + 1, bool)
@@ -108,10 +130,18 @@ def timelines(spans: pl.DataFrame, wanted: Sequence[Wanted], published: pl.DataF
 
 
 def lay_out(spans: pl.DataFrame, published: pl.DataFrame, windows: set[Window]) -> Rows:
-    """Put all change points in order: where a version begins to count, leaves a window or is superseded, and what is published.
+    """Put all change points in order.
 
-    A version that was superseded before it left a window has that change point all the same, so that a table which was computed
-    before it was superseded has the rows of one that is computed now.
+    They are the instants at which a version starts to count, leaves a window or is superseded, and
+    the published ones. A version has the change point of leaving a window even if it was superseded
+    before. So a table that was computed before then has the same rows as one that is computed now.
+
+    >>> times = {"event_us": [0, 5], "starts_us": [1, 6], "superseded_us": [NEVER, 9]}
+    >>> spans = pl.DataFrame({"entity_id": ["ann", "ann"], **times})
+    >>> nothing = pl.DataFrame(schema={"entity_id": pl.String, "instant_us": pl.Int64})
+    >>> rows = lay_out(spans, nothing, {Window("lifetime")})
+    >>> rows.instants.tolist(), [bound.tolist() for bound in rows.bounds[Window("lifetime")]]
+    ([1, 6, 9], [[0, 1], [3, 2]])
     """
     n = spans.height
     ids = pl.concat([spans["entity_id"], published["entity_id"]])
@@ -141,9 +171,8 @@ def lay_out(spans: pl.DataFrame, published: pl.DataFrame, windows: set[Window]) 
         row_of, np.cumsum([len(place) for place in places])[:-1]
     )
 
-    lifetime_end = np.cumsum(np.bincount(entity_of_row))[
-        entities[:n]
-    ]  # the row after the entity's last
+    # the row after the entity's last
+    lifetime_end = np.cumsum(np.bincount(entity_of_row))[entities[:n]]
     lifetime_end[ending] = at_ending
     lifetime_end = np.where(is_counted, lifetime_end, begin)
     bounds = dict.fromkeys(windows, (begin, lifetime_end))
@@ -157,17 +186,15 @@ def lay_out(spans: pl.DataFrame, published: pl.DataFrame, windows: set[Window]) 
 def _part(
     rows: Rows, spans: pl.DataFrame, item: Wanted, before: pl.Series | None
 ) -> tuple[Values, Flags]:
-    """Compute a part at each row, and at which rows it cannot be known."""
+    """Compute a part at each row, and at which rows it is unknown."""
     begin, end = rows.bounds[item.window]
     counts = begin < end
     for column in (item.input, item.where):
         if column is not None:
-            name = spans[column]
-            counts &= (
-                (name if name.dtype == pl.Boolean and column == item.where else name.is_not_null())
-                .fill_null(value=False)
-                .to_numpy()
-            )
+            values = spans[column]
+            is_condition = values.dtype == pl.Boolean and column == item.where
+            flags = values if is_condition else values.is_not_null()
+            counts &= flags.fill_null(value=False).to_numpy()
     place = np.flatnonzero(counts)
     span = Spans(begin[place], end[place], spans["sign"].to_numpy()[place], len(rows.entities))
     if item.part.kind == "sum":
@@ -181,7 +208,7 @@ def _part(
 
 
 class Spans(NamedTuple):
-    """From which row to before which the spans of a part count, with which sign, among how many rows."""
+    """The spans of a part: each counts with its sign from `begin` to before `end`, of `n` rows."""
 
     begin: Ints
     end: Ints
@@ -201,7 +228,7 @@ def _sum(rows: Rows, span: Spans, weights: Ints | int, before: pl.Series | None)
 
 
 def _newest_published(rows: Rows) -> Ints:
-    """The newest published row of the entity at each row; -1 before the first."""
+    """Find the entity's newest published row at each row, as a position; -1 before the first."""
     newest = np.full(len(rows.entities), -1)
     newest[rows.published] = np.arange(len(rows.published))
     by_row = np.full(len(rows.entities), -1)
@@ -214,7 +241,10 @@ def _newest_published(rows: Rows) -> Ints:
 def _extreme(
     rows: Rows, span: Spans, values: pl.Series, kind: str, before: pl.Series | None
 ) -> tuple[Values, Flags]:
-    """The least or greatest value. Where the published one is to be taken out and nothing new is as good, it is not known."""
+    """Find the least or greatest value, and where it is unknown.
+
+    It is unknown where a span takes the published value away and no new value is as good.
+    """
     known = values if before is None else pl.concat([values, before])
     ordered, codes = _ranks(known)
     if kind == "least":
@@ -235,27 +265,21 @@ def _extreme(
 
 
 def _other(part: Part, span: Spans, values: pl.Series, spans: pl.DataFrame) -> Values:
-    """The parts that only all records can tell."""
+    """Compute a part that cannot be extended: it takes all records."""
     begin, end, _, n = span
-    if part.kind in {"first", "last", "last_k"}:
-        place = (
-            spans.select(pl.struct(ORDER).rank("ordinal")).to_series().cast(pl.Int64).to_numpy() - 1
+    if part.kind in ORDERED:
+        order = spans.select(pl.arg_sort_by(ORDER)).to_series().cast(pl.Int64).to_numpy()
+        if part.kind == "first":
+            order = order[::-1]
+        ranks = np.empty_like(order)
+        ranks[order] = np.arange(len(order))
+        best = (
+            intervals.greatest_k(begin, end, n, ranks, part.k)
+            if part.kind == "last_k"
+            else intervals.greatest(begin, end, n, ranks)
         )
-        position = np.argsort(place)
-        if part.kind == "last_k":
-            newest = intervals.greatest_k(begin, end, n, place, part.k)
-            return _coded(
-                values, np.where(newest < 0, -1, position[newest]) if len(position) else newest
-            )
-        newest = intervals.greatest(
-            begin, end, n, len(place) - 1 - place if part.kind == "first" else place
-        )
-        newest = (
-            np.where(newest < 0, -1, len(place) - 1 - newest) if part.kind == "first" else newest
-        )
-        return _coded(
-            values, np.where(newest < 0, -1, position[newest]) if len(position) else newest
-        )
+        # rank -1, no record, finds the -1 at the end
+        return _coded(values, np.append(order, -1)[best])
     ordered, codes = _ranks(values)
     if part.kind == "distinct":
         return Values(intervals.distinct(begin, end, n, codes))
@@ -265,7 +289,7 @@ def _other(part: Part, span: Spans, values: pl.Series, spans: pl.DataFrame) -> V
 
 
 def _codes(ids: pl.Series) -> Ints:
-    """Number entities in their order, from 0 on."""
+    """Number entities in order, from 0 on."""
     if not isinstance(ids.dtype, pl.Struct):
         return _ranks(ids)[1]
     codes = np.zeros(len(ids), np.int64)
@@ -276,9 +300,9 @@ def _codes(ids: pl.Series) -> Ints:
 
 
 def _ranks(values: pl.Series) -> tuple[pl.Series, Ints]:
-    """The distinct values in order, and for each value which of them it is; -1 for null.
+    """Rank values: the distinct values in order, and the index of each value in them, -1 for null.
 
-    Only distinct values are sorted: of 500,000 texts to sort all takes five times as long.
+    Only distinct values are sorted: sorting all of 500,000 texts takes five times as long.
     """
     encoded = values.to_arrow(compat_level=pl.CompatLevel.oldest()).dictionary_encode()
     distinct = pl.Series(values.name, encoded.dictionary)
@@ -293,13 +317,13 @@ def _coded(ordered: pl.Series, places: Ints) -> Values:
 
 
 def _gather(ordered: pl.Series, places: npt.NDArray[np.integer]) -> pl.Series:
-    """The values at places; null for -1."""
+    """Take the values at indices; null for -1."""
     indices = pl.Series(places)
     return ordered.gather(indices.set(indices < 0, None))
 
 
 def _lists(ordered: pl.Series, places: npt.NDArray[np.integer]) -> pl.Series:
-    """The lists of the values at places, without those that are -1; null for an empty one."""
+    """Take the lists of the values at indices, without those that are -1; null for an empty one."""
     is_there = places >= 0
     lengths = is_there.sum(axis=1)
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())

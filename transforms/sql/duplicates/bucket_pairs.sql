@@ -1,5 +1,6 @@
--- bucket_pairs: every fresh text with the first texts of its bucket in one band; so many at most, so that a template's thousands
--- attach to the first of them and the pairs do not grow with their square.
+-- bucket_pairs: every fresh text with the first texts (`n_heads`) of its bucket in one band.
+-- The thousands of texts made from one template thus pair with the first few of them only, and the
+-- number of pairs does not grow with their square.
 -- grain: later, earlier
 -- reads: members
 with keyed as (

@@ -1,4 +1,4 @@
--- changed_documents: the documents whose values are others than the index holds.
+-- changed_documents: the documents that the index lacks or has with other values.
 -- grain: record_id, event_timestamp
 -- reads: labelled_documents, indexed_documents
 select labelled_documents.*

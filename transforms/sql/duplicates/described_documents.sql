@@ -1,5 +1,6 @@
--- described_documents: what records say from the first change on, each after what the record said last before it (`is_before`).
--- A document that says what the record's last one did is no statement, and has that one's values; `run` tells which that is.
+-- described_documents: the documents from the first change on, and each record's last one before.
+-- The latter is marked `is_before`. A document with the same text as the record's previous one is
+-- no statement: it repeats that one's values. A statement and its repetitions share a `run`.
 -- grain: record_id, event_timestamp
 -- reads: arriving_documents, indexed_documents
 with staying as (
@@ -57,11 +58,17 @@ compared as (
         *,
         not is_before
         and content_id is not null
-        and coalesce(content_id <> lag(content_id) over (partition by record_id order by event_timestamp), true) as is_statement
+        and coalesce(
+            content_id <> lag(content_id) over (partition by record_id order by event_timestamp),
+            true
+        ) as is_statement
     from documents
 )
 
 select
     *,
-    sum((is_before or is_statement)::int) over (partition by record_id order by event_timestamp)::bigint as run
+    sum((is_before or is_statement)::int) over (
+        partition by record_id
+        order by event_timestamp
+    )::bigint as run
 from compared

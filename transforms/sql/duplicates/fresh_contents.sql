@@ -1,4 +1,4 @@
--- fresh_contents: the texts that are said from the first change on and were not before, with the place of the first.
+-- fresh_contents: the texts that first occur at or after the first change, and where they do.
 -- grain: content_id
 -- reads: described_documents, indexed_documents
 with said_before as (

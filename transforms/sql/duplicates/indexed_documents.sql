@@ -1,5 +1,6 @@
--- indexed_documents: what each record said from an instant on, as the index has it: the newest row of every record and instant.
--- Few instants have several rows, and only these are put in order, which is dear: the others are told by a hash of their own.
+-- indexed_documents: the newest row of the index for every record and instant.
+-- Few instants have several rows. Sorting is expensive, so only these are sorted; a hash of the key
+-- finds them.
 -- grain: record_id, event_timestamp
 -- reads: duplicates.documents
 with documents as (
@@ -18,10 +19,13 @@ repeated as (
 newest as (
     select * from documents
     where place in (select repeated.place from repeated)
-    qualify row_number() over (partition by record_id, event_timestamp order by created_timestamp desc) = 1
+    qualify row_number() over (
+        partition by record_id, event_timestamp
+        order by created_timestamp desc
+    ) = 1
 ),
 
-held as (
+newest_or_only as (
     select * from documents
     where place not in (select repeated.place from repeated)
 
@@ -31,4 +35,4 @@ held as (
 )
 
 select * exclude (created_timestamp, place)
-from held
+from newest_or_only

@@ -1,5 +1,6 @@
--- known_contents: the texts said before the first change that are said again or share a bucket with a fresh one, with the place of
--- the first, and what that was labelled.
+-- known_contents: the texts from before the first change that matter after it, with their labels.
+-- They are those that are said again and those that share a bucket with a fresh text. Each comes
+-- with the document that had it first and how that was labelled.
 -- grain: content_id
 -- reads: indexed_documents, described_documents, neighbours
 with wanted as (

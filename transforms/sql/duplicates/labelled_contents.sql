@@ -1,4 +1,5 @@
--- labelled_contents: the texts with their cluster, and the record that had them, or what they are nearly the same as, first of all.
+-- labelled_contents: the texts with their cluster and their origin.
+-- The origin is the first record that had the text that this one nearly repeats, or else this text.
 -- grain: content_id
 -- reads: members, parents, roots
 select

@@ -1,5 +1,6 @@
--- labelled_documents: the documents from the first change on, with the earlier record each resembles and the size of its cluster
--- by then: of all records that had a text of the cluster up to this place in the order of instants and ids, itself included.
+-- labelled_documents: the documents from the first change on, with their origin and cluster.
+-- The size of a cluster is as of the document: how many records, its own included, had a text of
+-- the cluster up to this place in the order of instants and record ids.
 -- grain: record_id, event_timestamp
 -- reads: described_documents, labelled_contents, indexed_documents
 with statements as (
@@ -37,7 +38,10 @@ joining as (
     select
         statements.*,
         before.record_id is null
-        and row_number() over (partition by statements.root_id, statements.record_id order by statements.event_timestamp) = 1 as is_joining
+        and row_number() over (
+            partition by statements.root_id, statements.record_id
+            order by statements.event_timestamp
+        ) = 1 as is_joining
     from statements
     left join before
         on
@@ -85,8 +89,12 @@ select
     case when described_documents.content_id is not null then runs.root_id end as root_id,
     case when described_documents.content_id is not null then runs.origin_id end as origin_id,
     -- numbers
-    case when described_documents.content_id is not null then runs.origin_similarity end as origin_similarity,
-    case when described_documents.content_id is not null then runs.cluster_size end::bigint as cluster_size,
+    case
+        when described_documents.content_id is not null then runs.origin_similarity
+    end as origin_similarity,
+    case
+        when described_documents.content_id is not null then runs.cluster_size
+    end::bigint as cluster_size,
     -- timestamps
     described_documents.event_timestamp
 from described_documents

@@ -1,4 +1,4 @@
--- members: the known and the fresh texts that are to be labelled or compared, numbered in the order in which they were first said.
+-- members: the known and fresh texts to label or compare, numbered by when they first occur.
 -- grain: content_id
 -- reads: known_contents, fresh_contents, signed_contents
 with contents as (

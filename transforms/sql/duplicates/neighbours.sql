@@ -1,4 +1,5 @@
--- neighbours: the other texts that share a bucket with a fresh one; a number that is of another band is no harm here.
+-- neighbours: the other texts that share a bucket with a fresh one, in any band.
+-- Keys of different bands may be equal by chance: that only adds texts which then match nothing.
 -- grain: content_id
 -- reads: signed_contents, fresh_contents
 with fresh_keys as (

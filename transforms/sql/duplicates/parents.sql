@@ -1,4 +1,4 @@
--- parents: of each fresh text the earliest one that it is nearly the same as.
+-- parents: for each fresh text, the earliest text that it nearly repeats.
 -- grain: position
 -- reads: likenesses
 select

@@ -1,4 +1,4 @@
--- record_duplicates: the rows of the view of that name, from documents of the index: those that are new or whose values differ.
+-- record_duplicates: the new or changed rows of the view of that name, from documents of the index.
 -- grain: record_id, event_timestamp
 -- reads: index_documents, published_duplicates
 with documents as (
@@ -10,7 +10,10 @@ with documents as (
         origin_similarity,
         cluster_size
     from index_documents
-    qualify row_number() over (partition by record_id, event_timestamp order by created_timestamp desc) = 1
+    qualify row_number() over (
+        partition by record_id, event_timestamp
+        order by created_timestamp desc
+    ) = 1
 ),
 
 computed as (
@@ -31,7 +34,10 @@ computed as (
 published as (
     select * from published_duplicates
     where record_id in (select computed.record_id from computed)
-    qualify row_number() over (partition by record_id, event_timestamp order by created_timestamp desc) = 1
+    qualify row_number() over (
+        partition by record_id, event_timestamp
+        order by created_timestamp desc
+    ) = 1
 )
 
 select

@@ -2,7 +2,8 @@
 -- not be read, so it goes where its bytes name the author or the record as a word of their own; and so does a row that was corrected,
 -- whatever it became, where its bytes as they came or as they were corrected do.
 -- grain: load_id, source_uri, row_number
--- reads: staging.records, staging.repeats, quarantine.records, quarantine.corrections, raw.records
+-- reads: raw.records, staging.records, staging.duplicate_rows, quarantine.records,
+-- quarantine.corrections
 with unread as (
     select
         load_id,
@@ -57,23 +58,23 @@ staged as (
     from staging.records
 ),
 
-repeated as (
-    -- a repeat that came back as a version is none
+duplicates as (
+    -- without those that became versions again
     select
-        repeats.record_id,
-        repeats.author_id,
-        repeats.subject_id,
-        repeats.source,
-        repeats.load_id,
-        repeats.source_uri,
-        repeats.row_number,
+        duplicate_rows.record_id,
+        duplicate_rows.author_id,
+        duplicate_rows.subject_id,
+        duplicate_rows.source,
+        duplicate_rows.load_id,
+        duplicate_rows.source_uri,
+        duplicate_rows.row_number,
         'duplicate' as outcome
-    from staging.repeats
+    from staging.duplicate_rows
     anti join staged
         on
-            repeats.load_id = staged.load_id
-            and repeats.source_uri = staged.source_uri
-            and repeats.row_number = staged.row_number
+            duplicate_rows.load_id = staged.load_id
+            and duplicate_rows.source_uri = staged.source_uri
+            and duplicate_rows.row_number = staged.row_number
 ),
 
 rejected as (
@@ -92,7 +93,7 @@ rejected as (
 accounted as (
     select * from staged
     union all
-    select * from repeated
+    select * from duplicates
     union all
     select * from rejected
 )

@@ -1,7 +1,7 @@
 -- touched_versions: every row of the records that lose one, to find each entity that it names: what is computed again once the rows
--- are gone. A repeat may have been a version before, and its entities are known as far as its columns tell them.
+-- are gone. A duplicate row may have been a version before, and its entities are known as far as its columns tell them.
 -- grain: none
--- reads: erased_rows, staging.records, staging.repeats
+-- reads: erased_rows, staging.records, staging.duplicate_rows
 with named as (
     select
         record_id,
@@ -26,7 +26,7 @@ with named as (
         source,
         event_timestamp,
         known_timestamp
-    from staging.repeats
+    from staging.duplicate_rows
 )
 
 select

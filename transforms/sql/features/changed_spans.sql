@@ -1,6 +1,7 @@
--- changed_spans: of the spans of versions as they are now (sign 1) and as they were (-1), what differs between the two.
--- A version that is superseded earlier or later than before differs from the earlier of the two instants on. One that counted and
--- does not count any more is retracted: what it brought cannot be read any more, for another version may stand at its instant.
+-- changed_spans: what differs between the spans as they are (sign 1) and as they were (sign -1).
+-- A version that is superseded earlier or later than before differs from the earlier of the two
+-- instants on. A version that counted and no longer counts is retracted: its inputs cannot be read
+-- any more, because another version may be in effect at its instant.
 -- grain: sign, record_id, known_us
 -- reads: record_spans
 with differing as (

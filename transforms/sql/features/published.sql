@@ -1,7 +1,8 @@
--- published: the newest rows of the entities that change: the one that holds when the first change comes, and all later ones.
+-- published: the newest published rows of the entities that change.
+-- These are the row in effect at an entity's first change, and all later ones.
 -- grain: entity_id, event_timestamp
 -- reads: activity (a view's rows by entity_id), first_changes
-with stands as (
+with preceding as (
     select
         activity.entity_id,
         max(activity.event_timestamp) as event_timestamp
@@ -14,9 +15,9 @@ with stands as (
 begins as (
     select
         first_changes.entity_id,
-        coalesce(stands.event_timestamp, first_changes.event_timestamp) as event_timestamp
+        coalesce(preceding.event_timestamp, first_changes.event_timestamp) as event_timestamp
     from first_changes
-    left join stands on first_changes.entity_id = stands.entity_id
+    left join preceding on first_changes.entity_id = preceding.entity_id
 )
 
 select activity.*

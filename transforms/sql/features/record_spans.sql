@@ -1,13 +1,16 @@
 -- record_spans: from when to when each version of a record counts, in microseconds since 1970.
--- A version counts from the microsecond after it is written and known, until a newer one is known.
--- A version with sign -1 is one that counted when the view was made last: what it brought then is to be taken out.
+-- A version counts from the microsecond after it is both written and known, until a newer one is
+-- known. A version of sign -1 counted when the view was last computed: what it added is subtracted.
 -- grain: sign, record_id, known_timestamp
 -- reads: relevant_versions
 with versions as (
     select
         *,
         greatest(event_timestamp, known_timestamp) as effective_timestamp,
-        lead(epoch_us(known_timestamp)) over (partition by sign, record_id order by known_timestamp) + 1 as superseded_us
+        lead(epoch_us(known_timestamp)) over (
+            partition by sign, record_id
+            order by known_timestamp
+        ) + 1 as superseded_us
     from relevant_versions
 )
 

@@ -1,5 +1,6 @@
--- relevant_versions: the versions of the records that changed, as they are now (sign 1) and as they were (sign -1) when the view
--- was made last: without what arrived since, with what is gone since.
+-- relevant_versions: the versions of changed records as they are (sign 1) and as they were (-1).
+-- The latter are those that the view was last computed from: without the versions inserted since,
+-- with those deleted since.
 -- grain: sign, record_id, known_timestamp
 -- reads: inserted, deleted, staging.records
 with touched as (

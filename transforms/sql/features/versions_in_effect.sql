@@ -1,7 +1,7 @@
--- versions_in_effect: the version of a record that stands from an instant on, where that is one that arrived.
--- An instant is when a version is both written and known. Where an older version was written later than a newer one was
--- known, the newer one stands there too. Of a record that lost a version, what stands is told at all its instants, those
--- that were published before included: null where nothing stands any more.
+-- versions_in_effect: the version of a record in effect from an instant on, if it is a new arrival.
+-- An instant is when a version is both written and known. Where an older version was written later
+-- than a newer one was known, the newer one is in effect there too. For a record with a deleted
+-- version, every instant has a row, published ones included: null where no version is in effect.
 -- grain: record_id, event_timestamp
 -- reads: inserted, deleted, staging.records, published_instants
 with touched as (
@@ -37,7 +37,10 @@ in_effect as (
             rows between unbounded preceding and current row
         ) as known_timestamp
     from versions
-    qualify row_number() over (partition by record_id, effective_timestamp order by known_timestamp desc nulls last) = 1
+    qualify row_number() over (
+        partition by record_id, effective_timestamp
+        order by known_timestamp desc nulls last
+    ) = 1
 ),
 
 texts as (

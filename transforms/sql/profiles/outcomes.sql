@@ -4,7 +4,7 @@
 with outcomes as (
     select
         load_id,
-        if(accepted_id in (select kept.accepted_id from kept), 'staged', 'repeat') as key
+        if(accepted_id in (select kept.accepted_id from kept), 'staged', 'duplicate') as key
     from accepted
 
     union all

@@ -1,4 +1,4 @@
--- accounting: what became of every file's rows; each count is taken from the rows themselves, none by subtraction.
+-- accounting: what became of each file's rows. Every count is of rows; none is a difference.
 -- grain: load_id, source_uri
 -- reads: incoming, accepted, kept, rejected
 with outcomes as (

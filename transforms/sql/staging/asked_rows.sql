@@ -1,9 +1,13 @@
--- asked_rows: the corrections that are asked for, each with the row in quarantine, as it came and as it is read now; null where none waits.
+-- asked_rows: the given corrections, each with its row in quarantine: as it came, and as it is read
+-- now; both are null if there is no such row.
 -- grain: row
 -- reads: asked, quarantine.records, quarantine.corrections
 with newest as (
     select * from quarantine.corrections
-    qualify row_number() over (partition by load_id, source_uri, row_number order by corrected_timestamp desc) = 1
+    qualify row_number() over (
+        partition by load_id, source_uri, row_number
+        order by corrected_timestamp desc
+    ) = 1
 ),
 
 waiting as (

@@ -1,4 +1,4 @@
--- decoded: every incoming row as text, or the reason why it is none.
+-- decoded: every incoming row as text, or the reason why it is not text.
 -- grain: load_id, source_uri, row_number
 -- reads: corrected_rows
 with lines as (
@@ -19,7 +19,7 @@ select
     source,
     source_uri,
     row_number,
-    -- text: a byte order mark may stand before a file's first row
+    -- text: a byte order mark may precede a file's first row
     case when row_number = 1 then ltrim(line, chr(65279)) else line end as document,
     case
         when is_too_long then 'too_long'

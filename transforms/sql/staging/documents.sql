@@ -1,6 +1,6 @@
--- documents: every row as JSON text with the names and types of its fields, or the reason why it cannot be.
--- A parse costs more than all else here, so types are told by the paths of the fields that are expected, in their order; only a row
--- with another field gets its structure, or, nested beyond what DuckDB follows, the names alone.
+-- documents: every row as JSON text with its fields' names and types, or the reason why it is not.
+-- Parsing costs most here, so types are those of the expected fields, in their order. Only a row
+-- with another field gets its structure; nested deeper than DuckDB reads, its field names alone.
 -- grain: load_id, source_uri, row_number
 -- reads: decoded
 with named as (
@@ -27,14 +27,15 @@ select
     document,
     case
         when len(names) = list_count(types) then types::varchar
-        when len(names) > 0 then coalesce(try(json_structure(document))::varchar, to_json([names])::varchar)
+        when len(names) > 0
+            then coalesce(try(json_structure(document))::varchar, to_json([names])::varchar)
         when names is not null then '{}'
     end as structure,
     case
         when rejection is not null then rejection
         when names is null then if(regexp_full_match(document, '\s*'), 'blank_line', 'not_json')
         when len(names) = 0 and json_type(document) <> 'OBJECT' then 'not_an_object'
-        -- where all names are expected ones, each was found once
+        -- where all names are expected, each was found once
         when len(names) > list_count(types) and len(names) > list_unique(names) then 'duplicate_key'
     end as rejection,
     -- timestamps

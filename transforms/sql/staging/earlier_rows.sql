@@ -1,8 +1,8 @@
--- earlier_rows: what is known already of the records that rows were accepted of: the rows staged, and those dropped as repeats.
--- A repeat that came back as a version still stands among the repeats, and what a killed run has committed is accepted again:
--- each row counts once.
+-- earlier_rows: the earlier rows of the accepted records: staged rows and duplicate rows.
+-- Each row counts once, although one that became a version again is still among the duplicate rows,
+-- and rows that a killed run committed are accepted again.
 -- grain: load_id, source_uri, row_number
--- reads: accepted, staging.records, staging.repeats
+-- reads: accepted, staging.records, staging.duplicate_rows
 with staged as (
     select
         record_id,
@@ -20,7 +20,7 @@ with staged as (
     where record_id in (select accepted.record_id from accepted)
 ),
 
-repeated as (
+duplicates as (
     select
         record_id,
         content_digest,
@@ -33,7 +33,7 @@ repeated as (
         loaded_timestamp,
         hash(author_id) as author_hash,
         false as is_staged
-    from staging.repeats
+    from staging.duplicate_rows
     where record_id in (select accepted.record_id from accepted)
 ),
 
@@ -42,12 +42,12 @@ earlier as (
 
     union all
 
-    select repeated.* from repeated
+    select duplicates.* from duplicates
     anti join staged
         on
-            repeated.load_id = staged.load_id
-            and repeated.source_uri = staged.source_uri
-            and repeated.row_number = staged.row_number
+            duplicates.load_id = staged.load_id
+            and duplicates.source_uri = staged.source_uri
+            and duplicates.row_number = staged.row_number
 )
 
 select

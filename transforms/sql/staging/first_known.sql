@@ -1,4 +1,5 @@
--- first_known: the instant each record was first known, with its author and subject then, and its label as known now.
+-- first_known: the instant at which each record was first known, its author and subject then, and
+-- its label as known now.
 -- grain: record_id
 -- reads: staging.records
 with first_versions as (

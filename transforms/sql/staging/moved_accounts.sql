@@ -1,4 +1,4 @@
--- moved_accounts: what the moved rows change in the accounts of their files.
+-- moved_accounts: how the moved rows change the accounts of their files.
 -- grain: load_id, source_uri
 -- reads: moved_rows
 select

@@ -1,4 +1,4 @@
--- moved_rows: the rows that leave staging, as they turn out to be repeats, and the repeats that come back as versions.
+-- moved_rows: staged rows that turn out to be duplicates, and duplicate rows that become versions.
 -- grain: load_id, source_uri, row_number
 -- reads: earlier_rows, versions
 with kept as (

@@ -1,4 +1,4 @@
--- quarantine: the rejected rows, whole, each with its reason.
+-- quarantine: the whole rejected rows, each with its reason.
 -- grain: load_id, source_uri, row_number
 -- reads: rejected, incoming
 select

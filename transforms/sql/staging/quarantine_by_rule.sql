@@ -1,4 +1,5 @@
--- quarantine_by_rule: how many rows each rule keeps out; and in the newest loads of the source, oldest first, how many of how many read.
+-- quarantine_by_rule: how many rows each rule rejects, in all and in the source's newest loads
+-- (oldest first), with the rows that were read.
 -- grain: source, column, rule
 -- reads: quarantine.records, accounting.files
 with loads as (

@@ -1,4 +1,4 @@
--- quarantine_rows: rejected rows, whole, in the order of their files; of one rule if it is given.
+-- quarantine_rows: whole rejected rows, in the order of their files; of one rule if it is given.
 -- grain: load_id, source_uri, row_number
 -- reads: quarantine.records
 select *

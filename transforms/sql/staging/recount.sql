@@ -1,6 +1,6 @@
--- recount: what the accounting says of every load beside what the tables hold.
+-- recount: the rows of every load in the tables, and whether the accounts say the same.
 -- grain: source, load_id
--- reads: accounting.files, raw.records, staging.records, staging.repeats, quarantine.records
+-- reads: accounting.files, raw.records, staging.records, staging.duplicate_rows, quarantine.records
 with accounted as (
     select
         source,
@@ -14,13 +14,13 @@ with accounted as (
 ),
 
 duplicates as (
-    -- a repeat that came back as a version is none
-    select repeats.* from staging.repeats
+    -- without those that became versions again
+    select duplicate_rows.* from staging.duplicate_rows
     anti join staging.records
         on
-            repeats.load_id = records.load_id
-            and repeats.source_uri = records.source_uri
-            and repeats.row_number = records.row_number
+            duplicate_rows.load_id = records.load_id
+            and duplicate_rows.source_uri = records.source_uri
+            and duplicate_rows.row_number = records.row_number
 ),
 
 found as (

@@ -1,5 +1,5 @@
--- returned_versions: the repeats that come back as versions, whole: their own place and times, the content of a row that says the same.
--- There is such a row: a repeat's content is that of a staged version, or comes again with the row that brings it back.
+-- returned_versions: the duplicate rows that become versions, whole. Place and times are their own;
+-- the content is that of an equal row, which is staged or arrives with the row that changes them.
 -- grain: record_id, known_timestamp
 -- reads: moved_rows, staging.records, buffered
 with returned as (
@@ -19,7 +19,10 @@ alike as (
 
 contents as (
     select * from alike
-    qualify row_number() over (partition by record_id, content_digest order by load_id, source_uri, row_number) = 1
+    qualify row_number() over (
+        partition by record_id, content_digest
+        order by load_id, source_uri, row_number
+    ) = 1
 )
 
 select

@@ -1,6 +1,7 @@
--- superseded_versions: the rows that leave staging, as repeats; without those that were a repeat before, and are remembered.
+-- superseded_versions: the rows that move from staging to the duplicate rows, without those that
+-- are there already.
 -- grain: load_id, source_uri, row_number
--- reads: staging.records, moved_rows, staging.repeats
+-- reads: staging.records, moved_rows, staging.duplicate_rows
 with superseded as (
     select * from moved_rows
     where is_staged
@@ -27,8 +28,8 @@ semi join superseded
         records.load_id = superseded.load_id
         and records.source_uri = superseded.source_uri
         and records.row_number = superseded.row_number
-anti join staging.repeats
+anti join staging.duplicate_rows
     on
-        records.load_id = repeats.load_id
-        and records.source_uri = repeats.source_uri
-        and records.row_number = repeats.row_number
+        records.load_id = duplicate_rows.load_id
+        and records.source_uri = duplicate_rows.source_uri
+        and records.row_number = duplicate_rows.row_number

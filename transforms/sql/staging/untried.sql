@@ -1,4 +1,4 @@
--- untried: the rejected rows that are not replayed: those of other sources, and those that came to quarantine since.
+-- untried: the rejected rows that are not replayed: of other sources, or rejected since it began.
 -- grain: load_id, source_uri, row_number
 -- reads: quarantine.records, incoming
 select records.*

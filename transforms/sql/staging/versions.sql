@@ -1,6 +1,7 @@
--- versions: the rows that are a version of their record, of those accepted and those known already; the others are repeats.
--- The order in which rows arrive decides nothing but which of several rows that say the same is taken. Of one record known at
--- one instant counts what the newest written row says, then the last in the source; a version differs from the one before.
+-- versions: the accepted and earlier rows that are versions of their record; others are duplicates.
+-- The order of arrival only decides which of several equal rows is taken. Of the rows of a record
+-- known at one instant the last written counts, then the last in the source. A version differs from
+-- the one before.
 -- grain: accepted_id, earlier_id (one of them is null)
 -- reads: accepted, earlier_rows
 with candidates as (
@@ -40,7 +41,7 @@ in_effect as (
 ),
 
 changes as (
-    -- all rows of one instant say the same by now, so the first of them stands for it
+    -- all rows left of one instant are equal, so the first represents it
     select * from in_effect
     qualify content_digest is distinct from lag(content_digest) over (
         partition by record_id

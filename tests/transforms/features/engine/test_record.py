@@ -150,7 +150,7 @@ def test_reading_what_is_not_there_is_refused(declare: Declare, reads: str) -> N
         KernelView(module.RecordEcho, {})
 
 
-# --- (2) what a kernel must give ---
+# --- (2) what a kernel must return ---
 
 
 @pytest.mark.parametrize(
@@ -158,15 +158,15 @@ def test_reading_what_is_not_there_is_refused(declare: Declare, reads: str) -> N
     [
         (
             "return records.with_columns(n=1).cast({'n': pl.Int64}).head(1)",
-            "compute gave 1 rows of 2 records; it must give each back",
+            "compute returned 1 rows for 2 records; it must return each",
         ),
         (
             "return pl.concat([records, records]).with_columns(n=pl.lit(1, pl.Int64))",
-            "compute gave 4 rows of 2 records",
+            "compute returned 4 rows for 2 records",
         ),
         (
             "return records.with_columns(n=pl.lit(1, pl.Int64)).reverse()",
-            "compute gave 2 rows of 2 records; .*in order",
+            "compute returned 2 rows for 2 records; .*in order",
         ),
         (
             "return records.with_columns(n=pl.lit('1'))",

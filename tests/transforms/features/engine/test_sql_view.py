@@ -279,7 +279,7 @@ def test_a_leaking_query_is_stopped(
     with pytest.raises(
         GateError,
         match=(
-            r"features\.own: \d+ rows up to .* are others when what took effect later "
+            r"features\.own: \d+ rows up to .* differ when what took effect later "
             r".*effective_from"
         ),
     ):
@@ -316,7 +316,7 @@ def test_of_many_versions_leaks_are_found_in_a_sample_of_entities(
         "select author_id, effective_from as event_timestamp, lead(label) over (partition by "
         "author_id order by effective_from) as x"
     )
-    with pytest.raises(GateError, match="are others when"):
+    with pytest.raises(GateError, match="differ when"):
         computed(warehouse, query_view(f"{leaking}, effective_until is null as y from versions"))
 
 
@@ -327,7 +327,7 @@ def test_rows_that_depend_on_the_order_of_versions_are_refused(new_home: NewHome
         "text from versions group by all"
     )
     with pytest.raises(
-        GateError, match=r"1 rows are others when the versions come in another order.*break ties"
+        GateError, match=r"1 rows differ when the versions come in another order.*break ties"
     ):
         computed(warehouse, query_view(sql))
 
