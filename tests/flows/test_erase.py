@@ -106,7 +106,7 @@ class Person(Notes):
         file.write_text(file.read_text() + "".join(f"{line}\n" for line in [*lines, *self.more()]))
 
     def more(self) -> list[str]:
-        """Another's record: its second row is a duplicate row only without the person's version."""
+        """Another's record: a row is a duplicate only without the person's version between them."""
         known = ("2024-01-08T11:00:00Z", "2024-01-08T13:00:00Z")[self.n_added - 1]
         return [row("r8", "u3", known, "the same", written="2024-01-08T11:00:00Z")]
 
