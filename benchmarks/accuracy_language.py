@@ -1,7 +1,8 @@
 """How often `identify_language` is right, by length, and how fast it is beside its libraries alone.
 
-The texts labelled by language are Django's translations (`pip install django`, or the extra `bench`): each language's own
-strings without their placeholders, and the English ones. They are not shipped.
+The texts labelled by language are Django's translations (`pip install django`, or the extra
+`bench`): each language's own strings without their placeholders, and the English ones. They are not
+shipped.
 """
 
 import argparse
@@ -33,14 +34,17 @@ LEAST, LENGTHS, LONG = 20, (20, 40, 80), 80
 N_STRINGS, N_ROUNDS = 4, 5
 HEAD = """# Accuracy
 
-How often what is said about a text is right, how that was measured, and on what. Each part is made by the script it names.
+How often what is said about a text is right, how that was measured, and on what. Each part is made
+by the script it names.
 """
-HOW = """How often the named language is right, of Django's translations: {n:,} strings of at least 20 characters in {languages}
-languages, cut to 20, 40 and 80 characters (those that are as long), and whole where they have at least 80. They are terse, technical
-and hold English words, so they are harder than prose. Texts in {unsupported}, which neither library knows, are left
-out: such a text is taken for a neighbour. `macro` is the mean over languages. `group` counts a language as right that shares its
-`language_group`. `unsure` is `is_language_reliable` = 0, `und` among them. Neither library tells whether it has learned from these
-strings. Made by `benchmarks/accuracy_language.py --write docs/accuracy.md`.
+HOW = """How often the named language is right, of Django's translations: {n:,} strings of at least
+20 characters in {languages} languages, cut to 20, 40 and 80 characters (those that are as long),
+and whole where they have at least 80. They are terse, technical and hold English words, so they are
+harder than prose. Texts in {unsupported}, which neither library knows, are left out: such a text is
+taken for a neighbour. `macro` is the mean over languages. `group` counts a language as right that
+shares its `language_group`. `unsure` is `is_language_reliable` = 0, `und` among them. Neither
+library tells whether it has learned from these strings. Made by `benchmarks/accuracy_language.py
+--write docs/accuracy.md`.
 
 On {machine}"""
 
@@ -114,7 +118,7 @@ def cut(texts: pl.DataFrame, length: int | None) -> pl.DataFrame:
 
 
 def judge(texts: pl.DataFrame, length: int | None) -> pl.DataFrame:
-    """Say what is named for each text, by us and by each library alone; all texts, known language or not."""
+    """List the language found for each text, by us and by each library alone."""
     say(f"naming {texts.height:,} texts of {length or 'full'} characters")
     ours = identify_language(texts["text"], n_workers=1)
     second = py3langid()
@@ -225,7 +229,8 @@ def mistakes(judged: pl.DataFrame) -> list[str]:
         )
         listed = ", ".join(f"{true} as {said} {n}" for true, said, n in common.iter_rows())
         lines.append(
-            f"Commonest mistakes of {wrong.height:,} ({length if length == 'full' else f'{length} characters'}): {listed}."
+            f"Commonest mistakes of {wrong.height:,} "
+            f"({length if length == 'full' else f'{length} characters'}): {listed}."
         )
     return lines
 
@@ -253,8 +258,10 @@ def speed(texts: pl.DataFrame) -> list[str]:
         "all, 40 characters": cut(texts, 40)["text"].unique(),
     }
     about = (
-        f"Speed, best of {N_ROUNDS} rounds in turns, models loaded: texts a processor second, `pycld2` alone a text at a time; the last"
-        " column is how many times sooner two workers are done, which takes two idle processors. `all languages` are these strings, joined."
+        f"Speed, best of {N_ROUNDS} rounds in turns, models loaded: texts a processor second, "
+        "`pycld2` alone a text at a time; the last"
+        " column is how many times sooner two workers are done, which takes two idle "
+        "processors. `all languages` are these strings, joined."
     )
     header = ["", "texts", "bytes", "pycld2 alone", "`identify_language`", "2 workers"]
     return [about, table(header, [[name, *speed_of(many)] for name, many in kinds.items()])]

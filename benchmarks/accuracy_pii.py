@@ -1,4 +1,4 @@
-"""How well identifiers are found: labelled cases, what only looks like one, and real commits and CVE texts."""
+"""How well identifiers are found: labelled cases, look-alikes, and real commits and CVE texts."""
 
 import argparse
 import os
@@ -16,14 +16,16 @@ from transforms.text.pii import KINDS, redact
 
 PREAMBLE = """# Accuracy
 
-How often what is told of a text is right, kind by kind, and how that was measured. Tests hold the figures to floors.
+How often what is told of a text is right, kind by kind, and how that was measured. Tests hold the
+figures to floors.
 """
 SEED = 2026  # the patterns were written beside cases of another seed
 KNOWN = r"u[0-9a-f]+@example\.invalid"
 Spans = list[tuple[str, int, int]]
 ABOUT = """measure precision and recall of the redaction
 
-Real texts are read from ../shared beside the project, or the folder in MILLRACE_SHARED; without it they are left out.
+Real texts are read from ../shared beside the project, or the folder in MILLRACE_SHARED; without it
+they are left out.
 """
 
 
@@ -63,7 +65,10 @@ def describe(n_each: int, shared: Path | None) -> str:
     stray = find(text for _, text in lookalikes)
     parts = [
         "## Identifiers",
-        f"`.venv/bin/python benchmarks/accuracy_pii.py --each {n_each} --write docs/accuracy.md` (Faker {version('faker')}, seed {SEED})",
+        (
+            f"`.venv/bin/python benchmarks/accuracy_pii.py --each {n_each} --write "
+            f"docs/accuracy.md` (Faker {version('faker')}, seed {SEED})"
+        ),
         INTRODUCTION,
         by_kind(cases, spans, stray),
         "Recall by the way it is written, where it is not 1.000:",
@@ -148,7 +153,10 @@ def real(shared: Path) -> str:
         .item()
     )
     rows = [[kind, *(f"{counts[name][kind]:,}" for name in counts)] for kind in KINDS]
-    known_line = f"Of the {known:,} addresses in the commits that are known by their form, {known - left:,} are redacted."
+    known_line = (
+        f"Of the {known:,} addresses in the commits that are known by their form, "
+        f"{known - left:,} are redacted."
+    )
     header = ["redacted", f"{len(commits):,} commits", f"{len(texts):,} CVE texts"]
     return f"Real texts:\n\n{table(header, rows)}\n\n{known_line}\n\n{LOOKED_AT}"
 
@@ -169,29 +177,36 @@ def count(texts: pl.Series) -> dict[str, int]:
 
 
 INTRODUCTION = """\
-Cases are sentences, JSON, CSV and code with one identifier each (`benchmarks/pii_cases.py`): e-mail addresses, phone numbers and
-IBANs of seven locales, cards, US numbers, public v4 addresses and passwords from Faker, all else drawn by the script: JCB and
-Maestro cards too, because Faker draws them with prefixes that the issuers do not hold, and no card of 13 digits, which Visa gives
-out no more. An identifier is recalled if a placeholder of its kind covers all of it; a placeholder is right if it covers a part of
-one of its kind. Precision counts what is redacted in the cases and in the texts below that only look like it: versions, digests,
-CVE ids, instants, days, epochs, order numbers, ISBNs, UUIDs, MAC addresses, coordinates, private addresses, cards and IBANs whose
-check digits fail. Patterns and cases are by the same hand (on cases of another seed), so the real texts are the harder test."""
+Cases are sentences, JSON, CSV and code with one identifier each (`benchmarks/pii_cases.py`): e-mail
+addresses, phone numbers and IBANs of seven locales, cards, US numbers, public v4 addresses and
+passwords from Faker, all else drawn by the script: JCB and Maestro cards too, because Faker draws
+them with prefixes that the issuers do not hold, and no card of 13 digits, which Visa gives out no
+more. An identifier is recalled if a placeholder of its kind covers all of it; a placeholder is
+right if it covers a part of one of its kind. Precision counts what is redacted in the cases and in
+the texts below that only look like it: versions, digests, CVE ids, instants, days, epochs, order
+numbers, ISBNs, UUIDs, MAC addresses, coordinates, private addresses, cards and IBANs whose check
+digits fail. Patterns and cases are by the same hand (on cases of another seed), so the real texts
+are the harder test."""
 LOOKED_AT = """\
-What was redacted there beside e-mail addresses was read, all of it, on 2026-11-25. Commits: the addresses are addresses, the key is
-a shortened token of an example, the two phone numbers are a list of three test numbers (one text, twice). CVE texts: the six v4
-addresses are versions. E-mail addresses other than those known are real ones and message ids, which have their form."""
+What was redacted there beside e-mail addresses was read, all of it, on 2026-11-25. Commits: the
+addresses are addresses, the key is a shortened token of an example, the two phone numbers are a
+list of three test numbers (one text, twice). CVE texts: the six v4 addresses are versions. E-mail
+addresses other than those known are real ones and message ids, which have their form."""
 KNOWN_WRONG = """\
 What to know:
 
-- A text that holds a placeholder, because a source has `text: redact` or because somebody wrote it, counts as what the placeholder
-  stands for.
-- Digits alone are no phone number unless a word such as 'phone', 'call' or 'fax' stands before: order numbers look the same. This
-  is why the recall of phone numbers is below that of the others; the locales' other misses begin with 00, which no area does.
-- A v4 address whose four numbers are all below 100 is taken for a version unless 'IP', 'address', '://', a port or a mask says
-  otherwise; a version with a number of 100 or more is taken for an address unless 'version', 'before', 'v' or the like says
-  otherwise.
-- An e-mail address goes first, so a remote such as git@host counts as one, and a password before @ in a URL goes with it.
-- ASCII only: of an address with an umlaut before @ the first letters stay. Names and postal addresses are not looked for."""
+- A text that holds a placeholder, because a source has `text: redact` or because somebody wrote it,
+  counts as what the placeholder stands for.
+- Digits alone are no phone number unless a word such as 'phone', 'call' or 'fax' stands before:
+  order numbers look the same. This is why the recall of phone numbers is below that of the others;
+  the locales' other misses begin with 00, which no area does.
+- A v4 address whose four numbers are all below 100 is taken for a version unless 'IP', 'address',
+  '://', a port or a mask says otherwise; a version with a number of 100 or more is taken for an
+  address unless 'version', 'before', 'v' or the like says otherwise.
+- An e-mail address goes first, so a remote such as git@host counts as one, and a password before @
+  in a URL goes with it.
+- ASCII only: of an address with an umlaut before @ the first letters stay. Names and postal
+  addresses are not looked for."""
 
 if __name__ == "__main__":
     sys.exit(main())

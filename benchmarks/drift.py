@@ -1,4 +1,4 @@
-"""How often drift warns of loads in which nothing is wrong, and how small a shift it finds: the tables of docs/drift.md."""
+"""The tables of docs/drift.md: how often drift warns falsely, and how small a shift it finds."""
 
 import argparse
 import itertools
@@ -32,7 +32,8 @@ SEEDS = (101, 102, 103)
 DAYS = 120
 ABOUT = """count the loads that warn, of days as they are and of days with a planted shift
 
-The commits and the data tool are read from ../shared beside the project, or the folder in MILLRACE_SHARED; without it they are left out.
+The commits and the data tool are read from ../shared beside the project, or the folder in
+MILLRACE_SHARED; without it they are left out.
 """
 EXPANDED = {
     "name": "expanded",
@@ -56,12 +57,15 @@ SEEDED = {
     ),
 }
 Rows = pl.DataFrame
-SENTENCE = " This advisory was written by an automated service; kindly contact its operator for further assistance."
+SENTENCE = (
+    " This advisory was written by an automated service; kindly contact its operator for further "
+    "assistance."
+)
 VERBS = ("speichert", "verliert", "veröffentlicht", "überschreibt")
 
 
 class Stream(NamedTuple):
-    """Loads of one source, in the order in which they came; `text` is the field that shifts are planted into."""
+    """Loads of one source, in order of arrival; shifts are planted into the field `text`."""
 
     name: str
     document: dict[str, Any]
@@ -113,7 +117,7 @@ def main() -> int:
 
 
 def of_the_sample() -> Iterator[tuple[Stream, bool]]:
-    """The sample's days as they came, its rows dealt anew to days of the same sizes, and to days of other sizes."""
+    """The sample's days as they are, and its rows reshuffled to days of the same or other sizes."""
     document = yaml.safe_load((ROOT / "sources" / "cve_events.yaml").read_text("utf-8"))
     files = sorted((ROOT / "sources" / "data" / "cve_events").glob("*.jsonl.zst"))
     days = [pl.read_ndjson(file, infer_schema_length=None) for file in files]
@@ -228,7 +232,7 @@ def by(rows: Rows, period: pl.Expr) -> list[Rows]:
 
 
 def deal(rows: Rows, heights: Sequence[int], seed: int) -> list[Rows]:
-    """Deal rows by chance to loads of given heights, so that whatever differs between loads is chance."""
+    """Deal rows to loads of given heights at random, so that loads differ only by chance."""
     shuffled, ends = rows.sample(fraction=1, shuffle=True, seed=seed), np.cumsum([0, *heights])
     return [shuffled[int(start) : int(end)] for start, end in itertools.pairwise(ends)]
 
@@ -280,7 +284,7 @@ def raw(source: Source, number: int, rows: Rows) -> pa.RecordBatch:
 
 
 def count_alarms(name: str, judged: Judged) -> list[str]:
-    """Count the loads that were judged, and those that warned; loads that warn one after the other are told once more."""
+    """Count the loads that were judged, those that warned, and runs of consecutive warnings."""
     loads = judged.drift.group_by("load_id", maintain_order=True).agg(pl.col("verdict").unique())
     told = loads.filter(pl.col("verdict").list.set_difference(["no_reference"]).list.len() > 0)
     warned = told["verdict"].list.contains("warn").to_numpy()
@@ -300,7 +304,10 @@ def count_alarms(name: str, judged: Judged) -> list[str]:
 def german(text: str, number: int) -> str:
     del text
     verb = VERBS[number % 4]
-    return f"Das Gerät {verb} die Einstellungen nicht, wenn der Benutzer {number} Fenster öffnet und die Anwendung danach schließt."
+    return (
+        f"Das Gerät {verb} die Einstellungen nicht, wenn der Benutzer {number} Fenster öffnet und "
+        "die Anwendung danach schließt."
+    )
 
 
 SHIFTS: dict[str, Callable[[str, int], str]] = {
@@ -311,7 +318,7 @@ SHIFTS: dict[str, Callable[[str, int], str]] = {
 
 
 def count_caught(stream: Stream, judged: Judged) -> list[list[str]]:
-    """Plant every shift into a tenth of the loads with 100 rows or more, one at a time, and count those that warn for it."""
+    """Plant each shift into a tenth of the loads with 100 rows or more; count those that warn."""
     chosen = [
         number for number, rows in enumerate(stream.loads) if number >= 28 and rows.height >= 100
     ]
@@ -347,7 +354,7 @@ def alter(rows: Rows, text: str, shift: Callable[[str, int], str], share: float)
 
 
 def is_caught(profile: pl.DataFrame, number: int, judged: Judged) -> bool:
-    """Judge an altered load in the place of the one it was made of; what rests on the loads before it, its outcome, is left out."""
+    """Judge an altered load in place of the original, leaving out what needs earlier loads."""
     loads = judged.profiles["load_id"].unique(maintain_order=True)
     window = judged.profiles.filter(
         pl.col("load_id").is_in(loads[max(0, number - 28) : number].implode())

@@ -1,7 +1,8 @@
 """How fast duplicates are found, and how often what is found is right.
 
-Speed: exact by the digests alone; near, the whole view `record_duplicates` from staged records, in fresh processes. Accuracy: by the
-truth that the data tool keeps, and by the exact Jaccard similarity of every pair of a sample.
+Speed: exact by the digests alone; near, the whole view `record_duplicates` from staged records, in
+fresh processes. Accuracy: by the truth that the data tool keeps, and by the exact Jaccard
+similarity of every pair of a sample.
 """
 
 import argparse
@@ -260,7 +261,7 @@ def accuracy(folder: Path, rows: int, sample: int) -> list[str]:
 
 
 def read_truth(data: Path, home: Path) -> Measured:
-    """Count, of the records that the tool made from another, those that are marked, and those in the other's cluster."""
+    """Count the derived records that are marked, and those in the cluster of their original."""
     import polars as pl
 
     truth = pl.read_parquet(data / "_truth" / "*.parquet").filter(
@@ -315,8 +316,10 @@ def by_truth(rows: list[tuple[int, ...]]) -> list[str]:
         truth_row(KINDS[NEAR], "all", [sum(row[place] for row in near) for place in range(2, 7)])
     )
     text = (
-        "Records that the data tool made from an earlier record of another user: how many are marked, how many are of its cluster, how "
-        f"many are a near-duplicate by the exact Jaccard similarity of the two ({SIMILARITY} or more), and of these, how many are marked."
+        "Records that the data tool made from an earlier record of another user: how many are "
+        "marked, how many are of its cluster, how "
+        f"many are a near-duplicate by the exact Jaccard similarity of the two ({SIMILARITY} "
+        "or more), and of these, how many are marked."
     )
     return [
         text,
@@ -342,7 +345,7 @@ def truth_row(kind: str, edit: str, counts: Sequence[int]) -> list[str]:
 
 
 def read_pairs(_data: Path, home: Path) -> Measured:
-    """Hold the marks against the exact Jaccard similarity of each record's first text with those known before it."""
+    """Compare the marks with the exact Jaccard similarity of each first text with earlier ones."""
     import polars as pl
 
     order = ["effective_timestamp", "record_id"]
@@ -400,8 +403,10 @@ def by_pairs(rows: list[Any]) -> list[str]:
     close = sum(row[3] for row in rows if row[0] >= 0.65)
     recall, right, nearly = alike[1] / alike[0], alike[1] / n_marked, close / n_marked
     text = (
-        f"Every record of a sample ({sum(row[2] for row in rows):,} records) beside all before it, by the greatest exact Jaccard "
-        f"similarity. Of those with {SIMILARITY} or more {recall:.3f} are marked (recall); of the marked {right:.3f} have {SIMILARITY} or "
+        f"Every record of a sample ({sum(row[2] for row in rows):,} records) beside all "
+        "before it, by the greatest exact Jaccard "
+        f"similarity. Of those with {SIMILARITY} or more {recall:.3f} are marked (recall); of "
+        f"the marked {right:.3f} have {SIMILARITY} or "
         f"more, and {nearly:.3f} have 0.65 (precision)."
     )
     return [text, table(["most alike", "records", "marked", "share"], lines)]

@@ -1,6 +1,7 @@
-"""What declared groups cost: beside the views before there were declarations, beside one another, and beside other engines.
+"""What declared groups cost, compared with older views, each other and other engines.
 
-Records, staging and `record_quality` are made once. Each case runs in a fresh process, from staged records to published rows.
+Records, staging and `record_quality` are made once. Each case runs in a fresh process, from staged
+records to published rows.
 """
 
 import argparse
@@ -60,14 +61,16 @@ AGGREGATES = (
 )
 TEN = tuple(f"ten_{i}" for i in range(10))
 CASES = ("activities", "aggregates", "ten", "increment", "engines")
-ABOUT = """measure groups: the activities, each aggregate, ten groups, an increment, and other engines
+ABOUT = """measure groups: the activities, each aggregate, ten groups, an increment, and other
+engines
 
-Needs the data tool and the commits it starts from: ../shared beside the project, or the folder in MILLRACE_SHARED.
-Data and homes lie in a temp folder (TMPDIR says where; about 2 GB for a million records) that is removed at the end.
+Needs the data tool and the commits it starts from: ../shared beside the project, or the folder in
+MILLRACE_SHARED. Data and homes lie in a temp folder (TMPDIR says where; about 2 GB for a million
+records) that is removed at the end.
 """
 EXAMPLES = """examples:
-  benchmarks/groups.py --small --check                  as `make bench` does: equal values, and the ceilings of floors.json
-  benchmarks/groups.py --base ../before                 beside a checkout from before declarations, with a .venv of its own
+  benchmarks/groups.py --small --check                  as `make bench` does: see floors.json
+  benchmarks/groups.py --base ../before                 compare with an older checkout and its .venv
   benchmarks/groups.py --write docs/benchmarks.md       a million records; on a quiet machine
 """
 # run by the environment of the other checkout, whose modules have other names
@@ -85,14 +88,15 @@ stage.profile_views = lambda *_: None
 warehouse = Warehouse(Settings(home=Path(sys.argv[1])))
 start = time.perf_counter()
 stage.featurize(warehouse, datetime.now(UTC))
-print(json.dumps([time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6]))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+print(json.dumps([time.perf_counter() - start, peak]))
 """
-# a record counts from the microsecond after it is written: at that microsecond, so many of 7 days count
+# a record counts from the microsecond after it is written
 TRAILING_US = 7 * 24 * 60 * 60 * 1_000_000 - 2
 
 
 class Result(NamedTuple):
-    """What each case took, by its name, over `rows` staged records, and in how many rows values differ that should be equal.
+    """What each case took over `rows` staged records, and in how many rows values differ.
 
     `n_hops` is at how many records a window with hops has other values than one without.
     """
@@ -108,7 +112,7 @@ class Result(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The increment's seconds over those of all, both beyond the fixed cost, which is a run with nothing new."""
+        """The increment's seconds over the full build's, each less the fixed cost of a run."""
         nothing, some, everything = (
             self.measured[f"activities{of}"].seconds for of in (", nothing new", ", 1 % new", "")
         )
@@ -200,7 +204,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run(folder: Path, arguments: argparse.Namespace) -> Result:
-    """Make a home and measure the cases in it; those that other engines can express in a home of their own."""
+    """Make a home and measure the cases in it; those for other engines have their own home."""
     result = Result(0, {}, {})
     if set(arguments.case) - {"engines"}:
         with lend(folder, "data") as data, lend(folder, "home") as home:
@@ -320,7 +324,7 @@ def run_base(checkout: Path, home: Path) -> Measured:
 
 
 def run_increment(data: Path, day: Path, home: Path) -> dict[str, Measured]:
-    """Bring the activities up with nothing new; let one per cent more arrive in a copy of the home and be scored; extend them by it."""
+    """Extend the activities with nothing new, then by one per cent more records in a copy."""
     with lend(home.parent, "grown") as grown:
         link(home, grown)
         nothing = in_fresh_process(extend, grown, ACTIVITIES)
@@ -358,7 +362,7 @@ def extend(home: Path, names: Sequence[str]) -> Measured:
 
 
 def count_differing(one: Path, other: Path) -> Measured:
-    """Count the rows of the activities that only one of two homes has, or in which a value differs."""
+    """Count the rows of the activities that only one home has, or in which a value differs."""
     import duckdb
 
     differing = 0
@@ -372,14 +376,15 @@ def count_differing(one: Path, other: Path) -> Measured:
                 connection.sql("from other").columns
             )
             key = {f"{name.partition('_')[0]}_id", "event_timestamp"}
-            # when an entity was first seen is the least of what counts now, no longer of all that ever counted: decision 10
+            # decision 10: the time an entity was first seen is the least of what counts now
             values = sorted(columns - key - {"created_timestamp", "first_event_timestamp"})
             differ = " or ".join(
                 f"one.{column} is distinct from other.{column}" for column in values
             )
             lone = "one.event_timestamp is null or other.event_timestamp is null"
             found = connection.sql(
-                f"select count(*) from one full join other using ({', '.join(key)}) where {lone} or {differ}"
+                f"select count(*) from one full join other using ({', '.join(key)})"
+                f" where {lone} or {differ}"
             )
             differing += found.fetchall()[0][0]
     return Measured(0, 0, differing)
@@ -388,7 +393,7 @@ def count_differing(one: Path, other: Path) -> Measured:
 def run_engines(
     home: Path, folder: Path, repeat: int
 ) -> tuple[dict[str, Measured], dict[str, int], int]:
-    """Count records and add up words of the last 7 days at every record, by three engines, and compare all values; then those of hops."""
+    """Count records and words of the last 7 days by three engines and compare; then hops."""
     measured: dict[str, Measured] = {}
     with lend(folder, "engines") as out:
         for _ in range(repeat):
@@ -429,8 +434,13 @@ def trail_in_duckdb(home: Path, out: Path) -> Measured:
     with duckdb.connect() as connection:
         sql = f"""
             copy (
-                select author_id, records.event_timestamp, count(*) over week as n, sum(n_words) over week as n_words
-                from read_parquet($staging) as records inner join read_parquet($quality) as quality using (record_id)
+                select
+                    author_id,
+                    records.event_timestamp,
+                    count(*) over week as n,
+                    sum(n_words) over week as n_words
+                from read_parquet($staging) as records
+                inner join read_parquet($quality) as quality using (record_id)
                 window week as (
                     partition by author_id order by records.event_timestamp
                     range between to_microseconds({TRAILING_US}) preceding and current row
@@ -464,7 +474,7 @@ def trail_in_polars(home: Path, out: Path) -> Measured:
 
 
 def count_differing_trails(home: Path, view: str, out: Path) -> Measured:
-    """Count an engine's rows that differ from what a group says in the microsecond after the record."""
+    """Count an engine's rows that differ from a group's in the microsecond after the record."""
     import duckdb
 
     ours = str(home / "features" / view / "*.parquet")
@@ -473,8 +483,11 @@ def count_differing_trails(home: Path, view: str, out: Path) -> Measured:
             """
             select count(*) from read_parquet($theirs) as theirs
             left join read_parquet($ours) as ours
-                on ours.author_id = theirs.author_id and epoch_us(ours.event_timestamp) = epoch_us(theirs.event_timestamp) + 1
-            where ours.n_7d is distinct from theirs.n or ours.n_words_7d is distinct from theirs.n_words
+                on ours.author_id = theirs.author_id
+                and epoch_us(ours.event_timestamp) = epoch_us(theirs.event_timestamp) + 1
+            where
+                ours.n_7d is distinct from theirs.n
+                or ours.n_words_7d is distinct from theirs.n_words
             """,
             params={"ours": ours, "theirs": str(out)},
         )
@@ -512,7 +525,8 @@ def describe(result: Result, load: float) -> str:
     ]
     if "DuckDB" in result.differing:
         equal.append(
-            f"With hops of an hour a record counts up to an hour longer, which {result.n_hops:,} of the values at records show."
+            "With hops of an hour a record counts up to an hour longer, "
+            f"which {result.n_hops:,} of the values at records show."
         )
     head = table(
         [f"{result.rows:,} records", "seconds", "rows published", "peak MB", "beside"], rows
@@ -529,7 +543,7 @@ def describe(result: Result, load: float) -> str:
 
 
 def goals(result: Result) -> list[Goal]:
-    """Hold what was measured against the goals, which are for a million records on two quiet cores."""
+    """Check the measurements against the goals, for a million records on two quiet cores."""
     asked: Mapping[str, tuple[str, float]] = {
         "activities_over_before": ("activities, x those before", 1),
         **{

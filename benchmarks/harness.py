@@ -1,7 +1,8 @@
-"""What the benchmarks share: fresh processes, clocks, peak memory, tables, and the page that they are written to.
+"""What the benchmarks share: fresh processes, clocks, peak memory, tables and the results page.
 
-A case runs in a fresh process, so that its peak memory is its own, and its clock starts after its imports. The process that
-starts it imports nothing heavy and takes only plain values back: on Linux a child's peak begins at what its parent held.
+A case runs in a fresh process, so that its peak memory is its own, and its clock starts after its
+imports. The process that starts it imports nothing heavy and takes only plain values back: on Linux
+a child's peak begins at what its parent held.
 """
 
 import os
@@ -22,8 +23,9 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 PREAMBLE = """# Benchmarks
 
-How fast, and how much memory, beside what the machine could do at best. `make bench` runs all of it small and holds it against
-`benchmarks/floors.json`: exact counts, and ceilings with room for a noisy machine.
+How fast, and how much memory, beside what the machine could do at best. `make bench` runs all of it
+small and holds it against `benchmarks/floors.json`: exact counts, and ceilings with room for a
+noisy machine.
 
 """
 
@@ -52,7 +54,7 @@ class CaseFailedError(Exception):
 def in_fresh_process(
     case: Callable[..., Measured], *arguments: object, limit_seconds: float | None = None
 ) -> Measured:
-    """Run a case in a fresh process; raises `CaseFailedError` if it fails, or is killed past its limit."""
+    """Run a case in a fresh process; raises `CaseFailedError` if it fails or exceeds its limit."""
     context = get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(there, case, arguments))
@@ -112,7 +114,10 @@ def machine(load: float, libraries: tuple[str, ...]) -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     versions = ", ".join(f"{name} {version(name)}" for name in libraries)
     day = datetime.now(UTC).date()
-    hardware = f"{platform.machine()}, {cores} cores, {memory:.0f} GB of memory, load {load:.1f} before the start"
+    hardware = (
+        f"{platform.machine()}, {cores} cores, {memory:.0f} GB of memory, load {load:.1f} before "
+        "the start"
+    )
     return f"{day}, {hardware}; Python {platform.python_version()}, {versions}."
 
 
@@ -139,7 +144,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def write(page: Path, name: str, report: str) -> None:
-    """Put a report between its markers in the page; at the page's end if it has none, in a new page if there is none."""
+    """Put a report between its markers in the page, or at its end; create the page if missing."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     text = page.read_text("utf-8") if page.exists() else PREAMBLE
     if begin not in text:

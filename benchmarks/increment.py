@@ -1,6 +1,7 @@
-"""What a day of new rows costs beside the full build, in the same process conditions: `--lag git` records, late by their real lags.
+"""What a day of new rows costs compared with the full build: `--lag git` uses real lags.
 
-A run of all stages up to the features, each in a fresh process: the base, nothing new, one per cent more.
+A run of all stages up to the features, each in a fresh process: the base, nothing new, one per cent
+more.
 """
 
 import argparse
@@ -32,7 +33,7 @@ class Result(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The increment's seconds over the full build's, both beyond the fixed cost, which is a run with nothing new."""
+        """The increment's seconds over the full build's, each less the fixed cost of a run."""
         return (self.increment.seconds - self.nothing.seconds) / (
             self.full.seconds - self.nothing.seconds
         )
@@ -64,7 +65,7 @@ def main() -> int:
 
 
 def measure(rows: int) -> Result:
-    """Build the base, run again, let the day's file arrive, run again; files lie in a temp folder."""
+    """Build the base, run again, add the day's file and run again, in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as name:
         folder = Path(name)
         data, made, home = folder / "data", folder / "made", folder / "home"
@@ -90,7 +91,8 @@ def measure(rows: int) -> Result:
         increment = in_fresh_process(run_stages, data, home)
     for label, measured in (("full", full), ("nothing new", nothing), ("one per cent", increment)):
         say(
-            f"{label}: {measured.seconds:.2f} s, {measured.peak_mb:,.0f} MB, {json.dumps(measured.made)}"
+            f"{label}: {measured.seconds:.2f} s, {measured.peak_mb:,.0f} MB, "
+            f"{json.dumps(measured.made)}"
         )
     return Result(rows, full, nothing, increment)
 

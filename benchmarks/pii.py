@@ -15,9 +15,11 @@ GOAL = 400_000
 PEER_ROWS = 20_000
 N_DIGITS = 10_000_000
 REPEAT = 3
-ABOUT = """measure the redaction on both cores (Polars streaming), on one batch, with its counts, and beside Python's re row by row
+ABOUT = """measure the redaction on both cores (Polars streaming), on one batch, with its counts,
+and beside Python's re row by row
 
-Needs the data tool and the commits it starts from: ../shared beside the project, or the folder in MILLRACE_SHARED.
+Needs the data tool and the commits it starts from: ../shared beside the project, or the folder in
+MILLRACE_SHARED.
 """
 
 
@@ -82,7 +84,10 @@ def describe(measured: dict[str, Measured], rows: int, hostile: Measured, load: 
     return "\n\n".join(
         [
             "## Redaction",
-            f"`.venv/bin/python benchmarks/pii.py --rows {rows:_}`; the best of {REPEAT}, texts in memory.",
+            (
+                f"`.venv/bin/python benchmarks/pii.py --rows {rows:_}`; the best of {REPEAT}, "
+                "texts in memory."
+            ),
             machine(load, ("polars",)),
             table(
                 [
@@ -172,7 +177,7 @@ def redact_digits() -> Measured:
 
 
 def timed(work: Callable[[], object], repeat: int = REPEAT) -> Measured:
-    """Time work; what is told is its CPU-seconds, the least of some times, which a busy machine changes less."""
+    """Return the least CPU-seconds of some runs, which a busy machine affects less."""
     seconds = []
 
     def once() -> None:

@@ -1,6 +1,7 @@
-"""Labelled cases for the redaction of identifiers: what Faker and a seed make in several locales, and what must stay.
+"""Labelled cases for the redaction of identifiers: seeded ones from Faker, and what must stay.
 
-Nothing here is anybody's: numbers are drawn. The sentences around them know nothing of the patterns.
+Nothing here is anybody's: numbers are drawn. The sentences around them know nothing of the
+patterns.
 """
 
 import base64
@@ -16,6 +17,8 @@ from faker import Faker
 
 BARE = "digits alone, without a word"
 LOCALES = ("en_US", "en_GB", "de_DE", "fr_FR", "es_ES", "it_IT", "nl_NL")
+INSTANTS = ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S.%f", "%a %b %d %H:%M:%S +0200 %Y")
+COMPACT_INSTANTS = ("%Y%m%d", "%Y%m%d-%H%M%S", "%Y%m%dT%H%M%S", "%Y%m%d%H%M%S")
 CARDS = ("visa16", "visa19", "mastercard", "amex", "discover", "diners")
 # Faker draws these with prefixes that the issuers do not hold
 OTHER_CARDS = {
@@ -50,7 +53,7 @@ NUMBER_IS = (
 
 
 class Case(NamedTuple):
-    """A text, and where in it an identifier stands; `sort` tells the ways of writing a kind apart."""
+    """A text and the position of an identifier in it; `sort` is the way in which it is written."""
 
     text: str
     kind: str
@@ -205,7 +208,10 @@ def public_v6(draw: random.Random) -> str:
 
 def nino(draw: random.Random) -> str:
     """Draw a national insurance number of a prefix in use."""
-    number = f"{draw.choice('ABCEHJLMPRSW')}{draw.choice('ABCEHJLMPRSX')} {drawn(draw, 2, string.digits)} {drawn(draw, 2, string.digits)}"
+    number = (
+        f"{draw.choice('ABCEHJLMPRSW')}{draw.choice('ABCEHJLMPRSX')} "
+        f"{drawn(draw, 2, string.digits)} {drawn(draw, 2, string.digits)}"
+    )
     number = f"{number} {drawn(draw, 2, string.digits)} {draw.choice('ABCD')}"
     return number if draw.random() < 0.5 else number.replace(" ", "")
 
@@ -254,7 +260,7 @@ TOKENS: dict[str, Callable[[random.Random], str]] = {
 
 
 def negatives(n_each: int, seed: int = 7) -> list[tuple[str, str]]:
-    """Make texts that must stay as they are: sort and text, `n_each` of every sort that is drawn, all of those written out."""
+    """Make texts that must not change: `n_each` of every random sort, and all of the fixed ones."""
     draw = random.Random(seed)  # noqa: S311 - nothing is secret here
     made = [
         (sort, draw.choice(SURROUNDINGS).format(make(draw)))
@@ -309,12 +315,8 @@ LOOKALIKES: dict[str, Callable[[random.Random], str]] = {
     ),
     "CVE id": lambda draw: f"CVE-{draw.randrange(1999, 2027)}-{draw.randrange(1000, 99999)}",
     "bare id of a CVE": lambda draw: f"{draw.randrange(2000, 2027)}-{draw.randrange(1000, 99999)}",
-    "instant": lambda draw: (
-        f"{instant(draw):{draw.choice(('%Y-%m-%dT%H:%M:%SZ', '%Y-%m-%d %H:%M:%S.%f', '%a %b %d %H:%M:%S +0200 %Y'))}}"
-    ),
-    "compact instant": lambda draw: (
-        f"{instant(draw):{draw.choice(('%Y%m%d', '%Y%m%d-%H%M%S', '%Y%m%dT%H%M%S', '%Y%m%d%H%M%S'))}}"
-    ),
+    "instant": lambda draw: f"{instant(draw):{draw.choice(INSTANTS)}}",
+    "compact instant": lambda draw: f"{instant(draw):{draw.choice(COMPACT_INSTANTS)}}",
     "epoch": lambda draw: f"1{digits(draw, draw.choice((9, 12, 15, 18)))}",
     "day, day first": lambda draw: (
         f"{instant(draw):{draw.choice(('%d.%m.%Y', '%d/%m/%Y', '%d-%m-%Y', '%d-%m-%y'))}}"
@@ -336,7 +338,8 @@ LOOKALIKES: dict[str, Callable[[random.Random], str]] = {
         drawn(draw, 2, string.digits) for _ in range(6)
     ),
     "coordinates": lambda draw: (
-        f"{draw.choice(('', '+', '-'))}{draw.uniform(1, 89):.6f}, {draw.choice(('', '+', '-'))}{draw.uniform(1, 179):.6f}"
+        f"{draw.choice(('', '+', '-'))}{draw.uniform(1, 89):.6f}, "
+        f"{draw.choice(('', '+', '-'))}{draw.uniform(1, 179):.6f}"
     ),
     "amount": lambda draw: draw.choice(("{},{},{}.00", "{}.{}.{},00", "{} {} {}")).format(
         *(digits(draw, 3) for _ in range(3))
@@ -397,7 +400,7 @@ def luhn_digit(body: str) -> int:
 
 
 def found(text: str, redacted: str, kinds: tuple[str, ...]) -> list[tuple[str, int, int]]:
-    """Tell what was redacted: kind, start and end in the text. What stands between placeholders must be there byte for byte."""
+    """Find what was redacted: kind, start and end. All other bytes must be unchanged."""
     names = "|".join(kinds)
     pieces = re.split(f"<({names})>", redacted)
     kinds_found = pieces[1::2]

@@ -1,6 +1,7 @@
 """How fast the pipeline is and how much memory it takes, beside a limit measured in the same run.
 
-The limit is Polars: read the same lines, write them as zstd Parquet. Each stage runs in a fresh process.
+The limit is Polars: read the same lines, write them as zstd Parquet. Each stage runs in a fresh
+process.
 """
 
 import argparse
@@ -33,7 +34,8 @@ FLOORS = Path(__file__).with_name("floors.json")
 LIBRARIES = ("polars", "duckdb", "pyarrow", "deltalake", "pandera", "numpy")
 SMALL_ROWS = 100_000
 MAX_ROWS_OF_A_FILE = 200_000
-# Polars aborts at a line that is no JSON, so the data that is timed has broken values only; they are counted on data that has both
+# Polars aborts at a line that is no JSON, so the data that is timed has broken values only; they
+# are counted on data that has both
 TIMED = ("--badline", "0", "--badvalue", "0.003")
 COUNTED = (
     "--rows",
@@ -49,16 +51,18 @@ COUNTED = (
 )
 ABOUT = """measure the pipeline, source to features, beside Polars writing the same lines as Parquet
 
-Needs the data tool and the commits it starts from: ../shared beside the project, or the folder in MILLRACE_SHARED.
-Data and homes lie in a temp folder (TMPDIR says where; about 1 GB for a million records) that is removed at the end.
+Needs the data tool and the commits it starts from: ../shared beside the project, or the folder in
+MILLRACE_SHARED. Data and homes lie in a temp folder (TMPDIR says where; about 1 GB for a million
+records) that is removed at the end.
 """
 EXAMPLES = """examples:
   benchmarks/pipeline.py --small                        100,000 records, under a minute
-  benchmarks/pipeline.py --small --check                as `make bench` does: counts and ceilings of floors.json
+  benchmarks/pipeline.py --small --check                as `make bench` does: see floors.json
   benchmarks/pipeline.py --write docs/benchmarks.md     a million records; on a quiet machine
   benchmarks/pipeline.py --rows 1_000_000 4_000_000     also how the peak grows
 
-A stage's line: its seconds, records a second, peak memory of its process, and its seconds over the limit's.
+A stage's line: its seconds, records a second, peak memory of its process, and its seconds over the
+limit's.
 """
 
 
@@ -167,7 +171,8 @@ def find_expand() -> Path:
     tool = shared / "tools" / "expand.py"
     if not tool.is_file():
         sys.exit(
-            f"{tool}: is not there; set MILLRACE_SHARED to the folder that holds tools/expand.py and data/commits"
+            f"{tool}: is not there; set MILLRACE_SHARED to the folder that holds "
+            "tools/expand.py and data/commits"
         )
     return tool
 
@@ -246,7 +251,8 @@ def measure(stage: Callable[[Path, Path], Measured], data: Path, folder: Path) -
     """Run a stage in a fresh process."""
     measured = in_fresh_process(stage, data, folder)
     say(
-        f"{stage.__name__.removeprefix('stage_')}: {measured.seconds:.2f} s, {measured.peak_mb:,.0f} MB"
+        f"{stage.__name__.removeprefix('stage_')}: {measured.seconds:.2f} s, "
+        f"{measured.peak_mb:,.0f} MB"
     )
     return measured
 
@@ -367,7 +373,7 @@ def stage_row(name: str, measured: Measured, result: Result) -> list[str]:
 
 
 def goals(results: list[Result]) -> str:
-    """Hold the first run against the goals, which are for a million records on two quiet cores; then the growth of the peak."""
+    """Check the first run against the goals (a million records, two cores), and peak growth."""
     first = results[0]
     speed, ratio, peak = (
         first.rows / first.seconds,

@@ -1,6 +1,9 @@
-"""Pictures of a home's report for docs/images: `benchmarks/screenshots.py HOME NAME` writes NAME_light.png, NAME_dark.png, NAME_phone.png.
+"""Pictures of a home's report for docs/images.
 
-Needs Chromium, and Pillow, which takes the colours down to few, so that a picture stays below 400 kB.
+`benchmarks/screenshots.py HOME NAME` writes NAME_light.png, NAME_dark.png and NAME_phone.png.
+
+Needs Chromium, and Pillow, which takes the colours down to few, so that a picture stays below 400
+kB.
 """
 
 import shutil

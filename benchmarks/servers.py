@@ -1,6 +1,7 @@
-"""Private servers for benchmarks and tests: the real programs, on a free loopback port, ended by process id.
+"""Private servers for benchmarks and tests: real programs on free loopback ports.
 
-Each is a context manager that gives the address; `MissingProgram` says which program is not installed.
+Each is a context manager that gives the address; `MissingProgram` says which program is not
+installed.
 """
 
 import os
@@ -58,7 +59,7 @@ def redis_server() -> Iterator[Address]:
 
 @contextmanager
 def postgres_server() -> Iterator[Address]:
-    """Start an empty PostgreSQL with the database and superuser `postgres`, which needs no password."""
+    """Start an empty PostgreSQL with the database and superuser `postgres`, without a password."""
     initdb, postgres = _program("initdb"), _program("postgres")
     address = Address("127.0.0.1", free_port())
     user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root

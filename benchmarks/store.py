@@ -1,7 +1,8 @@
-"""How fast the store engine is, side by side in one run with stock Feast and with the engines underneath.
+"""How fast the store engine is, compared with stock Feast and the engines underneath.
 
-Every contender runs in a fresh process on the same files; what a contender returns is compared by checksum, so that nobody is
-quick by being wrong. Contenders take turns, and the best round of each counts. Feast's own parts are the contender `stock`.
+Every contender runs in a fresh process on the same files; what a contender returns is compared by
+checksum, so that nobody is quick by being wrong. Contenders take turns, and the best round of each
+counts. Feast's own parts are the contender `stock`.
 """
 
 import argparse
@@ -47,11 +48,12 @@ ASOF = {"type": f"{OURS}.asof.AsofOfflineStore"}
 ENGINE = {"type": f"{OURS}.columnar.ColumnarComputeEngine"}
 ABOUT = """measure the store engine beside stock Feast, DuckDB and Polars
 
-Data lies in a temp folder (TMPDIR says where; 5 GB for the case of 100 million rows) that is removed at the end.
+Data lies in a temp folder (TMPDIR says where; 5 GB for the case of 100 million rows) that is
+removed at the end.
 """
 EXAMPLES = """examples:
   benchmarks/store.py --small                      all cases but the largest, in a minute or two
-  benchmarks/store.py --small --check              as `make bench` does: against the ceilings in floors.json
+  benchmarks/store.py --small --check              as `make bench` does: see floors.json
   benchmarks/store.py --write docs/benchmarks.md   all cases, about half an hour on a quiet machine
   benchmarks/store.py --case read materialize      some cases
   benchmarks/store.py --case zones --scale 0.1     a tenth of all rows and entities
@@ -214,7 +216,10 @@ def join_case(folder: Path, sizes: Sizes) -> Report:
                     faster >= 1.5,
                 )
             )
-    title = f"{sizes.feature_rows:,} feature rows, {sizes.entities:,} keys, {sizes.spine_rows:,} spine rows to pandas"
+    title = (
+        f"{sizes.feature_rows:,} feature rows, {sizes.entities:,} keys, {sizes.spine_rows:,} "
+        "spine rows to pandas"
+    )
     return Report(
         table([title, "contender", "seconds", "rows/s", "peak MB", "x raw"], rows), ratios, goals
     )
@@ -288,7 +293,10 @@ def contest(
     rounds: int = 1,
     stock_limit_seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Run contenders by turns, the best round of each; a failure of stock Feast is told as text. All that finish must agree."""
+    """Run contenders in turn and take the best round of each; all that finish must agree.
+
+    A failure of stock Feast is reported as text.
+    """
     found: dict[str, Any] = {}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -327,7 +335,7 @@ def attempt(name: str, run: tuple[Any, ...], stock_limit_seconds: float | None) 
 
 
 def row(what: str, name: str, result: Any, n_rows: int, raw: float | None = None) -> list[str]:
-    """Lay out one contender; `raw` is the time of the quicker raw engine at the same work, if one did it."""
+    """Format one contender; `raw` is the time of the faster raw engine at the same work, if any."""
     if isinstance(result, str):
         return [what, name, result[:60], "", "", ""]
     ratio = f"{result.seconds / raw:.2f}" if raw else ""
@@ -342,7 +350,7 @@ def row(what: str, name: str, result: Any, n_rows: int, raw: float | None = None
 
 
 def make_join(data: Path, keys: str, sizes: Sizes) -> Measured:
-    """Write a feature table and a spine. Every instant and key is drawn, so some spine rows have no feature row before them."""
+    """Write a random feature table and a spine; some spine rows have no earlier feature row."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -438,7 +446,8 @@ def raw_duckdb(data: Path, repeat: int) -> Measured:
         f"""select spine.* exclude (n), {columns}
         from (select *, row_number() over () as n from '{data}/spine.parquet') as spine
         asof left join '{data}/features.parquet' as feature
-        on spine.user_id = feature.user_id and spine.event_timestamp >= feature.event_timestamp order by n""",
+        on spine.user_id = feature.user_id and spine.event_timestamp >= feature.event_timestamp
+        order by n""",
         repeat,
         "row_id",
         FEATURES,
@@ -449,10 +458,14 @@ def raw_zones_duckdb(data: Path) -> Measured:
     """DuckDB alone, in the trips' order, as a pandas frame."""
     joins = "".join(
         f" asof left join '{data}/zone_{minutes}.parquet' as zone_{minutes}"
-        f" on trip.zone_id = zone_{minutes}.zone_id and trip.event_timestamp >= zone_{minutes}.event_timestamp"
+        f" on trip.zone_id = zone_{minutes}.zone_id and trip.event_timestamp >= "
+        f"zone_{minutes}.event_timestamp"
         for minutes in (15, 30)
     )
-    sql = f"select trip.*, {', '.join(ZONE_COLUMNS)} from '{data}/trips.parquet' as trip{joins} order by trip_id"
+    sql = (
+        f"select trip.*, {', '.join(ZONE_COLUMNS)} from '{data}/trips.parquet' as trip{joins} "
+        "order by trip_id"
+    )
     return duckdb_to_pandas(sql, 1, "trip_id", ZONE_COLUMNS)
 
 
@@ -565,9 +578,10 @@ def read_checksum(path: Path) -> Measured:
 def checksum(
     frame: Any, row_id: str, features: Sequence[str], *, is_ordered: bool = True
 ) -> tuple[int, ...]:
-    """Tell the rows, and for each feature the sum of its bits times the row's number, modulo 2**64; null counts as -1.
+    """Digest each feature: the sum of its bits times the row number, modulo 2**64; null is -1.
 
-    Raises `ValueError` where rows are not in the spine's order; stock Feast's DuckDB store does not keep it.
+    Raises `ValueError` where rows are not in the spine's order; stock Feast's DuckDB store does not
+    keep it.
     """
     if is_ordered and not frame[row_id].is_monotonic_increasing:
         message = "the rows are not in the spine's order"
@@ -587,7 +601,7 @@ def feast_store(
     online_store: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Iterator[Any]:
-    """Open a Feast store over Parquet files of a folder: (entity, key, view, features), each with its own registry."""
+    """Open a Feast store over Parquet files of a folder, each: entity, key, view, features."""
     import contextlib
     import io
 
@@ -698,7 +712,8 @@ def report_many(
         in_fresh_process(make_online, data, sizes.many_online_entities)
         many = in_fresh_process(materialize, data, store, "millrace")
     say(
-        f"materialize: redis: {sizes.many_online_entities:,}: {many.seconds:.2f} s, {many.peak_mb:,.0f} MB"
+        f"materialize: redis: {sizes.many_online_entities:,}: {many.seconds:.2f} s, "
+        f"{many.peak_mb:,.0f} MB"
     )
     speed = f"{sizes.many_online_entities / many.seconds:,.0f}"
     rows.append(
@@ -714,7 +729,10 @@ def report_many(
     growth = (many.seconds / sizes.many_online_entities) / (few.seconds / sizes.online_entities)
     goals.append(
         Goal(
-            f"{sizes.many_online_entities:,} to redis, time per entity over that of {sizes.online_entities:,}",
+            (
+                f"{sizes.many_online_entities:,} to redis, time per entity over that of "
+                f"{sizes.online_entities:,}"
+            ),
             f"{growth:.2f}",
             "<= 1.1 (linear)",
             growth <= 1.1,
@@ -856,7 +874,7 @@ READ_GOALS = (  # the first of each contender has the ceiling in floors.json
 def take_turns(
     contenders: dict[str, tuple[Any, ...]], rounds: int
 ) -> dict[str, dict[int, list[float]]]:
-    """Let all read by turns; the milliseconds of all calls of all rounds, for each number of rows."""
+    """Let all read in turn; return the milliseconds of every call, by number of rows."""
     found: dict[str, dict[int, list[float]]] = {
         who: {count: [] for count in COUNTS} for who in contenders
     }
@@ -881,7 +899,10 @@ def latency_rows(where: str, found: dict[str, dict[int, list[float]]]) -> list[l
 
 
 def read_through_feast(
-    data: Path, online_store: dict[str, Any], sizes: Sizes, to_dict: bool
+    data: Path,
+    online_store: dict[str, Any],
+    sizes: Sizes,
+    to_dict: bool,  # noqa: FBT001
 ) -> Measured:
     """`get_online_features(...)`: a protobuf message, or the values in it."""
     with served(data, online_store, "millrace") as store:

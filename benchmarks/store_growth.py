@@ -1,6 +1,7 @@
-"""How time and memory grow with the spine: ours, DuckDB's ASOF and Polars' join_asof, as a plot and, beside it, CSV.
+"""How time and memory grow with the spine, as a plot and CSV: ours, DuckDB's ASOF, join_asof.
 
-The data is that of the case `zones` of benchmarks/store.py: trips to a pandas frame, with 2 views of 4 features.
+The data is that of the case `zones` of benchmarks/store.py: trips to a pandas frame, with 2 views
+of 4 features.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""How fast records are scored, on all cores; and scored and signed on one core, beside datatrove on the same records.
+"""How fast records are scored on all cores, and on one core compared with datatrove.
 
-datatrove's filters decide instead of measuring, and its signature is only the first of the three steps of its dedup; both are
-given every benefit: no reading, no writing, no pipeline around them.
+datatrove's filters decide instead of measuring, and its signature is only the first of the three
+steps of its dedup; both are given every benefit: no reading, no writing, no pipeline around them.
 """
 
 import argparse
@@ -42,7 +42,8 @@ FILTERS = (
 )
 ABOUT = """measure the signals of a text on all cores, and on one beside datatrove
 
-Needs ../shared beside the project or MILLRACE_SHARED; and beside datatrove, the extra [peers] (pip install -c constraints.txt '.[peers]').
+Needs ../shared beside the project or MILLRACE_SHARED; and beside datatrove, the extra [peers] (pip
+install -c constraints.txt '.[peers]').
 """
 
 
@@ -245,7 +246,7 @@ def our_signatures(data: Path) -> Measured:
 
 
 def their_filters(data: Path) -> Measured:
-    """All four filters on every record, whatever the one before says: these are our signals, too."""
+    """Apply all four filters to every record; we compute these signals too."""
     return _filtered(data, FILTERS)
 
 
@@ -290,7 +291,7 @@ def their_signatures(data: Path) -> Measured:
 
 
 def rensa_signatures(data: Path) -> Measured:
-    """Signatures of as many values as ours, of our shingles; taken out as rows, for the matrix has no buffer to read."""
+    """Sign our shingles with as many values as ours; copied by row, as the matrix has no buffer."""
     one_core()
     import numpy as np
     import polars as pl

@@ -1,4 +1,4 @@
-"""The catalogue of features, made from their contracts: for the command line and for docs/features.md."""
+"""The catalogue of features, derived from their contracts, for the command line and the docs."""
 
 from pathlib import Path
 
@@ -66,7 +66,10 @@ def catalogue_markdown() -> str:
     for view in found.views.values():
         lines += [f"## {view.name}", "", view.description, ""]
         lines += [
-            f"Key: `{'`, `'.join(view.entity.columns)}`. Declared in `{_place(found.paths[view.name])}`.",
+            (
+                f"Key: `{'`, `'.join(view.entity.columns)}`. "
+                f"Declared in `{_place(found.paths[view.name])}`."
+            ),
             "",
         ]
         lines += [*_table(view.contract.served()), ""]
@@ -76,7 +79,10 @@ def catalogue_markdown() -> str:
         )
         lines += [f"## {name}", "", declared.description, ""]
         lines += [
-            f"Computed when it is asked for, from `{read}` and the instant. Declared in `{_place(found.paths[name])}`.",
+            (
+                f"Computed when it is asked for, from `{read}` and the instant. "
+                f"Declared in `{_place(found.paths[name])}`."
+            ),
             "",
         ]
         lines += [*_table(derived_columns(name)), ""]
@@ -90,7 +96,8 @@ def catalogue_markdown() -> str:
 
 def _table(columns: list[Column]) -> list[str]:
     rows = [
-        f"| `{column.name}` | {kind(column)} | {column.bounds} | {_cell(column.description)} | {column.origin or ''} |"
+        f"| `{column.name}` | {kind(column)} | {column.bounds} "
+        f"| {_cell(column.description)} | {column.origin or ''} |"
         for column in columns
     ]
     return ["| feature | type | range | meaning | after |", "|---|---|---|---|---|", *rows]

@@ -26,8 +26,9 @@ PACKAGES = ("deltalake", "duckdb", "feast", "millrace", "pandera", "polars", "py
 class TrainingSet:
     """A training set and what it was made from.
 
-    `frame` holds every spine row, in order, with the features behind it. `lock` tells the digests of the spine, of the registry
-    and of the result, the features, the version of every table, the digest of the code that made it, and package versions.
+    `frame` contains every spine row, in order, followed by its features. `lock` records the
+    features, the version and code digest of every table, the versions of packages, and the digests
+    of the spine, the registry and the result.
     """
 
     frame: "pl.DataFrame"
@@ -42,16 +43,22 @@ class TrainingSet:
         write_lock(Path(path), self.lock)
 
     def register(self, name: str) -> None:
-        """Keep lock and spine in the home: maintenance then keeps what they need, and `training_set.rebuild(name)` finds them."""
+        """Keep lock and spine in the home.
+
+        Maintenance then keeps the files they need, and `training_set.rebuild(name)` finds them.
+        """
         from feature_repo.locks import register
 
         register(self.home, name, self.lock, self.spine)
 
 
 def store(home: Path | str | None = None) -> "FeatureStore":
-    """Open the Feast store of a home, from any folder: the one given, else `MILLRACE_HOME`, else the nearest `.millrace`.
+    """Open the Feast store of a home, from any folder.
 
-    It is Feast's own, which also writes rows of nulls. Raises `HomeError` where no pipeline has run yet.
+    The home is the one given, else `MILLRACE_HOME`, else the nearest `.millrace`.
+
+    The store is Feast's own, and also writes rows of nulls. Raises `HomeError` where no pipeline
+    has run yet.
     """
     from feature_repo.stores.store import Store  # which imports Feast
 
@@ -59,11 +66,12 @@ def store(home: Path | str | None = None) -> "FeatureStore":
 
 
 def repo_config(home: Path) -> Any:
-    """Feast's configuration for a home: `feature_store.yaml` of this folder, with the home's own paths in it."""
+    """Feast's configuration for a home: `feature_store.yaml` with the home's own paths in it."""
     from feature_repo.importing import feast
 
     settings = store_settings(home)
-    # set afterwards, for Feast warns that this has no effect with a file registry: it has (a test reads meanwhile)
+    # set afterwards: Feast warns that it has no effect with a file registry, but it has (a test
+    # reads while rows are written)
     serves_meanwhile = settings["registry"].pop("serve_features_while_materializing", False)
     config = feast.RepoConfig(**settings, repo_path=REPOSITORY)
     config.registry.serve_features_while_materializing = serves_meanwhile
@@ -71,7 +79,7 @@ def repo_config(home: Path) -> Any:
 
 
 def store_settings(home: Path) -> dict[str, Any]:
-    """Read `feature_store.yaml` and put a home in the place of the default one."""
+    """Read `feature_store.yaml` and replace the default home with this one."""
     import yaml
 
     settings = yaml.safe_load((REPOSITORY / "feature_store.yaml").read_text("utf-8"))
@@ -94,11 +102,13 @@ class _TrainingSets:
     ) -> TrainingSet:
         """Join features to a spine as they were known at each row's instant.
 
-        `spine` is a Polars, pandas or Arrow frame, an SQL query over the warehouse (`select ... from staging.records`) or a path
-        to Parquet, with `event_timestamp` (naive means UTC, text is ISO 8601) and the keys of the views asked for. `features` is
-        the name of a feature service (`"triage_v1"`) or a list of `"view:feature"`; columns come back as `view__feature`.
-        `as_of_versions`, the `tables` of an earlier lock, reads the views as they were then; else they are read as the last run
-        left them that finished all of them, also while another is at work.
+        `spine` is a Polars, pandas or Arrow frame, an SQL query over the warehouse (`select ...
+        from staging.records`) or a path to Parquet, with `event_timestamp` (naive means UTC, text
+        is ISO 8601) and the keys of the views asked for. `features` is the name of a feature
+        service (`"triage_v1"`) or a list of `"view:feature"`; columns come back as `view__feature`.
+        `as_of_versions`, the `tables` of an earlier lock, reads the views as they were then.
+        Without it, views are read as the last complete run left them, even while another run is at
+        work.
         """
         from transforms.features.build import consistent_versions, staging_version
         from transforms.home import Settings
@@ -147,10 +157,10 @@ class _TrainingSets:
         spine: "Spine | None" = None,
         home: Path | str | None = None,
     ) -> TrainingSet:
-        """Make a training set again from its lock, equal to the byte (its Arrow IPC digest).
+        """Rebuild a training set from its lock, equal byte for byte (by its Arrow IPC digest).
 
-        `lock` is the lock itself, the path of a file of it, or the name of a registered one, which brings its spine. Raises
-        `LockError` where something is gone or has changed, with a line for each such thing.
+        `lock` is a lock, the path of a saved one, or the name of a registered one, which brings its
+        spine. Raises `LockError` where inputs are missing or changed, with a line for each.
         """
         from feature_repo.locks import LockError, changes, gone
         from transforms.home import Settings
@@ -160,17 +170,18 @@ class _TrainingSets:
         content, kept = _locked(lock, root)
         rows = kept if spine is None else spine
         if rows is None:
-            message = "the lock does not hold its spine; say spine=..., or give the name of a registered lock (millrace locks)"
+            message = (
+                "the lock does not contain its spine; say spine=..., or name a registered "
+                "lock (millrace locks)"
+            )
             raise LockError(message)
-        lost = gone(content, Warehouse(Settings(home=root)))
-        if lost:
-            raise LockError("\n  ".join(["the training set cannot be made again:", *lost]))
+        missing = gone(content, Warehouse(Settings(home=root)))
+        if missing:
+            raise LockError("\n  ".join(["the training set cannot be rebuilt:", *missing]))
         made = self(rows, content["features"], root, content["tables"])
         if made.lock["result"] != content["result"]:
             raise LockError(
-                "\n  ".join(
-                    ["made again, the training set is another:", *changes(content, made.lock)]
-                )
+                "\n  ".join(["the rebuilt training set differs:", *changes(content, made.lock)])
             )
         return made
 
@@ -199,14 +210,17 @@ def online_features(
     rows: "Sequence[Mapping[str, Any]]",
     home: Path | str | None = None,
 ) -> "pl.DataFrame":
-    """Read the newest values for some entities, e.g. `online_features(["author_activity:n_records_7d"], [{"author_id": "mitre"}])`.
+    """Read the newest values of features for some entities.
 
-    Each row carries the keys of the views asked for. Every row comes back, in order: its own columns, then the features as
-    `view__feature`, null for a null key and past the view's time to live. An entity that is not known has 0 in counts and sums, null
-    in the rest, as in training. A view computed on demand gets the
-    row's `event_timestamp`, or now: a datetime (naive means UTC), a date or text in ISO 8601, never a number. The store
-    stays open between calls; what is applied since is seen by the next one. Raises `NotOnlineError` for a view that is not
-    online: those of records are where `MILLRACE_ONLINE` names them.
+    For example `online_features(["author_activity:n_records_7d"], [{"author_id": "mitre"}])`.
+
+    Each row carries the keys of the views asked for. Every row comes back, in order: its own
+    columns, then the features as `view__feature`, null for a null key and past the view's time to
+    live. An unknown entity has 0 for counts and sums and null for the rest, as in training. A
+    view computed on demand gets the row's `event_timestamp`, or now: a datetime (naive means UTC),
+    a date or text in ISO 8601, never a number. The store stays open between calls, and each call
+    sees what has been applied since. Raises `NotOnlineError` for a view that is not online: record
+    views are online only where `MILLRACE_ONLINE` names them.
     """
     from feature_repo.stores.serving import opened
 
@@ -219,10 +233,11 @@ def similar_records(
     feature: str = "record_vector:hash_vec_256",
     home: Path | str | None = None,
 ) -> "pl.DataFrame":
-    """Find the records whose vectors are nearest to that of a text: `record_id` and `distance`, the nearest first.
+    """Find the records with vectors nearest to a text's: `record_id` and `distance`, nearest first.
 
-    The distance is 1 less the cosine, whatever store is asked; a text becomes a vector as the feature's own did. Works with
-    every online store that Feast can search by vectors. Raises `NotOnlineError` where the view is not online, as by default.
+    The distance is 1 less the cosine, whatever store is asked; a text becomes a vector as the
+    feature's own did. Works with every online store that Feast can search by vectors. Raises
+    `NotOnlineError` where the view is not online, as by default.
     """
     import numpy as np
     import polars as pl
@@ -235,7 +250,8 @@ def similar_records(
     view, name = feature.split(":")
     refuse_not_online(feature_store.get_feature_view(view))
     asked = embedder_of(view).embed([query])[0].tolist() if isinstance(query, str) else list(query)
-    # only the keys of this answer are right: Feast 0.67 puts other keys' distances beside them, and its Milvus store the query
+    # only the keys of this answer are right: Feast 0.67 puts other keys' distances beside them, and
+    # its Milvus store the query
     ids = (
         feature_store.retrieve_online_documents_v2(features=[feature], query=asked, top_k=top_k)
         .to_dict()
@@ -254,7 +270,10 @@ def similar_records(
 
 
 def home_of(home: Path | str | None) -> Path:
-    """Find the home that is meant: the one given, else as `store` says. Raises `HomeError` where no pipeline has run yet."""
+    """Find the home: the one given, else as `store` says.
+
+    `HomeError` where no pipeline has run yet.
+    """
     from transforms.errors import HomeError
     from transforms.home import HOME_NAME, Settings
 
@@ -263,7 +282,10 @@ def home_of(home: Path | str | None) -> Path:
     if not home and not root.is_dir() and beside_checkout.is_dir():
         root = beside_checkout
     if not (root / "feast" / "registry.db").is_file():
-        message = f"{root}: no feature store there; run the pipeline first, or say where it ran: MILLRACE_HOME or home=..."
+        message = (
+            f"{root}: no feature store there; run the pipeline first, or say where it ran: "
+            "MILLRACE_HOME or home=..."
+        )
         raise HomeError(message)
     return root
 
@@ -297,7 +319,7 @@ def _registry_digest(feature_store: "FeatureStore") -> str:
 
 
 def _code(warehouse: "Warehouse", view: str, at: int | None) -> str | None:
-    """The digest of the code that made a view, as its version says; None where the source keeps no versions."""
+    """The digest of the code that computed a view; None where its source keeps no versions."""
     from transforms.warehouse.tables import CODE
 
     relation = f"features.{view}"
@@ -307,7 +329,7 @@ def _code(warehouse: "Warehouse", view: str, at: int | None) -> str | None:
 
 
 def write_store_settings(home: Path) -> Path:
-    """Write a home's own `feature_store.yaml`, so that Feast's command line can be pointed at it."""
+    """Write a home's own `feature_store.yaml`, for Feast's command line."""
     import yaml
 
     from transforms.home import replace_file

@@ -1,4 +1,4 @@
-"""The features that are served. The one file that `feast apply` scans; all of it is made from what is _declared."""
+"""The features that are served, derived from the declarations; the one file `feast apply` scans."""
 
 import feature_repo.importing  # noqa: F401
 

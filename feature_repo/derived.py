@@ -1,4 +1,4 @@
-"""Views computed on demand from expressions over features of other views: in training, in serving and in Feast's server by one function."""
+"""Views computed on demand, by one function in training, in serving and in Feast's server."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -35,20 +35,21 @@ NULLABLE = {
 instant = RequestSource(
     name="instant",
     schema=[Field(name=EVENT_TIMESTAMP, dtype=UnixTimestamp)],
-    description="The instant the features are asked for: the spine's own in training, the request's in serving.",
+    description="The instant the features are asked for: the spine's own in training, "
+    "the request's in serving.",
 )
 
 
 @dataclass(frozen=True)
 class Derivation:
-    """What features are computed from: the name of each input and its column of Feast's, the expressions, and the types of all."""
+    """What features are computed from: each input and its Feast column, expressions and types."""
 
     columns: Mapping[str, str]
     expressions: Mapping[str, str]
     types: Mapping[str, str]
 
     def of_pandas(self, inputs: pd.DataFrame) -> pd.DataFrame:
-        """Compute from a frame as Feast has it: times of any kind, floats for integers beside nulls."""
+        """Compute from Feast's frame: times of any kind, and floats for integers beside nulls."""
         found = self._derived({name: inputs[column] for name, column in self.columns.items()})
         frame: pd.DataFrame = found.to_pandas(types_mapper=NULLABLE.get)
         return frame
@@ -91,11 +92,12 @@ def on_demand_view(
     types: Mapping[str, FeastType],
     description: str,
 ) -> OnDemandFeatureView:
-    """Define a view of expressions, DuckDB's SQL, over features of views (`[author_activity[["first_event_timestamp"]]]`).
+    """Define a view of DuckDB SQL expressions over features of views.
 
-    An expression names a feature as it is, or as `view__feature` where two of the views have one of that name, and the instant that
-    is asked for `event_timestamp`, which is a timestamp with a zone as all times are. Raises `DerivedError`, naming view and
-    feature, for an expression that is none, or reads what is not there.
+    An expression names a feature as it is, or as `view__feature` where two of the views have one of
+    that name, and the instant that is asked for `event_timestamp`, which is a timestamp with a zone
+    as all times are. Raises `DerivedError`, naming view and feature, for an expression that is
+    none, or reads what is not there.
     """
     given = _inputs(sources)
     read = {
@@ -114,9 +116,12 @@ def on_demand_view(
     return OnDemandFeatureView(
         name=name,
         sources=[*sources, instant],
-        # Feast compares a field with what it infers, which has no description, so the view's own says what they are
+        # Feast compares a field with what it infers, which has no description, so the view's own
+        # says what they are
         schema=[Field(name=key, dtype=types[key]) for key in features],
-        mode="pandas",  # "python" would be quicker in Feast's server, but 0.67 drops its result where full feature names are asked for
+        # "python" would be quicker in Feast's server, but 0.67 drops its result where full feature
+        # names are asked for
+        mode="pandas",
         udf=rehydrate_udf_from_source(source),
         udf_string=source,
         description=description,
@@ -148,7 +153,10 @@ def _references(view: str, feature: str, expression: str, given: Mapping[str, ob
         message = f"view {view}, feature {feature}: {str(error).splitlines()[0]}"
         raise DerivedError(message) from None
     if unknown := sorted(references - given.keys()):
-        message = f"view {view}, feature {feature}: there is no {unknown[0]!r} to read; there are {', '.join(sorted(given))}"
+        message = (
+            f"view {view}, feature {feature}: there is no {unknown[0]!r} to read; there are "
+            f"{', '.join(sorted(given))}"
+        )
         raise DerivedError(message)
     return references
 

@@ -1,4 +1,4 @@
-"""What was materialized, remembered in the warehouse's folder: one small file a view. Loads nothing heavy."""
+"""What was materialized: one small file a view, in the warehouse's folder. Loads nothing heavy."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -9,10 +9,13 @@ from transforms.home import replace_file
 
 @dataclass(frozen=True)
 class Done:
-    """What the online store holds of a view: every entity with a row from `start` to `until` in the files of `identities`.
+    """What the online store has of a view: the entities with a row from `start` to `until`.
 
-    `of` digests what is served and where; `witness` is the key of an entity that must be there. `rows` counts those
-    written by a run that has not finished (None: it has), which reads the Delta `version` from `since` on.
+    The rows are those in the files of `identities`.
+
+    `of` digests what is served and where; `witness` is the key of an entity that must be there.
+    `rows` counts those written by a run that has not finished (None: it has), which reads the Delta
+    `version` from `since` on.
     """
 
     of: str
@@ -39,5 +42,5 @@ def read_done(path: Path) -> Done | None:
 
 
 def write_done(path: Path, done: Done) -> None:
-    """Write what is done, after it is done: a run killed before does it again, which changes nothing."""
+    """Record what is done, afterwards: a run killed before does it again, which changes nothing."""
     replace_file(path, json.dumps(asdict(done)).encode())

@@ -1,4 +1,4 @@
-"""Erasing beside the warehouse: the online store, and the locks of training sets with their spines."""
+"""Erasing outside the warehouse: in the online store and in the spines of training sets' locks."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TouchedLock(NamedTuple):
-    """A lock that an erasure touches: whether table versions it needs go, and how many rows of its spine."""
+    """A lock that an erasure touches: whether it loses table versions, and how many spine rows."""
 
     name: str
     is_lost: bool
@@ -37,14 +37,20 @@ def refuse_other_stores(warehouse: Warehouse) -> None:
         config=repo_config(warehouse.settings.root)
     ).provider.online_store
     if not can_delete(online_store):
-        message = f"{type(online_store).__name__}: nothing can be deleted from this online store, so nothing is erased"
+        message = (
+            f"{type(online_store).__name__}: nothing can be deleted from this online store, so "
+            "nothing is erased"
+        )
         raise ErasureError(message)
 
 
 def erase_online(warehouse: Warehouse, erasure: Erasure, now: datetime) -> None:
-    """Delete the touched entities from the online store, then write those of them that are still there; between the two none is served.
+    """Delete the touched entities from the online store, then write those that still exist.
 
-    Writing alone would not do: an older row never overwrites a newer one, and the newest may be the erased one.
+    In between, none of them is served.
+
+    Writing alone would not do: an older row never overwrites a newer one, and the newest may be the
+    erased one.
     """
     from feature_repo.importing import feast
     from feature_repo.stores.deletion import delete_entities
@@ -59,7 +65,8 @@ def erase_online(warehouse: Warehouse, erasure: Erasure, now: datetime) -> None:
             with warehouse.connect() as connection:
                 create_erasure(connection, erasure)
                 files = view.rests_on(connection, warehouse.files(view.relation), touched_by(view))
-            # the witness may be one of those that go, and what their files hold is not online any more
+            # the witness may be one of those that go, and what their files hold is not online any
+            # more
             of_others = sorted(
                 set(done.identities) - set(identities(warehouse, view.relation, files))
             )
@@ -73,9 +80,14 @@ def erase_online(warehouse: Warehouse, erasure: Erasure, now: datetime) -> None:
     materialize(warehouse, now, warehouse.report)
 
 
-def touched_locks(warehouse: Warehouse, connection: duckdb.DuckDBPyConnection) -> list[TouchedLock]:
-    """List the locks that need data files with rows of touched entities, or whose spines name what is in `erased_rows`."""
-    lost = {
+def touched_locks(
+    warehouse: Warehouse, connection: duckdb.DuckDBPyConnection, author: str | None
+) -> list[TouchedLock]:
+    """List the locks whose data files or spines contain rows of touched entities.
+
+    A spine counts if it names what is in `erased_rows`.
+    """
+    removed = {
         file
         for view in views()
         for file in view.rests_on(
@@ -89,9 +101,9 @@ def touched_locks(warehouse: Warehouse, connection: duckdb.DuckDBPyConnection) -
             for view, version in lock.tables.items()
             for file in files_of_version(warehouse.folder(f"features.{view}"), version)
         }
-        n_rows = lock.spine().num_rows - _spine_left(connection, lock).num_rows
-        if files & lost or n_rows:
-            found.append(TouchedLock(lock.name, bool(files & lost), n_rows))
+        n_rows = lock.spine().num_rows - _spine_left(connection, lock, author).num_rows
+        if files & removed or n_rows:
+            found.append(TouchedLock(lock.name, bool(files & removed), n_rows))
     return found
 
 
@@ -100,24 +112,24 @@ def erase_spines(warehouse: Warehouse, erasure: Erasure) -> None:
     with warehouse.connect() as connection:
         create_erasure(connection, erasure)
         for lock in registered(warehouse.settings.root):
-            left = _spine_left(connection, lock)
+            left = _spine_left(connection, lock, erasure.wanted.author)
             if left.num_rows < lock.spine().num_rows:
                 replace_spine(lock, left)
 
 
-def _spine_left(connection: duckdb.DuckDBPyConnection, lock: Lock) -> "pa.Table":
+def _spine_left(
+    connection: duckdb.DuckDBPyConnection, lock: Lock, author: str | None
+) -> "pa.Table":
     spine = lock.spine()
     stays = (
         f"select record_id from staging.records anti join erased_rows using ({', '.join(PLACE)})"
     )
     vanished = f"select record_id from erased_rows where record_id not in ({stays})"
-    erased = {"record_id": vanished, "author_id": "select getvariable('erased_author')"}
-    named = [
-        f"{column}::varchar in ({names})"
-        for column, names in erased.items()
-        if column in spine.column_names
-    ]
+    named = [f"record_id::varchar in ({vanished})"] if "record_id" in spine.column_names else []
+    is_by_author = author is not None and "author_id" in spine.column_names
+    named += ["author_id::varchar = $author"] if is_by_author else []
     connection.register("spine", spine)
     return connection.sql(
-        f"from spine where not coalesce({' or '.join(named) or 'false'}, false)"
+        f"from spine where not coalesce({' or '.join(named) or 'false'}, false)",
+        params={"author": author} if is_by_author else None,
     ).to_arrow_table()

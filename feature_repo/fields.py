@@ -1,4 +1,4 @@
-"""From contracts to Feast: fields, sources, views. Nothing is listed twice, so nothing can drift."""
+"""From contracts to Feast: fields, sources and views are derived, so none can drift."""
 
 from datetime import timedelta
 
@@ -30,14 +30,15 @@ FOR_EVER = timedelta(0)
 
 
 def feast_fields(contract: type[Contract]) -> list[Field]:
-    """Derive the fields of a feature view: its key and every feature that is served, with type and description."""
+    """Derive a feature view's fields: its key and all served features, with their descriptions."""
     return [_field(column) for column in contract.served()]
 
 
 def _field(column: Column) -> Field:
     """Define a field.
 
-    One whose contract says `vector_length` (0: as the model has it) can be searched for its neighbours; `empty` becomes its tag.
+    One whose contract says `vector_length` (0: as the model has it) can be searched for its
+    neighbours; `empty` becomes its tag.
     """
     searched = {
         "vector_index": True,
@@ -56,12 +57,15 @@ def _field(column: Column) -> Field:
 
 
 def feature_view(contract: type[Contract], entities: list[Entity], owner: str = "") -> FeatureView:
-    """Define the view of a contract over its Delta table; its path is relative to the offline store's warehouse.
+    """Define the view of a contract over its Delta table.
+
+    The table's path is relative to the offline store's warehouse.
 
     A key of several columns has one Feast entity for each of them, which other views may share.
 
-    A row holds until the next one (windows change at their own instants), so nothing expires. Whether it is online is the
-    home's choice: that of `MILLRACE_HOME` here, and of the home that is registered in `feature_repo.online.apply`.
+    A row applies until the next one (windows change at their own instants), so nothing expires.
+    Whether it is online is the home's choice: that of `MILLRACE_HOME` here, and of the home that is
+    registered in `feature_repo.online.apply`.
     """
     name = contract.relation().removeprefix("features.")
     source = FileSource(

@@ -1,4 +1,4 @@
-"""Imports Feast, and leaves the process of whoever uses it as it was. Whatever of ours needs Feast imports this first."""
+"""Imports Feast without side effects on the process; import it before anything that needs Feast."""
 
 import warnings
 

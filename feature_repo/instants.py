@@ -1,4 +1,4 @@
-"""Instants as views computed on demand read them, whatever Feast or pandas made of a spine's, a request's or a view's own."""
+"""Instants as views computed on demand read them, from a spine, a request or another view."""
 
 import feature_repo.importing  # noqa: F401
 

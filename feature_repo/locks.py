@@ -1,4 +1,4 @@
-"""Locks of training sets: what one was made from, kept so that it can be made again. Loads nothing heavy."""
+"""Locks of training sets: what one was made from, so it can be rebuilt. Loads nothing heavy."""
 
 import json
 import re
@@ -21,12 +21,15 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class LockError(MillraceError):
-    """A lock cannot be used, or what it was made from is gone or has changed; the message says what, a line each."""
+    """A lock that cannot be used, or whose inputs are missing or changed.
+
+    One line for each problem.
+    """
 
 
 @dataclass(frozen=True)
 class Lock:
-    """A lock that a home keeps, with the spine it belongs to: maintenance keeps the table versions that it names."""
+    """A lock in a home, with its spine: maintenance keeps the table versions that it names."""
 
     name: str
     folder: Path
@@ -65,7 +68,7 @@ def registered(home: Path) -> list[Lock]:
 
 
 def register(home: Path, name: str, content: Mapping[str, Any], spine: "pa.Table") -> Lock:
-    """Keep a lock and its spine in a home. Raises `LockError` for a name that is taken or is none."""
+    """Keep a lock and its spine in a home; `LockError` for a name that is taken or invalid."""
     folder = _folder(home, name)
     if folder.exists():
         message = f"{name}: a lock of that name is registered already; millrace locks remove {name}"
@@ -127,7 +130,8 @@ def gone(content: Mapping[str, Any], warehouse: "Warehouse") -> list[str]:
         if missing:
             first = Path(missing[0]).name
             lines.append(
-                f"features.{view}: version {version} is gone: {len(missing)} of {len(files)} data files, first {first}"
+                f"features.{view}: version {version} is gone: "
+                f"{len(missing)} of {len(files)} data files, first {first}"
             )
     return lines
 
@@ -149,6 +153,9 @@ def changes(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _folder(home: Path, name: str) -> Path:
     if not NAME.fullmatch(name):
-        message = f"{name!r}: no name for a lock; letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        message = (
+            f"{name!r}: no name for a lock; letters, digits, '.', '_' and '-', beginning with a "
+            "letter or digit"
+        )
         raise LockError(message)
     return home / "locks" / name

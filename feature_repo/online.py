@@ -1,4 +1,4 @@
-"""Registering the definitions and bringing the online store up to date: Feast does the work, this says what is due."""
+"""Registers the definitions and brings the online store up to date; Feast does the work."""
 
 import base64
 import contextlib
@@ -24,7 +24,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def definitions_digest(home: Path) -> str:
-    """Digest what says what is served, and by what: files, the views that there are with these settings, and those online in a home."""
+    """Digest what is served and how: files, views, settings, and the views online in a home."""
     files = [
         REPOSITORY / name
         for name in ("definitions.py", "derived.py", "fields.py", "feature_store.yaml")
@@ -46,13 +46,15 @@ def definitions_digest(home: Path) -> str:
 
 
 def is_applied(warehouse: Warehouse) -> bool:
-    """Whether the home's registry holds the definitions as they are now."""
+    """Whether the home's registry contains the definitions as they are now."""
     path = _applied_path(warehouse)
     return path.is_file() and path.read_text("utf-8") == definitions_digest(warehouse.settings.root)
 
 
 def apply(warehouse: Warehouse) -> bool:
-    """Register the definitions in the home's registry, as `feast apply` does; False if they are registered already.
+    """Register the definitions in the home's registry, as `feast apply` does.
+
+    Returns False if they are registered already.
 
     Views that are not to be online any more leave the online store.
     """
@@ -77,25 +79,25 @@ def _register(warehouse: Warehouse) -> None:
     names = {(type(item).__name__, item.name) for item in defined}
     views = store.registry.list_all_feature_views(
         store.project, skip_udf=True
-    )  # their code may be gone since
+    )  # their code may have been removed
     registered = [
         *store.list_feature_services(),
         *views,
         *store.list_entities(),
         *store.list_data_sources(),
     ]
-    gone = [
+    removed = [
         item
         for item in registered
         if (type(item).__name__, item.name) not in names and item.name != "__dummy"
     ]
     with _quiet():
-        store.apply(defined, objects_to_delete=gone, partial=False)
+        store.apply(defined, objects_to_delete=removed, partial=False)
         _take_offline(store, warehouse)
 
 
 def _take_offline(store: Any, warehouse: Warehouse) -> None:
-    """Delete what the online store holds of views that are online no more, the space on disk included."""
+    """Delete views that are no longer online from the online store, and free their disk space."""
     from feature_repo.stores.deletion import delete_views
 
     off = {
@@ -111,17 +113,17 @@ def _take_offline(store: Any, warehouse: Warehouse) -> None:
 
 
 def _written(warehouse: Warehouse) -> list[str]:
-    """The views of which the online store may hold something, those included that nothing declares any more."""
+    """The views that the online store may contain, including those no longer declared."""
     return sorted(path.stem for path in _done_path(warehouse, "any").parent.glob("*.json"))
 
 
 def due_views(warehouse: Warehouse, now: datetime) -> list[str]:
-    """List the views whose online values are behind: rows were added, or a window's change point has passed since."""
+    """List the views that are behind online: rows were added, or a change point has passed."""
     return [view for view in online_views(warehouse.settings.root) if _is_due(view, warehouse, now)]
 
 
 def materialize(warehouse: Warehouse, now: datetime, report: Report) -> dict[str, int]:
-    """Write the newest values of every entity that is behind to the online store; the number of entities of each view that is online."""
+    """Write the newest values of every entity that is behind; entities written, by online view."""
     entities = dict.fromkeys(online_views(warehouse.settings.root), 0)
     due = due_views(warehouse, now)
     if not due:
@@ -149,7 +151,7 @@ def materialize(warehouse: Warehouse, now: datetime, report: Report) -> dict[str
 
 
 def note_compacted(warehouse: Warehouse, views: Collection[str]) -> None:
-    """Note that the online store holds what stands in the data files as they are now, for views of which it held all before."""
+    """Record that the online store matches the current files, for views that were complete."""
     for view in views:
         relation, path = f"features.{view}", _done_path(warehouse, view)
         done = read_done(path)
@@ -168,7 +170,7 @@ def identities(warehouse: Warehouse, relation: str, files: Sequence[str]) -> lis
 
 
 def _definitions(home: Path) -> list[Any]:
-    """Everything that `feast apply` would find in `definitions.py`, the views' sources included; online is what the home keeps online."""
+    """Everything `feast apply` would find in `definitions.py`, sources included, for a home."""
     from feature_repo import definitions
     from feature_repo.importing import feast
 
@@ -205,12 +207,18 @@ def _is_due(view: str, warehouse: Warehouse, now: datetime) -> bool:
     ):
         return True
     with warehouse.connect(of=(relation,)) as connection:
-        sql = f"select count(*) from {relation} where event_timestamp > $until::timestamptz and event_timestamp <= $now"
+        sql = (
+            f"select count(*) from {relation} "
+            "where event_timestamp > $until::timestamptz and event_timestamp <= $now"
+        )
         return bool(connection.execute(sql, {"now": now, "until": done.until}).fetchall()[0][0])
 
 
 def _is_lost(warehouse: Warehouse, view: str, done: Done) -> bool:
-    """Whether an SQLite store lacks what it must hold; the engine looks at all stores, this only saves loading Feast."""
+    """Whether an SQLite store lacks what it must contain.
+
+    The engine checks all stores; this only saves loading Feast.
+    """
     settings = store_settings(warehouse.settings.root)
     if "path" not in settings["online_store"] or not done.witness:
         return False
@@ -233,7 +241,10 @@ def _applied_path(warehouse: Warehouse) -> Path:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Feast's own printing, progress bars and words on its experimental parts to itself; its errors still raise."""
+    """Silence Feast's printing, progress bars and warnings on experimental parts.
+
+    Its errors still raise.
+    """
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),

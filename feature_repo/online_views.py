@@ -1,6 +1,7 @@
-"""Which views a home keeps online: those of entities always, those of records where a home asks for them.
+"""Which views a home keeps online: all entity views, and the record views it asks for.
 
-Records are rarely read by id, and each would take a row a feature: 2 million chat lines (46 MB of Parquet) filled more than 39 GB.
+Records are rarely read by id, and each would take a row a feature: 2 million chat lines (46 MB of
+Parquet) filled more than 39 GB.
 """
 
 from pathlib import Path
@@ -17,8 +18,9 @@ ALL = "all"
 def online_views(home: Path) -> list[str]:
     """Name the views that are online in a home.
 
-    `MILLRACE_ONLINE` names those of records. Where it is not set the home keeps what it has, a home of an older version
-    too, and a new one keeps none. Raises `HomeError` for a name that is no view of records.
+    `MILLRACE_ONLINE` names those of records. Where it is not set the home keeps what it has, a home
+    of an older version too, and a new one keeps none. Raises `HomeError` for a name that is no view
+    of records.
     """
     kept = _asked_for() if Settings().online is not None else _kept(home)
     return [
@@ -27,7 +29,7 @@ def online_views(home: Path) -> list[str]:
 
 
 def keep(home: Path, views: list[str]) -> None:
-    """Remember the choice, so that it holds for the runs to come."""
+    """Remember the choice, so that it applies to later runs."""
     replace_file(_path(home), "\n".join(view for view in _of_records() if view in views).encode())
 
 
@@ -40,7 +42,10 @@ def _asked_for() -> set[str]:
     if names == {ALL}:
         return set(_of_records())
     if unknown := sorted(names - set(_of_records())):
-        message = f"MILLRACE_ONLINE: {unknown[0]!r} is no view of records; there are {', '.join(_of_records())}, or {ALL} for every one"
+        message = (
+            f"MILLRACE_ONLINE: {unknown[0]!r} is no view of records; there are "
+            f"{', '.join(_of_records())}, or {ALL} for every one"
+        )
         raise HomeError(message)
     return names
 

@@ -1,4 +1,4 @@
-"""What Feast's feature server loads of a repository when it starts, be it by `millrace serve` or `feast serve`."""
+"""What Feast's feature server loads when it starts, by `millrace serve` or `feast serve`."""
 
 from feature_repo.stores.server import load_artifacts
 

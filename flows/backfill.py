@@ -1,4 +1,4 @@
-"""The Prefect flow that fills what the feature views lack in a span of time, then brings the online store up to date."""
+"""The Prefect flow that fills gaps in the feature views, then updates the online store."""
 
 from typing import Any
 
@@ -17,10 +17,10 @@ from flows.stages import BackfillParameters, run_backfill
     persist_result=False,
 )
 def backfill(parameters: BackfillParameters) -> dict[str, Any]:
-    """Compute what is lacking or of other code in a span, chunk by chunk; a run that was stopped goes on at its chunk."""
+    """Compute rows of a span that are missing or outdated, in chunks; a stopped run resumes."""
     rows = run_backfill(parameters)
     table = [{"table": relation, **counts} for relation, counts in rows.items()]
     create_table_artifact(
-        key="backfill", table=table, description="rows that are new, computed again, untouched"
+        key="backfill", table=table, description="rows that are new, recomputed, untouched"
     )
     return rows

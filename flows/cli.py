@@ -1,4 +1,4 @@
-"""The command line. Heavy packages are imported inside commands, so that `--help` answers at once."""
+"""The command line. Commands import heavy packages inside, so that `--help` is quick."""
 
 import os
 import sys
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 
 
 class Teaching(click.Group):
-    """A group whose commands fail in one line that says what to do; `--debug` shows the traceback."""
+    """A group whose commands fail with one line that says what to do, unless `--debug` is set."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; turn an expected error into one line and exit code 1 (2 for a source that cannot be used)."""
+        """Run the command; report an expected error in one line, with exit code 1 or 2.
+
+        Exit code 2 means that the source cannot be used.
+        """
         from transforms.errors import MillraceError, SourceError
 
         try:
@@ -46,22 +49,22 @@ def main(*, debug: bool) -> None:
     """Turn raw text records into point-in-time-correct features.
 
     \b
-    A first round:
-      millrace run --source sources/cve_events.yaml   load, check, compute, serve
-      millrace plan --source sources/cve_events.yaml  what the next run would do
-      millrace status                                 what the home holds, and whether it adds up
-      millrace report                                 a page about all of it, to look at
-      millrace trace --feature author_activity:ID     the records behind a value
-      millrace features                               what each feature means
-      millrace features new NAME                      a start for features of your own, with a test
-      millrace train-demo                             a model from these features, scored
-      millrace quarantine list                        what was rejected, and why
-      millrace maintain                               keep the home small and quick
-      millrace locks                                  which training sets can be made again
-      millrace erase --author ID --dry-run            what erasing a person would take away
-      millrace backfill --dry-run                     what the features lack, and what filling it takes
+    First steps:
+      millrace run --source sources/cve_events.yaml   load, check, compute and serve
+      millrace plan --source sources/cve_events.yaml  show what the next run would do
+      millrace status                                 list the tables and check their row counts
+      millrace report                                 write an HTML report
+      millrace trace --feature author_activity:ID     list the records behind a value
+      millrace features                               list every feature and its meaning
+      millrace features new NAME                      start a feature file of your own, with a test
+      millrace train-demo                             train and score models on the features
+      millrace quarantine list                        list what was rejected, and why
+      millrace maintain                               compact tables and delete unneeded files
+      millrace locks                                  list the training sets that can be rebuilt
+      millrace erase --author ID --dry-run            show what erasing a person would delete
+      millrace backfill --dry-run                     list gaps in the features
 
-    A source is a small YAML file; start from a copy of sources/cve_events.yaml.
+    A source is described by a small YAML file; start from a copy of sources/cve_events.yaml.
     """
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
@@ -78,30 +81,34 @@ def main(*, debug: bool) -> None:
 @click.option(
     "--accept-breaking",
     is_flag=True,
-    help="Make views again though features of theirs were removed or retyped (see plan).",
+    help="Rebuild views even if some of their features were removed or retyped (see plan).",
 )
 @click.option(
     "--accept-schema",
     is_flag=True,
-    help="Take changed fields of a source with `schema: freeze` as they are, this once.",
+    help="Accept changed fields of a source with `schema: freeze`, for this run only.",
 )
 @click.option(
     "--accept-drift",
     is_flag=True,
-    help="Stage loads though they differ too much from those before them (see report).",
+    help="Stage loads even if they differ too much from earlier ones (see report).",
 )
 @click.option(
     "--accept-load",
     is_flag=True,
-    help="Stage loads though most rows are rejected, or keys, dates or ids look wrong (see plan).",
+    help="Stage loads even if most rows are rejected, or keys, dates or ids look wrong (see plan).",
 )
 def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted: bool) -> None:
     """Run the pipeline: ingest, prepare, featurize, apply, materialize.
 
-    Loads only what is new; a run with nothing new changes nothing. Safe to interrupt and to run again.
+    Loads only what is new; a run with nothing new changes nothing. Safe to interrupt and to run
+    again.
 
     \b
-    Exit code 0: done, or nothing to do.  1: a file was refused, or a gate, a check or drift stopped the run.  2: the source cannot be used.
+    Exit codes:
+      0  done, or nothing to do
+      1  a file was refused, or a gate, a check or drift stopped the run
+      2  the source cannot be used
     """
     from flows.stages import FilesRefusedError, PipelineParameters, lock_home, pending_work
     from transforms.sources.source import load_source
@@ -133,7 +140,10 @@ def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted
 @main.command()
 @home_option
 def status(home: str | None) -> None:
-    """Show what the home holds, and recount it: exit code 1 if a row is missing from the books, or a load was stopped and waits."""
+    """List the tables of the home and check that every row is accounted for.
+
+    Exit code 1 if a row is missing from the accounts, or a stopped load is waiting.
+    """
     from transforms.errors import ChecksError, MillraceError
     from transforms.staging.accounting import recount
     from transforms.staging.checks import waiting
@@ -159,7 +169,10 @@ def status(home: str | None) -> None:
         raise ChecksError("\n  ".join(stopped))
     wrong = counted.filter(~counted["adds_up"])
     if wrong.height:
-        message = f"{wrong.height} load(s) do not add up, first {wrong['load_id'][0]}; run the source again: an interrupted run is finished"
+        message = (
+            f"{wrong.height} load(s) do not add up, first {wrong['load_id'][0]}; run the source "
+            "again: an interrupted run is finished"
+        )
         raise MillraceError(message)
     click.echo("\n  Everything adds up: read = staged + duplicates + quarantined, in every load.")
 
@@ -167,7 +180,7 @@ def status(home: str | None) -> None:
 @main.command("train-demo")
 @home_option
 def train_demo(home: str | None) -> None:
-    """Train models on what was known when each record first came, and score them on later records.
+    """Train models on what was known when each record first arrived; score them on later records.
 
     Needs scikit-learn: pip install 'millrace[demo]'.
     """
@@ -232,7 +245,8 @@ def _echo_notices(notices: list[str]) -> None:
 def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
     click.echo(f"{summary.source}: {summary.files_loaded:,} files, {summary.read:,} rows read")
     click.echo(
-        f"  staged {summary.staged:,}, duplicates {summary.duplicates:,}, quarantined {summary.quarantined:,}"
+        f"  staged {summary.staged:,}, duplicates {summary.duplicates:,}, quarantined "
+        f"{summary.quarantined:,}"
     )
     click.echo(
         f"  {'rows':<28}{'new':>12}{'recomputed':>13}{'untouched':>13}{'entities online':>18}"

@@ -1,4 +1,4 @@
-"""The demo's end: models that predict a record's label from what was known when it first came, scored on later records."""
+"""The demo's models: predict a record's label from what was known when it first arrived."""
 
 from datetime import UTC, datetime
 
@@ -15,12 +15,12 @@ TEST_SHARE = 0.3
 EXAMPLE = "cve_v1"
 EXAMPLE_VIEWS = ("vendor_", "weakness_", "cve_")
 RECORDS_OFFLINE = """
-Features of records serve training sets. A model that reads them by record id asks for their views online, for example:
+Features of records are offline by default. To read them online by record id, name their views:
   MILLRACE_ONLINE=record_quality,record_vector millrace run --source sources/cve_events.yaml"""
 
 
 def train(warehouse: Warehouse) -> str:
-    """Train on the earlier records, score on the later ones, read one subject online; the report as text."""
+    """Train on earlier records, score on later ones, read one subject online; return a report."""
     home = warehouse.settings.root
     has_example = EXAMPLE in registry().services
     with warehouse.connect() as connection:
@@ -45,24 +45,34 @@ def train(warehouse: Warehouse) -> str:
     online = online_features(activity, [{"subject_id": busiest}], home)
     seconds = (datetime.now(UTC) - start).total_seconds()
     values = "\n".join(f"  {name:<52}{online[name][0]}" for name in online.columns)
-    read = f"The busiest subject, as the online store knows it now ({seconds * 1000:.0f} ms, opening the store included):"
+    read = (
+        f"The busiest subject, as the online store knows it now ({seconds * 1000:.0f} ms, opening "
+        "the store included):"
+    )
     return f"{scores}\n\n{read}\n{values}\n{RECORDS_OFFLINE}"
 
 
 def example_keys(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
-    """The keys that each record's first version has in `features/cve.py`; a CVE may have been cited before it is known itself."""
+    """Return the keys of each record's first version in `features/cve.py`.
+
+    A CVE may have been cited before it is known itself.
+    """
     entities = registry().entities
     keys = ", ".join(f"{entities[name].sql} as {name}" for name in ("vendor", "weakness"))
     first = "qualify row_number() over (partition by record_id order by known_timestamp) = 1"
-    sql = f"select record_id, {keys}, record_id as cited_cve from staging.records where not is_tombstone {first}"
+    sql = (
+        f"select record_id, {keys}, record_id as cited_cve from staging.records where not "
+        f"is_tombstone {first}"
+    )
     found: pl.DataFrame = connection.sql(sql).pl()
     return found
 
 
 def score(frame: pl.DataFrame) -> str:
-    """Score models on sets of features, split by time; a table of area under the ROC curve and average precision.
+    """Score models on sets of features, split by time; return a table of ROC AUC and precision.
 
-    Takes the first-known spine (`is_positive` is the target, as known now) with the features of `triage_v2`, and maybe of `cve_v1`.
+    Takes the first-known spine (`is_positive` is the target, as known now) with the features of
+    `triage_v2`, and maybe of `cve_v1`.
     """
     from sklearn.dummy import DummyClassifier
     from sklearn.ensemble import HistGradientBoostingClassifier
@@ -90,8 +100,14 @@ def score(frame: pl.DataFrame) -> str:
     if example:
         sets["with features declared in features/cve.py"] = [*quality, *activity, *example]
     lines = [
-        f"Predicting a positive label from what was known at {frame.height:,} records' first instant:",
-        f"  trained on {past.height:,} until {split:%Y-%m-%d %H:%M} UTC, {_share(past):.1%} positive",
+        (
+            f"Predicting a positive label from what was known at {frame.height:,} records' first "
+            "instant:"
+        ),
+        (
+            f"  trained on {past.height:,} until {split:%Y-%m-%d %H:%M} UTC, {_share(past):.1%} "
+            "positive"
+        ),
         f"  scored on {future.height:,} after, {_share(future):.1%} positive",
         "",
         f"  {'features':<44}{'ROC AUC':>9}{'avg. precision':>16}",
@@ -110,7 +126,9 @@ def score(frame: pl.DataFrame) -> str:
             chance = estimator.predict_proba(future.select(inputs).to_numpy())[:, 1]
         truth = future["is_positive"].to_numpy()
         lines.append(
-            f"  {name:<44}{roc_auc_score(truth, chance):>9.3f}{average_precision_score(truth, chance):>16.3f}"
+            "  "
+            f"{name:<44}{roc_auc_score(truth, chance):>9.3f}"
+            f"{average_precision_score(truth, chance):>16.3f}"
         )
     return "\n".join(lines)
 

@@ -1,4 +1,7 @@
-"""What past runs of a home took, from which `plan` and `backfill` tell what the next may take; and when its sources were known."""
+"""How long past runs of a home took, and when the rows of its sources could be known.
+
+`plan` and `backfill` estimate from the former how long the next run takes.
+"""
 
 import contextlib
 import json
@@ -18,12 +21,12 @@ class Rate(NamedTuple):
     seconds: float
 
     def estimate(self, rows: int) -> float:
-        """Seconds that so many rows may take."""
+        """Estimate the seconds that so many rows take."""
         return rows * self.seconds / self.rows
 
 
 def history_path(home: Path) -> Path:
-    """Where a home's history is kept: JSON lines."""
+    """Return the path of a home's history, a file of JSON lines."""
     return home / "runs.jsonl"
 
 
@@ -37,7 +40,7 @@ def note_run(home: Path, rows: dict[str, int], seconds: dict[str, float]) -> Non
 
 
 def note_source(home: Path, source: Source) -> None:
-    """Note when the rows of a source could be known, for the catalogue."""
+    """Record when the rows of a source could be known, for the catalogue."""
     path = home / "sources.json"
     replace_file(
         path,
@@ -52,7 +55,7 @@ def read_sources(home: Path) -> dict[str, str]:
 
 
 def read_rates(home: Path) -> dict[str, Rate]:
-    """Read what each stage took over all past runs; a torn line is passed over."""
+    """Read how long each stage took over all past runs; incomplete lines are skipped."""
     path = history_path(home)
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
     rates: dict[str, Rate] = {}
@@ -68,7 +71,11 @@ def read_rates(home: Path) -> dict[str, Rate]:
 
 
 def price(rates: dict[str, Rate], stage: str, rows: int) -> str:
-    """Say about how long a stage takes for so many rows."""
+    """Estimate how long a stage takes for so many rows, in words.
+
+    >>> price({"ingest": Rate(rows=1000, seconds=2.0)}, "ingest", 500)
+    'about 1.0 s'
+    """
     return (
         f"about {rates[stage].estimate(rows):,.1f} s"
         if stage in rates

@@ -1,6 +1,7 @@
-"""Imports Prefect, and leaves the loggers of whoever uses the process as they were; whatever imports Prefect imports this first.
+"""Imports Prefect without changing the process's loggers; import this before Prefect.
 
-Prefect hangs its console on the root logger as it is imported. `show_runs` does so where a run of ours is to be shown.
+Prefect hangs its console on the root logger as it is imported. `show_runs` does so where a run of
+ours is to be shown.
 """
 
 import logging
@@ -47,9 +48,10 @@ def show_runs() -> None:
 
 
 def end_threads() -> None:
-    """End the threads that Prefect leaves running behind a flow, once what they have to send is sent.
+    """End the threads that Prefect leaves running after a flow, once they have sent their events.
 
-    They would outlive the interpreter, and with them whatever the flow refers to: DuckDB then prints a page of leaked objects.
+    They would outlive the interpreter, and with them whatever the flow refers to: DuckDB then
+    prints a page of leaked objects.
     """
     EventsWorker.drain_all(at_exit=False)
     for loop in (get_run_sync_loop(), get_global_loop()):

@@ -1,4 +1,4 @@
-"""The Prefect flow that maintains a home: compacts its tables and deletes what nobody needs any more."""
+"""The Prefect flow that compacts the tables of a home and deletes files no longer needed."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from flows.stages import MaintainParameters, run_maintenance
 
 @flow(name="maintain", flow_run_name="maintain", persist_result=False)
 def maintain(parameters: MaintainParameters) -> dict[str, list[dict[str, Any]]]:
-    """Merge small files, drop replaced rows, delete data files that neither a lock nor the days to keep need."""
+    """Merge small files, drop replaced rows and delete data files that are no longer needed."""
     done = run_maintenance(parameters)
     for name, rows in done.items():
         create_table_artifact(

@@ -28,7 +28,8 @@ from flows.stages import (
 from transforms.errors import DriftError, LoadStoppedError, OrchestratorError
 from transforms.warehouse.tables import Report, Warehouse, silent
 
-# what talks to files or to the online store may fail for a moment; data that breaks a rule will break it again
+# what talks to files or to the online store may fail for a moment; data that breaks a rule will
+# break it again
 RETRIED: tuple[Callable[..., Any], ...] = (ingest, materialize)
 
 
@@ -37,7 +38,10 @@ _report: ContextVar[Report] = ContextVar("report", default=silent)
 
 
 def _as_task(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a stage as a Prefect task. Only small manifests pass between tasks, and nothing is cached: truth is in the tables."""
+    """Run a stage as a Prefect task.
+
+    Only small manifests pass between tasks, and nothing is cached: the tables are the truth.
+    """
     stage = task(
         name=function.__name__,
         cache_policy=NO_CACHE,
@@ -50,7 +54,7 @@ def _as_task(function: Callable[..., Any], *arguments: Any) -> Any:
 
 @flow(name="pipeline", flow_run_name="pipeline {parameters.source}", persist_result=False)
 def pipeline(parameters: PipelineParameters) -> dict[str, Any]:
-    """Load what is new of a source, stage it, compute its features and bring the online store up to date."""
+    """Load a source's new rows, stage them, compute their features and update the online store."""
     try:
         summary = run_stages(parameters, _report.get(), _as_task)
     except LoadStoppedError as error:
@@ -67,7 +71,10 @@ def pipeline(parameters: PipelineParameters) -> dict[str, Any]:
 
 
 def emit_load_event(what: str, payload: dict[str, Any]) -> None:
-    """Emit `millrace.drift.stopped`, `millrace.drift.warned` or `millrace.checks.stopped`, with the load and what was found."""
+    """Emit an event about a load, with what was found.
+
+    It is `millrace.drift.stopped`, `millrace.drift.warned` or `millrace.checks.stopped`.
+    """
     resource = {
         "prefect.resource.id": f"millrace.source.{payload['source']}",
         "prefect.resource.name": payload["source"],
@@ -87,7 +94,10 @@ def run_local(parameters: PipelineParameters, report: Report) -> Summary:
 
 
 def refuse_silent_api() -> None:
-    """Raise `OrchestratorError` if Prefect is set to use an API that does not answer; Prefect itself tells it in three tracebacks."""
+    """Raise `OrchestratorError` if Prefect is configured for an API that does not answer.
+
+    Prefect itself reports this in three tracebacks.
+    """
     url = PREFECT_API_URL.value()
     if not url:
         return
@@ -96,7 +106,8 @@ def refuse_silent_api() -> None:
     if trouble:
         host = urlsplit(url).netloc.rpartition("@")[2]  # without a password
         message = (
-            f"Prefect's API at {host} does not answer ({type(trouble).__name__}); start it with prefect server start, "
+            f"Prefect's API at {host} does not answer ({type(trouble).__name__}); start it "
+            "with prefect server start, "
             "unset PREFECT_API_URL, or run with --plain"
         )
         raise OrchestratorError(message)
@@ -127,15 +138,18 @@ def publish_artifacts(parameters: PipelineParameters, summary: Summary) -> None:
 def publish_report(parameters: PipelineParameters, summary: Summary) -> None:
     """Draw the home's report and leave a link to it in Prefect.
 
-    The data is in by now, so a page that fails is a notice and an error in the log, no failed run. Only the error's kind is told:
-    what a library says may hold a value.
+    The data is in by now, so a page that fails is a notice and an error in the log, no failed run.
+    Only the error's type is reported: a library's message may contain a value.
     """
     from flows.report.page import write_report
 
     try:
         path = write_report(Warehouse(parameters.settings()))
     except Exception as error:  # noqa: BLE001  # no page is worth a run's data
-        notice = f"the run is complete, but its report could not be drawn ({type(error).__name__}); run millrace report to see why"
+        notice = (
+            f"the run is complete, but its report could not be drawn ({type(error).__name__}); "
+            "run millrace report to see why"
+        )
         get_run_logger().error(notice)
         summary.notices.append(notice)
         return

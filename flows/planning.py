@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 class Step(NamedTuple):
-    """A table that a run would change: about how many rows (0: unknown) and seconds (None: never measured), and why."""
+    """A table that a run would change, and why.
+
+    `rows` and `seconds` are estimates: 0 rows are unknown, None seconds were never measured.
+    """
 
     relation: str
     rows: int
@@ -21,7 +24,7 @@ class Step(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """What a run would do, table by table, and what stands against it."""
+    """What a run would do, table by table, and what would stop it."""
 
     steps: list[Step]
     breaking: list[str]
@@ -32,7 +35,7 @@ class Planned(NamedTuple):
 
 
 def plan_run(source: Source, warehouse: Warehouse) -> Planned:
-    """Look at what a run would do. Rows that are not loaded yet are estimated from what the home holds."""
+    """Find what a run would do; rows not loaded yet are estimated from those in the home."""
     from transforms.features.build import breaking_changes, undeclared
     from transforms.sources.ingest import pending_files
     from transforms.staging.checks import waiting
@@ -90,7 +93,7 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
 
 
 def _fields(looked: "Look") -> list[str]:
-    """Say what changed in the fields of the rows that were looked at, and whether a run would stop over it."""
+    """Describe the changed fields of the rows looked at, and whether they would stop a run."""
     where = f"in the first rows of {looked.n_files:,} files, {looked.n_rows:,} rows looked at"
     lines = [f"{change}; {where}" for change in looked.changes]
     stopped = (
@@ -100,12 +103,15 @@ def _fields(looked: "Look") -> list[str]:
 
 
 def _rows_of_bytes(source: Source, warehouse: Warehouse, n_bytes: int) -> int:
-    """Estimate the rows of new files from the files of the source that are loaded; 0 where none is."""
+    """Estimate the rows of new files from the source's loaded files; 0 if there are none."""
     if not n_bytes or "accounting.files" not in warehouse.versions():
         return 0
     sizes = {file.uri: file.path.stat().st_size for file in list_files(source).files}
     with warehouse.connect() as connection:
-        sql = "select source_uri, sum(n_read) from accounting.files where source = $source group by source_uri"
+        sql = (
+            "select source_uri, sum(n_read) from accounting.files where source = $source group by "
+            "source_uri"
+        )
         read = {
             uri: n
             for uri, n in connection.execute(sql, {"source": source.name}).fetchall()
@@ -116,7 +122,10 @@ def _rows_of_bytes(source: Source, warehouse: Warehouse, n_bytes: int) -> int:
 
 
 def _staged(source: Source, warehouse: Warehouse, n_loaded: int) -> tuple[int, int]:
-    """Count raw rows that are not staged, and estimate how many versions they and the loaded ones make, as those before did."""
+    """Count unstaged raw rows; estimate the versions that they and new rows will make.
+
+    The estimate is the share of raw rows that were staged so far.
+    """
     from transforms.staging.prepare import n_unstaged
 
     unstaged, n_raw = n_unstaged(source, warehouse), warehouse.n_rows("raw.records")
@@ -126,7 +135,7 @@ def _staged(source: Source, warehouse: Warehouse, n_loaded: int) -> tuple[int, i
 
 
 def _views(warehouse: Warehouse, n_staged: int, *, is_loading: bool) -> list[tuple[str, int, str]]:
-    """List the views that rows would be added to: how many, as many a version as there are now, and why."""
+    """List the views that would gain rows: how many, at today's rows per version, and why."""
     from transforms.features.build import pending_versions
     from transforms.features.registry import views
 
@@ -143,7 +152,7 @@ def _views(warehouse: Warehouse, n_staged: int, *, is_loading: bool) -> list[tup
 
 
 def _behind(warehouse: Warehouse) -> dict[str, int]:
-    """Count the rows of views whose online values are behind: an upper bound for the entities that are written."""
+    """Count the rows of views that are behind online: an upper bound of the entities to write."""
     from feature_repo.online import due_views
 
     return {

@@ -1,4 +1,4 @@
-"""Signs of life on long work: rows and bytes of each stage, on a terminal only, from the third second on."""
+"""Progress of long work: rows and bytes per stage, on a terminal only, after two seconds."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ QUIET_SECONDS = 2.0
 
 @contextmanager
 def show_progress() -> Iterator[Report]:
-    """Give the function to report to; nothing is shown where standard error is not a terminal."""
+    """Yield the function to report to; nothing is shown if standard error is not a terminal."""
     if not sys.stderr.isatty():
         yield silent
         return

@@ -1,4 +1,4 @@
-"""The pipeline's stages in their order, once: run plainly here, or each as a Prefect task in `flows.pipeline`."""
+"""The pipeline's stages in order, run plainly here or as Prefect tasks in `flows.pipeline`."""
 
 import fcntl
 import json
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transforms.upkeep.erase import Erased, Wanted
 
 Call = Callable[..., Any]
-HOME_HELP = "Folder that holds everything the pipeline writes; MILLRACE_HOME or .millrace if empty."
+HOME_HELP = "Folder for everything the pipeline writes; MILLRACE_HOME or .millrace if empty."
 FULL = ("no space left", "disk is full", "disk full", "disk quota exceeded", "os error 28")
 READ_ONLY = (
     "read-only file system",
@@ -47,18 +47,18 @@ class PipelineParameters(BaseModel):
     home: str | None = Field(default=None, description=HOME_HELP)
     accept_breaking: bool = Field(
         default=False,
-        description="Make views again though features of theirs were removed or retyped.",
+        description="Rebuild views even if some of their features were removed or retyped.",
     )
     accept_schema: bool = Field(
-        default=False, description="Take changed fields of a frozen source as they are, this once."
+        default=False, description="Accept changed fields of a frozen source, for this run only."
     )
     accept_drift: bool = Field(
-        default=False, description="Stage loads though they differ too much from those before them."
+        default=False, description="Stage loads even if they differ too much from earlier ones."
     )
 
     accept_load: bool = Field(
         default=False,
-        description="Stage loads though a check stops them: rejected rows, keys, dates, ids.",
+        description="Stage loads even if a check stops them: rejected rows, keys, dates, ids.",
     )
 
     def settings(self) -> Settings:
@@ -99,9 +99,11 @@ class MaintainParameters(BaseModel):
     keep_days: float | None = Field(
         default=None,
         ge=0,
-        description="Days for which replaced data files are kept; MILLRACE_KEEP_DAYS or 7 if empty.",
+        description=(
+            "Days for which replaced data files are kept; MILLRACE_KEEP_DAYS or 7 if empty."
+        ),
     )
-    dry_run: bool = Field(default=False, description="Tell what would be done; change nothing.")
+    dry_run: bool = Field(default=False, description="Show what would be done; change nothing.")
     home: str | None = Field(default=None, description=HOME_HELP)
 
     def settings(self) -> Settings:
@@ -117,7 +119,8 @@ class MaintainParameters(BaseModel):
 class Summary(BaseModel):
     """What one run did; `read` is `staged` + `duplicates` + `quarantined`.
 
-    `features` counts the rows added to each view; `tables` the rows of each table that are new, computed again, untouched.
+    `features` counts the rows added to each view; `tables` the rows of each table that are new,
+    computed again, untouched.
     """
 
     source: str
@@ -146,7 +149,7 @@ class Summary(BaseModel):
 
 
 class FilesRefusedError(FileRefusedError):
-    """Files were refused; all else of the run is done, and `summary` tells it."""
+    """Files were refused; the rest of the run is done, and `summary` describes it."""
 
     def __init__(self, summary: Summary) -> None:
         """Take the summary; the message is a line a file."""
@@ -169,13 +172,14 @@ class Pending(NamedTuple):
 
 
 def pending_work(source: Source, warehouse: Warehouse) -> Pending:
-    """Look for new files, rows not staged, views not up to date; cheap, so that a run with nothing to do need not start."""
+    """Look cheaply for new files, unstaged rows and outdated views, to skip a run without work."""
     from transforms.features.build import stale_views
     from transforms.sources.ingest import pending_files
     from transforms.staging.prepare import is_prepared
 
     found = pending_files(source, warehouse)
-    # a file that cannot be opened is work too: the run must fail over it, not call the home up to date
+    # a file that cannot be opened is work too: the run must fail over it, not call the home up to
+    # date
     is_current = (
         not (found.files or found.refused)
         and is_prepared(source, warehouse)
@@ -198,7 +202,11 @@ def ingest(source: Source, warehouse: Warehouse) -> Any:
 
 
 def prepare(
-    source: Source, warehouse: Warehouse, accept_schema: bool, accept_drift: bool, accept_load: bool
+    source: Source,
+    warehouse: Warehouse,
+    accept_schema: bool,  # noqa: FBT001 - tasks pass by position
+    accept_drift: bool,  # noqa: FBT001
+    accept_load: bool,  # noqa: FBT001
 ) -> Any:
     """raw -> staging and quarantine."""
     from transforms.staging.prepare import prepare
@@ -222,7 +230,7 @@ def staged_loads(source: Source, warehouse: Warehouse) -> set[str]:
 def notice_drifts(
     source: Source, warehouse: Warehouse, loads: set[str]
 ) -> tuple[list[str], list[dict[str, Any]]]:
-    """Say, to people and to programs, which of some loads differ from those before them more than loads of their source do."""
+    """Report which of some loads drifted from earlier ones, in words and as event payloads."""
     from transforms.profiles.drift import described, drifted, payload
 
     found = drifted(warehouse, source.name, loads)
@@ -247,25 +255,28 @@ def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
 
 
 def changed_code(warehouse: Warehouse) -> list[str]:
-    """Say which views other code has made: they are computed again, all of them."""
+    """Report which views were computed by other code: all their rows are recomputed."""
     from transforms.features.build import is_made_by_other_code
     from transforms.features.registry import views
 
     changed = [view.relation for view in views() if is_made_by_other_code(view, warehouse)]
     return [
-        f"{relation}: its model, kernel, contract or engine has changed; all of it is computed again"
+        f"{relation}: its model, kernel, contract or engine has changed; all rows are recomputed"
         for relation in changed
     ]
 
 
 def refuse_breaking(warehouse: Warehouse, *, accepted: bool) -> None:
-    """Stop before anything is written where a published feature was removed or retyped, unless that is accepted."""
+    """Raise if a published feature was removed or retyped, unless that is accepted."""
     from transforms.features.build import breaking_changes
 
     changes = breaking_changes(warehouse)
     if changes and not accepted:
         lines = "\n  ".join(changes)
-        message = f"a run would break what is published:\n  {lines}\n  --accept-breaking makes these views again, as they are defined now"
+        message = (
+            f"a run would break what is published:\n  {lines}\n  --accept-breaking makes these "
+            "views again, as they are defined now"
+        )
         raise BreakingChangeError(message)
 
 
@@ -284,10 +295,10 @@ def materialize(warehouse: Warehouse, now: datetime) -> dict[str, int]:
 
 
 def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Summary:
-    """Run all stages through `call`, which runs a function with its arguments, plainly or as a task.
+    """Run all stages through `call`, which runs a function with its arguments.
 
-    A second run on the same home waits while the first holds it, then does what is left. Refused files do not hold the
-    others up; they are in the summary.
+    A second run on the same home waits for the first to end, then does what is left. Refused
+    files do not stop the others; they are listed in the summary.
     """
     from transforms.sources.schema_changes import newest_load, notices
 
@@ -340,15 +351,16 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
 
 
 def recover(warehouse: Warehouse, now: datetime) -> None:
-    """Begin with a home as it should be: what a killed run left is swept, and an erasure that was killed is finished."""
+    """Delete what a killed run left behind, and finish an erasure that was killed."""
     warehouse.sweep()
     finish_erasure(warehouse, now)
 
 
 def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
-    """Erase an author's, a record's or a file's data from a home, as `wanted`, or tell what would go.
+    """Erase an author's, a record's or a file's data from a home, or find what would be erased.
 
-    Raises `ErasureError` if nothing is found, if it cannot be told whose the loaded rows are, or if something is still there afterwards.
+    Raises `ErasureError` if nothing is found, if the owner of the loaded rows is unknown, or if
+    something is still there afterwards.
     """
     from feature_repo.erase import refuse_other_stores, touched_locks
     from transforms.upkeep.erase import begin, find
@@ -363,7 +375,7 @@ def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
             apply(warehouse)
         with warehouse.connect() as connection:
             erased = find(connection, warehouse, wanted)
-            locks = touched_locks(warehouse, connection)
+            locks = touched_locks(warehouse, connection, wanted.author)
         if not is_dry:
             begin(warehouse, wanted)
             finish_erasure(warehouse, now)
@@ -398,7 +410,10 @@ def finish_erasure(warehouse: Warehouse, now: datetime) -> None:
 def run_backfill(
     parameters: BackfillParameters, report: Report = silent
 ) -> dict[str, dict[str, int]]:
-    """Fill what the views lack in a span and bring the online store up to date; rows new, recomputed, untouched by relation."""
+    """Fill gaps in the views over a span and update the online store.
+
+    Returns the rows that are new, recomputed and untouched, by relation.
+    """
     from transforms.features.backfill import fill
 
     warehouse = Warehouse(parameters.settings(), report)
@@ -412,9 +427,9 @@ def run_backfill(
 
 
 def run_maintenance(parameters: MaintainParameters) -> dict[str, list[dict[str, Any]]]:
-    """Compact and vacuum the tables of a home; what was done to each, as `compacted` and `vacuumed`.
+    """Compact and vacuum the tables of a home; return what was done, as `compacted`, `vacuumed`.
 
-    The online store is not written again: what it holds stands in the compacted files.
+    The online store is not rewritten: compaction does not change its values.
     """
     from feature_repo.locks import registered
     from feature_repo.online import due_views, note_compacted
@@ -440,14 +455,17 @@ def run_maintenance(parameters: MaintainParameters) -> dict[str, list[dict[str, 
 
 
 def run_plain(parameters: PipelineParameters, report: Report = silent) -> Summary:
-    """Run the pipeline in this process, without Prefect. Raises `FilesRefusedError` at the end if a file was refused."""
+    """Run the pipeline in this process, without Prefect.
+
+    Raises `FilesRefusedError` at the end if a file was refused.
+    """
     summary = run_stages(parameters, report, lambda function, *arguments: function(*arguments))
     fail_on_refused(summary)
     return summary
 
 
 def fail_on_refused(summary: Summary) -> None:
-    """Turn refused files into a failure once everything else is done: a run that left a file out is not green."""
+    """Raise `FilesRefusedError` if files were refused: a run that left a file out has failed."""
     if summary.refused:
         raise FilesRefusedError(summary)
 
@@ -465,7 +483,10 @@ def write_summary(home: Path, summary: Summary) -> None:
 
 @contextmanager
 def lock_home(home: Path) -> Iterator[None]:
-    """Hold a home for one run: wait, and say so, while another holds it. The operating system lets go if a process dies."""
+    """Lock a home for one run; while another run has it, log a warning and wait.
+
+    The operating system releases the lock if the process dies.
+    """
     try:
         home.mkdir(parents=True, exist_ok=True)
         file = (home / ".lock").open("a+")
@@ -494,7 +515,8 @@ def lock_home(home: Path) -> Iterator[None]:
 def _disk_trouble(home: Path) -> Iterator[None]:
     """Turn what each library says of a full disk, or one that may not be written, into one line.
 
-    Arrow, DuckDB, delta-rs and SQLite each have an error of their own for it, with the system's words in it at most.
+    Arrow, DuckDB, delta-rs and SQLite each have an error of their own for it, with the system's
+    words in it at most.
     """
     try:
         yield
@@ -504,10 +526,14 @@ def _disk_trouble(home: Path) -> Iterator[None]:
         said = str(error).lower()
         if any(words in said for words in FULL):
             message = (
-                f"{home}: the disk is full; nothing half is visible, so make room and run again"
+                f"{home}: the disk is full; no partial results are visible; "
+                "free some space and run again"
             )
         elif any(words in said for words in READ_ONLY):
-            message = f"{home}: cannot be written any more; nothing half is visible, so mend its permissions and run again"
+            message = (
+                f"{home}: cannot be written any more; no partial results are visible; fix its "
+                "permissions and run again"
+            )
         else:
             raise
         raise HomeError(message) from error

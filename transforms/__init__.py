@@ -1,5 +1,5 @@
-"""What happens to data: pure functions of frames, SQL models, contracts, and the warehouse they read and write.
+"""What happens to data: pure functions of frames, SQL models, contracts, and the warehouse.
 
-Belongs here: parsing, mapping, validation, features. Does not: when and in what order (`flows`), what is served
-(`feature_repo`). Imports neither Prefect nor Feast.
+Parsing, mapping, validation and features belong here. When and in what order they run does not
+(`flows`), nor what is served (`feature_repo`). Nothing here imports Prefect or Feast.
 """

@@ -1,50 +1,54 @@
-"""Errors a person is meant to read: one line that names the place and the mend. None carries a record's text."""
+"""Errors for people: one line that names the place and the fix, never with a record's text."""
 
 from typing import Any
 
 
 class MillraceError(Exception):
-    """Any failure with a cause that the reader can mend; the CLI prints it without a traceback."""
+    """A failure that the reader can fix; the CLI prints it without a traceback."""
 
 
 class SourceError(MillraceError):
-    """A source file, or what it points to, cannot be used."""
+    """A source file, or the data it points to, cannot be used."""
 
 
 class NoFilesError(SourceError):
-    """There is no file where a source points to."""
+    """A source points to no file."""
 
 
 class FileRefusedError(MillraceError):
-    """One source file cannot be read as a whole; its neighbours can."""
+    """One source file cannot be read at all; the others can."""
 
 
 class GateError(MillraceError):
-    """Rows broke their relation's contract, so nothing of them was committed."""
+    """Rows broke their relation's contract, so none of them was committed."""
 
 
 class LoadStoppedError(GateError):
     """A load as a whole is not what its source allows, so nothing of it was committed.
 
-    `payload` tells it to programs: the source, the load and what was found.
+    `payload` describes it to programs: the source, the load and what was found.
     """
 
     def __init__(self, message: str, payload: dict[str, Any] | None = None) -> None:
-        """Take the line for people, and the payload."""
+        """Take the line for people and the payload."""
         super().__init__(message)
         self.payload = payload or {}
 
 
 class ChecksError(LoadStoppedError):
-    """A check stops a load: nearly all of it is rejected, its keys or dates are read wrongly, or its ids are another source's."""
+    """A check stops a load.
+
+    Nearly all of it is rejected, its keys or dates are read wrongly, or its ids belong to another
+    source.
+    """
 
 
 class DriftError(LoadStoppedError):
-    """A load differs from the loads before it by more than its source allows, so nothing of it was committed."""
+    """A load differs too much from the loads before it, so nothing of it was committed."""
 
 
 class LineageError(MillraceError):
-    """A feature value is not what its records make it."""
+    """A feature value does not follow from its records."""
 
 
 class OrchestratorError(MillraceError):
@@ -52,11 +56,11 @@ class OrchestratorError(MillraceError):
 
 
 class HomeError(MillraceError):
-    """The home cannot be used: not writable, or nothing there yet."""
+    """The home cannot be used: it is not writable, or is still empty."""
 
 
 class InstantError(MillraceError, ValueError):
-    """What was given as an instant is none that can be read in one way only."""
+    """A value is not an instant, or can be read as more than one."""
 
 
 class DerivedError(MillraceError):
@@ -64,19 +68,19 @@ class DerivedError(MillraceError):
 
 
 class ErasureError(MillraceError):
-    """What is to be erased cannot be, or was not."""
+    """An erasure is impossible, or did not finish."""
 
 
 class SchemaChangedError(MillraceError):
-    """The fields of a frozen source have changed, and nobody has accepted that."""
+    """The fields of a frozen source have changed, and nobody has accepted the change."""
 
 
 class CorrectionError(MillraceError):
-    """A file of corrections cannot be taken as it is."""
+    """A file of corrections cannot be imported as it is."""
 
 
 class BreakingChangeError(MillraceError):
-    """Features that are published were removed or retyped, and nobody has accepted that."""
+    """Published features were removed or retyped, and nobody has accepted the change."""
 
 
 class DeclarationError(MillraceError):

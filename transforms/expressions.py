@@ -1,7 +1,8 @@
-"""The SQL that users write: expressions over one row, whole queries, and names. It gets into SQL here and nowhere else.
+"""The SQL that users write: expressions over one row, whole queries, and names.
 
-DuckDB parses it; what counts is the tree, so no spelling gets round a rule. It may call the functions that `functions.yaml`
-allows. An expression is run by a connection that sees the rows and can reach nothing else; a query names the relations it reads.
+Users' text gets into SQL here and nowhere else. DuckDB parses it, and rules apply to the tree, so
+no spelling evades them. It may call the functions that `functions.yaml` allows. An expression runs
+on a connection that sees the rows and can reach nothing else; a query names the relations it reads.
 """
 
 import difflib
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import duckdb
 import yaml
 
-# no way to files, the network, extensions or the variables of this program
+# no access to files, the network, extensions or this program's variables
 SEALED: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     "autoinstall_known_extensions": "false",
@@ -27,7 +28,8 @@ SEALED: dict[str, str | bool | int | float | list[str]] = {
     "preserve_insertion_order": "false",
 }
 CLASSES = frozenset(
-    "BETWEEN CASE CAST COLLATE COLUMN_REF COMPARISON CONJUNCTION CONSTANT FUNCTION LAMBDA OPERATOR TYPE".split(),  # noqa: SIM905
+    "BETWEEN CASE CAST COLLATE COLUMN_REF COMPARISON CONJUNCTION CONSTANT "  # noqa: SIM905
+    "FUNCTION LAMBDA OPERATOR TYPE".split(),
 )
 NOT_ALLOWED = {
     "SUBQUERY": "a subquery",
@@ -35,14 +37,16 @@ NOT_ALLOWED = {
     "STAR": "a star",
     "PARAMETER": "a parameter",
 }
-# what a query may hold beside expressions: the types of its nodes, relations and modifiers
+# what a query may contain beside expressions: the types of its nodes, relations and modifiers
 QUERY_TYPES = frozenset(
     "SELECT_NODE SET_OPERATION_NODE BASE_TABLE JOIN SUBQUERY TABLE_FUNCTION EXPRESSION_LIST EMPTY "  # noqa: SIM905
-    "ORDER_MODIFIER DISTINCT_MODIFIER LIMIT_MODIFIER LIMIT_PERCENT_MODIFIER ORDER_DEFAULT ASCENDING DESCENDING".split(),
+    "ORDER_MODIFIER DISTINCT_MODIFIER LIMIT_MODIFIER LIMIT_PERCENT_MODIFIER "
+    "ORDER_DEFAULT ASCENDING DESCENDING".split(),
 )
-# read as columns where there are none of these names
+# these parse as columns, but are values of the run if no column has the name
 VALUES_OF_A_RUN = frozenset(
-    "current_catalog current_date current_role current_schema current_time current_timestamp current_user "  # noqa: SIM905
+    "current_catalog current_date current_role current_schema current_time "  # noqa: SIM905
+    "current_timestamp current_user "
     "localtime localtimestamp session_user user".split(),
 )
 # the functions that make a relation of values
@@ -50,7 +54,10 @@ ROWS_OF_VALUES = frozenset({"generate_series", "range", "unnest"})
 
 
 class Query(NamedTuple):
-    """A checked query: its SQL, its tree as text, in which comments and blanks leave no trace, and the relations that it reads."""
+    """A checked query: its SQL, its tree as text, and the relations that it reads.
+
+    Comments and blanks leave no trace in the tree.
+    """
 
     sql: str
     tree: str
@@ -61,9 +68,14 @@ class Query(NamedTuple):
 def sealed(
     memory_limit: str | None = None, **options: str | int
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a DuckDB that sees only what is registered with it: no files, no extensions, and no setting can be changed.
+    """Open a DuckDB that sees only what is registered with it: no files and no extensions.
 
-    `options` are DuckDB's own, beside or in place of those of `SEALED`.
+    Its settings cannot be changed. `options` are DuckDB's own; they extend or replace those of
+    `SEALED`.
+
+    >>> with sealed() as connection:
+    ...     connection.sql("select current_setting('enable_external_access')").fetchall()
+    [(False,)]
     """
     with duckdb.connect(
         config=SEALED | ({"memory_limit": memory_limit} if memory_limit else {}) | options
@@ -74,28 +86,49 @@ def sealed(
 
 
 def quoted(name: str) -> str:
-    """Quote an SQL name."""
+    """Quote an SQL name.
+
+    >>> print(quoted('the "big" one'))
+    "the ""big"" one"
+    """
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
-    """Write a text in SQL, where there can be no parameter."""
+    """Write a text in SQL, where there can be no parameter.
+
+    >>> print(literal("it's"))
+    'it''s'
+    """
     return "'" + text.replace("'", "''") + "'"
 
 
 def unlike(names: Iterable[str]) -> str:
-    """Make up a name that is none of these: a longer one."""
+    """Make up a name that differs from all of these by being longer.
+
+    >>> unlike(["id", "text"])
+    '_____'
+    """
     return "_" * (max(map(len, names), default=0) + 1)
 
 
 def bound(expression: str) -> str:
-    """Give the SQL of an expression as one operand, whatever stands around it; `ValueError` says why it is none."""
+    """Write an expression as one operand, safe in any context; `ValueError` if it is not one.
+
+    >>> print(bound("n + 1"))
+    (n + 1
+    )
+    """
     _tree(expression)
     return f"({expression}\n)"  # a comment may end it
 
 
 def column_name(expression: str) -> str | None:
-    """Name the column that an expression is, if it is nothing else."""
+    """Name the column that an expression consists of; None if it is anything else.
+
+    >>> column_name("text"), column_name("lower(text)")
+    ('text', None)
+    """
     tree = _tree(expression)
     return (
         str(tree["column_names"][0])
@@ -105,7 +138,7 @@ def column_name(expression: str) -> str | None:
 
 
 def renamed(expression: str, names: Mapping[tuple[str, ...], str]) -> str:
-    """Write an expression with other names for columns that it reads.
+    """Rename columns that an expression reads.
 
     >>> renamed("a.n / nullif(b, 0)", {("a", "n"): "a__n"})
     '(a__n / "nullif"(b, 0))'
@@ -125,18 +158,33 @@ def renamed(expression: str, names: Mapping[tuple[str, ...], str]) -> str:
 
 
 def column_references(expression: str) -> set[str]:
-    """Find the columns that an expression reads; `ValueError` if it is not one plain expression over a row."""
+    """Find the columns that an expression reads.
+
+    Raises `ValueError` if it is not a single plain expression over a row.
+
+    >>> sorted(column_references("if(n > 0, lower(text), null)"))
+    ['n', 'text']
+    """
     return {name for name, *_ in dotted_references(expression)}
 
 
 def dotted_references(expression: str) -> set[tuple[str, ...]]:
-    """Find the columns that an expression reads with what stands before them: `a.b` is `("a", "b")`; `ValueError` as above."""
+    """Find the columns that an expression reads, with their qualifiers.
+
+    Raises `ValueError` if it is not a single plain expression over a row.
+
+    >>> sorted(dotted_references("a.n / b"))
+    [('a', 'n'), ('b',)]
+    """
     return set(_columns(_tree(expression), frozenset()))
 
 
 @cache
 def _tree(expression: str) -> dict[str, Any]:
-    """Parse and check an expression. Alone and between brackets it must be the same, so that it cannot end what stands around it."""
+    """Parse and check an expression.
+
+    It must be the same alone and in brackets, so that it cannot end the SQL around it.
+    """
     with sealed() as connection:
         plain, alone = (_statement(connection, f"select {text}") for text in ("null", expression))
         is_plain = (
@@ -156,9 +204,16 @@ def _tree(expression: str) -> dict[str, Any]:
 
 @cache
 def read_query(sql: str, relations: frozenset[str]) -> Query:
-    """Parse and check a query over relations; `ValueError` says why it is not one select statement over them alone.
+    """Parse and check a query; `ValueError` if it is not one select statement over the relations.
 
-    Alone and between brackets it must be the same, so that it cannot end what stands around it.
+    It must be the same alone and in brackets, so that it cannot end the SQL around it.
+
+    >>> read_query("select n from versions -- all", frozenset({"versions"})).reads
+    frozenset({'versions'})
+    >>> read_query("from read_text('a')", frozenset({"versions"}))
+    Traceback (most recent call last):
+        ...
+    ValueError: may not read read_text(); relations are made by generate_series, range, unnest
     """
     text = sql.strip().removesuffix(";")
     with sealed() as connection:
@@ -203,7 +258,7 @@ def _statement(connection: duckdb.DuckDBPyConnection, sql: str) -> dict[str, Any
 def _check(node: dict[str, Any]) -> None:
     kind = node.get("class", "TYPE")
     if kind not in CLASSES:
-        message = f"may not hold {NOT_ALLOWED.get(kind, kind.lower().replace('_', ' '))}"
+        message = f"may not contain {NOT_ALLOWED.get(kind, kind.lower().replace('_', ' '))}"
         raise ValueError(message)
     if kind == "FUNCTION":
         _check_call(node, refusal)
@@ -217,10 +272,12 @@ def _check_of_query(node: dict[str, Any], relations: frozenset[str], given: set[
         else kind in QUERY_TYPES or not isinstance(kind, str)
     )
     if not is_known:
-        message = f"may not hold {NOT_ALLOWED.get(str(kind), str(kind).lower().replace('_', ' '))}"
+        message = (
+            f"may not contain {NOT_ALLOWED.get(str(kind), str(kind).lower().replace('_', ' '))}"
+        )
         raise ValueError(message)
     if node.get("sample") or node.get("ref_type") == "POSITIONAL":
-        message = "may neither take a sample nor join by position, which is another in the next run"
+        message = "may neither take a sample nor join by position: the next run would differ"
         raise ValueError(message)
     if kind in {"FUNCTION", "WINDOW"}:
         is_ordered = bool(
@@ -244,7 +301,10 @@ def _check_of_query(node: dict[str, Any], relations: frozenset[str], given: set[
         and len(node["column_names"]) == 1
         and node["column_names"][0].lower() in VALUES_OF_A_RUN
     ):
-        message = f"may not read {node['column_names'][0]}, which is another in the next run; a column needs another name"
+        message = (
+            f"may not read {node['column_names'][0]}, which differs in the next run; "
+            "a column needs another name"
+        )
         raise ValueError(message)
     kinds = [
         modifier["type"]
@@ -252,7 +312,10 @@ def _check_of_query(node: dict[str, Any], relations: frozenset[str], given: set[
         if modifier["type"] != "DISTINCT_MODIFIER" or _is_on(modifier)
     ]
     if kinds and "ORDER_MODIFIER" not in kinds:
-        message = "may not take some of its rows in no order; write order by before limit, or with distinct on"
+        message = (
+            "may not take some of its rows in no order; "
+            "write order by before limit, or with distinct on"
+        )
         raise ValueError(message)
 
 
@@ -280,7 +343,11 @@ def _check_call(node: dict[str, Any], refused: Callable[[str], str | None]) -> N
 
 
 def refusal(function: str) -> str | None:
-    """Say why an expression may not call a function; None if it may."""
+    """Return why an expression may not call a function; None if it may.
+
+    >>> refusal("lowr")
+    "it is not a function of one row's values; did you mean lower?"
+    """
     name, allowed = function.lower(), _functions()["allowed"]
     if name in allowed:
         return None
@@ -293,13 +360,20 @@ def refusal(function: str) -> str | None:
 def query_refusal(
     function: str, *, is_window: bool = False, is_ordered: bool = False
 ) -> str | None:
-    """Say why a query may not call a function, in a window or not, over rows in an order or not; None if it may."""
+    """Return why a query may not call a function; None if it may.
+
+    The answer depends on whether the call is in a window, and on whether its rows are ordered.
+
+    >>> query_refusal("row_number", is_window=True, is_ordered=True)
+    >>> query_refusal("row_number", is_window=True)
+    'what it gives depends on the order of rows; add order by to it'
+    """
     name, lists = function.lower(), _functions()
     if name in lists["aggregates"] or (name in lists["allowed"] | {"unnest"} and not is_window):
         return None
     if name in lists["ordered"] or (name in lists["windows"] and is_window):
         return (
-            None if is_ordered else "what it gives depends on the order of rows; say order by in it"
+            None if is_ordered else "what it gives depends on the order of rows; add order by to it"
         )
     known = lists["allowed"] | lists["aggregates"] | lists["ordered"] | lists["windows"]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
@@ -322,7 +396,7 @@ def _reason(name: str) -> str | None:
 
 @cache
 def _functions() -> dict[str, frozenset[str]]:
-    """Read which functions are allowed: over one row, over many, over many in an order, and in windows alone."""
+    """Read which functions are allowed: over one row, many, ordered rows, or in windows only."""
     return {
         name: frozenset(_lists()[name].lower().split())
         for name in ("allowed", "aggregates", "ordered", "windows")
@@ -335,7 +409,10 @@ def _lists() -> dict[str, Any]:
 
 
 def _columns(node: Any, own: frozenset[str]) -> Iterator[tuple[str, ...]]:
-    """Find columns below a node, but for the parameters of lambdas (`own`), whose names ignore case. `->` is JSON's arrow."""
+    """Find columns below a node.
+
+    Parameters of lambdas (`own`) are no columns; their names ignore case. `->` is JSON's arrow.
+    """
     if isinstance(node, list):
         for child in node:
             yield from _columns(child, own)
@@ -351,7 +428,7 @@ def _columns(node: Any, own: frozenset[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _rename(node: Any, names: Mapping[tuple[str, ...], str], own: frozenset[str]) -> None:
-    """Rename columns below a node in place, but for the parameters of lambdas, as `_columns` finds them."""
+    """Rename columns below a node in place; parameters of lambdas keep their names."""
     if isinstance(node, list):
         for child in node:
             _rename(child, names, own)

@@ -1,6 +1,7 @@
-"""The home: every setting and its default, and files of state that are replaced whole.
+"""The home: its settings with their defaults, and files of state that are replaced whole.
 
-Each setting is also an environment variable, `MILLRACE_<NAME>`. Who reads a file of state sees it before or after, never a half.
+Each setting is also an environment variable, `MILLRACE_<NAME>`. A reader of a file of state sees
+the old content or the new, never a part.
 """
 
 import os
@@ -16,7 +17,10 @@ CHECKOUT = Path(__file__).parents[1]
 
 
 def default_home() -> Path:
-    """Find the nearest `.millrace` folder, here or in a parent folder; the one to be made here if there is none."""
+    """Find the nearest `.millrace` folder, here or in a parent folder.
+
+    If there is none, it is the one to be created here.
+    """
     here = Path.cwd()
     homes = (folder / HOME_NAME for folder in (here, *here.parents))
     return next((home for home in homes if home.is_dir()), here / HOME_NAME)
@@ -29,7 +33,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(
         default_factory=default_home,
-        description="Folder that holds everything the pipeline writes.",
+        description="Folder for everything the pipeline writes.",
     )
     memory_limit: str = Field(
         default="1GB",
@@ -53,18 +57,20 @@ class Settings(BaseSettings):
     )
     online: str | None = Field(
         default=None,
-        description="Views of records to keep online beside those of entities: names with commas between, `all`, or empty for none. "
+        description="Views of records to keep online beside those of entities: "
+        "names separated by commas, `all`, or empty for none. "
         "A home keeps its choice where this is not set; a new one has none.",
     )
     embedder: Path | None = Field(
         default=None,
-        description="Folder of a sentence-transformers model; set, there is a view record_embedding made by it.",
+        description="Folder of a sentence-transformers model; "
+        "if it is set, there is a view record_embedding made by it.",
     )
 
     features: str | None = Field(
         default=None,
-        description="Folders of your own features, one Python file a subject, with "
-        f"{os.pathsep!r} between them; by default `features` of the checkout, if it is there. Empty for none.",
+        description="Folders of your own features, one Python file per subject, separated by "
+        f"{os.pathsep!r}; by default `features` of the checkout, if it exists. Empty for none.",
     )
 
     @property
@@ -85,9 +91,17 @@ class Settings(BaseSettings):
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file beside, then put it in the place of the one before. Threads and processes may do so at once: the last one stays.
+    """Write a file under another name, then move it into place.
 
-    Raises OSError where the disk is full or may not be written; the file stays what it was.
+    Threads and processes may do so at once; the last one wins. Raises OSError if the disk is full
+    or not writable; the file keeps its content.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     replace_file(Path(folder, "state"), b"old")
+    ...     replace_file(Path(folder, "state"), b"new")
+    ...     [path.name for path in Path(folder).iterdir()], Path(folder, "state").read_bytes()
+    (['state'], b'new')
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.half")
@@ -99,10 +113,10 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def sweep_halves(home: Path) -> None:
-    """Remove what killed processes had begun to write, in a home and beside its online store."""
+    """Remove the partial files of killed processes, in a home and beside its online store."""
     for half in [*home.glob("*.half"), *(home / "feast").rglob("*.half")]:
         process = half.name.split(".")[-2].partition("-")[0]
-        with suppress(PermissionError):  # the process is there, and another user's
+        with suppress(PermissionError):  # the process exists and belongs to another user
             try:
                 os.kill(int(process), 0)
             except ProcessLookupError:

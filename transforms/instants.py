@@ -1,7 +1,8 @@
-"""Instants as people give them, in UTC: one reading for spines, requests, views computed on demand and the command line.
+"""Instants as people write them, in UTC: one reading for all parts of the program.
 
-A time with an offset or a zone is the instant it names; one without is UTC; a date is its midnight; text is ISO 8601. A number
-says neither unit nor origin, so it is refused. What is finer than a microsecond is rounded down.
+Spines, requests, views computed on demand and the command line share it. A time with an offset or a
+zone is the instant it names; one without is UTC; a date is its midnight; text is ISO 8601. A number
+has neither unit nor origin, so it is refused. Anything finer than a microsecond is rounded down.
 """
 
 import math
@@ -19,7 +20,10 @@ from transforms.errors import InstantError
 INSTANT = pa.timestamp("us", "UTC")
 FORMS = "2026-01-02T10:00:00Z or 2026-01-02 15:30:00+05:30"
 _NO_INSTANT = f"no instant in ISO 8601; write {FORMS}"
-_NO_UNIT = f"a number, which does not say its unit; give a time, as datetime.fromtimestamp(seconds, UTC), or text as {FORMS}"
+_NO_UNIT = (
+    "a number, which does not say its unit; give a time, "
+    f"as datetime.fromtimestamp(seconds, UTC), or text as {FORMS}"
+)
 _TIME = r"{h}(?:{m}(?:{s}(?:[.,]\d{{1,9}})?)?)?(?:Z|[+-](?:0\d|1[0-4])(?::?[0-5]\d)?)?"
 _HOUR, _SIXTY = r"(?:[01]\d|2[0-3])", r"[0-5]\d"
 _EXTENDED = r"\d{4}-\d\d-\d\d(?:[T ]" + _TIME.format(h=_HOUR, m=f":{_SIXTY}", s=f":{_SIXTY}") + ")?"
@@ -28,7 +32,17 @@ _ISO = re.compile(f"{_EXTENDED}|{_BASIC}", re.ASCII)
 
 
 def parse_instant(text: str) -> datetime:
-    """Read an instant in ISO 8601. Raises `InstantError` for any other text, whose order of day and month nobody can know."""
+    """Read an instant in ISO 8601.
+
+    Raises `InstantError` for any other text, because its order of day and month is ambiguous.
+
+    >>> parse_instant("2026-01-02 15:30:00+05:30").isoformat()
+    '2026-01-02T10:00:00+00:00'
+    >>> parse_instant("01/02/2026")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    transforms.errors.InstantError: no instant in ISO 8601; write ...
+    """
     upper = text.strip().upper()
     try:
         if _ISO.fullmatch(upper):
@@ -39,9 +53,13 @@ def parse_instant(text: str) -> datetime:
 
 
 def in_utc(value: Any) -> Any:
-    """Give Python's datetimes that have a zone in UTC, in lists and dictionaries too; all else as it is.
+    """Convert Python's datetimes that have a zone to UTC, also in lists and dictionaries.
 
-    Arrow drops their offset where PYARROW_IGNORE_TIMEZONE is set, as importing Pandera does, and Polars refuses those in a gap.
+    Everything else is returned as it is. Arrow drops offsets where PYARROW_IGNORE_TIMEZONE is set,
+    as importing Pandera does, and Polars refuses datetimes in a gap.
+
+    >>> in_utc({"at": datetime.fromisoformat("2026-01-02T15:30:00+05:30"), "n": 1})
+    {'at': datetime.datetime(2026, 1, 2, 10, 0, tzinfo=datetime.timezone.utc), 'n': 1}
     """
     match value:
         case datetime() if value.tzinfo is not None:
@@ -55,7 +73,13 @@ def in_utc(value: Any) -> Any:
 
 
 def instant_of(value: Any) -> datetime | None:
-    """Read one value as an instant, None where it is missing. Raises `InstantError` for what says no instant, or more than one."""
+    """Read one value as an instant, None where it is missing.
+
+    Raises `InstantError` for a value that is no instant, or could be more than one.
+
+    >>> instant_of(date(2026, 1, 2)), instant_of(float("nan"))
+    (datetime.datetime(2026, 1, 2, 0, 0, tzinfo=datetime.timezone.utc), None)
+    """
     if _is_missing(value):
         return None
     if isinstance(value, np.datetime64):
@@ -70,7 +94,17 @@ def instant_of(value: Any) -> datetime | None:
 
 
 def instants_of(values: Sequence[Any], column: str) -> pa.Array:
-    """Read the values of a column as instants. Raises `InstantError` that names column and row, and says how to mend it."""
+    """Read the values of a column as instants.
+
+    Raises `InstantError` that names column and row, and says how to fix it.
+
+    >>> instants_of(["2026-01-02", None], "at").to_pylist()
+    [datetime.datetime(2026, 1, 2, 0, 0, tzinfo=zoneinfo.ZoneInfo(key='UTC')), None]
+    >>> instants_of(["2026-01-02", "soon"], "at")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    transforms.errors.InstantError: column 'at', row 2: no instant in ISO 8601; write ...
+    """
     instants = []
     for row, value in enumerate(values):
         try:
@@ -82,7 +116,13 @@ def instants_of(values: Sequence[Any], column: str) -> pa.Array:
 
 
 def instants_in(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """Read an Arrow column as instants; of a timestamp the unit stays. Raises `InstantError` as `instants_of` does."""
+    """Read an Arrow column as instants; a timestamp keeps its unit.
+
+    Raises `InstantError` as `instants_of` does.
+
+    >>> instants_in(pa.chunked_array([["2026-01-02T10:00Z"]]), "at").type
+    TimestampType(timestamp[us, tz=UTC])
+    """
     kind = column.type
     if pa.types.is_dictionary(kind):
         return instants_in(column.cast(kind.value_type), name)
@@ -99,15 +139,19 @@ def instants_in(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of Arrow's holds text."""
+    """Whether an Arrow column is text.
+
+    >>> is_text(pa.large_string()), is_text(pa.binary())
+    (True, False)
+    """
     return bool(
         pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     )
 
 
 def _is_missing(value: Any) -> bool:
-    """None, or what NumPy and pandas have in its place."""
-    if type(value).__name__ in {"NaTType", "NAType"}:  # pandas' own, which is not imported for them
+    """Whether a value is None, or the equivalent in NumPy or pandas."""
+    if type(value).__name__ in {"NaTType", "NAType"}:  # of pandas, which is not imported for them
         return True
     return (
         value is None

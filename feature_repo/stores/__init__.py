@@ -1,3 +1,3 @@
-"""Feast plug-ins: the offline store, the online stores, the materialization engine, the registry's file."""
+"""Feast plug-ins: offline store, online stores, materialization engine and registry file."""
 
 import feature_repo.importing  # noqa: F401

@@ -1,4 +1,4 @@
-"""Feast's offline store over the warehouse: point-in-time joins that grow with n log n and stream, over fixed snapshots."""
+"""Feast's offline store over the warehouse: streamed point-in-time joins over fixed snapshots."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -66,10 +66,11 @@ Batches = Callable[[], Iterator[pa.Table]]
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
     """Where the rows are and how much memory may be used.
 
-    `warehouse` is the folder that relative source paths start from, itself relative to the feature repository.
-    `memory_limit` (`"2GB"`; unset, `MILLRACE_MEMORY_LIMIT`) bounds what is held of the views; a larger view is read in
-    parts. A spine is joined and given out `batch_rows` rows at a time. `as_of_versions` names Delta versions of views to
-    read instead of the newest (`{author_activity: 12}`). `storage_options` go to object storage.
+    `warehouse` is the folder that relative source paths start from, itself relative to the feature
+    repository. `memory_limit` (`"2GB"`; unset, `MILLRACE_MEMORY_LIMIT`) bounds what is in memory of
+    the views; a larger view is read in parts. A spine is joined and given out `batch_rows` rows at
+    a time. `as_of_versions` names Delta versions of views to read instead of the newest
+    (`{author_activity: 12}`). `storage_options` go to object storage.
     """
 
     type: Literal["feature_repo.stores.asof.AsofOfflineStore"] = (
@@ -83,7 +84,7 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):
 
 
 class AsofRetrievalMetadata(RetrievalMetadata):
-    """What a retrieval asks for, and `versions`: the Delta version of each view it reads, None for plain Parquet."""
+    """What a retrieval asks for, and the Delta version of each view (None: plain Parquet)."""
 
     def __init__(
         self,
@@ -98,7 +99,7 @@ class AsofRetrievalMetadata(RetrievalMetadata):
 
 
 class AsofRetrievalJob(RetrievalJob):
-    """A retrieval that runs when its result is asked for; asked again, it gives the same."""
+    """A retrieval that runs when its result is asked for; asked again, it returns the same."""
 
     def __init__(
         self,
@@ -110,7 +111,7 @@ class AsofRetrievalJob(RetrievalJob):
         *,
         full_feature_names: bool = False,
     ) -> None:
-        """Keep what gives the batches (at least one, maybe without rows), and what Feast asks a job about."""
+        """Take what returns the batches (at least one, maybe empty) and what Feast asks a job."""
         self._batches = batches
         self._sql = sql
         self._config = config
@@ -134,15 +135,18 @@ class AsofRetrievalJob(RetrievalJob):
         return self._metadata
 
     def tables(self) -> Iterator[pa.Table]:
-        """Run as the result is read, without on-demand views: at least one table, maybe without rows."""
+        """Run as the result is read, without on-demand views: at least one table, maybe empty."""
         return self._batches()
 
     def to_sql(self) -> str:
-        """Give DuckDB SQL with the same result; a spine that is no file and no query is the relation `spine` in it."""
+        """Return DuckDB SQL with the same result.
+
+        A spine in memory is the relation `spine` in it.
+        """
         return self._sql
 
     def to_df(self, validation_reference: Any = None, timeout: int | None = None) -> pd.DataFrame:
-        """Run, as a pandas frame. Feast's own copies the whole frame once more to number the rows."""
+        """Run, as a pandas frame. Feast's own method copies the whole frame to number the rows."""
         frame: pd.DataFrame = self.to_arrow(validation_reference, timeout).to_pandas()
         return frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index(drop=True)
 
@@ -151,7 +155,7 @@ class AsofRetrievalJob(RetrievalJob):
         return pl.DataFrame(sources.known_zones(self.to_arrow()))
 
     def to_arrow_reader(self) -> pa.RecordBatchReader:
-        """Run as the result is read, one batch of the spine at a time, so that memory holds one batch."""
+        """Run as the result is read, with one batch of the spine in memory at a time."""
         tables = self._finished_batches()
         first = next(tables)
 
@@ -163,7 +167,10 @@ class AsofRetrievalJob(RetrievalJob):
         return pa.RecordBatchReader.from_batches(first.schema, batches())
 
     def to_parquet(self, path: str | Path) -> int:
-        """Run into one Parquet file, a local path or a URI, which appears when it is whole; the number of its rows."""
+        """Run into one Parquet file, a path or URI, which appears when complete.
+
+        Returns its row count.
+        """
         return sources.write_parquet(
             self.to_arrow_reader(), str(path), self._config.offline_store.storage_options
         )
@@ -171,10 +178,10 @@ class AsofRetrievalJob(RetrievalJob):
     def persist(
         self,
         storage: SavedDatasetStorage,
-        allow_overwrite: bool = False,
-        timeout: int | None = None,
+        allow_overwrite: bool = False,  # noqa: FBT001, FBT002
+        timeout: int | None = None,  # noqa: ARG002
     ) -> None:
-        """Write the result where a saved dataset is to be: a Delta table if it says so, else one Parquet file."""
+        """Write a saved dataset: a Delta table if its storage says so, else one Parquet file."""
         if not isinstance(storage, SavedDatasetFileStorage):
             message = (
                 f"{type(storage).__name__}: this store persists to SavedDatasetFileStorage only"
@@ -235,16 +242,20 @@ class AsofOfflineStore(OfflineStore):
         end_date: datetime | None = None,
         filter_by_created_timestamp: bool = False,  # noqa: FBT001, FBT002
     ) -> AsofRetrievalJob:
-        """Join the newest feature row at or before each spine row's instant; every spine row comes back, in order.
+        """Join the newest feature row at or before each spine row's instant.
+
+        Keeps all rows, in order.
 
         Where a key has no row by then, a feature is what its field's tag `empty` says, else null.
 
-        The spine is a pandas, Polars or Arrow frame, an SQL query over the warehouse, or a path to Parquet (a file, folder
-        or glob), with an `event_timestamp` (naive means UTC, text is ISO 8601) and the views' keys. Without one the keys are those with
-        a row from `start_date` to `end_date`, both included, as of `end_date`.
-        With `filter_by_created_timestamp` only rows created by the spine's instant count.
+        The spine is a pandas, Polars or Arrow frame, an SQL query over the warehouse, or a path to
+        Parquet (a file, folder or glob), with an `event_timestamp` (naive means UTC, text is ISO
+        8601) and the views' keys. Without one the keys are those with a row from `start_date` to
+        `end_date`, both included, as of `end_date`. With `filter_by_created_timestamp` only rows
+        created by the spine's instant count.
 
-        Raises `ValueError` naming view and column where a column is missing or of a type that cannot match.
+        Raises `ValueError` naming view and column where a column is missing or of a type that
+        cannot match.
         """
         span = None
         on_demand = _get_requested_on_demand_feature_views(feature_refs, project, registry)
@@ -334,8 +345,8 @@ class AsofOfflineStore(OfflineStore):
     ) -> None:
         """Add rows to a view's source as one more file or commit.
 
-        A source that is one single Parquet file is written again. Raises `ValueError` where the table lacks a column of the
-        source, or the single file is on object storage.
+        A source that is one single Parquet file is written again. Raises `ValueError` where the
+        table lacks a column of the source, or the single file is on object storage.
         """
         source = feature_view.batch_source
         schema = snapshot(config, source).schema
@@ -345,7 +356,10 @@ class AsofOfflineStore(OfflineStore):
         )  # Feast has mapped it by now
         missing = [name for name in schema.names if name not in table.column_names]
         if missing:
-            message = f"view {feature_view.name}: the rows to write lack {', '.join(missing)}, which its source {source.name!r} has"
+            message = (
+                f"view {feature_view.name}: the rows to write lack {', '.join(missing)}, which its "
+                f"source {source.name!r} has"
+            )
             raise ValueError(message)
         for name in _present(source.timestamp_field) + _present(source.created_timestamp_column):
             place = table.schema.get_field_index(name)
@@ -386,7 +400,10 @@ class AsofOfflineStore(OfflineStore):
         histogram_bins: int = 20,
         top_n: int = 10,
     ) -> list[dict[str, Any]]:
-        """Describe the features of a span of time, both ends included, as Feast's monitoring does; no text is kept."""
+        """Describe the features of a time span, ends included, for Feast's monitoring.
+
+        No text is kept.
+        """
         names = [name for name, _ in feature_columns]
         job = AsofOfflineStore.pull_all_from_table_or_query(
             config, data_source, [], names, timestamp_field, None, start_date, end_date
@@ -451,7 +468,10 @@ class AsofOfflineStore(OfflineStore):
         monitoring.clear_baseline(_monitored(config), project, wanted)
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
-        """Accept a source that is not there yet (the pipeline makes it later); refuse one of another kind."""
+        """Accept a source that does not exist yet (the pipeline creates it).
+
+        Refuse one of another kind.
+        """
         if not isinstance(data_source, FileSource):
             snapshot(config, data_source)
 
@@ -478,7 +498,7 @@ class Join:
             self._asked(read, spine, spine.schema.empty_table())
 
     def batches(self, spine: SpineRows) -> Iterator[pa.Table]:
-        """Add each view's features to the spine's batches, whose own columns are passed on untouched."""
+        """Add each view's features to the spine's batches, whose own columns stay untouched."""
         with ExitStack() as stack:
             views = {read.name: self._open(read, stack) for read in self.reads}
             for batch in spine.batches(self.config.offline_store.batch_rows):
@@ -520,7 +540,7 @@ class Join:
         )
 
     def _asked(self, read: ViewRead, spine: SpineRows, batch: pa.Table) -> pl.DataFrame:
-        """Give the spine's keys and instants as the view's index has them."""
+        """Return the spine's keys and instants as the view's index has them."""
         columns = numbered("key", read.spine_keys.values())
         instants = instants_in(batch[spine.event_timestamp], spine.event_timestamp)
         frame = known(
@@ -542,10 +562,12 @@ class Join:
 def matching(
     column: pl.Expr, kind: pl.DataType, wanted: pl.DataType, named: tuple[str, str]
 ) -> pl.Expr:
-    """Make a spine's key column of the view's type; a value that type cannot hold becomes null, which matches nothing.
+    """Cast a spine's key column to the view's type.
 
-    An integer and the text of its digits are the same key, as online. Raises `ValueError`, naming view and key, where the types
-    have nothing in common.
+    What it cannot represent becomes null: no match.
+
+    An integer and the text of its digits are the same key, as online. Raises `ValueError`, naming
+    view and key, where the types have nothing in common.
     """
     if kind == wanted:
         return column
@@ -569,7 +591,10 @@ def matching(
         cast = column.cast(wanted, strict=False)
         return pl.when(cast.cast(kind, strict=False) == column).then(cast)
     view, key = named
-    message = f"view {view}: its key {key!r} is {wanted}, the spine's is {kind}; convert the spine's column"
+    message = (
+        f"view {view}: its key {key!r} is {wanted}, the spine's is {kind}; convert the spine's "
+        "column"
+    )
     raise ValueError(message)
 
 
@@ -594,13 +619,19 @@ def _names(reads: list[ViewRead], *, full_feature_names: bool) -> dict[str, str]
 
 
 def _refuse_same_names(reads: list[ViewRead], *, full_feature_names: bool) -> None:
-    """Raise `ValueError` where features of two views would be columns of one name, which Feast looks at in what is asked for alone."""
+    """Raise `ValueError` where features of two views would share a column name.
+
+    Feast checks this only for the features named in a request.
+    """
     first: dict[str, str] = {}
     for read in reads:
         for feature in read.features:
             name = _name(read, feature, full_names=full_feature_names)
             if first.setdefault(name, read.name) != read.name:
-                message = f"views {first[name]} and {read.name} both have a feature {feature!r}; ask with full_feature_names=True"
+                message = (
+                    f"views {first[name]} and {read.name} both have a feature {feature!r}; ask "
+                    "with full_feature_names=True"
+                )
                 raise ValueError(message)
 
 
@@ -614,7 +645,10 @@ def _read(config: RepoConfig, view: FeatureView, features: list[str]) -> ViewRea
 
 
 def _entities_between(reads: list[ViewRead], start: datetime, end: datetime) -> pa.Table:
-    """List the keys with a row in a span of time, as a spine at its end; a view's keys are null in another view's rows."""
+    """List the keys with a row in a time span, as a spine at its end.
+
+    Keys of other views are null.
+    """
     kinds = {
         key: _stored(read.rows.schema.field(read.columns[own]).type)
         for read in reversed(reads)
@@ -636,7 +670,7 @@ def _entities_between(reads: list[ViewRead], start: datetime, end: datetime) -> 
 def _keys_between(
     read: ViewRead, names: list[str], start: datetime, end: datetime
 ) -> Iterator[pl.DataFrame]:
-    """Give the keys of a view's rows of a span, named by their place in `names`."""
+    """Return the keys of a view's rows in a span, named by their place in `names`."""
     index = read.index
     first, last = (units_since_1970(make_tzaware(time), index.unit) for time in (start, end))
     keys = [

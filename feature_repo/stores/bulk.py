@@ -1,8 +1,9 @@
-"""Rows into Feast's online stores, by one guarded writer whatever brings them: a materialization, a push, a request.
+"""Rows into Feast's online stores, by one guarded writer for materializations, pushes and requests.
 
-SQLite, Redis and Postgres are written by column, any other store through Feast's own writer. An empty store holds afterwards,
-byte for byte, what Feast's writer would have put there. Beyond that an older value never overwrites a newer one, and the same
-value may be written again. What to write, and when, does not belong here.
+SQLite, Redis and Postgres are written by column, any other store through Feast's own writer. An
+empty store then contains, byte for byte, what Feast's writer would have put there. Beyond that
+an older value never overwrites a newer one, and the same value may be written again. What to write,
+and when, does not belong here.
 """
 
 import asyncio
@@ -68,7 +69,7 @@ _told: set[type] = set()
 
 
 class Batch(NamedTuple):
-    """A batch as the stores take it, in the order of its keys: neighbours in an index are written together."""
+    """A batch for the stores, sorted by key: neighbours in an index are written together."""
 
     keys: pa.LargeBinaryArray
     event: Instants
@@ -88,7 +89,7 @@ class Batch(NamedTuple):
         )
 
     def newest(self) -> "Batch":
-        """In the order of keys, one row an entity: the newest, of equal ones the last created, of these the last given."""
+        """Sort by key, one row an entity: newest first, then last created, then last given."""
         order = pc.sort_indices(self.keys).to_numpy()
         keys = self.keys.take(pa.array(order))
         is_last = np.append(
@@ -106,7 +107,7 @@ class Batch(NamedTuple):
 
 
 class GuardedWrites:
-    """An online store in which no row that Feast hands over overwrites a newer one, whichever way it came."""
+    """An online store in which no row, whichever way it comes, overwrites a newer one."""
 
     def online_write_batch(
         self,
@@ -115,7 +116,10 @@ class GuardedWrites:
         data: Sequence[Row],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Write rows, all or none in SQLite and Postgres; those older than what is stored are left out."""
+        """Write rows, all or none in SQLite and Postgres.
+
+        Leave out those older than what is stored.
+        """
         self.write_rows(config, table, data)
         if progress:
             progress(len(data))
@@ -143,11 +147,12 @@ class GuardedWrites:
 def bulk_writer(
     config: RepoConfig, online_store: OnlineStore, view: FeatureView
 ) -> Iterator[Write]:
-    """Open a view's online table for writing; gives `write(rows)`, which returns the number of entities written.
+    """Open a view's online table for writing; `write(rows)` returns the number of entities written.
 
-    `rows` holds one row an entity: the view's join keys and features, and its batch source's timestamps. An entity that the
-    store knows more newly is left out. A batch that fails is not written in part in SQLite and Postgres, raises, and leaves
-    the writer usable. Raises ValueError naming view and column where a value does not fit its type.
+    `rows` has one row an entity: the view's join keys and features, and its batch source's
+    timestamps. An entity that the store knows more newly is left out. A batch that fails is not
+    written in part in SQLite and Postgres, raises, and leaves the writer usable. Raises ValueError
+    naming view and column where a value does not fit its type.
     """
     reason = _unfit(config, online_store)
     if reason and type(online_store) not in _told:
@@ -190,7 +195,10 @@ def _unfit(config: RepoConfig, online_store: OnlineStore) -> str:
 
 
 def _writer_class(online_store: OnlineStore) -> str:
-    """Name the class whose `online_write_batch` a store uses: a subclass with a writer of its own is another store."""
+    """Name the class whose `online_write_batch` a store uses.
+
+    A subclass with a writer of its own is another store.
+    """
     owner = next(
         kind
         for kind in type(online_store).__mro__
@@ -281,13 +289,19 @@ def _values(
     try:
         return encode_values(column, value_type)
     except Exception as error:  # Feast refuses with any kind of error
-        message = f"view {view.name}: column {name!r} ({column.type}) does not fit its type {value_type.name}: {error}"
+        message = (
+            f"view {view.name}: column {name!r} ({column.type}) does not fit its type "
+            f"{value_type.name}: {error}"
+        )
         raise ValueError(message) from error
 
 
 def _column(view: FeatureView, rows: pa.RecordBatch, name: str) -> pa.Array:
     if name not in rows.schema.names:
-        message = f"view {view.name}: the rows have no column {name!r}; they have {', '.join(rows.schema.names)}"
+        message = (
+            f"view {view.name}: the rows have no column {name!r}; they have "
+            f"{', '.join(rows.schema.names)}"
+        )
         raise ValueError(message)
     return rows.column(name)
 
@@ -299,7 +313,7 @@ def _instants(column: pa.Array) -> Instants:
 
 
 def _texts(values: list[bytes], value_type: ValueType) -> list[str | None]:
-    """Write values as the text that the SQL stores keep beside them (Feast's `extract_text_and_num`)."""
+    """Write values as the text that SQL stores keep beside them, like `extract_text_and_num`."""
     if value_type not in TEXT_TYPES:
         return [None] * len(values)
     return [None if value is None else str(value) for value in decode_values(values, value_type)]
@@ -314,7 +328,9 @@ def _sqlite_writer(
 ) -> Iterator[WriteBatch]:
     # its own connection: Feast's is shared with readers, who would see half a batch
     connection = sqlite3.connect(
-        online_store._get_db_path(config), SQLITE_WAIT_SECONDS, isolation_level=None
+        online_store._get_db_path(config),  # noqa: SLF001
+        SQLITE_WAIT_SECONDS,
+        isolation_level=None,
     )
     try:
         with _readers_go_on(connection):
@@ -325,7 +341,10 @@ def _sqlite_writer(
 
 @contextmanager
 def _readers_go_on(connection: sqlite3.Connection) -> Iterator[None]:
-    """Write ahead into a log, so that no reader waits or fails; afterwards the journal is what it was."""
+    """Use write-ahead logging, so that no reader waits or fails.
+
+    Restore the journal mode afterwards.
+    """
     journal = connection.execute("pragma journal_mode").fetchone()[0]
     for pragma in (
         "journal_mode = wal",
@@ -337,13 +356,14 @@ def _readers_go_on(connection: sqlite3.Connection) -> Iterator[None]:
         yield
     finally:
         connection.execute("pragma busy_timeout = 0")
-        # a connection that holds the file open keeps it in this mode, which every SQLite can read
+        # a connection that has the file open keeps it in this mode, which every SQLite can read
         with suppress(sqlite3.OperationalError):
             connection.execute(f"pragma journal_mode = {journal}")
 
 
 def _write_sqlite(connection: sqlite3.Connection, table: str, batch: Batch) -> int:
-    # instants stay datetimes: Feast's adapter writes them as its own writer would (local time, whole seconds)
+    # instants stay datetimes: Feast's adapter writes them as its own writer would (local time,
+    # whole seconds)
     shared = [batch.keys.to_pylist(), batch.event.tolist(), batch.created.tolist()]
     width = (connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) - len(shared)) // 2
     names = sorted(batch.features)  # the order of the index
@@ -373,24 +393,29 @@ def _sqlite_literal(connection: sqlite3.Connection, name: str) -> str:
 
 
 def _sqlite_statement(table: str, names: list[str]) -> str:
-    """Compose the upsert of one entity: its key and instants are bound once for all features, whose names are literals."""
+    """Compose the upsert of one entity: key and instants are bound once, features are literals."""
     rows = ", ".join(
         f"(?1, {name}, ?{place}, ?{place + 1}, ?2, ?3)"
         for place, name in zip(count(4, 2), names, strict=False)
     )
     never = -(2**63)
     return f"""
-        insert into "{table}" as stored (entity_key, feature_name, value, value_text, event_ts, created_ts)
+        insert into "{table}" as stored (
+            entity_key, feature_name, value, value_text, event_ts, created_ts
+        )
         values {rows}
         on conflict (entity_key, feature_name) do update set
-            value = excluded.value, value_text = excluded.value_text, event_ts = excluded.event_ts, created_ts = excluded.created_ts
-        where (stored.event_ts, coalesce(stored.created_ts, {never})) <= (excluded.event_ts, coalesce(excluded.created_ts, {never}))
+            value = excluded.value, value_text = excluded.value_text,
+            event_ts = excluded.event_ts, created_ts = excluded.created_ts
+        where (stored.event_ts, coalesce(stored.created_ts, {never}))
+            <= (excluded.event_ts, coalesce(excluded.created_ts, {never}))
     """
 
 
 # Redis
 
-# KEYS: entities. ARGV: seconds to live (0: for ever), fields of a hash, their names (the instant's first), each entity's values.
+# KEYS: entities. ARGV: seconds to live (0: for ever), fields of a hash, their names (the instant's
+# first), each entity's values.
 WRITE_UNLESS_NEWER = """
 local function instant(bytes)  -- of a serialized Timestamp: {seconds, nanoseconds}
   local found, place = {0, 0}, 1
@@ -473,7 +498,10 @@ def _redis_writer(config: RepoConfig, online_store: Any, view: FeatureView) -> I
 
 
 def _write_redis(connection: Any, call: _RedisCall, project: str, batch: Batch) -> int:
-    """Send calls of some entities each; redis-py's own packing of the arguments would take most of the time."""
+    """Send calls of several entities each.
+
+    Redis-py's packing of arguments would take most of the time.
+    """
     keys = _bulk_columns(joined(batch.keys, pa.scalar(project.encode(), pa.large_binary())))
     values = _bulk_columns(encode_instants(batch.event.astype(np.int64)), *batch.features.values())
     left, written = len(batch.keys), 0
@@ -527,7 +555,8 @@ def _bulk_columns(*columns: pa.LargeBinaryArray) -> list[memoryview]:
 
 STAGE = """
     create temporary table staged (
-        entity_key bytea, feature_name text, value bytea, value_text text, event_ts timestamp, created_ts timestamp
+        entity_key bytea, feature_name text, value bytea, value_text text,
+        event_ts timestamp, created_ts timestamp
     ) on commit drop
 """
 POSTGRES_COLUMNS = "(entity_key, feature_name, value, value_text, event_ts, created_ts)"
@@ -540,7 +569,8 @@ UPSERT = """
         insert into {table} as stored {columns}
         select * from staged
         on conflict (entity_key, feature_name) do update set
-            value = excluded.value, value_text = excluded.value_text, event_ts = excluded.event_ts, created_ts = excluded.created_ts
+            value = excluded.value, value_text = excluded.value_text,
+            event_ts = excluded.event_ts, created_ts = excluded.created_ts
         where (stored.event_ts, coalesce(stored.created_ts, '-infinity'))
             <= (excluded.event_ts, coalesce(excluded.created_ts, '-infinity'))
         returning stored.entity_key
@@ -558,10 +588,10 @@ def _postgres_writer(config: RepoConfig, _: OnlineStore, view: FeatureView) -> I
 
 
 def _write_postgres(connection: Any, table: str, batch: Batch) -> int:
-    """Copy entities that are new straight into the table, which takes half the time of an upsert; upsert the others.
+    """Copy new entities straight into the table, in half the time of an upsert; upsert the others.
 
-    Feast hands over naive instants, which the session's time zone makes absolute. A straight copy would not do that, so it
-    is for sessions in UTC.
+    Feast hands over naive instants, which the session's time zone makes absolute. A straight copy
+    would not do that, so it is for sessions in UTC.
     """
     from psycopg import errors
 
@@ -669,7 +699,7 @@ def _write_fresh(
     given: Sequence[Row],
     writer: Any,
 ) -> int:
-    """Have Feast's own writer write the newest row of each entity, unless the store knows it more newly."""
+    """Have Feast's own writer write each entity's newest row, unless the store has a newer one."""
     features, newest = [feature.name for feature in view.features], dict[bytes, Row]()
     for row in given:
         key = row[0].SerializeToString(deterministic=True)
@@ -695,7 +725,10 @@ def _instants_of(row: Row) -> tuple[datetime, datetime]:
 
 
 def _fill_vectors(view: FeatureView, given: list[Any]) -> None:
-    """Put zeros where there is no vector: stores that index vectors hold no null, and what stood there before must go."""
+    """Put zeros where there is no vector.
+
+    Stores that index vectors accept no null, and an earlier vector must be removed.
+    """
     for field in view.features:
         if field.vector_index:
             vectors = [values[field.name] for _, values, *_ in given]
@@ -723,5 +756,6 @@ Writer: TypeAlias = Callable[[RepoConfig, Any, FeatureView], AbstractContextMana
 WRITERS: Mapping[str, Writer] = {
     "feast.infra.online_stores.sqlite.SqliteOnlineStore": _sqlite_writer,
     "feast.infra.online_stores.redis.RedisOnlineStore": _redis_writer,
-    "feast.infra.online_stores.postgres_online_store.postgres.PostgreSQLOnlineStore": _postgres_writer,
+    "feast.infra.online_stores.postgres_online_store.postgres."
+    "PostgreSQLOnlineStore": _postgres_writer,
 }

@@ -1,7 +1,10 @@
-"""Feast's values and entity keys as bytes and back, a column at a time; what is done with the bytes does not belong here.
+"""Feast's values and entity keys as bytes and back, a column at a time.
 
-A stored value is a `Value` proto: the tag of its type's field, then the value as protobuf writes it. Scalars and embeddings
-are written with Arrow and numpy; every other type goes through Feast's own conversion, a column at a time.
+What is done with the bytes does not belong here.
+
+A stored value is a `Value` proto: the tag of its type's field, then the value as protobuf writes
+it. Scalars and embeddings are written with Arrow and numpy; every other type goes through Feast's
+own conversion, a column at a time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +51,7 @@ NULL_TIMESTAMP = int(NULL_TIMESTAMP_INT_VALUE)
 
 
 class Scalar(NamedTuple):
-    """How values of a type are written: the field of `Value`, its wire type, and a list proto with the same in field 1."""
+    """How values of a type are written: the field of `Value`, its wire type, and its list proto."""
 
     field: int
     wire: int
@@ -80,11 +83,12 @@ KEY_FORMATS: Mapping[ValueType, str] = {
 
 
 def encode_values(column: Column, value_type: ValueType) -> pa.LargeBinaryArray:
-    """Serialize each row's value as a `Value` proto, b"" for null (a null timestamp is Feast's own mark for it).
+    """Serialize each row's value as a `Value` proto; null is b"", a null timestamp Feast's mark.
 
-    Equal to Feast's conversion of the column, except where that one loses or refuses values: integers beside nulls stay
-    exact, lists beside nulls, Arrow maps, UUIDs and zoned timestamps are taken; a null inside of a list is refused, where Feast puts
-    0 or an empty text, and a fraction for an integer. Raises ValueError for a column that does not fit the type.
+    Equal to Feast's conversion of the column, except where that one loses or refuses values:
+    integers beside nulls stay exact, lists beside nulls, Arrow maps, UUIDs and zoned timestamps are
+    taken; a null inside of a list is refused, where Feast puts 0 or an empty text, and a fraction
+    for an integer. Raises ValueError for a column that does not fit the type.
     """
     column = _whole(column)
     _refuse_nulls_inside(column, value_type)
@@ -105,7 +109,8 @@ def encode_entity_keys(
 ) -> pa.LargeBinaryArray:
     """Serialize each row's entity key as Feast's `serialize_entity_key` does, version 3.
 
-    Raises ValueError, naming the column, where a key is null or of a type that Feast does not take for a key.
+    Raises ValueError, naming the column, where a key is null or of a type that Feast does not take
+    for a key.
     """
     names = sorted(join_keys)
     prefix = pa.scalar(serialize_entity_key_prefix(names), pa.large_binary())
@@ -129,9 +134,10 @@ def encode_instants(microseconds: npt.NDArray[np.int64]) -> pa.LargeBinaryArray:
 
 
 def decode_values(serialized: Sequence[bytes | None], value_type: ValueType) -> list[Any]:
-    """Read values as `OnlineResponse.to_dict` gives them: None for null or absent; the bytes' own type counts.
+    """Read values as `OnlineResponse.to_dict` does, by the bytes' type; None for null or absent.
 
-    The values of a feature are read as one list proto: in field 1 of a list stand the same bytes as in a `Value`.
+    The values of a feature are read as one list proto: field 1 of a list has the same bytes as
+    in a `Value`.
     """
     present = [value for value in serialized if value]
     scalar = SCALARS.get(value_type)
@@ -160,7 +166,10 @@ def _whole(column: Column) -> pa.Array:
 
 
 def _scalars(column: pa.Array, value_type: ValueType) -> pa.Array | None:
-    """Bring a column to the Arrow type that its Feast type is written from; None where Feast's conversion has to do it."""
+    """Cast a column to the Arrow type its Feast type is written from.
+
+    None if Feast must convert it.
+    """
     kind, types = column.type, pa.types
     match value_type:
         case ValueType.DOUBLE | ValueType.FLOAT if types.is_floating(kind) or types.is_integer(
@@ -240,7 +249,7 @@ def _encode_embeddings(column: pa.Array, field: int, kind: pa.DataType) -> pa.La
 
 
 def _feast_values(column: pa.Array, value_type: ValueType) -> list[Value]:
-    """Convert as Feast does, from what Arrow hands it; what it refuses there (lists beside nulls, maps) as plain Python.
+    """Convert as Feast does from Arrow; what it refuses (lists beside nulls, maps) as plain Python.
 
     So are structs and maps, for Arrow would hand their integers beside nulls over as floats.
     """
@@ -253,7 +262,7 @@ def _feast_values(column: pa.Array, value_type: ValueType) -> list[Value]:
 
 
 def _in_microseconds(column: pa.Array) -> pa.Array:
-    """Cut nanoseconds off times in lists, of which NumPy would make plain numbers, and Feast seconds of these."""
+    """Cut nanoseconds off times in lists, since NumPy and Feast would turn them into seconds."""
     kind = getattr(column.type, "value_type", None)
     if kind is None or not pa.types.is_timestamp(kind) or kind.unit != "ns":
         return column
@@ -267,12 +276,15 @@ def _refuse_nulls_inside(column: pa.Array, value_type: ValueType) -> None:
         is_of_lists = value_type not in HOLD_NULLS | OF_MAPS and hasattr(column.type, "value_type")
         lacks = is_of_lists and pc.list_flatten(column).null_count > 0
     if lacks:
-        message = f"a null inside of a list, for which {value_type.name} has no place: leave it out, or put a value there"
+        message = (
+            f"a null inside of a list, for which {value_type.name} has no place: leave it out, or "
+            "put a value there"
+        )
         raise ValueError(message)
 
 
 def _key_parts(name: str, column: pa.Array, value_type: ValueType) -> list[pa.Array | pa.Scalar]:
-    """Give a key's type, length and bytes: numbers have a fixed width, text has its own."""
+    """Return a key's type, length and bytes: numbers have a fixed width, text has its own."""
     scalars = _scalars(column, value_type)
     if column.null_count:
         message = f"column {name!r}: {column.null_count} of {len(column)} entity keys are null"
@@ -298,7 +310,10 @@ def _feast_key_parts(name: str, column: pa.Array, value_type: ValueType) -> list
             for value in _feast_values(column, value_type)
         ]
     except NOT_CONVERTED as error:
-        message = f"column {name!r} ({column.type}) cannot be an entity key of type {value_type.name}: {error}"
+        message = (
+            f"column {name!r} ({column.type}) cannot be an entity key of type {value_type.name}: "
+            f"{error}"
+        )
         raise ValueError(message) from error
     heads = [np.array([kind, len(value)], "<u4").tobytes() for value, kind in values]
     return [
@@ -313,7 +328,7 @@ def _tag(field: int, wire: int) -> bytes:
 
 
 def fixed(head: bytes, numbers: npt.NDArray[Any], valid: Flags) -> pa.LargeBinaryArray:
-    """Write a head and a number of fixed width (little endian) in each valid row, nothing in the others."""
+    """Write a head and a little-endian number in each valid row, nothing in the others."""
     cells = np.empty((len(numbers), len(head) + numbers.itemsize), np.uint8)
     cells[:, : len(head)] = np.frombuffer(head, np.uint8)
     cells[:, len(head) :] = (
@@ -323,7 +338,7 @@ def fixed(head: bytes, numbers: npt.NDArray[Any], valid: Flags) -> pa.LargeBinar
 
 
 def varints(head: bytes, numbers: npt.NDArray[Any], valid: Flags) -> pa.LargeBinaryArray:
-    """Write a head and a number as a varint (seven bits a byte, the lowest first) in each valid row, nothing in the others."""
+    """Write a head and a varint (seven bits a byte, lowest first) in each valid row only."""
     numbers = numbers.astype(np.int64).view(np.uint64)
     longest = max(1, -(-int(numbers.max(initial=0)).bit_length() // 7))
     groups = numbers[:, np.newaxis] >> np.arange(0, 7 * longest, 7, dtype=np.uint64)
@@ -346,7 +361,7 @@ def _binary(lengths: npt.NDArray[np.int64], content: Bytes) -> pa.LargeBinaryArr
 
 
 def joined(*parts: pa.Array | pa.Scalar) -> pa.LargeBinaryArray:
-    """Put each row's pieces one behind the other; a scalar stands in every row."""
+    """Put each row's pieces one behind the other; a scalar is in every row."""
     return pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.large_binary()))
 
 

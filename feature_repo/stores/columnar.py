@@ -1,9 +1,10 @@
 """Feast's materialization by column: what changed since the last time, in chunks, in bulk.
 
-`materialize(start, end)` writes the newest row of every entity with a row in that span, as Feast's own engine does.
-`materialize-incremental` goes by arrival: it writes the entities whose newest row came with a file that was not there the
-last time, or stands at an instant passed since (a window that expired). So late rows get online, and nothing unchanged is
-written. What was done is remembered in the warehouse's folder; a run that was killed goes on after its last whole chunk.
+`materialize(start, end)` writes the newest row of every entity with a row in that span, as Feast's
+own engine does. `materialize-incremental` goes by arrival: it writes the entities whose newest row
+came with a file that was not there the last time, or stands at an instant passed since (a window
+that expired). So late rows get online, and nothing unchanged is written. What was done is
+remembered in the warehouse's folder; a run that was killed goes on after its last whole chunk.
 """
 
 import base64
@@ -59,7 +60,10 @@ _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 @contextmanager
 def reporting(progress: Progress) -> Iterator[None]:
-    """Have `progress(view, entities of this chunk, entities in all)` called after every chunk that is written meanwhile."""
+    """Call `progress(view, written, total)` after each chunk that is written inside the block.
+
+    `written` counts the entities of the chunk, `total` those of all chunks.
+    """
     token = _progress.set(progress)
     try:
         yield
@@ -69,7 +73,7 @@ def reporting(progress: Progress) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Span:
-    """The rows that a run looks at: from `start` to `end`, of these the ones that arrived `since` something was done."""
+    """The rows of a run: from `start` to `end`, and of these the ones that arrived `since`."""
 
     start: datetime
     end: datetime
@@ -77,10 +81,13 @@ class Span:
 
 
 class ColumnarComputeEngine(ComputeEngine):
-    """A Feast batch engine: `batch_engine: {type: feature_repo.stores.columnar.ColumnarComputeEngine}`.
+    """A Feast batch engine.
 
-    `chunk_rows` (50,000) is how many entities are held, encoded and written at a time. It reads `AsofOfflineStore`; views that Feast
-    itself transforms, and other offline stores, are left to Feast's local engine. Errors raise.
+    `batch_engine: {type: feature_repo.stores.columnar.ColumnarComputeEngine}`.
+
+    `chunk_rows` (50,000) is how many entities are read, encoded and written at a time. It reads
+    `AsofOfflineStore`; views that Feast itself transforms, and other offline stores, are left to
+    Feast's local engine. Errors raise.
     """
 
     def __init__(
@@ -109,11 +116,14 @@ class ColumnarComputeEngine(ComputeEngine):
         entities_to_delete: Sequence[Entity],  # noqa: ARG002
         entities_to_keep: Sequence[Entity],  # noqa: ARG002
     ) -> None:
-        """Forget what was done for views that are no more."""
+        """Forget what was done for views that no longer exist."""
         self._forget(project, views_to_delete)
 
     def teardown_infra(
-        self, project: str, fvs: Sequence[FeatureView], entities: Sequence[Entity]
+        self,
+        project: str,
+        fvs: Sequence[FeatureView],
+        entities: Sequence[Entity],  # noqa: ARG002
     ) -> None:
         """Forget what was done: the online store is emptied."""
         self._forget(project, fvs)
@@ -142,7 +152,8 @@ class ColumnarComputeEngine(ComputeEngine):
         self, registry: BaseRegistry, task: MaterializationTask, **options: Any
     ) -> MaterializationJob:
         _log.warning(
-            "view %s: transformed by Feast or not read by AsofOfflineStore; left to Feast's local engine",
+            "view %s: transformed by Feast or not read by AsofOfflineStore; "
+            "left to Feast's local engine",
             task.feature_view.name,
         )
         engine = LocalComputeEngine(
@@ -171,7 +182,10 @@ class Materialization:
         return done_path(sources.warehouse_folder(self.config), self.config.project, self.view.name)
 
     def run(self, task: MaterializationTask) -> int:
-        """Finish what a killed run left, then write what the task asks for; returns the number of entities written."""
+        """Finish what a killed run left, then write what the task asks for.
+
+        Returns entities written.
+        """
         done, written = self.done(), 0
         span = self.span(
             done,
@@ -187,9 +201,9 @@ class Materialization:
         return written + self._write(snapshot(self.config, self.view.batch_source), span, 0, task)
 
     def span(self, done: Done | None, start: datetime, end: datetime) -> Span:
-        """Tell an increment, which starts where Feast's last materialization ended, from a span that was asked for.
+        """Whether the task is an increment, which starts where Feast's last materialization ended.
 
-        An increment on what is not known to be done starts anew.
+        An increment on what is not known to be done starts again.
         """
         last = self.view.most_recent_end_time
         if last is None or make_tzaware(last) != start:
@@ -197,7 +211,7 @@ class Materialization:
         return Span(FIRST, end, done)
 
     def done(self) -> Done | None:
-        """Read what was done, unless the definition or the store changed since, or the store has lost it."""
+        """Read what was done, unless the definition or store changed, or the store lacks it."""
         done = read_done(self._path)
         if done and done.of == self._digest() and self._is_there(done.witness):
             return done
@@ -207,7 +221,7 @@ class Materialization:
         return None
 
     def _resume(self, done: Done, task: MaterializationTask) -> tuple[int, Done | None]:
-        """Go on where a run was killed, if what it read is still there; else what was done before it holds."""
+        """Resume a killed run if its input still exists; else keep only what was done before it."""
         try:
             rows = snapshot(self.config, self.view.batch_source, done.version)
         except ValueError:
@@ -242,7 +256,10 @@ class Materialization:
         skipped: int,
         task: MaterializationTask,
     ) -> Iterator[tuple[pa.RecordBatch, int]]:
-        """Write the chunks after those skipped, and give each with the number of its entities that were not left out as older."""
+        """Write the chunks after those skipped; yield each with its number of entities written.
+
+        Entities left out as older are not counted.
+        """
         if skipped >= total:
             return
         report = _progress.get() or _nobody
@@ -291,8 +308,8 @@ class Materialization:
     ) -> Iterator[tuple[Callable[[int], Iterator[pa.RecordBatch]], int, bool]]:
         """Find each entity's newest row of the span, for an increment if it is new.
 
-        Gives what reads the rows in chunks, in the order of their keys, after some that are skipped; how many there are; and
-        whether there are rows before the span.
+        Gives what reads the rows in chunks, in the order of their keys, after some that are
+        skipped; how many there are; and whether there are rows before the span.
         """
         index = self._index(rows)
         start, end = (units_since_1970(time, index.unit) for time in (span.start, span.end))
@@ -334,8 +351,14 @@ class Materialization:
     def _parts(
         self, connection: duckdb.DuckDBPyConnection, rows: Snapshot, total: int, skipped: int
     ) -> Iterator[pa.Table]:
-        """Cut the newest rows by the rank of their keys into parts that fit into memory, each with its ranks as the last column."""
-        sql = "select place, rank - $skipped as rank from newest where rank >= $skipped order by place"
+        """Cut the newest rows by key rank into parts that fit in memory.
+
+        The last column is the rank.
+        """
+        sql = (
+            "select place, rank - $skipped as rank from newest "
+            "where rank >= $skipped order by place"
+        )
         found = connection.sql(sql, params={"skipped": skipped}).to_arrow_reader(FOUND_ROWS)
         schema = rows.carried(self._columns).append(pa.field("rank", pa.int64()))
         number = n_partitions(total, rows.row_bytes(self._columns), memory_limit(self.config) // 2)
@@ -384,9 +407,12 @@ class Materialization:
             fresh as (from passed where has_arrived or {INSTANT} > $until),
             newest as (
                 from passed {changed}
-                qualify row_number() over (partition by {key_list} order by {NEWEST_FIRST}, has_arrived desc, place desc) = 1
+                qualify row_number() over (
+                    partition by {key_list} order by {NEWEST_FIRST}, has_arrived desc, place desc
+                ) = 1
             )
-            select place, row_number() over (order by {key_list}) - 1 as rank from newest where has_arrived or {INSTANT} > $until
+            select place, row_number() over (order by {key_list}) - 1 as rank
+            from newest where has_arrived or {INSTANT} > $until
         """
 
     def _digest(self) -> str:
@@ -421,7 +447,7 @@ class Materialization:
         ((instant, _),) = self.online_store.online_read(
             self.config, self.view, [key], [self.view.features[0].name]
         )
-        return instant not in (None, EPOCH)  # Feast's Redis store gives 1970 for what it has not
+        return instant not in (None, EPOCH)  # Feast's Redis store returns 1970 for what it lacks
 
 
 def _nobody(_view: str, _entities: int, _total: int) -> None:

@@ -1,4 +1,7 @@
-"""Columns of a source in Arrow: read, picked and spilled without any change to a value or its type. Which rows does not belong here."""
+"""Arrow columns of a source: read, picked and buffered without changing a value or its type.
+
+Which rows to read does not belong here.
+"""
 
 from pathlib import Path
 
@@ -8,7 +11,7 @@ import pyarrow as pa
 
 
 def carried(kind: pa.DataType) -> pa.DataType:
-    """Give the type in which values are read and picked: Arrow picks no views, and less than 2 GiB of text with small offsets."""
+    """The type in which values are read and picked: no views, small offsets below 2 GiB of text."""
     if pa.types.is_string(kind) or pa.types.is_string_view(kind):
         return pa.large_string()
     if pa.types.is_binary(kind) or pa.types.is_binary_view(kind):
@@ -21,7 +24,10 @@ def carried(kind: pa.DataType) -> pa.DataType:
 
 
 def gathered(column: pa.ChunkedArray, places: pa.Array, kind: pa.DataType) -> pa.ChunkedArray:
-    """Pick values by place, null where there is none, as the source's own type; in as many chunks as its offsets take."""
+    """Pick values by place, null where there is none, in the source's type.
+
+    Chunked as offsets need.
+    """
     try:
         return column.take(places).cast(kind)
     except pa.ArrowInvalid:  # too large for one chunk

@@ -1,4 +1,7 @@
-"""Out of Feast's online stores: entities, which Feast itself cannot delete (SQLite, Redis and Postgres), and whole views."""
+"""Deletion from Feast's online stores: entities (SQLite, Redis, Postgres), and whole views.
+
+Feast itself cannot delete entities.
+"""
 
 import contextlib
 import sqlite3
@@ -31,10 +34,12 @@ def delete_entities(
     view: FeatureView,
     entities: pl.DataFrame | Sequence[Mapping[str, Any]],
 ) -> None:
-    """Delete what a view holds of entities: rows with all the view's join keys, a frame or dictionaries. Unknown ones are passed over.
+    """Delete entities of a view: rows with all its join keys, a frame or dictionaries.
 
-    SQLite's file is written anew afterwards, for deleted rows stay in it. Raises ValueError for a store of another kind, and for
-    rows that lack a key.
+    Unknown entities are passed over.
+
+    SQLite's file is rewritten afterwards, because deleted rows stay in it. Raises ValueError for a
+    store of another kind, and for rows that lack a key.
     """
     delete = _deleter(online_store)
     if delete is None:
@@ -66,7 +71,7 @@ def _encoded(view: FeatureView, rows: Sequence[Mapping[str, Any]]) -> Keys:
 def delete_views(
     config: RepoConfig, online_store: OnlineStore, views: Sequence[FeatureView]
 ) -> None:
-    """Delete all that a store holds of some views. SQLite's file is written anew, for it keeps the space of what is deleted."""
+    """Delete all values of some views; SQLite's file is rewritten, since it keeps freed space."""
     online_store.update(config, views, [], [], [], partial=True)
     if _deleter(online_store) is _sqlite:
         path = online_store._get_db_path(config)  # noqa: SLF001
@@ -78,7 +83,11 @@ def delete_views(
 
 def _sqlite(config: RepoConfig, online_store: Any, view: FeatureView, keys: Keys) -> None:
     with contextlib.closing(
-        sqlite3.connect(online_store._get_db_path(config), WAIT_SECONDS, isolation_level=None)
+        sqlite3.connect(
+            online_store._get_db_path(config),  # noqa: SLF001
+            WAIT_SECONDS,
+            isolation_level=None,
+        )
     ) as connection:
         if not connection.execute(
             "select 1 from sqlite_master where name = ?", [_table(config, view)]

@@ -1,6 +1,7 @@
-"""What a feature is of an entity of which nothing counts: the same whether the entity was ever seen or not.
+"""The value of a feature for an entity with nothing counted, whether it was ever seen or not.
 
-A field says it by its tag `empty`, as its contract does (`Column.empty`). Without the tag the feature is null.
+A field says it by its tag `empty`, as its contract does (`Column.empty`). Without the tag the
+feature is null.
 """
 
 from collections.abc import Collection

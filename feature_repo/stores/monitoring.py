@@ -1,7 +1,8 @@
-"""What Feast's monitoring asks an offline store for: its metrics, from our profiles, and files that keep them.
+"""What Feast's monitoring asks of an offline store: metrics from profiles, and files for them.
 
-A profile holds no text, so a text column has hashed buckets where stock Feast shows the most frequent texts. Feast's own
-names of metrics and keys are used; how a profile counts does not belong here.
+A profile contains no text, so a text column has hashed buckets where stock Feast shows the most
+frequent texts. Feast's own names of metrics and keys are used; how a profile counts does not belong
+here.
 """
 
 import fcntl
@@ -39,9 +40,10 @@ Record = dict[str, Any]
 def describe(
     tables: Iterable[pa.Table], features: list[tuple[str, str]], n_bins: int, top_n: int
 ) -> list[Record]:
-    """Describe features (name, `numeric` or `categorical`) over all tables, read once; at least one table, maybe without rows.
+    """Describe features (name, `numeric` or `categorical`) over tables, at least one, read once.
 
-    Mean, deviation and ends are exact, quantiles and histograms within 1 %, of finite numbers; NaN and infinity count as null.
+    Mean, deviation and ends are exact, quantiles and histograms within 1 %, of finite numbers; NaN
+    and infinity count as null.
     """
     known = {"numeric": sketched, "categorical": _hashed}
     profiled = {
@@ -155,7 +157,7 @@ def _readable(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _moments(values: pl.Series) -> np.ndarray:
-    """Give number, mean, squared deviations, least and greatest of the finite numbers."""
+    """Return number, mean, squared deviations, least and greatest of the finite numbers."""
     numbers = values.cast(pl.Float64).drop_nulls()
     finite = numbers.filter(numbers.is_finite()).to_numpy()
     if not len(finite):
@@ -217,7 +219,7 @@ def _categorical(feature: str, buckets: pl.DataFrame, top_n: int) -> Record:
 
 
 def _as_json(value: Any) -> Any:
-    """Give a value as Feast reads it back: instants as ISO 8601, and no number that JSON has not."""
+    """A value as Feast reads it back: instants as ISO 8601, and no number that JSON lacks."""
     if isinstance(value, date | datetime):
         return value.isoformat()
     return None if isinstance(value, float) and not math.isfinite(value) else value

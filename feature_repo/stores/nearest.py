@@ -1,7 +1,7 @@
-"""The nearest of stored vectors, exactly: every vector is compared, batch by batch, so that memory holds one batch.
+"""The nearest of stored vectors, exactly: compares every vector, with one batch in memory.
 
-What a store without an index of vectors can do. The time grows with their number; docs/store.md says how fast, and what to use
-beyond.
+What a store without an index of vectors can do. The time grows with their number; docs/store.md
+says how fast, and what to use beyond.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,10 +24,13 @@ Batch: TypeAlias = tuple[
 def nearest(
     batches: Iterable[Batch], asked: Sequence[float], top_k: int, metric: str
 ) -> list[tuple[bytes, float]]:
-    """Find the keys of the `top_k` nearest vectors and their distances, the nearest first; of equally near ones the lesser keys.
+    """Find the keys and distances of the `top_k` nearest vectors, nearest first.
 
-    `metric` is `cosine` (1 less the cosine; 1 where a vector is all zeros) or `L2`, in small letters or capitals. Raises
-    ValueError for any other, and where a stored vector is not as long as the one asked for.
+    Of equally near ones, the lesser key comes first.
+
+    `metric` is `cosine` (1 less the cosine; 1 where a vector is all zeros) or `L2`, in small
+    letters or capitals. Raises ValueError for any other, and where a stored vector is not as long
+    as the one asked for.
     """
     if metric.lower() not in METRICS:
         message = f"vector_search_metric {metric!r}: this store knows {' and '.join(METRICS)}"
@@ -44,13 +47,16 @@ def nearest(
 
 
 def unpacked(values: Sequence[bytes], length: int) -> Vectors:
-    """Read serialized `Value` protos of float lists of one length: their numbers stand at the end, as they are in memory."""
+    """Read serialized `Value` protos of float lists of one length; the floats are at the end."""
     (example,) = encode_values(
         pa.array([[0.0] * length], pa.list_(pa.float32())), ValueType.FLOAT_LIST
     ).to_pylist()
     head = len(example) - 4 * length
     if any(len(value) != len(example) or value[:head] != example[:head] for value in values):
-        message = f"the vector asked for has {length} numbers; the stored ones have another length, or are no Array(Float32)"
+        message = (
+            f"the vector asked for has {length} numbers; the stored ones have another length, or "
+            "are no Array(Float32)"
+        )
         raise ValueError(message)
     return np.frombuffer(b"".join([value[head:] for value in values]), "<f4").reshape(
         len(values), length

@@ -1,6 +1,7 @@
-"""The newest row of each key, found by its place among the rows. The values are picked from the files afterwards.
+"""The newest row of each key, found by its place; the values are picked from files afterwards.
 
-DuckDB sorts, and spills, keys and instants under names of ours; no other column and no name of a user's passes through it.
+DuckDB sorts, and spills, keys and instants under names of ours; no other column and no name of a
+user's passes through it.
 """
 
 from collections.abc import Container, Iterator, Mapping
@@ -20,7 +21,10 @@ NEWEST_FIRST = f"{INSTANT} desc nulls last, {CREATED} desc nulls last"
 def list_rows(
     connection: duckdb.DuckDBPyConnection, index: Index, arrived: Container[str] = ()
 ) -> None:
-    """Make the index a table `seen`, with each row's `place`, and `has_arrived` for those of the files of these identities."""
+    """Make the index a table `seen`, with each row's `place`.
+
+    `has_arrived` marks rows of the files of these identities.
+    """
 
     def numbered_rows() -> Iterator[pl.DataFrame]:
         first = 0
@@ -48,7 +52,7 @@ def list_rows(
 def latest(
     connection: duckdb.DuckDBPyConnection, index: Index, first: int, last: int
 ) -> pa.RecordBatchReader:
-    """Find the place of each key's newest row of a span, in the index's unit, among the rows that are listed; sorted."""
+    """Find the sorted places of each key's newest row in a span, which is in the index's unit."""
     keys = ", ".join(numbered("key", index.keys)) or "1"
     sql = f"""
         select place from seen where {INSTANT} between $first and $last
@@ -61,7 +65,10 @@ def latest(
 def picked(
     rows: Snapshot, columns: Mapping[str, str], found: pa.RecordBatchReader
 ) -> Iterator[tuple[pa.Table, pa.RecordBatch, pa.Array]]:
-    """Read columns batch by batch; give what was found, sorted by place, of each batch, the batch, and the places in it."""
+    """Read columns by batch.
+
+    Yield each batch, its places and its part of what was found, by place.
+    """
     waiting, first = found.schema.empty_table(), 0
     for _, batch in rows.batches(columns):
         end = first + batch.num_rows

@@ -1,17 +1,21 @@
-"""Feast's online stores with leaner reads, and the time to live kept: what they have in common, and the one for SQLite.
+"""Feast's online stores with leaner reads and enforced time to live: the base, and SQLite's.
 
-The bytes at rest are Feast's: writing is inherited, and any Feast client reads what is written here. Reading differs:
+The bytes at rest are Feast's: writing is inherited, and any Feast client reads what is written
+here. Reading differs:
 
-- Feast makes four Python objects of every stored value. Here the stored bytes go into the response as they are.
-- A value whose event timestamp is older than its view's time to live reads as null with the status OUTSIDE_MAX_AGE, as in
-  training (the boundary itself still holds). Feast serves it for ever.
-- An entity that is not stored has what its features are where nothing counts (`empty`), PRESENT and without an event timestamp; the
-  rest is null and NOT_FOUND.
+- Feast makes four Python objects of every stored value. Here the stored bytes go into the
+  response as they are.
+- A value whose event timestamp is older than its view's time to live reads as null with the status
+  OUTSIDE_MAX_AGE, as in training (a value exactly at the limit is still served). Feast serves it
+  for ever.
+- An entity that is not stored has the values of one with nothing counted (`empty`), PRESENT and
+  without an event timestamp; its other features are null and NOT_FOUND.
 - Only the features asked for are read. Feast's SQLite store reads all of an entity's.
-- SQLite finds the nearest vectors by itself, and words and filters without a setting. Feast's needs an extension and a Python
-  that may load it for vectors, and columns of its own for filters.
+- SQLite finds the nearest vectors by itself, and words and filters without a setting. Feast's needs
+  an extension for vectors, a Python that may load it, and columns of its own for filters.
 
-`online_read` gives what is stored, whatever its age: Feast calls it to precompute vectors, whose age it judges itself.
+`online_read` returns what is stored, whatever its age: Feast calls it to precompute vectors, whose
+age it judges itself.
 """
 
 import sqlite3
@@ -53,7 +57,8 @@ PRESENT, NOT_FOUND, OUTSIDE_MAX_AGE = (
     FieldStatus.NOT_FOUND,
     FieldStatus.OUTSIDE_MAX_AGE,
 )
-# what Feast's copies of a view keep, unlike the intervals; a view that is materialized again has values all the while
+# what Feast's copies of a view keep, unlike the intervals; a view that is materialized again has
+# values all the while
 MATERIALIZED = {FeatureViewState.AVAILABLE_ONLINE, FeatureViewState.MATERIALIZING}
 VECTOR = GetOnlineFeaturesResponse.FeatureVector
 MICROSECOND = timedelta(microseconds=1)
@@ -65,7 +70,7 @@ NO_ENTITY = bytes(4)  # the serialized key of no columns, under which Feast stor
 
 
 class Read(NamedTuple):
-    """What is asked of one view: some features of some entities, and which of the entities each row of the answer is."""
+    """What is asked of one view: features, entities, and the entity of each row of the answer."""
 
     table: FeatureView
     requested_features: Sequence[str]
@@ -74,7 +79,7 @@ class Read(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """One feature as it lies in the store, entity by entity: serialized values and event timestamps, None where there is none."""
+    """One feature as stored, by entity: serialized values and event timestamps, or None."""
 
     values: Sequence[bytes | None]
     instants: Sequence[bytes | None]
@@ -98,7 +103,10 @@ class Stored(NamedTuple):
         return Stored(kept, self.instants)
 
     def filled(self, value: bytes, keys: Sequence[bytes]) -> "Stored":
-        """The same feature with a value for the entities of which nothing is stored; a null key is no entity."""
+        """The same feature with values for entities of which nothing is stored.
+
+        A null key is no entity.
+        """
         there = zip(self.values, self.instants, keys, strict=True)
         return Stored(
             [value if at is None and key != NO_ENTITY else known for known, at, key in there],
@@ -106,7 +114,10 @@ class Stored(NamedTuple):
         )
 
     def too_old(self, table: FeatureView, now: int) -> set[bytes]:
-        """The event timestamps past the view's time to live at an instant, in nanoseconds since 1970; none or 0 is for ever."""
+        """Return the event timestamps past the view's time to live at an instant (nanoseconds).
+
+        A time to live of none or 0 never ends.
+        """
         ttl = getattr(table, "ttl", None)  # an on-demand view that is written online has none
         if not ttl:
             return set()
@@ -119,10 +130,10 @@ class Stored(NamedTuple):
 
 
 class NotOnlineError(MillraceError, FeastError):
-    """Asked online for a view that is not kept there; the feature server answers with status 422."""
+    """A request for a view that is not kept online; the feature server answers with status 422."""
 
     def http_status_code(self) -> int:
-        """Tell the client that the request is at fault."""
+        """Report the request as the client's mistake."""
         return HTTPStatus.UNPROCESSABLE_ENTITY
 
 
@@ -130,14 +141,15 @@ def refuse_not_online(view: Any) -> None:
     """Raise `NotOnlineError` for a view that is not online."""
     if not getattr(view, "online", True):
         message = (
-            f"{view.name}: is not online in this home; run once with MILLRACE_ONLINE={view.name} to keep it there "
-            "(names with commas between; a row a record and feature), or ask for it in a training set"
+            f"{view.name}: is not online in this home; run once with "
+            f"MILLRACE_ONLINE={view.name} to keep it there (names with commas between; "
+            "a row a record and feature), or ask for it in a training set"
         )
         raise NotOnlineError(message)
 
 
 class LeanReads(OnlineStore):
-    """An online store that serves from the stored bytes; a store adds `read_stored`, and its twin for `await`."""
+    """An online store that serves stored bytes; a store adds `read_stored` and its async twin."""
 
     def get_online_features(
         self,
@@ -149,7 +161,10 @@ class LeanReads(OnlineStore):
         full_feature_names: bool = False,  # noqa: FBT001, FBT002
         include_feature_view_version_metadata: bool = False,  # noqa: FBT001, FBT002
     ) -> OnlineResponse:
-        """Answer as Feast does; a null key is answered nulls, no rows with none. Raises RequestError for what a caller can mend."""
+        """Answer as Feast does; nulls for a null key, nothing for no rows.
+
+        Raises RequestError for a caller's mistake.
+        """
         rows = _asked(registry, project, features, entity_rows, full_feature_names)
         return super().get_online_features(
             config,
@@ -194,7 +209,10 @@ class LeanReads(OnlineStore):
         raise NotImplementedError
 
     def read(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
-        """Read as `read_stored` does; an entity that the store does not know has the values of one of which nothing counts."""
+        """Read as `read_stored` does.
+
+        An unknown entity has the values of one with nothing counted.
+        """
         return _with_empty(reads, self.read_stored(config, reads))
 
     async def read_async(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
@@ -225,7 +243,7 @@ class LeanReads(OnlineStore):
 
 
 class SqliteOnlineStoreConfig(sqlite.SqliteOnlineStoreConfig):
-    """Feast's own settings: `path` of the database, relative to the feature repository or absolute."""
+    """Feast's settings: the database's `path`, absolute or relative to the feature repository."""
 
     type: Literal["feature_repo.stores.online.SqliteOnlineStore"] = (
         "feature_repo.stores.online.SqliteOnlineStore"
@@ -236,7 +254,7 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
     """Feast's SQLite store, which keeps event timestamps to the second."""
 
     def _get_conn(self, config: RepoConfig) -> sqlite3.Connection:
-        """Open the database as Feast does, with a cache that holds the upper part of its indexes."""
+        """Open the database as Feast does, with a cache for the upper part of its indexes."""
         is_open = self._conn is not None
         connection: sqlite3.Connection = super()._get_conn(config)
         if not is_open:
@@ -256,7 +274,7 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        """Read the requested features, all that are stored where none are named; the newest of their event timestamps counts."""
+        """Read the requested features, or all; the newest of their event timestamps counts."""
         if not requested_features or not entity_keys:
             found: list[tuple[datetime | None, dict[str, Value] | None]] = super().online_read(
                 config, table, entity_keys, requested_features
@@ -281,7 +299,10 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
         top_k: int,
         distance_metric: str | None = None,
     ) -> list[tuple[datetime | None, EntityKey, Value, Value, Value]]:
-        """Find the entities whose vectors are nearest to one, the nearest first: instant, key, vector, vector again, distance."""
+        """Find the entities nearest to a vector, nearest first.
+
+        Each has its instant, key, vector (twice, as Feast expects) and distance.
+        """
         vector = _vector(table)
         found = nearest(
             self._vectors(config, self._search(config, table), vector.name),
@@ -316,11 +337,12 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
         filters: Any = None,
         include_feature_view_version_metadata: bool = False,  # noqa: ARG002, FBT001, FBT002
     ) -> list[tuple[datetime | None, EntityKey, dict[str, Value]]]:
-        """Find entities by comparing all: those nearest to a vector, or whose texts fit words best; their features, and `distance`.
+        """Find entities nearest to a vector or best fitting words; returns features and `distance`.
 
-        With both, the nearest of those that the words find. Filters choose before, so that up to `top_k` are found that fulfil them.
-        They come in the order of their keys: Feast's client pairs distances and keys wrongly in any other. Raises RequestError for
-        what the view does not have, or a query that is none.
+        With both, the nearest of those that the words find. Filters choose before, so that up to
+        `top_k` are found that fulfil them. They come in the order of their keys: Feast's client
+        pairs distances and keys wrongly in any other. Raises RequestError for what the view does
+        not have, or a query that is none.
         """
         search = self._search(config, table, filters)
         found: Mapping[bytes, float] = {}
@@ -356,7 +378,7 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
 
     def _search(self, config: RepoConfig, table: FeatureView, filters: Any = None) -> Search:
         refuse_not_online(table)
-        name = sqlite._table_id(
+        name = sqlite._table_id(  # noqa: SLF001
             config.project, table, config.registry.enable_online_feature_view_versioning
         )
         return Search(
@@ -391,7 +413,7 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
         n_keys, n_features = len(read.keys), len(read.requested_features)
         if not n_keys:
             return [Stored([], [])] * n_features
-        table = sqlite._table_id(
+        table = sqlite._table_id(  # noqa: SLF001
             config.project, read.table, config.registry.enable_online_feature_view_versioning
         )
         # SQLite keeps the order of a CROSS JOIN, so the rows come key by key, feature by feature;
@@ -428,7 +450,7 @@ def _vector(table: FeatureView) -> Field:
 
 
 def _is_held(seconds: int, oldest: int) -> bool:
-    """Whether a stored event timestamp is within a time to live that began at an instant, in nanoseconds since 1970."""
+    """Whether an event timestamp is within a time to live that began at Unix nanoseconds."""
     instant = _of_seconds(seconds)
     return instant is not None and _nanoseconds(instant) >= oldest
 
@@ -450,7 +472,7 @@ def _placeholders(count: int) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _of_seconds(seconds: int | None) -> bytes | None:
-    """Serialize an event timestamp of the SQLite store, which keeps the UTC wall clock as if it were the machine's own."""
+    """Serialize an SQLite store's event timestamp: the UTC wall clock, kept as if it were local."""
     if seconds is None:
         return None
     wall = timegm(localtime(seconds))
@@ -467,7 +489,7 @@ def _nanoseconds(instant: bytes) -> int:
 def _row(
     features: Sequence[str], entity: Sequence[tuple[bytes | None, bytes | None]]
 ) -> tuple[datetime | None, dict[str, Value] | None]:
-    """One entity as `online_read` gives it."""
+    """One entity as `online_read` returns it."""
     values = {
         name: Value.FromString(value)
         for name, (value, _) in zip(features, entity, strict=True)
@@ -485,7 +507,9 @@ def _reads(
     join_key_values: Mapping[str, list[Value]],
     entity_name_to_join_key_map: Mapping[str, str],
 ) -> list[Read]:
-    """Resolve what a request asks of each view, every entity once; a row with a null in its key gets one that nothing is stored under.
+    """Resolve what a request asks of each view, every entity once.
+
+    A row with a null in its key gets a key that nothing is stored under.
 
     Raises RequestError, naming the key, where a view's key is missing.
     """
@@ -519,11 +543,12 @@ def _asked(
     rows: Any,
     full_feature_names: bool,  # noqa: FBT001
 ) -> dict[str, Sequence[Any]]:
-    """Give the columns of a request, keys as their types have them.
+    """Return the columns of a request, keys as their types have them.
 
-    Raises RequestError where rows differ in their columns, columns in length, or a key is of another kind than its type.
+    Raises RequestError where rows differ in their columns, columns in length, or a key is of
+    another kind than its type.
     """
-    _, _, join_keys, types, _, _, _, needed, _ = utils._get_cached_request_context(
+    _, _, join_keys, types, _, _, _, needed, _ = utils._get_cached_request_context(  # noqa: SLF001
         registry, project, features, full_feature_names
     )
     if not isinstance(rows, Mapping):
@@ -557,7 +582,8 @@ def _asked(
 def _with_empty(reads: Sequence[Read], found: list[list[Stored]]) -> list[list[Stored]]:
     """Give entities of which nothing is stored the values of those of which nothing counts.
 
-    A view that was never materialized holds nothing of anybody, so it says nothing of anybody either.
+    A view that was never materialized has no values, so it says nothing of anybody
+    either.
     """
     return [
         _filled(read, stored) if read.table.state in MATERIALIZED else stored
@@ -600,11 +626,17 @@ def _answer(
         response.metadata.feature_names.val.extend(
             [prefix + name for name in read.requested_features]
         )
-        if (
-            include_feature_view_version_metadata
-        ):  # Feast adds it beside the features, of which there are none in this call
-            utils._populate_response_from_feature_data(
-                [], [], (), response, full_feature_names, read.table, 0, True
+        if include_feature_view_version_metadata:
+            # Feast adds it beside the features, of which there are none in this call
+            utils._populate_response_from_feature_data(  # noqa: SLF001
+                [],
+                [],
+                (),
+                response,
+                full_feature_names,
+                read.table,
+                0,
+                True,  # noqa: FBT003
             )
         features = [feature.at(read.order) for feature in stored]
         statuses = [_statuses(feature, feature.too_old(read.table, now)) for feature in features]
@@ -616,7 +648,7 @@ def _answer(
 
 
 def _statuses(stored: Stored, old: set[bytes]) -> bytes:
-    """Tell of each value whether it is there and within its time to live."""
+    """Whether each value is stored and within its time to live."""
     if not old and None not in stored.values:
         return bytes([PRESENT]) * len(stored.values)
     return bytes(
@@ -626,7 +658,7 @@ def _statuses(stored: Stored, old: set[bytes]) -> bytes:
 
 
 def _serialized_results(features: Sequence[Stored], statuses: Sequence[bytes]) -> bytes:
-    """Serialize a response's vectors, each the values, the statuses and the event timestamps of one feature.
+    """Serialize a response's vectors: values, statuses and event timestamps, one feature each.
 
     On the wire a message, and so the packed statuses, follows its tag and its length
     (https://protobuf.dev/programming-guides/encoding/).
@@ -665,7 +697,7 @@ def _fields(number: int, contents: Sequence[bytes | None]) -> bytes:
 
 @lru_cache(maxsize=1 << 16)
 def _header(number: int, value: int, wire: int = LENGTH) -> bytes:
-    """A field's tag and a number: the length of its bytes, or its value; seven bits a byte, the lowest first."""
+    """A field's tag and a varint: its length in bytes, or its value (lowest seven bits first)."""
     header = bytearray([number << 3 | wire])
     while value > 0x7F:  # noqa: PLR2004
         header.append(value & 0x7F | 0x80)

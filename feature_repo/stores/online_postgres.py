@@ -1,4 +1,4 @@
-"""Feast's PostgreSQL store with the lean reads of `feature_repo.stores.online`; needs the extra `feast[postgres]`."""
+"""Feast's PostgreSQL store with lean reads; needs the extra `feast[postgres]`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ class PostgresOnlineStoreConfig(postgres.PostgreSQLOnlineStoreConfig):
 
 
 class PostgresOnlineStore(GuardedWrites, LeanReads, postgres.PostgreSQLOnlineStore):
-    """Feast's PostgreSQL store: one row an entity and feature, event timestamps to the microsecond."""
+    """Feast's PostgreSQL store: a row an entity and feature, instants to the microsecond."""
 
     _conn: Connection[Any] | None
     _conn_pool: ConnectionPool | None
@@ -53,7 +53,7 @@ class PostgresOnlineStore(GuardedWrites, LeanReads, postgres.PostgreSQLOnlineSto
 
     @contextmanager
     def _get_conn(self, config: RepoConfig, autocommit: bool = False) -> Iterator[Connection[Any]]:  # noqa: FBT001, FBT002
-        """Lend a connection, as Feast's own does for stores of its own type name only."""
+        """Yield a connection, as Feast's own does for stores of its own type name only."""
         if config.online_store.conn_type == ConnectionType.pool:
             if not self._conn_pool:
                 self._conn_pool = postgres._get_connection_pool(config.online_store)  # noqa: SLF001

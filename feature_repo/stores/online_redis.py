@@ -1,4 +1,4 @@
-"""Feast's Redis store with the lean reads of `feature_repo.stores.online`; needs the extra `feast[redis]`."""
+"""Feast's Redis store with lean reads; needs the extra `feast[redis]`."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -25,7 +25,8 @@ class RedisOnlineStoreConfig(redis.RedisOnlineStoreConfig):
 class RedisOnlineStore(GuardedWrites, LeanReads, redis.RedisOnlineStore):
     """Feast's Redis store: one hash an entity, with one event timestamp for each view.
 
-    As Feast answers it, a value that is not there is null and PRESENT, for Redis does not tell it from a stored null.
+    As Feast answers it, a value that is not there is null and PRESENT, for Redis does not tell it
+    from a stored null.
     """
 
     def read_stored(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
@@ -51,7 +52,10 @@ class RedisOnlineStore(GuardedWrites, LeanReads, redis.RedisOnlineStore):
     def _read_packed(
         self, config: RepoConfig, commands: Sequence[Command]
     ) -> list[list[bytes | None]]:
-        """Send all commands at once, their fields packed once; the client's own pipeline packs them for each, which takes twice as long."""
+        """Send all commands at once, fields packed once.
+
+        The client's own pipeline takes twice as long.
+        """
         packed = b"".join(_packed(commands))
         pool = self._get_client(config.online_store).connection_pool
 
@@ -65,14 +69,18 @@ class RedisOnlineStore(GuardedWrites, LeanReads, redis.RedisOnlineStore):
                 exchange, lambda _: connection.disconnect()
             )
         except BaseException:
-            connection.disconnect()  # the rest of the replies would be taken for those of the next read
+            # the rest of the replies would be taken for those of the next read
+            connection.disconnect()
             raise
         finally:
             pool.release(connection)
         return replies
 
     def _commands(self, config: RepoConfig, reads: Sequence[Read]) -> list[Command]:
-        """The hash and the fields to get for each entity of each view: the features, then the event timestamp."""
+        """The hash and fields to get for each entity of each view.
+
+        The last is the event timestamp.
+        """
         project = config.project.encode()
         commands = []
         for read in reads:

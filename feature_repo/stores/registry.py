@@ -1,4 +1,4 @@
-"""Feast's registry in a file, replaced whole: who reads while it is written sees the one before, not a half."""
+"""Feast's registry in a file that is replaced whole: a reader never sees half a write."""
 
 import uuid
 from datetime import UTC, datetime
@@ -10,10 +10,12 @@ from transforms.home import replace_file
 
 
 class AtomicFileRegistryStore(FileRegistryStore):
-    """A file registry: `registry: {registry_store_type: feature_repo.stores.registry.AtomicFileRegistryStore}`.
+    """A file registry, replaced whole.
 
-    Feast's own empties the file before it writes, and every materialization writes: a reader beside it finds no views. On a disk that
-    is full it keeps what found room, and says nothing.
+    `registry: {registry_store_type: feature_repo.stores.registry.AtomicFileRegistryStore}`.
+
+    Feast's own empties the file before it writes, and every materialization writes: a reader beside
+    it finds no views. On a disk that is full it keeps what found room, and says nothing.
     """
 
     def _write_registry(self, registry_proto: Registry) -> None:

@@ -1,7 +1,8 @@
-"""Which entities of the SQLite store a search may find: by words, by filters, and within their view's time to live.
+"""Which entities of the SQLite store a search may find: by words, filters and time to live.
 
-Every row is looked at, as the comparison of vectors in `nearest` does, so there is no index to keep. What the words `rank` (bm25, the
-best first) are Feast's; filters mean what they mean in Feast's own SQLite store, whose translation is taken.
+Every row is looked at, as the comparison of vectors in `nearest` does, so there is no index to
+keep. What the words `rank` (bm25, the best first) are Feast's; filters mean what they mean in
+Feast's own SQLite store, whose translation is taken.
 """
 
 import sqlite3
@@ -21,7 +22,10 @@ RESERVED = {"rank", "rowid", "entity_key"}  # by the full-text table
 
 
 class Search(NamedTuple):
-    """A search of one view's table: `oldest` is the least event timestamp that is within the time to live (None: any)."""
+    """A search of one view's table.
+
+    `oldest` is the least event timestamp in the time to live, or None.
+    """
 
     view: FeatureView
     table: str
@@ -29,7 +33,7 @@ class Search(NamedTuple):
     oldest: int | None
 
     def candidates(self) -> tuple[str, list[Any], str, list[Any]]:
-        """Compose what the rows `stored` of a search are to fulfil: a common table, its parameters, a condition, its parameters."""
+        """Compose a search of rows `stored`: a common table, a condition, their parameters."""
         numbers, flags = (
             [field.name for field in self.view.features if field.dtype.to_value_type() in kinds]
             for kinds in (NUMBERS, {ValueType.BOOL})
@@ -57,7 +61,9 @@ class Search(NamedTuple):
     def by_words(
         self, connection: sqlite3.Connection, words: str, top_k: int
     ) -> list[tuple[bytes, float]]:
-        """Find the entities whose String features fit an FTS5 query best, the best first; of equal ones the lesser keys.
+        """Find the entities whose String features best fit an FTS5 query, best first.
+
+        Of equal ones, the lesser key comes first.
 
         Raises RequestError where the view has no text, or the query is none.
         """
@@ -78,17 +84,22 @@ class Search(NamedTuple):
         )
         try:
             connection.execute(
-                f'create virtual table temp.searched using fts5(entity_key unindexed, {columns}, tokenize="porter unicode61")'
+                f"create virtual table temp.searched using fts5(entity_key unindexed, {columns}, "
+                'tokenize="porter unicode61")'
             )
             connection.execute(
                 f"""
                 with {valued}
-                insert into temp.searched select stored.entity_key, {values} from {quoted(self.table)} as stored
+                insert into temp.searched
+                select stored.entity_key, {values} from {quoted(self.table)} as stored
                 where stored.feature_name in ({_marks(names)}) and {condition} group by 1
                 """,
                 [*valued_parameters, *names, *names, *parameters],
             )
-            found = "select entity_key, bm25(searched) from temp.searched where searched match ? order by 2, 1 limit ?"
+            found = (
+                "select entity_key, bm25(searched) from temp.searched "
+                "where searched match ? order by 2, 1 limit ?"
+            )
             with closing(connection.execute(found, [words, top_k])) as rows:
                 return rows.fetchall()
         except sqlite3.OperationalError as error:
@@ -98,7 +109,10 @@ class Search(NamedTuple):
                 and "unterminated" not in str(error)
             ):
                 raise
-            message = "query_string: no full-text query of SQLite's (FTS5): give words, or put them between double quotes"
+            message = (
+                "query_string: no full-text query of SQLite's (FTS5): give words, or put them "
+                "between double quotes"
+            )
             raise RequestError(message) from error
 
 

@@ -1,4 +1,6 @@
-"""What Feast's feature server is given when it starts: writes of nulls, and reasons for what a client got wrong."""
+"""What Feast's feature server gets at its start: writes of nulls, reasons for bad requests."""
+
+from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -20,16 +22,22 @@ MISTAKES = (
 
 
 def load_artifacts(app: FastAPI) -> None:
-    """Prepare a server's process: Feast calls this, from `static_artifacts.py`, with the application that it serves."""
+    """Prepare a server's process.
+
+    Feast calls this, from `static_artifacts.py`, with its application.
+    """
     for name in ("write_to_online_store", "write_to_online_store_async"):
         setattr(FeatureStore, name, getattr(Store, name))
     for mistake in MISTAKES:
         app.add_exception_handler(mistake, explain)
-    app.middleware_stack = None  # made anew by the next request, with these handlers
+    app.middleware_stack = None  # rebuilt by the next request, with these handlers
 
 
 def explain(_: Request, mistake: Exception) -> JSONResponse:
-    """Answer what a client can mend with the reason, as Feast words its own errors; 422 where Feast has no status for it."""
+    """Answer a client's mistake with its reason, as Feast words its errors.
+
+    422 if it has no status.
+    """
     error = (
         mistake
         if isinstance(mistake, errors.FeastError)
@@ -37,5 +45,6 @@ def explain(_: Request, mistake: Exception) -> JSONResponse:
     )
     status = error.http_status_code()
     return JSONResponse(
-        status_code=422 if status == 500 else status, content=error.to_error_detail()
+        status_code=422 if status == HTTPStatus.INTERNAL_SERVER_ERROR else status,
+        content=error.to_error_detail(),
     )

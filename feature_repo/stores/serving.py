@@ -1,6 +1,6 @@
-"""Online features as a frame: a request is resolved once, its keys are encoded and its values decoded by column.
+"""Online features as a frame: a request is resolved once, and keys and values go by column.
 
-Reading the stores belongs into `online`, and what stands in the bytes into `codec`.
+Reading the stores belongs into `online`, and what is in the bytes into `codec`.
 """
 
 import json
@@ -39,8 +39,8 @@ EVENT_TIMESTAMP = "event_timestamp"
 EXPRESSIONS = "expressions"  # the tag of a view on demand that carries what it is derived by
 PLANS = 1024  # that an open store remembers
 INSTANT = pa.timestamp("us", "UTC")
-# Arrow finds the types of maps, structs, decimals, zoned times and nested lists, whose Feast type does not tell all; where it finds
-# none for all values of a column, they stay Python's
+# Arrow finds the types of maps, structs, decimals, zoned times and nested lists, whose Feast type
+# does not tell all; where it finds none for all values of a column, they stay Python's
 ARROW_TYPES: Mapping[FeastType, pa.DataType] = {
     feast_types.Bool: pa.bool_(),
     feast_types.Bytes: pa.binary(),
@@ -59,7 +59,7 @@ ARROW_TYPES: Mapping[FeastType, pa.DataType] = {
 
 
 class Feature(NamedTuple):
-    """A feature of a view: its column in the answer, its name in the view, its type for Feast and for Arrow (None: found out)."""
+    """A feature of a view: column in the answer, name, Feast type, Arrow type (None: inferred)."""
 
     column: str
     name: str
@@ -73,7 +73,10 @@ class Feature(NamedTuple):
 
 
 class ViewPlan(NamedTuple):
-    """What is read of one view, features of a kind side by side; a key may stand in any of several columns of the request."""
+    """What is read of one view, by kind of feature.
+
+    A key may be in any of several request columns.
+    """
 
     table: FeatureView
     features: Sequence[Feature]
@@ -105,8 +108,8 @@ class OpenStore:
     ) -> pl.DataFrame:
         """Answer every row, in order: its own columns, then the features as `view__feature`.
 
-        Raises ValueError where rows differ in their columns, lack a key or a request value that a view needs, or give an
-        `event_timestamp` that can be read in more than one way, as a number.
+        Raises ValueError where rows differ in their columns, lack a key or a request value that a
+        view needs, or give an `event_timestamp` that can be read in more than one way, as a number.
         """
         plan = self._plan(features if isinstance(features, str) else tuple(features))
         rows = [in_utc(dict(row)) for row in rows]
@@ -167,7 +170,7 @@ _opening = Lock()
 
 
 def opened(home: Path, open_store: Callable[[Path], FeatureStore]) -> OpenStore:
-    """Open the store of a home, or take the one that is open if the registry's file is as it was then."""
+    """Open the store of a home, or reuse the open one if the registry's file has not changed."""
     file = (home / "feast" / "registry.db").stat()
     state = (file.st_mtime_ns, file.st_size)
     with _opening:
@@ -197,7 +200,7 @@ def resolve(store: FeatureStore, features: Sequence[str] | str) -> Plan:
 
 
 def arrow_type(kind: FeastType) -> pa.DataType | None:
-    """Give the Arrow type of a Feast type, None where Arrow has to find it in the values."""
+    """Return the Arrow type of a Feast type, None where Arrow has to find it in the values."""
     if isinstance(kind, feast_types.Array | feast_types.Set):
         inner = arrow_type(kind.base_type)
         return pa.list_(inner) if inner else None
@@ -205,7 +208,7 @@ def arrow_type(kind: FeastType) -> pa.DataType | None:
 
 
 def _array(values: Sequence[Any], kind: pa.DataType | None) -> Values:
-    """Make a column of values, of Python's own where no type of Arrow's, or of Polars', holds them all."""
+    """Make a column of values: Python objects where no type of Arrow's or Polars' fits."""
     plain = _convert_uuids_for_arrow({"": values})[""]
     zones = (
         {value.tzinfo for value in plain if isinstance(value, datetime)} if kind is None else set()
@@ -230,7 +233,7 @@ def _own(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 
 
 def _texts(values: Sequence[Any], feature: Feature) -> Sequence[Any]:
-    """Give JSON that Feast has parsed as text again."""
+    """Convert JSON that Feast has parsed back to text."""
     if feature.value_type == ValueType.JSON:
         return [None if value is None else json.dumps(value) for value in values]
     if feature.value_type == ValueType.JSON_LIST:
@@ -239,7 +242,7 @@ def _texts(values: Sequence[Any], feature: Feature) -> Sequence[Any]:
 
 
 def _decode(serialized: Sequence[bytes | None], kind: ValueType) -> Sequence[Any]:
-    """Decode values as Feast does, but for JSON, which stays the text that was written, as in training."""
+    """Decode values as Feast does, except JSON, which stays the written text, as in training."""
     if kind == ValueType.JSON:
         return [Value.FromString(value).json_val if value else None for value in serialized]
     if kind == ValueType.JSON_LIST:
@@ -258,7 +261,7 @@ def _view_plan(
         (feature for feature in _features(table) if feature.name in features),
         key=attrgetter("kind"),
     )
-    # a key stands under its alias or its own name; Feast still takes the entity's name too
+    # a key is named by its alias or its own name; Feast still takes the entity's name too
     names = {join_keys[entity]: entity for entity in table.entities}
     keys = {
         key: (table.projection.join_key_map.get(key, key), entity) for key, entity in names.items()
@@ -281,7 +284,7 @@ def _features(view: FeatureView | OnDemandFeatureView) -> list[Feature]:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, list[Any]]:
-    """Turn rows into columns, with what the views need and the rows need not have: an instant, and Feast's key of views without one."""
+    """Turn rows into columns; add an instant and Feast's dummy key where views need them."""
     if any(row.keys() != rows[0].keys() for row in rows):
         message = "all rows must have the same columns"
         raise ValueError(message)
@@ -297,7 +300,10 @@ def _columns(rows: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, list[An
 
 
 def _read(view: ViewPlan, asked: Columns) -> Read:
-    """Encode the rows' keys of a view, each entity once; a row with a null in its key gets one that nothing is stored under."""
+    """Encode a view's keys, each entity once.
+
+    A row with a null in its key gets a key that nothing is stored under.
+    """
     columns = [
         key_values(names[0], _key(view, names, asked), view.key_types[key])
         for key, names in view.keys.items()
@@ -317,7 +323,7 @@ def _read(view: ViewPlan, asked: Columns) -> Read:
 
 
 def _decoded(view: ViewPlan, read: Read, stored: Sequence[Stored]) -> Iterator[tuple[str, Values]]:
-    """Decode a view's features, all of a kind at once, and lay them out by the rows of the request."""
+    """Decode a view's features, one kind at a time, in the order of the request's rows."""
     n_keys, n_rows = len(read.keys), len(read.order)
     for _, group in groupby(zip(view.kinds, view.features, stored, strict=True), key=itemgetter(0)):
         _, features, columns = zip(*group, strict=True)
@@ -347,7 +353,7 @@ def _key(view: ViewPlan, names: Sequence[str], asked: Columns) -> Sequence[Any]:
 def _computed(
     view: OnDemandFeatureView, asked: Columns, features: Mapping[str, Values]
 ) -> dict[str, Values]:
-    """Compute an on-demand view from the request's own columns and the features that it declares as its sources."""
+    """Compute an on-demand view from the request's own columns and its source features."""
     if EXPRESSIONS in view.tags:
         return _derived(view, asked, features)
     sources = {
@@ -367,7 +373,10 @@ def _computed(
         }
     mixed = [name for name, column in columns.items() if isinstance(column, pl.Series)]
     if mixed:
-        message = f"view {view.name}: the values of {mixed[0]} have several types, which only mode='python' can take"
+        message = (
+            f"view {view.name}: the values of {mixed[0]} have several types, which only "
+            "mode='python' can take"
+        )
         raise ValueError(message)
     table = view.transform_arrow(pa.table(columns), full_feature_names=True)
     # pandas makes floats of integers beside nulls
@@ -382,7 +391,7 @@ def _computed(
 def _derived(
     view: OnDemandFeatureView, asked: Columns, features: Mapping[str, Values]
 ) -> dict[str, Values]:
-    """Compute a view of expressions, as `feature_repo.derived` defines it, without a detour through pandas."""
+    """Compute a view of expressions, as `feature_repo.derived` defines it, without pandas."""
     from feature_repo.derived import derivation  # which imports this module
 
     instants = pa.array(asked[EVENT_TIMESTAMP], INSTANT)

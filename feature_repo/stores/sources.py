@@ -1,6 +1,7 @@
-"""Where a feature view's rows are, and reading them: Delta tables and Parquet, on local folders and object storage.
+"""Where a feature view's rows are and how they are read: Delta or Parquet, local or remote.
 
-A `Snapshot` is fixed when it is taken: a Delta table at one version, or the Parquet files of that moment.
+A `Snapshot` is fixed when it is taken: a Delta table at one version, or the Parquet files of that
+moment.
 """
 
 import fcntl
@@ -32,7 +33,8 @@ from feature_repo.stores.empty import empty_values
 from feature_repo.stores.timeline import CREATED, INSTANT, TimeUnit, to_instant
 from transforms.paths import refuse_path
 
-# what Spark and others put beside the data; Arrow's own rule would also leave out a partition such as __log_date=2026-01-01
+# what Spark and others put beside the data; Arrow's own rule would also leave out a partition such
+# as __log_date=2026-01-01
 NO_DATA = (".", "_SUCCESS", "_metadata", "_common_metadata", "_delta_log", "_temporary")
 
 SAMPLE_ROWS = 10_000
@@ -42,9 +44,10 @@ NAMES_OF_ARROWS = {"__fragment_index", "__batch_index", "__last_in_fragment", "_
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A source's rows at one moment; `version` is None where the source keeps no versions (plain Parquet).
+    """A source's rows at one moment; `version` is None where the source keeps none (plain Parquet).
 
-    Arrow alone reads the rows: it tells `x` from `X`, and knows every type that a source may have.
+    Arrow alone reads the rows: it distinguishes `x` from `X`, and knows every type that a source
+    may have.
     """
 
     uri: str
@@ -55,15 +58,15 @@ class Snapshot:
     storage_options: Mapping[str, str]
 
     def kinds(self, columns: Mapping[str, str]) -> pa.Schema:
-        """Give the source's own types of columns, under the names that they are given."""
+        """Return the source's own types of columns, under their given names."""
         return pa.schema(
             [self.schema.field(column).with_name(name) for name, column in columns.items()]
         )
 
     def batches(self, columns: Mapping[str, str]) -> Iterator[tuple[str, pa.RecordBatch]]:
-        """Read columns under the names that they are given, in the order of the files, each batch with its file's identity.
+        """Read columns under given names, in file order, each batch with its file's identity.
 
-        Types are those of `carried`; `picked` and `gathered` give the source's own back.
+        Types are those of `carried`; `picked` and `gathered` return the source's own.
         """
         projection = {name: pads.field(column) for name, column in columns.items()}
         dataset = self._dataset()
@@ -72,7 +75,7 @@ class Snapshot:
                 yield identity, batch
 
     def carried(self, columns: Mapping[str, str]) -> pa.Schema:
-        """Give the types in which columns are read."""
+        """Return the types in which columns are read."""
         return pa.schema([field.with_type(carried(field.type)) for field in self.kinds(columns)])
 
     def table(self, columns: Mapping[str, str]) -> pa.Table:
@@ -82,7 +85,7 @@ class Snapshot:
         )
 
     def row_bytes(self, columns: Mapping[str, str]) -> float:
-        """Tell how many bytes a row takes in memory: by the types if these say so, else by the first rows."""
+        """The bytes a row takes in memory, by the types if they say so, else by the first rows."""
         kinds = self.carried(columns).types
         if all(pa.types.is_primitive(kind) for kind in kinds):
             return float(sum(kind.bit_width for kind in kinds) / 8)
@@ -111,12 +114,15 @@ class Snapshot:
         return int(self._dataset().count_rows())
 
     def is_whole(self) -> bool:
-        """Whether all files are still there: old versions of a Delta table are cleaned away at some time."""
+        """Whether all files still exist: old versions of a Delta table are eventually removed."""
         return all(info.type == pafs.FileType.File for info in self._infos())
 
     @property
     def identities(self) -> list[str]:
-        """Name each file so that a rewritten one has another name: Delta never writes a file again, others tell by time and size."""
+        """Name each file so that a rewritten one has another name.
+
+        Delta never rewrites a file; for others, time and size show it.
+        """
         if self.version is not None:
             return [file.removeprefix(self.uri) for file in self.files]
         return [f"{info.path} {info.mtime_ns} {info.size}" for info in self._infos()]
@@ -150,7 +156,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class ViewRead:
-    """What a retrieval reads of one view: which features, of which snapshot, by which of the spine's columns."""
+    """What a retrieval reads of one view: features, snapshot and columns of the spine."""
 
     view: FeatureView
     features: list[str]
@@ -210,20 +216,27 @@ class ViewRead:
         """Raise `ValueError` for a column that the source lacks or that is no time."""
         for name, column in {**self.columns, **self.timestamps}.items():
             if column not in self.rows.schema.names:
-                message = f"view {self.view.name}: its source at {self.rows.uri} has no column {column!r} (for {name}); it has "
+                message = (
+                    f"view {self.view.name}: its source at {self.rows.uri} has no column "
+                    f"{column!r} (for {name}); it has "
+                )
                 raise ValueError(message + ", ".join(self.rows.schema.names))
         for column in self.timestamps.values():
             kind = self.rows.schema.field(column).type
             if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
-                message = f"view {self.view.name}: {column} of its source at {self.rows.uri} is {kind}, not a timestamp"
+                message = (
+                    f"view {self.view.name}: {column} of its source at {self.rows.uri} is {kind}, "
+                    "not a timestamp"
+                )
                 raise ValueError(message)
 
 
 @dataclass(frozen=True)
 class Index:
-    """Keys and times of a source's rows, for the engines that find rows: under names of ours, and in types that these know.
+    """Keys and times of a source's rows, named and typed for the engines that find rows.
 
-    An engine that finds rows sees no name of a user's (DuckDB does not tell `x` from `X`) and no feature.
+    An engine that finds rows sees no name of a user's (DuckDB does not distinguish `x` from `X`)
+    and no feature.
     """
 
     rows: Snapshot
@@ -246,7 +259,7 @@ class Index:
         )
 
     def frame(self, rows: pa.Table | pa.RecordBatch) -> pl.DataFrame:
-        """Give the index of rows that have its columns: keys, `INSTANT` and `CREATED`."""
+        """Return the index of rows that have its columns: keys, `INSTANT` and `CREATED`."""
         frame = known(rows.select(list(self.columns)))
         created = pl.lit(None, pl.Int64).alias(CREATED)
         times = [to_instant(name, frame.schema[name], self.unit).alias(name) for name in self.times]
@@ -254,7 +267,7 @@ class Index:
 
     @property
     def schema(self) -> pl.Schema:
-        """Types of what `frame` gives."""
+        """Types of what `frame` returns."""
         return self.frame(self.rows.kinds(self.columns).empty_table()).schema
 
 
@@ -264,7 +277,7 @@ def numbered(what: str, columns: Iterable[str]) -> dict[str, str]:
 
 
 def known(rows: pa.Table | pa.RecordBatch) -> pl.DataFrame:
-    """Hand keys and times to Polars: dictionaries as their values, extensions as what they store, instants without their zone."""
+    """Pass keys and times to Polars: dictionaries decoded, extensions unwrapped, instants naive."""
     return pl.DataFrame(
         {name: pl.from_arrow(_plain(rows.column(name))) for name in rows.schema.names}
     )
@@ -282,10 +295,10 @@ def _plain(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 
 
 def snapshot(config: RepoConfig, source: DataSource, version: int | None = None) -> Snapshot:
-    """Fix a source's rows: a Delta table's newest version, or the one given, or the Parquet files there are now.
+    """Pin a source's rows: a Delta table's newest or given version, or the current Parquet files.
 
-    Raises `FileNotFoundError` where there is nothing, `TypeError` for a source that is not a `FileSource`, and `ValueError` for
-    one that Arrow cannot read.
+    Raises `FileNotFoundError` where there is nothing, `TypeError` for a source that is not a
+    `FileSource`, and `ValueError` for one that Arrow cannot read.
     """
     if not isinstance(source, FileSource):
         message = (
@@ -296,7 +309,10 @@ def snapshot(config: RepoConfig, source: DataSource, version: int | None = None)
     found = _snapshot(source, uri, options, version)
     taken = NAMES_OF_ARROWS & set(found.schema.names)
     if taken:
-        message = f"source {source.name!r}: {uri} has a column {min(taken)!r}, a name that Arrow keeps for itself; rename it"
+        message = (
+            f"source {source.name!r}: {uri} has a column {min(taken)!r}, a name that Arrow keeps "
+            "for itself; rename it"
+        )
         raise ValueError(message)
     return found
 
@@ -310,17 +326,26 @@ def _snapshot(
         files = tuple(table.file_uris() if is_remote(uri) else map(unquote, table.file_uris()))
         unread = {"columnMapping", "deletionVectors"} & set(table.protocol().reader_features or ())
         if unread:
-            message = f"source {source.name!r}: {uri} uses {', '.join(sorted(unread))}, which this store cannot read; write the table without"
+            message = (
+                f"source {source.name!r}: {uri} uses {', '.join(sorted(unread))}, which this store "
+                "cannot read; write the table without"
+            )
             raise ValueError(message)
         return Snapshot(
             uri, table.version(), files, pa.schema(table.schema().to_arrow()), partitions, options
         )
     if version is not None:
-        message = f"source {source.name!r}: {uri} is Parquet, which keeps no versions; take version {version} out of as_of_versions"
+        message = (
+            f"source {source.name!r}: {uri} is Parquet, which keeps no versions; take version "
+            f"{version} out of as_of_versions"
+        )
         raise ValueError(message)
     dataset = None if isinstance(source.file_format, DeltaFormat) else parquet(uri, options)
     if dataset is None or not dataset.files:
-        message = f"source {source.name!r}: nothing at {uri}; run the pipeline first (millrace run --source ...), or mend the source's path"
+        message = (
+            f"source {source.name!r}: nothing at {uri}; run the pipeline first (millrace run "
+            "--source ...), or mend the source's path"
+        )
         raise FileNotFoundError(message)
     prefix = f"{uri.split('://', 1)[0]}://" if is_remote(uri) else ""
     files = tuple(prefix + file for file in sorted(dataset.files))
@@ -338,7 +363,7 @@ def _path(file: str) -> str:
 
 
 def known_zones(table: pa.Table) -> pa.Table:
-    """Give times in UTC whose zone is an offset, as `+05:30`: Polars knows zones by their names."""
+    """Convert to UTC the times whose zone is an offset, as `+05:30`: Polars knows zones by name."""
     zoned = [
         field
         for field in table.schema
@@ -379,7 +404,7 @@ def parquet(uri: str, options: Mapping[str, str]) -> pads.FileSystemDataset | No
 
 
 def _base(filesystem: pafs.FileSystem, path: str) -> str:
-    """Find the folder below which folders are partitions: the source itself, or where its file or files are."""
+    """Find the root of a source's partition folders: the source itself, or where its files are."""
     return (
         path
         if filesystem.get_file_info(path).type == pafs.FileType.Directory
@@ -388,9 +413,10 @@ def _base(filesystem: pafs.FileSystem, path: str) -> str:
 
 
 def append(config: RepoConfig, source: FileSource, rows: pa.Table) -> None:
-    """Add rows to a source as one more file or commit; only a source that is one single Parquet file is written again.
+    """Add rows to a source as one more file or commit; only a single Parquet file is rewritten.
 
-    Raises `ValueError` for a single file on object storage, where two who write at once cannot wait for each other.
+    Raises `ValueError` for a single file on object storage, where two who write at once cannot wait
+    for each other.
     """
     uri, options = location(config, source.path), storage_options(config, source)
     if isinstance(source.file_format, DeltaFormat) or _is_delta(uri, options):
@@ -401,7 +427,10 @@ def append(config: RepoConfig, source: FileSource, rows: pa.Table) -> None:
         add_file(rows, uri, options, _partitions(filesystem, path, snapshot(config, source).files))
         return
     if is_remote(uri):
-        message = f"source {source.name!r}: {uri} is one Parquet file, which cannot be appended to there; give the source a folder"
+        message = (
+            f"source {source.name!r}: {uri} is one Parquet file, which cannot be appended to "
+            "there; give the source a folder"
+        )
         raise ValueError(message)
     with _alone(Path(path)) as file:
         before = pq.ParquetFile(file)
@@ -417,7 +446,10 @@ def append(config: RepoConfig, source: FileSource, rows: pa.Table) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that nobody else is about to replace: who waited for one that was replaced waits for the new one."""
+    """Open a file that nobody else is replacing.
+
+    Whoever waited for a file that was replaced waits for the new one.
+    """
     while True:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -429,7 +461,7 @@ def _alone(path: Path) -> Iterator[BinaryIO]:
 def add_file(
     rows: pa.Table, uri: str, options: Mapping[str, str], partitions: Collection[str] = ()
 ) -> None:
-    """Add rows to a folder of Parquet as a file of a new name, one in each partition (`column=value`)."""
+    """Add rows to a Parquet folder as a new file, one in each partition (`column=value`)."""
     filesystem, path = file_system(uri, options)
     fields = [rows.schema.field(name) for name in partitions]
     pads.write_dataset(
@@ -450,7 +482,7 @@ def exists(uri: str, options: Mapping[str, str]) -> bool:
 
 
 def write_parquet(batches: pa.RecordBatchReader, uri: str, options: Mapping[str, str]) -> int:
-    """Write batches to one Parquet file, which appears when it is whole; returns the number of rows.
+    """Write batches to one Parquet file, which appears when complete; returns its row count.
 
     What was there is replaced; where that is a folder, the file becomes the only one in it.
     """
@@ -473,7 +505,10 @@ def write_parquet(batches: pa.RecordBatchReader, uri: str, options: Mapping[str,
 
 
 def location(config: RepoConfig, path: str) -> str:
-    """Resolve a path: absolute or with a scheme as it is, relative to the warehouse, which is relative to the repository."""
+    """Resolve a path against the warehouse, unless it is absolute or has a scheme.
+
+    The warehouse is relative to the repository.
+    """
     return path if is_remote(path) else str(warehouse_folder(config) / path)
 
 
@@ -483,7 +518,7 @@ def warehouse_folder(config: RepoConfig) -> Path:
 
 
 def storage_options(config: RepoConfig, source: Any) -> dict[str, str]:
-    """Gather what object storage wants to know beside its environment variables (AWS_ACCESS_KEY_ID and so on)."""
+    """Gather object storage options from outside its own environment variables."""
     options = dict(config.offline_store.storage_options)
     if source.s3_endpoint_override:
         options |= {"AWS_ENDPOINT_URL": source.s3_endpoint_override, "AWS_ALLOW_HTTP": "true"}
@@ -529,7 +564,10 @@ def _delta_table(
     try:
         return DeltaTable(uri, version=version, storage_options=options)
     except DeltaError as error:
-        message = f"source {source.name!r}: {uri} cannot be read at version {version}; see as_of_versions: {error}"
+        message = (
+            f"source {source.name!r}: {uri} cannot be read at version {version}; see "
+            f"as_of_versions: {error}"
+        )
         raise ValueError(message) from error
 
 

@@ -35,7 +35,7 @@ class SpineRows:
         return self.rows.schema
 
     def batches(self, rows: int) -> Iterator[pa.Table]:
-        """Give the rows in order, some at a time; at least one batch, maybe without rows."""
+        """Yield the rows in order, by batches; at least one, maybe empty."""
         if isinstance(self.rows, pa.Table):
             yield from (
                 self.rows.slice(start, rows) for start in range(0, max(1, self.rows.num_rows), rows)
@@ -63,12 +63,15 @@ class SpineRows:
         return ends["min"], ends["max"]
 
     def check(self, keys: Mapping[str, Iterable[str]], features: Mapping[str, str]) -> None:
-        """Raise `ValueError` for a key that is missing, a time that is none, or a column that a feature would be named as."""
+        """Raise `ValueError` for a missing key, invalid time, or column with a feature's name."""
         names = self.schema.names
         for view, columns in keys.items():
             missing = [column for column in columns if column not in names]
             if missing:
-                message = f"the spine has no column {missing[0]!r}, which view {view} needs; it has {', '.join(names)}"
+                message = (
+                    f"the spine has no column {missing[0]!r}, which view {view} needs; it has "
+                    f"{', '.join(names)}"
+                )
                 raise ValueError(message)
         kind = self.schema.field(self.event_timestamp).type
         rows = (
@@ -84,7 +87,10 @@ class SpineRows:
         )
         for feature, view in features.items():
             if feature in names:
-                message = f"the spine has a column {feature!r}, as has view {view}; ask with full_feature_names=True, or rename the spine's"
+                message = (
+                    f"the spine has a column {feature!r}, as has view {view}; ask with "
+                    "full_feature_names=True, or rename the spine's"
+                )
                 raise ValueError(message)
 
 
@@ -127,7 +133,10 @@ def to_arrow(connection: duckdb.DuckDBPyConnection, spine: Spine) -> pa.Table:
 
 
 def _objects(column: pd.Series) -> pd.Series:
-    """Give datetimes that pandas keeps as Python has them in UTC, and a spine's instants as such where their kinds are mixed."""
+    """Convert Python datetimes in pandas columns to UTC.
+
+    A spine's instants also where kinds are mixed.
+    """
     kind = pd.api.types.infer_dtype(column, skipna=True)
     if kind == "string":
         return column
@@ -148,7 +157,10 @@ def _event_timestamp(schema: pa.Schema) -> str:
     times = [field.name for field in schema if pa.types.is_timestamp(field.type)]
     if EVENT_TIMESTAMP in schema.names or len(times) != 1:
         if EVENT_TIMESTAMP not in schema.names:
-            message = f"the spine has no column {EVENT_TIMESTAMP!r}, which every view needs; it has {', '.join(schema.names)}"
+            message = (
+                f"the spine has no column {EVENT_TIMESTAMP!r}, which every view needs; it has "
+                f"{', '.join(schema.names)}"
+            )
             raise ValueError(message)
         return EVENT_TIMESTAMP
     return str(times[0])

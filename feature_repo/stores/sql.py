@@ -1,7 +1,8 @@
 """The point-in-time join as DuckDB SQL: what a retrieval computes, for people to read and to run.
 
-The store itself joins in Polars (`timeline.py`), which keeps the order and the memory bounded; the tests hold both together.
-Columns are named by their place, since DuckDB does not tell `x` from `X`; only the result has the names of the user's.
+The store itself joins in Polars (`timeline.py`), which keeps the order and the memory bounded; the
+tests compare both. Columns are named by their place, since `x` and `X` are one to DuckDB;
+only the result has the names of the user's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,10 @@ def point_in_time_sql(
 ) -> str:
     """Compose the whole retrieval for a session in UTC; a spine in memory is the relation `spine`.
 
-    Each view keeps one row for each key and instant, the last created, and is joined ASOF; a row that is older than the TTL
-    gives nulls, and no row what a field's tag `empty` says, else null. With `as_known`, a row is visible from when it was
-    created, and the newest event of all visible ones counts.
+    Each view keeps one row for each key and instant, the last created, and is joined ASOF; a row
+    that is older than the TTL gives nulls, and no row what a field's tag `empty` says, else null.
+    With `as_known`, a row is visible from when it was created, and the newest event of all visible
+    ones counts.
     """
     names = spine.schema.names
     views = [
@@ -38,7 +40,8 @@ def point_in_time_sql(
     ]
     joins = "".join(_join(number, read, names) for number, read in enumerate(reads))
     return f"""with asked as (
-    select *, row_number() over () as spine_row, spine_{names.index(spine.event_timestamp)}::timestamptz as instant
+    select *, row_number() over () as spine_row,
+        spine_{names.index(spine.event_timestamp)}::timestamptz as instant
     from {spine.sql} as rows ({", ".join(f"spine_{place}" for place in range(len(names)))})
 ),
 
@@ -75,7 +78,8 @@ def pull_sql(
     given = ", ".join(
         f"{value} as {quoted(name)}" for value, name in zip(values, names, strict=True)
     )
-    return f"select {given}\nfrom {_source(index.rows, {**index.columns, **values})}\nwhere {' and '.join(ends) or 'true'}{newest}\n"
+    source = _source(index.rows, {**index.columns, **values})
+    return f"select {given}\nfrom {source}\nwhere {' and '.join(ends) or 'true'}{newest}\n"
 
 
 def _rows(number: int, read: ViewRead) -> str:
@@ -94,17 +98,20 @@ def _known_rows(number: int, read: ViewRead) -> str:
     partition = f"partition by {', '.join(keys)}" if keys else ""
     features = ", ".join(f"{column} := {column}" for column in read.feature_columns)
     return f"""view_{number}_rows as ( -- {_comment(read)}
-    select *, {INSTANT}::timestamptz as instant, {CREATED}::timestamptz as created, greatest(instant, created) as visible
+    select *, {INSTANT}::timestamptz as instant, {CREATED}::timestamptz as created,
+        greatest(instant, created) as visible
     from {_view_source(read)}
     where created is not null
 ),
 
 view_{number} as (
-    select distinct on ({", ".join([*keys, "visible"])}) newest.*, newest.instant as instant, visible{"".join(f", {key}" for key in keys)}
+    select distinct on ({", ".join([*keys, "visible"])})
+        newest.*, newest.instant as instant, visible{"".join(f", {key}" for key in keys)}
     from (
         select
             {"".join(f"{key}, " for key in keys)}visible,
-            max(struct_pack(instant := instant, created := created, {features})) over ({partition} order by visible) as newest
+            max(struct_pack(instant := instant, created := created, {features}))
+                over ({partition} order by visible) as newest
         from view_{number}_rows
     )
 )
@@ -130,7 +137,8 @@ def _value(number: int, read: ViewRead, place: int, names: list[str], *, full_na
     there = " and ".join(
         f"{column} is not null" for column in ["asked.instant", *_spine_keys(read, names)]
     )
-    return f"case when view_{number}.visible is null and {there} then {read.empty[place]} else {value} end as {name}"
+    unseen = f"view_{number}.visible is null and {there}"
+    return f"case when {unseen} then {read.empty[place]} else {value} end as {name}"
 
 
 def _join(number: int, read: ViewRead, names: list[str]) -> str:
@@ -154,7 +162,8 @@ def _source(rows: Snapshot, columns: Mapping[str, str]) -> str:
     """Name a source's columns by their place, then those that are read as they are to be called."""
     names = rows.schema.names
     given = ", ".join(f"column_{names.index(column)} as {name}" for name, column in columns.items())
-    return f"(select {given} from {_files(rows)} as rows ({', '.join(f'column_{place}' for place in range(len(names)))}))"
+    numbered = ", ".join(f"column_{place}" for place in range(len(names)))
+    return f"(select {given} from {_files(rows)} as rows ({numbered}))"
 
 
 def _files(rows: Snapshot) -> str:

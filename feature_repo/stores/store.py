@@ -23,8 +23,8 @@ _write_as_feast = FeatureStore.write_to_online_store  # as it is here, whatever 
 class Store(FeatureStore):
     """A `FeatureStore` whose pushes are written as they are.
 
-    Feast's own drops rows that are null in all features, so that older values stay served, takes a null inside of a list for 0, and
-    hands integers beside nulls on as floats.
+    Feast's own drops rows that are null in all features, so that older values stay served, takes a
+    null inside of a list for 0, and hands integers beside nulls on as floats.
     """
 
     def write_to_online_store(
@@ -35,9 +35,12 @@ class Store(FeatureStore):
         allow_registry_cache: bool = True,  # noqa: FBT001, FBT002
         transform_on_write: bool = True,  # noqa: FBT001, FBT002
     ) -> None:
-        """Write rows of one view, a frame or a mapping of columns, as `push` does for all views of a source.
+        """Write rows of one view, a frame or a mapping of columns.
 
-        Raises ValueError, naming view and column, where a column is missing, a key is null, or a value does not fit its type.
+        `push` does so for all of a source.
+
+        Raises ValueError, naming view and column, where a column is missing, a key is null, or a
+        value does not fit its type.
         """
         views = {view.name: view for view in self.list_all_feature_views(allow_registry_cache)}
         if feature_view_name not in views:
@@ -96,7 +99,10 @@ def _rows(view: FeatureView, frame: pd.DataFrame) -> list[Row]:
 
 def _column(view: FeatureView, frame: pd.DataFrame, name: str) -> list[Any]:
     if name not in frame.columns:
-        message = f"view {view.name}: the rows have no column {name!r}; they have {', '.join(map(str, frame.columns))}"
+        message = (
+            f"view {view.name}: the rows have no column {name!r}; they have "
+            f"{', '.join(map(str, frame.columns))}"
+        )
         raise RequestError(message)
     return list(frame[name])
 
@@ -105,7 +111,10 @@ def _keys(view: FeatureView, frame: pd.DataFrame, field: Any) -> Sequence[Value]
     kind = field.dtype.to_value_type()
     values = key_values(field.name, _column(view, frame, field.name), kind)
     if None in values:
-        message = f"view {view.name}: {values.count(None)} of {len(values)} entity keys {field.name!r} are null, or no {kind.name}"
+        message = (
+            f"view {view.name}: {values.count(None)} of {len(values)} entity keys {field.name!r} "
+            f"are null, or no {kind.name}"
+        )
         raise RequestError(message)
     return proto_values(values, kind)
 

@@ -1,8 +1,9 @@
-"""The point-in-time join: for each key and instant of a spine, the row of a feature view that was the newest by then.
+"""The point-in-time join: the newest row of a feature view for each key and instant of a spine.
 
-A view's rows are sorted once by instant; a sorted merge (Polars' `join_asof`) finds each spine row's place among the rows
-of its key, and only then are the features gathered. The work grows with n log n, however the keys are spread, where the
-usual join of every spine row with every earlier row of its key grows with the square of a key's rows.
+A view's rows are sorted once by instant; a sorted merge (Polars' `join_asof`) finds each spine
+row's place among the rows of its key, and only then are the features gathered. The work grows with
+n log n, however the keys are spread, where the usual join of every spine row with every earlier row
+of its key grows with the square of a key's rows.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,9 +28,10 @@ _PER_UNIT: dict[str, int] = {"ms": 1_000_000, "us": 1_000, "ns": 1}
 
 
 def to_instant(column: str, kind: pl.DataType, unit: TimeUnit, *, up: bool = False) -> pl.Expr:
-    """Count a timestamp column in units since 1970 in UTC; a naive time is UTC, a date its midnight.
+    """Count a timestamp column in UTC units since 1970; a naive time is UTC, a date its midnight.
 
-    Finer times are rounded down, or with `up` up: a spine's instant rounded down compares with whole units as it would itself.
+    Finer times are rounded down, or with `up` up: a spine's instant rounded down compares with
+    whole units as it would itself.
     """
     instant, finer = pl.col(column), _PER_UNIT[unit]
     if not isinstance(kind, pl.Datetime):
@@ -43,22 +45,33 @@ def to_instant(column: str, kind: pl.DataType, unit: TimeUnit, *, up: bool = Fal
 
 
 def units_since_1970(instant: datetime, unit: TimeUnit) -> int:
-    """Count an instant that has a zone in units, exactly."""
+    """Count an instant that has a zone in units, exactly.
+
+    >>> units_since_1970(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC), "us")
+    1000000
+    """
     return (instant - EPOCH) // timedelta(microseconds=1) * (_PER_UNIT["us"] // _PER_UNIT[unit])
 
 
 def instant_of(units: int, unit: TimeUnit) -> datetime:
-    """Give the instant of a count of units, to the microsecond."""
+    """Return the instant of a count of units, to the microsecond.
+
+    >>> instant_of(1_999, "ns").microsecond
+    1
+    """
     return EPOCH + timedelta(microseconds=units // (_PER_UNIT["us"] // _PER_UNIT[unit]))
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """The rows of one view, or of one partition of its keys: an `index` of keys, `INSTANT` and `CREATED`, and the features.
+    """The rows of one view, or one partition of its keys: an `index` and the features.
 
-    The features stay in Arrow, and come out as `kinds` says; where a key has no row yet as `empty` says, else null. With
-    `as_known` a row counts from when it was created: the newest event among those created by the spine's instant. A row older
-    than `ttl_units` at the spine's instant has expired; exactly as old has not. None: rows never expire.
+    The index has keys, `INSTANT` and `CREATED`.
+
+    The features stay in Arrow, and come out as `kinds` says; where a key has no row yet as `empty`
+    says, else null. With `as_known` a row counts from when it was created: the newest event among
+    those created by the spine's instant. A row older than `ttl_units` at the spine's instant has
+    expired; exactly as old has not. None: rows never expire.
     """
 
     index: pl.DataFrame
@@ -69,7 +82,10 @@ class Timeline:
     as_known: bool
 
     def values(self, spine: pl.DataFrame) -> pa.Table:
-        """Give the features of each row of a spine (keys, `INSTANT`, and `INSTANT_UP` where there is a TTL), in its order."""
+        """The features of each spine row, in order.
+
+        The spine has keys, `INSTANT`, and `INSTANT_UP` for a TTL.
+        """
         asked = (
             spine.select(*self._keys, INSTANT).with_row_index(_SPINE_ROW).drop_nulls().sort(INSTANT)
         )
@@ -121,7 +137,8 @@ class Timeline:
         rows = rows.sort(INSTANT, CREATED, maintain_order=True)  # of equals the join takes the last
         if not self.as_known:
             return rows.select(*keys, _ROW, pl.col(INSTANT).alias(_VISIBLE))
-        # What is visible only grows: sorted by when rows become visible, the newest event so far is a running maximum.
+        # What is visible only grows: sorted by when rows become visible, the newest event so far is
+        # a running maximum.
         newest = pl.col(_RANK).cum_max()
         visible = (
             rows.with_row_index(_RANK)
@@ -135,7 +152,7 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Partitions:
-    """A view that is too large for memory: its rows in one file per hash of the key, one read at a time."""
+    """A view too large for memory: one file per hash of the key, read one at a time."""
 
     files: Files
     number: int
@@ -157,7 +174,7 @@ class Partitions:
         return cls(files, number, make)
 
     def values(self, spine: pl.DataFrame) -> pa.Table:
-        """Give the features of each row of a spine, in its order."""
+        """Return the features of each row of a spine, in its order."""
         part = _partition(spine, self.number)
         rows = [np.flatnonzero(part == number) for number in range(self.number)]
         parts = [

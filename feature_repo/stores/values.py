@@ -1,4 +1,4 @@
-"""What a caller hands over, from Python, NumPy, pandas or JSON, as Feast's values: exactly, or refused in one line.
+"""Values from Python, NumPy, pandas or JSON as Feast's values: exactly, or refused in one line.
 
 No message says a value: it may be somebody's text or identifier.
 """
@@ -26,7 +26,8 @@ REAL_LISTS = {
     ValueType.FLOAT_SET,
     ValueType.DOUBLE_SET,
 }
-# their parts may be null: NaN, Feast's own mark for a null timestamp, JSON's null, a list that is not there
+# their parts may be null: NaN, Feast's own mark for a null timestamp, JSON's null, a list that is
+# not there
 HOLD_NULLS = {*REAL_LISTS, ValueType.UNIX_TIMESTAMP_LIST, ValueType.JSON, ValueType.JSON_LIST}
 OF_LISTS = {ValueType.VALUE_LIST, ValueType.VALUE_SET}
 OF_MAPS = {
@@ -48,18 +49,27 @@ NOT_CONVERTED = (
 
 
 class RequestError(FeastError, ValueError):
-    """A mistake in what a caller asks or hands over; Feast's server answers it with 422 and the reason."""
+    """A mistake in a caller's request or values.
+
+    Feast's server answers it with 422 and the reason.
+    """
 
     def http_status_code(self) -> int:
-        """Tell the server that the caller can mend it."""
+        """Report this as a mistake that the caller can fix."""
         return 422
 
 
 def proto_values(values: Iterable[Any], kind: ValueType) -> list[Value]:
-    """Convert the values of a feature; None, NaN, NaT and NA are null. Raises ValueError where one does not fit the type."""
+    """Convert a feature's values.
+
+    None, NaN, NaT and NA are null; ValueError where one does not fit.
+    """
     given = [plain(value) for value in values]
     if any(lacks_a_part(value, kind) for value in given):
-        message = f"a null inside of a list, for which {kind.name} has no place: leave it out, or put a value there"
+        message = (
+            f"a null inside of a list, for which {kind.name} has no place: leave it out, or put a "
+            "value there"
+        )
         raise ValueError(message)
     try:
         return list(python_values_to_proto_values([_fitting(value, kind) for value in given], kind))
@@ -74,7 +84,10 @@ def unfit(values: Iterable[Any], kind: ValueType) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Give a value, and all in it, without NumPy and pandas; null is None, but NaN stays NaN inside of lists and maps."""
+    """Convert a value, deeply, from NumPy and pandas.
+
+    Null is None, but NaN stays in lists and maps.
+    """
     inner = _unboxed(value)
     return None if isinstance(inner, float) and inner != inner else inner  # noqa: PLR0124 - NaN alone differs from itself
 
@@ -97,7 +110,7 @@ def _unboxed(value: Any) -> Any:
 
 
 def lacks_a_part(value: Any, kind: ValueType) -> bool:
-    """Whether a null stands inside of a value, where Feast would put another value in its place or fail."""
+    """Whether a value contains a null, where Feast would substitute another value or fail."""
     if kind in OF_MAPS:
         return _lists_lack(json.loads(value) if isinstance(value, str) else value)
     if kind in OF_LISTS:
@@ -119,7 +132,10 @@ def _fitting(value: Any, kind: ValueType) -> Any:
         return type(value)(np.nan if item is None else _real(item) for item in value)
     if kind in INTEGERS and isinstance(value, float | Decimal):
         if value != int(value) or (isinstance(value, float) and abs(value) > EXACT_FLOATS):
-            message = "not a whole number, or a float beyond 2^53: with pandas, use Int64 for integers beside nulls"
+            message = (
+                "not a whole number, or a float beyond 2^53: with pandas, use Int64 for integers "
+                "beside nulls"
+            )
             raise ValueError(message)
         return int(value)
     if kind in (ValueType.DOUBLE, ValueType.FLOAT):
@@ -151,7 +167,7 @@ def _real(value: Any) -> float:
 
 
 def key_values(name: str, values: Sequence[Any], kind: ValueType) -> list[Any]:
-    """Give keys as their type has them, None for what can match nothing: the rule of docs/store.md, "Keys".
+    """Convert keys to their type, None for what matches nothing: docs/store.md, "Keys".
 
     Raises RequestError, naming key and type, for a value that is of another kind altogether.
     """
@@ -182,7 +198,10 @@ def _key(name: str, value: Any, kind: ValueType) -> Any:
             ValueType.UNIX_TIMESTAMP,
         ):
             return key  # Feast refuses keys of these types
-    message = f"key {name!r} is {kind.name}, for which {type(key).__name__} is no value; docs/store.md says what is"
+    message = (
+        f"key {name!r} is {kind.name}, for which {type(key).__name__} is no value; docs/store.md "
+        "says what is"
+    )
     raise RequestError(message)
 
 
@@ -195,7 +214,7 @@ def _instant_key(name: str, key: Any) -> datetime | None:
 
 
 def _whole(value: float | Decimal | str, end: int) -> int | None:
-    """The integer that a number is, or that a text is the digits of; None for any other, and beyond the type."""
+    """The integer a number or a text of digits is; None for anything else or beyond the type."""
     if isinstance(value, str):
         number = (
             int(value)

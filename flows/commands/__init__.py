@@ -1,4 +1,7 @@
-"""What the commands share: their options, and opening a home that is there. One further command a module; all are light to import."""
+"""What the commands share: their options, and opening an existing home.
+
+Each other module is one command; all are cheap to import.
+"""
 
 from datetime import datetime
 from pathlib import Path
@@ -9,7 +12,10 @@ import click
 if TYPE_CHECKING:
     from transforms.warehouse.tables import Warehouse
 
-HOME_HELP = "Folder that holds everything the pipeline writes. Default: MILLRACE_HOME, else the nearest .millrace, here or above."
+HOME_HELP = (
+    "Folder for everything the pipeline writes. Default: MILLRACE_HOME, else the nearest "
+    ".millrace, here or above."
+)
 source_option = click.option(
     "--source",
     required=True,
@@ -27,7 +33,7 @@ class Instant(click.ParamType):  # type: ignore[type-arg]  # which only newer ve
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime:
-        """Read the text; click says which option it was for."""
+        """Read the text; click adds which option it was for."""
         from transforms.errors import InstantError
         from transforms.instants import parse_instant
 
@@ -38,7 +44,7 @@ class Instant(click.ParamType):  # type: ignore[type-arg]  # which only newer ve
 
 
 def open_warehouse(home: str | None) -> "Warehouse":
-    """Open a home that holds tables; `HomeError` where there is none."""
+    """Open a home that has tables; raises `HomeError` if there is none."""
     from transforms.errors import HomeError
     from transforms.home import Settings
     from transforms.warehouse.tables import Warehouse
@@ -46,6 +52,9 @@ def open_warehouse(home: str | None) -> "Warehouse":
     settings = Settings(home=Path(home)) if home else Settings()
     warehouse = Warehouse(settings)
     if not warehouse.versions():
-        message = f"{settings.root}: nothing is there yet; run millrace run --source FILE first, or say --home"
+        message = (
+            f"{settings.root}: nothing is there yet; run millrace run --source FILE first, or say "
+            "--home"
+        )
         raise HomeError(message)
     return warehouse

@@ -1,4 +1,4 @@
-"""`millrace features`: what features there are, whether declarations of one's own are right, and a start for new ones."""
+"""`millrace features`: list features; check, test and start declarations."""
 
 import os
 import time
@@ -18,16 +18,19 @@ if TYPE_CHECKING:
 @click.option("--markdown", is_flag=True, help="As the page docs/features.md.")
 @click.pass_context
 def features(context: click.Context, home: str | None, *, markdown: bool) -> None:
-    """List every feature with its type, range and meaning; and of the home's sources, when their rows could be known.
+    """List every feature with its type, range and meaning.
 
-    Features of your own are declared in Python, one file a subject, in `features/` of the checkout or in the folders that
-    MILLRACE_FEATURES names. Nothing else has to be edited: the next run computes, keeps and serves them.
+    Also lists when the rows of each of the home's sources could be known.
+
+    Declare features of your own in Python, one file per subject, in `features/` of the checkout or
+    in the folders that MILLRACE_FEATURES lists. Nothing else needs editing: the next run computes,
+    stores and serves them.
 
     \b
-      millrace features new channel     a file to start from, and its tests
-      millrace features check           what is wrong with what is declared, a line each
-      millrace features test            run the tests of what is declared, in seconds
-      millrace plan --source FILE       what the next run would compute
+      millrace features new channel     write a file to start from, and its tests
+      millrace features check           report mistakes in the declarations
+      millrace features test            run the tests of the declarations, in seconds
+      millrace plan --source FILE       show what the next run would compute
     """
     if context.invoked_subcommand:
         return
@@ -49,10 +52,12 @@ def features(context: click.Context, home: str | None, *, markdown: bool) -> Non
 @features.command()
 @click.pass_context
 def check(context: click.Context) -> None:
-    """Say what is wrong with what is declared, in one line each: file, view, feature, and how to mend it. Nothing is computed.
+    """Report each mistake in the declarations in one line: file, view, feature, how to fix it.
+
+    Nothing is computed.
 
     \b
-    Exit code 0: all is right.  1: something is wrong.
+    Exit code 0: no mistakes.  1: at least one.
     """
     from transforms.features.checking import faults, user_files
     from transforms.features.registry import read_registry
@@ -71,20 +76,22 @@ def check(context: click.Context) -> None:
         ]
         click.echo(f"{_here(str(path))}: {', '.join(names) or 'declares nothing'}")
     click.echo(
-        f"{len(registry.views)} views, {len(registry.derived)} derived, {len(registry.services)} services: all right"
+        f"{len(registry.views)} views, {len(registry.derived)} derived, "
+        f"{len(registry.services)} services: all right"
     )
 
 
 @features.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 def test(names: tuple[str, ...]) -> None:
-    """Run the tests of what is declared: those beside files of these names, or with these names; all by default.
+    """Run the tests of declared features, by file name or test name; all by default.
 
-    `features/channel.yaml` tests `features/channel.py`: of each test, records that are `given`, and features that are `expect`ed
-    of entities at instants. Views are computed as a run computes them, in a folder that is removed afterwards; no home is needed.
+    `features/channel.yaml` tests `features/channel.py`: each test has records that are `given`, and
+    the features that it `expect`s for entities at instants. Views are computed as in a run, in a
+    temporary folder; no home is needed.
 
     \b
-    Exit code 0: all tests pass.  1: one fails, or there is none.
+    Exit code 0: all tests pass.  1: a test fails, or there are none.
     """
     from transforms.errors import DeclarationError
     from transforms.features.testing import suites
@@ -101,7 +108,10 @@ def test(names: tuple[str, ...]) -> None:
 @features.command()
 @click.argument("name")
 def new(name: str) -> None:
-    """Write a start for features of your own: NAME.py with a view, and NAME.yaml with a test that passes. Overwrites nothing."""
+    """Start features of your own: NAME.py with a view, NAME.yaml with a test that passes.
+
+    Existing files are never overwritten.
+    """
     from transforms.features.starting import write_start
 
     for path in write_start(name):
@@ -110,7 +120,7 @@ def new(name: str) -> None:
 
 
 def _run(suite: "Suite") -> int:
-    """Run the tests of a file, a line each; how many failed."""
+    """Run the tests of a file, printing a line for each; return how many failed."""
     from transforms.features.registry import registry
     from transforms.features.testing import run_case
 
@@ -121,7 +131,8 @@ def _run(suite: "Suite") -> int:
         differences = run_case(case, registry())
         n_failed += bool(differences)
         click.echo(
-            f"  {'FAILED' if differences else 'passed'}  {name}  ({time.perf_counter() - start:.1f} s)"
+            f"  {'FAILED' if differences else 'passed'}  {name}  "
+            f"({time.perf_counter() - start:.1f} s)"
         )
         for difference in differences:
             click.echo(f"    {difference}")
@@ -129,5 +140,5 @@ def _run(suite: "Suite") -> int:
 
 
 def _here(line: str) -> str:
-    """A line that begins with a path, as seen from the folder where one is."""
+    """Make the path that a line begins with relative to the working directory."""
     return line.removeprefix(f"{Path.cwd()}{os.sep}")

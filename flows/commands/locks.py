@@ -1,4 +1,4 @@
-"""`millrace locks`: the training sets that can be made again."""
+"""`millrace locks`: the training sets that can be rebuilt."""
 
 from pathlib import Path
 
@@ -11,15 +11,15 @@ from flows.commands import home_option, open_warehouse
 @home_option
 @click.pass_context
 def locks(context: click.Context, home: str | None) -> None:
-    """List the registered locks of training sets, and whether what they need is still there.
+    """List the registered locks of training sets, and whether all they need still exists.
 
-    A lock is registered where it is made, training_set(...).register(NAME), or here. `millrace maintain` keeps the table
-    versions that a registered lock names.
+    Register a lock with training_set(...).register(NAME) in Python, or here. `millrace maintain`
+    keeps the table versions that a registered lock names.
 
     \b
-      millrace locks check NAME                                make it again and compare
-      millrace locks add NAME --lock FILE --spine PARQUET      register a saved one
-      millrace locks remove NAME                               let maintenance drop what only it needs
+      millrace locks check NAME                             rebuild it and compare
+      millrace locks add NAME --lock FILE --spine PARQUET   register a saved lock
+      millrace locks remove NAME                            stop keeping its table versions
     """
     if context.invoked_subcommand:
         return
@@ -28,10 +28,11 @@ def locks(context: click.Context, home: str | None) -> None:
     warehouse = open_warehouse(home)
     found = registered(warehouse.settings.root)
     if not found:
-        click.echo("No lock is registered; training_set(...).register(NAME) keeps one.")
+        click.echo("No lock is registered; training_set(...).register(NAME) registers one.")
     for lock in found:
         click.echo(
-            f"{lock.name}: registered {lock.registered:%Y-%m-%d %H:%M} UTC, {lock.spine().num_rows:,} rows"
+            f"{lock.name}: registered {lock.registered:%Y-%m-%d %H:%M} UTC, "
+            f"{lock.spine().num_rows:,} rows"
         )
         features = lock.content["features"]
         click.echo(f"  features  {features if isinstance(features, str) else ', '.join(features)}")
@@ -45,7 +46,10 @@ def locks(context: click.Context, home: str | None) -> None:
 @click.argument("name")
 @home_option
 def check(name: str, home: str | None) -> None:
-    """Make a registered training set again: exit code 0 if it is equal, else 1 and what is gone or has changed."""
+    """Rebuild a registered training set and compare it.
+
+    Exit code 0 if it is equal; else 1, with what is missing or has changed.
+    """
     from feature_repo import training_set
 
     made = training_set.rebuild(name, home=open_warehouse(home).settings.root)
@@ -69,7 +73,7 @@ def check(name: str, home: str | None) -> None:
 )
 @home_option
 def add(name: str, lock: str, spine: str, home: str | None) -> None:
-    """Register a saved lock with its spine; it must make the same training set again."""
+    """Register a saved lock with its spine, if it rebuilds the same training set."""
     from feature_repo import training_set
     from feature_repo.locks import register
 
@@ -83,7 +87,7 @@ def add(name: str, lock: str, spine: str, home: str | None) -> None:
 @click.argument("name")
 @home_option
 def remove(name: str, home: str | None) -> None:
-    """Forget a lock and its spine."""
+    """Remove a lock and its spine from the home."""
     from feature_repo.locks import remove
 
     remove(open_warehouse(home).settings.root, name)

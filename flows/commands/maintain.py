@@ -1,4 +1,4 @@
-"""`millrace maintain`: keep a home small and quick."""
+"""`millrace maintain`: compact tables and delete files that are no longer needed."""
 
 import click
 
@@ -12,13 +12,14 @@ from flows.commands import home_option, open_warehouse
     type=click.FloatRange(min=0),
     help="Days for which replaced data files are kept. Default: 7.",
 )
-@click.option("--dry-run", is_flag=True, help="Tell what would be done; change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done; change nothing.")
 def maintain(home: str | None, keep_days: float | None, *, dry_run: bool) -> None:
-    """Merge small files, drop replaced rows, delete data files that nobody needs.
+    """Merge small files, drop replaced rows and delete data files that are no longer needed.
 
-    Kept are the newest version of every table, the versions that registered locks name (millrace locks), what a view or a
-    source has still to take up, and what was replaced less than --keep-days ago. The next run has nothing to do because of it.
-    Seconds are of one read of all rows and columns, the median of three.
+    It keeps the newest version of every table, the versions that registered locks name (millrace
+    locks), what a view or a source has not processed yet, and what was replaced less than
+    --keep-days ago. It causes no work for the next run. Seconds are the median of three reads of
+    all rows and columns.
     """
     from flows.stages import MaintainParameters, run_maintenance
 
@@ -37,7 +38,8 @@ def maintain(home: str | None, keep_days: float | None, *, dry_run: bool) -> Non
             else f"; a read takes {item['seconds_after']:.3f} s, before {item['seconds']:.3f} s"
         )
         click.echo(
-            f"  {item['relation']:<28}{item['n_files']:>5} files {would}written as {item['n_files_after']}{measured}{speed}"
+            f"  {item['relation']:<28}{item['n_files']:>5} files {would}written as "
+            f"{item['n_files_after']}{measured}{speed}"
         )
     n_files, n_bytes = (
         sum(item[name] for item in done["vacuumed"]) for name in ("n_files", "n_bytes")

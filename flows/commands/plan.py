@@ -11,12 +11,14 @@ from flows.commands import home_option, source_option
 @source_option
 @home_option
 def plan(source: str, home: str | None) -> None:
-    """Show what a run would load, stage, compute and invalidate, table by table. Nothing is written.
+    """Show what a run would load, stage, compute and invalidate, table by table.
 
-    A view whose model, kernel, contract or engine has changed since it was made is computed again, all of it. A published
-    feature that was removed or retyped is a breaking change: run refuses it without --accept-breaking. Rows that are not
-    there yet are estimated from those that are, seconds from past runs of this home. Fields, and
-    what the checks of a load find, are looked at in the heads of files.
+    Nothing is written.
+
+    A view is recomputed in full if its model, kernel, contract or engine has changed. Removing or
+    retyping a published feature is a breaking change: run refuses it without --accept-breaking.
+    New rows are estimated from existing ones, and seconds from past runs of this home. Changed
+    fields and failing checks are looked for in the first rows of each file.
     """
     from flows.planning import plan_run
     from transforms.home import Settings
@@ -45,5 +47,6 @@ def plan(source: str, home: str | None) -> None:
         click.echo(f"  breaking: {change}")
     if planned.breaking:
         click.echo(
-            "  run stops before it writes anything; --accept-breaking makes these views again, as they are defined now"
+            "  run stops before it writes anything; --accept-breaking makes these views "
+            "again, as they are defined now"
         )

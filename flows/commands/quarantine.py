@@ -1,4 +1,4 @@
-"""`millrace quarantine`: what was rejected and why, corrected by who knows better, and tried again."""
+"""`millrace quarantine`: list rejected rows with the reasons, correct them, and retry them."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,23 +18,23 @@ LONGEST = 300
 LISTED = 5
 rule_option = click.option("--rule", help="Only rows that broke this rule.")
 reveal_option = click.option(
-    "--reveal", is_flag=True, help="Show the rows as they came: they may hold private text."
+    "--reveal", is_flag=True, help="Show the rows unmasked: they may contain private text."
 )
 
 
 @click.group()
 def quarantine() -> None:
-    """See what was rejected and why, mend it, and try it again.
+    """List rejected rows with the reasons, correct them, and retry them.
 
     \b
-    Where the mapping is wrong:
-      millrace quarantine list                             which rules keep how many rows out, and since when
-      millrace quarantine show --rule not_a_time           some of the rows, identifiers masked
-      (mend the mapping in the source's YAML file)
-      millrace quarantine replay --source FILE             what passes now moves to staging
-      millrace run --source FILE                           and on into the features
-    Where the rows are:
-      millrace quarantine export --csv rows.csv --reveal   for a colleague, who fills the column `correction`
+    If the mapping is wrong:
+      millrace quarantine list                             count rejected rows by rule
+      millrace quarantine show --rule not_a_time           show some, identifiers masked
+      (correct the mapping in the source's YAML file)
+      millrace quarantine replay --source FILE             move what passes now to staging
+      millrace run --source FILE                           compute its features
+    If the rows are wrong:
+      millrace quarantine export --csv rows.csv --reveal   for someone to fill in `correction`
       millrace quarantine import --source FILE rows.csv    then replay and run
     """
 
@@ -42,7 +42,10 @@ def quarantine() -> None:
 @quarantine.command("list")
 @home_option
 def list_(home: str | None) -> None:
-    """Count rejected rows by rule, with their share of the newest load and the trend over the last eight."""
+    """Count rejected rows by rule, with their share of the newest load and the recent trend.
+
+    The trend covers the last eight loads.
+    """
     from transforms.staging.quarantine import list_rules
 
     rules = list_rules(open_warehouse(home)).to_dicts()
@@ -60,7 +63,8 @@ def list_(home: str | None) -> None:
 def show(home: str | None, rule: str | None, limit: int, *, reveal: bool) -> None:
     """Show rejected rows: file, row, column, rule, and what they say, cut if it is long.
 
-    Identifiers (addresses, numbers, keys) are masked unless --reveal; characters that nobody sees are written as escapes.
+    Identifiers (addresses, numbers, keys) are masked unless --reveal; characters that nobody sees
+    are written as escapes.
     """
     from transforms.staging.quarantine import show
     from transforms.staging.readable import readable, visible
@@ -70,7 +74,8 @@ def show(home: str | None, rule: str | None, limit: int, *, reveal: bool) -> Non
     for row, text in zip(rows, texts, strict=True):
         digest = (row["digest"] or "none")[:12]
         click.echo(
-            f"{row['source_uri']}, row {row['row_number']}: {visible(row['column'])}: {row['rule']} (value {digest})"
+            f"{row['source_uri']}, row {row['row_number']}: {visible(row['column'])}: "
+            f"{row['rule']} (value {digest})"
         )
         more = f" ... {len(row['payload']):,} bytes in all" if len(text) > LONGEST else ""
         click.echo(f"    {visible(text[:LONGEST])}{more}")
@@ -82,10 +87,13 @@ def show(home: str | None, rule: str | None, limit: int, *, reveal: bool) -> Non
 @rule_option
 @reveal_option
 def export(home: str | None, path: str, rule: str | None, *, reveal: bool) -> None:
-    """Write rejected rows as a CSV file for a colleague, who fills the column `correction` with the row as it should be, whole.
+    """Write rejected rows to a CSV file, for a colleague to correct.
 
-    A value that a spreadsheet would take for a formula gets an apostrophe before it, which import takes away again. Without
-    --reveal identifiers are masked, and a correction that still holds a mask is refused at import.
+    The column `correction` is to be filled with the whole row as it should be.
+
+    A value that a spreadsheet would take for a formula gets an apostrophe before it, which import
+    takes away again. Without --reveal identifiers are masked, and a correction that still holds a
+    mask is refused at import.
     """
     from transforms.staging.corrections import export
 
@@ -102,12 +110,15 @@ def export(home: str | None, path: str, rule: str | None, *, reveal: bool) -> No
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Check the file, and tell which corrections would pass; change nothing.",
+    help="Check the file and show which corrections would pass; change nothing.",
 )
 def import_(path: str, source: str, home: str | None, *, dry_run: bool) -> None:
-    """Take corrections of rejected rows from a file that export wrote; a replay then reads them in the rows' place.
+    """Import corrections of rejected rows; a replay then reads them in place of the rows.
 
-    Raw keeps every row as it came. All corrections are taken or none; of several for a row the newest counts.
+    The file is one that export wrote, with `correction` filled in.
+
+    Raw keeps every row as it came. All corrections are taken or none; of several for a row the
+    newest counts.
     """
     from flows.stages import lock_home
     from transforms.sources.source import load_source
@@ -127,10 +138,10 @@ def import_(path: str, source: str, home: str | None, *, dry_run: bool) -> None:
 @click.option(
     "--accept-load",
     is_flag=True,
-    help="Stage what passes though its keys, dates or ids look wrong.",
+    help="Stage what passes even if its keys, dates or ids look wrong.",
 )
 def replay(source: str, home: str | None, *, accept_load: bool) -> None:
-    """Try a source's rejected rows again, corrected where they are, with its mapping as it is now."""
+    """Retry the rejected rows of a source with its current mapping and the corrections."""
     from flows.stages import lock_home
     from transforms.sources.source import load_source
     from transforms.staging.quarantine import replay
@@ -139,7 +150,8 @@ def replay(source: str, home: str | None, *, accept_load: bool) -> None:
     with lock_home(warehouse.settings.root):
         tried = replay(checked, warehouse, accept_load=accept_load)
     click.echo(
-        f"{tried.read:,} tried: {tried.staged:,} staged, {tried.duplicates:,} duplicates, {tried.quarantined:,} stay in quarantine"
+        f"{tried.read:,} tried: {tried.staged:,} staged, {tried.duplicates:,} duplicates, "
+        f"{tried.quarantined:,} stay in quarantine"
     )
     if tried.staged:
         click.echo(f"Next: millrace run --source {source}   brings them into the features")
@@ -153,13 +165,22 @@ def sparkline(counts: Sequence[int]) -> str:
 
 def _rule_lines(source: str, rules: list[dict[str, Any]]) -> Iterator[str]:
     n_waiting, n_read = sum(row["n_rows"] for row in rules), rules[0]["n_read"]
-    yield f"{source}: {n_waiting:,} of {n_read:,} rows read wait in quarantine ({n_waiting / n_read:.2%})"
-    yield f"  {'rows':>9}  {'of newest load':>14}  {'column':<18}{'rule':<28}{'files':>5}  the last loads"
+    yield (
+        f"{source}: {n_waiting:,} of {n_read:,} rows read wait in quarantine "
+        f"({n_waiting / n_read:.2%})"
+    )
+    yield (
+        f"  {'rows':>9}  {'of newest load':>14}  {'column':<18}{'rule':<28}{'files':>5}  the last "
+        "loads"
+    )
     for row in rules:
         trend = row["n_rows_by_load"]
         share = trend[-1] / row["n_read_by_load"][-1] if row["n_read_by_load"][-1] else 0.0
         loads = f"{sparkline(trend)}  {' '.join(f'{count:,}' for count in trend)}"
-        yield f"  {row['n_rows']:>9,}  {share:>14.2%}  {row['column']:<18}{row['rule']:<28}{row['n_files']:>5}  {loads}"
+        yield (
+            f"  {row['n_rows']:>9,}  {share:>14.2%}  "
+            f"{row['column']:<18}{row['rule']:<28}{row['n_files']:>5}  {loads}"
+        )
 
 
 def _import_lines(imported: "Imported", *, is_dry: bool) -> Iterator[str]:
@@ -177,4 +198,7 @@ def _broken_lines(broken: "list[Broken]") -> Iterator[str]:
     for (column, rule), count in Counter((item.column, item.rule) for item in broken).most_common():
         rows = [item.row for item in broken if (item.column, item.rule) == (column, rule)]
         more = ", ..." if count > LISTED else ""
-        yield f"  {count:,} will still break {column}: {rule} (row {', '.join(map(str, rows[:LISTED]))}{more})"
+        yield (
+            f"  {count:,} will still break {column}: {rule} (row "
+            f"{', '.join(map(str, rows[:LISTED]))}{more})"
+        )

@@ -1,4 +1,4 @@
-"""`millrace report`: one page that shows what a home holds."""
+"""`millrace report`: one page about the data in a home."""
 
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from flows.commands import home_option, open_warehouse
 def report(home: str | None, output: str | None, *, is_opened: bool) -> None:
     """Write a page about the home: one HTML file that needs no network and no server.
 
-    What became of every row, volume and lateness, quality and language, drift, schema changes, quarantine, every feature with its
-    distribution, the speed of the last runs. Numbers and names only: no text of a record, and no id, is on it.
+    What became of every row, volume and lateness, quality and language, drift, schema changes,
+    quarantine, every feature with its distribution, the speed of the last runs. Numbers and names
+    only: no text of a record, and no id, is on it.
     """
     from flows.report.page import write_report
 

@@ -1,4 +1,4 @@
-"""`millrace trace`: from a feature value to records, files and rows, and from a file to the features it touched."""
+"""`millrace trace`: from a feature value back to its records, files and rows, and forward."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -41,7 +41,7 @@ RECORD_COLUMNS = (
 @click.option(
     "--source-file",
     metavar="PATH",
-    help="What a file brought, and the feature rows that rest on it.",
+    help="The rows of a file, and the feature rows that depend on it.",
 )
 @home_option
 @click.option(
@@ -70,7 +70,7 @@ def trace(
     limit: int,
     as_json: bool,
 ) -> None:
-    r"""Show where a value comes from, and what a file has touched. Reads only.
+    """Show where a value comes from, and what a file has affected. Nothing is written.
 
     \b
       millrace trace --feature author_activity:mitre --at 2024-05-20T00:00:00Z
@@ -78,7 +78,7 @@ def trace(
       millrace trace --record CVE-2024-39337
       millrace trace --source-file 2024-05-25.jsonl.zst
 
-    A feature is added up again from the records that are listed behind it; exit code 1 if that gives another value.
+    A feature is recomputed from the records listed behind it; exit code 1 if the values differ.
     """
     from transforms.lineage.trace import parse_reference, trace_feature, trace_file, trace_record
 
@@ -130,16 +130,24 @@ def _fail_on_mismatch(traced: "FeatureTrace") -> None:
 def _feature_lines(traced: "FeatureTrace") -> Iterable[str]:
     yield f"{traced.view} of {traced.entity} at {_time(traced.at)}"
     if traced.event_timestamp and traced.created_timestamp:
-        yield f"  row of {_time(traced.event_timestamp)}, computed {_time(traced.created_timestamp)}"
+        yield (
+            f"  row of {_time(traced.event_timestamp)}, computed {_time(traced.created_timestamp)}"
+        )
     else:
         yield "  no row yet at that instant"
     yield ""
     yield f"  {'feature':<28}{'in the table':>22}{'by its records':>22}"
     for feature in traced.values:
         differs = "" if feature.adds_up else "  differs"
-        yield f"  {feature.feature:<28}{_value(feature.value):>22}  {_value(feature.by_records):>20}{differs}"
+        yield (
+            f"  {feature.feature:<28}{_value(feature.value):>22}  "
+            f"{_value(feature.by_records):>20}{differs}"
+        )
     yield ""
-    yield f"  {_counted(traced.n_records, 'record')} behind it, newest known first{_listed(len(traced.records), traced.n_records)}"
+    yield (
+        f"  {_counted(traced.n_records, 'record')} behind it, newest known "
+        f"first{_listed(len(traced.records), traced.n_records)}"
+    )
     if traced.records:
         yield from _aligned([RECORD_COLUMNS, *map(_record_cells, traced.records)])
     yield from _table_lines(traced.tables)
@@ -192,9 +200,13 @@ def _record_lines(traced: "RecordTrace", limit: int) -> Iterable[str]:
         if version.text is not None:
             yield f"    text        {version.text}"
         if version.counts_from:
-            yield f"    counts      from {_time(version.counts_from)}, for its author and its subject"
+            yield (
+                f"    counts      from {_time(version.counts_from)}, for its author and its subject"
+            )
         else:
-            yield "    counts      never: it is a tombstone, or was superseded before it took effect"
+            yield (
+                "    counts      never: it is a tombstone, or was superseded before it took effect"
+            )
         for window in windows() if version.counts_from else ():
             until = version.counts_until.get(window, version.counts_from)
             ends = (
@@ -214,15 +226,26 @@ def _record_lines(traced: "RecordTrace", limit: int) -> Iterable[str]:
             yield f"    {column:<20}{', '.join(rule.partition(': ')[2] for rule in rules)}"
     yield ""
     n_rows = len(traced.quality_rows)
-    yield f"  {_counted(n_rows, 'row')} of features.record_quality{_listed(min(limit, n_rows), n_rows)}"
+    yield (
+        f"  {_counted(n_rows, 'row')} of "
+        f"features.record_quality{_listed(min(limit, n_rows), n_rows)}"
+    )
     for row in traced.quality_rows[:limit]:
-        yield f"    from {_time(row['event_timestamp'])}, computed {_time(row['created_timestamp'])}"
+        yield (
+            f"    from {_time(row['event_timestamp'])}, computed {_time(row['created_timestamp'])}"
+        )
     n_rejected = len(traced.quarantined)
     if n_rejected:
         yield ""
-        yield f"  {_counted(n_rejected, 'rejected row')} with the id in the bytes{_listed(min(limit, n_rejected), n_rejected)}"
+        yield (
+            f"  {_counted(n_rejected, 'rejected row')} with the id in the "
+            f"bytes{_listed(min(limit, n_rejected), n_rejected)}"
+        )
     for rejected in traced.quarantined[:limit]:
-        yield f"    {rejected.source_uri}, row {rejected.row_number}: {rejected.column}: {rejected.rule}"
+        yield (
+            f"    {rejected.source_uri}, row {rejected.row_number}: {rejected.column}: "
+            f"{rejected.rule}"
+        )
     yield from _table_lines(traced.tables)
 
 
@@ -234,19 +257,31 @@ def _raw_lines(version: "Version") -> Iterable[str]:
     )
     yield f"    raw row     {raw}"
     if version.corrected_timestamp:
-        yield f"    corrected   {_time(version.corrected_timestamp)}; read in its place: sha256 {version.corrected_digest}"
+        yield (
+            f"    corrected   {_time(version.corrected_timestamp)}; read in its place: sha256 "
+            f"{version.corrected_digest}"
+        )
 
 
 def _file_lines(traced: "FileTrace") -> Iterable[str]:
     yield f"{traced.source_uri}"
-    yield f"  {'load':<28}{'source':<20}{'read':>12}{'staged':>12}{'duplicates':>12}{'quarantined':>13}"
+    yield (
+        "  "
+        f"{'load':<28}{'source':<20}{'read':>12}{'staged':>12}{'duplicates':>12}{'quarantined':>13}"
+    )
     for load in traced.loads:
-        counts = f"{load.n_read:>12,}{load.n_staged:>12,}{load.n_duplicates:>12,}{load.n_quarantined:>13,}"
+        counts = (
+            f"{load.n_read:>12,}{load.n_staged:>12,}"
+            f"{load.n_duplicates:>12,}{load.n_quarantined:>13,}"
+        )
         yield f"  {load.load_id:<28}{load.source:<20}{counts}"
     yield ""
-    yield f"  {traced.n_records:,} records of {traced.n_authors:,} authors and {traced.n_subjects:,} subjects"
+    yield (
+        f"  {traced.n_records:,} records of {traced.n_authors:,} authors and "
+        f"{traced.n_subjects:,} subjects"
+    )
     yield ""
-    yield f"  {'feature rows that rest on them':<34}{'rows':>12}{'entities':>12}"
+    yield f"  {'feature rows that depend on them':<34}{'rows':>12}{'entities':>12}"
     for view in traced.views:
         yield f"  features.{view.view:<25}{view.n_rows:>12,}{view.n_entities:>12,}"
     yield from _table_lines(traced.tables)

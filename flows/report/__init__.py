@@ -1,4 +1,5 @@
-"""The report page: what a home holds and how it came about, as one HTML file that needs no network.
+"""The report page: the data in a home and its history, as one HTML file that needs no network.
 
-Belongs here: reading small frames, drawing them, the page around them. Does not: computing what no table holds yet.
+Belongs here: reading small frames, drawing them, the page around them. Does not: computing what no
+table holds yet.
 """

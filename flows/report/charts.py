@@ -1,6 +1,7 @@
-"""The charts as Vega-Lite, made with Altair. They name no colours: the page gives them those of its theme.
+"""The charts as Vega-Lite, made with Altair; their colours come from the page's theme.
 
-Every chart with a column `source` has a parameter of that name, which the page sets to what the reader chose.
+Every chart with a column `source` has a parameter of that name, which the page sets to what the
+reader chose.
 """
 
 from typing import Any
@@ -15,8 +16,14 @@ from flows.report.data import PERIODS
 Spec = dict[str, Any]
 EVERYTHING = "all"
 OUTCOMES = {"n_staged": "staged", "n_quarantined": "quarantined", "n_duplicates": "duplicate rows"}
-DAY = "datum.value < 1 ? '0' : datum.value < 60 ? datum.value + ' s' : datum.value < 3600 ? round(datum.value / 60) + ' min' : "
-SPAN_LABEL = f"{DAY}datum.value < 86400 ? round(datum.value / 3600) + ' h' : round(datum.value / 86400) + ' d'"
+DAY = (
+    "datum.value < 1 ? '0' : datum.value < 60 ? datum.value + ' s' : datum.value < 3600 ? "
+    "round(datum.value / 60) + ' min' : "
+)
+SPAN_LABEL = (
+    f"{DAY}datum.value < 86400 ? round(datum.value / 3600) + ' h' : round(datum.value / 86400) + "
+    "' d'"
+)
 SPANS = (
     1,
     60,
@@ -91,7 +98,10 @@ def lateness(arrivals: pl.DataFrame, unit: str) -> Spec:
     shown = long.with_columns(pl.col("seconds").clip(lower_bound=1).round(0))
     chart = _chart(
         shown,
-        f"Time from written to known, by {unit}: within it half, nine in ten, 99 in 100 became known.",
+        (
+            f"Time from written to known, by {unit}: within it half, nine in ten, 99 in 100 "
+            "became known."
+        ),
     )
     return _spec(
         chart.mark_line(point={"size": 14}).encode(
@@ -157,7 +167,7 @@ def languages_over_time(languages: pl.DataFrame, unit: str) -> Spec:
 
 
 def drift_over_loads(drift: pl.DataFrame, source: str, column: str) -> Spec:
-    """How far each load of a source lay from the loads before it in one column, and from where on that is a warning or a stop."""
+    """How far each load of a source was from earlier ones in one column, with both thresholds."""
     values = (
         drift.filter(source=source, column=column, statistic="psi")
         .drop_nulls("value")
@@ -246,7 +256,10 @@ def seconds_by_run(runs: pl.DataFrame) -> Spec:
 
 
 def _chart(frame: pl.DataFrame, description: str) -> alt.Chart:
-    """A chart over a small frame, its times as text in ISO 8601, described for who cannot see it."""
+    """Make a chart of a small frame, with a description for readers who cannot see it.
+
+    Times are text in ISO 8601.
+    """
     plain = frame.with_columns(cs.datetime().dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
     return alt.Chart(alt.InlineData(plain.to_dicts()), description=description)
 
@@ -276,7 +289,7 @@ def _until(unit: str) -> pl.Expr:
 
 
 def _place(column: str, order: list[str]) -> pl.Expr:
-    """Where a value stands in an order, for bars to be stacked so."""
+    """The position of a value in an order, in which bars are stacked."""
     return (
         pl.col(column).replace_strict(order, range(len(order)), default=len(order)).alias("place")
     )

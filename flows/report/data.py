@@ -1,4 +1,7 @@
-"""What the report shows, read from a home as small frames: counts, quantiles and names of rules, never a text or an id."""
+"""What the report shows, read from a home as small frames.
+
+They contain counts, quantiles and names of rules, never a text or an id.
+"""
 
 import contextlib
 import json
@@ -50,7 +53,10 @@ SKEWED = 20  # times the median: from there on a histogram says more on a logari
 
 
 class Feature(NamedTuple):
-    """A feature as the catalogue has it, and how its values lie: quantiles 5, 50, 95 %, a histogram, or its commonest values."""
+    """A feature as in the catalogue, with the distribution of its values.
+
+    That is the 5, 50 and 95 % quantiles with a histogram, or the most common values.
+    """
 
     view: str
     column: Column
@@ -86,7 +92,7 @@ class Shown(NamedTuple):
 
 
 def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
-    """Read all that the page shows; rows are counted by the footers of data files and aggregated where they lie."""
+    """Read all that the page shows; counts come from file footers, aggregates from DuckDB."""
     from feature_repo.online import due_views, is_applied
 
     with warehouse.connect() as connection:
@@ -127,7 +133,7 @@ def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
 
 
 def period_unit(freshness: pl.DataFrame) -> str:
-    """Choose days, weeks, months or years, so that a page can show all periods from the first known record to the last."""
+    """Choose days, weeks, months or years, so that all periods of the data fit on a page."""
     first, last = (
         (freshness.select(pl.min("first_known_timestamp"), pl.max("last_known_timestamp")).row(0))
         if freshness.height
@@ -145,7 +151,7 @@ def period_unit(freshness: pl.DataFrame) -> str:
 
 
 def _is_balanced(n_rows: dict[str, int], loads: pl.DataFrame) -> bool:
-    """Whether the books say of the whole home what the tables hold; `millrace status` recounts each load."""
+    """Whether the accounts of the home match its tables; `millrace status` checks each load."""
     booked = {
         "raw.records": "n_read",
         "staging.records": "n_staged",
@@ -168,7 +174,10 @@ def _scan(warehouse: Warehouse, relation: str) -> pl.LazyFrame:
 
 
 def _quality(warehouse: Warehouse, unit: str) -> pl.DataFrame:
-    """Average measures of texts by the period in which they became known, counts by their median, long: period, measure, value."""
+    """Average measures of texts by the period in which they became known; counts by their median.
+
+    The frame is long: period, measure, value.
+    """
     return pl.concat(
         [
             frame
@@ -227,7 +236,10 @@ def last_drift(drift: pl.DataFrame) -> pl.DataFrame:
 
 
 def _shapes(warehouse: Warehouse, drift: pl.DataFrame) -> pl.DataFrame:
-    """How the most drifted columns lie in the last load and in the loads before it: source, column, kind, of, value, share."""
+    """Distributions of the most drifted columns, in the last load and in the loads before it.
+
+    The columns are source, column, kind, of, value and share.
+    """
     scan = _scan(warehouse, "profiles.columns")
     drifted = last_drift(drift)
     if not scan.collect_schema() or drifted.is_empty():
@@ -270,7 +282,7 @@ def _shapes(warehouse: Warehouse, drift: pl.DataFrame) -> pl.DataFrame:
 
 
 def _shape(counts: pl.DataFrame) -> pl.DataFrame:
-    """Bring the buckets of one column to few: neighbours of a sketch together, of categories the commonest."""
+    """Reduce the buckets of one column: merge neighbouring numbers, keep common categories."""
     few = _few_numbers(counts) if counts["kind"][0] == "number" else _few_categories(counts)
     summed = (
         few.group_by("source", "column", "kind", "of", "value")
@@ -297,7 +309,10 @@ def _few_categories(counts: pl.DataFrame) -> pl.DataFrame:
 
 
 def read_runs(warehouse: Warehouse) -> pl.DataFrame:
-    """Read what the last 30 runs took: run (1 is the first there was), stage, rows, seconds. A torn line is passed over."""
+    """Read how long the last 30 runs took, by stage; incomplete lines are skipped.
+
+    The columns are run (1 is the home's first), stage, rows and seconds.
+    """
     path = history_path(warehouse.settings.root)
     runs: list[dict[str, Any]] = []
     for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
@@ -381,12 +396,20 @@ def _day(seconds: float) -> str:
 
 
 def short(value: float) -> str:
-    """Write a number as people read it: three digits that count, thousands apart."""
+    """Write a number for people: three significant digits, thousands separated.
+
+    >>> short(1234567), short(0.123456), short(3.0)
+    ('1,234,567', '0.123', '3')
+    """
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"  # noqa: PLR2004
 
 
 def ago(then: datetime, now: datetime) -> str:
-    """Say how long ago something was."""
+    """Describe how long ago something was.
+
+    >>> ago(datetime(2024, 5, 1, tzinfo=UTC), datetime(2024, 5, 21, tzinfo=UTC))
+    '20 days ago'
+    """
     passed = max(now - then, timedelta())
     units = ((365, "years"), (30, "months"), (1, "days"))
     for days, unit in units:

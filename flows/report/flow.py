@@ -1,7 +1,9 @@
-"""The flow picture: what was read of each source on the left, what became of it on the right, ribbons as wide as their rows.
+"""The flow picture: rows read by source on the left, their outcomes on the right.
 
-Vega-Lite draws no such picture. Ribbons are an SVG that stretches; the words beside them are HTML, so that they stay readable on
-a phone.
+Each ribbon is as wide as its number of rows.
+
+Vega-Lite draws no such picture. Ribbons are an SVG that stretches; the words beside them are HTML,
+so that they stay readable on a phone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +19,7 @@ STAGED, REJECTED, DUPLICATES = range(3)  # places in a theme's series of colours
 
 
 class Node(NamedTuple):
-    """A label: where its middle stands, from the top, of 100."""
+    """A label; `middle` is its distance from the top, where the height is 100."""
 
     name: str
     rows: int

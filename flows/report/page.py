@@ -1,7 +1,7 @@
-"""The page: one HTML file with its style, its charts and their JavaScript inside, safe against whatever a name may hold.
+"""The page: one HTML file with its style, charts and JavaScript, safe for any name.
 
-Every name is escaped by the template, specs are JSON in which `<` is written `\\u003c`, and the page's own policy lets the browser run
-the two scripts of known digest and fetch nothing at all.
+Every name is escaped by the template, specs are JSON in which `<` is written `\\u003c`, and the
+page's own policy lets the browser run the two scripts of known digest and fetch nothing at all.
 """
 
 import base64
@@ -55,7 +55,7 @@ def report_path(home: Path) -> Path:
 def write_report(
     warehouse: Warehouse, path: Path | None = None, now: datetime | None = None
 ) -> Path:
-    """Draw the report of a home as it is, and put it in the place of the one before; `HomeError` if it cannot be written."""
+    """Write the report of a home in place of the last one; `HomeError` if it cannot be written."""
     path = path or report_path(warehouse.settings.root)
     page = render(
         read_shown(warehouse, now or datetime.now(UTC)), chart_script(warehouse.settings.root)
@@ -69,7 +69,10 @@ def write_report(
 
 
 def chart_script(home: Path) -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, kept in the home: making it from vl-convert's package takes seconds."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script.
+
+    It is kept in the home, because making it from vl-convert's package takes seconds.
+    """
     path, head = home / "report.js", f"// {VEGA} {version(VEGA)}\n"
     if path.is_file() and (kept := path.read_text("utf-8")).startswith(head):
         return kept
@@ -121,7 +124,10 @@ def _policy(*scripts: str) -> str:
         base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts
     )
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
 def _charts(shown: Shown) -> list[Chart]:
@@ -318,7 +324,7 @@ def _cell(value: Any) -> str:
 
 
 def _bars(counts: list[int]) -> str:
-    """A histogram as the path of a small SVG, 100 wide and 24 high; a bar of something is never quite flat."""
+    """A histogram as the path of an SVG, 100 wide and 24 high; only empty bars are flat."""
     width, most = 100 / max(len(counts), 1), max([1, *counts])
     heights = [max(1.0, 24 * n / most) if n else 0 for n in counts]
     return "".join(

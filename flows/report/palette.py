@@ -1,8 +1,12 @@
-"""The colours of the page and its charts, light and dark: readable (WCAG AA) and apart for the colour-blind, which tests compute."""
+"""The colours of the page and its charts, light and dark.
+
+Tests check that they are readable (WCAG AA) and distinct for colour-blind readers.
+"""
 
 from typing import Any
 
-# the first of `series` is for what is kept, the second for what is rejected, the third for duplicate rows
+# the first of `series` is for what is kept, the second for what is rejected, the third for
+# duplicate rows
 THEMES: dict[str, dict[str, Any]] = {
     "light": {
         "ground": "#ffffff",

@@ -63,7 +63,7 @@ def test_lock_without_a_spine_asks_for_it(home: Warehouse, made: TrainingSet) ->
 
 def test_other_spine_is_named(home: Warehouse, made: TrainingSet, spine: pl.DataFrame) -> None:
     with pytest.raises(
-        LockError, match=r"is another:\n  spine: \w+ then, \w+ now\n  result: \w+ then, \w+ now$"
+        LockError, match=r"differs:\n  spine: \w+ then, \w+ now\n  result: \w+ then, \w+ now$"
     ):
         training_set.rebuild(made.lock, spine.reverse(), home.settings.root)
 

@@ -460,8 +460,12 @@ def test_frozen_source_is_planned_stopped_and_accepted(millrace: Run, tmp_path: 
 
 def test_help_keeps_the_lines_of_its_examples(millrace: Run) -> None:
     lines = [line.strip() for line in millrace("--help").stdout.splitlines()]
-    assert "millrace plan --source sources/cve_events.yaml  what the next run would do" in lines
-    assert "millrace quarantine list                        what was rejected, and why" in lines
+    assert (
+        "millrace plan --source sources/cve_events.yaml  show what the next run would do" in lines
+    )
+    assert (
+        "millrace quarantine list                        list what was rejected, and why" in lines
+    )
 
 
 def test_locks_round(millrace: Run, small_source: Path, tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_nothing_of_an_erased_person_is_left_and_the_others_are_as_if_alone(
     assert places_of(home, NEEDLES) == []
     found = comparable(home)
     assert {name for name in found if found[name] != without[name]} == set()
-    with pytest.raises(LockError, match="cannot be made again"):
+    with pytest.raises(LockError, match="cannot be rebuilt"):
         training_set.rebuild("march", home=home)
     served = online_features(
         ["author_activity:n_records_lifetime"], [{"author_id": PERSON}, {"author_id": "u1"}], home
@@ -278,7 +278,7 @@ def test_data_files_of_older_versions_go_and_other_views_versions_stay(own: Path
 
 
 def test_unknown_id_is_said_to_be_unknown(grown: Path) -> None:
-    with pytest.raises(ErasureError, match="holds nothing of that"):
+    with pytest.raises(ErasureError, match="has nothing of that"):
         run_erasure(grown / "home", Wanted(author="nobody"), is_dry=True)
 
 
@@ -319,13 +319,13 @@ def test_erase_round_on_the_command_line(own: Path, millrace: Run) -> None:
     home = str(own / "home")
     shown = millrace("erase", "--author", PERSON, "--home", home, "--dry-run")
     assert shown.returncode == 0, shown.stderr
-    assert "raw.records                           9 rows go" in shown.stdout
-    assert "lock march: cannot be made again afterwards; 6 rows of its spine go" in shown.stdout
+    assert "raw.records                           9 rows erased" in shown.stdout
+    assert "lock march: can no longer be rebuilt; 6 rows of its spine erased" in shown.stdout
     assert "Nothing was changed." in shown.stdout
     assert places_of(own / "home", NEEDLES)
     refused = millrace("erase", "--author", PERSON, "--home", home)
     assert refused.returncode == 1
-    assert "Erase this for ever?" in refused.stdout
+    assert "Erase this permanently?" in refused.stdout
     done = millrace("erase", "--author", PERSON, "--home", home, "--yes")
     assert done.returncode == 0, done.stderr
     assert "nothing of it is left" in done.stdout

@@ -114,8 +114,8 @@ def test_run_after_a_killed_compaction_takes_up_nothing_twice(
     source: Path, grown: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = newest(grown)
-    # as if it was killed before each note
-    monkeypatch.setattr("transforms.upkeep.maintain._note", lambda *_: None)
+    # as if it was killed before each advance
+    monkeypatch.setattr("transforms.upkeep.maintain._advance", lambda *_: None)
     assert maintain(grown)["compacted"]
     assert not pending_work(load_source(source), grown).nothing
     summary = run_plain(PipelineParameters(source=str(source), home=str(grown.settings.root)))

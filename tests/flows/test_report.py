@@ -335,8 +335,8 @@ def test_home_where_little_was_measured_says_so(
 ) -> None:
     path = write_report(Warehouse(Settings(home=plain_home)), tmp_path / "deep" / "page.html", NOW)
     with opened(browser, path) as shown:
-        assert "No drift was measured yet." in shown.locator("#drift").inner_text()
-        assert "Fields of sources were not noted yet." in shown.locator("#fields").inner_text()
+        assert "No drift has been measured yet." in shown.locator("#drift").inner_text()
+        assert "No fields have been recorded yet." in shown.locator("#fields").inner_text()
         assert "every row is accounted for" in shown.locator(".headline").inner_text()
 
 
@@ -346,11 +346,11 @@ def test_home_without_a_row_has_a_page(browser: Browser, tmp_path: Path) -> None
     with opened(browser, write_report(Warehouse(Settings(home=home)), now=NOW)) as shown:
         words = " ".join(shown.locator(f"#{section}").inner_text() for section in SECTIONS)
         sentences = (
-            "Nothing was loaded",
-            "Nothing is staged",
-            "No text was measured",
+            "Nothing has been loaded",
+            "Nothing has been staged",
+            "No text has been measured",
             "Nothing is in quarantine",
-            "No run was measured",
+            "No run has been measured",
         )
         assert [sentence for sentence in sentences if sentence not in words] == []
 

@@ -378,12 +378,15 @@ def test_a_query_is_one_select_statement_over_what_it_may_read(sql: str) -> None
         ),
         ("from versions positional join record_text", "nor join by position"),
         *(
-            (sql, "may not hold show ref")
+            (sql, "may not contain show ref")
             for sql in ("describe versions", "summarize versions", "from (show tables)")
         ),
-        ("select $x from versions", "may not hold a parameter"),
+        ("select $x from versions", "may not contain a parameter"),
         ("from versions at (version => 1)", "may not read"),
-        ("with recursive t as (from versions union all from t) from t", "may not hold recursive"),
+        (
+            "with recursive t as (from versions union all from t) from t",
+            "may not contain recursive",
+        ),
         *(
             (sql, "Only SELECT")
             for sql in (

@@ -1,1 +1,1 @@
-"""From a value to the records behind it, and back."""
+"""From a feature value to the records behind it, and back."""

@@ -1,7 +1,7 @@
-"""Lineage: from a feature value to the records it counts and the rows they came from, from a file to the features it touched.
+"""Lineage: from a feature value to its records and their raw rows, and from a file to its features.
 
-A trace counts by the definition in docs/time.md, not by the models that made the table, and says where the two differ.
-Reads only.
+A trace counts by the definition in docs/time.md, not by the models that made the table, and reports
+where the two differ. It only reads.
 """
 
 import json
@@ -33,7 +33,10 @@ Feature = int | float | datetime | str | list[float] | list[str] | None
 
 
 class Table(BaseModel):
-    """A table that was read: its version, and for a view what it was made from and whether by the code as it is now."""
+    """A table that was read, and its version.
+
+    For a view also the version of staging it was made from, and whether by the current code.
+    """
 
     relation: str
     version: int
@@ -42,9 +45,9 @@ class Table(BaseModel):
 
 
 class Version(BaseModel):
-    """One version of a record: the raw row it came from, corrected or not, and from when until when it counts in each window.
+    """One version of a record: its raw row, its last correction, and when it counts by window.
 
-    An end of None means to this day.
+    An end of None means that it still counts.
     """
 
     author_id: str
@@ -78,7 +81,10 @@ class NamingRow(BaseModel):
 
 
 class RecordTrace(BaseModel):
-    """Every version of a record, the rules each has passed, rejected rows that name it, and the instants of its own features."""
+    """Every version of a record, and the instants of its own features.
+
+    `rules` are those that each version has passed; `quarantined` are rejected rows that name it.
+    """
 
     record_id: str
     versions: list[Version]
@@ -89,7 +95,7 @@ class RecordTrace(BaseModel):
 
 
 class CountedRecord(BaseModel):
-    """A version of a record behind a feature value, the numbers that are read of it, and the windows it counts in."""
+    """A version of a record behind a feature value, the numbers read from it, and its windows."""
 
     record_id: str
     event_timestamp: datetime
@@ -103,7 +109,11 @@ class CountedRecord(BaseModel):
 
 
 class Value(BaseModel):
-    """A feature as the table has it, and as its records make it."""
+    """A feature's value in the table, and as computed from its records.
+
+    >>> Value(feature="n_words_7d", value=3, by_records=2).adds_up
+    False
+    """
 
     feature: str
     value: Feature
@@ -111,12 +121,15 @@ class Value(BaseModel):
 
     @property
     def adds_up(self) -> bool:
-        """Whether the two are the same."""
+        """Whether the two are equal."""
         return self.value == self.by_records
 
 
 class FeatureTrace(BaseModel):
-    """The row of an entity that holds at an instant (None: none yet) and the records behind it: `records` of `n_records`."""
+    """An entity's row in effect at an instant, and the records behind it.
+
+    `event_timestamp` is None if there is no row yet. `records` has the newest of `n_records`.
+    """
 
     view: str
     entity: str
@@ -130,7 +143,7 @@ class FeatureTrace(BaseModel):
 
     @property
     def mismatches(self) -> list[str]:
-        """A line for each feature that its records do not add up to."""
+        """A line for each feature that differs from what its records make it."""
         return [
             f"{item.feature} is {item.value}, its records make it {item.by_records}"
             for item in self.values
@@ -150,7 +163,7 @@ class Load(BaseModel):
 
 
 class Touched(BaseModel):
-    """How many rows and entities of a view rest on a file's records."""
+    """How many rows and entities of a view depend on a file's records."""
 
     view: str
     n_rows: int
@@ -158,7 +171,7 @@ class Touched(BaseModel):
 
 
 class FileTrace(BaseModel):
-    """What a file brought: loads, records, authors, subjects, and the feature rows that rest on them."""
+    """What came from a file: loads, records, authors, subjects, and dependent feature rows."""
 
     source_uri: str
     loads: list[Load]
@@ -170,12 +183,15 @@ class FileTrace(BaseModel):
 
 
 def trace_record(warehouse: Warehouse, record_id: str, *, with_text: bool = False) -> RecordTrace:
-    """Trace a record to its files and to its features; `MillraceError` if none has the id."""
+    """Trace a record to its files and to its features.
+
+    Raises `MillraceError` if no record has the id.
+    """
     with _connect(warehouse) as (connection, tables):
         versions = _rows(connection, model("lineage/record_versions"), record_id=record_id)
         naming = _rows(connection, model("lineage/naming_rows"), name=record_id)
         if not versions and not naming:
-            message = f"{warehouse.settings.root}: no record has this id; ids are told apart by capitals too"
+            message = f"{warehouse.settings.root}: no record has this id; ids are case-sensitive"
             raise MillraceError(message)
         spans = {
             row["known_timestamp"]: row
@@ -183,7 +199,10 @@ def trace_record(warehouse: Warehouse, record_id: str, *, with_text: bool = Fals
         }
         quality = _rows(
             connection,
-            "select event_timestamp, created_timestamp from features.record_quality where record_id = $record_id order by all",
+            """
+            select event_timestamp, created_timestamp from features.record_quality
+            where record_id = $record_id order by all
+            """,
             record_id=record_id,
         )
     return RecordTrace(
@@ -200,14 +219,22 @@ def trace_record(warehouse: Warehouse, record_id: str, *, with_text: bool = Fals
 
 
 def parse_reference(reference: str) -> tuple[str, str | None, str]:
-    """Take `view:entity` or `view:feature:entity` apart, as view, feature and entity; an entity may hold colons itself."""
+    """Split `view:entity` or `view:feature:entity` into view, feature and entity.
+
+    The entity may contain colons.
+
+    >>> parse_reference("author_activity:urn:ann")
+    ('author_activity', None, 'urn:ann')
+    >>> parse_reference("author_activity:n_words_7d:urn:ann")
+    ('author_activity', 'n_words_7d', 'urn:ann')
+    """
     view, _, rest = reference.partition(":")
     features = view_of(view).features
     first, _, entity = rest.partition(":")
     if first in features and entity:
         return view, first, entity
     if not rest:
-        message = f"{reference}: names no entity; say {view}:ENTITY or {view}:FEATURE:ENTITY"
+        message = f"{reference}: names no entity; write {view}:ENTITY or {view}:FEATURE:ENTITY"
         raise MillraceError(message)
     return view, None, rest
 
@@ -221,21 +248,28 @@ def trace_feature(
     feature: str | None = None,
     limit: int = 20,
 ) -> FeatureTrace:
-    """Trace the row of an entity that holds at an instant, or one feature of it, to the records behind it, the newest `limit` of them.
+    """Trace an entity's row in effect at an instant, or one feature of it, to its records.
 
-    `MillraceError` if there is no such view, or if it never had such an entity.
+    At most the newest `limit` records are returned. Raises `MillraceError` if there is no such
+    view, or if it never had such an entity.
     """
     traced = view_of(view)
     key = _key(traced.entity, entity)
     with _connect(warehouse, as_of_views=True) as (connection, tables):
         if traced.relation not in {table.relation for table in tables}:
-            message = f"{traced.relation}: is declared and not computed yet; millrace run --source FILE does that"
+            message = (
+                f"{traced.relation}: is declared but not computed yet; "
+                "millrace run --source FILE computes it"
+            )
             raise MillraceError(message)
         of_entity = " and ".join(f"{column} = ${column}" for column in key)
-        at_instant = f"where {of_entity} and event_timestamp <= $at order by event_timestamp desc, created_timestamp desc limit 1"
-        stored = _rows(connection, f"from {traced.relation} {at_instant}", **key, at=at)
+        newest = f"""
+            from {traced.relation} where {of_entity} and event_timestamp <= $at
+            order by event_timestamp desc, created_timestamp desc limit 1
+        """
+        stored = _rows(connection, newest, **key, at=at)
         if not stored and not _is_known(connection, traced, key):
-            message = f"{traced.relation}: knows no such {', '.join(key)}; ids are told apart by capitals too"
+            message = f"{traced.relation}: has no such {', '.join(key)}; ids are case-sensitive"
             raise MillraceError(message)
         explained = traced.explain(connection, key, at, limit, feature)
     empty = {str(column.name): column.empty for column in traced.contract.columns()}
@@ -258,19 +292,22 @@ def trace_feature(
 
 
 def _key(entity: Entity, value: str) -> dict[str, str]:
-    """The key columns of an entity, as they are written in a reference: of several keys a JSON list of them."""
+    """Return an entity's key columns from a reference; several keys are written as a JSON list."""
     if len(entity.columns) == 1:
         return {entity.columns[0]: value}
     try:
         return dict(zip(entity.columns, map(str, json.loads(value)), strict=True))
     except (ValueError, TypeError):
         example = json.dumps([f"{column.upper()}" for column in entity.columns])
-        message = f"{value}: {entity.name} has the keys {', '.join(entity.columns)}; write them as a list, e.g. '{example}'"
+        message = (
+            f"{value}: {entity.name} has the keys {', '.join(entity.columns)}; "
+            f"write them as a list, e.g. '{example}'"
+        )
         raise MillraceError(message) from None
 
 
 def _is_known(connection: duckdb.DuckDBPyConnection, view: View, key: dict[str, str]) -> bool:
-    """Whether a view has a row of an entity at any instant, or a staged record names it."""
+    """Return whether a view has any row of an entity, or a staged record names it."""
     of_entity = " and ".join(f"{column} = ${column}" for column in key)
     if _rows(connection, f"select 1 from {view.relation} where {of_entity} limit 1", **key):
         return True
@@ -279,14 +316,20 @@ def _is_known(connection: duckdb.DuckDBPyConnection, view: View, key: dict[str, 
 
 
 def trace_file(warehouse: Warehouse, path: str) -> FileTrace:
-    """Trace a source file, by its URI, its path or the end of its path, to what it brought; `MillraceError` if it was never staged."""
+    """Trace a source file, by its URI, its path or the end of its path, to what came from it.
+
+    Raises `MillraceError` if it was never staged.
+    """
     with _connect(warehouse, as_of_views=True) as (connection, tables):
         uri = _uri(connection, path)
         loads = _rows(connection, model("lineage/file_loads"), source_uri=uri)
         (counts,) = _rows(
             connection,
             """
-            select count(distinct record_id) as n_records, count(distinct author_id) as n_authors, count(distinct subject_id) as n_subjects
+            select
+                count(distinct record_id) as n_records,
+                count(distinct author_id) as n_authors,
+                count(distinct subject_id) as n_subjects
             from staging.records where source_uri = $uri
             """,
             uri=uri,
@@ -303,7 +346,10 @@ def trace_file(warehouse: Warehouse, path: str) -> FileTrace:
 
 
 def find_uri(warehouse: Warehouse, path: str) -> str:
-    """Find the URI of a staged file by its URI, its path or the end of its path; `MillraceError` if it is none, or of several."""
+    """Find the URI of a staged file by its URI, its path or the end of its path.
+
+    Raises `MillraceError` if none is found, or several.
+    """
     with warehouse.connect() as connection:
         return _uri(connection, path)
 
@@ -312,18 +358,24 @@ def find_uri(warehouse: Warehouse, path: str) -> str:
 def _connect(
     warehouse: Warehouse, *, as_of_views: bool = False
 ) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[Table]]]:
-    """Open the views that agree on what they were made from; `as_of_views` over staging as it was then, else as it is now."""
+    """Open the views at versions made from the same version of staging.
+
+    With `as_of_views`, staging is opened at that version, otherwise at its newest.
+    """
     versions = consistent_versions(warehouse)
     computed = [view for view in views() if view.name in versions]
     tables = [_table(view, warehouse, versions[view.name]) for view in computed]
     if not tables or any(table.made_from is None for table in tables):
-        message = f"{warehouse.settings.root}: no features are computed yet; millrace run --source FILE does that"
+        message = (
+            f"{warehouse.settings.root}: no features are computed yet; "
+            "millrace run --source FILE computes them"
+        )
         raise MillraceError(message)
     newest = warehouse.versions()[StagedRecord.relation()]
     staging = tables[0].made_from if as_of_views and tables[0].made_from is not None else newest
     tables.insert(0, Table(relation=StagedRecord.relation(), version=staging))
     with warehouse.connect() as connection:
-        if warehouse.table(Correction.relation()) is None:  # a home made before there was one
+        if warehouse.table(Correction.relation()) is None:  # an older home may not have it
             warehouse.create_view(connection, Correction.relation(), [], Correction.arrow_schema())
         read: list[type[Contract]] = [StagedRecord, *(view.contract for view in computed)]
         for contract, item in zip(read, tables, strict=True):
@@ -348,7 +400,11 @@ def _rows(connection: duckdb.DuckDBPyConnection, sql: str, **parameters: object)
 
 
 def windows() -> dict[str, Window]:
-    """The windows of all groups, by their names, the shortest first and the lifetime last."""
+    """Return the windows of all views by name, the shortest first and the lifetime last.
+
+    >>> list(windows())[-1]
+    'lifetime'
+    """
     found = {window.name: window for view in views() for window in view.windows}
     return dict(sorted(found.items(), key=lambda item: (item[1].length is None, item[1].length)))
 
@@ -363,7 +419,7 @@ def _version(row: Row, span: Row | None, *, with_text: bool) -> Version:
         name: min((end for end in (leaves, superseded) if end), default=None)
         for name, leaves in ends.items()
     }
-    # in a window that it has left before it was known, or as a version that never counted, it does not count at all
+    # a version that left a window before it was known, or that never counted, has no span in it
     until = {name: end for name, end in until.items() if end is None or end > from_}
     return Version(**shown, counts_from=from_ if until else None, counts_until=until)
 
@@ -380,11 +436,7 @@ def _uri(connection: duckdb.DuckDBPyConnection, path: str) -> str:
         uri for uri in known if uri.endswith(f"/{path.lstrip('/')}")
     ]
     if len(found) != 1:
-        fewer = (
-            f"is the end of {len(found)} staged files' paths; give more of it"
-            if found
-            else "no such file has been staged"
-        )
-        message = f"{path}: {fewer}"
+        several = f"is the end of {len(found)} staged files' paths; write more of the path"
+        message = f"{path}: {several if found else 'no such file has been staged'}"
         raise MillraceError(message)
     return found[0]

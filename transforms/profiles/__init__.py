@@ -1,1 +1,1 @@
-"""How columns are spread, how far a load is from those before, and whether it was read wrongly."""
+"""How columns are distributed, how far a load is from earlier ones, and how each is judged."""

@@ -1,8 +1,9 @@
 """Drift: how far a load is from the loads before it, as an effect size, and what follows from it.
 
-Of many rows any difference is significant, and a source's days differ by nature. So a load must be far from its window by a fixed
-amount, and farther than the source's own history of such distances lets expect (compare Redyuk, Kaoudi, Markl, Schelter 2021, EDBT:
-judge a batch by the batches before it). docs/drift.md says how, and what was measured.
+With many rows any difference is significant, and the days of a source differ by nature. So a load
+counts as drifted only if it is far from its window by a fixed amount, and farther than the source's
+own history of such distances suggests (compare Redyuk, Kaoudi, Markl, Schelter 2021, EDBT: judge a
+batch by the batches before it). docs/drift.md describes the method and its measurements.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,22 +31,23 @@ STATISTICS_OF = {
     "vocabulary": ("js_distance",),
 }
 BINS = 10
-# a load counts as if so many rows more, spread as the reference is, had come with it: a few rows cannot look far from anything
+# a load is mixed with this many rows distributed as the reference, so a few rows cannot look far
 PRIOR_ROWS = 100
 GRID = np.linspace(0.01, 0.99, 99)
-# so many earlier loads tell how far loads of a source usually are, and at least so many must
+# a source's usual distances are estimated from at most, and at least, this many earlier loads
 EARLIER_LOADS = 200
 MIN_EARLIER_LOADS = 3
-# a load is no news that is not farther, by half, than one of the newest few
+# a load is no news unless it is farther, by half, than each of the newest few
 RECENT_LOADS = 7
 NEWS = 1.5
-# an earlier load that warned counts as at most so many times as far as where the warning began, or one bad load would hide the next
+# an earlier load that warned counts as at most this many times its warning threshold away;
+# otherwise one bad load would hide the next
 MAX_EXCESS = 2
 MAX_FILES = 3
 
 
 class Spread(NamedTuple):
-    """Counts of a column in one load, or in several: by bucket, of nothing, and of all rows."""
+    """Counts of a column in one or several loads: by bucket, without a value, and of all rows."""
 
     counts: np.ndarray
     n_null: float
@@ -60,7 +62,12 @@ class Spread(NamedTuple):
 def psi(one: Spread, rest: Spread, values: np.ndarray | None) -> float:
     """Population stability index (Lewis 1994; Yurdakul 2018): the sum of (p - q) ln(p / q).
 
-    Over ten bins of the reference's quantiles for numbers (`values`, sorted), else over categories; nothing is a bin of its own.
+    For numbers (`values`, sorted) the bins are ten quantile ranges of the reference, else the
+    categories; rows without a value are a bin of their own.
+
+    >>> today, before = Spread(np.array([90, 910]), 0, 1000), Spread(np.array([500, 500]), 0, 1000)
+    >>> round(psi(today, before, None), 2), round(psi(before, before, None), 2)
+    (0.72, 0.0)
     """
     bins = _decile(rest.counts) if values is not None else np.arange(len(rest.counts))
     n_bins = BINS if values is not None else len(rest.counts)
@@ -72,15 +79,27 @@ def psi(one: Spread, rest: Spread, values: np.ndarray | None) -> float:
 
 
 def js_distance(one: Spread, rest: Spread) -> float:
-    """Jensen-Shannon distance, base 2 (Lin 1991; Endres and Schindelin 2003), between two spreads over categories: 0 to 1."""
+    """Jensen-Shannon distance of two categorical distributions, base 2, from 0 to 1.
+
+    See Lin 1991; Endres and Schindelin 2003.
+
+    >>> today, before = Spread(np.array([90, 910]), 0, 1000), Spread(np.array([500, 500]), 0, 1000)
+    >>> round(js_distance(today, before), 2)
+    0.35
+    """
     p, q = _mixed(np.append(one.counts, one.n_null), np.append(rest.counts, rest.n_null))
     return float(np.sqrt(np.sum(_divergence(p, q))))
 
 
 def vocabulary_distance(one: Spread, rest: Spread) -> float:
-    """The greatest Jensen-Shannon distance of any bucket's words: between the shares of texts with and without them.
+    """The greatest Jensen-Shannon distance of any bucket's words.
 
-    Over all words at once, a sentence that is new in every text weighs little beside what texts are about that day.
+    It compares the shares of texts with and without them. Over all words at once, a sentence that
+    is new in every text would count little beside the topics of the day.
+
+    >>> today, before = Spread(np.array([10, 900]), 0, 1000), Spread(np.array([10, 5]), 0, 1000)
+    >>> round(vocabulary_distance(today, before), 2)
+    0.78
     """
     n_one, n_rest = one.n_rows - one.n_null, rest.n_rows - rest.n_null
     weight = n_one / (n_one + PRIOR_ROWS)
@@ -90,9 +109,14 @@ def vocabulary_distance(one: Spread, rest: Spread) -> float:
 
 
 def wasserstein(one: Spread, rest: Spread, values: np.ndarray) -> float | None:
-    """Wasserstein-1 distance in interquartile ranges of the reference: the mean distance of the quantiles from 1 % to 99 %.
+    """Wasserstein-1 distance, in interquartile ranges of the reference.
 
-    None where either has no value. Where the middle half of the reference is one value, the range from 1 % to 99 % is the unit.
+    It is the mean distance of the quantiles from 1 % to 99 %; None if either side has no value. If
+    the middle half of the reference is a single value, the unit is the range from 1 % to 99 %.
+
+    >>> today, before = Spread(np.array([0, 0, 9000]), 0, 9000), Spread(np.array([3, 3, 3]), 0, 9)
+    >>> round(wasserstein(today, before, np.array([1.0, 2.0, 3.0])), 2)
+    0.55
     """
     n_one = one.counts.sum()
     if not n_one or not rest.counts.sum():
@@ -109,7 +133,7 @@ def _unit(quantiles: np.ndarray) -> float:
 
 
 def _divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """What each outcome adds to the Jensen-Shannon divergence in bits."""
+    """The contribution of each outcome to the Jensen-Shannon divergence, in bits."""
     middle = (p + q) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = [np.where(share > 0, share * np.log2(share / middle), 0.0) for share in (p, q)]
@@ -117,14 +141,18 @@ def _divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def _mixed(one: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Turn counts into shares: the reference's smoothed by half a row a bin, the load's mixed with `PRIOR_ROWS` rows of them."""
+    """Turn counts into shares.
+
+    Those of the reference are smoothed by half a row per bin; those of the load are mixed with
+    `PRIOR_ROWS` rows of the reference.
+    """
     q = (rest + 0.5) / np.sum(rest + 0.5)
     n_one = one.sum()
     return (one + PRIOR_ROWS * q) / (n_one + PRIOR_ROWS), q
 
 
 def _decile(counts: np.ndarray) -> np.ndarray:
-    """Tell in which tenth of all rows each of the sorted buckets has its middle."""
+    """Return the tenth of all rows in which each of the sorted buckets has its middle."""
     middles = (np.cumsum(counts) - counts / 2) / max(counts.sum(), 1)
     tenths: np.ndarray = np.minimum(middles * BINS, BINS - 1).astype(int)
     return tenths
@@ -133,7 +161,12 @@ def _decile(counts: np.ndarray) -> np.ndarray:
 def distances(
     kind: str, one: Spread, rest: Spread, values: np.ndarray | None
 ) -> dict[str, float | None]:
-    """Tell by every statistic of a kind of column how far one spread is from the rest."""
+    """Measure how far one spread is from the rest, by every statistic of a kind of column.
+
+    >>> today, before = Spread(np.array([90, 910]), 0, 1000), Spread(np.array([500, 500]), 0, 1000)
+    >>> sorted(distances("category", today, before, None))
+    ['js_distance', 'psi']
+    """
     if kind == "vocabulary":
         return {"js_distance": vocabulary_distance(one, rest)}
     if values is None:
@@ -153,16 +186,16 @@ class Measured(NamedTuple):
 
     @property
     def power(self) -> int:
-        """Psi grows with the square of what a distance grows with."""
+        """The power of a distance with which the statistic grows; PSI grows with its square."""
         return 2 if self.statistic == "psi" else 1
 
 
 def judge(
     profiles: pl.DataFrame, window: pl.DataFrame, earlier: pl.DataFrame, drift: Drift
 ) -> pl.DataFrame:
-    """Hold one load's profiles against those of the loads of its window: rows of `DriftStatistic`.
+    """Judge one load's profiles by those of the loads of its window: rows of `DriftStatistic`.
 
-    `earlier` has a row for each statistic of each earlier load, see the model `earlier_distances`.
+    `earlier` has a row for each statistic of each earlier load; see the model `earlier_distances`.
     """
     measured = [
         each
@@ -208,7 +241,7 @@ def judge(
 
 
 def _measure(profile: Mapping[str, Any], window: pl.DataFrame) -> Iterator[Measured]:
-    """Measure by every statistic of its kind how far a profile is from those of the window together."""
+    """Measure how far a profile is from the window as a whole, by every statistic of its kind."""
     spreads, values = _align(profile["kind"], [profile, *window.to_dicts()])
     rest = sum(spreads[1:], Spread(np.zeros(len(spreads[0].counts)), 0, 0))
     found = distances(profile["kind"], spreads[0], rest, values) if window.height else {}
@@ -229,11 +262,12 @@ def _is_judged(measured: Measured, n_earlier: int, drift: Drift) -> bool:
 
 
 def usual_bound(measured: Measured, earlier: pl.DataFrame, false_alarms: float) -> float:
-    """Tell the value that a load of the source exceeds in a share `false_alarms` of loads, by the distances of earlier loads.
+    """Estimate from earlier loads the value that a share `false_alarms` of loads exceeds.
 
-    Distances are first made comparable: a load lies from its window by what loads of this source differ by, and by chance, the
-    farther the fewer rows and loads there are. Square roots of such distances are nearly normal (compare Wilson and Hilferty 1931,
-    PNAS 17), so the bound is a prediction bound of Student's t, the wider the fewer loads are known.
+    Distances are first made comparable: a load is away from its window because loads of this source
+    differ, and by chance; chance counts more with fewer rows and loads. Square roots of such
+    distances are nearly normal (compare Wilson and Hilferty 1931, PNAS 17). So the bound is a
+    prediction bound of Student's t, which is wider the fewer loads are known.
     """
     n_rows = np.append(earlier["n_rows"].to_numpy(), measured.profile["n_rows"]).astype(float)
     one_more = 1 + 1 / np.append(earlier["n_reference_loads"].to_numpy(), measured.n_loads)
@@ -258,7 +292,10 @@ def usual_bound(measured: Measured, earlier: pl.DataFrame, false_alarms: float) 
 
 
 def chance(measured: Measured, n_rows: np.ndarray) -> np.ndarray:
-    """Tell how far loads of so many rows, drawn from the reference, would lie from it by chance; for psi its square root."""
+    """Estimate how far loads of `n_rows` rows, drawn from the reference, are from it by chance.
+
+    For PSI the result is its square root.
+    """
     rest, n_reference = measured.rest, max(measured.rest.n_rows, 1)
     one_more = 1 / n_rows + 1 / n_reference
     if measured.statistic == "wasserstein":
@@ -294,9 +331,14 @@ def chance(measured: Measured, n_rows: np.ndarray) -> np.ndarray:
 
 
 def student_quantile(above: float, freedom: int) -> float:
-    """Tell what Student's t exceeds in a share `above` (Wallace 1959, Annals of Mathematical Statistics 30(4)).
+    """Estimate the quantile that Student's t exceeds with probability `above`.
 
-    From 4 degrees of freedom on within 4 % for a share of 1 in 1,000, and never too small; farther too large of fewer.
+    The approximation is that of Wallace 1959, Annals of Mathematical Statistics 30(4). From 4
+    degrees of freedom on, it is within 4 % for a share of 1 in 1,000 and never too small; for fewer
+    it is farther too large.
+
+    >>> round(student_quantile(0.025, 10), 2), round(student_quantile(0.025, 1000), 2)
+    (2.23, 1.96)
     """
     z = NormalDist().inv_cdf(1 - above) * (8 * freedom + 3) / (8 * freedom + 1)
     return float(np.sqrt(freedom * np.expm1(min(z * z / freedom, 500))))
@@ -311,7 +353,7 @@ def _verdict(value: float, warn: float | None, stop: float | None) -> str:
 def _align(
     kind: str, profiles: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Spread], np.ndarray | None]:
-    """Give the profiles the same buckets, in the same order: of numbers by their value."""
+    """Align the buckets of profiles, in the same order; those of numbers by their value."""
     keys = sorted({key for profile in profiles for key in profile["bucket_keys"]})
     values = sketch_values(keys) if kind == "number" else None
     order = np.argsort(values) if values is not None else np.arange(len(keys))
@@ -332,9 +374,10 @@ def watch(
     *,
     is_accepted: bool,
 ) -> None:
-    """Profile the loads that were just split and judge each against the loads before it; both are kept, whatever comes of it.
+    """Profile the loads that were just split, and judge each by the loads before it.
 
-    Raises `DriftError` if one is to be stopped, unless drift is accepted. Every load that passes is of the next one's window.
+    Profiles and verdicts are both stored in any case. Raises `DriftError` if a load is to be
+    stopped, unless drift is accepted. Every load that passes is in the next one's window.
     """
     profiles = profile_loads(connection, buffer)
     window = _before(
@@ -378,7 +421,7 @@ def _before(
     name: str,
     n_loads: int,
 ) -> pl.DataFrame:
-    """Fetch rows of the newest staged loads before the first of those that are judged, the oldest first."""
+    """Fetch rows of the newest staged loads before the first of the judged ones, oldest first."""
     parameters = {
         "source": source.name,
         "judged": profiles["load_id"].unique().to_list() or [""],
@@ -395,27 +438,28 @@ def _newest(rows: pl.DataFrame, n_loads: int) -> pl.DataFrame:
 
 
 class LoadName(NamedTuple):
-    """A load by what people know it by: its files, and the days on which its records became known."""
+    """A load as people know it: its files, and the days on which its records became known."""
 
     load_id: str
     files: list[str]
     days: list[str]
 
     def __str__(self) -> str:
-        """Name the first files and the days, and the load for those who look it up."""
+        """Name the first files and the days; the load id is there for lookups."""
         more = (
             f" and {len(self.files) - MAX_FILES:,} more files"
             if len(self.files) > MAX_FILES
             else ""
         )
-        return f"{', '.join(self.files[:MAX_FILES])}{more} ({' to '.join(self.days)}, load {self.load_id})"
+        files, days = ", ".join(self.files[:MAX_FILES]), " to ".join(self.days)
+        return f"{files}{more} ({days}, load {self.load_id})"
 
 
 def drift_error(source: Source, load: LoadName, stopping: pl.DataFrame) -> DriftError:
-    """Say which load is stopped by which columns, and how to look and how to let it pass."""
+    """Describe which load is stopped by which columns, how to look at it and how to let it pass."""
     message = (
-        f"{described(load, stopping)}; nothing was staged. Look at it with millrace report; if it is as it should be, "
-        "millrace run --source FILE --accept-drift lets it pass"
+        f"{described(load, stopping)}; nothing was staged. Look at it with millrace report; "
+        "if it is as it should be, millrace run --source FILE --accept-drift lets it pass"
     )
     return DriftError(f"{source.name}: {message}", payload(source.name, load, stopping))
 
@@ -423,7 +467,7 @@ def drift_error(source: Source, load: LoadName, stopping: pl.DataFrame) -> Drift
 def name_load(
     connection: duckdb.DuckDBPyConnection, load_id: str, files: str, records: str
 ) -> LoadName:
-    """Name a load by its rows in two relations, one that has its files and one that has its accepted rows."""
+    """Name a load from two relations: one that has its files, one that has its accepted rows."""
     uris = connection.sql(
         f"select distinct source_uri from {files} where load_id = $load_id order by all",
         params={"load_id": load_id},
@@ -432,7 +476,7 @@ def name_load(
     row = connection.sql(
         f"{days} from {records} where load_id = $load_id", params={"load_id": load_id}
     ).fetchall()[0]
-    # the day of the load where no row of it was accepted
+    # the day of the load if no row of it was accepted
     known = sorted({day for day in row if day}) or [f"{load_id[:4]}-{load_id[4:6]}-{load_id[6:8]}"]
     return LoadName(
         load_id, [url2pathname(urlsplit(uri).path) for (uri,) in uris.fetchall()], known
@@ -440,21 +484,27 @@ def name_load(
 
 
 def described(load: LoadName, rows: pl.DataFrame) -> str:
-    """Say which load differs from those before it, in which columns."""
+    """Describe how a load differs from those before it, and in which columns."""
     n_loads = max(rows["n_reference_loads"].to_list())
     return f"{load} differs from the {n_loads} loads before it: {beyond_thresholds(rows)}"
 
 
 def beyond_thresholds(rows: pl.DataFrame) -> str:
-    """Tell columns, statistics, values and the thresholds they passed, e.g. `n_bytes wasserstein 1.21 (stop 0.90)`."""
+    """List columns, statistics, values and the thresholds they passed.
+
+    >>> row = {"column": "n_bytes", "statistic": "wasserstein", "value": 1.21, "verdict": "stop"}
+    >>> print(beyond_thresholds(pl.DataFrame([row | {"stop": 0.9}])))
+    n_bytes wasserstein 1.21 (stop 0.90)
+    """
     return ", ".join(
-        f"{row['column']} {row['statistic']} {row['value']:.2f} ({row['verdict']} {row[row['verdict']]:.2f})"
+        f"{row['column']} {row['statistic']} {row['value']:.2f} "
+        f"({row['verdict']} {row[row['verdict']]:.2f})"
         for row in rows.sort("value", descending=True).to_dicts()
     )
 
 
 def payload(source: str, load: LoadName, rows: pl.DataFrame) -> dict[str, Any]:
-    """Tell the same to programs."""
+    """Describe the same for programs."""
     statistics = rows.select("column", "statistic", "value", "warn", "stop", "verdict").to_dicts()
     columns = rows["column"].unique().sort().to_list()
     return {
@@ -482,13 +532,16 @@ def staged_loads(warehouse: Warehouse, source: str) -> set[str]:
 def drifted(
     warehouse: Warehouse, source: str, loads: set[str]
 ) -> list[tuple[LoadName, pl.DataFrame]]:
-    """Fetch what of some loads is to be warned of, or passed though it would stop, with the loads' names."""
+    """Fetch the statistics of some loads that warn or would stop, with the loads' names."""
     if not loads:
         return []
     with warehouse.connect(
         of=(DriftStatistic.relation(), "accounting.files", "staging.records")
     ) as connection:
-        sql = f"from {DriftStatistic.relation()} where source = $source and list_contains($loads, load_id) and verdict in ('warn', 'stop')"
+        sql = (
+            f"from {DriftStatistic.relation()} where source = $source "
+            "and list_contains($loads, load_id) and verdict in ('warn', 'stop')"
+        )
         rows: pl.DataFrame = connection.sql(
             f"{sql} order by all", params={"source": source, "loads": sorted(loads)}
         ).pl()

@@ -1,8 +1,9 @@
-"""Profiles: how a column's values are spread in a load, or in what was published of a view. `transforms.profiles.drift` compares them.
+"""Profiles: the distribution of a column in a load, or in a publication of a view.
 
-A profile is counts by bucket, so that profiles of parts add up to the profile of the whole, in any order. The buckets of
-numbers are those of DDSketch (Masson, Rim, Lee 2019, VLDB 12(12)): bucket i holds (g^(i-1), g^i] with g = 1.01 / 0.99, so that
-any quantile is told to 1 %. What is expensive to tell of a text is told of a sample.
+`transforms.profiles.drift` compares them. A profile is counts by bucket, so profiles of parts add
+up to the profile of the whole, in any order. Numbers have the buckets of DDSketch (Masson, Rim, Lee
+2019, VLDB 12(12)): bucket i covers (g^(i-1), g^i] with g = 1.01 / 0.99, so any quantile is accurate
+to 1 %. What is expensive to measure in a text is measured in a sample.
 """
 
 import zlib
@@ -29,23 +30,23 @@ from transforms.warehouse.tables import Warehouse, data_files
 ACCURACY = 0.01
 GAMMA = (1 + ACCURACY) / (1 - ACCURACY)
 SMALLEST = 1e-9
-# more than any bucket's index, which for the largest and the smallest double are about 35,500 and -1,036
+# greater than any bucket's index; doubles have indexes from about -1,036 to 35,500
 SHIFT = 1 << 20
 SAMPLED_ROWS = 10_000
 VOCABULARY_BUCKETS = 1024
-# of fewer texts a vocabulary would say much about each
+# below this, a vocabulary would give single texts away
 MIN_VOCABULARY_ROWS = 20
 SHOWN_LABEL = r"^(?:-?[0-9]{1,3}(?:\.[0-9])?|\pL[\pL _-]{0,31})$"
 LABEL_BUCKETS = 256
 LETTERS = r"\pL+"
-# the columns of views that hold a few known words; other text is an id, and no id is kept in a profile
+# the columns of views with a few known words; other text is an id, and profiles keep no ids
 CATEGORIES = ("language", "second_language", "script")
 ALL_ROWS = ""
 LOAD = ["source", "load_id", "loaded_timestamp"]
 
 
 class Profiled(NamedTuple):
-    """A column of a profile: its name, its kind, each row's bucket, and the bucket's name as an expression over `key`."""
+    """A column of a profile: name, kind, each row's bucket, and the bucket's name over `key`."""
 
     name: str
     kind: str
@@ -54,9 +55,15 @@ class Profiled(NamedTuple):
 
 
 def sketched(name: str, value: pl.Expr) -> Profiled:
-    """Count a number in buckets: `p` or `n` for its sign, then the index; `0` for what is nearly none. NaN and infinity count as null.
+    """Count a number in buckets, named by sign (`p` or `n`) and index; `0` for values near zero.
 
-    Rows are counted by a whole number, its sign the sign; buckets are named once they are few.
+    NaN and infinity count as null. Rows are counted by an integer that has the number's sign; only
+    then are the few buckets named.
+
+    >>> numbers = pl.LazyFrame({"n": [1.0, 1.001, -20.0, 0.0, None]})
+    >>> counts = count(numbers, [], [sketched("n", pl.col("n"))])
+    >>> sorted(counts.drop_nulls().select("key", "n").rows())
+    [('0', 1), ('n150', 1), ('p0', 1), ('p1', 1)]
     """
     number = value.cast(pl.Float64)
     size = number.abs()
@@ -77,14 +84,24 @@ def sketched(name: str, value: pl.Expr) -> Profiled:
 
 
 def sketch_values(keys: Sequence[str]) -> np.ndarray:
-    """Give the number that stands for each bucket, within 1 % of all in it."""
+    """Return the number that represents each bucket, within 1 % of all in it.
+
+    >>> sketch_values(["0", "p0", "p116"]).round(2).tolist()
+    [0.0, 0.99, 10.07]
+    """
     signs = np.array([{"p": 1.0, "n": -1.0}.get(key[:1], 0.0) for key in keys])
     indexes = np.array([float(key[1:] or 0) for key in keys])
     return signs * 2 * GAMMA**indexes / (GAMMA + 1)
 
 
 def quantiles(keys: Sequence[str], counts: Sequence[int], shares: Sequence[float]) -> list[float]:
-    """Tell quantiles of a number's profile, each within 1 % of the value of that rank (the lower one, between two)."""
+    """Estimate quantiles of a number's profile.
+
+    Each is within 1 % of the value of that rank (the lower one, between two).
+
+    >>> [round(value, 2) for value in quantiles(["n116", "p0", "p116"], [1, 8, 1], [0.0, 0.5, 1.0])]
+    [-10.07, 0.99, 10.07]
+    """
     values = sketch_values(keys)
     order = np.argsort(values)
     return [
@@ -94,7 +111,11 @@ def quantiles(keys: Sequence[str], counts: Sequence[int], shares: Sequence[float
 
 
 def quantiles_of(values: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Tell quantiles of sorted values that each stand `counts` times."""
+    """Return quantiles of sorted values that occur `counts` times each.
+
+    >>> quantiles_of(np.array([1, 5]), np.array([9, 1]), np.array([0.5, 1.0])).tolist()
+    [1, 5]
+    """
     upto = np.cumsum(counts)
     found: np.ndarray = values[
         np.searchsorted(upto, np.floor(shares * (upto[-1] - 1)), side="right")
@@ -103,7 +124,7 @@ def quantiles_of(values: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> 
 
 
 def count(rows: pl.LazyFrame, by: Sequence[str], columns: Iterable[Profiled]) -> pl.DataFrame:
-    """Count rows by `by`, column and bucket: columns *by, column, kind, key (null: no value), n."""
+    """Count rows as columns *by, column, kind, key (null: no value), n."""
     counts = [
         rows.group_by(*by, key=column.bucket)
         .agg(n=pl.len().cast(pl.Int64))
@@ -114,14 +135,18 @@ def count(rows: pl.LazyFrame, by: Sequence[str], columns: Iterable[Profiled]) ->
 
 
 def merge(counts: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """Add up counts of parts."""
+    """Add up counts of parts.
+
+    >>> merge([pl.DataFrame({"key": ["a"], "n": [n]}) for n in (1, 2)]).rows()
+    [('a', 3)]
+    """
     parts = pl.concat(counts)
     return parts.group_by(pl.exclude("n")).agg(pl.col("n").sum())
 
 
 def as_profiles(counts: pl.DataFrame, relation: str) -> pl.DataFrame:
-    """Turn counts into rows of `ColumnProfile`; they carry the columns of `LOAD`."""
-    is_bucket = pl.col("key") != ALL_ROWS  # null for what has no value, so that it is none
+    """Turn counts, which have the columns of `LOAD`, into rows of `ColumnProfile`."""
+    is_bucket = pl.col("key") != ALL_ROWS  # null where there is no value, which is no bucket either
     n_all = pl.col("n").filter(pl.col("key") == ALL_ROWS).sum()
     profiles = (
         counts.filter(pl.col("n") > 0)
@@ -146,16 +171,16 @@ def as_profiles(counts: pl.DataFrame, relation: str) -> pl.DataFrame:
 
 
 def stored(table: DeltaTable, contract: type[Contract]) -> pl.LazyFrame:
-    """Read a relation as it stands; empty if nothing is in it."""
+    """Read a relation; an empty frame if it has no files."""
     files = data_files(table)
     empty = pl.DataFrame(contract.arrow_schema().empty_table())
     return scan_parquet(files, empty.schema) if files else empty.lazy()
 
 
 def store(warehouse: Warehouse, contract: type[Contract], rows: pl.DataFrame) -> None:
-    """Put the rows of loads where those of the same loads stand, if any do; nothing where the same stand there already.
+    """Replace the rows of loads; do nothing if the same rows are stored already.
 
-    The version that was looked at is the transaction, so of two runs that do so at once one does nothing.
+    The version that was read is the transaction, so if two runs do this at once, one does nothing.
     """
     table = warehouse.create(contract)
     load = [name for name in ("relation", "source", "load_id") if name in rows.columns]
@@ -173,9 +198,10 @@ def store(warehouse: Warehouse, contract: type[Contract], rows: pl.DataFrame) ->
 
 
 def profile_loads(connection: duckdb.DuckDBPyConnection, buffer: Path) -> pl.DataFrame:
-    """Profile the loads that were just split, see `transforms.staging.prepare.split`: a row of `ColumnProfile` a load and column.
+    """Profile the loads that were just split: a row of `ColumnProfile` per load and column.
 
-    Outcomes are of all rows read, the rest is of the accepted ones.
+    See `transforms.staging.prepare.split`. Outcomes are counted over all rows read, the rest over
+    accepted rows.
     """
     loads: pl.DataFrame = connection.sql(
         "select distinct source, load_id, loaded_timestamp from incoming"
@@ -191,9 +217,10 @@ def profile_loads(connection: duckdb.DuckDBPyConnection, buffer: Path) -> pl.Dat
 
 
 def profile_views(warehouse: Warehouse, contracts: Iterable[type[Contract]]) -> None:
-    """Profile what was published of views and is not profiled yet: rows of one `created_timestamp` are one publication.
+    """Profile publications of views that have no profile yet: rows with one `created_timestamp`.
 
-    It is read back from the files that came since the last time, so a run that was killed after a view's commit loses nothing.
+    They are read from the files added since the last time, so a run that was killed after a view's
+    commit loses nothing.
     """
     profiles, versions = warehouse.create(ColumnProfile), warehouse.versions()
     found: list[pl.DataFrame] = []
@@ -224,7 +251,7 @@ def profile_views(warehouse: Warehouse, contracts: Iterable[type[Contract]]) -> 
 def _profile_publications(
     contract: type[Contract], files: list[str], known: pl.Series
 ) -> pl.DataFrame:
-    """Profile the publications in a view's data files, but those that are profiled already."""
+    """Profile the publications in a view's data files that have no profile yet."""
     if not files:
         return pl.DataFrame(ColumnProfile.arrow_schema().empty_table())
     created = pl.col("created_timestamp")
@@ -239,7 +266,7 @@ def _profile_publications(
 
 
 def _columns_of(contract: type[Contract]) -> Iterator[Profiled]:
-    """Say how the columns of a view are counted; ids, times, lists and what is only stored are not."""
+    """List how the columns of a view are counted, without ids, times, lists and unserved ones."""
     for column in contract.served():
         if column.dtype.is_numeric():
             yield sketched(column.name, pl.col(column.name))
@@ -248,7 +275,10 @@ def _columns_of(contract: type[Contract]) -> Iterator[Profiled]:
 
 
 def _count_accepted(connection: duckdb.DuckDBPyConnection, buffer: Path) -> Iterator[pl.DataFrame]:
-    """Count the accepted rows batch by batch: what is cheap of all of them, the rest of a sample of each load."""
+    """Count the accepted rows batch by batch.
+
+    Cheap columns are counted over all of them, the others over a sample of each load.
+    """
     accepted = connection.sql("select accepted_id from accepted order by accepted_id").fetchnumpy()[
         "accepted_id"
     ]
@@ -268,7 +298,7 @@ def _count_accepted(connection: duckdb.DuckDBPyConnection, buffer: Path) -> Iter
 
 
 def _within(ids: np.ndarray, first: int, n_rows: int) -> np.ndarray:
-    """Tell which rows of a batch sorted ids name; the batch begins with id `first`."""
+    """Return the rows of a batch that sorted ids name; the batch begins with id `first`."""
     start, end = np.searchsorted(ids, [first, first + n_rows])
     within: np.ndarray = ids[start:end] - first
     return within
@@ -285,7 +315,10 @@ def _category(column: str) -> Profiled:
 
 
 def _hash_buckets(values: pl.Series, n_buckets: int) -> pl.Series:
-    """Tell each value's bucket, the same in any process and version; hashed is each distinct value once."""
+    """Return each value's bucket, the same in any process and version.
+
+    Each distinct value is hashed once.
+    """
     distinct = values.drop_nulls().unique()
     buckets = pl.Series(
         [zlib.crc32(value.encode()) % n_buckets for value in distinct], dtype=pl.Int64
@@ -294,14 +327,19 @@ def _hash_buckets(values: pl.Series, n_buckets: int) -> pl.Series:
 
 
 def hashed_label(labels: pl.Series) -> pl.Series:
-    """Give the bucket of each text's hash as its name."""
+    """Name each text by the bucket of its hash.
+
+    >>> hashed_label(pl.Series(["spam", "ham", "spam", None])).to_list()
+    ['#61', '#137', '#61', None]
+    """
     return "#" + _hash_buckets(labels, LABEL_BUCKETS)
 
 
 def _label() -> Profiled:
     """Name labels that may be shown, hash the others.
 
-    Made at each use: an expression that calls Python, kept in its module, is a reference cycle through Polars that no collector sees.
+    It is built at each use: an expression that calls Python and is kept in its module is a
+    reference cycle through Polars, which no garbage collector sees.
     """
     hashed = pl.col("key").map_batches(hashed_label, pl.String)
     return Profiled(
@@ -342,12 +380,12 @@ def _measured(sample: pl.DataFrame) -> pl.DataFrame:
         .then(pl.concat_str(kinds, separator="+", ignore_nulls=True))
         .otherwise(pl.lit("none"))
     )
-    told = counts.select(pii=pl.when(pl.col("pii_any").is_not_null()).then(pii))
-    return pl.concat([sample.select("load_id", "text"), languages, told], how="horizontal")
+    identified = counts.select(pii=pl.when(pl.col("pii_any").is_not_null()).then(pii))
+    return pl.concat([sample.select("load_id", "text"), languages, identified], how="horizontal")
 
 
 def _count_vocabulary(sample: pl.DataFrame) -> pl.DataFrame:
-    """Count the texts that hold a word of a bucket, and under `ALL_ROWS` all texts."""
+    """Count the texts that have a word of a bucket, and under `ALL_ROWS` all texts."""
     words = (
         sample.with_row_index("row")
         .select("row", "load_id", word=pl.col("text").str.to_lowercase().str.extract_all(LETTERS))
@@ -368,7 +406,10 @@ def _count_vocabulary(sample: pl.DataFrame) -> pl.DataFrame:
 
 
 def _name_few_labels(counts: pl.DataFrame) -> pl.DataFrame:
-    """Keep the names of a load's most frequent labels; the others, if there are very many, are hashed as those that are no names."""
+    """Keep the names of a load's most frequent labels.
+
+    If there are very many, the others are hashed, like labels that are no names.
+    """
     is_label = pl.col("column") == "label"
     rank = pl.col("n").rank("ordinal", descending=True).over("load_id", "column")
     is_kept = ~is_label | (rank <= LABEL_BUCKETS) | pl.col("key").str.starts_with("#")

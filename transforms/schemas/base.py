@@ -1,7 +1,7 @@
-"""What all contracts share: from a Pandera class to Arrow types, to a gate, to a split with reasons.
+"""What all contracts share: Arrow types, a gate, and the rows that break a rule.
 
-A contract names its relation (`Config.name`) and its key (`Config.metadata["key"]`). A check over several columns is
-named `column:rule`, so that a failure can say which column to look at.
+A contract names its relation (`Config.name`) and its key (`Config.metadata["key"]`). A check over
+several columns is named `column:rule`, so that a failure can name the column to look at.
 """
 
 import hashlib
@@ -33,8 +33,8 @@ FAILURES = {"row": pl.UInt32, "column": pl.String, "rule": pl.String}
 class Column(NamedTuple):
     """One column of a contract, as docs, the catalogue and Feast need it.
 
-    A column that is not served is only stored: an increment goes on from it. `empty` is the value of an entity of which nothing
-    counts, whether it was ever seen or not; None is null.
+    A column that is not served is only stored, for an increment to continue from. `empty` is the
+    value of an entity for which nothing counts, whether it was ever seen or not; None means null.
     """
 
     name: str
@@ -64,17 +64,21 @@ class Contract(pa.DataFrameModel):
 
     @classmethod
     def key(cls) -> list[str]:
-        """Name the columns that tell one row from another."""
+        """Name the columns that identify a row."""
         return list(cls.Config.metadata["key"])
 
     @classmethod
     def entity(cls) -> list[str]:
-        """Name the columns that tell one entity of a feature view from another: the key without the times of the row."""
+        """Name the columns that identify an entity of a view: the key without the row's times."""
         return [name for name in cls.key() if name not in {"event_timestamp", "created_timestamp"}]
 
     @classmethod
     def version(cls) -> int:
-        """Number the contract's rules; raised when a rule changes, so that a rejected row says what it was held against."""
+        """Number the contract's rules.
+
+        The number rises when a rule changes, so a rejected row can say which rules it was checked
+        against.
+        """
         return int(cls.Config.metadata["version"])
 
     @classmethod
@@ -97,7 +101,7 @@ class Contract(pa.DataFrameModel):
 
     @classmethod
     def served(cls) -> list[Column]:
-        """Describe what is served of a feature view: its entity and its features, without the row's times and what is only stored."""
+        """Describe the served columns of a feature view: its entity and its served features."""
         return [
             column
             for column in cls.columns()
@@ -106,7 +110,7 @@ class Contract(pa.DataFrameModel):
 
     @classmethod
     def rules(cls) -> list[str]:
-        """Name every rule that a row must keep, as a rejected row names the one it breaks: `column: rule`."""
+        """Name every rule that a row must meet, as a rejected row names it: `column: rule`."""
         schema = cls.to_schema()
         rules = [
             f"{name}: {rule}"
@@ -127,9 +131,10 @@ class Contract(pa.DataFrameModel):
 
     @classmethod
     def failures(cls, frame: pl.DataFrame) -> pl.DataFrame:
-        """List the first broken rule of every bad row, as `row` (position in the frame), `column` and `rule`.
+        """List the first broken rule of every bad row, as `row` (position), `column` and `rule`.
 
-        A frame whose columns or types differ from the contract is a mistake in code, not in data: `GateError`.
+        Raises `GateError` if columns or types differ from the contract: that is a mistake in code,
+        not in data.
         """
         try:
             cls.validate(frame, lazy=True)
@@ -140,7 +145,10 @@ class Contract(pa.DataFrameModel):
         shape = cases.filter(pl.col("index").is_null())
         if shape.height:
             column, check = shape.row(0, named=True)["column"], shape.row(0, named=True)["check"]
-            message = f"{cls.relation()}: column {column!r} breaks {check}; the frame does not have the contract's shape"
+            message = (
+                f"{cls.relation()}: column {column!r} breaks {check}; "
+                "the frame does not have the contract's shape"
+            )
             raise GateError(message)
         named = pl.col("check").str.split_exact(":", 1).struct.rename_fields(["column", "rule"])
         of_frame = pl.col("schema_context") == "DataFrameSchema"
@@ -152,7 +160,7 @@ class Contract(pa.DataFrameModel):
 
     @classmethod
     def gate(cls, frame: pl.DataFrame) -> pl.DataFrame:
-        """Pass the frame on if every row keeps the contract, else raise `GateError`: rule, count, five places."""
+        """Return the frame if every row meets the contract, else raise `GateError`."""
         failures = cls.failures(frame)
         if failures.is_empty():
             return frame
@@ -166,14 +174,19 @@ class Contract(pa.DataFrameModel):
         keys = frame[rows.to_list()].select(cls.key())
         places = "; ".join(digest_of(*row)[:12] for row in keys.rows())
         message = (
-            f"{cls.relation()}: {worst['len']} rows of a batch of {frame.height} break {worst['column']}: {worst['rule']}; "
+            f"{cls.relation()}: {worst['len']} rows of a batch of {frame.height} "
+            f"break {worst['column']}: {worst['rule']}; "
             f"nothing was committed. First keys (sha256 of {', '.join(cls.key())}): {places}"
         )
         raise GateError(message)
 
 
 def digest_of(*values: object) -> str:
-    """Digest values with SHA-256, so that they can be told apart without being shown."""
+    """Digest values with SHA-256, so that they can be compared without being shown.
+
+    >>> digest_of("author", 7) == digest_of("author", 7), digest_of("author", 7)[:12]
+    (True, 'fcbbdc57f4b4')
+    """
     return hashlib.sha256("\x1f".join(str(value) for value in values).encode()).hexdigest()
 
 

@@ -9,12 +9,16 @@ from transforms.schemas.base import Contract
 
 
 class KnownContent(Contract):
-    """One text that was ever seen, by the number of its normal form, with its signature. Which records had it stands elsewhere."""
+    """One text that was ever seen, by the number of its normal form, with its signature.
+
+    Which records had it is in `duplicates.documents`.
+    """
 
     content_id: int = pa.Field(ge=0, description="Number of the normal form: 63 bits of its MD5.")
     band_keys: Annotated[pl.List, pl.Int64()] = pa.Field(
         nullable=True,
-        description="MinHash signature of 128 values of 8 bits, as 16 bands of 8; null where the text has neither letter nor digit.",
+        description="MinHash signature of 128 values of 8 bits, as 16 bands of 8; "
+        "null where the text has neither letter nor digit.",
     )
 
     class Config(Contract.Config):
@@ -25,11 +29,14 @@ class KnownContent(Contract):
 
 
 class KnownDocument(Contract):
-    """What a record said from an instant on, and which record said it first. A newer `created_timestamp` wins; null: nothing stands."""
+    """What a record said from an instant on, and which record said it first.
+
+    A newer `created_timestamp` wins; nulls mean that no version is in effect.
+    """
 
     record_id: str = pa.Field(description="Key of the record.")
     event_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
-        description="From when on the version stands: written and known."
+        description="When the version takes effect: written and known."
     )
     created_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
         description="When the row was computed."
@@ -42,10 +49,11 @@ class KnownDocument(Contract):
     )
     origin_id: str = pa.Field(
         nullable=True,
-        description="The record that had this text, or one nearly the same, first of all; may be the record itself.",
+        description="The record that had this text, or one nearly the same, first of all; "
+        "may be the record itself.",
     )
     origin_similarity: float = pa.Field(
-        ge=0, le=1, nullable=True, description="How like the origin's text it is; 1 is the same."
+        ge=0, le=1, nullable=True, description="Similarity to the origin's text; 1 is the same."
     )
     cluster_size: int = pa.Field(
         ge=1, nullable=True, description="Records of the cluster so far, this one counted."

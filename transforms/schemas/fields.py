@@ -12,7 +12,10 @@ CHANGES = ("first", "same", "new", "retyped", "missing")
 
 
 class SourceField(Contract):
-    """One field, of one type, as one load of a source had it. A replay that lets rows in adds their count as a row of its own."""
+    """One field, of one type, as one load of a source had it.
+
+    A replay that lets rows in adds their count as a row of its own.
+    """
 
     source: str = pa.Field(description="Name of the source.")
     load_id: str = pa.Field(description="The load.")
@@ -25,15 +28,17 @@ class SourceField(Contract):
     )
     n_rows: int = pa.Field(
         ge=0,
-        description="Rows let in that had it with this type; 0 where it is missing or its rows are held back.",
+        description="Rows let in that had it with this type; "
+        "0 where it is missing or its rows are held back.",
     )
     change: str = pa.Field(
         isin=CHANGES,
-        description="How it compares with all loads before that let it in: same, new, retyped, missing.",
+        description="How it compares with all earlier loads that let it in: "
+        "same, new, retyped, missing.",
     )
 
     class Config(Contract.Config):
-        """Relation and key. What a replay adds shares the key, so it groups rather than tells apart."""
+        """Relation and key. Rows that a replay adds share the key, so it identifies no row."""
 
         name = "profiles.fields"
         metadata = {"key": ["source", "load_id", "field", "type"]}  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""Contracts of what is known about loads and publications as a whole: numbers and digests, never a text."""
+"""Contracts of measurements of whole loads and publications: numbers and digests, never a text."""
 
 from typing import Annotated
 
@@ -28,16 +28,18 @@ class ColumnProfile(Contract):
         description="When the load began, or the rows were computed."
     )
     column: str = pa.Field(
-        description="What was counted; for a load see docs/drift.md, for a publication the view's column."
+        description="What was counted; for a load see docs/drift.md, "
+        "for a publication the view's column."
     )
     kind: str = pa.Field(
         isin=KINDS,
-        description="number: DDSketch buckets; category: values; vocabulary: texts with a word of a bucket.",
+        description="number: DDSketch buckets; category: values; "
+        "vocabulary: texts with a word of a bucket.",
     )
     n_rows: int = pa.Field(
-        ge=0, description="Rows looked at; of an expensive column a sample of the load."
+        ge=0, description="Rows counted; of an expensive column a sample of the load."
     )
-    n_null: int = pa.Field(ge=0, description="Those of them in which there is no value.")
+    n_null: int = pa.Field(ge=0, description="Those of them that have no value.")
     bucket_keys: Annotated[pl.List, pl.String()] = pa.Field(
         description="Buckets with a row, sorted."
     )
@@ -68,7 +70,7 @@ class DriftStatistic(Contract):
     n_reference_loads: int = pa.Field(
         ge=0, description="Loads of the reference window that have the column."
     )
-    n_reference_rows: int = pa.Field(ge=0, description="Rows looked at in them.")
+    n_reference_rows: int = pa.Field(ge=0, description="Rows counted in them.")
     warn: float = pa.Field(
         ge=0, nullable=True, description="The value from which on a run warns; null for never."
     )
@@ -77,7 +79,7 @@ class DriftStatistic(Contract):
     )
     verdict: str = pa.Field(
         isin=VERDICTS,
-        description="What follows; no_reference where the window is too small to tell.",
+        description="What follows; no_reference where the window is too small to judge.",
     )
 
     class Config(Contract.Config):
@@ -88,10 +90,14 @@ class DriftStatistic(Contract):
 
 
 class LoadCheck(Contract):
-    """What one check found in one load. How much is rejected and how many keys collide is said of every load, the others if found."""
+    """What one check found in one load.
+
+    Every load has the share of rejected rows and of colliding keys; other checks appear if they
+    find something.
+    """
 
     source: str = pa.Field(description="Name of the source.")
-    load_id: str = pa.Field(description="The load that was looked at.")
+    load_id: str = pa.Field(description="The load that was checked.")
     loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
         description="When the load began."
     )
@@ -99,7 +105,7 @@ class LoadCheck(Contract):
         alias="check", isin=CHECKS, description="What was looked for, see docs/sources.md."
     )
     column: str = pa.Field(description="The canonical column; empty where it is about whole rows.")
-    n_rows: int = pa.Field(ge=0, description="Rows that were looked at.")
+    n_rows: int = pa.Field(ge=0, description="Rows that were checked.")
     n_broken: int = pa.Field(ge=0, description="Those of them in which it was found.")
     warn: float = pa.Field(
         ge=0, nullable=True, description="The share above which a run warns; null for never."

@@ -1,4 +1,4 @@
-"""Contract of `raw.records`: what came, as it came."""
+"""Contract of `raw.records`: the rows of sources, unchanged."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Contracts of staging and quarantine: what a version must be, what is kept of a row that is none, and the books over all."""
+"""Contracts of staging, of quarantine, and of the books that account for every row."""
 
 from typing import Annotated
 
@@ -31,20 +31,21 @@ class StagedRecord(Contract):
     )
     text_redacted: str = pa.Field(
         nullable=True,
-        description="The text, with a placeholder for what identifies a person, e.g. <EMAIL_ADDRESS>.",
+        description="The text, with a placeholder for what identifies a person, "
+        "e.g. <EMAIL_ADDRESS>.",
     )
     label: str = pa.Field(nullable=True, description="The label, as the source gives it.")
     is_positive: bool = pa.Field(
         description="Whether the label is one of the source's positive labels."
     )
     is_tombstone: bool = pa.Field(
-        description="Whether this version takes the record out from here on."
+        description="Whether this version removes the record from then on."
     )
     attributes: str = pa.Field(
         nullable=True, description="Further fields of the source, as a JSON object."
     )
     content_digest: str = pa.Field(
-        description="MD5 of what came, but the key and `known_timestamp`, before it was redacted."
+        description="MD5 of the content without key and `known_timestamp`, before redaction."
     )
     source: str = pa.Field(description="Name of the source.")
     load_id: str = pa.Field(description="The load that brought it.")
@@ -124,14 +125,15 @@ class QuarantinedRecord(Contract):
     source_uri: str = pa.Field(description="File it came from.")
     row_number: int = pa.Field(ge=1, description="Position in that file.")
     column: str = pa.Field(
-        description="Canonical column that broke the rule; `payload` where the row cannot be parsed."
+        description="Canonical column that broke the rule; "
+        "`payload` where the row cannot be parsed."
     )
     rule: str = pa.Field(description="The rule that failed.")
     digest: str = pa.Field(
         nullable=True, description="SHA-256 of the value that broke it; null where there is none."
     )
     schema_version: int = pa.Field(
-        ge=1, description="Version of the `staging.records` contract it was held against."
+        ge=1, description="Version of the `staging.records` contract it was checked against."
     )
     header: str = pa.Field(nullable=True, description="Header line of its CSV file.")
     payload: pl.Binary = pa.Field(description="The row's bytes, unchanged.")
@@ -147,14 +149,17 @@ class QuarantinedRecord(Contract):
 
 
 class Correction(Contract):
-    """What a rejected row is to be read as instead; of several the newest counts. The row itself stays as it came."""
+    """What a rejected row is to be read as instead; the newest correction counts.
+
+    The row itself stays as it came.
+    """
 
     load_id: str = pa.Field(description="The load that brought the row.")
     source: str = pa.Field(description="Name of the source.")
     source_uri: str = pa.Field(description="File the row came from.")
     row_number: int = pa.Field(ge=1, description="Position in that file.")
     original_digest: str = pa.Field(
-        description="SHA-256 of the row's bytes as they came, which whoever corrected them had before him."
+        description="SHA-256 of the original bytes of the row, from which it was corrected."
     )
     payload: pl.Binary = pa.Field(description="The bytes to be read in their place.")
     corrected_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
@@ -169,7 +174,10 @@ class Correction(Contract):
 
 
 class AccountedFile(Contract):
-    """What became of one file's rows; what changes later adds a row of differences, so that sums tell the state."""
+    """What became of one file's rows.
+
+    A later change adds a row of differences, so sums give the current state.
+    """
 
     load_id: str = pa.Field(description="The load.")
     source: str = pa.Field(description="Name of the source.")
@@ -180,7 +188,7 @@ class AccountedFile(Contract):
     n_quarantined: int = pa.Field(description="Rows rejected.")
 
     class Config(Contract.Config):
-        """Relation and key. A file's row and its differences share the key, so it groups rather than tells apart."""
+        """Relation and key. A row and its differences share the key, so it identifies no row."""
 
         name = "accounting.files"
         metadata = {"key": ["load_id", "source_uri"]}  # noqa: RUF012
@@ -194,10 +202,16 @@ class AccountedFile(Contract):
 
 
 def _after_1970(column: str) -> pl.Expr:
-    """Tell a real time from before the epoch, and from the epoch itself, which stands for "no time" in many systems."""
+    """Accept times after the epoch.
+
+    The epoch itself means "no time" in many systems, so it is rejected too.
+    """
     return pl.col(column).dt.timestamp("us") > 0
 
 
 def _until_tomorrow(column: str) -> pl.Expr:
-    """Allow a day of clock skew after the load, not after today: a rebuild must decide as the first run did."""
+    """Allow a day of clock skew after the load.
+
+    The limit does not depend on today, because a rebuild must decide as the first run did.
+    """
     return pl.col(column) <= pl.col("loaded_timestamp") + pl.duration(days=1)

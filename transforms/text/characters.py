@@ -1,4 +1,4 @@
-"""What characters a text is made of, and how evenly: counted on the texts' bytes, a slice of texts at a time."""
+"""Which characters a text is made of, and how evenly, counted on its bytes."""
 
 import numpy as np
 import polars as pl
@@ -9,14 +9,21 @@ N_TEXTS_AT_ONCE = 1_024
 BLANKS = [ord(blank) for blank in "\t\n\v\f\r "]
 DIGITS = range(ord("0"), ord("9") + 1)
 LETTERS = [*range(ord("A"), ord("Z") + 1), *range(ord("a"), ord("z") + 1)]
-# a row an octet, a column a class: what counts are multiplied with, to add up those of blanks, letters, digits
+# one row per byte value, one column per class: a product with counts adds up each class
 CLASSES = np.zeros((256, 3))
 for column, octets in enumerate((BLANKS, LETTERS, DIGITS)):
     CLASSES[octets, column] = 1
 
 
 def measure_characters(text: pl.Series) -> dict[str, Array]:
-    """Measure `byte_entropy` (bits a byte), `max_char_run`, and the ASCII letters and alphanumerics of each text."""
+    """Count the ASCII letters and alphanumerics of each text, and measure its bytes and runs.
+
+    `byte_entropy` is in bits per byte; `max_char_run` is the longest run of one character.
+
+    >>> measured = measure_characters(pl.Series(["aab 1", "!!!"]))
+    >>> {name: found.round(2).tolist() for name, found in measured.items() if name != "n_letters"}
+    {'byte_entropy': [1.92, 0.0], 'max_char_run': [2.0, 3.0], 'n_alphanumerics': [4.0, 0.0]}
+    """
     slices = (text.slice(start, N_TEXTS_AT_ONCE) for start in range(0, len(text), N_TEXTS_AT_ONCE))
     measured = [_measure_at_once(some) for some in slices]
     names = ("byte_entropy", "max_char_run", "n_letters", "n_alphanumerics")
@@ -46,9 +53,9 @@ def _entropy(counts: Array, n: Array) -> Array:
 
 
 def _longest_runs(text: pl.Series, octets: Array, row: Array, has_marks: Array) -> Array:
-    """The longest run of one character in each text, blanks aside; of a text that is not blank, 1 at least.
+    """The longest run of one non-blank character in each text; at least 1 unless the text is blank.
 
-    A byte repeats in few places, and of ASCII only as its character does; the characters of other texts are looked at one by one.
+    Bytes rarely repeat, and in ASCII a byte is a character. Other texts are read by character.
     """
     longest = has_marks.astype(np.int64)
     _lengthen(longest, octets, row)

@@ -1,8 +1,9 @@
 """What makes two texts the same, or nearly: digests and signatures for `RecordDuplicates`.
 
-Two texts are the same where their normal forms are: NFKC, lower case, runs of white space as one blank. They are nearly the
-same where the sets of runs of five letters, digits and blanks in them are alike: Jaccard similarity, estimated from MinHash
-signatures of 128 values of 8 bits. A signature is kept as its 16 bands of 8 values, each a whole number that is its own bucket.
+Two texts are the same if their normal forms are equal: NFKC, lower case, runs of white space as one
+blank. They are nearly the same if their sets of runs of five letters, digits and blanks are
+similar. Similarity is Jaccard's, estimated from MinHash signatures of 128 values of 8 bits. A
+signature is stored as 16 bands of 8 values; each band is an integer that is its own bucket.
 """
 
 from collections.abc import Sequence
@@ -15,14 +16,14 @@ import polars as pl
 SHINGLE = 5
 BANDS, ROWS = 16, 8
 MIN_SIMILARITY = 0.7
-# of a bucket, only so many contents are compared with, the first known: a template's thousands attach to these
+# contents of a bucket that a text is compared with, the first known: a template has thousands
 HEADS = 32
 _VALUES = BANDS * ROWS
 _EMPTY = np.uint32(0xFFFFFFFF)
 _PADDING = "\0" * (SHINGLE - 1)
-# texts whose shingles, a few numbers each, stay within a processor's cache
+# texts per block, so that their shingles fit a processor's cache
 _BLOCK = 1_000
-# from an empty value, the order in which the others are asked: for each value its own, fixed for ever
+# the order in which an empty value asks the others: one for each value, and it never changes
 _SEEKS = (
     np.random.Generator(np.random.PCG64(2014)).permuted(
         np.tile(np.arange(_VALUES), (_VALUES, 1)), axis=1
@@ -32,10 +33,14 @@ _SEEKS = (
 
 
 def normalise(text: pl.Expr) -> pl.Expr:
-    """Bring a text to the form that is digested; NFKC, the costly step, leaves ASCII as it is."""
+    """Bring a text to the form that is digested; NFKC, the costly step, leaves ASCII as it is.
+
+    >>> pl.select(normalise(pl.lit(" Big\\t\uff23AT  sat "))).item()
+    'big cat sat'
+    """
     is_ascii = text.str.len_bytes() == text.str.len_chars()
     composed = pl.when(is_ascii).then(text).otherwise(text.str.normalize("NFKC"))
-    # in two steps, neither of which stops at every blank: a third of the time
+    # two steps that skip single blanks take a third of the time of one
     return (
         composed.str.to_lowercase()
         .str.replace_all(r"[^\S ]", " ")
@@ -45,7 +50,13 @@ def normalise(text: pl.Expr) -> pl.Expr:
 
 
 def digest_contents(normal: pl.Series) -> pl.Series:
-    """Number each normal form: 63 bits of its MD5. Among a hundred million texts two share one with a chance of 1 in 1,800."""
+    """Number each normal form by 63 bits of its MD5.
+
+    Among a hundred million texts, two share a number with a chance of 1 in 1,800.
+
+    >>> digest_contents(pl.Series(["a cat", "a dog", "a cat"])).n_unique()
+    2
+    """
     texts = normal.rename("text").to_frame()
     with duckdb.connect() as connection:
         connection.register("texts", texts.to_arrow())
@@ -57,10 +68,13 @@ def digest_contents(normal: pl.Series) -> pl.Series:
 
 
 def sign(normal: pl.Series) -> pl.Series:
-    """Sign each normal form, as a list of `BANDS` numbers; null where it has neither letter nor digit.
+    """Sign each normal form, as a list of `BANDS` numbers; null if it has neither letter nor digit.
 
-    One permutation hashing (Li, Owen & Zhang 2012) with optimal densification (Shrivastava 2017, arXiv:1703.04664), of which 8
-    bits a value are kept (b-bit minwise hashing, Li & König 2010).
+    One permutation hashing (Li, Owen & Zhang 2012) with optimal densification (Shrivastava 2017,
+    arXiv:1703.04664). Of each value 8 bits are kept (b-bit minwise hashing, Li & König 2010).
+
+    >>> [bands and len(bands) for bands in sign(pl.Series(["a cat sat", "?!"])).to_list()]
+    [16, None]
     """
     words = pl.select(
         pl.lit(normal)
@@ -68,7 +82,7 @@ def sign(normal: pl.Series) -> pl.Series:
         .str.replace_all("  +", " ")
         .str.strip_chars()
     ).to_series()
-    # those in ASCII, which are quicker, among themselves
+    # ASCII texts are quicker among themselves
     order = (words.str.len_bytes() != words.str.len_chars()).arg_sort()
     ordered = words.gather(order)
     blocks = [ordered.slice(start, _BLOCK) for start in range(0, len(words), _BLOCK)]
@@ -79,7 +93,14 @@ def sign(normal: pl.Series) -> pl.Series:
 
 
 def estimate_similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Estimate the Jaccard similarity of signatures, row by row; of values that differ, 1 in 256 agree in their 8 bits by chance."""
+    """Estimate the Jaccard similarity of signatures, row by row.
+
+    Of values that differ, 1 in 256 agree in their 8 bits by chance; the estimate allows for that.
+
+    >>> signed = sign(pl.Series(["the cat sat on the mat", "the cat sat on a mat"])).to_list()
+    >>> estimate_similarity(np.array(signed[:1]), np.array(signed[1:])).round(2).tolist()
+    [0.46]
+    """
     agreeing = np.ascontiguousarray(left).view(np.uint8) == np.ascontiguousarray(right).view(
         np.uint8
     )
@@ -89,7 +110,11 @@ def estimate_similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def compare_texts(text: str, others: Sequence[str]) -> list[float]:
-    """Tell how like each of some texts one is: 1 where the normal form is the same, else as their signatures say."""
+    """Compare one text with others: 1 if the normal form is the same, else as signatures estimate.
+
+    >>> compare_texts("Hello  World", ["hello world", "?!"])
+    [1.0, 0.0]
+    """
     normal = pl.select(normalise(pl.lit(pl.Series([text, *others])))).to_series()
     signatures = sign(normal)
     return [
@@ -108,7 +133,7 @@ def _likeness(left: pl.Series | None, right: pl.Series | None) -> float:
 
 def _sign_block(words: pl.Series) -> np.ndarray:
     hashes, owners = _hash_shingles(words)
-    # the upper 7 bits choose which value a shingle is for; of the other bits the least wins
+    # the upper 7 bits choose the value that a shingle is for; of the other bits the least wins
     places = owners * _VALUES + (hashes >> np.uint64(57)).astype(np.int64)
     least = np.full(len(words) * _VALUES, _EMPTY, np.uint32)
     np.minimum.at(least, places, (hashes >> np.uint64(24)).astype(np.uint32))
@@ -116,7 +141,10 @@ def _sign_block(words: pl.Series) -> np.ndarray:
 
 
 def _hash_shingles(words: pl.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Hash every run of `SHINGLE` characters of each text, or a shorter text whole, with the text's position."""
+    """Hash every run of `SHINGLE` characters of each text, with the text's position.
+
+    A shorter text is hashed whole.
+    """
     padded = words + _PADDING
     sizes = padded.str.len_chars().to_numpy().astype(np.int64)
     hashes = _pack_runs("".join(padded))
@@ -130,8 +158,8 @@ def _hash_shingles(words: pl.Series) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pack_runs(characters: str) -> np.ndarray:
-    """Pack every `SHINGLE` characters in a row into one number, each 8 bits further up than the one before."""
-    if characters.isascii():  # then that is how they lie in memory
+    """Pack every `SHINGLE` characters in a row into one number, the first in the lowest bits."""
+    if characters.isascii():  # memory has this layout already
         octets = characters.encode() + bytes(8)
         return np.ndarray(len(characters), "<u8", octets, strides=(1,)) & np.uint64(
             (1 << 8 * SHINGLE) - 1
@@ -144,7 +172,7 @@ def _pack_runs(characters: str) -> np.ndarray:
 
 
 def _densify(least: np.ndarray) -> np.ndarray:
-    """Give each empty value that of the first other one, in its own order, which is not."""
+    """Fill each empty value with the first in its own order that is not empty."""
     is_filled = least != _EMPTY
     empty = np.flatnonzero(~is_filled)
     for steps in _SEEKS:

@@ -1,7 +1,8 @@
-"""A text as a vector by meaning, by a model of the user's own: `RecordEmbedding`.
+"""A text as a vector of its meaning, by a model of the user's own: `RecordEmbedding`.
 
-No model is shipped, and none is fetched: `MILLRACE_EMBEDDER` names the folder of a sentence-transformers model, as its `save`
-writes it. What stands in that folder decides the vectors, so another model makes all of them again.
+No model is shipped or fetched. `MILLRACE_EMBEDDER` names the folder of a sentence-transformers
+model, as its `save` writes it. The contents of that folder decide the vectors, so after a change of
+model all are recomputed.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ TEXTS_AT_ONCE = 64
 
 
 class TextEmbedder(Protocol):
-    """What makes vectors of texts: one of `dimension` numbers for each, of length 1."""
+    """What turns texts into vectors: for each text `dimension` numbers, of length 1."""
 
     @property
     def name(self) -> str:
@@ -44,15 +45,22 @@ class HashingEmbedder:
     dimension = DIMENSION
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Hash each text's words."""
+        """Hash each text's words.
+
+        >>> HashingEmbedder().embed(["a cat", "a dog"]).shape
+        (2, 256)
+        """
         return hashed(pl.Series(texts, dtype=pl.String))
 
 
 class SentenceTransformerEmbedder:
-    """A sentence-transformers model in a folder, on a GPU where there is one. Nothing is fetched, and no code of the folder runs."""
+    """A sentence-transformers model in a folder, on a GPU if there is one.
+
+    Nothing is fetched, and no code of the folder runs.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Read the model; raises `MillraceError` if there is none, or if the extra `embeddings` is not installed."""
+        """Read the model; raises `MillraceError` if it, or the extra `embeddings`, is missing."""
         check_model(folder)
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         import torch
@@ -68,7 +76,7 @@ class SentenceTransformerEmbedder:
         self.dimension = int(cast("int", self._model.get_embedding_dimension()))
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Encode texts, those of like length together. The last digits depend on which those are."""
+        """Encode texts. The last digits of a vector depend on the texts that share its batch."""
         vectors = self._model.encode(
             list(texts),
             batch_size=TEXTS_AT_ONCE,
@@ -79,9 +87,10 @@ class SentenceTransformerEmbedder:
 
 
 def embed_text(records: pl.LazyFrame) -> pl.LazyFrame:
-    """Embed each record's `text` by the model that `MILLRACE_EMBEDDER` names, as `RecordEmbedding`; a null text gives null.
+    """Embed each record's `text`, as `RecordEmbedding`; a null text gives null.
 
-    Takes `record_id`, `event_timestamp`, `created_timestamp` and `text`; gives those without the text, and the vector.
+    The model is the one that `MILLRACE_EMBEDDER` names. Reads `record_id`, `event_timestamp`,
+    `created_timestamp` and `text`; returns the first three and the vector.
     """
     embedder = embedder_of("record_embedding")
     return with_vectors(
@@ -90,12 +99,21 @@ def embed_text(records: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def embedder_of(view: str) -> TextEmbedder:
-    """Open what makes the vectors of a view: `record_vector`, or `record_embedding` by the model that is set."""
+    """Open the embedder of a view.
+
+    `record_vector` has its own; `record_embedding` uses the model that is set.
+
+    >>> embedder_of("record_vector").name
+    'hash_vec_256'
+    """
     folder = Settings().embedder
     if view == "record_vector":
         return HashingEmbedder()
     if view != "record_embedding" or folder is None:
-        message = f"{view}: nothing makes vectors of texts for it; give a vector, or name a model's folder in MILLRACE_EMBEDDER"
+        message = (
+            f"{view}: nothing makes vectors of texts for it; "
+            "give a vector, or name a model's folder in MILLRACE_EMBEDDER"
+        )
         raise MillraceError(message)
     return _opened(folder.expanduser().resolve())
 
@@ -112,9 +130,12 @@ def model_digest() -> str:
 
 
 def check_model(folder: Path) -> None:
-    """Raise `MillraceError`, with what to do, if a folder holds no model or nothing is installed to run it."""
+    """Raise `MillraceError`, with what to do, if a folder has no model or nothing can run it."""
     if not (folder / "modules.json").is_file():
-        message = f"{folder}: no sentence-transformers model there (no modules.json); MILLRACE_EMBEDDER names the folder of one"
+        message = (
+            f"{folder}: no sentence-transformers model there (no modules.json); "
+            "MILLRACE_EMBEDDER names the folder of one"
+        )
         raise MillraceError(message)
     try:
         version("sentence-transformers")

@@ -1,10 +1,12 @@
-"""Name the language of each of a list of texts, by two kept libraries, in plain Python. No Polars, no pool.
+"""Name the language of each text by two libraries, in plain Python without Polars or a pool.
 
-Where pycld2 is not installed (it has no wheel for Python 3.14) py3langid answers alone, more slowly and without a second language
-(docs/decisions/0009). The digest of code holds the versions of both, or that one is absent.
+Where pycld2 is not installed (it has no wheel for Python 3.14), py3langid answers alone: more
+slowly, and without a second language (docs/decisions/0009). The digest of the code includes the
+versions of both, or that one is absent.
 
-Run as a program it is a worker of `transforms.text.workers`: lists of texts in, lists of answers out, until its input ends.
-So a worker imports two small libraries and nothing of its parent, and ends when the parent is gone, however that went.
+As a program this module is a worker of `transforms.text.workers`: it reads lists of texts and
+writes lists of answers until its input ends. So a worker imports two small libraries and nothing of
+its parent, and it ends when its parent does, however that happens.
 """
 
 import pickle
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
 UNKNOWN = "und"
-# a text this long needs no second opinion where the first is sure (docs/accuracy.md)
+# a text this long needs no second opinion if the first is sure (docs/accuracy.md)
 N_CHARACTERS_SURE = 60
 # py3langid is slow, and what it needs it finds early
 N_CHARACTERS_SECOND = 100
@@ -31,11 +33,11 @@ SURE_PERCENT = 70
 SURE_PROBABILITY = 0.65
 # below it a guess is wrong more often than right
 LEAST_PROBABILITY = 0.3
-# where the two disagree and neither is sure, either is right about every other time
+# where the two disagree and neither is sure, each is right about half the time
 DISAGREED_SCORE = 0.5
-# a text's language, how sure that is (0 to 1), and another that it is partly in or may be in
+# a text's language, how sure that is (0 to 1), and another that part of it is or may be in
 Answer = tuple[str, float, str | None]
-# what the libraries answer beside ISO 639 codes, or another code than the other's for the same language
+# answers that are no ISO 639 code, or not the code that the other library uses
 CODES = {
     "iw": "he",
     "jw": "jv",
@@ -55,7 +57,13 @@ CODES = {
 
 
 def identify(texts: list[str]) -> list[Answer]:
-    """Name each text's language; no text may hold what pycld2 refuses (`transforms.text.language` takes it out)."""
+    """Name each text's language.
+
+    No text may contain what pycld2 refuses; `transforms.text.language` removes it.
+
+    >>> [language for language, score, second in identify(["The weather is lovely today."])]
+    ['en']
+    """
     return [_identify(text) for text in texts]
 
 
@@ -87,20 +95,22 @@ def _answer(language: str, score: float, second: str) -> Answer:
 
 
 def _second_opinion(text: str) -> tuple[str, float]:
-    """The likeliest language and its probability, which is rounded: what follows a float's last digits differs by machine."""
+    """The likeliest language and its probability.
+
+    The probability is rounded, because the last digits of a float differ between machines.
+    """
     code, probability = _identifier().classify(text[:N_CHARACTERS_SECOND])
     return _iso(code), round(probability, 4)
 
 
 @cache
 def _identifier() -> "LanguageIdentifier":
-    """The model, which takes half a second to read and so is read when first asked."""
+    """The model. It takes half a second to read, so it is read at first use."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    identifier.nb_ptc = identifier.nb_ptc.astype(
-        "float32"
-    )  # from half precision: a third quicker, and the same answers
+    # from half precision: a third quicker, with the same answers
+    identifier.nb_ptc = identifier.nb_ptc.astype("float32")
     return identifier
 
 
@@ -121,7 +131,6 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # whoever interrupts the parent leaves it to the parent to end this
+    # whoever interrupts the parent leaves it to the parent to end this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     serve(sys.stdin.buffer, sys.stdout.buffer)

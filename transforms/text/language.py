@@ -1,7 +1,7 @@
 """Which language a text is in, how sure that is, and in which script.
 
-pycld2 names the language, py3langid gives a second opinion where that is unsure or the text is short; docs/accuracy.md says
-how often they are right.
+pycld2 names the language; py3langid is asked as well where pycld2 is unsure or the text is short.
+docs/accuracy.md says how often they are right.
 """
 
 from collections.abc import Callable
@@ -14,15 +14,15 @@ import polars as pl
 from transforms.text.identify import SURE_PROBABILITY, Answer, identify
 from transforms.text.workers import begin_in_pool
 
-# what pycld2 refuses: control characters (other than tab, line feed, form feed, carriage return) and noncharacters
+# pycld2 refuses noncharacters and control characters other than tab, LF, FF and CR
 REFUSED = r"[\x00-\x08\x0B\x0E-\x1F\x7F-\x9F\p{Noncharacter_Code_Point}]"
-# no language of their own, and pycld2 takes them for English or for none
+# addresses have no language, and pycld2 takes them for English or for none
 ADDRESS = r"https?://[^\s<>\"]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+\.[A-Za-z0-9.-]+"
-# what a longer text begins with says enough, and bounds what one record costs
+# the beginning of a longer text is enough, and bounds the cost of a record
 N_CHARACTERS_READ = 10_000
-# below it, starting workers and reading the model in each costs more than they save
+# for fewer texts, starting workers and reading the model in each costs more than it saves
 LEAST_FOR_WORKERS = 20_000
-# languages that no library tells apart in short text: the ISO 639-3 macrolanguage that holds both
+# languages that no library distinguishes in short text: the ISO 639-3 macrolanguage of both
 LANGUAGE_GROUPS = {
     "id": "ms",
     "bs": "sh",
@@ -99,7 +99,7 @@ SCRIPTS = (
         "Zzzz",
     ),
 )
-# Japanese and Korean as the Unicode standard's annex on security (UTS 39, 5.1) counts them: with the Han they stand among
+# Japanese and Korean include the Han letters in the same text (UTS 39, section 5.1)
 WRITTEN_WITH_HAN = {"Jpan": ("Hira", "Kana"), "Kore": ("Hang",)}
 LATIN, HAN = SCRIPTS.index("Latn"), SCRIPTS.index("Hani")
 NO_SCRIPT = "Zyyy"
@@ -108,18 +108,33 @@ N_TEXTS_AT_ONCE = 8_192
 
 
 def identify_language(text: pl.Series, n_workers: int | None = None) -> pl.DataFrame:
-    """Name each text's language and script: the columns of `LANGUAGE` and `SCRIPT`, a row a text, nulls for a null.
+    """Name each text's language and script: the columns of `LANGUAGE` and `SCRIPT`.
 
-    `language` is an ISO 639 code, `und` where there is too little to tell; `language_group` the macrolanguage of those that are
-    told apart badly; `language_score` the share of the text that is in it, the probability where that is a second opinion, 0.5
-    where opinions differ, 0 for `und`; `is_language_reliable` 1 from 0.65 on; `second_language` what else it is in or may be in.
-    Equal texts are looked at once. A big batch goes to as many workers as Polars has threads, which changes no value.
+    There is a row per text; a null text has nulls. `language` is an ISO 639 code, or `und` where
+    there is too little text. `language_group` is the macrolanguage of languages that are hard to
+    distinguish. `language_score` is the share of the text in the language, the probability where
+    that is a second opinion, 0.5 where opinions differ, and 0 for `und`. `is_language_reliable` is
+    1 from a score of 0.65 on. `second_language` is another that the text is or may be in.
+
+    Equal texts are identified once. A big batch goes to as many workers as Polars has threads; that
+    changes no value.
+
+    >>> found = identify_language(pl.Series(["The weather is lovely today.", "Привет, как дела?"]))
+    >>> found.select("language", "script").rows()
+    [('en', 'Latn'), ('ru', 'Cyrl')]
     """
     return begin_identifying(text, n_workers)()
 
 
 def begin_identifying(text: pl.Series, n_workers: int | None = None) -> Callable[[], pl.DataFrame]:
-    """Begin what `identify_language` does, and give what ends it: where there are workers, this process is free until then."""
+    """Begin what `identify_language` does, and return the function that waits for the result.
+
+    Where there are workers, this process is free in the meantime.
+
+    >>> wait = begin_identifying(pl.Series(["The weather is lovely today."]))
+    >>> wait()["language"].to_list()
+    ['en']
+    """
     unique = text.rename("text").drop_nulls().unique(maintain_order=True)
     read = unique.str.slice(0, N_CHARACTERS_READ)
     cleaned = read.str.replace_all(REFUSED, " ").str.replace_all(ADDRESS, " ").to_list()
@@ -163,7 +178,7 @@ def _scripts(text: pl.Series) -> pl.DataFrame:
 
 def _scripts_at_once(text: pl.Series) -> pl.DataFrame:
     n_letters = np.zeros((len(text), len(SCRIPTS)), np.int64)
-    # of most texts, which are ASCII, no letter is looked up: one stands for all
+    # most texts are ASCII: one letter is enough to know the script, so none is looked up
     n_letters[:, LATIN] = text.str.contains("[A-Za-z]").to_numpy()
     has_others = text.str.len_bytes() != text.str.len_chars()
     if has_others.any():
@@ -180,7 +195,7 @@ def _scripts_at_once(text: pl.Series) -> pl.DataFrame:
 
 
 def _count_letters(text: pl.Series) -> npt.NDArray[np.int64]:
-    """Count each text's letters by script: a row a text, a column a script."""
+    """Count each text's letters by script: a row per text, a column per script."""
     width = len(SCRIPTS) + 1
     characters = np.frombuffer(text.str.join("").item().encode("utf-32-le"), np.uint32)
     row = np.repeat(np.arange(len(text)), text.str.len_chars().to_numpy())
@@ -197,7 +212,10 @@ def _count_letters(text: pl.Series) -> npt.NDArray[np.int64]:
 
 @cache
 def _script_numbers() -> npt.NDArray[np.uint8]:
-    """The place in `SCRIPTS` of every letter that Unicode has; one past the end for what is no letter, or of all scripts."""
+    """The place in `SCRIPTS` of every letter in Unicode.
+
+    It is one past the end for what is no letter, or is a letter of all scripts.
+    """
     code_points = np.array([*range(0xD800), *range(0xE000, 0x110000)])
     characters = pl.Series(map(chr, code_points))
     numbers = np.full(0x110000, len(SCRIPTS), np.uint8)

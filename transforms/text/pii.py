@@ -1,9 +1,10 @@
 r"""Which identifiers a text gives away, and the text without them: `RecordPii`.
 
-E-mail addresses are many and told by their shape alone, so Polars replaces them. The other kinds are rare: an ASCII
-pattern of Polars (the gate) picks the few rows that may hold one, and only these meet the exact pattern, with what
-stands around it, and the check (Luhn, mod-97, a public address). Every pattern is bounded, or consumes what it has
-read, so that no text takes more than time in proportion to its length.
+E-mail addresses are frequent and recognisable by their shape alone, so Polars replaces them. The
+other kinds are rare. An ASCII pattern in Polars (the gate) picks the few rows that may contain one;
+only these are matched against the exact pattern, with its context, and against the check (Luhn,
+mod-97, a public address). Every pattern is bounded, or consumes what it has read, so the time for a
+text is proportional to its length.
 """
 
 import ipaddress
@@ -26,12 +27,14 @@ KINDS = (
     "UK_NHS",
     "API_KEY",
 )
-"""Kinds by the names of presidio's entities, which has none for keys. A placeholder is a kind's name in angle brackets."""
+"""Kinds, named as presidio's entities; it has none for keys. A placeholder is `<KIND>`."""
 
-# a domain does not begin like the scale of `icon@2x.png`; without assertions, so that a second pass finds nothing new
+# a domain does not begin like the scale of `icon@2x.png`; there are no assertions, so that a second
+# pass finds nothing new
 EMAIL_ADDRESS = (
     r"[A-Za-z0-9._%+-]*[A-Za-z0-9_%+-]@"
-    r"(?:[A-Za-z][A-Za-z0-9-]*|[0-9](?:[A-WYZa-wyz0-9-][A-Za-z0-9-]*)?)(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"
+    r"(?:[A-Za-z][A-Za-z0-9-]*|[0-9](?:[A-WYZa-wyz0-9-][A-Za-z0-9-]*)?)"
+    r"(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"
 )
 
 # ISO 13616 registry: how long the IBANs of a country are
@@ -60,74 +63,101 @@ IBAN = "|".join(
     for length, countries in IBAN_LENGTHS.items()
 )
 
-# issuers and lengths in use (ISO/IEC 7812); Visa's 13 digits are not any more, and would take in article numbers
+# issuers and lengths in use (ISO/IEC 7812); Visa no longer uses 13 digits, which would match
+# article numbers
 CARD = re.compile(
-    r"4[0-9]{15}(?:[0-9]{3})?|(?:5[1-5][0-9]{2}|222[1-9]|22[3-9][0-9]|2[3-6][0-9]{2}|27[01][0-9]|2720)[0-9]{12}"
+    r"4[0-9]{15}(?:[0-9]{3})?"
+    r"|(?:5[1-5][0-9]{2}|222[1-9]|22[3-9][0-9]|2[3-6][0-9]{2}|27[01][0-9]|2720)[0-9]{12}"
     r"|3[47][0-9]{13}|3(?:0[0-5]|[689][0-9])[0-9]{11}|35(?:2[89]|[3-8][0-9])[0-9]{12}"
-    r"|(?:6011|64[4-9][0-9]|65[0-9]{2})[0-9]{12}(?:[0-9]{3})?|62[0-9]{14,17}|(?:50(?:18|20|38)|5893|6304|6759|676[1-3])[0-9]{8,15}",
+    r"|(?:6011|64[4-9][0-9]|65[0-9]{2})[0-9]{12}(?:[0-9]{3})?|62[0-9]{14,17}"
+    r"|(?:50(?:18|20|38)|5893|6304|6759|676[1-3])[0-9]{8,15}",
     re.ASCII,
 )
 
 TOKENS = (
-    r"(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_-]{20,}|npm_[A-Za-z0-9]{36}"
-    r"|xox[abeoprs]-[A-Za-z0-9-]{10,}|[rs]k_(?:live|test)_[A-Za-z0-9]{16,}|AIza[A-Za-z0-9_-]{35}|sk-(?=[A-Za-z_-]{0,40}[0-9])[A-Za-z0-9_-]{20,}"
+    r"(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,}"
+    r"|glpat-[A-Za-z0-9_-]{20,}|npm_[A-Za-z0-9]{36}"
+    r"|xox[abeoprs]-[A-Za-z0-9-]{10,}|[rs]k_(?:live|test)_[A-Za-z0-9]{16,}|AIza[A-Za-z0-9_-]{35}"
+    r"|sk-(?=[A-Za-z_-]{0,40}[0-9])[A-Za-z0-9_-]{20,}"
 )
-ASSIGNED_NAME = r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key(?:[_-]?id)?|private[_-]?key)(?:[_-]?key)?"
+ASSIGNED_NAME = (
+    r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key(?:[_-]?id)?"
+    r"|private[_-]?key)(?:[_-]?key)?"
+)
 PHONE_WORD = (
-    "(?:[Pp]hone|PHONE|[Tt]el|TEL|[Tt]ele(?:phone|fono?|foon)|[Tt]élé(?:phone)?|[Tt]eléfono|[Mm]obile?|MOBILE|[Cc]ell|[Ff]ax|FAX"
-    "|[Ww]hats[Aa]pp|[Cc]all|[Dd]ial|[Tt]ext|SMS)"
+    "(?:[Pp]hone|PHONE|[Tt]el|TEL|[Tt]ele(?:phone|fono?|foon)|[Tt]élé(?:phone)?|[Tt]eléfono"
+    "|[Mm]obile?|MOBILE|[Cc]ell|[Ff]ax|FAX|[Ww]hats[Aa]pp|[Cc]all|[Dd]ial|[Tt]ext|SMS)"
 )
 # ITU-T E.164, as assigned
 CALLING_CODE = (
-    "(?:1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|21[12368]|2[2346][0-9]|25[0-8]|29[01789]|35[0-9]|37[0-9]|38[0-35-79]"
-    "|42[013]|50[0-9]|59[0-9]|67[02-9]|68[0-35-9]|69[0-2]|80[08]|85[02356]|88[01368]|96[0-8]|97[0-79]|99[2-68])"
+    "(?:1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]"
+    "|21[12368]|2[2346][0-9]|25[0-8]|29[01789]|35[0-9]|37[0-9]|38[0-35-79]"
+    "|42[013]|50[0-9]|59[0-9]|67[02-9]|68[0-35-9]|69[0-2]"
+    "|80[08]|85[02356]|88[01368]|96[0-8]|97[0-79]|99[2-68])"
 )
 PRIVATE_KEY = "[A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?"
 EXTENSION = r"(?:[ ]?(?:x|ext\.?[ ]?)[0-9]{1,6})?"
 # an area or an exchange of the North American numbering plan
 NANP = "[2-9][0-9]{2}"
 HEX = "[0-9A-Fa-f]{1,4}"
-# neither a word nor a number goes on before, or after; what was one when it was redacted is one still
+# no word or number goes on before or after; a placeholder counts as the identifier it replaced
 NOT_AFTER_ONE = "".join(f"(?<!<{kind}>)" for kind in KINDS)
 NOT_BEFORE_ONE = f"(?!<(?:{'|'.join(KINDS)})>)"
 BEFORE = rf"(?<![0-9A-Za-z_.])(?<![0-9]-){NOT_AFTER_ONE}"
 AFTER = rf"(?![0-9A-Za-z_])(?![.-][0-9]){NOT_BEFORE_ONE}"
 # an address may have its calling code and the 0 of its area
 PHONE_DIGITS = range(9, 17)
-# least entropy of a secret, bits a character: a word of eight letters that repeats some has about as much
+# least entropy of a secret in bits a character; a word of eight letters, some repeated, has about
+# as much
 SECRET_BITS = 2.75
-# what stands before a number that is an address, and before one that is a version
+# what precedes a number that is an address, and one that is a version
 ADDRESS_BEFORE = re.compile(
-    r"(?:(?:^|[^A-Za-z])(?:ip|ipv4|addr|address|dns|nameserver|resolver|peer|subnet|ping|ssh)(?: is| was)?[ :=(\[\"'`]{1,3}|://|@)$",
+    r"(?:(?:^|[^A-Za-z])"
+    r"(?:ip|ipv4|addr|address|dns|nameserver|resolver|peer|subnet|ping|ssh)(?: is| was)?"
+    r"[ :=(\[\"'`]{1,3}|://|@)$",
     re.ASCII | re.IGNORECASE,
 )
 ADDRESS_AFTER = re.compile(
     r":[0-9]{2,5}(?![0-9:.])|/(?:[89]|[12][0-9]|3[0-2])(?![0-9./])", re.ASCII
 )
 VERSION_BEFORE = re.compile(
-    r"(?:versions?|v|ver|release[ds]?|before|prior to|through|until|up to|than|firmware|build|fixed in|(?:firmware|upgraded?|updated?) to"
-    r"|[<>]=|< )[ .:=]{0,2}$",
+    r"(?:versions?|v|ver|release[ds]?|before|prior to|through|until|up to|than|firmware|build"
+    r"|fixed in|(?:firmware|upgraded?|updated?) to|[<>]=|< )[ .:=]{0,2}$",
     re.ASCII | re.IGNORECASE,
 )
 
 
 def redact(text: pl.Expr) -> pl.Expr:
-    """Put a placeholder for each identifier, e.g. `<EMAIL_ADDRESS>`; all else stays, byte for byte.
+    """Replace each identifier by a placeholder, e.g. `<EMAIL_ADDRESS>`; no other byte changes.
 
     Redacting again changes nothing. A null text stays null.
+
+    >>> pl.select(redact(pl.lit("write to ann@example.org, SSN 123-45-6789"))).item()
+    'write to <EMAIL_ADDRESS>, SSN <US_SSN>'
     """
     return text.map_batches(_redact, return_dtype=pl.String, is_elementwise=True)
 
 
 def mask(texts: Sequence[str]) -> list[str]:
-    """Redact some texts, as people are shown them."""
+    """Redact texts before people see them.
+
+    >>> mask(["call +44 20 7946 0958", "order 12345"])
+    ['call <PHONE_NUMBER>', 'order 12345']
+    """
     return _redact(pl.Series(texts, dtype=pl.String)).to_list() if texts else []
 
 
 def score_pii(records: pl.LazyFrame) -> pl.LazyFrame:
-    """Count the identifiers in each record's `text` by kind, as `RecordPii`; a null text gives nulls.
+    """Count the identifiers in each record's `text` by kind, as `RecordPii`.
 
-    What is counted is placeholders in the redacted text, so a text that staging holds redacted counts the same.
+    A null text gives nulls. Placeholders in the redacted text are counted, so a text that
+    staging has redacted counts the same.
+
+    >>> now = pl.lit(0).cast(pl.Datetime("us", "UTC"))
+    >>> records = pl.LazyFrame({"record_id": ["a", "b"], "text": ["a@b.org", "<EMAIL_ADDRESS>"]})
+    >>> scored = score_pii(records.with_columns(event_timestamp=now, created_timestamp=now))
+    >>> scored.select("record_id", "pii_email_address_count", "pii_any").collect().rows()
+    [('a', 1, 1), ('b', 1, 1)]
     """
     redacted = pl.col("_redacted")
     counts = {
@@ -143,7 +173,10 @@ def score_pii(records: pl.LazyFrame) -> pl.LazyFrame:
 
 
 class Rule(NamedTuple):
-    """How one shape of a kind is found: `gate` picks rows in Polars, `value` of `pattern` is replaced where the check agrees."""
+    """How one shape of a kind is found.
+
+    `gate` picks rows in Polars; the group `value` of `pattern` is replaced where `is_real` agrees.
+    """
 
     kind: str
     gate: str
@@ -151,7 +184,11 @@ class Rule(NamedTuple):
     is_real: Callable[[re.Match[str]], bool]
 
     def redact(self, text: str) -> str:
-        """Replace what is found in one text."""
+        """Replace what is found in one text.
+
+        >>> RULES[-1].redact("Tel: 020 7946 0958")
+        'Tel: <PHONE_NUMBER>'
+        """
         return self.pattern.sub(self._placeholder, text)
 
     def _placeholder(self, match: re.Match[str]) -> str:
@@ -162,9 +199,9 @@ class Rule(NamedTuple):
 
 
 def _redact(texts: pl.Series) -> pl.Series:
-    """Redact the e-mail addresses, then the rest; again where that changed a text, until nothing is left to change.
+    """Redact e-mail addresses, then the rest; repeat for changed texts until nothing changes.
 
-    A rule looks at what stands beside an identifier, which may be one that a later rule replaces.
+    The context that a rule reads may be an identifier that a later rule replaces.
     """
     before = texts.str.replace_all(EMAIL_ADDRESS, "<EMAIL_ADDRESS>")
     after = _apply_rules(before.clone())  # a scatter changes its series in place
@@ -191,14 +228,14 @@ def _digits(match: re.Match[str]) -> str:
 
 
 def _is_card(match: re.Match[str]) -> bool:
-    """Whether issuer, length and the check digit (Luhn, ISO/IEC 7812-1 annex B) are a card's."""
+    """Whether issuer, length and check digit (Luhn, ISO/IEC 7812-1 annex B) are those of a card."""
     digits = _digits(match)
     doubled = sum(sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])
     return CARD.fullmatch(digits) is not None and (doubled + sum(map(int, digits[::-2]))) % 10 == 0
 
 
 def _is_iban(match: re.Match[str]) -> bool:
-    """Whether the check digits, 02 to 98, hold: the number modulo 97 is 1 (ISO 13616, ISO 7064)."""
+    """Whether the check digits, 02 to 98, are right: the number modulo 97 is 1 (ISO 7064)."""
     code = match["value"].replace(" ", "")
     return (
         code[2:4] not in {"00", "01", "99"}
@@ -207,7 +244,7 @@ def _is_iban(match: re.Match[str]) -> bool:
 
 
 def _is_nhs_number(match: re.Match[str]) -> bool:
-    """Whether the check digit holds: weights 10 to 1, modulo 11 (NHS data dictionary)."""
+    """Whether the check digit is right: weights 10 to 1, modulo 11 (NHS data dictionary)."""
     return (
         sum(
             weight * int(digit)
@@ -219,7 +256,10 @@ def _is_nhs_number(match: re.Match[str]) -> bool:
 
 
 def _is_public_v4(match: re.Match[str]) -> bool:
-    """Whether it is a public address and no version: some number is 100 or more, or an address is what is spoken of."""
+    """Whether it is a public address and not a version.
+
+    One of its numbers is 100 or more, or the text around it speaks of an address.
+    """
     if not _is_public(match["value"]):
         return False
     before = match.string[max(0, match.start() - 24) : match.start()]
@@ -250,7 +290,11 @@ def _is_phone(match: re.Match[str]) -> bool:
 
 
 def _is_secret(match: re.Match[str]) -> bool:
-    """Whether a value looks drawn at random: a digit among letters of both cases, or several digits, and enough entropy (Shannon 1948)."""
+    """Whether a value looks random.
+
+    It has a digit among letters of both cases, or several digits, and enough entropy (Shannon
+    1948).
+    """
     value = match["value"]
     shares = [count / len(value) for count in Counter(value).values()]
     classes = [
@@ -274,19 +318,22 @@ RULES = (
     ),
     _rule(
         "API_KEY",
-        r"AKIA|ASIA|gh[pousr]_|github_pat_|glpat-|npm_|xox[abeoprs]-|[rs]k_live_|[rs]k_test_|AIza|sk-[A-Za-z0-9]",
+        r"AKIA|ASIA|gh[pousr]_|github_pat_|glpat-|npm_|xox[abeoprs]-|[rs]k_live_|[rs]k_test_|AIza"
+        r"|sk-[A-Za-z0-9]",
         rf"(?<![A-Za-z0-9_-]){NOT_AFTER_ONE}(?P<value>{TOKENS})(?![A-Za-z0-9])",
     ),
     _rule(
         "API_KEY",
         r"eyJ[A-Za-z0-9_-]{8}",
-        rf"(?<![A-Za-z0-9_.-]){NOT_AFTER_ONE}(?P<value>eyJ[A-Za-z0-9_-]{{8,}}\.eyJ[A-Za-z0-9_-]{{8,}}\.[A-Za-z0-9_-]*)",
+        rf"(?<![A-Za-z0-9_.-]){NOT_AFTER_ONE}"
+        r"(?P<value>eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*)",
     ),
     _rule("API_KEY", r"[Bb]earer ", r"\b[Bb]earer (?P<value>[A-Za-z0-9._~+/-]{20,}=*)", _is_secret),
     _rule(
         "API_KEY",
         r"(?i)(?:passw|passphrase|pwd|secret|token|[_-]?key)[a-z_]{0,4}[\"']? ?[:=]",
-        rf"(?i:{ASSIGNED_NAME})[\"']?[ ]?[:=][ ]?[\"'`]?(?P<value>[A-Za-z0-9+/=_.~!@#%^&*-]{{8,}})(?![(\[])",
+        rf"(?i:{ASSIGNED_NAME})[\"']?[ ]?[:=][ ]?[\"'`]?"
+        r"(?P<value>[A-Za-z0-9+/=_.~!@#%^&*-]{8,})(?![(\[])",
         _is_secret,
     ),
     _rule(
@@ -298,38 +345,44 @@ RULES = (
     _rule(
         "CREDIT_CARD",
         r"[2-6][0-9]{3}(?:[ -]?[0-9]{4}[ -]?[0-9]{4}|[ -][0-9]{6}[ -][0-9]{4})",
-        rf"{BEFORE}(?P<value>[2-6][0-9]{{11,18}}|[2-6][0-9]{{3}}(?:([ -])[0-9]{{4}}){{3}}(?:\2[0-9]{{3}})?"
+        rf"{BEFORE}(?P<value>[2-6][0-9]{{11,18}}"
+        rf"|[2-6][0-9]{{3}}(?:([ -])[0-9]{{4}}){{3}}(?:\2[0-9]{{3}})?"
         rf"|3[0-9]{{3}}([ -])[0-9]{{6}}\3[0-9]{{4,5}}){AFTER}",
         _is_card,
     ),
     _rule(
         "IP_ADDRESS",
         r":[0-9A-Fa-f]{1,4}::|(?::[0-9A-Fa-f]{1,4}){6}:",
-        rf"(?<![0-9A-Za-z:.]){NOT_AFTER_ONE}(?P<value>{HEX}(?::{HEX}){{7}}|[23][0-9A-Fa-f]{{3}}(?::{HEX}){{1,5}}::(?:{HEX}(?::{HEX}){{0,4}})?)"
+        rf"(?<![0-9A-Za-z:.]){NOT_AFTER_ONE}(?P<value>{HEX}(?::{HEX}){{7}}"
+        rf"|[23][0-9A-Fa-f]{{3}}(?::{HEX}){{1,5}}::(?:{HEX}(?::{HEX}){{0,4}})?)"
         rf"(?![0-9A-Za-z:]|\.[0-9]){NOT_BEFORE_ONE}",
         _is_public_v6,
     ),
     _rule(
         "IP_ADDRESS",
         r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]",
-        rf"(?<![0-9A-Za-z_.])(?<![A-Za-z_]-){NOT_AFTER_ONE}(?P<value>[0-9]{{1,3}}(?:\.[0-9]{{1,3}}){{3}})"
+        rf"(?<![0-9A-Za-z_.])(?<![A-Za-z_]-){NOT_AFTER_ONE}"
+        r"(?P<value>[0-9]{1,3}(?:\.[0-9]{1,3}){3})"
         rf"(?![0-9A-Za-z_]|\.[0-9]|-[A-Za-z]){NOT_BEFORE_ONE}",
         _is_public_v4,
     ),
     _rule(
         "US_SSN",
         r"[0-9][ -][0-9]{2}[ -][0-9]{4}",
-        rf"{BEFORE}(?P<value>(?!000|666|9)[0-9]{{3}}([ -])(?!00)[0-9]{{2}}\2(?!0000)[0-9]{{4}}){AFTER}",
+        rf"{BEFORE}"
+        rf"(?P<value>(?!000|666|9)[0-9]{{3}}([ -])(?!00)[0-9]{{2}}\2(?!0000)[0-9]{{4}}){AFTER}",
     ),
     _rule(
         "US_SSN",
         r"SSN|[Ss]ocial [Ss]ecurity",
-        r"\b(?:SSN|[Ss]ocial [Ss]ecurity)[A-Za-z :#.]{0,12}(?<![0-9])(?P<value>(?!000|666|9)[0-9]{9})\b",
+        r"\b(?:SSN|[Ss]ocial [Ss]ecurity)[A-Za-z :#.]{0,12}"
+        r"(?<![0-9])(?P<value>(?!000|666|9)[0-9]{9})\b",
     ),
     _rule(
         "UK_NINO",
         r"[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]",
-        r"\b(?P<value>(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z][ ]?[0-9]{2}([ ]?)[0-9]{2}\2[0-9]{2}[ ]?[A-D])\b",
+        r"\b(?P<value>(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]"
+        r"[ ]?[0-9]{2}([ ]?)[0-9]{2}\2[0-9]{2}[ ]?[A-D])\b",
     ),
     _rule(
         "UK_NHS",
@@ -341,29 +394,35 @@ RULES = (
         "PHONE_NUMBER",
         r"\+[1-9]",
         rf"(?<![0-9A-Za-z_+.)]){NOT_AFTER_ONE}"
-        rf"(?P<value>\(?\+{CALLING_CODE}\)?(?:[ ./()-]{{0,2}}[0-9]){{6,13}}{EXTENSION}){AFTER}(?!:[0-9])",
+        rf"(?P<value>\(?\+{CALLING_CODE}\)?(?:[ ./()-]{{0,2}}[0-9]){{6,13}}{EXTENSION})"
+        rf"{AFTER}(?!:[0-9])",
         _is_phone,
     ),
     _rule(
         "PHONE_NUMBER",
         r"[0-9][). -]{1,2}[2-9][0-9]{2}[ .-][0-9]{4}",
-        rf"{BEFORE}(?<![+/-])(?P<value>(?:(?:1|001)[ .-]?)?(?:\({NANP}\)[ -]?{NANP}[ .-]|{NANP}([.-]){NANP}\2)[0-9]{{4}}{EXTENSION}"
-        # a row of numbers is no number
-        rf"|(?<![0-9] )(?:(?:1|001)[ ])?{NANP}[ ]{NANP}[ ][0-9]{{4}}(?![ ][0-9])){AFTER}(?![:/][0-9])",
+        rf"{BEFORE}(?<![+/-])(?P<value>(?:(?:1|001)[ .-]?)?"
+        rf"(?:\({NANP}\)[ -]?{NANP}[ .-]|{NANP}([.-]){NANP}\2)[0-9]{{4}}{EXTENSION}"
+        # a row of numbers is no phone number
+        rf"|(?<![0-9] )(?:(?:1|001)[ ])?{NANP}[ ]{NANP}[ ][0-9]{{4}}(?![ ][0-9]))"
+        rf"{AFTER}(?![:/][0-9])",
     ),
     _rule(
         "PHONE_NUMBER",
         r"(?:^|[^0-9A-Za-z_.+/:-])0[1-9][0-9]{0,4}[ )./-]{1,2}[0-9]{2}",
-        # the pairs of a hexadecimal dump are no number
-        rf"{BEFORE}(?<![+/:-])(?<![0-9] )(?<![ \n][0-9a-f]{{2}} )(?P<value>\(?0[1-9][0-9]{{0,4}}\)?[ /)-]{{1,2}}[0-9]{{2,8}}"
-        rf"(?:[ -][0-9]{{2,8}}){{0,3}}(?![ ][0-9]+(?![0-9/:.-]))|0[1-9]([ .])[0-9]{{2}}(?:\2[0-9]{{2}}){{3}}(?![ ][0-9a-f]{{2}}\b))"
+        # the pairs of a hexadecimal dump are no phone number
+        rf"{BEFORE}(?<![+/:-])(?<![0-9] )(?<![ \n][0-9a-f]{{2}} )"
+        r"(?P<value>\(?0[1-9][0-9]{0,4}\)?[ /)-]{1,2}[0-9]{2,8}"
+        r"(?:[ -][0-9]{2,8}){0,3}(?![ ][0-9]+(?![0-9/:.-]))"
+        r"|0[1-9]([ .])[0-9]{2}(?:\2[0-9]{2}){3}(?![ ][0-9a-f]{2}\b))"
         rf"{AFTER}(?![:/][0-9])",
         _is_phone,
     ),
     _rule(
         "PHONE_NUMBER",
         rf"{PHONE_WORD}[A-Za-z :#.(]{{0,12}}[0-9]",
-        rf"\b{PHONE_WORD}[A-Za-z :#.]{{0,12}}(?<![A-Za-z0-9])(?P<value>\(?[0-9](?:[ ./()-]{{0,2}}[0-9]){{8,14}}){AFTER}(?![:/][0-9])",
+        rf"\b{PHONE_WORD}[A-Za-z :#.]{{0,12}}(?<![A-Za-z0-9])"
+        rf"(?P<value>\(?[0-9](?:[ ./()-]{{0,2}}[0-9]){{8,14}}){AFTER}(?![:/][0-9])",
         _is_phone,
     ),
 )

@@ -1,7 +1,8 @@
-"""How much a text repeats its own words: Gopher's rules on n-grams (Rae et al. 2021, arXiv:2112.11446, section A.1.1).
+"""How much a text repeats its own words: Gopher's rules on n-grams.
 
-Characters are those of words, without the blanks between, as RedPajama-V2 counts them. An n-gram that occurs once is no
-repetition: without that, the top n-gram of a short text is a large share of it.
+The rules are those of Rae et al. 2021 (arXiv:2112.11446, section A.1.1). Characters are those of
+words, without the blanks between them, as RedPajama-V2 counts them. An n-gram that occurs once is
+no repetition; otherwise the top n-gram of a short text would be a large share of it.
 """
 
 import numpy as np
@@ -17,9 +18,15 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 def measure_repetition(words: Words) -> dict[str, Array]:
     """Measure `frac_chars_top_{2,3,4}gram` and `frac_chars_dupe_{5..10}grams` of each text.
 
-    The first is the share of characters in the most frequent n-gram of those that occur twice or more (the longest of
-    equals); the second the share of characters that stand in any n-gram which occurs twice or more, each counted once.
-    Only where an n-gram and its neighbour are repeated can a longer one be, so few words are looked at.
+    The first is the share of characters in the most frequent n-gram of those that occur at least
+    twice (the longest, if several are as frequent). The second is the share of characters in any
+    n-gram that occurs at least twice, each character counted once. A longer n-gram can be repeated
+    only where an n-gram and its neighbour are, so few words are read.
+
+    >>> from transforms.text.words import split_words
+    >>> measured = measure_repetition(split_words(pl.Series(["buy it now, buy it later"])))
+    >>> measured["frac_chars_top_2gram"].round(2).tolist()
+    [0.53]
     """
     n_characters = words.sum(words.n_characters)
     ends = np.concatenate([[0], np.cumsum(words.n_characters)])
@@ -39,7 +46,10 @@ def measure_repetition(words: Words) -> dict[str, Array]:
 
 
 def _repeated(words: Words, hashed: Array, shorter: Array, n: int) -> tuple[Array, Array]:
-    """Find where n-grams begin that occur twice or more in their text, among where repeated (n-1)-grams begin; with their keys."""
+    """Find where n-grams begin that occur at least twice in their text; with their keys.
+
+    Only places where repeated (n-1)-grams begin are searched.
+    """
     first, last = shorter, shorter + n - 1
     fits = last < len(words.word)
     first, last = first[fits], last[fits]
@@ -54,13 +64,16 @@ def _repeated(words: Words, hashed: Array, shorter: Array, n: int) -> tuple[Arra
 
 
 def _mix(values: Array) -> Array:
-    """Spread whole numbers over 64 bits, one for one: the end of SplitMix64 (Steele et al. 2014), in a single round."""
+    """Spread integers over 64 bits, one to one.
+
+    This is the end of SplitMix64 (Steele et al. 2014), in a single round.
+    """
     mixed = (values + MULTIPLIER) * np.uint64(0xBF58476D1CE4E5B9)
     return mixed ^ (mixed >> np.uint64(31))
 
 
 def _top(words: Words, first: Array, keys: Array, ends: Array, n: int) -> Array:
-    """The characters of each text's most frequent repeated n-gram, all its occurrences together."""
+    """The characters of each text's most frequent repeated n-gram, over all its occurrences."""
     found = pl.DataFrame(
         {"row": words.row[first], "key": keys, "n_characters": ends[first + n] - ends[first]}
     )
@@ -77,6 +90,9 @@ def _top(words: Words, first: Array, keys: Array, ends: Array, n: int) -> Array:
 
 
 def _covered(words: Words, first: Array, ends: Array, n: int) -> Array:
-    """The characters of each text that stand in a repeated n-gram; where two overlap, up to where the next one begins."""
+    """The characters of each text that are in a repeated n-gram.
+
+    Where two overlap, the first counts up to where the next begins.
+    """
     last = np.minimum(first + n, np.append(first[1:], len(words.word)))
     return np.bincount(words.row[first], ends[last] - ends[first], minlength=words.n_texts)

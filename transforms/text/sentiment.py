@@ -1,7 +1,8 @@
-"""How positive or negative a text's words are: VADER (Hutto & Gilbert 2014), its lexicon and rules on a flat array of words.
+"""How positive or negative a text's words are, by VADER (Hutto & Gilbert 2014).
 
-The lexicon, the boosters and the negations are those of the package vaderSentiment. Left out are its idioms ("kind of"), its
-rules for "least" and "never so", and emoji; a proxy, as every lexicon is.
+Its lexicon and rules are applied to a flat array of words. The lexicon, the boosters and the
+negations come from the package vaderSentiment. Its idioms ("kind of"), its rules for "least" and
+"never so", and emoji are left out. Like every lexicon it is a proxy.
 """
 
 from functools import cache
@@ -14,23 +15,32 @@ from transforms.text.words import Array, Words, ratio
 CAPITALS, NEGATION, BEFORE_BUT, AFTER_BUT = 0.733, -0.74, 0.5, 1.5
 EXCLAMATION, MOST_EXCLAMATIONS = 0.292, 4
 QUESTION, MOST_QUESTIONS, MANY_QUESTIONS = 0.18, 3, 0.96
-# of a booster one, two and three words before
+# the weight of a booster one, two and three words before
 DISTANCE = (1.0, 0.95, 0.9)
 NORMAL = 15.0
-# what is so short without its punctuation may be an emoticon, and is looked up with it
+# a word this short without its punctuation may be an emoticon, so it is looked up with it
 EMOTICON = 2
 
 
 def measure_sentiment(words: Words, text: pl.Series) -> dict[str, Array]:
-    """Measure `sentiment_compound`, from -1 to 1, and `frac_negative_words`, the share of words with a negative valence."""
+    """Measure the tone of each text.
+
+    `sentiment_compound` goes from -1 to 1; `frac_negative_words` is the share of words with a
+    negative valence.
+
+    >>> from transforms.text.words import split_words
+    >>> text = pl.Series(["What a great day!", "This is not good."])
+    >>> measured = measure_sentiment(split_words(text), text)
+    >>> measured["sentiment_compound"].round(2).tolist()
+    [0.66, -0.34]
+    """
     known = _look_up(words.known)
     of_word, boost, is_negation = (
         known[name].to_numpy() for name in ("valence", "boost", "is_negation")
     )
     valence, is_capitals = of_word[words.word], words.is_capitals
-    is_emphatic = (
-        words.sum(is_capitals) % np.maximum(words.n_words, 1) > 0
-    )  # some words in capitals, not all
+    # some words in capitals, not all
+    is_emphatic = words.sum(is_capitals) % np.maximum(words.n_words, 1) > 0
     said = np.flatnonzero(valence)
     row = words.row[said]
     value = valence[said] + np.sign(valence[said]) * CAPITALS * (
@@ -56,7 +66,7 @@ def measure_sentiment(words: Words, text: pl.Series) -> dict[str, Array]:
 
 
 def _look_up(words: pl.DataFrame) -> pl.DataFrame:
-    """What the lexicon says of each word: `valence`, `boost`, `is_negation`."""
+    """What the lexicon says about each word: `valence`, `boost`, `is_negation`."""
     key = pl.when(pl.col("bare").str.len_chars() <= EMOTICON).then("plain").otherwise("bare")
     found = words.select(word=key).join(_lexicon(), on="word", how="left", maintain_order="left")
     return found.with_columns(
@@ -86,7 +96,7 @@ def _lexicon() -> pl.DataFrame:
 
 
 def _around_but(words: Words, said: Array, row: Array) -> Array:
-    """What stands before a text's first "but" counts half, what stands after it half as much again."""
+    """Weight what precedes a text's first "but" by a half, and what follows by one and a half."""
     is_but = np.flatnonzero(words.of_vocabulary(pl.col("plain") == "but"))
     first = np.full(words.n_texts, -1)
     first[words.row[is_but][::-1]] = is_but[::-1]

@@ -1,6 +1,8 @@
-"""What a text is like, for who trains on it: `RecordText`. Language, readability, tone, repetition, lines, characters.
+"""What a text is like, for those who train on it: `RecordText`.
 
-Signals of the literature under its names, measured and never applied: a rule made for web pages drops most messages.
+Language, readability, tone, repetition, lines and characters. Signals have the names of the
+literature. They are measured and never applied, because a rule made for web pages drops most
+messages.
 """
 
 from typing import Any
@@ -19,7 +21,7 @@ from transforms.text.words import Array, Words, ratio, split_words
 
 TOKENS_A_BYTE = 0.28
 LONG_WORD = 7
-# Gopher's, of which a usable English text has two
+# Gopher's list; a usable English text has two of them
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 ENGLISH_ONLY = (
     "automated_readability_index",
@@ -35,11 +37,19 @@ HTML_TAG = r"<(?:[A-Za-z][A-Za-z0-9]*[ />]|/[A-Za-z]|!--|!DOCTYPE)"
 
 
 def score_text(records: pl.LazyFrame) -> pl.LazyFrame:
-    """Measure each record's `text`, as `RecordText`; a null text gives nulls, and so does another language where English is due.
+    """Measure each record's `text`, as `RecordText`.
 
-    Takes `record_id`, `event_timestamp`, `created_timestamp` and `text`; gives those without the text, and the features.
+    A null text gives nulls, and a text in another language gives nulls where English is needed.
+    Reads `record_id`, `event_timestamp`, `created_timestamp` and `text`; returns the first three
+    and the features.
+
+    >>> now = pl.lit(0).cast(pl.Datetime("us", "UTC"))
+    >>> records = pl.LazyFrame({"record_id": ["a"], "text": ["The weather is lovely today."]})
+    >>> scored = score_text(records.with_columns(event_timestamp=now, created_timestamp=now))
+    >>> scored.select("language", "max_word_length", "n_tokens_est", "is_html").collect().rows()
+    [('en', 7, 8, 0)]
     """
-    # collected here: Polars within a Polars callback may wait for a thread that it holds itself
+    # collected here: Polars within a Polars callback may wait for a thread that it occupies itself
     return (
         _score(records.collect())
         .lazy()
@@ -92,11 +102,14 @@ def _word_mix(words: Words) -> dict[str, Array]:
 
 
 def _unigram_entropy(words: Words) -> Array:
-    """Shannon's entropy of each text's words, in nats: log n - sum(c log c) / n, to which a word that stands once adds nothing."""
+    """Shannon's entropy of each text's words, in nats: log n - sum(c log c) / n.
+
+    A word that occurs once adds nothing to the sum.
+    """
     repeated = np.flatnonzero(words.is_repeated)
     _, first, count = np.unique(words.keys[repeated], return_index=True, return_counts=True)
     row = words.row[repeated[first]]
-    # added up by count: a word's place in the vocabulary depends on the batch, and the last bit must not
+    # added up by count: a word's place in the vocabulary depends on the batch, and no bit may
     by_count = np.lexsort((count, row))
     weighted = np.bincount(
         row[by_count], (count * np.log(count))[by_count], minlength=words.n_texts
@@ -108,10 +121,10 @@ def _unigram_entropy(words: Words) -> Array:
 
 
 def _readability(words: Words, text: pl.Series, characters: dict[str, Array]) -> dict[str, Array]:
-    """Two indexes of the US school grade that a text asks for, from counts alone; 0 of a text without words.
+    """Two indexes of the US school grade that a text needs, from counts alone; 0 without words.
 
-    ARI = 4.71 characters/words + 0.5 words/sentences - 21.43 (Smith & Senter 1967); Coleman-Liau = 0.0588 L - 0.296 S - 15.8, with
-    L letters and S sentences per 100 words (Coleman & Liau 1975).
+    ARI = 4.71 characters/words + 0.5 words/sentences - 21.43 (Smith & Senter 1967). Coleman-Liau =
+    0.0588 L - 0.296 S - 15.8, with L letters and S sentences per 100 words (Coleman & Liau 1975).
     """
     n_words = words.n_words
     n_sentences = np.maximum(text.str.count_matches(SENTENCE_END).to_numpy().astype(np.int64), 1)
@@ -125,7 +138,7 @@ def _readability(words: Words, text: pl.Series, characters: dict[str, Array]) ->
 
 
 def _characters(text: pl.Series) -> pl.DataFrame:
-    """Shares and counts of characters; what only a text beyond ASCII can hold is looked for there only."""
+    """Shares and counts of characters; only texts beyond ASCII are searched for those beyond it."""
     column, n = pl.col("text"), pl.col("text").str.len_chars()
     is_ascii = column.str.len_bytes() == n
     lower = column.str.to_lowercase()

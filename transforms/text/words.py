@@ -1,6 +1,7 @@
-"""Texts as one flat array of words: what word signals are counted on, without a loop over texts.
+"""Texts as one flat array of words, on which word signals are counted without a loop over texts.
 
-A word is a run of non-blank characters, as in `record_quality`. Each distinct word of a batch is looked at once.
+A word is a run of non-blank characters, as in `record_quality`. Each distinct word of a batch is
+processed once.
 """
 
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ Array: TypeAlias = npt.NDArray[Any]
 class Words:
     """The words of some texts, one text after the other.
 
-    `word` is each word's place in `vocabulary` and `row` its text; the words of text r are those from `start[r]` to before
-    `start[r + 1]`.
+    `word` is each word's place in `vocabulary`, and `row` its text. The words of text r are those
+    from `start[r]` up to, not including, `start[r + 1]`.
     """
 
     vocabulary: pl.Series
@@ -47,13 +48,13 @@ class Words:
 
     @cached_property
     def keys(self) -> Array:
-        """A number for each word that it shares with its like in the same text only."""
+        """A number for each word, which equal words of the same text share."""
         keys: Array = self.row * max(len(self.vocabulary), 1) + self.word
         return keys
 
     @cached_property
     def is_repeated(self) -> Array:
-        """Whether a word stands in its text twice or more."""
+        """Whether a word occurs in its text at least twice."""
         return pl.Series(self.keys).is_duplicated().to_numpy()
 
     @cached_property
@@ -64,25 +65,42 @@ class Words:
 
     @cached_property
     def known(self) -> pl.DataFrame:
-        """Each distinct word, as `word`; `plain` in lower case, and `bare` without punctuation around it."""
+        """Each distinct word: as it is, `plain` in lower case, `bare` without outer punctuation."""
         plain = self.vocabulary.str.to_lowercase()
         return pl.DataFrame(
             {"word": self.vocabulary, "plain": plain, "bare": plain.str.strip_chars(PUNCTUATION)}
         )
 
     def of_vocabulary(self, expression: pl.Expr) -> Array:
-        """Evaluate an expression over the columns of `known`, for each distinct word once; its value for every word."""
+        """Evaluate an expression over the columns of `known`, once per distinct word.
+
+        The result has a value for every word.
+
+        >>> words = split_words(pl.Series(["Stop! Please stop"]))
+        >>> words.of_vocabulary(pl.col("bare") == "stop").tolist()
+        [True, False, True]
+        """
         values: Array = self.known.select(expression).to_series().to_numpy()
         return values[self.word]
 
     def sum(self, values: Array) -> Array:
-        """Add up a value of every word by text."""
+        """Add up a value of every word by text.
+
+        >>> words = split_words(pl.Series(["a cat", "", "dog"]))
+        >>> words.sum(words.n_characters).tolist()
+        [4, 0, 3]
+        """
         summed = np.concatenate([[0], np.cumsum(values)])
         total: Array = summed[self.start[1:]] - summed[self.start[:-1]]
         return total
 
     def max(self, values: Array) -> Array:
-        """The greatest value of each text's words; 0 of none."""
+        """The greatest value among each text's words; 0 for a text without words.
+
+        >>> words = split_words(pl.Series(["a cat", "", "horse"]))
+        >>> words.max(words.n_characters).tolist()
+        [3, 0, 5]
+        """
         greatest = np.zeros(self.n_texts, values.dtype)
         has_words = self.n_words > 0
         if has_words.any():
@@ -91,7 +109,12 @@ class Words:
 
 
 def split_words(text: pl.Series) -> Words:
-    """Split texts that are not null into words."""
+    """Split texts into words; none may be null.
+
+    >>> words = split_words(pl.Series(["a cat  a dog", "a"]))
+    >>> words.vocabulary.to_list(), words.word.tolist(), words.row.tolist()
+    (['a', 'cat', 'dog'], [0, 1, 0, 2, 0], [0, 0, 0, 0, 1])
+    """
     pieces = text.str.replace_all(OTHER_BLANK, " ").str.split(" ")
     word = pieces.explode(empty_as_null=False)
     row = np.repeat(np.arange(len(text)), pieces.list.len().to_numpy())
@@ -108,5 +131,9 @@ def split_words(text: pl.Series) -> Words:
 
 
 def ratio(part: Array, whole: Array) -> Array:
-    """A share; 0 of nothing is 0."""
+    """Divide, row by row; nothing of nothing is 0.
+
+    >>> ratio(np.array([1, 0]), np.array([4, 0])).tolist()
+    [0.25, 0.0]
+    """
     return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)

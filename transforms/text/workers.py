@@ -1,8 +1,9 @@
-"""Processes that name languages beside this one: pycld2 keeps the interpreter's lock, so threads would only wait.
+"""Processes that name languages: pycld2 does not release the GIL, so threads would only wait.
 
-Each runs `transforms.text.identify` as a program on pipes. So, unlike a `multiprocessing` pool, none imports the main module
-again (a script needs no guard, a Prefect engine is not loaded once more), and each ends by itself when its input does: at this
-process's end, even by `kill -9`. They start when first asked and stay for the next batch.
+Each runs `transforms.text.identify` as a program on pipes. Unlike a `multiprocessing` pool, none
+imports the main module again: a script needs no guard, and a Prefect engine is not loaded twice.
+Each ends by itself when its input does, which is when this process ends, even by `kill -9`. They
+start at first use and stay for the next batch.
 """
 
 import atexit
@@ -28,10 +29,10 @@ class WorkerEndedError(MillraceError):
 
 
 class Worker:
-    """One process, asked one list of texts at a time."""
+    """One process, which answers one list of texts at a time."""
 
     def __init__(self) -> None:
-        # -P: the folder of the program, which holds modules of many names, stays off its path
+        # -P keeps the program's folder, which has modules of many names, off its path
         self._process = subprocess.Popen(  # noqa: S603 - this program
             [sys.executable, "-P", identify.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -45,7 +46,7 @@ class Worker:
         """Name each text's language; raises `OSError` or `EOFError` if the process has ended."""
         pickle.dump(texts, self._input, pickle.HIGHEST_PROTOCOL)
         self._input.flush()
-        return cast("list[Answer]", pickle.load(self._output))  # noqa: S301 - our own program's pipe
+        return cast("list[Answer]", pickle.load(self._output))  # noqa: S301 - our own pipe
 
     def end(self) -> None:
         """End the process, whatever it is doing."""
@@ -64,7 +65,7 @@ class Pool:
         self._threads = ThreadPoolExecutor(n_workers, thread_name_prefix="language")
 
     def begin(self, texts: list[str]) -> Iterator[list[Answer]]:
-        """Begin to name each text's language; gives the answers in order, some at a time, and waits for them."""
+        """Begin to name each text's language; the iterator waits for answers, some at a time."""
         return self._threads.map(
             self._ask,
             (
@@ -87,9 +88,9 @@ class Pool:
 
 
 def begin_in_pool(texts: list[str], n_workers: int) -> Callable[[], list[Answer]]:
-    """Begin to name each text's language in this process's workers, and give what waits for the answers.
+    """Begin to name each text's language in workers, and return what waits for the answers.
 
-    That raises `WorkerEndedError` if a worker ended; the next call starts anew.
+    It raises `WorkerEndedError` if a worker ended; the next call starts new workers.
     """
     pool = _pool(os.getpid(), n_workers)
     begun = pool.begin(texts)
@@ -101,7 +102,7 @@ def begin_in_pool(texts: list[str], n_workers: int) -> Callable[[], list[Answer]
             _pool.cache_clear()
             pool.end()
             message = (
-                "a process that names languages ended early; is there memory enough? Run again."
+                "a process that names languages ended early; is there enough memory? Run again."
             )
             raise WorkerEndedError(message) from None
 
@@ -110,7 +111,7 @@ def begin_in_pool(texts: list[str], n_workers: int) -> Callable[[], list[Answer]
 
 @cache
 def _pool(_process_id: int, n_workers: int) -> Pool:
-    """Start the pool of this process, once: a forked child has another id, and starts its own."""
+    """Start the pool of this process, once; a forked child has another id and starts its own."""
     pool = Pool(n_workers)
     atexit.register(pool.end)
     return pool

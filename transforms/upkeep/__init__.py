@@ -1,1 +1,1 @@
-"""Merging, deleting and erasing what the tables hold."""
+"""Compacting and vacuuming tables, and erasing rows from them."""

@@ -1,7 +1,8 @@
-"""Erasing: the rows of an author, a record or a file go from every table, from what was made of them, and from all older versions.
+"""Erasing: delete the rows of an author, a record or a file from all tables and all their versions.
 
-What is left is what a rebuild from the rows that stay would give. What is to go is written down in the home before anything goes, so that
-an erasure which was killed is finished by whatever run comes next; what is written down goes last.
+The result is what a rebuild from the remaining rows would give. What to erase is written to the
+home before anything is deleted, so that the next run finishes an erasure that was killed. That note
+is deleted last.
 """
 
 import json
@@ -39,7 +40,7 @@ from transforms.warehouse.checkpoint import ERASE, preparing, publish_once
 from transforms.warehouse.rewrite import PLACE, files_holding, rows_staying
 from transforms.warehouse.tables import Warehouse
 
-HELD: tuple[type[Contract], ...] = (
+ROW_TABLES: tuple[type[Contract], ...] = (
     RawRecord,
     StagedRecord,
     DuplicateRow,
@@ -49,7 +50,11 @@ HELD: tuple[type[Contract], ...] = (
 
 
 class Wanted(BaseModel):
-    """Whose data is to go: an author's, a record's, or all that came in a file, by its URI. One of the three."""
+    """Whose data to erase: an author's, a record's, or all of a file, by its URI. One of the three.
+
+    >>> Wanted(author="ann").parameters["author"]
+    'ann'
+    """
 
     author: str | None = None
     record: str | None = None
@@ -58,13 +63,19 @@ class Wanted(BaseModel):
     @model_validator(mode="after")
     def _is_one(self) -> "Wanted":
         if sum(item is not None for item in (self.author, self.record, self.source_file)) != 1:
-            message = "say one of author, record and source file"
+            message = "name one of author, record and source file"
             raise ValueError(message)
         return self
 
     @property
     def pattern(self) -> str | None:
-        """A regular expression, for RE2, that finds the author's or the record's id as a word of its own, in plain or in JSON's ASCII."""
+        """An RE2 pattern that finds the author's or the record's id as a whole word.
+
+        It finds the id as it is, and as JSON escapes it to ASCII.
+
+        >>> Wanted(author="ann").pattern, Wanted(source_file="file:///a.csv").pattern
+        ('(?:^|\\\\W)(?:ann)(?:\\\\W|$)', None)
+        """
         name = self.author or self.record
         if name is None:
             return None
@@ -75,9 +86,22 @@ class Wanted(BaseModel):
         )
         return rf"(?:^|\W)(?:{'|'.join(escaped)})(?:\W|$)"
 
+    @property
+    def parameters(self) -> dict[str, str | None]:
+        """The parameters of the model `erase/erased_rows`."""
+        return {
+            "author": self.author,
+            "record": self.record,
+            "source_file": self.source_file,
+            "name": self.pattern,
+        }
+
 
 class Erased(NamedTuple):
-    """What an erasure takes away, or would: rows of each table, records, and of each view the entities computed again and their rows."""
+    """What an erasure deletes, or would delete: rows by table, and records.
+
+    `entities` and `feature_rows` count by view what is recomputed.
+    """
 
     rows: dict[str, int]
     n_records: int
@@ -88,7 +112,10 @@ class Erased(NamedTuple):
 
 
 class Erasure(NamedTuple):
-    """An erasure that has begun: whose data, its number, the Parquet files of the rows to go, and by view of the entities they touch."""
+    """An erasure that has begun: whose data, its number, and the Parquet files of what it touches.
+
+    `rows` has the rows to erase, and `entities` by view the entities that lose a row.
+    """
 
     wanted: Wanted
     number: int
@@ -97,10 +124,11 @@ class Erasure(NamedTuple):
 
 
 def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wanted) -> Erased:
-    """Make the table `erased_rows`, and for each view `touched_<view>` of the entities that lose a row, and count what goes with them.
+    """Create the table `erased_rows` and each view's `touched_<view>`, and count what is affected.
 
-    Raises `ErasureError` if nothing is found, if rows are loaded of which nobody has yet read whose they are, or if there is a
-    table of features that nothing declares any more, so that nobody could make it again.
+    `touched_<view>` has the entities that lose a row. Raises `ErasureError` if nothing is found, if
+    some loaded rows are not staged yet, so that their authors are unknown, or if a table of
+    features is no longer declared, so that it could not be recomputed.
     """
     _refuse_unaccounted(warehouse)
     _refuse_undeclared(warehouse)
@@ -109,9 +137,7 @@ def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wa
         connection.sql("select outcome, count(*) from erased_rows group by outcome").fetchall()
     )
     if not outcomes:
-        message = (
-            f"{warehouse.settings.root}: holds nothing of that; ids are told apart by capitals too"
-        )
+        message = f"{warehouse.settings.root}: has nothing of that; ids are case-sensitive"
         raise ErasureError(message)
     entities, feature_rows = {}, {}
     for view in views():
@@ -126,19 +152,16 @@ def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wa
         )
         ((entities[view.name], feature_rows[view.name]),) = connection.sql(counts).fetchall()
     ((n_records,),) = connection.sql("select count(distinct record_id) from erased_rows").fetchall()
-    of_erased = f"from {Correction.relation()} semi join erased_rows using ({', '.join(PLACE)}) select count(*)"
-    ((n_corrections,),) = connection.sql(of_erased).fetchall()
+    erased_corrections = (
+        f"from {Correction.relation()} semi join erased_rows using ({', '.join(PLACE)})"
+    )
+    ((n_corrections,),) = connection.sql(f"{erased_corrections} select count(*)").fetchall()
     mentions = f"""
         from staging.records anti join erased_rows using ({", ".join(PLACE)})
-        select count(*) where regexp_matches(text, getvariable('erased_name'))
+        select count(*) where regexp_matches(text, $name::varchar)
     """
-    ((n_mentions,),) = connection.sql(mentions).fetchall()
-    files = [
-        uri
-        for (uri,) in connection.sql(
-            "select distinct source_uri from erased_rows order by all"
-        ).fetchall()
-    ]
+    ((n_mentions,),) = connection.sql(mentions, params={"name": wanted.pattern}).fetchall()
+    uris = connection.sql("select distinct source_uri from erased_rows order by all").fetchall()
     rows = {
         RawRecord.relation(): sum(outcomes.values()),
         StagedRecord.relation(): outcomes.get("staged", 0),
@@ -146,11 +169,14 @@ def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wa
         QuarantinedRecord.relation(): outcomes.get("quarantined", 0),
         Correction.relation(): n_corrections,
     }
-    return Erased(rows, n_records, entities, feature_rows, n_mentions, files)
+    return Erased(rows, n_records, entities, feature_rows, n_mentions, [uri for (uri,) in uris])
 
 
 def begin(warehouse: Warehouse, wanted: Wanted) -> None:
-    """Note what is to go: from now on it goes, whatever happens. Every view must be up to date."""
+    """Write down what to erase: from here on it will be erased, whatever happens.
+
+    Every view must be up to date.
+    """
     with warehouse.scratch() as scratch, warehouse.connect() as connection:
         _find(connection, warehouse, wanted)
         half = scratch / "note"
@@ -166,7 +192,7 @@ def begin(warehouse: Warehouse, wanted: Wanted) -> None:
 
 
 def begun_erasure(warehouse: Warehouse) -> Erasure | None:
-    """Read which erasure has begun and not ended; None if none has."""
+    """Return the erasure that has begun and not ended, if there is one."""
     folder = _folder(warehouse)
     if not folder.is_dir():
         return None
@@ -180,9 +206,9 @@ def begun_erasure(warehouse: Warehouse) -> Erasure | None:
 
 
 def erase_rows(warehouse: Warehouse, erasure: Erasure) -> None:
-    """Take the rows out of quarantine, its corrections, duplicate rows, staging and raw, and out of the accounts.
+    """Delete the rows from quarantine, corrections, duplicate rows, staging, raw and accounts.
 
-    Of the records that lose a row it is decided anew which of those that stay are versions.
+    For each record that loses a row, decide again which of the remaining rows are versions.
     """
     done = ERASE.at(erasure.number)
     with warehouse.connect() as connection:
@@ -217,10 +243,11 @@ def erase_rows(warehouse: Warehouse, erasure: Erasure) -> None:
 
 
 def delete_files(warehouse: Warehouse, erasure: Erasure) -> int:
-    """Delete the data files of older versions that hold what was erased, or what was made of it; how many.
+    """Delete older data files with what was erased or derived from it; return how many.
 
-    Of raw, staging, duplicate rows, quarantine, its corrections and the index of duplicates that is every older file: whoever reads them is
-    up to date. Of a view it is those with values that rest on a touched entity, so that other versions can still be read.
+    In raw, staging, duplicate rows, quarantine, corrections and the index of duplicates these are
+    all older files, because all their readers are up to date. In a view these are the files with
+    values that depend on a touched entity, so that its other versions can still be read.
     """
     n_deleted = 0
     with warehouse.connect() as connection:
@@ -229,7 +256,10 @@ def delete_files(warehouse: Warehouse, erasure: Erasure) -> int:
             view.rests_on(connection, old_files(warehouse, view.contract), touched_by(view))
             for view in views()
         ]
-        for files in (*(old_files(warehouse, contract) for contract in (*HELD, *INDEX)), *of_views):
+        for files in (
+            *(old_files(warehouse, contract) for contract in (*ROW_TABLES, *INDEX)),
+            *of_views,
+        ):
             for file in files:
                 Path(file).unlink()
             n_deleted += len(files)
@@ -237,7 +267,7 @@ def delete_files(warehouse: Warehouse, erasure: Erasure) -> int:
 
 
 def every_file(warehouse: Warehouse, contract: type[Contract]) -> list[str]:
-    """List all data files in a table's folder, whichever version they are of."""
+    """List all data files in a table's folder, of whatever version."""
     return [str(path) for path in sorted(warehouse.folder(contract.relation()).glob("*.parquet"))]
 
 
@@ -248,40 +278,47 @@ def old_files(warehouse: Warehouse, contract: type[Contract]) -> list[str]:
 
 
 def refuse_what_is_left(warehouse: Warehouse, erasure: Erasure) -> None:
-    """Read every data file back, of all versions; `ErasureError` if one still holds an erased row, or an entity that is no more."""
+    """Read back the data files of all versions.
+
+    Raises `ErasureError` if one still has an erased row, or an entity that no longer exists.
+    """
     left: list[str] = []
     with warehouse.connect() as connection:
         create_erasure(connection, erasure)
-        for contract in HELD:
+        for contract in ROW_TABLES:
             left += files_holding(connection, every_file(warehouse, contract), "erased_rows")
         for view in views():
             still = f"select {view.entity.id_of_columns} from {view.relation}"
             vanished = f"select entity_id from {touched_by(view)} where entity_id not in ({still})"
             connection.execute(f"create or replace temp table vanished as {vanished}")
             left += view.files_of(connection, every_file(warehouse, view.contract), "vanished")
-        wholes = (*INDEX, *(view.contract for view in views() if view.is_rebuilt_whole))
-        for whole in wholes:  # made again whole, so that no row names or counts what is gone
+        # these were rebuilt whole, so that no row names or counts what was erased
+        for whole in (*INDEX, *(view.contract for view in views() if view.is_rebuilt_whole)):
             left += old_files(warehouse, whole)
-        again = f"select distinct source_uri || ' row ' || row_number from ({model('erase/erased_rows')}) limit 5"
-        left += [row for (row,) in connection.sql(again).fetchall()]
+        found = connection.sql(
+            "select distinct source_uri || ' row ' || row_number "
+            f"from ({model('erase/erased_rows')}) limit 5",
+            params=erasure.wanted.parameters,
+        )
+        left += [row for (row,) in found.fetchall()]
     if left:
         message = "\n  ".join(["what was to be erased is still there; please report it:", *left])
         raise ErasureError(message)
 
 
 def end(warehouse: Warehouse) -> None:
-    """Forget the note."""
-    with warehouse.scratch() as scratch:  # which is swept whole, whenever a run is killed
+    """Delete what `begin` wrote down."""
+    with warehouse.scratch() as scratch:  # it is removed whole, even if the run is killed here
         _folder(warehouse).replace(scratch / "ended")
 
 
 def recompute_views(warehouse: Warehouse, erasure: Erasure, now: datetime) -> None:
-    """Compute the touched entities of every view again, in place of what was published of them."""
+    """Recompute the touched entities of every view and replace what was published of them."""
     recompute(warehouse, erasure.entities, now)
 
 
 def touched(erasure: Erasure, view: View) -> pl.DataFrame:
-    """The key columns of the touched entities of a view."""
+    """Return the key columns of the touched entities of a view."""
     ids = scan_parquet([erasure.entities[view.name]]).collect()["entity_id"]
     return (
         ids.struct.unnest()
@@ -291,28 +328,15 @@ def touched(erasure: Erasure, view: View) -> pl.DataFrame:
 
 
 def touched_by(view: View) -> str:
-    """Name the table of the entities of a view that an erasure touches."""
+    """Return the name of the table of a view's entities that an erasure touches."""
     return f"touched_{view.name}"
 
 
 def create_erasure(connection: duckdb.DuckDBPyConnection, erasure: Erasure) -> None:
-    """Make the tables `erased_rows` and `touched_<view>` of an erasure that has begun, and set the variables."""
-    set_wanted(connection, erasure.wanted)
+    """Create the tables `erased_rows` and `touched_<view>` of an erasure that has begun."""
     parquet(connection, [erasure.rows]).create("erased_rows")
     for name, path in erasure.entities.items():
         parquet(connection, [path]).create(f"touched_{name}")
-
-
-def set_wanted(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> None:
-    """Set the variables that the models of erasing read."""
-    values = {
-        "author": wanted.author,
-        "record": wanted.record,
-        "file": wanted.source_file,
-        "name": wanted.pattern,
-    }
-    for name, value in values.items():
-        connection.execute(f"set variable erased_{name} = $value::varchar", {"value": value})
 
 
 def _folder(warehouse: Warehouse) -> Path:
@@ -324,8 +348,9 @@ def _refuse_unaccounted(warehouse: Warehouse) -> None:
     unsure = counted.filter(~pl.col("adds_up"))["source"].unique().sort().to_list()
     if unsure:
         message = (
-            f"{warehouse.settings.root}: loads of {', '.join(unsure)} do not add up, so nobody can say whose rows they are; "
-            "millrace run --source FILE stages what is loaded, millrace status shows which they are"
+            f"{warehouse.settings.root}: loads of {', '.join(unsure)} do not add up, so it is "
+            "unknown whose rows they are; millrace status lists them, millrace run --source FILE "
+            "stages what is loaded"
         )
         raise ErasureError(message)
 
@@ -333,18 +358,20 @@ def _refuse_unaccounted(warehouse: Warehouse) -> None:
 def _refuse_undeclared(warehouse: Warehouse) -> None:
     for relation in undeclared(warehouse):
         message = (
-            f"{warehouse.folder(relation)}: holds features that nothing declares now, so they cannot be made again without what is "
-            "erased; declare them again (MILLRACE_FEATURES, MILLRACE_EMBEDDER), or delete this folder if they are no longer wanted"
+            f"{warehouse.folder(relation)}: features that nothing declares cannot be recomputed "
+            "without what is erased; declare them again (MILLRACE_FEATURES, MILLRACE_EMBEDDER), or "
+            "delete this folder if they are no longer wanted"
         )
         raise ErasureError(message)
 
 
 def _find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wanted) -> None:
-    set_wanted(connection, wanted)
-    for contract in (*HELD, *(view.contract for view in views())):
+    for contract in (*ROW_TABLES, *(view.contract for view in views())):
         if warehouse.table(contract.relation()) is None:
             warehouse.create_view(connection, contract.relation(), [], contract.arrow_schema())
-    connection.execute(f"create table erased_rows as {model('erase/erased_rows')}")
+    connection.execute(
+        f"create table erased_rows as {model('erase/erased_rows')}", wanted.parameters
+    )
     connection.execute(f"create table touched_versions as {model('erase/touched_versions')}")
     for view in views():
         connection.execute(
@@ -353,19 +380,25 @@ def _find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: W
 
 
 def _decide_again(connection: duckdb.DuckDBPyConnection) -> None:
-    """Decide which rows are versions without the erased ones; `moved_rows` change sides, and `leaving` is what leaves staging."""
+    """Decide which of the remaining rows are versions.
+
+    `moved_rows` become versions or stop being ones; `leaving` are the rows that leave staging.
+    """
     places = ", ".join(PLACE)
     connection.from_arrow(ACCEPTED.empty_table()).create("accepted")
-    # the rows accepted are not looked at as earlier ones, and it is those that are to be left out
+    # accepted rows are not read as earlier rows, and the erased rows must not be read
     connection.execute(f"insert into accepted by name select {places}, record_id from erased_rows")
     connection.execute(f"create table earlier_rows as {model('staging/earlier_rows')}")
     connection.execute("delete from accepted")
     for name in ("versions", "moved_rows"):
         connection.execute(f"create table {name} as {model(f'staging/{name}')}")
     connection.from_arrow(StagedRecord.arrow_schema().empty_table()).create_view("buffered")
-    connection.execute(
-        f"create view leaving as select {places} from erased_rows union all select {places} from moved_rows where is_staged"
-    )
+    connection.execute(f"""
+        create view leaving as
+        select {places} from erased_rows
+        union all
+        select {places} from moved_rows where is_staged
+    """)
 
 
 def _replace(
@@ -376,7 +409,7 @@ def _replace(
     leaving: str = "erased_rows",
     arriving: str | None = None,
 ) -> None:
-    """Write the data files that hold rows of `leaving` anew without them, with the rows of a model beside."""
+    """Rewrite the data files with rows of `leaving` without them, and add the rows of a model."""
     files = files_holding(connection, warehouse.files(contract.relation()), leaving)
     staying = rows_staying(connection, warehouse, contract, files, leaving)
     publish_once(

@@ -1,7 +1,7 @@
-"""Maintenance: merge small files, drop rows that newer ones have replaced, delete data files that nobody needs any more.
+"""Maintenance: merge small files, drop replaced rows, and delete data files that are not needed.
 
-Whoever consumes a table goes on where he was: what compaction moves to other files is no arrival, and those that were up to
-date are told so in a commit of their own.
+Consumers continue where they were. Rows that compaction moves to other files do not count as new,
+and a consumer that was up to date gets a commit that records it still is.
 """
 
 import statistics
@@ -25,7 +25,7 @@ from transforms.warehouse.checkpoint import FEATURIZE, preparing
 from transforms.warehouse.tables import Warehouse, n_rows_of
 from transforms.warehouse.writer import ROWS_OF_A_FILE
 
-# quarantine is not among them: a replay writes it anew
+# quarantine is not among them: a replay rewrites it
 KEPT: tuple[type[Contract], ...] = (
     RawRecord,
     AccountedFile,
@@ -44,7 +44,7 @@ READS = 3
 
 
 class Compacted(NamedTuple):
-    """What compaction did, or would do, to a table; seconds are of one full read, the median of three."""
+    """What compaction did, or would do, to a table; seconds are the median of three full reads."""
 
     relation: str
     n_files: int
@@ -55,7 +55,7 @@ class Compacted(NamedTuple):
 
 
 class Vacuumed(NamedTuple):
-    """Data files that were deleted, or would be, and their size."""
+    """The data files deleted, or to be deleted, and their size."""
 
     relation: str
     n_files: int
@@ -63,7 +63,7 @@ class Vacuumed(NamedTuple):
 
 
 def compact(warehouse: Warehouse, *, is_dry: bool) -> list[Compacted]:
-    """Merge the small files of every table that has several, and drop replaced rows from views that have many."""
+    """Merge small files where there are several, and drop replaced rows where there are many."""
     raw, staging = RawRecord.relation(), StagedRecord.relation()
     versions = warehouse.versions()
     sources = [
@@ -90,28 +90,30 @@ def compact(warehouse: Warehouse, *, is_dry: bool) -> list[Compacted]:
         elif chosen:
             done.append(_compact(contract, warehouse, chosen))
         if contract is RawRecord and chosen and not is_dry:
-            notes = {
+            # the staged records alone record how much of raw is staged
+            progress = {
                 name: at
                 for source in sources
                 for name, at in preparing(source).at(warehouse.versions()[raw]).items()
             }
-            _note(warehouse, [StagedRecord], notes)  # it alone says how much is staged
+            _advance(warehouse, [StagedRecord], progress)
         if (
             contract is StagedRecord
             and not is_dry
             and warehouse.versions().get(staging) != versions.get(staging)
         ):
-            _note(warehouse, consumers, FEATURIZE.at(warehouse.versions()[staging]))
+            _advance(warehouse, consumers, FEATURIZE.at(warehouse.versions()[staging]))
     return done
 
 
 def vacuum(
     warehouse: Warehouse, locked: Iterable[Mapping[str, int]], *, is_dry: bool
 ) -> list[Vacuumed]:
-    """Delete the data files that no version needs which is locked, still to be consumed, or replaced for less than `keep_days`.
+    """Delete the data files that no version needs any more, and checkpoint the tables.
 
-    `locked` gives the versions of views that locks name. Files that no commit ever named go too, once they are that old. What
-    is left is checkpointed.
+    A version is needed if a lock names it (`locked` has its views and versions), if a consumer has
+    yet to read from it, or if it was replaced less than `keep_days` ago. Files that no commit names
+    are deleted too, once they are that old.
     """
     versions = warehouse.versions()
     kept: dict[str, set[int]] = {relation: {version} for relation, version in versions.items()}
@@ -135,7 +137,7 @@ def _vacuum(warehouse: Warehouse, relation: str, kept: set[int], *, is_dry: bool
         return Vacuumed(relation, 0, 0)
     hours = round(warehouse.settings.keep_days * 24)
     keep = sorted(version for version in kept if 0 <= version <= table.version())
-    # Delta's own deleting is two commits more, which everyone who consumes the table would have to look at
+    # Delta's own deletion adds two commits that every consumer of the table would have to read
     names = table.vacuum(
         hours, dry_run=True, enforce_retention_duration=False, keep_versions=keep, full=True
     )
@@ -154,24 +156,23 @@ def _sources(warehouse: Warehouse) -> list[str]:
     if AccountedFile.relation() not in warehouse.versions():
         return []
     with warehouse.connect() as connection:
-        return [
-            name
-            for (name,) in connection.sql(
-                f"select distinct source from {AccountedFile.relation()} order by all"
-            ).fetchall()
-        ]
+        sources = f"select distinct source from {AccountedFile.relation()} order by all"
+        return [name for (name,) in connection.sql(sources).fetchall()]
 
 
-def _note(
-    warehouse: Warehouse, consumers: Iterable[type[Contract]], notes: Mapping[str, int]
+def _advance(
+    warehouse: Warehouse, consumers: Iterable[type[Contract]], progress: Mapping[str, int]
 ) -> None:
-    """Tell consumers that were up to date that they are: rows were only moved."""
-    for contract in consumers if notes else ():
-        warehouse.publish(contract, [], notes)
+    """Record that consumers are still up to date: rows were only moved."""
+    for contract in consumers if progress else ():
+        warehouse.publish(contract, [], progress)
 
 
 def _chosen(contract: type[Contract], warehouse: Warehouse, files: list[str]) -> list[str]:
-    """Choose the files to write anew: the small ones if they are several, all of a view in which many rows are replaced."""
+    """Choose the files to rewrite.
+
+    All files of a view with many replaced rows; otherwise the small files, if there are several.
+    """
     if is_dated(contract) and files and _replaced_share(contract, warehouse) >= REPLACED_SHARE:
         return files
     small = [file for file in files if n_rows_of(file) < ROWS_OF_A_FILE // 4]
@@ -179,25 +180,27 @@ def _chosen(contract: type[Contract], warehouse: Warehouse, files: list[str]) ->
 
 
 def is_dated(contract: type[Contract]) -> bool:
-    """Whether of several rows of a key and instant the newest counts."""
+    """Return whether a table keeps several rows of a key and instant, of which the newest counts.
+
+    >>> is_dated(StagedRecord), [is_dated(view.contract) for view in views()][:1]
+    (False, [True])
+    """
     return contract.key()[-1] == "created_timestamp"
 
 
 def _replaced_share(contract: type[Contract], warehouse: Warehouse) -> float:
-    """The share of a view's rows in whose place newer ones stand."""
+    """Return the share of a view's rows that newer ones have replaced."""
     *key, _ = contract.key()
     with warehouse.connect() as connection:
-        sql = f"select 1 - count(distinct hash({', '.join(key)})) / count(*) from {contract.relation()}"
-        return float(connection.sql(sql).fetchall()[0][0] or 0)
+        share = f"1 - count(distinct hash({', '.join(key)})) / count(*)"
+        found = connection.sql(f"select {share} from {contract.relation()}").fetchall()
+        return float(found[0][0] or 0)
 
 
 def _compact(contract: type[Contract], warehouse: Warehouse, chosen: list[str]) -> Compacted:
     relation = contract.relation()
-    n_files, n_rows, seconds = (
-        len(warehouse.files(relation)),
-        warehouse.n_rows(relation),
-        _seconds_of_a_read(relation, warehouse),
-    )
+    n_files, n_rows = len(warehouse.files(relation)), warehouse.n_rows(relation)
+    seconds = _seconds_of_a_read(relation, warehouse)
     with warehouse.connect() as connection:
         warehouse.create_view(connection, "chosen", chosen, contract.arrow_schema())
         warehouse.publish(
@@ -217,7 +220,10 @@ def _compact(contract: type[Contract], warehouse: Warehouse, chosen: list[str]) 
 def _rows(
     connection: duckdb.DuckDBPyConnection, contract: type[Contract], batch_rows: int
 ) -> Iterator[pa.RecordBatch]:
-    """Stream the chosen rows; of a view the newest of every entity and instant, in their order, in buckets that fit memory."""
+    """Stream the chosen rows; of a view only the newest of every entity and instant, in order.
+
+    These are sorted in buckets that fit in memory.
+    """
     sql, n_buckets = "from chosen", 1
     if is_dated(contract):
         *key, created = map(quoted, contract.key())
@@ -225,13 +231,13 @@ def _rows(
         (n_rows,) = connection.sql("select count(*) from chosen").fetchall()[0]
         n_buckets = 1 + n_rows // ROWS_OF_A_BUCKET
         sql = f"""
-            from chosen where hash({entity}) % {n_buckets} = getvariable('bucket')
+            from chosen where hash({entity}) % {n_buckets} = $bucket
             qualify row_number() over (partition by {by} order by {created} desc) = 1
             order by {by}
         """
     for bucket in range(n_buckets):
-        connection.execute("set variable bucket = $bucket", {"bucket": bucket})
-        for batch in connection.sql(sql).to_arrow_reader(batch_rows):
+        parameters = {"bucket": bucket} if is_dated(contract) else None
+        for batch in connection.sql(sql, params=parameters).to_arrow_reader(batch_rows):
             yield batch.cast(contract.arrow_schema())
 
 

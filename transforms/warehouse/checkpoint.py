@@ -1,7 +1,8 @@
-"""Checkpoints: how far a consumer has come in the table that it reads, kept in the commits of the tables that it writes.
+"""Checkpoints: how far a consumer has read its input, recorded in the commits that it writes.
 
-A consumer writes one table or several, a commit each. Each commit says up to which version of its input it goes. A consumer that
-was killed between two of them has begun with a version that it is not done with, and is finished at that version.
+A consumer writes one table or several, in one commit each. Each commit records up to which version
+of the input it goes. A consumer that was killed between two commits has begun a version and not
+finished it; the next run finishes that version first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,25 +15,34 @@ from transforms.warehouse.tables import AlreadyPublishedError, Warehouse
 
 
 class Consumer(NamedTuple):
-    """Who reads a table and writes others, by the name of its transactions in their commits."""
+    """A reader of one table that writes others, named by its transactions in their commits."""
 
     name: str
 
     def at(self, version: int, basis: str = "") -> dict[str, int]:
-        """The transactions of a commit that goes up to a version of the input; `basis` digests what else decides what is written."""
+        """Return the transactions of a commit that goes up to a version of the input.
+
+        `basis` digests whatever else decides what is written.
+
+        >>> profiling("staging.records").at(4, basis="1f0c")
+        {'profile:staging.records': 4, 'profile:staging.records:1f0c': 4}
+        """
         return {self.name: version, **({f"{self.name}:{basis}": version} if basis else {})}
 
     def consumed(self, warehouse: Warehouse, relation: str) -> int:
-        """The version of the input that a table goes up to; -1 if it was never written."""
+        """Return the version of the input that a table goes up to; -1 if it was never written."""
         return warehouse.consumed(relation, self.name)
 
     def unfinished(self, warehouse: Warehouse, first: str, last: str) -> int | None:
-        """The version that was begun, by the table that is written first, and not done, by the one that is written last."""
+        """Return the version that was begun and not finished, if there is one.
+
+        The table written first shows what was begun, the one written last what was finished.
+        """
         begun = self.consumed(warehouse, first)
         return begun if self.consumed(warehouse, last) < begun else None
 
     def is_on_basis(self, warehouse: Warehouse, relation: str, version: int, basis: str) -> bool:
-        """Whether a table goes up to a version on the basis as it is now."""
+        """Return whether a table goes up to a version, on the given basis."""
         return all(
             warehouse.consumed(relation, name) == version for name in self.at(version, basis)
         )
@@ -44,22 +54,22 @@ PROFILE = Consumer("profile")
 
 
 def preparing(source: str) -> Consumer:
-    """The consumer of raw that stages a source."""
+    """Name the consumer of raw that stages a source."""
     return Consumer(f"prepare:{source}")
 
 
 def replaying(source: str) -> Consumer:
-    """The consumer of quarantine that tries the rejected rows of a source again."""
+    """Name the consumer of quarantine that retries the rejected rows of a source."""
     return Consumer(f"replay:{source}")
 
 
 def backfilling(name: str) -> Consumer:
-    """The consumer of the chunks of a backfill."""
+    """Name the consumer of the chunks of a backfill."""
     return Consumer(f"backfill:{name}")
 
 
 def profiling(relation: str) -> Consumer:
-    """The consumer of a view that profiles what is published of it."""
+    """Name the consumer that profiles a published view."""
     return Consumer(f"profile:{relation}")
 
 
@@ -70,7 +80,7 @@ def publish_once(
     transactions: Mapping[str, int],
     without: Sequence[str] = (),
 ) -> None:
-    """Publish unless an earlier, interrupted run already did."""
+    """Publish batches, unless an earlier, interrupted run already has."""
     if any(
         warehouse.consumed(contract.relation(), name) >= version
         for name, version in transactions.items()

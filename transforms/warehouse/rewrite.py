@@ -1,4 +1,7 @@
-"""Data files written anew without some rows: those that hold one of them, and no others."""
+"""Rewriting data files without some of their rows; files without such rows stay as they are.
+
+A row's place, `PLACE`, says where it came from: its load, its file and its number there.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,12 +18,13 @@ PLACE = ["load_id", "source_uri", "row_number"]
 def files_holding(
     connection: duckdb.DuckDBPyConnection, files: Sequence[str], places: str
 ) -> list[str]:
-    """List those data files that hold a row of a relation of places; where rows are to leave, only these are written anew."""
+    """List the data files that have a row of a relation of places: the ones to rewrite."""
     if not files:
         return []
     parquet(connection, files, filename=True).create_view("searched_files")
-    held = f"select distinct filename from searched_files semi join {places} using ({', '.join(PLACE)})"
-    return [file for (file,) in connection.sql(held).fetchall()]
+    found = f"from searched_files semi join {places} using ({', '.join(PLACE)})"
+    rows = connection.sql(f"select distinct filename {found}").fetchall()
+    return [file for (file,) in rows]
 
 
 def rows_staying(
@@ -30,7 +34,7 @@ def rows_staying(
     files: Sequence[str],
     places: str,
 ) -> Iterator[pa.RecordBatch]:
-    """Stream the rows of data files that are not in a relation of places."""
+    """Stream the rows of data files, except those in a relation of places."""
     if files:
         parquet(connection, files).create_view("rewritten_files")
         staying = connection.sql(

@@ -1,8 +1,8 @@
 """The warehouse: Delta tables in the home, DuckDB over them, and the one way rows get in.
 
-Rows are written, audited, then published: Parquet files first, each batch held against its contract, then one Delta
-commit that makes them visible together with the transaction that says what they were made from. Whoever fails or is
-killed before that commit leaves nothing that a reader sees.
+Rows are written, checked, then published. Parquet files come first, each batch checked against its
+contract. One Delta commit then makes them visible, together with the transaction that records what
+they were made from. A run that fails or is killed before that commit leaves nothing visible.
 """
 
 import fcntl
@@ -46,7 +46,7 @@ RELATIONS = (
 FORMER = {"staging.duplicate_rows": "staging.repeats"}
 COMMIT_TRIES = 4
 PARTS = "parts"
-# what a home can lose: all of it is made again from raw
+# tables that may be deleted; they are rebuilt from raw
 REMADE = (
     "staging",
     "quarantine/records",
@@ -58,13 +58,13 @@ REMADE = (
 )
 CODE = "code"
 FAMILY = "family"
-# an entry of the log is small, and what consumes a table or locks a version must find it after any time
+# log entries are small, and a consumer or a training set may need an old one at any time
 KEEP_LOG: dict[str, str | None] = {"delta.enableExpiredLogCleanup": "false"}
 Report = Callable[[str, int, int], None]
 
 
 def silent(_relation: str, _rows: int, _bytes: int) -> None:
-    """Report to nobody."""
+    """Ignore the progress of writing: the default `report` of a warehouse."""
 
 
 class Published(NamedTuple):
@@ -76,7 +76,7 @@ class Published(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What a run did to a table: rows of new keys and instants, rows that replace what was there, rows that it left alone."""
+    """What a run did to a table: rows of new keys or instants, replaced and untouched rows."""
 
     new: int = 0
     recomputed: int = 0
@@ -84,7 +84,7 @@ class Rows(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """Data files that came to a relation and went from it; a row that stands in both was only moved."""
+    """Data files added to a relation and removed from it; a row that is in both was only moved."""
 
     added: list[str]
     removed: list[str]
@@ -93,18 +93,29 @@ class Changes(NamedTuple):
 class Warehouse:
     """The tables of one home.
 
-    `report(relation, rows, bytes)` is called for every batch that is written, so that long work can be watched.
+    `report(relation, rows, bytes)` is called for every batch written, to show progress.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from transforms.schemas.staging import StagedRecord
+    >>> with TemporaryDirectory() as home:
+    ...     warehouse = Warehouse(Settings(home=Path(home)))
+    ...     table = warehouse.create(StagedRecord)
+    ...     warehouse.versions(), warehouse.consumed("staging.records", "featurize")
+    ({'staging.records': 0}, -1)
     """
 
     def __init__(self, settings: Settings, report: Report = silent) -> None:
-        """Open a home; nothing is read or made yet. `HomeError` if its path cannot be one of tables."""
+        """Take a home, without reading or creating anything yet.
+
+        Raises `HomeError` if no Delta table can be opened under its path.
+        """
         refuse_path(settings.root)
         self.settings = settings
         self.report = report
         self._opened: dict[Path, tuple[DeltaTable, tuple[int, int] | None]] = {}
 
     def folder(self, relation: str) -> Path:
-        """Find the folder of a relation's Delta table; in an older home, that of its former name."""
+        """Return the folder of a relation's Delta table; in an older home by its former name."""
         folder = _folder(self.settings.root, relation)
         if relation in FORMER and not folder.exists():
             former = _folder(self.settings.root, FORMER[relation])
@@ -112,9 +123,9 @@ class Warehouse:
         return folder
 
     def table(self, relation: str) -> DeltaTable | None:
-        """Open a relation's Delta table at its newest version, or give the one that was opened before; None if it was never written.
+        """Open a relation's Delta table at its newest version; None if it was never written.
 
-        It is to be read only, for the next caller gets it too.
+        The opened table is shared with later callers, so only read it.
         """
         folder = self.folder(relation)
         opened = self._opened.get(folder)
@@ -130,7 +141,7 @@ class Warehouse:
         return table
 
     def _take(self, contract: type[Contract]) -> DeltaTable:
-        """Open a contract's table, made empty if it is not there, to write to: nobody else gets it."""
+        """Open a contract's table to write to it, created if missing, and share it with nobody."""
         table = self.create(contract)
         self._opened.pop(self.folder(contract.relation()), None)
         return table
@@ -140,27 +151,30 @@ class Warehouse:
         return DeltaTable(str(self.folder(relation)), version=version)
 
     def relations(self) -> tuple[str, ...]:
-        """Name the tables that a home can have, with those of features that are there."""
+        """List the relations that a home can have, and those of features that it does have."""
         folders = (self.settings.root / "features").glob("*/_delta_log")
         return (*RELATIONS, *sorted(f"features.{folder.parent.name}" for folder in folders))
 
     def versions(self) -> dict[str, int]:
-        """The newest version of every table there is."""
+        """Return the newest version of every table in the home."""
         tables = {relation: self.table(relation) for relation in self.relations()}
         return {relation: table.version() for relation, table in tables.items() if table}
 
     def consumed(self, relation: str, transaction: str) -> int:
-        """How far a relation's `transaction` has come: the version of its input it was last made from; -1 if never."""
+        """Return the version of the input that a `transaction` goes up to; -1 if there is none."""
         table = self.table(relation)
         version = table.transaction_version(transaction) if table else None
         return -1 if version is None else version
 
     def files(self, relation: str, since: int = -1) -> list[str]:
-        """List a relation's data files; with `since`, only those that came after that version."""
+        """List a relation's data files; with `since`, only those added after that version."""
         return self.changes(relation, since).added
 
     def changes(self, relation: str, since: int, until: int | None = None) -> Changes:
-        """Compare a relation's data files at one version, or the newest, with those of an earlier one; with -1, all of them came."""
+        """Compare a relation's data files at `until`, by default the newest version, with `since`.
+
+        A `since` of -1 means before the first version, so that all files were added.
+        """
         now, before = set(self._files_at(relation, until)), set(self._files_at(relation, since))
         return Changes(sorted(now - before), sorted(before - now))
 
@@ -173,20 +187,22 @@ class Warehouse:
         return data_files(table)
 
     def n_rows(self, relation: str, since: int = -1) -> int:
-        """Count a relation's rows by the footers of its files; with `since`, how many there are more than in that version."""
+        """Count a relation's rows by its files' footers; with `since`, how many more than then."""
         added, removed = self.changes(relation, since)
         return sum(map(n_rows_of, added)) - sum(map(n_rows_of, removed))
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Lend a folder in the home for what does not fit in memory, removed at the end; after a kill, by `sweep`."""
+        """Make a folder in the home for what does not fit in memory.
+
+        It is removed at the end, or by `sweep` if the process is killed.
+        """
         folder = self.settings.root / "tmp" / uuid.uuid4().hex
         folder.parent.mkdir(parents=True, exist_ok=True)
         alive = folder.with_suffix(".alive")
         with alive.open("w") as file:
-            fcntl.flock(
-                file, fcntl.LOCK_EX
-            )  # the operating system lets go when the process ends, however it ends
+            # the operating system releases this when the process ends, however it ends
+            fcntl.flock(file, fcntl.LOCK_EX)
             folder.mkdir()
             try:
                 yield folder
@@ -195,7 +211,7 @@ class Warehouse:
                 alive.unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove what killed processes left: their scratch folders, and data files that they wrote and did not commit."""
+        """Remove the scratch folders and the uncommitted data files of killed processes."""
         sweep_halves(self.settings.root)
         for alive in (self.settings.root / "tmp").glob("*.alive"):
             with alive.open("a") as file:
@@ -220,10 +236,12 @@ class Warehouse:
     def connect(
         self, at: Mapping[str, int] | None = None, of: tuple[str, ...] = ("",)
     ) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open DuckDB over a snapshot of tables, as views by their relation's name; what it spills is removed at the end.
+        """Open DuckDB over a snapshot of tables, each a view named as its relation.
 
-        `at` gives the versions of relations that are to be read as they were then. `of` names the relations that are read, or how
-        their names begin; all by default. Each costs a few milliseconds, which counts where a load has ten rows.
+        `at` gives the versions of relations to read at an earlier one. `of` names the relations to
+        read, or the beginnings of their names; by default all. Each relation costs a few
+        milliseconds, which matters when a load has ten rows. What DuckDB spills is removed at the
+        end.
         """
         with self.scratch() as scratch:
             options: dict[str, str | bool | int | float | list[str]] = {
@@ -251,7 +269,7 @@ class Warehouse:
     def create_view(
         self, connection: duckdb.DuckDBPyConnection, name: str, files: list[str], schema: pa.Schema
     ) -> None:
-        """Make data files a view; with no file, an empty one of the given schema."""
+        """Create a view of data files; without files, an empty one with the given schema."""
         schema_name, _, view = name.rpartition(".")
         rows = parquet(connection, files) if files else connection.from_arrow(schema.empty_table())
         connection.execute(f"create schema if not exists {schema_name or 'main'}")
@@ -266,11 +284,10 @@ class Warehouse:
         since: int,
         until: int | None = None,
     ) -> None:
-        """Make the views `inserted` and `deleted`: the rows that came to a relation after a version, and those that went.
+        """Create the views `inserted` and `deleted`: rows added to and removed from a relation.
 
-        With `until`, the relation is looked at as it was then.
-
-        Rows that were only moved to another file, as compaction does, are in neither.
+        They compare the version `until`, by default the newest, with the version `since`. Rows only
+        moved to another file, as compaction does, are in neither.
         """
         added, removed = self.changes(contract.relation(), since, until)
         schema = contract.arrow_schema()
@@ -289,7 +306,7 @@ class Warehouse:
         )
 
     def create(self, contract: type[Contract]) -> DeltaTable:
-        """Open a contract's table as `table` does, made empty if it is not there."""
+        """Open a contract's table as `table` does; create it empty if it is missing."""
         if opened := self.table(contract.relation()):
             return opened
         folder = self.folder(contract.relation())
@@ -303,12 +320,13 @@ class Warehouse:
                 configuration=KEEP_LOG,
             )
         except OSError as error:
-            message = f"{self.settings.root}: cannot be written ({error.strerror or error}); choose another --home"
+            reason = error.strerror or error
+            message = f"{self.settings.root}: cannot be written ({reason}); choose another --home"
             raise HomeError(message) from None
         return self._share(contract.relation(), table)
 
     def refuse_other_columns(self, contract: type[Contract]) -> None:
-        """Raise `HomeError` if a table has other columns than its contract, for an older version of this program made it."""
+        """Raise `HomeError` if another version of millrace made a table with other columns."""
         table = self.create(contract)
         found, wanted = pa.schema(table.schema().to_arrow()), contract.arrow_schema()
         both = set(found.names) & set(wanted.names)
@@ -316,9 +334,9 @@ class Warehouse:
         differing = sorted((set(found.names) ^ set(wanted.names)) | retyped)
         if differing:
             message = (
-                f"{self.settings.root}: {contract.relation()} was made by another version of millrace (columns that differ: "
-                f"{', '.join(differing)}); delete {', '.join(REMADE)} there, then run every source "
-                "once: they are made again from raw"
+                f"{self.settings.root}: {contract.relation()} was made by another version of "
+                f"millrace (columns that differ: {', '.join(differing)}); delete "
+                f"{', '.join(REMADE)} there, then run every source once: they are rebuilt from raw"
             )
             raise HomeError(message)
 
@@ -332,14 +350,16 @@ class Warehouse:
         *,
         is_whole: bool = False,
     ) -> Published:
-        """Write, audit and publish batches in one commit, exactly once for the given transactions and code.
+        """Write, check and publish batches in one commit, once for the transactions and the code.
 
-        `code` is the digest of what made the rows (`consumed(relation, CODE)` tells it, `FAMILY` the contract's version): the
-        same input through other code is no repeat. The data files in `without` leave the table in the same commit, and stay on
-        disk for its older versions; with `is_whole` all do, and the table takes the contract's columns as they are now.
-        Raises `GateError` if a row breaks the contract, `AlreadyPublishedError` if another run was first with one of the
-        transactions, `HomeError` if another run has taken one of the files in `without` away meanwhile. In all cases nothing is
-        visible and the files written are gone.
+        `code` is the digest of what made the rows: the same input through other code is no repeat.
+        `consumed(relation, CODE)` returns it, and `FAMILY` the contract's version. The same commit
+        removes the data files in `without` from the table; they stay on disk for its older
+        versions. With `is_whole` it removes all files, and the table takes the contract's columns.
+
+        Raises `GateError` if a row breaks the contract, `AlreadyPublishedError` if another run has
+        published one of the transactions, and `HomeError` if another run has removed one of the
+        files in `without`. Then nothing is visible, and the files written are deleted.
         """
         table = self._take(contract)
         relation = contract.relation()
@@ -372,7 +392,7 @@ class Warehouse:
         code: int | None,
         mode: str,
     ) -> DeltaTable:
-        """Commit; again on the newest version where another run came between, unless it published the same."""
+        """Commit; after another run's commit retry on top of it, unless it is of the same input."""
         carried = (
             transactions
             if code is None
@@ -388,7 +408,7 @@ class Warehouse:
                 )
                 break
             except CommitFailedError:
-                # also where two runs make a table at the same moment: the second making is a commit of its own
+                # also if two runs create a table at once: the second creation is a commit too
                 table = self._take(contract)
                 _refuse_repeat(table, contract.relation(), transactions, code)
                 if not tries_left:
@@ -417,12 +437,12 @@ def _folder(home: Path, relation: str) -> Path:
 
 
 def _entry(folder: Path, version: int) -> Path:
-    """Name the entry of a table's log that made a version."""
+    """Return the path of the log entry that made a version."""
     return folder / "_delta_log" / f"{version:020d}.json"
 
 
 def _identity(entry: Path) -> tuple[int, int] | None:
-    """Tell an entry of a log from another of its name; None if it is not there."""
+    """Distinguish a log entry from others of the same name; None if it is missing."""
     try:
         stat = entry.stat()
     except FileNotFoundError:
@@ -431,7 +451,10 @@ def _identity(entry: Path) -> tuple[int, int] | None:
 
 
 def _is_newest(folder: Path, table: DeltaTable, identity: tuple[int, int] | None) -> bool:
-    """Look whether the log still ends with a table's version; a table that was deleted and made anew has another entry there."""
+    """Check that the log still ends with an opened table's version.
+
+    A table that was deleted and created again has another entry of that name.
+    """
     entry, following = (
         _entry(folder, version) for version in (table.version(), table.version() + 1)
     )
@@ -439,7 +462,7 @@ def _is_newest(folder: Path, table: DeltaTable, identity: tuple[int, int] | None
 
 
 def files_of_version(folder: Path, version: int) -> list[str]:
-    """List the data files of a version of a table; none if the version is gone."""
+    """List the data files of a version of a table; none if that version is missing."""
     try:
         return data_files(DeltaTable(str(folder), version=version))
     except DeltaError:
@@ -447,12 +470,19 @@ def files_of_version(folder: Path, version: int) -> list[str]:
 
 
 def data_files(table: DeltaTable) -> list[str]:
-    """List the data files of an open local table as paths; Delta gives URIs, in which a blank is `%20`."""
+    """List the data files of an open table as paths; Delta returns URIs, with `%20` for a blank."""
     return [unquote(uri) for uri in table.file_uris()]
 
 
 def n_rows_of(file: str) -> int:
-    """Count a data file's rows, by its footer."""
+    """Count a data file's rows by its footer.
+
+    >>> from tempfile import NamedTemporaryFile
+    >>> with NamedTemporaryFile() as file:
+    ...     pq.write_table(pa.table({"record_id": ["a", "b"]}), file.name)
+    ...     n_rows_of(file.name)
+    2
+    """
     n_rows: int = pq.read_metadata(file).num_rows
     return n_rows
 
@@ -464,16 +494,22 @@ def _remove(file: str) -> RemoveAction:
 
 
 def _refuse_missing(table: DeltaTable, relation: str, files: Sequence[str]) -> None:
-    """Look whether the files to be replaced are still there; else what replaces them would bring back rows that went."""
+    """Refuse to replace files that are no longer in the table: removed rows would come back."""
     if not set(files) <= set(data_files(table)):
-        message = f"{relation}: another run has replaced files that this one was about to replace; run again"
+        message = (
+            f"{relation}: another run has replaced files that this one was about to replace; "
+            "run again"
+        )
         raise HomeError(message)
 
 
 def _refuse_repeat(
     table: DeltaTable, relation: str, transactions: Mapping[str, int], code: int | None
 ) -> None:
-    """Look for the transactions in the open version; of itself, Delta sees a conflict only with commits after it."""
+    """Refuse transactions that the open version already has.
+
+    Delta itself only detects conflicts with commits after the open version.
+    """
     if code is not None and table.transaction_version(CODE) != code:
         return
     done = {name: table.transaction_version(name) for name in transactions}
@@ -483,4 +519,4 @@ def _refuse_repeat(
 
 
 class AlreadyPublishedError(Exception):
-    """Another run committed the same transaction first; its rows are the ones that count."""
+    """Another run committed the same transaction first; its rows count."""

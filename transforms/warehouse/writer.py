@@ -1,4 +1,7 @@
-"""Parquet files of a table, held against its contract as they are written. No reader sees them before they are committed."""
+"""Parquet files of a table, checked against its contract as they are written.
+
+No reader sees a file before it is committed.
+"""
 
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,25 +18,31 @@ ROWS_OF_A_FILE = 2_000_000
 
 
 class PartWriter:
-    """Audits batches and writes them as zstd Parquet files of bounded size, in two threads, while the next is computed.
+    """Check batches and write them as zstd Parquet files of bounded size, in two threads.
 
-    Encoding is what writing costs, and one thread of it kept the other core waiting. A second file is begun only where
-    the first cannot keep up.
+    The next batch is computed meanwhile. Encoding dominates the cost of writing, and with one
+    thread the other core was idle. A second file is begun only if the first cannot keep up.
     """
 
     def __init__(self, folder: Path, contract: type[Contract], journal: Path) -> None:
-        """Write into a table's folder; the names of files are noted before they are written, so that what is left can be swept."""
+        """Write into a table's folder.
+
+        Each file's name is written to `journal` first, so that `sweep` can delete it after a kill.
+        """
         self.n_rows = 0
         self._lanes = [_Lane(folder, contract, journal), _Lane(folder, contract, journal)]
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Write a batch in the thread that is idle. Raises `GateError` for the batch before it, if that broke its contract."""
+        """Write a batch in an idle thread.
+
+        Raises `GateError` if an earlier batch of that thread broke its contract.
+        """
         lane = next((lane for lane in self._lanes if lane.is_idle), self._lanes[self.n_rows % 2])
         lane.write(batch)
         self.n_rows += batch.num_rows
 
     def close(self) -> list[AddAction]:
-        """Finish the files; what a commit adds."""
+        """Finish the files and return the actions that add them to a commit."""
         return [action for lane in self._lanes for action in lane.close()]
 
     def discard(self) -> None:
@@ -43,15 +52,11 @@ class PartWriter:
 
 
 class _Lane:
-    """One of a writer's threads, with the files it writes one after the other."""
+    """One of a writer's threads, and the files that it writes in turn."""
 
     def __init__(self, folder: Path, contract: type[Contract], journal: Path) -> None:
-        self.folder, self.contract, self.schema, self.journal = (
-            folder,
-            contract,
-            contract.arrow_schema(),
-            journal,
-        )
+        self.folder, self.contract, self.journal = folder, contract, journal
+        self.schema = contract.arrow_schema()
         self._actions: list[AddAction] = []
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
@@ -77,10 +82,9 @@ class _Lane:
         self._thread.shutdown(wait=True)
         if self._part:
             self._part.close()
-        for name in [action.path for action in self._actions] + (
-            [self._path.name] if self._path else []
-        ):
-            (self.folder / name).unlink(missing_ok=True)
+        for path in (*(self.folder / action.path for action in self._actions), self._path):
+            if path:
+                path.unlink(missing_ok=True)
 
     def _wait(self) -> None:
         if self._pending:

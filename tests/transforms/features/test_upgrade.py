@@ -31,7 +31,7 @@ def test_a_home_without_a_column_is_refused_and_made_again_from_raw(
     DeltaTable.create(str(folder), schema.remove(schema.get_field_index("text_redacted")))
     with pytest.raises(
         HomeError,
-        match=r"staging\.records .* differ: text_redacted\); delete staging, .* from raw",
+        match=r"staging\.records .* differ: text_redacted\); delete staging, .* rebuilt from raw",
     ):
         prepare(source, warehouse)
     for name in REMADE:

@@ -264,7 +264,7 @@ def test_tampered_values_do_not_add_up(
         (lambda home: trace_record(home, "R1"), "no record has this id"),
         (
             lambda home: trace_feature(home, "author_activity", "Ann", NOW),
-            "knows no such author_id",
+            "has no such author_id",
         ),
         (
             lambda home: trace_feature(home, "activity", "ann", NOW),
@@ -301,7 +301,7 @@ def test_a_view_that_is_declared_since_is_refused_and_no_other(
     assert trace_feature(home, "author_activity", "ann", at(1.5)).mismatches == []
     assert "author_more" not in {view.view for view in trace_file(home, "first.jsonl").views}
     with pytest.raises(
-        MillraceError, match=r"features\.author_more: is declared and not computed yet"
+        MillraceError, match=r"features\.author_more: is declared but not computed yet"
     ):
         trace_feature(home, "author_more", "ann", at(1.5))
 

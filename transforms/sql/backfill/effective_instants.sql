@@ -1,4 +1,5 @@
--- effective_instants: the instants at which a record's version takes effect and stands: none newer was known by then.
+-- effective_instants: the instants at which a version of a record takes effect.
+-- A version does so only if no newer one was known by then.
 -- grain: entity_id, instant_us
 -- reads: staging.records
 with versions as (

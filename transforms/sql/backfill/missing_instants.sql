@@ -1,4 +1,4 @@
--- missing_instants: instants in a span at which an entity's values change, and that its view does not hold.
+-- missing_instants: instants in a span at which an entity's values change and its view has no row.
 -- grain: entity_id, instant_us
 -- reads: expected_instants, known_instants
 select distinct

@@ -1,7 +1,9 @@
--- collisions: the accepted rows of every load that stand beside a stranger: in the order in which the rows of their record were known,
--- the one before or after is by another author, with another text, written at another time or known at the same one. An update leaves
--- the author, the text or the time as it was, or is known later.
--- Staged rows of the same source count as neighbours, by author and time alone, for their texts are not read here. No tombstone does.
+-- collisions: the accepted rows of every load whose id another record seems to share.
+-- Of the rows with that id, in the order in which they were known, the one before or after is by
+-- another author, has another text, and was written at another time or known at the same time.
+-- An update keeps the author or the text, or keeps the written time and is known later.
+-- Staged rows of the same source are compared too, but not by text, which is not read here.
+-- Tombstones are left out.
 -- grain: load_id
 -- reads: accepted, earlier_rows
 with candidates as (
@@ -47,14 +49,23 @@ compared as (
     select
         *,
         lag(author_hash) over known_order <> author_hash
-        and (lag(event_timestamp) over known_order <> event_timestamp or lag(known_timestamp) over known_order = known_timestamp)
+        and (
+            lag(event_timestamp) over known_order <> event_timestamp
+            or lag(known_timestamp) over known_order = known_timestamp
+        )
         and coalesce(lag(text_hash) over known_order <> text_hash, true) as is_other_before,
         lead(author_hash) over known_order <> author_hash
-        and (lead(event_timestamp) over known_order <> event_timestamp or lead(known_timestamp) over known_order = known_timestamp)
+        and (
+            lead(event_timestamp) over known_order <> event_timestamp
+            or lead(known_timestamp) over known_order = known_timestamp
+        )
         and coalesce(lead(text_hash) over known_order <> text_hash, true) as is_other_after
     from candidates
     where record_id in (select several.record_id from several)
-    window known_order as (partition by record_id order by known_timestamp, event_timestamp, author_hash, content_digest)
+    window known_order as (
+        partition by record_id
+        order by known_timestamp, event_timestamp, author_hash, content_digest
+    )
 )
 
 select

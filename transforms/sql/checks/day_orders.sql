@@ -1,5 +1,6 @@
--- day_orders: of the rejected dates of every load that write day and month as two numbers, how many would be a date in the other order
--- only, by which number is above 12; beside how many rows passed, and how many of them on one of the first twelve days of a month.
+-- day_orders: rejected dates of every load that are dates only with day and month in one order.
+-- They are counted by which of the two numbers is above 12, beside the rows that passed and how
+-- many of these have a date in the first twelve days of a month.
 -- grain: load_id, column
 -- reads: accepted, rejected
 with written as (
@@ -31,6 +32,8 @@ select
     written.n_first,
     written.n_second,
     passed.n_passed,
-    if(written."column" = 'event_timestamp', passed.n_event_days, passed.n_known_days) as n_first_days
+    if(
+        written."column" = 'event_timestamp', passed.n_event_days, passed.n_known_days
+    ) as n_first_days
 from written
 inner join passed on written.load_id = passed.load_id

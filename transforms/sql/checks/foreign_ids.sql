@@ -1,4 +1,4 @@
--- foreign_ids: how many accepted rows of every load have the id of a record that another source has staged.
+-- foreign_ids: how many accepted rows of every load have the id of another source's staged record.
 -- grain: load_id
 -- reads: accepted, earlier_rows
 with foreign_records as (

@@ -1,4 +1,5 @@
--- rejections: how many rows of every load each rule rejects; rows that `schema: quarantine` holds back are rejected by choice.
+-- rejections: how many rows of every load each rule rejects.
+-- Rows that `schema: quarantine` rejects are left out, because they are rejected by choice.
 -- grain: load_id, column, rule
 -- reads: incoming, rejected
 with read as (

@@ -1,4 +1,4 @@
--- erased_accounts: what the erased rows take out of the accounts of their files.
+-- erased_accounts: the erased rows as negative counts in the accounts of their files.
 -- grain: load_id, source_uri
 -- reads: erased_rows
 select

@@ -1,6 +1,7 @@
--- erased_rows: the rows to be erased, with what became of them: those of an author, of a record, or of a file. A rejected row could
--- not be read, so it goes where its bytes name the author or the record as a word of their own; and so does a row that was corrected,
--- whatever it became, where its bytes as they came or as they were corrected do.
+-- erased_rows: the rows of an author, a record or a file, to be erased, and what became of them.
+-- The columns of a rejected row are unknown, so it is erased if its bytes contain the author's or
+-- the record's id as a whole word. A corrected row, whatever it became, is erased if its original
+-- or its corrected bytes do.
 -- grain: load_id, source_uri, row_number
 -- reads: raw.records, staging.records, staging.duplicate_rows, quarantine.records,
 -- quarantine.corrections
@@ -42,7 +43,7 @@ naming as (
         source_uri,
         row_number
     from unread
-    where regexp_matches(coalesce(try(decode(payload)), payload::varchar), getvariable('erased_name'))
+    where regexp_matches(coalesce(try(decode(payload)), payload::varchar), $name::varchar)
 ),
 
 staged as (
@@ -96,17 +97,27 @@ accounted as (
     select * from duplicates
     union all
     select * from rejected
+),
+
+compared as (
+    select
+        *,
+        author_id = $author or record_id = $record or source_uri = $source_file as is_wanted
+    from accounted
+),
+
+found as (
+    select
+        compared.*,
+        naming.load_id is not null as is_named
+    from compared
+    left join naming
+        on
+            compared.load_id = naming.load_id
+            and compared.source_uri = naming.source_uri
+            and compared.row_number = naming.row_number
 )
 
-select accounted.*
-from accounted
-left join naming
-    on
-        accounted.load_id = naming.load_id
-        and accounted.source_uri = naming.source_uri
-        and accounted.row_number = naming.row_number
-where
-    accounted.author_id = getvariable('erased_author')
-    or accounted.record_id = getvariable('erased_record')
-    or accounted.source_uri = getvariable('erased_file')
-    or naming.load_id is not null
+select * exclude (is_wanted, is_named)
+from found
+where is_wanted or is_named

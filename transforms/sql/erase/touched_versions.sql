@@ -1,5 +1,5 @@
--- touched_versions: every row of the records that lose one, to find each entity that it names: what is computed again once the rows
--- are gone. A duplicate row may have been a version before, and its entities are known as far as its columns tell them.
+-- touched_versions: every row of the records that lose one, to find the entities to recompute.
+-- A duplicate row may have been a version before; only its own columns say which entities it names.
 -- grain: none
 -- reads: erased_rows, staging.records, staging.duplicate_rows
 with named as (

@@ -1,5 +1,5 @@
--- document_in_effect: what the index of duplicates says of a record at an instant; nothing before the record's first.
--- What the index got after the view was made last, by a run that was killed since, is not looked at.
+-- document_in_effect: a record's entry in the index of duplicates at an instant, if it has one yet.
+-- Entries added after the view was last made, by a run that was then killed, are ignored.
 -- grain: record_id
 -- reads: duplicates.documents, features.record_duplicates
 select *
@@ -7,5 +7,11 @@ from duplicates.documents
 where
     record_id = $record_id
     and event_timestamp <= $at
-    and created_timestamp <= (select max(record_duplicates.created_timestamp) from features.record_duplicates)
-qualify row_number() over (partition by record_id order by event_timestamp desc, created_timestamp desc) = 1
+    and created_timestamp <= (
+        select max(record_duplicates.created_timestamp) from features.record_duplicates
+    )
+qualify
+    row_number() over (
+        partition by record_id
+        order by event_timestamp desc, created_timestamp desc
+    ) = 1

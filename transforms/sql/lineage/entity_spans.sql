@@ -1,11 +1,13 @@
--- entity_spans: from when until when each version from a file counts for an entity, as long as no newer one is known (null: to this day).
+-- entity_spans: when each version from a file begins to count for the entities that it names,
+-- and when it is superseded (null: not yet).
 -- grain: none
 -- reads: named_versions
 with known as (
     select
         *,
         greatest(event_timestamp, known_timestamp) + interval 1 microsecond as counts_from,
-        lead(known_timestamp) over (partition by record_id order by known_timestamp) + interval 1 microsecond as superseded_timestamp
+        lead(known_timestamp) over (partition by record_id order by known_timestamp)
+        + interval 1 microsecond as superseded_timestamp
     from named_versions
 )
 

@@ -1,4 +1,4 @@
--- file_loads: what became of a file's rows, load by load, replays included.
+-- file_loads: what became of a file's rows in each load, including replays.
 -- grain: load_id
 -- reads: accounting.files
 select

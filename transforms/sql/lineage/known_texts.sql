@@ -1,4 +1,4 @@
--- known_texts: every text that a record had by an instant, in the order in which they were known.
+-- known_texts: every text that a record had by an instant, in the order in which they became known.
 -- grain: record_id, known_timestamp
 -- reads: staging.records
 select

@@ -1,4 +1,5 @@
--- known_versions: of each record the newest version that was known before an instant, if it takes effect before that and is no tombstone.
+-- known_versions: the newest version of each record known before an instant, unless it is
+-- a tombstone or takes effect only later.
 -- grain: record_id
 -- reads: traced_versions
 with known as (

@@ -1,4 +1,5 @@
--- naming_rows: rejected rows whose bytes contain a text, such as a record's id; whether they were rows of that record nobody can tell.
+-- naming_rows: rejected rows whose bytes contain a text, such as a record's id.
+-- Whether they are rows of that record is unknown.
 -- grain: load_id, source_uri, row_number
 -- reads: quarantine.records
 select

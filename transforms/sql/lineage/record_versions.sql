@@ -1,5 +1,5 @@
--- record_versions: every version of a record, with the size and the digest of the raw row that it came from,
--- and when that was corrected last, with the digest of what was read in its place.
+-- record_versions: every version of a record, with the size and digest of its raw row,
+-- and the time and digest of that row's last correction.
 -- grain: record_id, known_timestamp
 -- reads: staging.records, raw.records, quarantine.corrections
 with versions as (
@@ -9,7 +9,11 @@ with versions as (
 
 corrected as (
     select * from quarantine.corrections
-    qualify row_number() over (partition by load_id, source_uri, row_number order by corrected_timestamp desc) = 1
+    qualify
+        row_number() over (
+            partition by load_id, source_uri, row_number
+            order by corrected_timestamp desc
+        ) = 1
 )
 
 select

@@ -1,4 +1,4 @@
--- resting_rows: how many rows of activity rest on at least one of some records' spans, and of how many authors or subjects.
+-- resting_rows: how many rows of entities depend on at least one span, and of how many entities.
 -- grain: none
 -- reads: entity_spans, entity_rows
 with changes as (
@@ -34,7 +34,7 @@ running as (
     select
         entity_id,
         is_row,
-        -- a row at the instant of a change has it already
+        -- a row at the instant of a change already includes it
         sum(weight) over (
             partition by entity_id
             order by instant, is_row

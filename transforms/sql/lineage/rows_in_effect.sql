@@ -1,4 +1,4 @@
--- rows_in_effect: how many instants of a record view rest on a version that came from a file.
+-- rows_in_effect: at how many instants of a record view a version from a file is in effect.
 -- grain: none
 -- reads: staging.records, record_rows
 with of_file as (
@@ -24,7 +24,8 @@ in_effect as (
     inner join staging.records as records
         on
             instants.record_id = records.record_id
-            and greatest(records.event_timestamp, records.known_timestamp) <= instants.event_timestamp
+            and greatest(records.event_timestamp, records.known_timestamp)
+            <= instants.event_timestamp
     group by instants.record_id, instants.event_timestamp
 )
 

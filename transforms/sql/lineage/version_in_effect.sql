@@ -1,4 +1,5 @@
--- version_in_effect: the version of a record that stands at an instant: of those written and known by then the newest known.
+-- version_in_effect: the version of a record in effect at an instant.
+-- Of the versions written and known by then, it is the one known last.
 -- grain: record_id
 -- reads: staging.records
 select *

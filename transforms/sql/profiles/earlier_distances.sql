@@ -1,4 +1,5 @@
--- earlier_distances: how far the newest $n_loads staged loads of $source were from those before them, before an instant and without some.
+-- earlier_distances: how far each of the newest $n_loads staged loads of $source was from the loads
+-- before it; until $before, without the loads in $judged.
 -- grain: load_id, column, statistic
 -- reads: accounting.files, profiles.columns, profiles.drift
 with published as (

@@ -1,4 +1,5 @@
--- field_changes: what changed in the fields of a source, in its loads after a given one; a field that stays away is missing once.
+-- field_changes: what changed in the fields of a source, in its loads after a given one; a field
+-- that stays away is missing once.
 -- grain: load_id, field, type
 -- reads: profiles.fields
 with described as (

@@ -1,4 +1,4 @@
--- known_fields: the fields that loads of a source let in, with the types they had, but for some loads.
+-- known_fields: the fields that loads of a source let in, with their types; without some loads.
 -- grain: field
 -- reads: profiles.fields
 with let_in as (

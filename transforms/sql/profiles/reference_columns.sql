@@ -1,4 +1,5 @@
--- reference_columns: the profiles of the newest $n_loads loads of $source that are staged, before an instant and without some.
+-- reference_columns: the profiles of the newest $n_loads staged loads of $source; until $before,
+-- without the loads in $judged.
 -- grain: load_id, column
 -- reads: accounting.files, profiles.columns
 with published as (

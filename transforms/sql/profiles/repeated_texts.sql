@@ -1,5 +1,6 @@
--- repeated_texts: how many texts stand earlier among the same hundred rows of their file, as counts of the column `is_repeated_nearby`.
--- of all rows of a load, the more would repeat one the more rows there are, so days of other sizes would differ
+-- repeated_texts: how many texts occur earlier among the same hundred rows of their file, as counts
+-- of the column `is_repeated_nearby`.
+-- over all rows of a load, the share would grow with the rows, and days of other sizes would differ
 -- grain: load_id, key
 -- reads: buffered
 with texts as (

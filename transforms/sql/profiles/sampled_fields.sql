@@ -1,4 +1,4 @@
--- sampled_fields: the names of fields in some of the incoming rows that are JSON objects, and not long.
+-- sampled_fields: the names of fields in some of the incoming rows that are short JSON objects.
 -- grain: field
 -- reads: incoming
 with sampled as (

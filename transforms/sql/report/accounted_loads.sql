@@ -1,4 +1,4 @@
--- accounted_loads: what became of the rows of every load, as the books have it.
+-- accounted_loads: what became of every load's rows, according to the books.
 -- grain: source, load_id
 -- reads: accounting.files
 select

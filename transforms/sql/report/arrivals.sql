@@ -1,4 +1,5 @@
--- arrivals: how many versions became known in each period, and how long after they were written: the half, nine in ten, 99 in 100.
+-- arrivals: how many versions became known in each period, and how long after they were written
+-- (50th, 90th and 99th percentile).
 -- grain: source, period
 -- reads: staging.records
 with versions as (

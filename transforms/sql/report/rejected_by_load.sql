@@ -1,4 +1,4 @@
--- rejected_by_load: how many rows of each load each rule keeps out.
+-- rejected_by_load: how many rows of each load each rule rejects.
 -- grain: source, load_id, column, rule
 -- reads: quarantine.records
 select

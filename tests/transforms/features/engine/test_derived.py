@@ -71,7 +71,7 @@ def test_threads_compute_at_once() -> None:
     [
         ("m + 1", 'feature bad: Binder Error: Referenced column "m" not found in FROM clause!'),
         ("n +", "feature bad: syntax error"),
-        ("(select 1)", "feature bad: may not hold a subquery"),
+        ("(select 1)", "feature bad: may not contain a subquery"),
         ("read_text('/etc/passwd')", r"feature bad: may not call read_text\(\)"),
         ("text::int", "feature bad: its expression cannot be computed over these values"),
     ],
