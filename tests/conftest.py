@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: a home of one's own, the sample, and the larger data sets where they are at hand."""
+"""Fixtures shared by all tests: an empty home, the sample, and the larger data sets if present."""
 
 import gc
 import importlib.util
@@ -54,8 +54,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_unconfigure() -> None:
     """Take Hypothesis's callback off the garbage collector.
 
-    It outlives the last collection of the interpreter, and with it all tests that Hypothesis remembers and whatever their
-    annotations name: DuckDB then prints a page of leaked objects.
+    It outlives the interpreter's last collection, with all tests that Hypothesis remembers and
+    whatever their annotations name: DuckDB then prints a page of leaked objects.
     """
     gc.callbacks[:] = [
         callback for callback in gc.callbacks if not callback.__module__.startswith("hypothesis.")
@@ -70,7 +70,7 @@ def warehouse(tmp_path: Path) -> Warehouse:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with the larger data sets and the data generator, beside the project or where MILLRACE_SHARED says."""
+    """The larger data sets and the data generator: MILLRACE_SHARED, or beside the project."""
     folder = Path(os.environ.get("MILLRACE_SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
         _lacks(f"needs the shared data sets, not found at {folder}")
@@ -79,13 +79,13 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def redis_address() -> Iterator[Address]:
-    """A real Redis of this test run; a test takes a database number or a project name of its own."""
+    """A real Redis for this test run; each test uses its own database number or project name."""
     yield from _started(redis_server())
 
 
 @pytest.fixture(scope="session")
 def postgres_address() -> Iterator[Address]:
-    """A real PostgreSQL of this test run (database and user `postgres`); a test takes a schema or a project of its own."""
+    """A real PostgreSQL for this run (database, user `postgres`); one schema or project a test."""
     yield from _started(postgres_server())
 
 
@@ -97,7 +97,7 @@ def s3_address() -> Iterator[Address]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Headless Chromium, which asks nothing of any network; of one module, for its event loop would be in the way of others."""
+    """Headless Chromium without a network; one a module, since its event loop disturbs others."""
     program = shutil.which("chromium")
     if program is None:
         _lacks("chromium is not installed (Debian: apt-get install chromium)")
@@ -107,9 +107,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny sentence-transformers model, made by a process of its own, for its libraries warn of each other.
+    """A tiny sentence-transformers model, made in a separate process: its libraries emit warnings.
 
-    The extra takes more than 1 GB, so that CI does without, too.
+    The extra takes more than 1 GB, so CI skips these tests too.
     """
     if importlib.util.find_spec("sentence_transformers") is None:
         pytest.skip("needs the extra `embeddings` (sentence-transformers), which is not installed")
@@ -140,7 +140,7 @@ def _lacks(reason: str) -> None:
 
 @pytest.fixture
 def make_source(tmp_path: Path) -> Callable[..., Source]:
-    """Write a source file and load it; the fields that matter to a test are given, the rest has defaults."""
+    """Write and load a source file; a test passes the fields that matter to it."""
 
     def make(uri: str | Path, **changes: object) -> Source:
         document: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""The examples in docstrings give what they say, and the declarations that the README shows are right."""
+"""The examples in docstrings print what they show, and the README's declarations are right."""
 
 import doctest
 import os

@@ -1,4 +1,4 @@
-"""The set-up resolves for every Python that is promised. `make wheels` asks the registry whether each pin has a wheel there."""
+"""The set-up resolves for every supported Python; `make wheels` checks the registry's wheels."""
 
 import tomllib
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ def _holds(requirement: Requirement, python: str, extras: Iterable[str] = ()) ->
 
 
 def _needed(python: str) -> set[str]:
-    """Follow what `make setup` installs to all that this requires on a Python, as the installed packages say it."""
+    """Follow what `make setup` installs to all its requirements, as the packages state them."""
     extras = PROJECT["optional-dependencies"]
     listed = [
         Requirement(line) for line in (*PROJECT["dependencies"], *extras["demo"], *extras["dev"])
@@ -53,6 +53,5 @@ def test_every_python_that_is_promised_is_looked_at() -> None:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_all_that_is_needed_is_pinned(python: str) -> None:
     pinned = {canonicalize_name(pin.name) for pin in PINS if _holds(pin, python)}
-    assert (
-        sorted(_needed(python) - pinned - {"setuptools"}) == []
-    )  # which builds this project, and pip brings
+    # which builds this project, and pip brings
+    assert sorted(_needed(python) - pinned - {"setuptools"}) == []

@@ -1,4 +1,4 @@
-"""Names agree everywhere, everything is described, what is made from code is not stale. Each failure lists all offenders."""
+"""Names agree, everything is described, generated pages are fresh; failures list all offenders."""
 
 import re
 from importlib import import_module

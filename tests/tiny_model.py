@@ -1,4 +1,4 @@
-"""Make a tiny sentence-transformers model, of random weights, in a folder: `python -m tests.tiny_model FOLDER [SEED]`."""
+"""Make a tiny sentence-transformers model: `python -m tests.tiny_model FOLDER [SEED]`."""
 
 import sys
 import tempfile

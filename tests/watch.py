@@ -1,6 +1,6 @@
-"""Imports modules and calls the client in a process of its own, and tells what of the process has changed by that.
+"""Import modules and call the client in a process; report what of the process has changed.
 
-`python -m tests.watch HOME MODULE ...` prints JSON: the changes by the imports, and those by the calls.
+`python -m tests.watch HOME MODULE ...` prints JSON: the changes by imports and those by calls.
 """
 
 import importlib
@@ -46,7 +46,7 @@ class Itself:
 
 
 def state() -> State:
-    """Note the environment, the filters of warnings, every logger, and every public attribute of every module."""
+    """Record the environment, the warning filters, every logger, and modules' public attributes."""
     loggers = [
         logging.root,
         *(
@@ -81,17 +81,16 @@ def _of_logger(logger: logging.Logger) -> dict[str, Any]:
 
 
 def _public(module: ModuleType) -> dict[str, Itself]:
-    """A module's attributes, without those in which it keeps what is imported late, or found once."""
+    """A module's attributes, without those in which it keeps late imports or cached lookups."""
     return {name: Itself(value) for name, value in vars(module).items() if not name.startswith("_")}
 
 
 def changes(before: State, after: State) -> Iterator[str]:
-    """Tell what is different of what was there before; that modules and loggers come is what an import does."""
+    """Report what differs from before, except new modules and loggers, which imports bring."""
     for what, then in before.items():
         now = after[what]
-        names = (
-            then.keys() if what.startswith("module") else then.keys() | now.keys()
-        )  # a package gets its submodules as attributes
+        # a package gets its submodules as attributes
+        names = then.keys() if what.startswith("module") else then.keys() | now.keys()
         yield from (f"{what}: {name}" for name in names if then.get(name) != now.get(name))
 
 

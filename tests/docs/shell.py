@@ -1,9 +1,9 @@
-"""Runs the commands of a page in a folder: `python -m tests.docs.shell PAGE FOLDER` prints what each says, as JSON.
+"""Run a page's commands in a folder: `python -m tests.docs.shell PAGE FOLDER` prints JSON.
 
-With `--write` the page gets what they say.
+With `--write` their output is written into the page.
 
-A block whose first line names a file is written to that file. A command is run in a child of this process, which has imported what
-takes long but has read no declarations and opened no table.
+A block whose first line names a file is written to that file. A command runs in a child of this
+process, which has imported the slow modules but has read no declarations and opened no table.
 """
 
 import json
@@ -34,7 +34,7 @@ def blocks(page: str) -> list[tuple[str, str, str]]:
 
 
 def commands(console: str) -> list[tuple[str, str]]:
-    """The commands of a console block with what stands below each."""
+    """The commands of a console block with the output below each."""
     parts = re.split(r"^\$ (.*)\n", console, flags=re.MULTILINE)
     return list(zip(parts[1::2], parts[2::2], strict=True))
 

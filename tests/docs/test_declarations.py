@@ -1,4 +1,4 @@
-"""The page of declarations says what the code says: its tables are made here, and its examples are declared."""
+"""The declarations page agrees with the code: its tables are generated, its examples declared."""
 
 import inspect
 import re

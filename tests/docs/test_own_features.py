@@ -1,4 +1,4 @@
-"""The tutorial is what happens: every command of the page is run, and says what the page says it says."""
+"""The tutorial is true: every command of the page runs and prints what the page shows."""
 
 import json
 import os
@@ -43,4 +43,4 @@ def test_every_command_says_what_the_page_says(tmp_path: Path) -> None:
         "write the page again: python -m tests.docs.shell docs/own-features.md FOLDER --write"
     )
     failed = [command for command, _, code in json.loads(ended.stdout) if code]
-    assert failed == ["millrace features check", "millrace features test"]  # which the page mends
+    assert failed == ["millrace features check", "millrace features test"]  # which the page fixes

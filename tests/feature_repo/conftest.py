@@ -29,7 +29,7 @@ NOW = datetime(2024, 9, 1, tzinfo=UTC)
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
-    """Three days of the sample, staged, featurized and registered. Read only; its tests share it."""
+    """Three days of the sample, staged, featurized and registered; shared, so read only."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "data" / "cve_events").mkdir(parents=True)
     for day in DAYS:
@@ -45,7 +45,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
 
 @pytest.fixture(scope="session")
 def ann(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
-    """A home of two records of one author, known as they were written: at 10:00 UTC on the 1st and the 2nd of January 2026."""
+    """Two records of one author, each known when written, at 10:00 UTC on 1 and 2 January 2026."""
     folder = tmp_path_factory.mktemp("ann")
     written = [f"2026-01-0{day}T10:00:00Z" for day in (1, 2)]
     rows = [
@@ -110,7 +110,7 @@ def _stage(warehouse: Warehouse, records: pl.DataFrame) -> Warehouse:
 
 
 def ready(warehouse: Warehouse, now: datetime = NOW) -> Warehouse:
-    """Featurize and register, the views of records online too."""
+    """Featurize and register, with the views of records online too."""
     featurize(warehouse, now)
     keep(warehouse.settings.root, [view.name for view in views() if view.is_of_records])
     apply(warehouse)

@@ -1,4 +1,4 @@
-"""Instants in training and in serving: no zone, and nothing that the process imports, lets a value of the future in."""
+"""No time zone and no import lets a future value into training or serving."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ def served(ann: Warehouse) -> Warehouse:
 
 @pytest.fixture(params=["", "1"])
 def _ignoring(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the user's process tells Arrow to drop offsets, as importing Pandera does."""
+    """Whether the user's process makes Arrow drop offsets, as importing Pandera does."""
     monkeypatch.setenv("PYARROW_IGNORE_TIMEZONE", request.param)
 
 
@@ -61,10 +61,13 @@ import pyarrow as pa
 from feature_repo import online_features, training_set
 
 home, zone = sys.argv[1], timezone(timedelta(hours=5))
-spine = lambda: pa.table({"author_id": ["ann"], "event_timestamp": [datetime(2026, 1, 2, 14, 30, tzinfo=zone)]})
-counts = [training_set(spine(), ["author_activity:n_records_7d"], home).frame.item(0, 2) for _ in range(2)]
+at = datetime(2026, 1, 2, 14, 30, tzinfo=zone)
+spine = lambda: pa.table({"author_id": ["ann"], "event_timestamp": [at]})
+names = ["author_activity:n_records_7d"]
+counts = [training_set(spine(), names, home).frame.item(0, 2) for _ in range(2)]
 row = {"author_id": "ann", "event_timestamp": datetime(2026, 1, 11, 10, tzinfo=zone)}
-print("\\n" + json.dumps([*counts, online_features(["author_tenure:days_since_first_record"], [row], home).item(0, 2)]))
+served = online_features(["author_tenure:days_since_first_record"], [row], home).item(0, 2)
+print("\\n" + json.dumps([*counts, served]))
 """
 
 
@@ -144,9 +147,8 @@ def test_plain_feast_serves_the_instant_that_is_named(served: Warehouse) -> None
 
 
 # --- training ---
-AT = datetime(
-    2026, 1, 2, 14, 30, tzinfo=timezone(timedelta(hours=5))
-)  # half an hour before the second record
+# half an hour before the second record
+AT = datetime(2026, 1, 2, 14, 30, tzinfo=timezone(timedelta(hours=5)))
 IN_INDIA = AT.astimezone(timezone(timedelta(hours=5, minutes=30)))
 ARROW = pa.table(
     {
@@ -164,7 +166,10 @@ SPINES: dict[str, Any] = {
     "polars": pl.DataFrame({"author_id": ["ann"], "event_timestamp": [IN_INDIA]}),
     "polars, lazy": pl.LazyFrame(ARROW),
     "sql": f"select 'ann' as author_id, '{AT.isoformat()}'::timestamptz as event_timestamp",
-    "sql, nanoseconds": "select 'ann' as author_id, '2026-01-02 09:59:59.999999999'::timestamp_ns as event_timestamp",
+    "sql, nanoseconds": (
+        "select 'ann' as author_id, '2026-01-02 09:59:59.999999999'::timestamp_ns as "
+        "event_timestamp"
+    ),
     "sql text": f"select 'ann' as author_id, '{IN_INDIA.isoformat()}' as event_timestamp",
 }
 

@@ -1,4 +1,4 @@
-"""Feast's own command line and server on a home, unchanged: apply, list, materialize, serve, read over HTTP."""
+"""Feast's own command line and server on a home: apply, list, materialize, serve, read by HTTP."""
 
 import os
 import shutil
@@ -81,9 +81,8 @@ def test_definitions_are_listed(home: Path) -> None:
 
 @pytest.mark.service
 def test_apply_materialize_serve_read(home: Path) -> None:
-    (
-        home / "feast" / "online.db"
-    ).unlink()  # it holds what is newer than the span asked for, which must not be overwritten
+    # its rows are newer than the requested span and must not be overwritten
+    (home / "feast" / "online.db").unlink()
     feast(home, "apply")
     feast(home, "materialize", "2024-01-01T00:00:00", "2024-06-01T00:00:00")
     port = free_port()

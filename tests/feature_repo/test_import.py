@@ -31,7 +31,8 @@ IMPORT = """
 import ast, typeguard, feature_repo
 typechecked = typeguard.typechecked
 parse, parsed = ast.parse, []
-ast.parse = lambda *arguments, **options: parsed.append(arguments) or parse(*arguments, **options)  # so does what rewrites a class
+# what rewrites a class parses it first
+ast.parse = lambda *arguments, **options: parsed.append(arguments) or parse(*arguments, **options)
 import feature_repo.importing
 print(len(parsed), typeguard.typechecked is typechecked)
 import checked

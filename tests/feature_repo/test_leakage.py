@@ -1,4 +1,4 @@
-"""Training sets: nothing of the future, nothing of the row itself; every spine row back, whatever form the spine has."""
+"""Training sets contain nothing of the future or of the row itself, and every spine row."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -88,7 +88,7 @@ def test_future_does_reach_the_future(
 
 @pytest.fixture(scope="module")
 def planted(staged: pl.DataFrame) -> pl.DataFrame:
-    """Staged records whose label is known by their key alone, so that a record that sees itself is found out."""
+    """Staged records whose label follows from the key alone, so that a leak of it shows."""
     return staged.with_columns(
         is_positive=pl.col("record_id").str.slice(-1).is_in(list("13579")) & ~pl.col("is_tombstone")
     )
@@ -97,7 +97,7 @@ def planted(staged: pl.DataFrame) -> pl.DataFrame:
 def without_itself(
     records: list[dict[str, Any]], row: dict[str, Any], key: str
 ) -> tuple[int, float | None]:
-    """Records of an author or a subject at a row's instant and their share of positive labels, the row's record left out."""
+    """An entity's records at a row's instant and their positive share, without the row's record."""
     known = sorted(
         (r for r in records if r["known_timestamp"] < row["event_timestamp"]),
         key=lambda r: r["known_timestamp"],
@@ -258,7 +258,8 @@ def test_instant_in_text_is_the_instant(small: Warehouse, spine: pl.DataFrame) -
 # --- whatever form it has ---
 
 QUERY = """
-    select record_id, author_id, subject_id, max(known_timestamp) as event_timestamp from staging.records
+    select record_id, author_id, subject_id, max(known_timestamp) as event_timestamp
+    from staging.records
     group by record_id, author_id, subject_id order by record_id, author_id, subject_id
 """
 

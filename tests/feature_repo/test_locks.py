@@ -1,4 +1,4 @@
-"""Locks: a training set comes back equal to the byte, or what is gone or has changed is said."""
+"""Locks: a training set is rebuilt equal to the byte, or what is missing or changed is named."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -31,7 +31,7 @@ def made(home: Warehouse, spine: pl.DataFrame) -> TrainingSet:
     return training_set(spine, FEATURES, home.settings.root)
 
 
-def test_training_set_is_made_again_equal_to_the_byte_after_more_runs(
+def test_training_set_is_rebuilt_equal_to_the_byte_after_more_runs(
     home: Warehouse,
     made: TrainingSet,
     staged: pl.DataFrame,
@@ -47,9 +47,8 @@ def test_training_set_is_made_again_equal_to_the_byte_after_more_runs(
     again = [
         training_set.rebuild(made.lock, spine, root),
         training_set.rebuild(tmp_path / "training.lock", spine, root),
-        training_set.rebuild(
-            str(tmp_path / "training.lock"), home=root
-        ),  # the registered spine is of the same digest
+        # the registered spine is of the same digest
+        training_set.rebuild(str(tmp_path / "training.lock"), home=root),
         training_set.rebuild("first", home=root),
     ]
     for other in again:
@@ -69,21 +68,22 @@ def test_other_spine_is_named(home: Warehouse, made: TrainingSet, spine: pl.Data
         training_set.rebuild(made.lock, spine.reverse(), home.settings.root)
 
 
-def test_data_files_that_are_gone_are_named(
+def test_missing_data_files_are_named(
     home: Warehouse, made: TrainingSet, spine: pl.DataFrame
 ) -> None:
     file, *_ = home.files("features.author_activity")
     Path(file).unlink()
     with pytest.raises(
         LockError,
-        match=rf"features.author_activity: version \d+ is gone: 1 of \d+ data files, first {Path(file).name}",
+        match=(
+            r"features.author_activity: version \d+ is gone: 1 of \d+ data files, first "
+            rf"{Path(file).name}"
+        ),
     ):
         training_set.rebuild(made.lock, spine, home.settings.root)
 
 
-def test_version_that_is_gone_is_named(
-    home: Warehouse, made: TrainingSet, spine: pl.DataFrame
-) -> None:
+def test_missing_version_is_named(home: Warehouse, made: TrainingSet, spine: pl.DataFrame) -> None:
     lock = {**made.lock, "tables": {**made.lock["tables"], "record_quality": 99}}
     with pytest.raises(LockError, match=r"features\.record_quality: version 99 is gone$"):
         training_set.rebuild(lock, spine, home.settings.root)

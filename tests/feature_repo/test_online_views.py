@@ -1,4 +1,4 @@
-"""What is online: entities always, records where a home asks for them; everything else is refused with the way to have it."""
+"""Online are entities always and records on request; anything else is refused with the remedy."""
 
 import shutil
 import sqlite3
@@ -61,7 +61,7 @@ def bring_up(warehouse: Warehouse) -> dict[str, int]:
 
 
 def tables(warehouse: Warehouse) -> dict[str, int]:
-    """How many rows the online store holds of each view."""
+    """How many rows of each view are in the online store."""
     with closing(sqlite3.connect(warehouse.settings.root / "feast" / "online.db")) as connection:
         names = [
             name
@@ -128,9 +128,8 @@ def test_views_come_online_and_leave_with_their_bytes(
     assert list(bring_up(home)) == list(tables(home)) == ENTITIES
     assert path.stat().st_size <= before
     monkeypatch.setenv("MILLRACE_ONLINE", "record_text")
-    assert (
-        bring_up(home)["record_text"] == N_RECORDS
-    )  # what was online before is not taken for what is
+    # nothing counts as still online, so all is written again
+    assert bring_up(home)["record_text"] == N_RECORDS
 
 
 def test_a_choice_outlives_a_run_that_was_killed_while_it_took_effect(
@@ -161,7 +160,7 @@ def test_a_home_of_a_version_that_kept_everything_online_goes_on(
     assert set(tables(home)) == {view.name for view in views()}
 
 
-def test_definitions_of_another_homes_choice_are_registered_anew(
+def test_definitions_of_another_homes_choice_are_registered_again(
     home: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MILLRACE_ONLINE", "record_quality")

@@ -1,4 +1,4 @@
-"""What is imported from here, and what is called, leaves the process of whoever does so as it was."""
+"""Importing and calling this package leaves the caller's process as it was."""
 
 import ast
 import json
@@ -35,10 +35,11 @@ def watched(home: Path, *modules: str) -> dict[str, list[str]]:
 
 
 def test_no_import_and_no_call_changes_the_process(small: Warehouse) -> None:
+    # `feast apply` imports the definitions first
     modules = [
         "feature_repo.definitions",
         *map(module_of, SOURCES),
-    ]  # `feast apply` imports the definitions first
+    ]
     assert len(modules) > 80
     assert watched(small.settings.root, *modules) == {"imports": [], "calls": []}
 
@@ -57,7 +58,7 @@ def imports(path: Path) -> Iterator[Import]:
             yield Import(node.lineno, node.module or "")
 
 
-# who imports the package on the left does so after the module on the right, which keeps the process as it was
+# the package on the left is imported after the module on the right, which restores the process
 KEEPERS = {
     "pandera": "transforms.schemas",
     "feast": "feature_repo.importing",
@@ -77,7 +78,7 @@ def test_what_changes_a_process_is_imported_after_what_keeps_it(package: str) ->
         wanted = [line for line, of in found if of.split(".")[0] == package]
         if wanted and module_of(path) != keeper and not (kept and min(kept) < min(wanted)):
             wrong.append(f"{module_of(path)}, line {min(wanted)}")
-    # the feature server is the process's own purpose, and the types of the client are looked at by no interpreter
+    # the feature server owns its process, and no interpreter evaluates the client's types
     assert [
         place for place in wrong if not place.startswith(("flows.cli,", "feature_repo.client,"))
     ] == []

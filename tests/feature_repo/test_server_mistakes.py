@@ -1,4 +1,4 @@
-"""What a client gets wrong, over HTTP: nulls, an empty answer, or 4xx with the reason, never 500; and what it writes, read again."""
+"""A client's mistakes over HTTP get nulls, an empty answer or 4xx with the reason, never 500."""
 
 import socket
 import subprocess
@@ -23,19 +23,27 @@ order = Entity(name="order", join_keys=["order_id"], value_type=ValueType.INT64)
 day = Entity(name="day", join_keys=["day"], value_type=ValueType.UNIX_TIMESTAMP)
 batch = FileSource(name="batch", path="batch", timestamp_field="event_timestamp")
 features = [
-    Field(name="count", dtype=Int64), Field(name="title", dtype=String), Field(name="seen", dtype=UnixTimestamp),
-    Field(name="sizes", dtype=Array(Int64)), Field(name="vector", dtype=Array(Float32)), Field(name="raw", dtype=Json),
+    Field(name="count", dtype=Int64),
+    Field(name="title", dtype=String),
+    Field(name="seen", dtype=UnixTimestamp),
+    Field(name="sizes", dtype=Array(Int64)),
+    Field(name="vector", dtype=Array(Float32)),
+    Field(name="raw", dtype=Json),
 ]
 users = FeatureView(
     name="users", entities=[user], source=PushSource(name="pushed", batch_source=batch),
     schema=[Field(name="user_id", dtype=String), *features],
 )
 orders = FeatureView(
-    name="orders", entities=[order], source=FileSource(name="orders", path="orders", timestamp_field="event_timestamp"),
+    name="orders",
+    entities=[order],
+    source=FileSource(name="orders", path="orders", timestamp_field="event_timestamp"),
     schema=[Field(name="order_id", dtype=Int64), Field(name="total", dtype=Int64)],
 )
 days = FeatureView(
-    name="days", entities=[day], source=FileSource(name="days", path="days", timestamp_field="event_timestamp"),
+    name="days",
+    entities=[day],
+    source=FileSource(name="days", path="days", timestamp_field="event_timestamp"),
     schema=[Field(name="day", dtype=UnixTimestamp), Field(name="rain", dtype=Int64)],
 )
 both = FeatureService(name="both", features=[users[["count"]], orders])
@@ -55,7 +63,7 @@ NULLS = dict.fromkeys(["count", "title", "seen", "sizes", "vector", "raw"])
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """`feast serve` on a repository of its own, which takes from ours the one file that Feast's server loads."""
+    """`feast serve` on a separate repository that includes the one file Feast's server loads."""
     folder = tmp_path_factory.mktemp("repository")
     (folder / "definitions.py").write_text(DEFINITIONS)
     (folder / ".feastignore").write_text("static_artifacts.py\n")

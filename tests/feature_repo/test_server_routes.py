@@ -1,4 +1,4 @@
-"""The feature server as `millrace serve` starts it: it forks, and every route that Feast gives it answers from the fork."""
+"""The server of `millrace serve` forks, and every route of Feast answers from the fork."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ COUNT, TENURE = "author_activity:n_records_lifetime", "author_tenure:days_since_
 
 
 class Server(NamedTuple):
-    """A feature server that runs: where it answers, the home it serves, and the process that forked."""
+    """A running feature server: its address, the home it serves, and the process that forked."""
 
     address: str
     home: Path

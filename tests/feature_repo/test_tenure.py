@@ -1,4 +1,4 @@
-"""`author_tenure` is an expression: what it gives, and that a registry with another one is seen as changed."""
+"""`author_tenure` is an expression: its values, and that a registry with another one is stale."""
 
 from datetime import UTC, datetime
 from typing import Any

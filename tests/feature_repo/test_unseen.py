@@ -1,4 +1,4 @@
-"""Who was never seen, who has written nothing yet, and whose records have all left the windows: in training and serving all alike."""
+"""Entities never seen, not yet active, or outside all windows: equal in training and serving."""
 
 import json
 import shutil
@@ -114,7 +114,7 @@ def test_entities_of_which_nothing_counts_are_served_alike(
     assert [{name: asked[name][place] for name in NOTHING} for place in range(3)] == served
 
 
-def test_a_saved_dataset_holds_what_was_trained_on(home: Warehouse, tmp_path: Path) -> None:
+def test_a_saved_dataset_equals_what_was_trained_on(home: Warehouse, tmp_path: Path) -> None:
     at = EARLY + timedelta(days=90)
     spine = pd.DataFrame([{**row, "event_timestamp": at} for row in ALIKE])
     job = store(home.settings.root).get_historical_features(

@@ -45,7 +45,7 @@ def similarities(newest: pl.DataFrame, query: str) -> pl.DataFrame:
 
 
 def assert_nearest(found: dict[str, float], expected: pl.DataFrame, top_k: int) -> None:
-    """The most similar records with their own cosines; of those as similar as the last, any may be found."""
+    """The most similar records with their cosines; among those tied for last, any may be found."""
     by_id = dict(expected.iter_rows())
     assert len(found) == top_k
     assert np.allclose(
@@ -138,7 +138,7 @@ def retrieved(store: FeatureStore) -> list[tuple[str, float]]:
 
 @pytest.fixture
 def milvus(served: Warehouse, tmp_path: Path) -> Iterator[FeatureStore]:
-    """Feast's own Milvus store, which needs no server, filled with the small home's vectors and one tombstone at least."""
+    """Feast's Milvus store, without a server, with the small home's vectors and a tombstone."""
     settings = {
         **store_settings(served.settings.root),
         "online_store": {"type": "milvus", "path": "milvus.db", "embedding_dim": 256},
@@ -165,9 +165,8 @@ def test_a_vector_store_of_feasts_finds_the_same(
     expected = similarities(newest, QUERY)
     last = expected["cosine"][7]
     certain = set(expected.filter(pl.col("cosine") > last + 1e-6)["record_id"])
-    by_feast = {
-        record for record, _ in retrieved(milvus)
-    }  # its distances are another record's: see `similar_records`
+    # its distances are another record's: see `similar_records`
+    by_feast = {record for record, _ in retrieved(milvus)}
     assert certain <= by_feast <= set(expected.filter(pl.col("cosine") > last - 1e-6)["record_id"])
     monkeypatch.setattr(client, "store", lambda _home: milvus)
     monkeypatch.setattr(serving, "_open", {})

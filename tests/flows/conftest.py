@@ -42,7 +42,7 @@ def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Warm:
-    """A process that forks a child for each command (see `tests.flows.warm`); what children say is in `log`."""
+    """A process that forks a child for each command (`tests.flows.warm`); output goes to `log`."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
@@ -60,7 +60,7 @@ class Warm:
         return self._ask("wait", pid)
 
     def run(self, name: str, *arguments: object) -> None:
-        """Run a command to its end, which must be a good one."""
+        """Run a command to its end; it must succeed."""
         assert self.wait(self.start(name, *arguments)) == 0, self.log.read_text()
 
     def close(self) -> None:
@@ -99,18 +99,17 @@ def note(record: int, known: str, **changes: object) -> str:
 INCREMENTS = (
     [note(n, f"2024-01-{1 + n % 20:02}T10:00:00Z") for n in range(40)]
     + [note(40, "2024-01-05T10:00:00Z", written="not a time"), "{ broken"]  # two for quarantine
+    # duplicate rows
     + [
         note(n, "2024-01-25T10:00:00Z", written=f"2024-01-{1 + n % 20:02}T10:00:00Z")
         for n in range(3)
-    ],  # duplicate rows
+    ],
     [note(n, "2024-02-01T10:00:00Z", text="corrected") for n in range(0, 40, 4)]
     + [note(n, "2024-02-02T10:00:00Z", text=None, gone=True) for n in range(1, 40, 8)]  # tombstones
-    + [
-        note(50 + n, "2024-02-03T10:00:00Z", written="2023-06-01T00:00:00Z") for n in range(10)
-    ],  # late by months
-    [
-        note(n, "2024-01-10T00:00:00Z", text="from between") for n in range(0, 40, 3)
-    ]  # out of the order of knowledge
+    # late by months
+    + [note(50 + n, "2024-02-03T10:00:00Z", written="2023-06-01T00:00:00Z") for n in range(10)],
+    # out of the order of knowledge
+    [note(n, "2024-01-10T00:00:00Z", text="from between") for n in range(0, 40, 3)]
     + [note(60 + n, "2024-01-12T00:00:00Z") for n in range(10)],
 )
 
@@ -122,7 +121,10 @@ class Notes:
         (folder / "data").mkdir(parents=True)
         self.folder, self.n_added = folder, 0
         self.source = folder / "notes.yaml"
-        record = "{record_id: id, author_id: author, subject_id: about, event_timestamp: written, text: text, label: label}"
+        record = (
+            "{record_id: id, author_id: author, subject_id: about, event_timestamp: written, "
+            "text: text, label: label}"
+        )
         options = (
             f"known: {{column: known}}\nrecord: {record}\ntombstone: gone\npositive_labels: [bad]\n"
         )
@@ -139,7 +141,7 @@ class Notes:
 
 @pytest.fixture(scope="session")
 def digest_of_tree() -> Callable[[Path], str]:
-    """Digest a folder: the names and contents of all its files, but for the lock that a command takes."""
+    """Digest the names and contents of all files in a folder, except the lock of a command."""
 
     def run(folder: Path) -> str:
         files = sorted(
@@ -180,28 +182,26 @@ def millrace(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             timeout=280,
             check=False,
         )
-        assert (
-            "leaked" not in ended.stderr
-        )  # what DuckDB prints if an object of its own outlives the interpreter
+        # DuckDB prints it if one of its objects outlives the interpreter
+        assert "leaked" not in ended.stderr
         return ended
 
     return run
 
 
-# what differs between two homes that were brought to the same: when runs ran, the names of loads, where the source lies
+# what differs between homes of the same content: times of runs, names of loads, the source's path
 OF_A_RUN = ("load_id", "loaded_timestamp", "created_timestamp", "source_uri")
 
 
 def contents(home: Path) -> dict[str, Any]:
-    """Everything a home says, whoever's run it was: the rows of all tables, and the online store's."""
+    """Everything a home contains, whoever ran it: the rows of all tables and the online store's."""
     warehouse = Warehouse(Settings(home=home))
     assert recount(warehouse)["adds_up"].all()
     found: dict[str, Any] = {}
     for relation in warehouse.versions():
         frame = pl.read_delta(str(warehouse.folder(relation)))
-        if (
-            relation.startswith("features.") or relation == "duplicates.documents"
-        ):  # rows in whose place newer ones stand are there until maintenance
+        # replaced rows stay until maintenance
+        if relation.startswith("features.") or relation == "duplicates.documents":
             entity = next(
                 name for name in frame.columns if name in {"record_id", "author_id", "subject_id"}
             )
@@ -218,7 +218,7 @@ def contents(home: Path) -> dict[str, Any]:
 
 
 class Lives:
-    """Homes of the growing source: after each increment what an undisturbed home holds, how long its run took, and a copy of it."""
+    """After each increment of the growing source: an undisturbed home's content, run time, copy."""
 
     def __init__(self, folder: Path, warm: Warm) -> None:
         self.folder, self.warm, self.home = folder, warm, folder / "home"
@@ -238,22 +238,22 @@ class Lives:
                 shutil.copytree(folder / name, folder / "copies" / str(number) / name)
 
     def go_back(self, number: int) -> None:
-        """Put home and source back to where `number` increments were in, and let the next one arrive."""
+        """Restore home and source to the state after `number` increments; deliver the next one."""
         for name in ("home", "source"):
             shutil.rmtree(self.folder / name)
         shutil.copytree(self.folder / "copies" / str(number) / "home", self.home)
         shutil.copytree(self.folder / "copies" / str(number + 1) / "source", self.folder / "source")
 
-    def assert_ends_as_undisturbed(self, number: int, told: str) -> None:
-        """Run to the end; everything must be as after that increment, and nothing left over of what was killed."""
+    def assert_ends_as_undisturbed(self, number: int, message: str) -> None:
+        """Run to the end; the home must equal that increment's, without leftovers of the kill."""
         self.warm.run("run", self.source, self.home)
         found = contents(self.home)
-        assert [name for name in found if found[name] != self.contents[number][name]] == [], told
-        assert leftovers(self.home) == [], told
+        assert [name for name in found if found[name] != self.contents[number][name]] == [], message
+        assert leftovers(self.home) == [], message
 
 
 def leftovers(home: Path) -> list[str]:
-    """Name the files that no table's versions name, and what lies in the folder for what passes."""
+    """Return the files that no table version names, and those in the temporary folder."""
     warehouse = Warehouse(Settings(home=home))
     stray = [str(path.relative_to(home)) for path in (home / "tmp").iterdir()]
     for relation, newest in warehouse.versions().items():

@@ -1,4 +1,4 @@
-"""A contract that changes under published features: listed, refused, accepted. Run from a copy of the packages that is edited."""
+"""A contract changed under published features is listed, refused, accepted (in an edited copy)."""
 
 import shutil
 import subprocess
@@ -16,7 +16,8 @@ READ = """
 import polars as pl
 from feature_repo import online_features, training_set
 features = ["author_activity:n_words_1d"]
-spine = "select record_id, author_id, known_timestamp as event_timestamp from staging.records limit 5"
+columns = "record_id, author_id, known_timestamp as event_timestamp"
+spine = f"select {columns} from staging.records limit 5"
 made = training_set(spine, ["record_quality:n_words", *features])
 row = online_features(features, made.frame.select("author_id").head(1).to_dicts())
 name = "author_activity__n_words_1d"

@@ -1,4 +1,4 @@
-"""The command line, as a stranger meets it."""
+"""The command line, as a new user meets it."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def test_run_then_run_again_changes_nothing(
     assert Warehouse(Settings(home=home)).versions() == versions
 
 
-def test_default_home_is_where_one_stands(
+def test_default_home_is_in_the_current_folder(
     millrace: Run, small_source: Path, tmp_path: Path
 ) -> None:
     result = millrace("run", "--source", str(small_source), "--plain")
@@ -150,7 +150,7 @@ def test_a_second_run_at_the_same_time_waits_says_so_and_does_what_is_left(
         assert second.stderr is not None
         said = second.stderr.readline()
         while not waits_for_a_lock(second.pid):
-            assert second.poll() is None, "it went on while the home was held"
+            assert second.poll() is None, "it continued while the home was locked"
     out, _ = second.communicate(timeout=280)
     assert f"waiting for another run (process {os.getpid()})" in said
     assert second.returncode == 0
@@ -158,7 +158,7 @@ def test_a_second_run_at_the_same_time_waits_says_so_and_does_what_is_left(
 
 
 def waits_for_a_lock(process_id: int) -> bool:
-    """Whether the kernel lists a process among those that wait for a file lock (`->` in /proc/locks)."""
+    """Whether the kernel lists a process as waiting for a file lock (`->` in /proc/locks)."""
     waiting = [
         line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" in line
     ]
@@ -199,11 +199,14 @@ def test_home_may_have_a_blank_and_other_letters_in_its_path(
         result = millrace("run", "--source", str(small_source), "--home", home, "--plain")
         assert result.returncode == 0, result.stderr
         assert expected in result.stdout
-    spine = "select record_id, author_id, known_timestamp as event_timestamp from staging.records order by all limit 5"
+    spine = (
+        "select record_id, author_id, known_timestamp as event_timestamp from staging.records "
+        "order by all limit 5"
+    )
     assert training_set(spine, ["record_quality:n_words"], home).frame.height == 5
 
 
-def test_plan_tells_what_a_run_would_do_and_writes_nothing(
+def test_plan_shows_what_a_run_would_do_and_writes_nothing(
     millrace: Run, small_source: Path, finished_home: Path, tmp_path: Path
 ) -> None:
     plan = ("plan", "--source", str(small_source), "--home")
@@ -216,7 +219,7 @@ def test_plan_tells_what_a_run_would_do_and_writes_nothing(
     assert Warehouse(Settings(home=finished_home)).versions() == versions
 
 
-def test_plan_prices_new_files_by_what_the_home_holds(
+def test_plan_prices_new_files_by_the_content_of_the_home(
     millrace: Run, small_source: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(small_source.parent, tmp_path / "source")
@@ -278,7 +281,10 @@ def test_a_prefect_server_that_is_not_running_is_one_line(
 
 
 def test_help_is_light_and_teaches(millrace: Run) -> None:
-    script = "import sys, flows.cli; print(*[name for name in ('prefect', 'feast', 'pandera', 'polars', 'duckdb') if name in sys.modules])"
+    script = (
+        "import sys, flows.cli; print(*[name for name in ('prefect', 'feast', 'pandera', "
+        "'polars', 'duckdb') if name in sys.modules])"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
@@ -298,8 +304,11 @@ def test_help_is_light_and_teaches(millrace: Run) -> None:
         assert len(result.stdout.splitlines()) > 5
 
 
-def test_features_names_a_source_that_is_told_in_retrospect(millrace: Run, tmp_path: Path) -> None:
-    record = "{record_id: id, author_id: author, subject_id: about, event_timestamp: written, text: text}"
+def test_features_names_a_source_that_is_known_in_retrospect(millrace: Run, tmp_path: Path) -> None:
+    record = (
+        "{record_id: id, author_id: author, subject_id: about, event_timestamp: written, "
+        "text: text}"
+    )
     (tmp_path / "notes.yaml").write_text(
         f"name: notes\nuri: notes.jsonl\nknown: at_event\nrecord: {record}\n"
     )
@@ -462,7 +471,10 @@ def test_help_keeps_the_lines_of_its_examples(millrace: Run) -> None:
 def test_locks_round(millrace: Run, small_source: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     run_plain(PipelineParameters(source=str(small_source), home=str(home)))
-    spine = "select record_id, author_id, known_timestamp as event_timestamp from staging.records order by all limit 50"
+    spine = (
+        "select record_id, author_id, known_timestamp as event_timestamp from staging.records "
+        "order by all limit 50"
+    )
     made = training_set(spine, ["author_activity:n_records_7d"], home)
     made.save_lock(tmp_path / "a.lock")
     pl.DataFrame(made.spine).write_parquet(tmp_path / "spine.parquet")
@@ -501,13 +513,12 @@ def test_backfill_lists_prices_and_fills_what_is_missing(
     filled = millrace("backfill", *span)
     assert filled.returncode == 0, filled.stderr
     assert "nothing is missing" in millrace("backfill", *span).stdout
-    assert (
-        "features.author_activity" in millrace("backfill", "--home", home).stdout
-    )  # July's are still missing
+    # July's are still missing
+    assert "features.author_activity" in millrace("backfill", "--home", home).stdout
 
 
 def test_help_answers_at_once() -> None:
-    """Not a timing: what `--help` costs beyond Python's own start is counted in CPU seconds of the child, with a wide margin."""
+    """Compare the child's CPU seconds for `--help` with Python's own start, with a wide margin."""
     import resource
 
     def cost(*arguments: str) -> float:

@@ -1,4 +1,4 @@
-"""Real processes at work on one home at once: nothing is lost, nothing comes twice, no reader sees an error or a half."""
+"""Concurrent processes on one home: no row is missing or doubled, no reader sees an error."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The demo's end: what it scores, and that what it asks of the example's features was known at each record's first instant."""
+"""The demo's model: its scores, and that its features were known at each record's first instant."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

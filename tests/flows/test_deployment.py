@@ -1,4 +1,4 @@
-"""The deployment, for real: a Prefect server and a worker on loopback, `prefect deploy --all`, one run to its end."""
+"""A real deployment: Prefect server and worker on loopback, `prefect deploy --all`, a full run."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(command: list[str], environment: dict[str, str], log: Path) -> Iterator[None]:
-    """Run a program beside the test and end it, by its process id, with a word in between for what it started itself."""
+    """Run a program beside the test, then terminate it, so that it can end its own children."""
     with log.open("w") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT

@@ -1,4 +1,4 @@
-"""A disk that is full, or may no longer be written: one clear line, nothing broken, and the next run finishes."""
+"""A full or read-only disk: one clear line, nothing broken, and the next run finishes."""
 
 import shutil
 import subprocess
@@ -11,7 +11,10 @@ import pytest
 from feature_repo import training_set
 from tests.flows.conftest import Notes, Warm, contents
 
-SPINE = "select record_id, author_id, known_timestamp as event_timestamp from staging.records order by all"
+SPINE = (
+    "select record_id, author_id, known_timestamp as event_timestamp from staging.records "
+    "order by all"
+)
 MEGABYTE = 1 << 20
 
 
@@ -47,7 +50,7 @@ def undisturbed(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 def the_line(warm: Warm, source: Path, home: Path) -> str:
-    """Run; what it says of its failure in one line, or nothing where it ended well."""
+    """Run; return its one-line error, or nothing if it succeeded."""
     before = len(warm.log.read_text()) if warm.log.is_file() else 0
     code = warm.wait(warm.start("run", source, home))
     said = warm.log.read_text()[before:].strip()
@@ -74,9 +77,8 @@ def test_full_disk_is_one_line_and_the_next_run_finishes(
     before = training_set(SPINE, ["author_activity:n_records_lifetime"], home)
     notes.add()
     said = []
-    for n_free in range(
-        0, 120_000, 8_000
-    ):  # from nothing at all to nearly enough, so that every stage meets it
+    # from nothing at all to nearly enough, so that every stage meets it
+    for n_free in range(0, 120_000, 8_000):
         ballast = fill(disk, n_free)
         said.append(the_line(warm, notes.source, home))
         if not said[-1]:

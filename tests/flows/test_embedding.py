@@ -1,4 +1,4 @@
-"""A model of the user's own, from the setting to the search: the view is there while the setting is."""
+"""A user's own model from setting to search: the view exists while the setting does."""
 
 import json
 import os
@@ -14,7 +14,8 @@ from feature_repo import similar_records, training_set
 from transforms.text.embedding import embedder_of
 home, feature = sys.argv[1], "record_embedding:embedding"
 spine = '''
-    select record_id, max(known_timestamp) as event_timestamp, any_value(text) as text from staging.records
+    select record_id, max(known_timestamp) as event_timestamp, any_value(text) as text
+    from staging.records
     group by record_id having count(*) = 1 and not any_value(is_tombstone)
 '''
 made = training_set(spine, [feature], home).frame.sort("record_id")
@@ -65,7 +66,7 @@ def test_a_model_makes_a_view_that_is_searched_and_goes_with_the_setting(
     assert searched.returncode == 0, searched.stderr
     found = json.loads(searched.stdout)
     assert (found["length"], found["text_of_nearest"]) == (32, True)
-    assert found["error"] < 1e-5  # what is padded to with other texts differs in the last digits
+    assert found["error"] < 1e-5  # padding beside other texts changes the last digits
     assert abs(found["distances"][0]) < 1e-5
     assert found["distances"] == sorted(found["distances"])
 

@@ -1,4 +1,4 @@
-"""Erasing: nothing of a person is left in any file of a home, and the home is what it would be had the rows never come."""
+"""Erasing leaves nothing of a person in any file; the home is as if the rows had never come."""
 
 import json
 import shutil
@@ -24,18 +24,22 @@ from transforms.upkeep.erase import Wanted, begun_erasure
 from transforms.warehouse.tables import RELATIONS, Warehouse
 
 PERSON = "quentin-4711"
+# the person's id, a word of every text, the beginning of every record's id
 NEEDLES = (
     PERSON,
     "zanzibar",
     "case-q",
-)  # the person's id, a word of every text, the beginning of every record's id
-SPINE = "select record_id, author_id, subject_id, known_timestamp as event_timestamp from staging.records order by all"
+)
+SPINE = (
+    "select record_id, author_id, subject_id, known_timestamp as event_timestamp "
+    "from staging.records order by all"
+)
 FEATURES = [
     "author_activity:n_records_lifetime",
     "record_quality:n_words",
     "subject_activity:n_words_28d",
 ]
-# views of a record's text alone take one way, and one stands for all; profiles hold counts of loads, and stay
+# views of a record's text alone share one code path: one is enough; profiles count loads and stay
 LIKE_QUALITY = {
     "features.record_text",
     "features.record_pii",
@@ -66,17 +70,17 @@ def row(record: str, author: str, known: str, text: str | None, **changes: objec
 PERSONS = (
     [
         row("case-q1", PERSON, "2024-01-01T10:00:00Z", "zanzibar one"),
+        # a duplicate row
         row(
             "case-q1",
             PERSON,
             "2024-01-02T10:00:00Z",
             "zanzibar one",
             written="2024-01-01T10:00:00Z",
-        ),  # a duplicate row
+        ),
         row("case-q2", PERSON, "2024-01-03T10:00:00Z", "zanzibar two", about="zanzibar-only"),
-        row(
-            "case-q3", PERSON, "2024-01-03T10:00:00Z", "zanzibar three", written="not a time"
-        ),  # for quarantine
+        # for quarantine
+        row("case-q3", PERSON, "2024-01-03T10:00:00Z", "zanzibar three", written="not a time"),
     ],
     [
         row("case-q1", PERSON, "2024-02-01T10:00:00Z", "zanzibar corrected"),
@@ -102,16 +106,15 @@ class Person(Notes):
         file.write_text(file.read_text() + "".join(f"{line}\n" for line in [*lines, *self.more()]))
 
     def more(self) -> list[str]:
-        """Another's record that says the same before and after what the person wrote on it: a duplicate row only without the person."""
+        """Another's record: a row is a duplicate only without the person's version between them."""
         known = ("2024-01-08T11:00:00Z", "2024-01-08T13:00:00Z")[self.n_added - 1]
         return [row("r8", "u3", known, "the same", written="2024-01-08T11:00:00Z")]
 
 
 def grow(folder: Path, warm: Warm, *, is_there: bool) -> Path:
     notes = Person(folder / "source", is_there=is_there)
-    keep(
-        folder / "home", ["record_quality"]
-    )  # a person's records are to leave the online store too
+    # a person's records are to leave the online store too
+    keep(folder / "home", ["record_quality"])
     for _ in PERSONS:
         notes.add()
         warm.run("run", notes.source, folder / "home")
@@ -128,13 +131,13 @@ def grown(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def without(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a home holds of the same source without the person's rows."""
+    """The content of a home of the same source without the person's rows."""
     return comparable(grow(tmp_path_factory.mktemp("without"), warm, is_there=False) / "home")
 
 
 @pytest.fixture
 def own(grown: Path, tmp_path: Path) -> Path:
-    """A copy of the home, to change. Locks and the store's settings hold its path, so the copy stands where the other did."""
+    """A copy of the home to change, put at its path, which locks and store settings contain."""
     shutil.copytree(grown, tmp_path / "kept")
     yield grown
     for name in ("home", "source"):
@@ -143,7 +146,7 @@ def own(grown: Path, tmp_path: Path) -> Path:
 
 
 def comparable(home: Path) -> dict[str, Any]:
-    """What a home says without where in its file a row stood; of entities, the values that hold, not when they were told again."""
+    """A home's content without row positions; of entities, the values without their times."""
     found = {
         name: rows for name, rows in contents(home).items() if not name.startswith("profiles.")
     }
@@ -182,7 +185,7 @@ def comparable(home: Path) -> dict[str, Any]:
 
 
 def places_of(home: Path, needles: tuple[str, ...]) -> list[str]:
-    """Every file of a home in which a needle stands: Parquet and Arrow decoded, of all versions, SQLite and the rest as bytes."""
+    """Every file of a home with a needle: Parquet and Arrow decoded, the rest as bytes."""
     found = []
     for path in sorted(path for path in home.rglob("*") if path.is_file()):
         content = path.read_bytes()
@@ -245,9 +248,8 @@ def test_erased_record_leaves_the_author(own: Path) -> None:
     rows = pl.read_delta(str(home / "features" / "author_activity")).filter(
         pl.col("author_id") == PERSON
     )
-    assert (
-        rows.sort("event_timestamp", "created_timestamp")["n_records_lifetime"][0] == 1
-    )  # case-q2 is the first now
+    # case-q2 is the first now
+    assert rows.sort("event_timestamp", "created_timestamp")["n_records_lifetime"][0] == 1
 
 
 def test_dry_run_counts_the_same_and_changes_nothing(
@@ -315,11 +317,11 @@ def test_erasure_that_is_killed_is_finished_by_the_next_run(
 
 def test_erase_round_on_the_command_line(own: Path, millrace: Run) -> None:
     home = str(own / "home")
-    told = millrace("erase", "--author", PERSON, "--home", home, "--dry-run")
-    assert told.returncode == 0, told.stderr
-    assert "raw.records                           9 rows erased" in told.stdout
-    assert "lock march: can no longer be rebuilt; 6 rows of its spine erased" in told.stdout
-    assert "Nothing was changed." in told.stdout
+    shown = millrace("erase", "--author", PERSON, "--home", home, "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert "raw.records                           9 rows erased" in shown.stdout
+    assert "lock march: can no longer be rebuilt; 6 rows of its spine erased" in shown.stdout
+    assert "Nothing was changed." in shown.stdout
     assert places_of(own / "home", NEEDLES)
     refused = millrace("erase", "--author", PERSON, "--home", home)
     assert refused.returncode == 1

@@ -1,4 +1,4 @@
-"""`millrace features`: the catalogue, what is wrong with a declaration in one line, tests of declarations, a start for one's own."""
+"""`millrace features`: catalogue, one-line errors, tests of declarations, a starting point."""
 
 import os
 from pathlib import Path
@@ -307,7 +307,8 @@ def test_no_test_at_all_is_no_success(folder: Path) -> None:
 
 
 def test_the_catalogue_has_the_users_views_with_their_file(folder: Path) -> None:
-    source = 'good_share = Derived("good_share", [good], {"share": "n_records_1d / nullif(n_records_7d, 0)"})\n'
+    share = "n_records_1d / nullif(n_records_7d, 0)"
+    source = f'good_share = Derived("good_share", [good], {{"share": "{share}"}})\n'
     (folder / "ours.py").write_text(
         IMPORTS + source + 'ours_v1 = Service("ours_v1", [good, "good_share:share"])\n'
     )

@@ -1,4 +1,4 @@
-"""SIGKILL before and after every commit of a run, and at random moments: the run after ends where an undisturbed one does."""
+"""SIGKILL around every commit and at random moments: the next run ends as an undisturbed one."""
 
 import os
 import random
@@ -18,7 +18,7 @@ PREPARED = (
     "staging.records",
 )
 INDEX = ("duplicates.contents", "duplicates.documents")
-# views of a record's text alone take one way; one stands for all
+# views of a record's text alone share one code path: one is enough
 LIKE_QUALITY = {"record_text", "record_pii", "record_vector"}
 COMMITS = (
     "raw.records",
@@ -48,9 +48,8 @@ def test_run_that_is_killed_at_any_moment_is_finished_by_the_next(
     for kill in range(request.config.getoption("--kills")):
         number = kill % len(INCREMENTS)
         lives.go_back(number)
-        delays = [
-            chance.uniform(0, lives.seconds[number]) for _ in range(1 + (kill % 4 == 3))
-        ]  # every fourth is killed twice
+        # every fourth is killed twice
+        delays = [chance.uniform(0, lives.seconds[number]) for _ in range(1 + (kill % 4 == 3))]
         for delay in delays:
             n_killed += kill_after(lives, delay)
         lives.assert_ends_as_undisturbed(

@@ -1,4 +1,4 @@
-"""Maintenance: fewer files, the same rows; nobody who consumes a table takes moved rows for new ones, and locks keep theirs."""
+"""Maintenance: fewer files, the same rows; readers see no new rows, and locks keep their files."""
 
 import shutil
 from collections.abc import Callable
@@ -20,7 +20,10 @@ from transforms.home import Settings
 from transforms.sources.source import load_source
 from transforms.warehouse.tables import Warehouse
 
-SPINE = "select record_id, author_id, subject_id, known_timestamp as event_timestamp from staging.records order by all"
+SPINE = (
+    "select record_id, author_id, subject_id, known_timestamp as event_timestamp "
+    "from staging.records order by all"
+)
 FEATURES = [
     "record_quality:n_words",
     "author_activity:n_records_28d",
@@ -111,9 +114,8 @@ def test_run_after_a_killed_compaction_takes_up_nothing_twice(
     source: Path, grown: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = newest(grown)
-    monkeypatch.setattr(
-        "transforms.upkeep.maintain._advance", lambda *_: None
-    )  # as if it was killed before each note
+    # as if it was killed before each advance
+    monkeypatch.setattr("transforms.upkeep.maintain._advance", lambda *_: None)
     assert maintain(grown)["compacted"]
     assert not pending_work(load_source(source), grown).nothing
     summary = run_plain(PipelineParameters(source=str(source), home=str(grown.settings.root)))
@@ -165,7 +167,7 @@ def test_logs_are_not_cleaned_of_what_a_lock_may_name(grown: Warehouse) -> None:
         assert table.metadata().configuration["delta.enableExpiredLogCleanup"] == "false"
 
 
-def test_command_tells_what_it_did(millrace: Callable[..., object], grown: Warehouse) -> None:
+def test_command_reports_what_it_did(millrace: Callable[..., object], grown: Warehouse) -> None:
     for keep_days, expected in (("7", "0 data files deleted"), ("0", "data files deleted")):
         result = millrace("maintain", "--home", str(grown.settings.root), "--keep-days", keep_days)
         assert expected in result.stdout, result.stderr  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Nothing is downloaded at run time: the pipeline runs where the operating system refuses every network."""
+"""Nothing is downloaded at run time: the pipeline runs where the system refuses all networks."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-# a new network name space has no interface that is up, so nothing can be reached from it, whatever code asks
+# a new network namespace has no interface that is up, so no code can reach anything from it
 REFUSED = ("unshare", "--map-root-user", "--net")
 REACH = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=5)"
 

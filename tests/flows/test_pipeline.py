@@ -1,4 +1,4 @@
-"""One definition of the stages, two ways to run it: plainly and as a Prefect flow, with the same result."""
+"""One definition of the stages runs plainly and as a Prefect flow, with the same result."""
 
 import hashlib
 import json
@@ -67,7 +67,7 @@ def test_prefect_and_plain_give_the_same(small_source: Path, tmp_path: Path) -> 
     assert "2,859" in report.read_text("utf-8")
 
 
-def test_a_report_that_cannot_be_drawn_is_told_and_costs_no_data(
+def test_a_report_that_cannot_be_drawn_is_reported_and_costs_no_data(
     small_source: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -122,7 +122,10 @@ def test_drift_emits_an_event_that_names_the_columns(
     tmp_path: Path, events: Callable[[], list[Event]]
 ) -> None:
     record = "{record_id: id, author_id: author, event_timestamp: written, text: text}"
-    drift = "{min_reference_loads: 1, min_reference_rows: 1, false_alarms: null, stop: {wasserstein: 2}}"
+    drift = (
+        "{min_reference_loads: 1, min_reference_rows: 1, false_alarms: null, stop: "
+        "{wasserstein: 2}}"
+    )
     (tmp_path / "source.yaml").write_text(
         f"name: notes\nuri: 'data/*.jsonl'\nknown: at_event\nrecord: {record}\ndrift: {drift}\n"
     )
@@ -161,8 +164,8 @@ def test_drift_emits_an_event_that_names_the_columns(
     assert flow["staged"] == 300
     (notice,) = flow["notices"]
     assert (
-        f"notes: {tmp_path}/data/b.jsonl (2026-01-01, load {stopped.payload['load']}) differs from the 1 loads before it: n_"
-        in notice
+        f"notes: {tmp_path}/data/b.jsonl (2026-01-01, load {stopped.payload['load']}) differs "
+        "from the 1 loads before it: n_" in notice
     )
     _, warned = events()
     assert (warned.event, warned.payload["load"]) == (

@@ -1,4 +1,4 @@
-"""Raw text is private: what a detector finds reaches no log, artifact, metric, report or exception, whatever is run."""
+"""Raw text is private: identifiers reach no log, artifact, metric, report or exception."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from transforms.home import Settings
 from transforms.warehouse.tables import Warehouse
 
 ROOT = Path(__file__).parent.parent.parent
-# one of each kind, each as it is found nowhere else
+# one of each kind, each found nowhere else
 SECRETS = {
     "EMAIL_ADDRESS": "quintessa.vole@postbox-of-hers.com",
     "PHONE_NUMBER": "+44 20 7946 0958",
@@ -24,10 +24,10 @@ SECRETS = {
     "US_SSN": "536-90-4399",
     "API_KEY": "AKIAIOSFODNN7EXAMPLE",
 }
-# they hold rows as they came, and are to
+# they keep rows as they came, on purpose
 HOLD_TEXT = {"raw.records", "quarantine.records"}
 
-# in one process, for each would import everything anew
+# in one process, since each would import everything again
 ONE_AFTER_THE_OTHER = """
 import json, sys
 from flows.cli import main
@@ -43,14 +43,15 @@ def rows() -> Iterator[dict[str, object]]:
         row = {"id": f"r{number}", "author": f"u{number % 2}", "written": known, "known": known}
         yield {
             **row,
-            "text": f"Please note {secret} and answer soon, thank you very much for all of your help.",
+            "text": f"Please note {secret} and answer soon, thank you very much for all your help.",
         }
+        # its time is none
         yield {
             **row,
             "id": f"q{number}",
             "written": f"on the day of {secret}",
             "text": secret,
-        }  # its time is none
+        }
         yield {
             **row,
             "id": f"d{number}",
@@ -65,14 +66,17 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     lines = [*map(json.dumps, rows()), '{"id": "broken", "text": "' + SECRETS["EMAIL_ADDRESS"]]
     (folder / "notes.jsonl").write_text("\n".join(lines) + "\n")
     record = "record: {record_id: id, author_id: author, event_timestamp: written, text: text}"
-    text = f"name: notes\nuri: notes.jsonl\nknown: {{column: known}}\n{record}\ntext: {request.param}\n"
+    text = (
+        f"name: notes\nuri: notes.jsonl\nknown: {{column: known}}\n{record}\ntext: "
+        f"{request.param}\n"
+    )
     (folder / "notes.yaml").write_text(text)
     return folder / "notes.yaml"
 
 
 @pytest.fixture(scope="module")
 def said(source: Path) -> str:
-    """All that a round of commands prints, with everything switched on that says more, but for `--reveal`."""
+    """Everything a round of commands prints with all verbose options on, except `--reveal`."""
     home = str(source.parent / "home")
     commands = [
         ["plan", "--source", str(source)],
@@ -130,11 +134,11 @@ def test_the_secrets_are_in_the_source_and_are_found(source: Path, said: str) ->
     }
 
 
-def test_nothing_that_is_printed_holds_one(said: str) -> None:
+def test_no_output_contains_an_identifier(said: str) -> None:
     assert leaks(said) == []
 
 
-def test_no_file_that_is_written_holds_one(source: Path, said: str) -> None:  # noqa: ARG001 - it has been written by then
+def test_no_written_file_contains_an_identifier(source: Path, said: str) -> None:  # noqa: ARG001 - it has been written by then
     home = source.parent / "home"
     files = [path for path in home.rglob("*") if path.is_file() and path.suffix != ".parquet"]
     assert {"report.html", "last_run.json", "rejected.csv"} <= {path.name for path in files}
@@ -146,7 +150,7 @@ def test_no_file_that_is_written_holds_one(source: Path, said: str) -> None:  # 
     } == {}
 
 
-def test_no_table_but_those_that_hold_rows_as_they_came_holds_one(source: Path, said: str) -> None:  # noqa: ARG001
+def test_only_tables_of_rows_as_they_came_contain_an_identifier(source: Path, said: str) -> None:  # noqa: ARG001
     is_kept = "text: keep" in source.read_text()
     found = {}
     warehouse = Warehouse(Settings(home=source.parent / "home"))

@@ -1,4 +1,4 @@
-"""The report page: its numbers, and the page itself in a real browser that is not let out."""
+"""The report page: its numbers, and the page itself in a real browser without a network."""
 
 import html
 import itertools
@@ -34,14 +34,17 @@ from transforms.staging.accounting import recount
 from transforms.warehouse.tables import Warehouse
 
 NOW = datetime(2024, 3, 1, 12, tzinfo=UTC)
-HOSTILE = """</script><script>document.title='hacked'</script><img src=x onerror="document.title='hacked'">'"&{{ 7 * 7 }}"""
+HOSTILE = (
+    "</script><script>document.title='hacked'</script>"
+    """<img src=x onerror="document.title='hacked'">'"&{{ 7 * 7 }}"""
+)
 MARKS = "g.mark-rect path, g.mark-line path, g.mark-symbol path"
 WIDTHS = {"desktop": 1280, "phone": 390}
 SECTIONS = ("flow", "arrivals", "quality", "drift", "fields", "quarantine", "features", "speed")
 
 
 def measured(home: Path, name: str = "") -> None:
-    """Add to a home what parts of the pipeline that may not have run would have measured: drift, profiles, fields, languages."""
+    """Add what optional stages would have measured: drift, profiles, fields, languages."""
     months = [datetime(2024, month, 1, tzinfo=UTC) for month in (1, 2, 3)]
     load = pl.DataFrame(
         {
@@ -117,9 +120,8 @@ def plain_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         notes.add()
         run_plain(PipelineParameters(source=str(notes.source), home=str(folder / "home")))
     for name in ("profiles", "features/record_text"):
-        shutil.rmtree(
-            folder / "home" / name, ignore_errors=True
-        )  # as in a home from before these were measured
+        # as in a home from before these were measured
+        shutil.rmtree(folder / "home" / name, ignore_errors=True)
     return folder / "home"
 
 
@@ -195,7 +197,10 @@ def test_all_charts_are_drawn_and_nothing_is_cut_off(
     with opened(browser, report_path(full_home), scheme, width) as shown:
         counts = shown.eval_on_selector_all(
             "[data-chart]",
-            f"all => all.map(e => [e.id, [...e.querySelectorAll('{MARKS}')].filter(m => m.getBBox().width).length])",
+            (
+                f"all => all.map(e => [e.id, [...e.querySelectorAll('{MARKS}')].filter(m => "
+                "m.getBBox().width).length])"
+            ),
         )
         names = {name for name, _ in counts}
         assert {
@@ -307,15 +312,21 @@ def test_what_screen_readers_need_is_there(browser: Browser, full_home: Path) ->
     with opened(browser, report_path(full_home)) as shown:
         assert shown.locator("h1").count() == 1
         assert shown.evaluate("document.documentElement.lang") == "en"
-        lacking = shown.evaluate("""() => [
-            ...[...document.querySelectorAll('table')].filter(t => !t.caption?.textContent.trim()),
-            ...[...document.querySelectorAll('th')].filter(t => !t.scope),
-            ...[...document.querySelectorAll('input, select')].filter(i => !i.labels.length),
-            ...[...document.querySelectorAll('[data-chart], [role=img], [role=region]')].filter(e => !e.getAttribute('aria-label')),
-            ...[...document.querySelectorAll('.scroll')].filter(e => e.tabIndex !== 0),
-            ...[...document.querySelectorAll('a[href^="#"]')].filter(a => !document.querySelector(a.getAttribute('href'))),
-            ...[...document.querySelectorAll('section')].filter(s => !document.getElementById(s.getAttribute('aria-labelledby'))),
-        ].map(e => e.outerHTML.slice(0, 200))""")
+        lacking = shown.evaluate("""() => {
+            const all = selector => [...document.querySelectorAll(selector)];
+            const target = e => document.querySelector(e.getAttribute('href'));
+            const heading = e => document.getElementById(e.getAttribute('aria-labelledby'));
+            return [
+                ...all('table').filter(e => !e.caption?.textContent.trim()),
+                ...all('th').filter(e => !e.scope),
+                ...all('input, select').filter(e => !e.labels.length),
+                ...all('[data-chart], [role=img], [role=region]').filter(
+                    e => !e.getAttribute('aria-label')),
+                ...all('.scroll').filter(e => e.tabIndex !== 0),
+                ...all('a[href^="#"]').filter(e => !target(e)),
+                ...all('section').filter(e => !heading(e)),
+            ].map(e => e.outerHTML.slice(0, 200));
+        }""")
         assert lacking == []
 
 
@@ -344,8 +355,8 @@ def test_home_without_a_row_has_a_page(browser: Browser, tmp_path: Path) -> None
         assert [sentence for sentence in sentences if sentence not in words] == []
 
 
-def test_page_holds_no_text_and_no_id(make_source: Callable[..., Any], tmp_path: Path) -> None:
-    # with a digit, for a label of letters only is a name, and is shown
+def test_page_contains_no_text_and_no_id(make_source: Callable[..., Any], tmp_path: Path) -> None:
+    # with a digit, since a label of letters only is a name and is shown
     secrets = [
         f"{word}-{'q' * 8}7"
         for word in ("record", "author", "subject", "text", "label", "file", "rejected")
@@ -395,7 +406,7 @@ def test_numbers_are_those_of_the_tables(plain_home: Path) -> None:
     assert feature.null_ratio == n_words.null_count() / n_words.len()
 
 
-def test_books_that_do_not_add_up_are_told(plain_home: Path, tmp_path: Path) -> None:
+def test_books_that_do_not_add_up_are_reported(plain_home: Path, tmp_path: Path) -> None:
     home = Path(shutil.copytree(plain_home, tmp_path / "home"))
     counts = {"n_read": 1, "n_staged": 1, "n_duplicates": 0, "n_quarantined": 0}
     publish(
@@ -565,7 +576,7 @@ def test_command_writes_the_page(
     assert "nothing is there yet" in nothing.stderr
 
 
-def test_place_that_cannot_be_written_is_told(plain_home: Path, tmp_path: Path) -> None:
+def test_place_that_cannot_be_written_is_reported(plain_home: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(HomeError, match="choose another --output"):
         write_report(Warehouse(Settings(home=plain_home)), tmp_path / "file" / "page.html")
@@ -589,7 +600,7 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("theme", list(THEMES))
-def test_words_and_marks_can_be_told_from_their_ground(theme: str) -> None:
+def test_words_and_marks_contrast_with_their_background(theme: str) -> None:
     """WCAG 2.2 AA: 4.5 for text (1.4.3), 3 for marks and the edges of inputs (1.4.11)."""
     colours = THEMES[theme]
     words = [
@@ -635,7 +646,7 @@ TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 
 
 
 def lab(colour: str, blindness: str) -> np.ndarray:
-    """CIE 1976 L*a*b* of a colour as the colour-blind see it; 2.3 is a difference one just notices."""
+    """CIE 1976 L*a*b* of a colour as a colour-blind reader sees it; 2.3 is just noticeable."""
     xyz = TO_XYZ @ np.clip(BLINDNESS[blindness] @ linear(colour), 0, 1) / [0.9505, 1, 1.089]
     f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
@@ -643,7 +654,7 @@ def lab(colour: str, blindness: str) -> np.ndarray:
 
 @pytest.mark.parametrize("theme", list(THEMES))
 @pytest.mark.parametrize("blindness", list(BLINDNESS))
-def test_series_can_be_told_apart_by_the_colour_blind(theme: str, blindness: str) -> None:
+def test_the_colour_blind_can_distinguish_series(theme: str, blindness: str) -> None:
     pairs = itertools.combinations(THEMES[theme]["series"], 2)
     distances = {
         pair: float(np.linalg.norm(lab(pair[0], blindness) - lab(pair[1], blindness)))

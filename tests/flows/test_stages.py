@@ -1,4 +1,4 @@
-"""Looking for work before a run starts: what is no work, and what must not pass for none."""
+"""Looking for work before a run: what is no work, and what must count as some."""
 
 import hashlib
 import json
@@ -99,7 +99,7 @@ def test_an_emptied_inbox_is_a_normal_run_that_materializes(tmp_path: Path) -> N
     assert pending_work(source, warehouse).nothing
     (tmp_path / "data").rmdir()
     assert pending_work(source, warehouse).nothing
-    # what was never loaded from is a mistake in the source file, whatever was loaded from elsewhere
+    # a path never loaded from is a mistake in the source file, whatever came from elsewhere
     with pytest.raises(NoFilesError, match="no file to load there"):
         pending_work(
             source.model_copy(update={"uri": str(tmp_path / "date" / "*.jsonl")}), warehouse
@@ -123,7 +123,10 @@ def test_a_stopped_load_is_named_by_plan_run_status_and_report(tmp_path: Path) -
     )
     parameters = PipelineParameters(source=str(notes.source), home=str(tmp_path / "home"))
     source, warehouse = load_source(notes.source), Warehouse(Settings(home=tmp_path / "home"))
-    expected = "30 of 30 rows (100.0%) are rejected (max_quarantined_ratio 50%): record_id: exponent_form (30 rows; "
+    expected = (
+        "30 of 30 rows (100.0%) are rejected (max_quarantined_ratio 50%): record_id: "
+        "exponent_form (30 rows; "
+    )
     planned = plan_run(source, warehouse).checks
     assert not warehouse.settings.root.exists()
     assert planned[0].startswith(expected)

@@ -1,4 +1,4 @@
-"""`millrace trace`, as a stranger meets it. In this process, but where the exit code and the one line of an error count."""
+"""`millrace trace` as a new user meets it; in process, unless exit code or error line matter."""
 
 import json
 import shutil

@@ -1,7 +1,7 @@
-"""A process that has imported everything and forks a child for each command: a run without the seconds of its imports.
+"""Fork a child for each command from a process that has imported everything, to save the imports.
 
-Lines on standard input, answers on standard output: `start NAME ARGUMENTS...` gives the child's process id, `wait ID` how it
-ended (minus the signal, or the exit code). A child writes what it says to the file given last.
+It reads lines and answers each: `start NAME ARGUMENTS...` returns the child's process id, `wait ID`
+how it ended (minus the signal, or the exit code). A child's output goes to the file given last.
 """
 
 import os
@@ -41,11 +41,14 @@ from transforms.home import Settings
 from transforms.upkeep.erase import Wanted
 from transforms.warehouse.tables import Warehouse
 
-SPINE = "select record_id, author_id, known_timestamp as event_timestamp from staging.records where not is_tombstone order by all"
+SPINE = (
+    "select record_id, author_id, known_timestamp as event_timestamp from staging.records "
+    "where not is_tombstone order by all"
+)
 
 
 def read(home: str, done: str) -> None:
-    """Read all that a reader can, again and again, until a file is there: what it gets must fit together."""
+    """Read everything a reader can until a file exists; what is read must be consistent."""
     os.nice(19)  # ten readers must not starve the runs beside which they read
     rounds = 0
     while not Path(done).exists() or not rounds:
@@ -53,7 +56,7 @@ def read(home: str, done: str) -> None:
             SPINE, ["author_activity:n_records_lifetime", "record_quality:n_words"], home
         ).frame
         assert made.height > 0
-        # a record knows its own words from its instant on: a view behind the others would leave them null
+        # a record has its own words from its instant on: a view that lags would leave them null
         assert made["record_quality__n_words"].null_count() == 0
         online_features(
             ["author_activity:n_records_lifetime"],
@@ -84,7 +87,7 @@ def erase_until(point: str, author: str, home: str) -> None:
 
 
 def die_at(point: str) -> None:
-    """Be killed `before:` or `after:` a commit, the store's settings, a note of what is online, or a step of an erasure."""
+    """Be killed `before:` or `after:` a commit, or another step that leaves a trace."""
 
     def dying(owner: Any, attribute: str, name: Callable[[Any], str]) -> None:
         real = getattr(owner, attribute)

@@ -1,7 +1,7 @@
-"""Golden cases of the SQL models: `<relation>/<case>/given.yaml` holds the relations read, `expect.yaml` the rows that come out.
+"""Golden cases of the SQL models: `given.yaml` and `expect.yaml` in `<relation>/<case>/`.
 
-Rows are compared in any order, in the columns that the case names. `params.yaml` holds the model's parameters, `variables.yaml`
-the variables of the connection that it asks for.
+Rows are compared in any order, in the columns that the case names. `params.yaml` has the model's
+parameters, `variables.yaml` the connection's variables that it reads.
 """
 
 import itertools
@@ -117,7 +117,7 @@ def read(path: Path) -> Any:
 def create(
     connection: duckdb.DuckDBPyConnection, relation: str, rows: list[dict[str, Any]]
 ) -> None:
-    """Make a relation of rows: all columns of its contract, null where a row does not name them, else what the rows hold."""
+    """Make a relation with all columns of its contract, or of the rows if there is none."""
     types = {field.name: field.type for field in TYPES.get(relation, pa.schema([]))}
     names = list(types) or list(rows[0])
     assert {name for row in rows for name in row} <= set(names), relation

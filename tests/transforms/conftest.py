@@ -1,4 +1,4 @@
-"""Fixtures of the first half of the pipeline: rows of a tiny source, load and stage them, look into the tables."""
+"""Fixtures for the first stages: make rows of a tiny source, load and stage them, read tables."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ Query = Callable[..., list[tuple[Any, ...]]]
 
 @pytest.fixture(scope="session")
 def note() -> Callable[..., bytes]:
-    """Make one good JSONL row, as `make_source` maps it; what matters to a test is given, the rest has defaults."""
+    """Make one good JSONL row, as `make_source` maps it; a test passes the fields that matter."""
 
     def make(record_id: object = "r1", **changes: object) -> bytes:
         row = {
@@ -79,7 +79,7 @@ def query(warehouse: Warehouse) -> Query:
 
 @pytest.fixture
 def rejections(query: Query) -> Callable[[], dict[int, str]]:
-    """Tell what is in quarantine: `column:rule` by row number."""
+    """Return what is in quarantine: `column:rule` by row number."""
 
     def run() -> dict[int, str]:
         return dict(query("""select row_number, "column" || ':' || rule from quarantine.records"""))
@@ -95,12 +95,12 @@ def new_home(tmp_path: Path) -> Callable[[], Warehouse]:
 
 
 class KilledError(BaseException):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
 @pytest.fixture
 def killed_before() -> Callable[..., AbstractContextManager[None]]:
-    """End what runs inside just before it commits rows of a contract; it must come so far, unless `is_certain` is false."""
+    """Stop just before rows of a contract are committed; unless `is_certain` is false, it must."""
 
     @contextmanager
     def run(contract: type[Contract], *, is_certain: bool = True) -> Iterator[None]:

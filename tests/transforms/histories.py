@@ -1,4 +1,4 @@
-"""Small histories of records: staged, featurized, and held against the definition in plain Python.
+"""Small histories of records: staged, featurized, and compared with the definition in plain Python.
 
 Instants are whole microseconds since 1970 here, as in the SQL models.
 """
@@ -46,7 +46,7 @@ def version(
     author: str = "u",
     text: str | None = "two words",
 ) -> Version:
-    """A version on subject `s`, with the negative label; no text makes it a tombstone. Times count from START."""
+    """A version on subject `s` with the negative label; no text: a tombstone; times from START."""
     return Version(
         record,
         author,
@@ -62,7 +62,7 @@ def version(
 
 
 def stage(warehouse: Warehouse, versions: Sequence[Version], *, is_all: bool = False) -> None:
-    """Publish versions, beside those that are there; as all that is there, in new files, if `is_all`."""
+    """Publish versions beside the existing ones, or in their place, in new files, if `is_all`."""
     rows = [
         {
             "record_id": v.record,
@@ -119,7 +119,7 @@ def rows_of(warehouse: Warehouse, view: str) -> pl.DataFrame:
 
 
 def newest(warehouse: Warehouse, view: str) -> pl.DataFrame:
-    """The newest row of every entity and instant, in order, without when it was computed."""
+    """The newest row of every entity and instant, in order, without `created_timestamp`."""
     rows = rows_of(warehouse, view)
     key = next(name for name in rows.columns if name in ("record_id", "author_id", "subject_id"))
     last = (
@@ -204,7 +204,7 @@ def assert_activity_is_as_defined(
     instants: Iterable[int],
     also: Sequence[Version] = (),
 ) -> None:
-    """Hold both views against the definition; of entities that only `also` names, which were there once, nothing may count."""
+    """Check both views against the definition; entities only in `also` must count nothing."""
     instants = list(instants)
     for view, level in ENTITIES.items():
         found = by_entity(warehouse, view)
@@ -232,7 +232,7 @@ def assert_quality_is_as_defined(
     for record, instant in itertools.product(
         sorted({v.record for v in (*versions, *also)}), instants
     ):
-        stands = max(
+        current = max(
             (v for v in versions if v.record == record and v.effective <= instant),
             key=lambda v: v.known,
             default=None,
@@ -240,7 +240,7 @@ def assert_quality_is_as_defined(
         row = row_at(found.get(record, []), instant)
         n_characters = row["n_characters"] if row else None
         assert n_characters == (
-            None if stands is None or stands.text is None else len(stands.text)
+            None if current is None or current.text is None else len(current.text)
         ), (record, instant - START)
 
 

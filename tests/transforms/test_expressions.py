@@ -1,4 +1,4 @@
-"""A user's SQL: one expression over one row. It reaches no file, setting or other table, and no name in it is read as SQL."""
+"""A user's SQL is one expression over one row: no files, settings, other tables, names as SQL."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ from transforms.staging.prepare import Account
 MakeSource = Callable[..., Source]
 Stage = Callable[[Source], Account]
 Query = Callable[..., list[tuple[object, ...]]]
-# names of columns as people have them, words of SQL, names that this program uses itself, and what would end a quoted name
+# column names as people write them, SQL keywords, names that this program uses, and quotes
 NAMES = [
     *(
         'height "cm"',
@@ -128,7 +128,8 @@ def test_columns_of_any_name_are_read_in_every_format(
     )
     assert stage(source) == Account(read=1, staged=1)
     ((text, label, subject, attributes, payload),) = query(
-        "select text, label, subject_id, attributes, payload from staging.records join raw.records using (load_id, source_uri, row_number)"
+        "select text, label, subject_id, attributes, payload from staging.records "
+        "join raw.records using (load_id, source_uri, row_number)"
     )
     assert (text, label, subject) == (" ".join(row.values()), row[NAMES[0]], row["rows"])
     assert json.loads(str(attributes)) == {
@@ -164,7 +165,7 @@ def test_json_arrows_reach_into_a_field(
 
 
 def test_a_crafted_name_neither_reads_nor_writes_a_file(tmp_path: Path) -> None:
-    """The column has this name in a file of the attacker's, so that the query binds in which it is not escaped."""
+    """The attacker's file has a column of this name, so that the unescaped query would bind."""
     secret, stolen, header = (tmp_path / name for name in ("secret", "stolen", "header.csv"))
     secret.write_text("password", "utf-8")
     row = f"* from read_csv('{header}', header = true, delim = chr(9), all_varchar = true)"
@@ -267,7 +268,8 @@ def test_every_function_of_this_duckdb_is_allowed_or_refused_with_a_reason() -> 
     with sealed() as connection:
         kinds = dict(
             connection.execute(
-                "select function_name, list(distinct function_type) from duckdb_functions() group by all"
+                "select function_name, list(distinct function_type) from duckdb_functions() "
+                "group by all"
             ).fetchall()
         )
     of_values = {name for name, kind in kinds.items() if {"scalar", "macro"} & set(kind)}
@@ -292,11 +294,26 @@ RELATIONS = frozenset({"versions", "record_text"})
             "from versions -- a remark\n;",
             "select author_id, count(*) filter (where x) from versions group by all",
         ),
-        "with own as (from versions), more as materialized (from own) select * from more join Record_Text using (record_id)",
-        "select *, sum(x) over w from versions window w as (partition by a order by b rows between 3 preceding and current row)",
-        "select unnest([1]) from versions, unnest([1]) as t(x), range(3), (values (1)) v(x) union all by name from versions",
-        "select distinct on (a) list(x order by y), first(x order by y) from versions asof join record_text on true order by a limit 3",
-        "from versions where exists (from record_text r where r.record_id = versions.record_id) qualify rank() over (order by x) = 1",
+        (
+            "with own as (from versions), more as materialized (from own) select * from more "
+            "join Record_Text using (record_id)"
+        ),
+        (
+            "select *, sum(x) over w from versions window w as (partition by a "
+            "order by b rows between 3 preceding and current row)"
+        ),
+        (
+            "select unnest([1]) from versions, unnest([1]) as t(x), range(3), (values (1)) v(x) "
+            "union all by name from versions"
+        ),
+        (
+            "select distinct on (a) list(x order by y), first(x order by y) from versions asof "
+            "join record_text on true order by a limit 3"
+        ),
+        (
+            "from versions where exists (from record_text r "
+            "where r.record_id = versions.record_id) qualify rank() over (order by x) = 1"
+        ),
     ],
 )
 def test_a_query_is_one_select_statement_over_what_it_may_read(sql: str) -> None:
@@ -320,10 +337,11 @@ def test_a_query_is_one_select_statement_over_what_it_may_read(sql: str) -> None
             (f"from {call}", r"may not (call|read) \w+\(\)")
             for call in ("read_csv('x')", "glob('/*')", "query('from t')", "repeat(1, 2)")
         ),
+        # a macro over any table, and an aggregate too
         (
             "from histogram('staging.records', text)",
             r"may not read histogram\(\)",
-        ),  # a macro over any table, and an aggregate too
+        ),
         ("from versions where x in (from read_text('/etc/passwd'))", r"may not read read_text\(\)"),
         ("with a as (from staging.records) from a", "may not read staging.records"),
         (
@@ -401,11 +419,12 @@ def test_comments_blanks_and_keywords_leave_no_trace_in_the_tree_of_a_query() ->
     )
 
 
-def test_every_aggregate_and_window_function_of_this_duckdb_is_allowed_or_refused_with_a_reason() -> (
-    None
-):
+def test_every_aggregate_and_window_function_is_allowed_or_refused_with_a_reason() -> None:
     with sealed() as connection:
-        sql = "select function_type, list(distinct function_name) from duckdb_functions() group by all"
+        sql = (
+            "select function_type, list(distinct function_name) from duckdb_functions() "
+            "group by all"
+        )
         names = {kind: set(found) for kind, found in connection.execute(sql).fetchall()}
     ordered = {
         name: query_refusal(name, is_window=name in names["window"], is_ordered=True)

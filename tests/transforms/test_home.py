@@ -1,4 +1,4 @@
-"""A small file is replaced whole, whoever writes and reads at once, and what a killed writer left is swept."""
+"""A small file is replaced whole despite concurrent use; a killed writer's leftovers are swept."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""Instants as people give them: read in one way, or refused."""
+"""Instants as people write them: read in one way, or refused."""
 
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
@@ -22,17 +22,17 @@ OFFSETS = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(
 ZONES = st.one_of(
     OFFSETS, st.sampled_from([UTC, BERLIN, KATHMANDU, LORD_HOWE, ZoneInfo("America/St_Johns")])
 )
-WALLS = st.datetimes(datetime(1900, 1, 2), datetime(2261, 12, 30))  # noqa: DTZ001 - what nanoseconds hold
-# the hours that are there twice, or not at all
+WALLS = st.datetimes(datetime(1900, 1, 2), datetime(2261, 12, 30))  # noqa: DTZ001 - the range of nanoseconds
+# the hours that exist twice, or not at all
 CHANGES = st.sampled_from(
-    [datetime(2026, 10, 25, 2, 30), datetime(2026, 3, 29, 2, 30), datetime(2026, 4, 5, 1, 45)]
+    [datetime(2026, 10, 25, 2, 30), datetime(2026, 3, 29, 2, 30), datetime(2026, 4, 5, 1, 45)]  # noqa: DTZ001
 )
 FOLDS = st.integers(0, 1)
 
 
 @pytest.fixture(params=[None, "1"])
 def _ignoring(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the user's process tells Arrow to drop offsets, as importing Pandera does."""
+    """Whether the user's process makes Arrow drop offsets, as importing Pandera does."""
     if request.param:
         monkeypatch.setenv("PYARROW_IGNORE_TIMEZONE", request.param)
 

@@ -1,4 +1,4 @@
-"""A path is a path: whatever signs are in the names of files and folders, each file is read once, and no column comes from a folder."""
+"""Any sign in a path is literal: each file is read once, and no column comes from a folder."""
 
 import json
 import re
@@ -134,7 +134,7 @@ def _contents(source: Source, path: Path, format_: str) -> tuple[str, str]:
 @example(name="source=x")
 @example(name="100%")
 @settings(max_examples=25)
-def test_a_home_of_any_name_holds_what_was_put_in_or_is_refused_before_anything_is_written(
+def test_a_home_of_any_name_works_or_is_refused_before_anything_is_written(
     name: str,
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -143,7 +143,10 @@ def test_a_home_of_any_name_holds_what_was_put_in_or_is_refused_before_anything_
         if is_refused:
             with pytest.raises(
                 HomeError,
-                match=r"^['\"][^\n]*: no table can be kept under a path with [^\n]*; choose another folder",
+                match=(
+                    r"^['\"][^\n]*: no table can be kept under a path with [^\n]*; choose "
+                    r"another folder"
+                ),
             ):
                 Warehouse(Settings(home=root))
             assert not root.parent.exists()
@@ -178,7 +181,7 @@ def _raw(number: int) -> dict[str, object]:
 def test_a_run_in_a_home_that_looks_like_a_partition_stages_its_own_rows(
     of_days: Callable[[Path], Source], tmp_path: Path
 ) -> None:
-    """Rows of raw have columns `source` and `load_id`: a folder of that name would have replaced them."""
+    """Raw has columns `source` and `load_id`, which a folder of that name would have replaced."""
     for format_ in FORMATS:
         write(tmp_path / "day=2026-01-05" / f"export[1].{format_}", format_, [1, 2])
         write(tmp_path / "day=2026-01-05" / f"export1.{format_}", format_, [3])
@@ -262,7 +265,7 @@ def test_the_text_of_a_query_names_files_and_nothing_else(tmp_path: Path) -> Non
 
 
 def test_nothing_else_opens_parquet_or_writes_a_name_into_sql() -> None:
-    """DuckDB's and Polars' own readers are called in `transforms.paths` and, with partitions, in the store's sources."""
+    """Only `transforms.paths` and the store's sources call DuckDB's and Polars' readers."""
     root = Path(__file__).parents[2]
     modules = [
         path

@@ -21,9 +21,10 @@ EVENT, CREATED = "event_timestamp", "created_timestamp"
 
 @pytest.fixture
 def write_view(tmp_path: Path) -> Callable[..., FeatureView]:
-    """Write a view's source (anew, where it was) and define the view: columns that are neither key nor timestamp are its features.
+    """Write or replace a view's source and define the view; its columns become features.
 
-    Column types become Feast's; a `created_timestamp` column breaks ties; `mapping` names columns of the source anew.
+    Column types become Feast's; a `created_timestamp` column breaks ties; `mapping` renames the
+    source's columns. Keys and timestamps are no features.
     """
 
     def write(
@@ -81,12 +82,12 @@ def make_view(
 
 @pytest.fixture
 def define_view() -> Callable[..., FeatureView]:
-    """Define a view of a source that is there already, or never will be: name, path, the source's schema, keys."""
+    """Define a view of a source that exists or never will: name, path, schema, keys."""
     return make_view
 
 
 def write_source(path: Path, rows: pa.Table, layout: str) -> FileFormat:
-    """Write rows as a Delta table, one Parquet file, a folder of two files, or hive folders by the partition column `half`."""
+    """Write rows as a Delta table, one Parquet file, two files, or hive folders by `half`."""
     if layout == "file":
         path.parent.mkdir(exist_ok=True)
         pq.write_table(rows, path)
@@ -108,7 +109,7 @@ def write_source(path: Path, rows: pa.Table, layout: str) -> FileFormat:
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> Callable[..., FeatureStore]:
-    """Apply views, services and on-demand views to a store of this test's own; `options` are the offline store's."""
+    """Apply views and services to a store of this test; `options` configure the offline store."""
 
     def make(*objects: Any, **options: Any) -> FeatureStore:
         offline = {

@@ -1,4 +1,4 @@
-"""Columns of every Feast value type, as Arrow may hold them; Feast's own conversion takes each of them."""
+"""Columns of every Feast value type as Arrow can represent them; Feast converts each of them."""
 
 import json
 import uuid
@@ -13,12 +13,10 @@ from hypothesis import strategies as st
 
 Elements = st.SearchStrategy[Any]
 
-texts = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12
-)  # no NUL: Postgres has none
-blobs = st.binary(
-    min_size=1, max_size=12
-)  # a batch whose byte strings are all empty is all null to Feast
+# no NUL: Postgres has none
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+# a batch whose byte strings are all empty is all null to Feast
+blobs = st.binary(min_size=1, max_size=12)
 doubles = st.floats(allow_nan=True, allow_infinity=True)
 floats = st.floats(width=32)
 numbers = st.integers(-(2**53), 2**53)  # Feast takes integers beside nulls through float64
@@ -51,7 +49,7 @@ def _of(
 
 
 def _is_ordered(values: list[Any]) -> bool:
-    """Feast writes a set in Python's order, which is another each time where it holds NaN."""
+    """Feast writes a set in Python's order, which varies if it contains NaN."""
     return all(value == value for value in values)  # noqa: PLR0124
 
 
@@ -99,11 +97,12 @@ COLLECTIONS: list[tuple[ValueType, pa.DataType, Elements]] = [
         ]
     ),
     (ValueType.FLOAT_LIST, pa.list_(pa.float64()), lists(doubles | st.none())),
+    # longer than one byte can say
     (
         ValueType.FLOAT_LIST,
         pa.list_(pa.float32()),
         st.lists(floats, min_size=40, max_size=40),
-    ),  # longer than one byte can say
+    ),
     (ValueType.FLOAT_LIST, pa.list_(pa.float32(), 3), st.lists(floats, min_size=3, max_size=3)),
     (ValueType.DOUBLE_LIST, pa.large_list(pa.float32()), lists(floats)),
     (ValueType.MAP, STRUCT, structs),
@@ -184,7 +183,7 @@ CONVERTED_HERE_ONLY: list[tuple[ValueType, pa.Array, list[Any]]] = [
 def columns(
     draw: st.DrawFn, cases: Sequence[tuple[ValueType, pa.DataType, Elements]], size: int = 4
 ) -> tuple[ValueType, pa.Array]:
-    """One column of some type, with nulls; at least one value that is neither null nor empty tells Feast the type."""
+    """One column of some type, with nulls; one value at least shows Feast the type."""
     value_type, kind, elements = draw(st.sampled_from(cases))
     return value_type, draw(column(kind, elements, size))
 

@@ -1,4 +1,4 @@
-"""A spine's instants, whatever it comes as and however it writes them: the same features as at the same instants in UTC."""
+"""A spine's instants in any form give the same features as the same instants in UTC."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
@@ -22,10 +22,11 @@ MakeStore = Callable[..., FeatureStore]
 
 EVENT = "event_timestamp"
 QUARTER = timedelta(minutes=15)
+# two days, with the night on which Berlin's clocks go back
 START, N_ROWS = (
     datetime(2026, 10, 24, tzinfo=UTC),
     192,
-)  # two days, with the night on which Berlin's clocks go back
+)
 OFFSETS = st.integers(-14 * 4, 14 * 4).map(lambda quarters: timezone(quarters * QUARTER))
 ZONES = st.one_of(
     OFFSETS,
@@ -64,7 +65,7 @@ def store(
     write_view: WriteView,
     make_store: MakeStore,
 ) -> FeatureStore:
-    """The rows in a store, in a process that tells Arrow to keep, or as one that imported Pandera to drop, what offsets say."""
+    """The rows in a store, in a process where Arrow keeps offsets or drops them."""
     made = make_store(write_view("quarters", quarters()))
     monkeypatch.setenv("PYARROW_IGNORE_TIMEZONE", request.param)
     return made
@@ -101,7 +102,10 @@ def of_path(spine: pa.Table, path: Path) -> Path:
 
 def of_sql(times: Sequence[datetime], cast: str) -> str:
     written = ", ".join(f"('{time.isoformat()}')" for time in times)
-    return f"select 1 as user, moment{cast} as event_timestamp from (values {written}) as written(moment)"
+    return (
+        f"select 1 as user, moment{cast} as event_timestamp "
+        f"from (values {written}) as written(moment)"
+    )
 
 
 FORMS: dict[str, Callable[[list[datetime], tzinfo, str, Path], Any]] = {
@@ -184,7 +188,10 @@ NUMBERS = pa.table({"user": [1], EVENT: [1768125600]})
 def test_a_number_is_no_instant(store: FeatureStore, spine: Any) -> None:
     with pytest.raises(
         InstantError,
-        match=r"^column 'event_timestamp' is int\d+: a number, which does not say its unit; give a time",
+        match=(
+            r"^column 'event_timestamp' is int\d+: a number, which does not say its unit; "
+            r"give a time"
+        ),
     ):
         asked(store, spine)
 
@@ -204,7 +211,10 @@ def test_text_that_can_be_read_in_two_ways_is_refused_before_anything_is_joined(
     ):
         with pytest.raises(
             InstantError,
-            match=r"^column 'event_timestamp', row 2: no instant in ISO 8601; write 2026-01-02T10:00:00Z",
+            match=(
+                r"^column 'event_timestamp', row 2: no instant in ISO 8601; write "
+                r"2026-01-02T10:00:00Z"
+            ),
         ):
             store.get_historical_features(entity_df=form, features=["quarters:number"])
 

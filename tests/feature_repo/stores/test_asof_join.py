@@ -1,4 +1,4 @@
-"""The point-in-time join against nested loops and against Feast's own store: keys, ties, TTL, what was known, without a spine."""
+"""The point-in-time join equals nested loops and Feast's own store: keys, ties, TTL, no spine."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ def newest(
     *,
     known: bool = False,
 ) -> list[dict[str, Any] | None]:
-    """Find each spine row's feature row with nested loops; `keys` maps the rows' keys to the spine's."""
+    """Find each spine row's feature row by nested loops; `keys` maps feature keys to spine keys."""
     found: list[dict[str, Any] | None] = []
     for point in spine:
         best, best_order = None, (START, START)
@@ -55,10 +55,11 @@ def newest(
                 continue
             if known and CREATED in row and (created is None or created > instant):
                 continue
+            # a row of unknown creation counts as the oldest
             order = (
                 event,
                 created or datetime.min.replace(tzinfo=UTC),
-            )  # a row of unknown creation counts as the oldest
+            )
             if best is None or order > best_order:
                 best, best_order = row, order
         found.append(best)
@@ -87,7 +88,7 @@ stamps = {EVENT: st.one_of(instants, st.none()), CREATED: st.one_of(instants, st
 
 
 def rows_of(**columns: st.SearchStrategy[Any]) -> st.SearchStrategy[Rows]:
-    """Draw feature rows, no two alike but for their feature `value`, so that there is one answer."""
+    """Draw distinct feature rows and number them as `value`, so that there is one answer."""
     rows = st.lists(
         st.fixed_dictionaries(columns),
         max_size=12,
@@ -193,9 +194,8 @@ def test_joins_as_nested_loops_do(
         points, service, full_feature_names=True, filter_by_created_timestamp=known
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "feature_repo.stores.asof.n_partitions", lambda *_: parts
-        )  # as if memory held a third of a view
+        # as if a third of a view fitted in memory
+        patch.setattr("feature_repo.stores.asof.n_partitions", lambda *_: parts)
         result = job.to_arrow()
     assert result.column_names == [
         *SPINE,
@@ -534,7 +534,7 @@ def test_the_future_does_not_reach_the_past(
 def without_entities(
     start: datetime, end: datetime, views: Sequence[tuple[Rows, list[str], timedelta | None]]
 ) -> list[tuple[Any, ...]]:
-    """Give each key seen from start to end in any view, at the end: what Feast's Spark and BigQuery stores give."""
+    """Return every key seen between start and end, at the end, as Feast's Spark store does."""
     names = list(dict.fromkeys(key for _, keys, _ in views for key in keys))
     seen = {
         tuple(row.get(name) if name in keys else None for name in names)

@@ -1,4 +1,4 @@
-"""Names: any name of a column is a name, whatever the engines underneath make of it; `x` is not `X`, neither trained on nor served."""
+"""Any column name works, whatever the engines make of it; `x` is not `X`, offline or online."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

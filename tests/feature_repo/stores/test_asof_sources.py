@@ -1,4 +1,4 @@
-"""Reading and writing sources: pulls for materialization, appends, logs, schemas, snapshots, object storage, what is refused."""
+"""Sources read and written: pulls, appends, logs, schemas, snapshots, object storage, errors."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -182,7 +182,7 @@ def test_pulls_a_view_without_entities_under_feasts_key(
 def test_what_is_pulled_is_what_is_served(
     write_view: WriteView, make_store: MakeStore, keys: list[str]
 ) -> None:
-    """Through Feast's own materialization, with columns of the source named anew."""
+    """Feast's own materialization, with renamed columns of the source."""
     rows = PULLED if keys else PULLED.drop_columns("user")
     store = make_store(
         write_view("visits", rows.rename_columns({"value": "v"}), keys, mapping={"v": "value"})
@@ -283,7 +283,7 @@ def test_a_single_file_is_written_again_with_its_types(
     )
     with path.open("rb") as reader:
         AsofOfflineStore.offline_write_batch(store.config, view, new, None)
-        assert pq.read_table(reader).num_rows == 6  # who reads it goes on with what was there
+        assert pq.read_table(reader).num_rows == 6  # its readers continue with the earlier rows
     assert pq.read_schema(path) == schema
     assert pq.read_table(path).slice(0, 6).to_pylist() == rows.to_pylist()
     assert pq.read_table(path)["kind"].to_pylist()[6:] == ["a", "z"]
@@ -362,9 +362,8 @@ def test_logs_are_appended(
         .retrieve_feature_service_logs(service, at(0), at(0), store.config, store.registry)
         .to_arrow()
     )
-    assert (
-        read.select(schema.names).cast(schema).to_pylist() == logs.to_pylist() * 2
-    )  # a partition's date reads as text
+    # a partition's date reads as text
+    assert read.select(schema.names).cast(schema).to_pylist() == logs.to_pylist() * 2
 
 
 # --- schemas ---
@@ -423,7 +422,7 @@ def test_a_commit_after_a_job_is_made_does_not_change_it(
     assert job.to_arrow().select(["value", "n"]).to_pydict() == expected
 
 
-def test_reads_the_older_version_it_is_told_to(
+def test_reads_the_older_version_that_is_asked_for(
     write_view: WriteView, make_store: MakeStore
 ) -> None:
     visits, calls = (

@@ -1,4 +1,4 @@
-"""What goes in and comes out: spines of every form, their columns and order untouched, and results in every form, streamed."""
+"""Spines of every form keep their columns and order; results come in every form, streamed."""
 
 import gc
 import tempfile
@@ -45,7 +45,7 @@ def store(write_view: WriteView, make_store: MakeStore) -> FeatureStore:
 
 @pytest.fixture
 def spine() -> pa.Table:
-    """Six rows, two of them alike, in no order, one without a key and one of an instant without features."""
+    """Six unordered rows: two equal, one without a key, one at an instant without features."""
     return pa.table(
         {
             "user": [2, 3, 1, 2, None, 2],
@@ -101,7 +101,10 @@ def test_a_spine_of_any_form_comes_back_in_order(
 
 
 def test_sql_reads_the_warehouse(store: FeatureStore) -> None:
-    sql = f"select i as \"user\", '{at(1)}'::timestamptz as event_timestamp from (values (2), (1), (2)) as entities (i)"
+    sql = (
+        f"select i as \"user\", '{at(1)}'::timestamptz as event_timestamp "
+        "from (values (2), (1), (2)) as entities (i)"
+    )
     result = store.get_historical_features(sql, ["visits:value"]).to_arrow()
     assert sorted(zip(result["user"].to_pylist(), result["value"].to_pylist(), strict=True)) == [
         (1, 5),
@@ -352,7 +355,7 @@ def test_metadata_names_features_and_keys(store: FeatureStore, spine: pa.Table) 
 
 @pytest.fixture
 def litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Path]]:
-    """List the files and folders that a retrieval left, in the warehouse or where temporary files go."""
+    """List the files and folders that a retrieval left in the warehouse or temporary folder."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))

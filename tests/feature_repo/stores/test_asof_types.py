@@ -1,4 +1,4 @@
-"""Types: whatever a source holds comes back as the source's own Arrow type, in training, in pulls and for the online store."""
+"""Every value comes back in its source's Arrow type, in training, in pulls and online."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,7 +46,7 @@ START = datetime(2024, 1, 1, tzinfo=UTC)
 END = START + timedelta(days=1)
 small, halves = st.integers(0, 100), floats.map(np.float16)
 BOTH = pa.struct([("a", pa.int64()), ("A", pa.string())])
-# types that Feast maps to one of its own, or that a source may hold beside them
+# types that Feast maps to its own, or that a source may have beside them
 OTHERS: list[tuple[ValueType, pa.DataType, Elements]] = [
     (ValueType.FLOAT, pa.float16(), halves),
     (ValueType.FLOAT_LIST, pa.list_(pa.float16()), lists(halves)),
@@ -71,7 +71,7 @@ OTHERS: list[tuple[ValueType, pa.DataType, Elements]] = [
     (
         ValueType.ZONED_TIMESTAMP,
         pa.timestamp("us", "Asia/Kolkata"),
-        st.datetimes(datetime(1902, 1, 1), datetime(2200, 1, 1)),
+        st.datetimes(datetime(1902, 1, 1), datetime(2200, 1, 1)),  # noqa: DTZ001
     ),
     (ValueType.ZONED_TIMESTAMP, pa.timestamp("ms", "+05:30"), small),
     (ValueType.UNIX_TIMESTAMP, pa.timestamp("ns", "UTC"), st.integers(0, 2**62)),
@@ -112,7 +112,7 @@ def test_every_type_of_feasts_is_tried() -> None:
 
 
 def define(path: Path, rows: pa.Table, file_format: Any, kinds: list[ValueType]) -> FeatureView:
-    """Define a view whose fields have Feast's types as given: those of the columns after the key and the instant."""
+    """Define a view with the given Feast types for the columns after the key and the instant."""
     names = rows.column_names[2:]
     fields = [
         Field(name=name, dtype=from_value_type(kind))
@@ -129,7 +129,7 @@ def define(path: Path, rows: pa.Table, file_format: Any, kinds: list[ValueType])
 
 
 def write_rows(path: Path, rows: pa.Table, layout: str) -> FileFormat:
-    """Write rows of any type; of a folder's files the first has all rows but the last, which Arrow need not compare."""
+    """Write rows of any type; the first file of a folder has all but the last row."""
     if layout != "folder":
         return write_source(path, rows, layout)
     path.mkdir(exist_ok=True)
@@ -176,9 +176,8 @@ def source_types(path: Path, layout: str) -> pa.Schema:
 
 @pytest.mark.parametrize("layout", ["file", "folder", "delta"])
 @given(drawn=st.tuples(*(column(kind, elements, 3) for _, kind, elements in KINDS)))
-@settings(
-    max_examples=3, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
-)  # a case is all types at once
+# a case is all types at once
+@settings(max_examples=3, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @pytest.mark.filterwarnings("ignore")  # Feast's and Polars' notes on types that are new
 def test_values_come_back_as_the_sources_own_type(
     make_store: MakeStore, tmp_path: Path, layout: str, drawn: tuple[pa.Array, ...]

@@ -1,4 +1,4 @@
-"""Whole stores after Feast's writer and after ours; what is older, equal, broken or read meanwhile."""
+"""Whole stores, written by Feast's writer and by ours: older, equal, broken and concurrent rows."""
 
 import logging
 import sqlite3
@@ -55,7 +55,7 @@ EXAMPLES = settings(max_examples=15)
 
 @dataclass
 class Online:
-    """An online store of a test's own: `contents` is all that lies in it, `clear` empties it, and makes a view's table."""
+    """A test's own online store: `contents` reads all of it, `clear` empties it."""
 
     config: RepoConfig
     store: OnlineStore
@@ -253,7 +253,7 @@ TIMES = [INSTANT, pa.timestamp("us"), pa.timestamp("us", "America/New_York")]
 
 @EXAMPLES
 @given(case=batches_of_every_type())
-def test_an_empty_store_holds_what_feast_would_have_written(
+def test_an_empty_store_gets_what_feast_would_have_written(
     online: Online, case: tuple[FeatureView, pa.RecordBatch]
 ) -> None:
     view, batch = case
@@ -374,7 +374,9 @@ def test_an_older_value_never_overwrites_a_newer_one(online: Online) -> None:
     "event",
     [datetime(1970, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC), START],
 )
-def test_microseconds_and_the_epoch_are_told_apart(redis_online: Online, event: datetime) -> None:
+def test_microseconds_and_the_epoch_are_distinguished(
+    redis_online: Online, event: datetime
+) -> None:
     redis_online.clear(VIEW)
     tick = timedelta(microseconds=1)
     batches = [
@@ -437,9 +439,8 @@ def test_entities_that_another_writer_has_just_stored_are_merged(
 ) -> None:
     postgres_online.clear(VIEW)
     postgres_online.write(VIEW, users({"a": 1, "b": 1}, START))
-    monkeypatch.setattr(
-        bulk, "_stored_keys", lambda *_: pa.array([], pa.large_binary())
-    )  # as if they were not there yet
+    # as if they were not there yet
+    monkeypatch.setattr(bulk, "_stored_keys", lambda *_: pa.array([], pa.large_binary()))
     assert postgres_online.write(
         VIEW, users({"a": 2, "c": 2}, START + HOUR), users({"a": 0, "b": 3}, START)
     ) == [2, 1]
@@ -473,7 +474,8 @@ def test_sqlite_takes_back_a_batch_that_breaks_in_the_middle(sqlite_online: Onli
     sqlite_online.clear(VIEW)
     with sqlite3.connect(sqlite_online.config.online_store.path) as connection:
         connection.execute(
-            "create trigger full before insert on bulk_activity when new.value_text = '13' begin select raise(abort, 'disk full'); end"
+            "create trigger full before insert on bulk_activity when new.value_text = '13' "
+            "begin select raise(abort, 'disk full'); end"
         )
     connection.close()
     with bulk_writer(sqlite_online.config, sqlite_online.store, VIEW) as write:

@@ -54,7 +54,7 @@ def answered(serialized: Sequence[bytes | None], value_type: ValueType) -> list[
 
 
 def comparable(value: Any) -> Any:
-    """Make NaN equal to itself, 1 other than 1.0 and True, and the order of a map's keys nothing."""
+    """Make NaN equal to itself, 1 unequal to 1.0 and True, and ignore the order of a map's keys."""
     if isinstance(value, list):
         return [comparable(item) for item in value]
     if isinstance(value, dict):
@@ -223,7 +223,7 @@ KEYS = st.fixed_dictionaries(
         "opened": st.tuples(
             st.just(ValueType.UNIX_TIMESTAMP),
             st.just(pa.timestamp("us")),
-            st.datetimes(datetime(1950, 1, 1)),
+            st.datetimes(datetime(1950, 1, 1)),  # noqa: DTZ001
         ),
         "rounded": st.tuples(
             st.just(ValueType.INT64), st.just(pa.float64()), st.integers(-100, 100).map(float)

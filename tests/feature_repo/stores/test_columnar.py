@@ -1,4 +1,4 @@
-"""Materialization by column: an empty store gets what Feast's own engine writes; after that, exactly what has changed."""
+"""Materialization by column fills an empty store as Feast does, then writes only what changed."""
 
 import itertools
 import logging
@@ -56,9 +56,8 @@ EVENT, CREATED = "event_timestamp", "created_timestamp"
 ENGINE = "feature_repo.stores.columnar.ColumnarComputeEngine"
 Row = tuple[str | None, int, int]  # user, event hour, created hour
 Online = dict[str, dict[str, Any]]
-MANY: list[Row] = [
-    (name, hour, hour) for hour, name in enumerate("abcdefg")
-]  # a chunk is two of these
+# a chunk is two of these
+MANY: list[Row] = [(name, hour, hour) for hour, name in enumerate("abcdefg")]
 VALUES = {name: 101 * hour for hour, name in enumerate("abcdefg")}
 
 user = Entity(name="user", join_keys=["user"], value_type=ValueType.STRING)
@@ -75,7 +74,7 @@ def at(hour: int) -> datetime:
 
 
 def table(*rows: Row, zone: str | None = "UTC") -> pa.Table:
-    """Rows whose value tells their event and created hour."""
+    """Rows whose value names their event and created hour."""
     hours = [
         pa.array(
             [at(row[place]).replace(tzinfo=zone and UTC) for row in rows], pa.timestamp("us", zone)
@@ -373,7 +372,8 @@ def test_postgres_gets_what_feast_writes(
         tmp_path, write_view("history", PAIRS, ("user", "item"), layout="file"), online
     ):
         store.materialize(at(1), at(6))
-        store.provider.online_store._conn.close()  # the server does not end before its last connection
+        # the server does not stop before its last connection is closed
+        store.provider.online_store._conn.close()
     with connect(dbname="postgres", **login) as connection:
         tables = [
             connection.execute(f"table {kind}.tables_history order by 1, 2").fetchall()
@@ -426,7 +426,7 @@ class Model:
         return newest
 
     def increment(self, end: int) -> int:
-        """Write, and tell how many entities have another newest row than the last time."""
+        """Write, and return how many entities have a new newest row."""
         before, self.known = self.known, self.span(None, end)
         return sum(before.get(name) != row for name, row in self.known.items())
 
@@ -451,9 +451,8 @@ def test_increment_writes_exactly_what_changed(
         else:
             end += step[0]
             written, changed = home.increment(end), model.increment(end)
-            assert written == changed or (
-                asked and written < changed
-            )  # what was asked for in between need not be written again
+            # what was asked for in between need not be written again
+            assert written == changed or (asked and written < changed)
             asked = False
         assert home.online() == model.values()
 
@@ -461,18 +460,14 @@ def test_increment_writes_exactly_what_changed(
 @given(
     ROWS, st.integers(0, 10), st.lists(BACK | KILLED | SPAN | APPEND | ANEW, max_size=8), LAYOUTS
 )
-@example(
-    [("a", 1, 0)], 20, [("append", [("b", 15, 0)]), ("increment", -8)], "delta"
-)  # a row between two ends, the later first
-@example(
-    [("a", 1, 1), ("b", 2, 2), ("c", 6, 6)], 9, [("wipe",), ("span", 4, 9)], "delta"
-)  # a span is not all that was lost
-@example(
-    [*TIES], 9, [("append", [("f", 0, 0)]), ("span", None, 9), ("span", 4, 9)], "folder"
-)  # a rerun that is killed, then a span
-@example(
-    [*TIES], 0, [("append", [("f", 0, 0)]), ("killed", 1, 9), ("compact",)], "delta"
-)  # what the killed run read is gone
+# a row between two ends, the later first
+@example([("a", 1, 0)], 20, [("append", [("b", 15, 0)]), ("increment", -8)], "delta")
+# a span is not all that is missing
+@example([("a", 1, 1), ("b", 2, 2), ("c", 6, 6)], 9, [("wipe",), ("span", 4, 9)], "delta")
+# a rerun that is killed, then a span
+@example([*TIES], 9, [("append", [("f", 0, 0)]), ("span", None, 9), ("span", 4, 9)], "folder")
+# what the killed run read is deleted
+@example([*TIES], 0, [("append", [("f", 0, 0)]), ("killed", 1, 9), ("compact",)], "delta")
 @settings(max_examples=20)
 def test_whatever_happened_the_next_increment_catches_up(
     make_home: Callable[..., Home], rows: list[Row], end: int, steps: list[Any], layout: str
@@ -597,7 +592,7 @@ def test_killed_run_goes_on_after_its_last_whole_chunk(
 
 
 @pytest.mark.parametrize(("layout", "again"), [("delta", 3), ("folder", 7)])
-def test_first_run_killed_goes_on_over_delta_and_starts_anew_over_parquet(
+def test_first_run_killed_continues_over_delta_and_restarts_over_parquet(
     make_home: Callable[..., Home], layout: str, again: int
 ) -> None:
     home = make_home(*MANY, layout=layout)
@@ -607,7 +602,7 @@ def test_first_run_killed_goes_on_over_delta_and_starts_anew_over_parquet(
     assert (home.online(), home.increment(9)) == ({**VALUES, "late": 0}, 0)
 
 
-def test_run_killed_before_its_end_is_noted_still_knows_a_lost_store(
+def test_run_killed_before_its_end_is_recorded_still_detects_an_empty_store(
     make_home: Callable[..., Home],
 ) -> None:
     home, notes = make_home(*MANY), itertools.count(1)
@@ -627,10 +622,9 @@ def test_run_killed_before_its_end_is_noted_still_knows_a_lost_store(
     assert home.online() == VALUES
 
 
-@pytest.mark.parametrize(
-    "n_commits", [1, 2]
-)  # the version that the killed run read is gone, or another table's
-def test_table_made_anew_after_a_killed_run_is_read_from_its_beginning(
+# the version that the killed run read is deleted, or another table's
+@pytest.mark.parametrize("n_commits", [1, 2])
+def test_table_recreated_after_a_killed_run_is_read_from_its_beginning(
     make_home: Callable[..., Home], n_commits: int
 ) -> None:
     home = make_home(("x", 0, 0))
@@ -675,11 +669,11 @@ def test_process_that_is_killed_in_a_chunk_goes_on(make_home: Callable[..., Home
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     home.append(("late", 0, 0), ("a", 8, 8))
     home.reopen()
-    assert home.increment(8) <= len(MANY) - 2 * 2 + 2  # the third chunk may not have been noted yet
+    assert home.increment(8) <= len(MANY) - 2 * 2 + 2  # the third chunk may not be recorded yet
     assert (home.online(), home.increment(8)) == ({**VALUES, "old": 101, "late": 0, "a": 808}, 0)
 
 
-# --- what was done no longer holds ---
+# --- what was done is no longer valid ---
 
 
 def test_emptied_store_is_filled_again(make_home: Callable[..., Home]) -> None:
@@ -704,7 +698,7 @@ def test_flushed_redis_is_filled_again(make_home: Callable[..., Home], redis_add
     assert (home.increment(9), home.served("a", "g")) == (7, [0, 606])
 
 
-def test_values_from_before_1970_do_not_look_lost(make_home: Callable[..., Home]) -> None:
+def test_values_from_before_1970_do_not_look_missing(make_home: Callable[..., Home]) -> None:
     home = make_home(("a", -24 * 365 * 60, 1))
     home.store.materialize(datetime(1900, 1, 1, tzinfo=UTC), at(0))
     assert (len(home.online()), home.increment(1)) == (1, 0)
@@ -746,7 +740,7 @@ def test_changed_keys_are_written_again(
         lambda home: home.store.apply([user], [home.view], partial=False),
     ],
 )
-def test_view_that_is_gone_is_forgotten(
+def test_removed_view_is_forgotten(
     make_home: Callable[..., Home], forget: Callable[[Home], None]
 ) -> None:
     home = make_home(*MANY)
@@ -759,7 +753,7 @@ def test_view_that_is_gone_is_forgotten(
     assert (home.first(9), home.online()) == (7, VALUES)
 
 
-def test_view_of_a_lost_store_is_due(
+def test_view_of_an_emptied_store_is_due(
     staged: pl.DataFrame, home_of: Callable[..., Warehouse]
 ) -> None:
     warehouse, now = home_of(staged.head(5)), datetime(2024, 9, 1, tzinfo=UTC)
@@ -862,7 +856,7 @@ def test_threads_materialize_one_view_at_once(make_home: Callable[..., Home]) ->
     assert home.increment(9) == 0
 
 
-def test_threads_note_what_is_done_at_once(tmp_path: Path) -> None:
+def test_threads_record_progress_at_once(tmp_path: Path) -> None:
     def note(number: int) -> None:
         for _ in range(100):
             write_done(

@@ -79,7 +79,7 @@ def open_store(folder: Path) -> FeatureStore:
 
 
 def comparable(value: Any) -> Any:
-    """Make NaN equal to itself, a UUID its text, a set a list, and forget what a struct has for other rows only."""
+    """Normalize NaN, UUIDs, sets, and struct fields that exist only for other rows."""
     if isinstance(value, pl.Series | list | set | tuple):
         return [
             comparable(item)
@@ -91,7 +91,7 @@ def comparable(value: Any) -> Any:
 
 
 def parsed(value: Any, kind: ValueType) -> Any:
-    """JSON, of which a frame holds the text."""
+    """JSON, which a frame has as text."""
     if value is not None and kind == ValueType.JSON:
         return json.loads(value)
     if value is not None and kind == ValueType.JSON_LIST:

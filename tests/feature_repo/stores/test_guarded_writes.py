@@ -1,4 +1,4 @@
-"""Whatever way a row comes to an online store, the newest of its entity stays: the same as in plain Python."""
+"""However a row reaches an online store, its entity's newest row stays, as in plain Python."""
 
 import asyncio
 import itertools
@@ -198,7 +198,7 @@ WRITES = st.lists(
 
 
 def newest(writes: Sequence[tuple[Any, Sequence[Row]]], kind: str) -> dict[str, Row]:
-    """What must be served: the last event, of equal ones the last created, of these the last written.
+    """Return the rows to serve: the last event, then the last created, then the last written.
 
     Redis keeps no time of creation, so between two writes of the same event the last one stays.
     """
@@ -236,7 +236,7 @@ def test_the_newest_row_is_served_whatever_way_and_order_rows_come(
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_row_of_nulls_takes_the_place_of_what_was_there(online: Online, route: Any) -> None:
-    name = f"gone by {route.__name__}"
+    name = f"deleted by {route.__name__}"
     materialize(online, [Row(name, START, START, 7, "x")])
     route(online, [Row(name, START + HOUR, START, None, None)])
     assert online.served([name]) == {name: (None, None)}

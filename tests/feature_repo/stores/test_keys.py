@@ -1,4 +1,4 @@
-"""One rule for keys, in training and in serving: what is the same key, what matches nothing, what is refused."""
+"""One rule for keys in training and serving: what is equal, what matches nothing, what fails."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -132,7 +132,7 @@ def test_null_of_pandas_matches_nothing_and_fails_nobody(store: FeatureStore) ->
         assert frame[f"by_{name}__count"].to_list() == [FOUND, None]
 
 
-def test_rule_holds_for_a_home(small: Warehouse) -> None:
+def test_rule_applies_to_a_home(small: Warehouse) -> None:
     feature, home = "author_activity:n_records_lifetime", small.settings.root
     materialize(small, datetime(2024, 9, 1, tzinfo=UTC), lambda _relation, _rows, _bytes: None)
     spine = pl.DataFrame({"author_id": [5], "event_timestamp": [AT]})

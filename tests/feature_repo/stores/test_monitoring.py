@@ -1,4 +1,4 @@
-"""Feast's monitoring on our store: what it counts is what plain Python counts, and no text is in what it keeps."""
+"""Feast's monitoring on our store counts what plain Python counts, and stores no text."""
 
 import json
 from collections.abc import Callable
@@ -117,7 +117,7 @@ def test_feast_monitors_a_store_and_no_text_is_kept(
     assert [metric["feature_name"] for metric in baseline] == ["n"]
 
 
-def test_metrics_are_kept_once_found_by_date_and_none_is_lost(
+def test_metrics_are_kept_once_found_by_date_and_none_is_missing(
     write_view: WriteView, make_store: MakeStore
 ) -> None:
     config = make_store(

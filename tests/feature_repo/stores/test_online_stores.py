@@ -1,4 +1,4 @@
-"""Lean reads give what Feast's own give, over the same bytes; beyond Feast, the time to live holds."""
+"""Lean reads return what Feast's own reads return; beyond Feast, the time to live applies."""
 
 import asyncio
 import itertools
@@ -250,7 +250,7 @@ def feature_store(registry: Path, online_store: dict[str, Any]) -> FeatureStore:
 
 
 def answer(response: Any) -> dict[str, list[tuple[bytes, int, int]]]:
-    """A response as Feast serializes it; what is not there has no event timestamp that could differ."""
+    """A response as Feast serializes it, without the event timestamps of missing values."""
     vectors = zip(response.proto.metadata.feature_names.val, response.proto.results, strict=True)
     return {
         name: [
@@ -420,9 +420,8 @@ def test_online_read_gives_what_is_stored(
         EntityKey(join_keys=["driver_id"], entity_values=[Value(int64_val=first + key)])
         for key in (3, 1, 0, 3, 5)
     ]
-    every = (
-        FEATURES.copy() if stores.kind == "postgres" else None
-    )  # without names Feast's Postgres store sends a wrong query
+    # without names Feast's Postgres store sends a wrong query
+    every = FEATURES.copy() if stores.kind == "postgres" else None
     lean, stock = (
         store.provider.online_store.online_read(store.config, stats, keys, names.copy() or every)
         for store in (stores.lean, stores.stock)
@@ -551,15 +550,17 @@ def test_view_on_demand_in_python_is_served(stores: Stores) -> None:
 
 
 @pytest.mark.parametrize(
-    ("after", "is_held"),
+    ("after", "is_served"),
     [(timedelta(0), True), (timedelta(microseconds=1), False), (timedelta(days=-9), True)],
 )
-def test_ttl_holds_to_the_microsecond(
-    stores: Stores, monkeypatch: pytest.MonkeyPatch, after: timedelta, is_held: bool
+def test_ttl_is_exact_to_the_microsecond(
+    stores: Stores,
+    monkeypatch: pytest.MonkeyPatch,
+    after: timedelta,
+    is_served: bool,  # noqa: FBT001
 ) -> None:
-    born = (
-        BORN if stores.kind == "sqlite" else BORN + timedelta(microseconds=7)
-    )  # SQLite keeps whole seconds
+    # SQLite keeps whole seconds
+    born = BORN if stores.kind == "sqlite" else BORN + timedelta(microseconds=7)
     key = next(numbers)
     stores.write(brief, {"driver_id": key}, {"value": 5, "other": None}, born)
     assert brief.ttl
@@ -574,13 +575,13 @@ def test_ttl_holds_to_the_microsecond(
         (b"", FieldStatus.OUTSIDE_MAX_AGE, event) for _, _, event in stock["brief__value"][:1]
     ]
     assert lean["brief__value"] == (
-        stock["brief__value"] if is_held else [*expired, stock["brief__value"][1]]
+        stock["brief__value"] if is_served else [*expired, stock["brief__value"][1]]
     )
     assert lean["brief__other"][0][1] == (
-        FieldStatus.PRESENT if is_held else FieldStatus.OUTSIDE_MAX_AGE
+        FieldStatus.PRESENT if is_served else FieldStatus.OUTSIDE_MAX_AGE
     )
     assert stores.frame(["brief:value"], rows)["brief__value"].to_list() == [
-        5 if is_held else None,
+        5 if is_served else None,
         None,
     ]
 
@@ -591,9 +592,8 @@ def test_value_is_judged_by_its_own_age(stores: Stores) -> None:
     stores.write(brief, {"driver_id": key}, {"other": "new"}, now)
     (row,) = stores.frame(["brief:value", "brief:other"], [{"driver_id": key}]).to_dicts()
     assert row["brief__other"] == "new"
-    assert row["brief__value"] == (
-        5 if stores.kind == "redis" else None
-    )  # Redis keeps one event timestamp for a view's row
+    # Redis keeps one event timestamp for a view's row
+    assert row["brief__value"] == (5 if stores.kind == "redis" else None)
 
 
 def test_what_is_stored_does_not_expire_for_online_read(stores: Stores) -> None:
@@ -654,7 +654,10 @@ def test_threads_read_at_once(stores: Stores) -> None:
 
 
 def test_sqlite_store_needs_no_other_driver() -> None:
-    code = "import sys; sys.modules.update(dict.fromkeys(['redis', 'psycopg', 'psycopg_pool'])); import feature_repo.stores.serving"
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['redis', 'psycopg', 'psycopg_pool'])); "
+        "import feature_repo.stores.serving"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -754,7 +757,7 @@ def test_entity_of_several_keys_is_deleted_by_all_of_them(stores: Stores) -> Non
         )
 
 
-def test_deleted_entity_is_gone_and_nobody_else(stores: Stores) -> None:
+def test_deleted_entity_is_removed_and_no_other(stores: Stores) -> None:
     for name in ("ann", "anne", "bob"):
         stores.write(people, {"person_id": name}, {"age": 40})
     stores.write(stats, {"driver_id": 1}, {"whole": 7})

@@ -1,4 +1,4 @@
-"""A view whose entity is an author within a subject, with lists, a column that is only stored, and counts of nothing that are 0."""
+"""A view of author and subject pairs, with lists, a stored column, and counts that default to 0."""
 
 import asyncio
 import itertools
@@ -65,7 +65,7 @@ class PairActivity(Contract):
         """Relation and key."""
 
         name = "features.pair_activity"
-        metadata = {
+        metadata = {  # noqa: RUF012
             "key": ["subject_id", "author_id", "event_timestamp", "created_timestamp"],
             "version": 1,
         }
@@ -264,7 +264,7 @@ def _config(folder: Path, online_store: dict[str, Any]) -> RepoConfig:
 
 @pytest.fixture(scope="module")
 def filled(home: Home) -> Home:
-    """The same once it is materialized as of NOW; asked before, every feature of everybody is null."""
+    """The same, materialized as of NOW; before that, every feature is null."""
     for ask in (home.served, home.asked):
         assert ask(KEYS) == [dict.fromkeys(FEATURES)] * len(KEYS)
     with warnings.catch_warnings():
@@ -415,7 +415,10 @@ def test_many_rows_are_derived_in_their_order(filled: Home) -> None:
         (
             "n_records + 1",
             Int64,
-            "view bad, feature x: there is no 'n_records' to read; there are event_timestamp, mean, pair_a__mean",
+            (
+                "view bad, feature x: there is no 'n_records' to read; there are event_timestamp, "
+                "mean, pair_a__mean"
+            ),
         ),
         ("mean +", Float64, "view bad, feature x: syntax error"),
         ("mean || 'a' || total", Float64, "view bad, feature x: there is no 'total' to read"),
@@ -470,7 +473,7 @@ def test_the_nearest_pairs_are_found(filled: Home) -> None:
         )
 
 
-def test_an_increment_brings_the_pairs_that_changed_and_all_where_the_store_has_lost_them(
+def test_an_increment_writes_the_pairs_that_changed_and_all_if_the_store_has_none(
     tmp_path: Path,
 ) -> None:
     home, counts = (
@@ -512,11 +515,11 @@ def n_changed(after: datetime, until: datetime) -> int:
 
 
 def test_a_pair_is_deleted_alone(filled: Home) -> None:
-    gone, *others = [key for key in SEEN if truth(key, NOW) != NOTHING]
+    deleted, *others = [key for key in SEEN if truth(key, NOW) != NOTHING]
     view = filled.store.get_feature_view("pair_activity")
-    delete_entities(filled.store.config, filled.store.provider.online_store, view, [gone])
-    assert filled.served([gone, *others]) == [NOTHING, *(truth(key, NOW) for key in others)]
+    delete_entities(filled.store.config, filled.store.provider.online_store, view, [deleted])
+    assert filled.served([deleted, *others]) == [NOTHING, *(truth(key, NOW) for key in others)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         filled.store.materialize(START - timedelta(days=1), NOW)
-    assert filled.served([gone]) == [truth(gone, NOW)]
+    assert filled.served([deleted]) == [truth(deleted, NOW)]

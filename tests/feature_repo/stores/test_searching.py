@@ -1,4 +1,4 @@
-"""Searches by words and with filters find in our SQLite store what they find in Feast's own, and vectors with filters what Python finds."""
+"""Searches by words and filters find what Feast's store finds; by vectors, what Python finds."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
@@ -136,9 +136,8 @@ def test_words_and_filters_find_what_they_find_in_feasts_own(
 ) -> None:
     for chosen in FILTERS:
         with stock.provider.online_store._conn as connection:
-            connection.execute(
-                "drop table if exists search_table"
-            )  # every search of Feast's adds all rows to it once more
+            # every search of Feast's adds all rows to it once more
+            connection.execute("drop table if exists search_table")
         mine, theirs = (found(store, words, filters=chosen) for store in (ours, stock))
         keys = mine.get("text_id", [])
         assert sorted(keys) == sorted(theirs.get("text_id", [])), chosen
@@ -178,7 +177,7 @@ def test_the_nearest_of_those_that_filters_choose_are_found(
 
 
 def holds(chosen: Any, row: dict[str, Any]) -> bool:
-    """What a filter means, in Python: nothing holds for a null, a number is no text."""
+    """What a filter means, in Python: a null matches nothing, a number is not text."""
     if chosen is None:
         return True
     if isinstance(chosen, CompoundFilter):

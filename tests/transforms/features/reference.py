@@ -1,6 +1,7 @@
-"""What features are, in plain Python: the definition in docs/time.md and in the docstrings of aggregates, and no code of the product.
+"""Features in plain Python, as docs/time.md and the aggregates' docstrings define them.
 
-A declared expression is SQL; here it stands beside a Python function that means the same. Instants are whole microseconds since 1970.
+No code of the product is used. A declared expression is SQL; here a Python function with the same
+meaning is beside it. Instants are whole microseconds since 1970.
 """
 
 import json
@@ -39,7 +40,7 @@ class Version(NamedTuple):
 
 
 class Expression(NamedTuple):
-    """An SQL expression over a record and its meaning; `kind` is what features can be made of it."""
+    """An SQL expression over a record and its meaning; `kind` says which features it can make."""
 
     sql: str
     meaning: Callable[[Version], Any]
@@ -54,7 +55,7 @@ class Span(NamedTuple):
     hop: timedelta
 
     def leaves(self, version: Version) -> float:
-        """When a version leaves it: at its event timestamp plus the length, rounded up to the hop."""
+        """When a version leaves it: its event timestamp plus the length, rounded up to the hop."""
         if self.length is None:
             return math.inf
         hop = self.hop // MICROSECOND
@@ -108,7 +109,7 @@ class Group(NamedTuple):
 
 
 def counting(versions: Iterable[Version], instant: int) -> list[Version]:
-    """Each record's newest version known before an instant, if it is no tombstone and took effect before that."""
+    """Each record's newest version known and in effect before an instant, without tombstones."""
     newest: dict[str, Version] = {}
     for version in sorted((v for v in versions if v.known < instant), key=lambda v: v.known):
         newest[version.record] = version
@@ -128,7 +129,7 @@ def value(aggregate: Aggregated, records: Sequence[Version]) -> Any:
 
 
 def inputs(aggregate: Aggregated, records: Sequence[Version]) -> list[Any]:
-    """The inputs of records in their order, as features have them: no nulls, no numbers that are not finite, instants in seconds."""
+    """Inputs of records in order, as features see them: no nulls, finite, instants in seconds."""
     found = [aggregate.of.meaning(record) for record in records]
     if aggregate.of.kind == "fraction":
         return [float(x) + 0.0 for x in found if x is not None and math.isfinite(x)]
@@ -138,7 +139,7 @@ def inputs(aggregate: Aggregated, records: Sequence[Version]) -> list[Any]:
 
 
 def units(aggregate: Aggregated, records: Sequence[Version]) -> list[int]:
-    """The inputs in whole units, those below 2 ** 51: a fraction is rounded half away from zero to `decimals` places."""
+    """Inputs in whole units, if below 2 ** 51; halves round away from zero at `decimals`."""
     numbers = [x * scale(aggregate) for x in inputs(aggregate, records)]
     return [int(Decimal(x).to_integral_value(ROUND_HALF_UP)) for x in numbers if abs(x) < 2**51]
 

@@ -1,4 +1,4 @@
-"""Declarations and histories, drawn: whatever a user may declare, over whatever may happen to records."""
+"""Drawn declarations and histories: whatever a user may declare, whatever happens to records."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -202,7 +202,7 @@ def aggregates(
     kind = draw(st.sampled_from(kinds))
     own = draw(st.none() | st.none() | WINDOWS | LISTS_OF_WINDOWS)
     where = draw(CONDITIONS)
-    # one not known to be never null, as a column may be, is counted of itself
+    # an input that may be null, as a column may, is counted separately
     of = (
         draw(st.sampled_from(TAKES[kind]))
         if kind != "Count"
@@ -331,7 +331,7 @@ def versions(draw: st.DrawFn) -> Version:
 
 
 class Step(NamedTuple):
-    """What staging becomes: versions come, in place of any of the same record and instant; versions go."""
+    """The staged versions after a step: new ones replace those of the same record and instant."""
 
     come: list[Version]
     go: list[tuple[str, int]]
@@ -345,7 +345,7 @@ def after(staged: Sequence[Version], step: Step) -> list[Version]:
 
 @st.composite
 def histories(draw: st.DrawFn, max_steps: int = 4) -> list[list[Version]]:
-    """Draw what is staged after each of several steps: versions arrive in any order, some go, or say something else in their place."""
+    """Draw what is staged after several steps: versions arrive in any order, change, or leave."""
     states: list[list[Version]] = []
     staged: list[Version] = []
     for _ in range(draw(st.integers(1, max_steps))):

@@ -1,4 +1,4 @@
-"""Backfill: what is lacking or of other code is found and computed, chunk by chunk, and nothing else is touched."""
+"""Backfill finds and computes what is missing or of other code, by chunks, and nothing else."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -48,7 +48,7 @@ def at(microseconds: int) -> datetime:
 
 
 def lose(warehouse: Warehouse, *keep: str) -> None:
-    """Take rows out of every view: all but those of the keys to keep."""
+    """Remove rows from every view: all but those of the keys to keep."""
     for contract in (view.contract for view in views()):
         files = warehouse.files(contract.relation())
         rows = pl.concat([pl.DataFrame(pq.read_table(file)) for file in files])
@@ -62,7 +62,7 @@ def lose(warehouse: Warehouse, *keep: str) -> None:
 
 @pytest.fixture
 def holed(new_home: Callable[[], Warehouse]) -> Warehouse:
-    """A home of eight authors, a record a day each, that lost all but two of them, and the subject."""
+    """A home of eight authors, a record a day each, after `lose` removed most feature rows."""
     warehouse = run(new_home(), AUTHORS)
     lose(warehouse, "u0", "u5", "r0", "r5")
     return warehouse

@@ -1,6 +1,6 @@
-"""`featurize`: held against the definition in plain Python, at every instant at which anything changes and around it.
+"""`featurize` equals its definition in plain Python, at and around every instant of change.
 
-Instants are whole microseconds since 1970 here, as in the SQL models.
+Instants are whole microseconds since 1970, as in the SQL models.
 """
 
 from collections.abc import Callable
@@ -124,8 +124,8 @@ def test_record_that_changes_its_author_moves_with_its_words(
     ]
     found = by_entity(run(new_home(), versions), "author_activity")
     at = START + HOUR + 1
-    stands = [row_at(found["u1"], at - 1), row_at(found["u1"], at), row_at(found["u2"], at)]
-    assert [row["n_words_lifetime"] for row in stands if row] == [2, 0, 3]
+    current = [row_at(found["u1"], at - 1), row_at(found["u1"], at), row_at(found["u2"], at)]
+    assert [row["n_words_lifetime"] for row in current if row] == [2, 0, 3]
 
 
 # --- (2) increments ---
@@ -133,10 +133,10 @@ def test_record_that_changes_its_author_moves_with_its_words(
 
 @settings(max_examples=5)
 @given(HISTORIES, st.lists(st.integers(1, 8), min_size=1, max_size=2))
-# an older version, announced for later, is taken out or changes hands before it counts
+# an older version, dated later, is removed or changes author before it counts
 @example([version("r", known=0, event=2 * HOUR), version("r", known=HOUR, text=None)], [1])
 @example([version("r", known=0, event=2 * HOUR), version("r", known=HOUR, author="v")], [1])
-# so is one that another record was before: what it had brought is no longer what its view says of that instant
+# so is one that another record preceded: its view no longer says of that instant what it brought
 @example(
     [
         version("q", known=0),
@@ -164,7 +164,7 @@ def test_increments_in_order_of_knowledge_equal_a_rebuild(
 
 @settings(max_examples=5)
 @given(HISTORIES, st.lists(st.integers(1, 8), min_size=1, max_size=2))
-# a version from between comes last and shifts when the older one ends; another record comes with it
+# a version in between arrives last and moves the older one's end; another record arrives too
 @example(
     [
         version("r", 0),
@@ -185,14 +185,14 @@ def test_increments_in_any_order_have_the_values_of_a_rebuild(
 
 @settings(max_examples=4)
 @given(HISTORIES, HISTORIES)
-# the author's first record is gone; a record is gone whole; another text stands in the same place
+# an author's first record is removed; a whole record is removed; another text replaces one
 @example([version("r", 0), version("q", HOUR)], [version("q", HOUR)])
 @example([version("r", 0)], [version("q", HOUR)])
 @example(
     [version("r", 0, event=2 * HOUR), version("q", 0)],
     [version("r", 0, text="now three words"), version("q", 0)],
 )
-def test_versions_that_are_moved_replaced_or_gone_leave_what_the_others_say(
+def test_versions_that_are_moved_replaced_or_removed_leave_what_the_others_say(
     new_home: Callable[[], Warehouse], before: list[Version], after: list[Version]
 ) -> None:
     warehouse = run(new_home(), before)
@@ -233,7 +233,8 @@ def test_late_version_is_computed_from_when_it_was_known_and_nobody_else_is(
     added = rows_of(warehouse, "author_activity").filter(created_timestamp=again)
     assert set(added["author_id"]) == {"u"}
     assert added["event_timestamp"].min() == START + 2 * HOUR + 1
-    # new: it comes, and leaves two windows; from the third it goes with r2. Again: all seven rows of the author's that follow
+    # new: it arrives and leaves two windows (it leaves the third with r2);
+    # recomputed: all seven later rows of the author
     assert (rows.new, rows.recomputed) == (3, 7)
     assert (
         rows.untouched
@@ -303,7 +304,10 @@ def test_failing_gate_names_the_rule_and_leaves_nothing(
         set(folder.rglob("*.parquet")),
         rows_of(warehouse, "record_quality"),
     )
-    rule = r"features\.record_quality: 2 rows .* break digit_ratio: less_than_or_equal_to\(1\).*nothing was committed"
+    rule = (
+        r"features\.record_quality: 2 rows .* break digit_ratio: "
+        r"less_than_or_equal_to\(1\).*nothing was committed"
+    )
     with pytest.raises(GateError, match=rule):
         featurize(warehouse, NOW + timedelta(days=1))
     # the views before it in a run are done; neither it nor those after it are
@@ -337,7 +341,7 @@ def too_many_digits(records: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def other_code(patched: pytest.MonkeyPatch) -> None:
-    """Make the kernel count one word more, and the digests tell of other code."""
+    """Make the kernel count one word more, and the digests differ."""
     patched.setattr(view_of("record_quality"), "kernel", one_word_more)
     patched.setattr(fingerprint, "_code", lambda *_: "other code")
 

@@ -1,4 +1,4 @@
-"""The digest of code: what changes it, for whom, and what does not. Sources are changed in a copy that only the digests read."""
+"""The digest of code: what changes it, and for which views; sources change in a copy only."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ from transforms.features.fingerprint import APART, EXPORTS
 from transforms.features.registry import views
 from transforms.features.view import View
 
-# none of the shipped views is made by SQL of its own
+# no shipped view is made by its own SQL
 OF_SQL = QueryView(
     SqlView(
         "of_sql",
@@ -160,7 +160,7 @@ def _read_by(view: View) -> list[View]:
 
 
 def _roots(view: View) -> tuple[str, ...]:
-    """The modules that compute a view by its kind, and those of the kernels that its declaration imports."""
+    """The modules that compute a view by its kind, and the kernels that its declaration imports."""
     computed_in: tuple[str, ...] = import_module(type(view).__module__).COMPUTED_IN
     imported = (
         _graph().find_modules_directly_imported_by(view.contract.__module__)
@@ -229,7 +229,7 @@ def test_comments_docstrings_and_formatting_change_nothing(sources: Path) -> Non
 
 
 def test_what_computes_values_moves_no_rows() -> None:
-    """Else an error message of the warehouse would have every record computed again."""
+    """Otherwise an error message of the warehouse would recompute every record."""
     imports = {
         name
         for view in VIEWS

@@ -1,4 +1,4 @@
-"""Groups, whatever is declared and whatever happens to records: every value equals the definition in plain Python."""
+"""Groups: every value equals the definition in plain Python, for any declaration and history."""
 
 import itertools
 import math
@@ -86,7 +86,7 @@ def staged(versions: Sequence[Version]) -> pa.Table:
 
 
 class Bench:
-    """Views over a DuckDB connection, without files: what is staged, and what the views have made of it."""
+    """Views over a DuckDB connection without files: the staged versions and the views' rows."""
 
     def __init__(self, warehouse: Warehouse, views: Sequence[View]) -> None:
         self.warehouse, self.views, self.n_runs = warehouse, views, 0
@@ -103,7 +103,7 @@ class Bench:
         self.connection.unregister("given_rows")
 
     def take(self, versions: Sequence[Version]) -> dict[str, int]:
-        """Stage versions in place of all that are staged and bring the views up to them; how many rows each published."""
+        """Replace the staged versions and update the views; return how many rows each published."""
         self._create("staging.records", staged(versions))
         self._create("inserted", staged([v for v in versions if v not in self.staged]))
         self._create("deleted", staged([v for v in self.staged if v not in versions]))
@@ -138,7 +138,7 @@ class Bench:
 
 
 def newest(view: View, rows: pl.DataFrame) -> pl.DataFrame:
-    """The newest row of each entity and instant, in order, without when it was computed; instants in microseconds."""
+    """The newest row of each entity and instant, in order, without `created_timestamp`."""
     key = [*view.entity.columns, "event_timestamp"]
     last = (
         rows.sort("created_timestamp").unique(key, keep="last").sort(key).drop("created_timestamp")
@@ -162,7 +162,7 @@ def assert_as_defined(
     versions: Sequence[Version],
     seen: Sequence[Version],
 ) -> None:
-    """Hold every feature of every entity against the definition, at all instants at which anything changes; `seen` names more of both."""
+    """Check every feature of every entity at all instants of change; `seen` adds more of both."""
     spans = {span for aggregate in group.aggregates for span in aggregate.features.values()}
     instants = instants_of([*versions, *seen], spans)
     found = by_entity(view, rows)
@@ -202,7 +202,7 @@ def bench(warehouse: Warehouse) -> Iterator[Any]:
 def assert_explained(
     home: "Bench", view: View, group: Group, instants: Iterable[int], seen: Sequence[Version]
 ) -> None:
-    """Hold the definition in SQL, which traces use, against the one in Python."""
+    """Compare the definition in SQL, which traces use, with the one in Python."""
     for entity, instant in itertools.product(entities_of(group, seen), instants):
         found = view.explain(
             home.connection,
@@ -242,7 +242,7 @@ def test_every_value_is_as_defined_after_each_increment(
     for view in home.views[1:]:
         view.contract.gate(home.rows(view))
         ids = f"select distinct {view.entity.id_of_columns} as entity_id from {view.relation}"
-        # a version that never counts may be named otherwise by now, which makes an instant, and changes no value
+        # a version that never counts may have another key now: an instant that changes no value
         assert all(
             batch.column("is_new").false_count == 0
             for batch in view.rebuild(home.run([view]), f"({ids})")
@@ -268,7 +268,7 @@ def test_increments_in_order_of_knowledge_have_the_rows_of_a_rebuild(
 def publish(
     warehouse: Warehouse, views: Sequence[View], versions: Sequence[Version], number: int
 ) -> dict[str, Rows]:
-    """Stage versions in place of all that are staged, in new files, and bring views up to them."""
+    """Replace the staged versions, in new files, and update the views."""
     warehouse.publish(
         StagedRecord,
         staged(versions).to_batches(),
@@ -312,7 +312,7 @@ def test_group_may_not_read_what_changes_as_other_records_come() -> None:
 
 
 def test_entity_that_a_record_view_named_before_is_computed_again(bench: Any) -> None:
-    """Two versions take effect at the same instant; the newer one names another entity by its features."""
+    """Two versions take effect at one instant; the newer one's features name another entity."""
     entity, entities = next(item for item in ENTITIES if item[0].name == "first_word")
     counted = Aggregated("Count", {"n": Span(*lifetime)}, Expression("n", lambda _: 1, "whole"))
     drawn = Drawn(
@@ -326,7 +326,7 @@ def test_entity_that_a_record_view_named_before_is_computed_again(bench: Any) ->
         assert_as_defined(home.views[1], drawn.meaning, home.rows(home.views[1]), state, states[1])
 
 
-def test_two_windows_of_one_name_are_told_apart(bench: Any) -> None:
+def test_two_windows_of_one_name_are_distinguished(bench: Any) -> None:
     """One ends a record's six hours at once, the other at a quarter of the day."""
     windows = {"exact": hours(6), "by_quarters": hours(6, hop=timedelta(hours=6))}
     home = bench(
@@ -374,10 +374,10 @@ def test_sum_that_does_not_fit_stops_the_run_with_its_name(
         home.take([*home.staged, Version("s", "u", None, START, START, "longer", None, None)])
 
 
-def test_what_is_read_of_a_record_is_read_where_its_condition_holds_and_nowhere_else(
+def test_inputs_of_a_record_are_read_only_where_its_condition_is_met(
     bench: Any,
 ) -> None:
-    """A cast that is right for the records that count must not stop a run over those that do not."""
+    """A cast that is valid for the records that count must not fail on those that do not."""
     price = "(attributes->>'price')::bigint"
     declared = GroupBy(
         "prices",
@@ -394,17 +394,16 @@ def test_what_is_read_of_a_record_is_read_where_its_condition_holds_and_nowhere_
         Version("r3", "u1", "s1", START, START, "a", "urgent", '{"price": 5}'),
     ]
     home.take(versions[:1])
-    home.take(versions)  # some of what comes fulfils the condition, some does not
+    home.take(versions)  # some new versions meet the condition, some do not
     totals = {
         key: rows[-1]["total_lifetime"] for key, rows in by_entity(view, home.rows(view)).items()
     }
     assert totals == {("3",): 3, ("5",): 5}
-    found = home.connection.sql(
-        view.entities_of(EFFECTIVE)
-    ).fetchall()  # as an erasure looks for them
+    # as an erasure looks for them
+    found = home.connection.sql(view.entities_of(EFFECTIVE)).fetchall()
     assert sorted(found) == [("3",), ("5",)]
     assert view.count_resting(home.connection, "file") == {"n_rows": 2, "n_entities": 2}
-    home.take(versions[1:])  # which computes an entity again from all records
+    home.take(versions[1:])  # which recomputes an entity from all records
     assert by_entity(view, home.rows(view))[("3",)][-1]["total_lifetime"] == 0
     assert (
         view.explain(

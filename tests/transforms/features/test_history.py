@@ -1,7 +1,8 @@
-"""Random lives of a home: rows on time, late, again, corrected, taken out, rejected, replayed, erased; maintained and backfilled between.
+"""Random lives of a home: rows arrive, repeat, change, fail, are replayed and erased.
 
-After every step staging is what the definition in plain Python says of all rows that passed, and so are the views; and a home that
-is made of the same raw rows at once says the same.
+In between, the home is maintained and backfilled. After every step staging and the views equal
+the definition in plain Python over all rows that passed, and a home built from the same raw rows
+at once.
 """
 
 import json
@@ -81,7 +82,7 @@ def line(version: Version, *, is_broken: bool) -> str:
 
 
 def as_defined(versions: list[Version]) -> list[Version]:
-    """The versions that say something new: of each record in order of knowledge, without those that repeat the one before."""
+    """The versions that say something new: each record's, by knowledge, without repeats."""
     kept: list[Version] = []
     for version in sorted(set(versions), key=lambda version: (version.record, version.known)):
         before = kept[-1] if kept and kept[-1].record == version.record else None
@@ -108,7 +109,10 @@ class Home(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     def _map(self, written: str) -> None:
-        record = f"{{record_id: id, author_id: author, subject_id: about, event_timestamp: {written}, text: text, label: label}}"
+        record = (
+            f"{{record_id: id, author_id: author, subject_id: about, event_timestamp: {written}, "
+            f"text: text, label: label}}"
+        )
         rest = (
             f"known: {{column: known}}\nrecord: {record}\ntombstone: gone\npositive_labels: [bad]\n"
         )
@@ -123,16 +127,18 @@ class Home(RuleBasedStateMachine):
         broken=st.sets(st.integers(0, 4), max_size=2),
     )
     def load(self, versions: list[Version], broken: set[int]) -> None:
-        """A file arrives and is run; of one record and instant two rows say the same, as a redelivery does."""
-        told = [
+        """A file arrives and is run; rows of one record and instant are equal, as redelivered."""
+        delivered = [
             self.known.setdefault((version.record, version.known), version) for version in versions
         ]
         self.n_files += 1
-        lines = [line(version, is_broken=number in broken) for number, version in enumerate(told)]
+        lines = [
+            line(version, is_broken=number in broken) for number, version in enumerate(delivered)
+        ]
         (self.folder / "data" / f"{self.n_files}.jsonl").write_text(
             "".join(f"{text}\n" for text in lines)
         )
-        for number, version in enumerate(told):
+        for number, version in enumerate(delivered):
             is_rejected = number in broken and not self.is_mended
             (self.rejected if is_rejected else self.passed).append((self.n_files, version))
         source = load_source(self.folder / "notes.yaml")
@@ -168,7 +174,7 @@ class Home(RuleBasedStateMachine):
     @precondition(lambda self: self.passed)
     @rule(data=st.data(), what=st.sampled_from(["author", "record", "source_file"]))
     def erase(self, data: st.DataObject, what: str) -> None:
-        """An author's, a record's or a file's rows go, and nothing that they were made into is left."""
+        """The rows of an author, a record or a file are erased, with all that was made of them."""
         file, version = data.draw(st.sampled_from(self.passed))
         names = {
             "author": version.author,

@@ -1,4 +1,4 @@
-"""Tests of declarations: they go the way of all records, see what differs and nothing else, and are refused where they are none."""
+"""Tests of declarations take every record's way, report only differences, and refuse mistakes."""
 
 import os
 import tempfile
@@ -30,7 +30,7 @@ EXPECTED = {
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Versions of a few records of two authors: late ones, corrections, and records that are taken out."""
+    """Versions of a few records of two authors: late ones, corrections and tombstones."""
     versions = []
     for record in range(draw(st.integers(1, 4))):
         event = draw(HOURS)
@@ -52,7 +52,7 @@ def histories(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 
 def counted(versions: list[dict[str, Any]], author: str, at: datetime) -> int:
-    """How many records of an author count in a week before an instant, by the definition in docs/time.md; the hop is one hour."""
+    """An author's records in the week before an instant, as docs/time.md defines; hop one hour."""
     newest: dict[str, dict[str, Any]] = {}
     for version in sorted(
         (row for row in versions if row["known_timestamp"] < at),

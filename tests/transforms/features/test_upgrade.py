@@ -1,4 +1,4 @@
-"""A home of an older version: said in one line, with a mend that works."""
+"""A home of an older version is reported in one line, with a remedy that works."""
 
 import shutil
 from collections.abc import Callable

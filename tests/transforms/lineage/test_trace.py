@@ -1,4 +1,4 @@
-"""Lineage: what is listed behind a value adds up to it, and a value that was tampered with does not pass."""
+"""Lineage: what is listed behind a value adds up to it, and a tampered value does not pass."""
 
 import shutil
 from collections.abc import Callable
@@ -23,10 +23,16 @@ from transforms.warehouse.tables import Warehouse
 BEGIN = datetime(2026, 1, 1, 10, tzinfo=UTC)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 KEYS = {view.name: view.entity.columns[0] for view in views()}
-RECORD = "{record_id: id, author_id: author, subject_id: subject, event_timestamp: written, text: text, label: label}"
+RECORD = (
+    "{record_id: id, author_id: author, subject_id: subject, event_timestamp: written, text: "
+    "text, label: label}"
+)
 # versions here may differ in all that they say
 CHECKS = "max_collision_ratio: 1"
-SOURCE = f"name: notes\nuri: notes\nknown: {{column: known}}\nrecord: {RECORD}\npositive_labels: [bad]\ntombstone: gone\n{CHECKS}\n"
+SOURCE = (
+    f"name: notes\nuri: notes\nknown: {{column: known}}\nrecord: {RECORD}\npositive_labels: "
+    f"[bad]\ntombstone: gone\n{CHECKS}\n"
+)
 Note = Callable[..., bytes]
 
 
@@ -41,9 +47,8 @@ def iso(days: float) -> str:
 def load(folder: Path, name: str, *rows: bytes) -> Warehouse:
     """Write a file of notes and take it all the way to the features of the folder's home."""
     warehouse = stage(folder, name, *rows)
-    featurize(
-        warehouse, NOW + timedelta(minutes=len(list((folder / "notes").iterdir())))
-    )  # of two rows of an instant the later holds
+    # of two rows of an instant the later applies
+    featurize(warehouse, NOW + timedelta(minutes=len(list((folder / "notes").iterdir()))))
     return warehouse
 
 
@@ -62,7 +67,7 @@ def stage(folder: Path, name: str, *rows: bytes) -> Warehouse:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, note: Note) -> Path:
-    """Of ann two records, of which the second file corrects one, which becomes bob's; and a row without a text. Read only."""
+    """Two records of ann, one later corrected to bob, and a row without text. Read only."""
     folder = tmp_path_factory.mktemp("finished")
     first = note("r1", written=iso(0), known=iso(0), gone=False, text="one two", label="bad")
     other = note("r2", written=iso(1), known=iso(1), gone=False, text="three", subject=None)
@@ -89,7 +94,7 @@ def own_home(finished: Path, tmp_path: Path) -> Warehouse:
 
 
 def random_note(random: Random, note: Note) -> bytes:
-    """Versions of few records, known in any order, also before they were written; some take their record out."""
+    """Versions of few records, known in any order, even before written; some are tombstones."""
     written = random.uniform(0, 60)
     return note(
         f"r{random.randrange(25)}",
@@ -285,7 +290,10 @@ def test_a_home_without_features_says_so(tmp_path: Path, note: Note) -> None:
 def test_a_view_that_is_declared_since_is_refused_and_no_other(
     home: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    imports = "from transforms.features import Count, GroupBy, days\nfrom transforms.features.entities import author\n"
+    imports = (
+        "from transforms.features import Count, GroupBy, days\nfrom transforms.features.entities "
+        "import author\n"
+    )
     (tmp_path / "more.py").write_text(
         f'{imports}more = GroupBy("author_more", author, [Count("n_notes")], [days(2)])\n'
     )

@@ -1,6 +1,6 @@
-"""Drift: quiet days are still, a planted shift is not, a load that is stopped leaves only its profile.
+"""Drift: quiet days pass, a planted shift does not; a stopped load leaves only its profile.
 
-What is small here, benchmarks/drift.py measures at length.
+benchmarks/drift.py measures at length what is small here.
 """
 
 import io
@@ -46,7 +46,7 @@ COUNTS = st.lists(st.integers(0, 1000), min_size=2, max_size=30)
 
 
 class Days(NamedTuple):
-    """A home into which the sample's days came one by one, and a copy of source and home from before `PLANTED`."""
+    """A home that received the sample day by day, and a copy of both before `PLANTED`."""
 
     drift: pl.DataFrame
     loads: list[str]
@@ -87,15 +87,15 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
 
 @pytest.mark.timeout(1200)
 def test_twenty_days_of_the_sample_as_they_were_are_still(days: Days) -> None:
-    """The last 20 files in a row, of 19 to 9,086 rows: those with the longest history before them."""
+    """The last 20 files, of 19 to 9,086 rows: those with the longest history before them."""
     assert len(days.loads) == len(FILES)
     last = days.drift.filter(pl.col("load_id").is_in(days.loads[-N_QUIET:]))
     assert last["load_id"].n_unique() == N_QUIET
-    told = last.filter(pl.col("verdict") != "still").select(
+    reported = last.filter(pl.col("verdict") != "still").select(
         "load_id", "column", "statistic", "value", "warn", "verdict"
     )
     # vocabulary has no profile in a load of fewer than 20 rows, so it is not in question there
-    assert told.rows() == []
+    assert reported.rows() == []
     assert last["value"].max() > 0.5  # they do differ, by what is usual in this source
 
 
@@ -108,7 +108,8 @@ def in_another_language(rows: pl.DataFrame) -> pl.Series:
     """One text in five is German."""
     verbs = ("speichert", "verliert", "veröffentlicht", "überschreibt")
     german = [
-        f"Das Gerät {verbs[n % 4]} die Einstellungen nicht, wenn der Benutzer {n} Fenster öffnet und die Anwendung danach schließt."
+        f"Das Gerät {verbs[n % 4]} die Einstellungen nicht, wenn der Benutzer {n} Fenster "
+        "öffnet und die Anwendung danach schließt."
         for n in range(rows.height)
     ]
     return pl.select(
@@ -131,7 +132,10 @@ SHIFTS: dict[str, tuple[Callable[[pl.DataFrame], pl.Series], set[tuple[str, str]
     "boilerplate": (
         lambda rows: (
             rows["text"]
-            + " This advisory was written by an automated service; kindly contact its operator for further assistance."
+            + (
+                " This advisory was written by an automated service; kindly contact its operator "
+                "for further assistance."
+            )
         ),
         {("vocabulary", "js_distance")},
         {"vocabulary", "n_bytes", "n_words"},
@@ -150,9 +154,8 @@ def plant(folder: Path, text: pl.Series) -> None:
 def before(days: Days, tmp_path: Path) -> Iterator[Path]:
     """The home as it was before the planted day; its source takes the day's file in any form."""
     folder = Path(shutil.copytree(days.before, tmp_path / "planted"))
-    for file in (
-        folder / "data" / "cve_events"
-    ).iterdir():  # elsewhere they would be files that were never loaded
+    # elsewhere they would be files that were never loaded
+    for file in (folder / "data" / "cve_events").iterdir():
         file.unlink()
     document = yaml.safe_load((folder / "cve_events.yaml").read_text())
     (folder / "cve_events.yaml").write_text(
@@ -203,7 +206,10 @@ def test_stopped_load_leaves_only_its_profile_until_it_is_accepted(before: Path)
     for _ in range(2):
         with pytest.raises(
             DriftError,
-            match=rf"cve_events: \S+{PLANTED}\.jsonl \({PLANTED}, load \S+\) differs from the \d+ loads before it: vocabulary js_dist",
+            match=(
+                rf"cve_events: \S+{PLANTED}\.jsonl \({PLANTED}, load \S+\) differs "
+                r"from the \d+ loads before it: vocabulary js_dist"
+            ),
         ) as stopped:
             load(source, warehouse)
         messages.append(str(stopped.value))
@@ -309,9 +315,8 @@ def test_stopped_load_is_no_reference_and_an_accepted_one_is(notes: Callable[...
     with pytest.raises(DriftError, match="n_bytes psi"):
         home.load()
     home.add(5)
-    with pytest.raises(
-        DriftError, match="n_bytes psi"
-    ):  # the one that was stopped stands before it
+    # the stopped one comes before it
+    with pytest.raises(DriftError, match="n_bytes psi"):
         home.load()
     assert home.load(accept_drift=True).read == 600
     home.add(5)
@@ -518,7 +523,7 @@ EMPTY = pl.DataFrame(
 
 @pytest.mark.timeout(1200)
 def test_days_of_a_source_seldom_warn_and_a_shift_does() -> None:
-    """Of days of 30 to 3,000 rows as they are drawn at most one in fifty warns; a day on which texts are ten times as long does."""
+    """Of drawn days of 30 to 3,000 rows at most one in fifty warns; a tenfold text length warns."""
     alarms, n_judged = [], 0
     for name, draw in SOURCES.items():
         chance = np.random.default_rng([1, len(name)])
@@ -539,7 +544,7 @@ def test_days_of_a_source_seldom_warn_and_a_shift_does() -> None:
 
 @pytest.mark.parametrize("loads_of_one_kind", [1, 30])
 def test_what_changed_for_good_warns_a_few_times_only(loads_of_one_kind: int) -> None:
-    """From load 30 on every text is ten times as long; a lone load of such texts warns, and does not hide one that comes after it."""
+    """Texts are ten times as long from load 30; a lone such load warns and hides no later one."""
     chance = np.random.default_rng(loads_of_one_kind)
     far = set(range(30, 30 + loads_of_one_kind)) | {70}
     loads = [

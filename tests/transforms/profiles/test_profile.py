@@ -1,4 +1,4 @@
-"""Profiles add up, tell quantiles to 1 %, are the same after a kill, and never hold a text."""
+"""Profiles add up, give quantiles to 1 %, survive a kill, and never contain a text."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -50,11 +50,11 @@ def counted(numbers: Sequence[float | None]) -> pl.DataFrame:
 
 @given(NUMBERS, st.floats(0, 1))
 @example([-3.0, 0.0, 5.0], 0.5)
-def test_quantiles_are_told_to_one_percent(numbers: list[float], share: float) -> None:
+def test_quantiles_are_within_one_percent(numbers: list[float], share: float) -> None:
     counts = counted(numbers)
-    (told,) = quantiles(counts["key"].to_list(), counts["n"].to_list(), [share])
+    (estimate,) = quantiles(counts["key"].to_list(), counts["n"].to_list(), [share])
     exact = sorted(numbers)[int(np.floor(share * (len(numbers) - 1)))]
-    assert told == pytest.approx(exact, rel=0.01 + 1e-9)
+    assert estimate == pytest.approx(exact, rel=0.01 + 1e-9)
 
 
 @given(NUMBERS, st.data())
@@ -149,7 +149,7 @@ def test_vocabulary_counts_the_texts_with_a_word_of_a_bucket(
     assert (vocabulary["n_rows"], vocabulary["n_null"]) == (31, 0)
 
 
-def test_what_is_expensive_is_told_of_a_sample_that_is_the_same_every_time(
+def test_expensive_statistics_come_from_a_sample_that_is_the_same_every_time(
     make_source: MakeSource,
     write: Write,
     note: Note,
@@ -187,7 +187,7 @@ def test_labels_that_are_no_names_and_the_rare_ones_of_many_are_hashed(
     assert sum(label["bucket_counts"]) == len(rows)
 
 
-def test_no_profile_holds_a_text(
+def test_no_profile_contains_a_text(
     warehouse: Warehouse, make_source: MakeSource, write: Write, note: Note, stage: Stage
 ) -> None:
     rows = [
@@ -238,7 +238,7 @@ def test_a_publication_of_a_view_is_profiled_once_even_if_its_run_was_killed(
     )
 
 
-def test_rows_of_a_load_take_the_place_of_those_that_stood_there(warehouse: Warehouse) -> None:
+def test_rows_of_a_load_replace_its_earlier_ones(warehouse: Warehouse) -> None:
     def profiled(load: str, *numbers: float) -> pl.DataFrame:
         loaded = pl.lit(datetime(2026, 1, 1, tzinfo=UTC), pl.Datetime("us", "UTC"))
         counts = counted(numbers).with_columns(
@@ -276,7 +276,7 @@ def test_a_killed_run_leaves_one_profile_of_a_load(
     assert pl.read_delta(str(warehouse.folder("profiles.columns"))).equals(before)
 
 
-def test_rows_held_back_for_their_fields_are_in_no_profile_but_as_quarantined(
+def test_rows_quarantined_for_their_fields_are_profiled_only_as_quarantined(
     write: Callable[..., Path],
     note: Callable[..., bytes],
     make_source: Callable[..., Source],

@@ -1,4 +1,4 @@
-"""Hostile rows: each lands in quarantine under the rule it breaks, whole, and takes no neighbour with it."""
+"""Hostile rows: each is quarantined whole, under the rule it breaks, and affects no neighbour."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Every encoding that Python knows: a file in it is read back character by character, or the encoding is refused by name."""
+"""Each encoding that Python knows is read back character by character, or refused by name."""
 
 import encodings
 import encodings.aliases
@@ -32,7 +32,8 @@ REFUSED = {
     *("base64_codec", "bz2_codec", "hex_codec", "quopri_codec", "rot_13", "uu_codec", "zlib_codec"),
     *("idna", "mbcs", "oem", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"),
 }
-# of every script that some encoding is for; a stray line feed or quote in the second byte of a character would cut a row
+# of every script that some encoding covers; a line feed or quote as the second byte of a character
+# would cut a row
 CHARACTERS = [
     chr(code)
     for first, last in ((0xA0, 0x700), (0xE01, 0xE5C), (0x1E00, 0x2100), (0x2500, 0x2600))
@@ -59,7 +60,7 @@ def encodable(encoding: str) -> str:
 
 
 def written(path: Path, text: str, encoding: str) -> Path:
-    """Write a file as Python does: through one encoder, so that its state goes on from line to line."""
+    """Write a file as Python does: one encoder, whose state carries over from line to line."""
     buffer = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="")
     buffer.write(text)
     buffer.flush()
@@ -121,7 +122,8 @@ def test_wide_text_is_read_with_and_without_a_byte_order_mark(
     chunk_bytes: int,
 ) -> None:
     monkeypatch.setattr(reading, "CHUNK_BYTES", chunk_bytes)
-    text = '{"text": "\u010a \u0a0a caf\u00e9 \U0001f600"}'  # whose bytes hold line feeds where no line ends
+    # its bytes contain line feeds where no line ends
+    text = '{"text": "\u010a \u0a0a caf\u00e9 \U0001f600"}'
     content = ("\ufeff" * has_mark + f"{text}\n{text}").encode(f"utf-{width}-{order}")
     (tmp_path / "a.jsonl").write_bytes(content)
     source = make_source(

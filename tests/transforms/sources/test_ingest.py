@@ -1,4 +1,4 @@
-"""source -> raw: every byte of every file, exactly once, however often and however concurrently it runs."""
+"""source -> raw: every byte of every file exactly once, in repeated and concurrent runs."""
 
 import gzip
 import hashlib
@@ -22,7 +22,7 @@ MakeSource = Callable[..., Source]
 Query = Callable[..., list[tuple[Any, ...]]]
 Write = Callable[..., Path]
 COUNTS = "select parse_filename(source_uri), count(*) from raw.records group by 1 order by 1"
-# an ingest in a process of its own, which begins when it is told to
+# an ingest in a separate process, which waits for a signal to begin
 INGEST = """
 import sys
 from pathlib import Path
@@ -46,7 +46,10 @@ def test_rows_arrive_unchanged_and_numbered(
     assert ingest(make_source(write("data/b.jsonl", b"x").parent), warehouse) == Ingested(
         2, 5, [], []
     )
-    sql = "select row_number, payload, header, source from raw.records where source_uri like '%a.jsonl' order by 1"
+    sql = (
+        "select row_number, payload, header, source from raw.records "
+        "where source_uri like '%a.jsonl' order by 1"
+    )
     assert query(sql) == [(number, row, None, "notes") for number, row in enumerate(rows, start=1)]
 
 
@@ -165,7 +168,10 @@ def test_files_are_grouped_into_loads_by_their_bytes(
     warehouse = Warehouse(Settings(home=tmp_path / "home", load_bytes=25))
     assert ingest(make_source(tmp_path / "data"), warehouse) == Ingested(5, 5, [], [])
     with warehouse.connect() as connection:
-        sql = "select string_agg(parse_filename(source_uri), ' ' order by source_uri) from raw.records group by load_id order by load_id"
+        sql = (
+            "select string_agg(parse_filename(source_uri), ' ' order by source_uri) "
+            "from raw.records group by load_id order by load_id"
+        )
         assert connection.execute(sql).fetchall() == [
             ("a.jsonl b.jsonl",),
             ("c.jsonl",),

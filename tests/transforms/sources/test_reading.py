@@ -1,4 +1,4 @@
-"""From a file to payloads: no byte is lost, added or changed, wherever a chunk ends; a file that is cut short is refused."""
+"""From file to payloads: bytes are kept exactly across chunks, and a truncated file is refused."""
 
 import csv
 import gzip
@@ -22,7 +22,7 @@ from transforms.sources.source import Source, describe
 
 MakeSource = Callable[..., Source]
 HEADER = "id,author,subject,written,known,text,label"
-# bytes in which line feeds and the marks of CSV meet more often than in any bytes
+# bytes in which line feeds and the marks of CSV occur more often than in usual bytes
 MARKED = st.lists(
     st.sampled_from([b"\n", b"\r", b'"', b",", b"a", b"\xff", b"\x00"]), max_size=40
 ).map(b"".join)
@@ -77,9 +77,8 @@ def csv_of(*rows: list[str]) -> str:
 @example(content=b"\n\n")
 @example(content=b"a\r\nb")
 def test_any_bytes_come_back_as_their_lines(read: Read, content: bytes) -> None:
-    assume(
-        b"\0" not in content[:4] and not content.startswith((b"\xff\xfe", b"\xfe\xff"))
-    )  # which is refused as UTF-16 or UTF-32
+    # which is refused as UTF-16 or UTF-32
+    assume(b"\0" not in content[:4] and not content.startswith((b"\xff\xfe", b"\xfe\xff")))
     lines = content.split(b"\n")
     assert read(content) == (lines[:-1] if lines[-1] == b"" else lines)
 
@@ -135,7 +134,7 @@ def test_csv_records_come_back_unchanged_and_parse_to_their_fields(
 
 
 @given(content=MARKED)
-def test_no_byte_of_a_broken_csv_file_is_lost(read: Read, content: bytes) -> None:
+def test_no_byte_of_a_broken_csv_file_is_dropped(read: Read, content: bytes) -> None:
     lines = content.removesuffix(b"\n").replace(b"\r", b"")
     assert b"\n".join(read(HEADER.encode() + b"\n" + content, "a.csv")).replace(b"\r", b"") == lines
 
@@ -205,7 +204,10 @@ def test_a_long_field_over_several_lines_stays_one_record(read: Read) -> None:
         ),
         (
             f"sep=;\n{HEADER}",
-            "has no column 'author': its first line, `sep=;`, is for Excel alone; take it out and set `delimiter: ';'`",
+            (
+                "has no column 'author': its first line, `sep=;`, is for Excel alone; take it out "
+                "and set `delimiter: ';'`"
+            ),
         ),
         (
             f'"sep=\t"\r\n{HEADER}',
@@ -225,7 +227,10 @@ def test_a_long_field_over_several_lines_stays_one_record(read: Read) -> None:
         ),
         (
             f"{HEADER}\r1,ann",
-            "has no column 'author': its lines end in carriage returns alone; save it with line feeds",
+            (
+                "has no column 'author': its lines end in carriage returns alone; save it with "
+                "line feeds"
+            ),
         ),
         (
             f"\r\n{HEADER}",
@@ -237,15 +242,24 @@ def test_a_long_field_over_several_lines_stays_one_record(read: Read) -> None:
         ),
         (
             HEADER.replace(",", ", "),
-            "has no column 'author': it has ' author', with spaces around it; rename it there or write it so",
+            (
+                "has no column 'author': it has ' author', with spaces around it; rename it there "
+                "or write it so"
+            ),
         ),
         (
             f"\ufeff\ufeff{HEADER}",
-            "has no column 'id': it has '\\ufeffid', alike; rename it there or write it so in the source file",
+            (
+                "has no column 'id': it has '\\ufeffid', alike; rename it there or write it so in "
+                "the source file"
+            ),
         ),
         (
             HEADER.upper(),
-            "has no column 'author': it has 'AUTHOR', in another case; rename it there or write it so",
+            (
+                "has no column 'author': it has 'AUTHOR', in another case; rename it there or "
+                "write it so"
+            ),
         ),
         (
             HEADER.replace("written", "writen"),
@@ -253,7 +267,10 @@ def test_a_long_field_over_several_lines_stays_one_record(read: Read) -> None:
         ),
         (
             HEADER.replace("written", "day"),
-            "has no column 'written': it has 'id', 'author', 'subject', 'day', 'known', 'text', 'label'; map one",
+            (
+                "has no column 'written': it has 'id', 'author', 'subject', 'day', 'known', "
+                "'text', 'label'; map one"
+            ),
         ),
         (
             f'"{HEADER}',

@@ -1,4 +1,4 @@
-"""Real files, bytes untouched: commit messages, and tweets that are not UTF-8 and hold bare carriage returns."""
+"""Real files, bytes untouched: commit messages, and non-UTF-8 tweets with bare carriage returns."""
 
 import csv
 import gzip
@@ -29,7 +29,7 @@ NOT_UTF8 = {"tweets_obama": 1_378, "tweets_trump": 492}
 
 @pytest.fixture
 def load(shared: Path, tmp_path: Path) -> Load:
-    """Load a source file of the tests, with its data where the shared data are; keys may be changed, None takes one out."""
+    """Load a source file of the tests on the shared data; keys may be changed, None removes one."""
 
     def run(name: str, **changes: object) -> Source:
         document = {**yaml.safe_load((SOURCES / f"{name}.yaml").read_text("utf-8"))}

@@ -1,4 +1,4 @@
-"""Fields of a source: told load by load, compared with those before; noticed, stopped at, or held back."""
+"""A source's fields: compared with those of earlier loads; reported, stopped at, or quarantined."""
 
 import json
 from collections.abc import Callable
@@ -38,7 +38,10 @@ Write = Callable[..., Path]
 
 NAMES = {"author", "id", "known", "label", "subject", "text", "written"}
 DEEP = json.loads("[" * 200 + "]" * 200)
-CHANGED = "select field, type, sum(n_rows), change from profiles.fields where change <> 'same' and load_id <> $first group by all order by all"
+CHANGED = (
+    "select field, type, sum(n_rows), change from profiles.fields "
+    "where change <> 'same' and load_id <> $first group by all order by all"
+)
 FIRST = "select min(load_id) from raw.records"
 
 
@@ -55,7 +58,10 @@ def again(make_source: MakeSource, tmp_path: Path, **changes: object) -> Source:
 
 def test_first_load_defines(first: str, query: Query) -> None:
     rows = query(
-        "select field, type, n_rows, change from profiles.fields where load_id = $first order by all",
+        (
+            "select field, type, n_rows, change from profiles.fields where load_id = $first "
+            "order by all"
+        ),
         first=first,
     )
     assert rows == [(name, "text", 1, "first") for name in sorted(NAMES)]
@@ -81,7 +87,7 @@ def test_first_load_defines(first: str, query: Query) -> None:
         ({"deep 'name'": DEEP}, [("deep 'name'", "null", 1, "new")]),  # the name alone
     ],
 )
-def test_new_and_retyped_fields_are_told(
+def test_new_and_retyped_fields_are_reported(
     first: str,
     make_source: MakeSource,
     tmp_path: Path,
@@ -103,8 +109,10 @@ def test_whole_and_other_numbers_are_one_type(
     for name, value in (("a", 1), ("b", 1.5), ("c", 10**25), ("d", -1)):
         write(f"data/{name}.jsonl", note(name, score=value))
         stage(again(make_source, tmp_path))
-    told = query("select type, change from profiles.fields where field = 'score' order by load_id")
-    assert told == [
+    reported = query(
+        "select type, change from profiles.fields where field = 'score' order by load_id"
+    )
+    assert reported == [
         ("integer", "first"),
         ("number", "same"),
         ("number", "same"),
@@ -112,7 +120,7 @@ def test_whole_and_other_numbers_are_one_type(
     ]
 
 
-def test_missing_field_is_told_by_every_load_and_noticed_once(
+def test_missing_field_is_recorded_by_every_load_and_reported_once(
     first: str,
     warehouse: Warehouse,
     make_source: MakeSource,
@@ -127,9 +135,12 @@ def test_missing_field_is_told_by_every_load_and_noticed_once(
         newest = newest_load(warehouse, source.name)
         write(f"data/{name}.jsonl", json.dumps({**row, "id": name}).encode())
         stage(source)
-        told = notices(warehouse, source, newest)
-        assert len(told) == said
-        assert not told or 'field "label" is missing, though the source file reads it' in told[0]
+        reported = notices(warehouse, source, newest)
+        assert len(reported) == said
+        assert (
+            not reported
+            or 'field "label" is missing, though the source file reads it' in reported[0]
+        )
     assert newest_load(warehouse, source.name) > first
 
 
@@ -170,11 +181,14 @@ def test_columns_of_csv_and_parquet_are_fields(
     )
     pq.write_table(table, tmp_path / "b.parquet")
     stage(make_source(tmp_path / "b.parquet", name="parquet"))
-    told = query(
-        "select source, field, type from profiles.fields where not list_contains($names, field) or type = 'null' order by all",
+    reported = query(
+        (
+            "select source, field, type from profiles.fields "
+            "where not list_contains($names, field) or type = 'null' order by all"
+        ),
         names=list(NAMES),
     )
-    assert told == [
+    assert reported == [
         ("csv", "label", "null"),
         ("csv", "more", "text"),
         ("csv", "subject", "null"),
@@ -222,11 +236,11 @@ def test_frozen_source_stops_before_anything_is_staged_until_it_is_accepted(
     before = warehouse.versions()
     with pytest.raises(SchemaChangedError) as stopped:
         prepare(source, warehouse)
-    told = str(stopped.value)
-    assert "/data/b.jsonl" in told
-    assert '"extra" is new (integer)' in told
-    assert '"label" is integer, was text' in told
-    assert "--accept-schema" in told
+    reported = str(stopped.value)
+    assert "/data/b.jsonl" in reported
+    assert '"extra" is new (integer)' in reported
+    assert '"label" is integer, was text' in reported
+    assert "--accept-schema" in reported
     assert warehouse.versions() == before
     assert prepare(source, warehouse, accept_schema=True) == Account(read=2, staged=2)
     write("data/c.jsonl", note("r4", extra=1, label=2))  # known by now
@@ -273,7 +287,7 @@ def test_field_that_the_source_file_names_is_taken_by_a_frozen_source(
 
 
 @pytest.mark.usefixtures("first")
-def test_rows_with_unknown_fields_are_held_back_and_a_replay_lets_them_in(
+def test_rows_with_unknown_fields_are_quarantined_until_a_replay_accepts_them(
     warehouse: Warehouse,
     make_source: MakeSource,
     tmp_path: Path,
@@ -293,7 +307,7 @@ def test_rows_with_unknown_fields_are_held_back_and_a_replay_lets_them_in(
         3: "label:retyped_field",
         4: "payload:not_json",
     }
-    write("data/c.jsonl", note("r5", extra="x"))  # a row that is held back makes nothing known
+    write("data/c.jsonl", note("r5", extra="x"))  # a quarantined row adds no known field
     assert stage(strict) == Account(read=1, quarantined=1)
     assert replay(strict, warehouse) == Account(read=4, quarantined=4)
     assert replay(open_, warehouse) == Account(read=4, staged=3, quarantined=1)
@@ -303,7 +317,7 @@ def test_rows_with_unknown_fields_are_held_back_and_a_replay_lets_them_in(
     assert recount(warehouse)["adds_up"].all()
 
 
-def test_loads_that_are_staged_together_are_held_against_each_other_in_their_order(
+def test_loads_that_are_staged_together_are_compared_in_their_order(
     warehouse: Warehouse,
     make_source: MakeSource,
     tmp_path: Path,
@@ -339,11 +353,11 @@ def test_killed_run_is_finished_with_the_fields_of_an_undisturbed_one(
     ingest(source, warehouse)
     with killed_before(contract):
         prepare(source, warehouse, accept_schema=True)
-    is_held = policy == "quarantine"
+    is_quarantined = policy == "quarantine"
     assert prepare(source, warehouse) == Account(
-        read=2, staged=2 - is_held, quarantined=0 + is_held
+        read=2, staged=2 - is_quarantined, quarantined=0 + is_quarantined
     )
-    assert query(CHANGED, first=first) == [("extra", "integer", 1 - is_held, "new")]
+    assert query(CHANGED, first=first) == [("extra", "integer", 1 - is_quarantined, "new")]
     assert recount(warehouse)["adds_up"].all()
 
 
@@ -369,14 +383,15 @@ def test_killed_replay_lets_in_once(
         replay(source, warehouse)
     replay(source, warehouse)
     assert query(
-        "select change, sum(n_rows), count(*) from profiles.fields where field = 'extra' group by all"
+        "select change, sum(n_rows), count(*) from profiles.fields where field = 'extra' "
+        "group by all"
     ) == [("new", 1, 2)]
     assert query("select count(*) from staging.records") == [(2,)]
     assert recount(warehouse)["adds_up"].all()
 
 
 @pytest.mark.usefixtures("first")
-def test_look_at_new_files_tells_what_a_run_would_find(
+def test_a_look_at_new_files_finds_what_a_run_would(
     warehouse: Warehouse, make_source: MakeSource, tmp_path: Path, write: Write, note: Note
 ) -> None:
     path = write(

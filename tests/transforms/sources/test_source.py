@@ -1,4 +1,4 @@
-"""A source file: every mistake in it is one line that names the key and the mend; its `uri` finds what it should."""
+"""A source file: each mistake is one line that names the key and the remedy; `uri` finds files."""
 
 import gzip
 from collections.abc import Callable
@@ -27,7 +27,7 @@ Write = Callable[..., Path]
 
 
 def complaint(path: Path) -> str:
-    """Load a source file that is wrong; give what is said of it, without the path it begins with."""
+    """Load a source file that is wrong; return the message without the path before it."""
     with pytest.raises(SourceError) as caught:
         load_source(path)
     message = str(caught.value)
@@ -275,7 +275,7 @@ def test_a_stray_file_is_passed_over_in_one_line(
     ]
 
 
-def test_a_folder_is_held_to_the_format_of_the_source(
+def test_a_folder_must_have_the_format_of_the_source(
     make_source: MakeSource, tmp_path: Path, write: Write
 ) -> None:
     write("data/a.jsonl")
@@ -397,7 +397,7 @@ def test_nothing_to_load_is_an_error(make_source: MakeSource, tmp_path: Path, ur
         ("a.NdJson.Zst", "jsonl", "zstd"),
     ],
 )
-def test_a_suffix_tells_format_and_compression(
+def test_a_suffix_names_format_and_compression(
     make_source: MakeSource, tmp_path: Path, name: str, format_: str, compression: str | None
 ) -> None:
     (tmp_path / "data").mkdir()
@@ -422,7 +422,7 @@ def test_a_declared_format_wins_over_the_name_of_a_file(
     ]
 
 
-def test_a_file_whose_name_tells_nothing_is_not_guessed(
+def test_the_format_of_a_file_without_a_known_suffix_is_not_guessed(
     make_source: MakeSource, write: Write
 ) -> None:
     file = write("export.txt")

@@ -1,4 +1,4 @@
-"""Times as text: every form that docs/sources.md lists is read as it says, any other is refused under the rule that says why."""
+"""Times as text: docs/sources.md lists every form that is read; others are refused by a rule."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -82,7 +82,10 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
 
 def read(connection: duckdb.DuckDBPyConnection, texts: Sequence[str]) -> list[datetime | str]:
     """Read texts: of each the instant, or the rule it breaks."""
-    sql = f"select {time_sql('given')}, {time_rule_sql('given')} from (select unnest($texts::varchar[]) as given)"
+    sql = (
+        f"select {time_sql('given')}, {time_rule_sql('given')} "
+        "from (select unnest($texts::varchar[]) as given)"
+    )
     rows = connection.execute(sql, {"texts": list(texts)}).fetchall()
     return [rule if instant is None else instant.astimezone(UTC) for instant, rule in rows]
 

@@ -1,4 +1,4 @@
-"""Checks of a load as a whole: keys that are none, dates in the wrong order, rejected rows, ids of another source, failing expressions."""
+"""Checks of a whole load: bad keys, date order, rejected rows, foreign ids, failing expressions."""
 
 import csv
 import gzip
@@ -53,7 +53,7 @@ def load(source: Source, warehouse: Warehouse, **options: bool) -> Account:
 
 
 def stopped(source: Source, warehouse: Warehouse) -> str:
-    """Load a source that is stopped; give what is said in its one line. Nothing may be staged or quarantined."""
+    """Load a source that is stopped; return its one line. Nothing is staged or quarantined."""
     ingest(source, warehouse)
     with pytest.raises(ChecksError) as caught:
         prepare(source, warehouse)
@@ -79,7 +79,7 @@ def plain() -> Iterator[duckdb.DuckDBPyConnection]:
 
 @pytest.fixture(scope="module")
 def tweets(shared: Path) -> list[dict[str, str]]:
-    """The first tweets of a real file: ids of 18 digits, several tweets a second, most authors once."""
+    """The first tweets of a real file: 18-digit ids, several a second, most authors once."""
     text = gzip.decompress(
         (shared / "data" / "tweets_csv" / "mayweather-mcgregor_tweets.csv.gz").read_bytes()
     ).decode()
@@ -114,10 +114,10 @@ def test_ids_that_a_spreadsheet_cut_stop_the_load_until_another_key_is_mapped(
     said = stopped(tweets_with("{:.5E}".format), warehouse)
     assert "1,500 of 1,500 rows (100.0%) are rejected" in said
     assert (
-        f"record_id: exponent_form (1,500 rows; {FIXES['exponent_form']}) (first row 1 of tweets.csv)"
-        in said
+        f"record_id: exponent_form (1,500 rows; {FIXES['exponent_form']}) (first row 1 of "
+        "tweets.csv)" in said
     )
-    # the file itself is as it was: only the mapping is mended, and what is loaded already is staged
+    # the file is unchanged: only the mapping is fixed, and what is already loaded is staged
     assert load(tweets_with("{:.5E}".format, record_id="link"), warehouse) == Account(
         read=N_TWEETS, staged=N_TWEETS
     )
@@ -252,8 +252,8 @@ def test_dates_read_in_the_wrong_order_stop_the_load_and_in_the_right_one_pass(
     home = new_home()
     said = stopped(source(read), home)
     assert (
-        f"event_timestamp: day and month are read in the wrong order: {len(YEAR) - n_low} dates fail"
-        in said
+        f"event_timestamp: day and month are read in the wrong order: {len(YEAR) - n_low} "
+        "dates fail" in said
     )
     assert f"all with a {number} number above 12, and {n_low} that pass may be wrong" in said
     assert load(source(written), home) == Account(read=len(YEAR), staged=len(YEAR))
@@ -281,7 +281,7 @@ def test_known_times_in_the_wrong_order_stop_the_load_too(
     [
         ["13/02/2024"] * (MIN_ROWS - 1)
         + ["02/13/2024"] * 50
-        + ["02/03/2024"] * 50,  # a few slips of the pen
+        + ["02/03/2024"] * 50,  # a few typing errors
         ["13/02/2024", "99/99/2024", "00/00/2024"] * 5
         + ["02/03/2024"] * 50,  # more that is no date at all
         ["13/02/2024", "2024-02-03", "soon"] * 5 + ["02/13/2024"] * 50,  # none that may be wrong
@@ -301,7 +301,7 @@ def test_other_dates_that_fail_are_quarantined_and_stop_nothing(
     st.sampled_from("-/. "),
     st.sampled_from(["", " 10:30", "T23:59:01Z"]),
 )
-def test_a_day_is_told_from_a_month_only_where_it_is_above_12(
+def test_a_day_is_distinguished_from_a_month_only_above_12(
     day: date, separator: str, time: str
 ) -> None:
     forms = {"first": "%d_%m_%Y", "second": "%m_%d_%Y"}
@@ -319,8 +319,8 @@ def test_a_load_that_is_nearly_all_rejected_is_staged_once_the_source_file_is_me
     )
     said = stopped(make_source(file), warehouse)
     assert (
-        "20 of 21 rows (95.2%) are rejected (max_quarantined_ratio 50%): author_id: not_nullable (20 rows; map a"
-        in said
+        "20 of 21 rows (95.2%) are rejected (max_quarantined_ratio 50%): author_id: "
+        "not_nullable (20 rows; map a" in said
     )
     assert "waits, nothing of it is staged" in waiting(warehouse)[0]
     mended = make_source(file, record={**RECORD, "author_id": "coalesce(writer, author)"})
@@ -402,7 +402,7 @@ def test_a_stopped_load_that_was_accepted_and_killed_is_finished_without_asking_
     assert recount(warehouse)["adds_up"].all()
 
 
-def test_rows_that_are_held_back_by_choice_stop_nothing(
+def test_rows_that_are_quarantined_by_choice_stop_nothing(
     make_source: MakeSource, warehouse: Warehouse, write: Write, note: Note
 ) -> None:
     source = make_source(write("data/1.jsonl", note("r1")).parent, schema="quarantine")
@@ -423,7 +423,10 @@ def test_a_replay_that_would_make_one_record_of_many_is_stopped(
     merged = make_source(file, record={**RECORD, "record_id": "'one'"})
     with pytest.raises(
         ChecksError,
-        match=r"record_id is no key in 20 of 20 rows .* millrace quarantine replay --source FILE --accept-load",
+        match=(
+            r"record_id is no key in 20 of 20 rows .* millrace quarantine replay --source FILE "
+            r"--accept-load"
+        ),
     ):
         replay(merged, warehouse)
     assert warehouse.n_rows("quarantine.records") == 20
@@ -449,7 +452,10 @@ def test_ids_of_another_source_stop_the_load_until_the_source_file_says_whose_th
     first, second = two_sources(make_source, write, note, None)
     assert load(first, warehouse).staged == 2
     ingest(second, warehouse)
-    said = r"1 of 2 rows \(50\.0%\) have the record_id of a record of source tickets: set `ids: own` .* \(first row 1 of calls\.jsonl\)"
+    said = (
+        r"1 of 2 rows \(50\.0%\) have the record_id of a record of source tickets: set `ids: own` "
+        r".* \(first row 1 of calls\.jsonl\)"
+    )
     with pytest.raises(ChecksError, match=said):
         prepare(second, warehouse)
     _, second = two_sources(make_source, write, note, "own")
@@ -532,7 +538,7 @@ def test_an_expression_that_finds_nothing_has_not_failed(
         max_size=2,
     )
 )
-def test_no_message_holds_a_word_of_a_value(
+def test_no_message_contains_a_word_of_a_value(
     plain: duckdb.DuckDBPyConnection, values: list[str]
 ) -> None:
     row = ", ".join(f"$v{number} as c{number}" for number in range(len(values)))
@@ -548,12 +554,12 @@ def test_no_message_holds_a_word_of_a_value(
             plain.execute(f"select {expression} from (select {row})", given_values).fetchall()
         except (duckdb.Error, UnicodeDecodeError) as error:
             said = without_values(error, expression, values)
-            told = {word.lower() for word in re.findall(r"\w+", said)}
+            words = {word.lower() for word in re.findall(r"\w+", said)}
             known = {
                 word.lower()
                 for word in re.findall(r"\w+", f"{expression} {str(error).partition(':')[0]}")
             }
-            assert not told & (
+            assert not words & (
                 {word.lower() for value in values for word in re.findall(r"\w+", value)} - known
             ), said
     assert not re.search(r"[^aA9 -~]", kind_of(values[0]))
@@ -593,7 +599,8 @@ def test_numbers_since_1970_are_read_in_the_unit_that_is_said(
     )
     assert load(source, warehouse) == Account(read=6, staged=2, quarantined=4)
     times = query(
-        "select event_timestamp::varchar, known_timestamp::varchar from staging.records order by record_id"
+        "select event_timestamp::varchar, known_timestamp::varchar from staging.records "
+        "order by record_id"
     )
     assert times == [
         ("2026-01-01 10:00:00+00", "2026-01-01 10:00:00+00"),
@@ -613,8 +620,8 @@ def test_numbers_since_1970_without_a_unit_stop_the_load_with_the_mend(
     ]
     said = stopped(make_source(write("a.jsonl", *lines)), warehouse)
     assert (
-        "event_timestamp: epoch_without_unit (10 rows; give the unit: {column: NAME, unit: milliseconds}"
-        in said
+        "event_timestamp: epoch_without_unit (10 rows; give the unit: {column: NAME, unit: "
+        "milliseconds}" in said
     )
 
 
@@ -623,10 +630,12 @@ def test_keys_that_decide_nothing_about_a_row_leave_the_mapping_as_it_was(
 ) -> None:
     """A run that was killed under a version without these keys is finished by this one."""
     before = """{
-        "name": "notes", "format": null, "encoding": "utf-8", "delimiter": ",", "known": {"column": "known"},
-        "record": {"record_id": "id", "author_id": "author", "subject_id": "subject", "event_timestamp": "written", "text": "text",
-                   "label": "label"},
-        "text": "keep", "tombstone": "false", "positive_labels": ["bad"], "attributes": [], "schema_policy": "evolve"
+        "name": "notes", "format": null, "encoding": "utf-8", "delimiter": ",",
+        "known": {"column": "known"},
+        "record": {"record_id": "id", "author_id": "author", "subject_id": "subject",
+                   "event_timestamp": "written", "text": "text", "label": "label"},
+        "text": "keep", "tombstone": "false", "positive_labels": ["bad"], "attributes": [],
+        "schema_policy": "evolve"
     }"""
     digest = digest_of(json.dumps(json.loads(before), separators=(",", ":")))
     assert mapping_digest(make_source("a.jsonl")) == digest

@@ -1,4 +1,4 @@
-"""Corrections: rejected rows go out as CSV, come back corrected, and are read in the rows' place, whatever is rebuilt."""
+"""Corrections: rejected rows leave as CSV and return corrected; every rebuild uses them."""
 
 import csv
 import io
@@ -52,7 +52,7 @@ STAGED = "select * exclude (loaded_timestamp) from staging.records order by reco
 
 @pytest.fixture
 def rejected(stage: Stage, make_source: MakeSource, write: Write, note: Note) -> Source:
-    """Stage a good row, one with a time that is none, and one that is no JSON."""
+    """Stage a good row, one with an invalid time, and one that is not JSON."""
     rows = [note("r1"), note("r2", written="soon", text=f"from {PERSON}"), b'=cmd("{"']
     source = make_source(write("data/a.jsonl", *rows).parent)
     assert stage(source) == Account(read=3, staged=1, quarantined=2)
@@ -61,7 +61,7 @@ def rejected(stage: Stage, make_source: MakeSource, write: Write, note: Note) ->
 
 @pytest.fixture
 def correct(warehouse: Warehouse, tmp_path: Path) -> Correct:
-    """Export the rejected rows and fill in corrections, by row number; other columns may be changed too."""
+    """Export the rejected rows and fill in corrections by row number; `changes` may edit others."""
 
     def run(
         corrections: dict[int, str],
@@ -159,14 +159,15 @@ def test_corrected_rows_pass_in_their_place_and_raw_stays(
     raw = query("select * from raw.records order by row_number")
     path = correct({2: note("r2").decode(), 3: "{"}, delimiter=delimiter)
     version = warehouse.versions()
-    told = Imported(2, 2, [Broken(3, "payload", "not_json")])
-    assert import_corrections(path, rejected, warehouse, is_dry=True) == told
+    expected = Imported(2, 2, [Broken(3, "payload", "not_json")])
+    assert import_corrections(path, rejected, warehouse, is_dry=True) == expected
     assert warehouse.versions() == version
-    assert import_corrections(path, rejected, warehouse, is_dry=False) == told
+    assert import_corrections(path, rejected, warehouse, is_dry=False) == expected
     assert import_corrections(path, rejected, warehouse, is_dry=False) == Imported(2, 0, [])
     assert replay(rejected, warehouse) == Account(read=2, staged=1, quarantined=1)
     assert query(
-        "select source_uri like '%/a.jsonl', row_number, text from staging.records where record_id = 'r2'"
+        "select source_uri like '%/a.jsonl', row_number, text from staging.records "
+        "where record_id = 'r2'"
     ) == [(True, 2, "hi")]
     assert rejections() == {3: "payload:not_json"}
     assert query("select payload from quarantine.records") == [(b'=cmd("{"',)]  # as it came
@@ -319,7 +320,7 @@ def test_later_loads_are_read_as_they_come(
 def test_erasing_who_a_row_named_before_or_after_it_was_corrected_takes_its_corrections_too(
     rejected: Source, correct: Correct, warehouse: Warehouse, note: Note, query: Query, author: str
 ) -> None:
-    """The row came as ann's, was corrected to bob's, which failed, and then to cid's, which passed."""
+    """The row came as ann's, was corrected to bob's, which failed, then to cid's, which passed."""
     for name, written in (("bob", "later"), ("cid", "2026-01-02T00:00:00Z")):
         import_corrections(
             correct({2: note("r2", author=name, written=written).decode()}),

@@ -1,4 +1,4 @@
-"""Over the whole sample: the order of loading does not matter, and nothing written or known after an instant reaches it."""
+"""On the whole sample: loading order does not matter, and an instant sees nothing later."""
 
 import random
 import shutil
@@ -65,7 +65,7 @@ def newest(warehouse: Warehouse, view: str) -> pl.DataFrame:
 def assert_same_values(
     one: pl.DataFrame, other: pl.DataFrame, before: datetime | None = None
 ) -> None:
-    """Hold two views against each other at every instant of either; no row yet says the same as counts of zero."""
+    """Compare two views at every instant of either; a missing row equals counts of zero."""
     entity = next(name for name in one.columns if name in {"record_id", "author_id", "subject_id"})
     instants = (
         pl.concat([one, other])
@@ -150,9 +150,8 @@ def test_nothing_written_or_known_after_an_instant_changes_what_was_true_of_it(
     past, future = rows.filter(is_past), rows.filter(~is_past)
     assert min(past.height, future.height) > 1000
     number = pl.int_range(pl.len())
-    altered = future.filter(
-        number % 3 != 0
-    ).with_columns(  # a third never comes  # the others say something else, by and about somebody else
+    # a third never comes; the others say something else, by and about somebody else
+    altered = future.filter(number % 3 != 0).with_columns(
         text=pl.when(~pl.col("is_tombstone")).then(pl.lit("altered")),
         author_id=pl.col("author_id").reverse(),
         subject_id=pl.col("subject_id").shuffle(seed=1),
@@ -166,6 +165,6 @@ def test_nothing_written_or_known_after_an_instant_changes_what_was_true_of_it(
     for view in (view.name for view in views()):
         one, other = newest(sample_home, view), newest(warehouse, view)
         assert not one.equals(other)
-        # a record that is written or known at the very instant has its own features then, and counts a microsecond later
+        # a record of that very instant has its own features then, and counts a microsecond later
         until = instant - pl.Series([1]).cast(pl.Duration("us"))[0]
         assert_same_values(one, other, before=until)

@@ -1,4 +1,4 @@
-"""raw -> staging: every version that changes something, once, with both its times; whatever is killed is finished later."""
+"""raw -> staging: each version that changes something, once, with both times, despite kills."""
 
 import json
 import logging
@@ -40,17 +40,25 @@ Write = Callable[..., Path]
 
 SAMPLE = Path(__file__).parents[3] / "sources" / "cve_events.yaml"
 PLACE = "load_id, source_uri, row_number"
-VERSIONS = "select record_id, text, known_timestamp from staging.records order by record_id, known_timestamp"
+VERSIONS = (
+    "select record_id, text, known_timestamp from staging.records "
+    "order by record_id, known_timestamp"
+)
 EVERYTHING = {
     "staging.records": "select * from staging.records order by record_id, known_timestamp",
     # a row that came back as a version is recorded as a duplicate row too
-    "staging.duplicate_rows": f"from staging.duplicate_rows anti join staging.records using ({PLACE}) order by {PLACE}",
+    "staging.duplicate_rows": (
+        f"from staging.duplicate_rows anti join staging.records using ({PLACE}) order by {PLACE}"
+    ),
     "quarantine.records": f"select * from quarantine.records order by {PLACE}",
-    "accounting.files": "select load_id, source, source_uri, sum(columns('n_.*')) from accounting.files group by all order by all",
+    "accounting.files": (
+        "select load_id, source, source_uri, sum(columns('n_.*')) from accounting.files "
+        "group by all order by all"
+    ),
 }
 
 
-# load and stage in a process of its own
+# load and stage in a separate process
 STAGE = """
 import sys
 from pathlib import Path
@@ -83,7 +91,10 @@ def test_a_record_is_staged_with_all_its_columns(
 ) -> None:
     row = note("r1", label="bad", written=day(1), known=day(2), lang="en")
     stage(make_source(write("a.jsonl", row), attributes=["lang"]))
-    columns = "record_id, author_id, subject_id, event_timestamp, known_timestamp, text, label, is_positive, is_tombstone, attributes, source"
+    columns = (
+        "record_id, author_id, subject_id, event_timestamp, known_timestamp, text, label, "
+        "is_positive, is_tombstone, attributes, source"
+    )
     (found,) = query(f"select {columns} from staging.records")
     assert found == (
         "r1",
@@ -518,7 +529,10 @@ def test_a_killed_prepare_is_not_finished_with_another_mapping(
     )
     with pytest.raises(
         SourceError,
-        match=r"^notes: its source file was edited after a run that was killed half-way; put the old one back",
+        match=(
+            r"^notes: its source file was edited after a run that was killed half-way; put the "
+            r"old one back"
+        ),
     ):
         prepare(edited, warehouse)
     assert prepare(source, warehouse) == Account(read=2, staged=1, quarantined=1)
@@ -612,7 +626,7 @@ def test_a_gate_that_fails_shows_no_text(
 def rebuild(
     source: Source, warehouse: Warehouse, query: Query
 ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-    """Make everything again from raw; give the tables before and after."""
+    """Rebuild everything from raw; return the tables before and after."""
     before = {relation: query(sql) for relation, sql in EVERYTHING.items()}
     for relation in EVERYTHING:
         shutil.rmtree(warehouse.folder(relation))
@@ -672,7 +686,7 @@ def test_a_rebuild_makes_the_same_tables_after_a_late_version_between_duplicate_
 
 
 def sample_content(event: dict[str, Any]) -> tuple[Any, ...]:
-    """What makes a version of a record of the sample another one than the version before."""
+    """What makes a version of a sample record differ from the version before."""
     folded = [
         (event[name] or "").lower() if event["vendor"] and event["product"] else ""
         for name in ("vendor", "product")
@@ -689,7 +703,7 @@ def written_of(event: dict[str, Any]) -> datetime:
 
 
 def reference_versions(events: list[dict[str, Any]]) -> int:
-    """Count the versions of the sample, in plain Python: of an instant the newest written, if it differs from the one before."""
+    """Count the sample's versions in plain Python: each instant's newest that changes anything."""
     one_an_instant: dict[tuple[str, datetime], dict[str, Any]] = {}
     for event in events:
         place = (event["cve_id"], datetime.fromisoformat(event["ingested_at"]))

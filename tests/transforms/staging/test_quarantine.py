@@ -1,4 +1,4 @@
-"""Rejected rows: counted, shown whole, and let through once what kept them out is mended; each exactly once."""
+"""Rejected rows: counted, shown whole, and passed exactly once after their cause is fixed."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -35,20 +35,25 @@ MENDED = {
     "record_id": "id",
     "author_id": "author",
     "subject_id": "subject",
-    "event_timestamp": "coalesce(try_cast(written as timestamptz), strptime(written, '%m/%d/%Y %H:%M'))",
+    "event_timestamp": (
+        "coalesce(try_cast(written as timestamptz), strptime(written, '%m/%d/%Y %H:%M'))"
+    ),
     "text": "text",
     "label": "label",
 }
 TABLES = (
     "select * exclude (loaded_timestamp) from staging.records order by record_id, known_timestamp",
-    "select * exclude (loaded_timestamp) from quarantine.records order by load_id, source_uri, row_number",
+    (
+        "select * exclude (loaded_timestamp) from quarantine.records "
+        "order by load_id, source_uri, row_number"
+    ),
     "select source, load_id, sum(columns('n_.*')) from accounting.files group by all order by all",
 )
 
 
 @pytest.fixture
 def rejected(stage: Stage, make_source: MakeSource, write: Write, note: Note) -> Source:
-    """Stage a good row, two with a date in US order (one repeats the other), and one that is no JSON."""
+    """Stage a good row, two with a date in US order (one repeats the other), and invalid JSON."""
     rows = [note("r1"), note("r2", written=US_DATE), b"{", note("r2", written=US_DATE)]
     source = make_source(write("data/a.jsonl", *rows).parent)
     assert stage(source) == Account(read=4, staged=1, quarantined=3)
@@ -57,7 +62,7 @@ def rejected(stage: Stage, make_source: MakeSource, write: Write, note: Note) ->
 
 @pytest.fixture
 def mended(rejected: Source, make_source: MakeSource) -> Source:
-    """The same source, its mapping mended to read the date."""
+    """The same source, its mapping fixed to read the date."""
     return make_source(rejected.uri, record=MENDED)
 
 
@@ -182,7 +187,7 @@ def test_what_a_replay_let_through_stays_through(
     assert recount(warehouse)["adds_up"].all()
 
 
-def test_replay_tells_the_rule_that_is_broken_now(
+def test_replay_reports_the_rule_that_is_broken_now(
     rejected: Source, make_source: MakeSource, warehouse: Warehouse, rejections: Rejections
 ) -> None:
     replay(make_source(rejected.uri, record={**MENDED, "author_id": "nobody"}), warehouse)

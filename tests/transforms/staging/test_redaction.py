@@ -1,4 +1,4 @@
-"""What staging holds of a text: as it came and redacted, or redacted only; and that neither changes what is counted."""
+"""What staging keeps of a text: as it came and redacted, or redacted only; counts are equal."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ TEXT = "write to jane.doe@mail-provider.com, or call"
 REDACTED = "write to <EMAIL_ADDRESS>, or call"
 
 
-def test_keep_holds_the_text_and_a_redacted_one(
+def test_keep_stores_the_text_and_a_redacted_one(
     write: Write, note: Note, make_source: MakeSource, stage: Stage, query: Query
 ) -> None:
     stage(make_source(write("a.jsonl", note("r1", text=TEXT), note("r2", text="nothing to hide"))))
@@ -23,7 +23,7 @@ def test_keep_holds_the_text_and_a_redacted_one(
     assert rows == [("r1", TEXT, REDACTED), ("r2", "nothing to hide", "nothing to hide")]
 
 
-def test_redact_holds_no_other_text(
+def test_redact_stores_no_other_text(
     write: Write, note: Note, make_source: MakeSource, stage: Stage, query: Query
 ) -> None:
     stage(

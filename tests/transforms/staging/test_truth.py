@@ -1,4 +1,4 @@
-"""A generated stream whose every row is known to be good or bad: exactly the bad ones are in quarantine."""
+"""A generated stream of rows known to be good or bad: exactly the bad ones are quarantined."""
 
 import json
 import subprocess
@@ -79,7 +79,8 @@ def truth_of(folder: Path) -> Iterator[tuple[Place, str | None]]:
 def stream(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Stream:
     """Generate two files, with more bad rows than the generator makes by default."""
     folder = tmp_path_factory.mktemp("truth") / "stream"
-    seed = f"commits={shared}/data/commits/*.zst,text=message,entity=author_id,label=repo,time=authored_at"
+    columns = "text=message,entity=author_id,label=repo,time=authored_at"
+    seed = f"commits={shared}/data/commits/*.zst,{columns}"
     sizes = [
         "--rows",
         str(N_ROWS),
@@ -113,7 +114,7 @@ def good_rows(stream: Stream) -> Iterator[tuple[Place, dict[str, Any]]]:
 
 
 def expected_versions(stream: Stream) -> set[Place]:
-    """The good rows that are new versions, in plain Python: of an instant the newest written, if it changes something."""
+    """The good rows that are new versions, in plain Python: each instant's newest that changes."""
     one_an_instant: dict[tuple[str, str], tuple[str, Place, dict[str, Any]]] = {}
     for place, row in good_rows(stream):
         instant, rival = (row["record_id"], row["ingested_at"]), (row["event_time"], place, row)

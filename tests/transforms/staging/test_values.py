@@ -1,4 +1,4 @@
-"""Values as they are written: what staging holds of a field is the JSON value that came, a number to its last zero."""
+"""Staging keeps a field's JSON value as it came, a number to its last zero."""
 
 import json
 from collections.abc import Iterator
@@ -28,8 +28,13 @@ SOURCE = Source(name="notes", uri="notes.jsonl", known="at_event", record=RECORD
 DECODED = """
 create or replace temp table decoded as
 select
-    'l' as load_id, 'notes' as source, 'f' as source_uri, generate_subscripts($documents, 1) as row_number, now() as loaded_timestamp,
-    unnest($documents::varchar[]) as document, null as rejection
+    'l' as load_id,
+    'notes' as source,
+    'f' as source_uri,
+    generate_subscripts($documents, 1) as row_number,
+    now() as loaded_timestamp,
+    unnest($documents::varchar[]) as document,
+    null as rejection
 """
 
 
@@ -123,7 +128,7 @@ def parsed(text: str) -> Any:
     blank=" ",
     is_ascii=True,
 )
-def test_attributes_hold_the_json_value_of_any_field(
+def test_attributes_keep_the_json_value_of_any_field(
     connection: duckdb.DuckDBPyConnection,
     documents: list[dict[str, Any]],
     blank: str,

@@ -1,4 +1,4 @@
-"""Versions and duplicate rows: the order of arrival decides nothing, against a plain reference and against a rebuild from raw."""
+"""Versions and duplicate rows, in any order of arrival: as in plain Python and as in a rebuild."""
 
 import itertools
 import json
@@ -37,7 +37,10 @@ Write = Callable[..., Path]
 
 FILES = "abcd"
 PLACE = "load_id, source_uri, row_number"
-BOOKS = "select load_id, source_uri, sum(columns('n_.*')) from accounting.files group by all order by all"
+BOOKS = (
+    "select load_id, source_uri, sum(columns('n_.*')) from accounting.files group by all "
+    "order by all"
+)
 TABLES = (
     "select * from staging.records order by all",
     f"from staging.duplicate_rows anti join staging.records using ({PLACE}) order by all",
@@ -78,7 +81,7 @@ def arrive(
 
 @pytest.fixture
 def versions(query: Query) -> Callable[[], list[tuple[str, int]]]:
-    """Tell the versions of the record, as (text, day known)."""
+    """Return the versions of the record, as (text, day known)."""
     return lambda: query(
         "select text, day(known_timestamp) from staging.records order by known_timestamp"
     )
@@ -96,7 +99,8 @@ def test_a_late_version_makes_a_duplicate_row_a_version_again(
     assert arrive("late", ("y", 2)) == Account(read=1, staged=1)
     assert versions() == [("x", 1), ("y", 2), ("x", 3)]
     assert query(
-        "select parse_filename(source_uri), row_number from staging.records where day(known_timestamp) = 3"
+        "select parse_filename(source_uri), row_number from staging.records "
+        "where day(known_timestamp) = 3"
     ) == [("first.jsonl", 2)]
     books = [tuple(map(int, counts)) for _, _, *counts in query(BOOKS)]
     assert books == [(3, 2, 1, 0), (1, 1, 0, 0)]
@@ -109,7 +113,8 @@ def test_a_late_version_makes_an_equal_version_a_duplicate_row(
     assert arrive("late", ("y", 2)) == Account(read=1, staged=1)
     assert versions() == [("x", 1), ("y", 2)]
     assert query(
-        "select day(known_timestamp), parse_filename(source_uri), row_number from staging.duplicate_rows"
+        "select day(known_timestamp), parse_filename(source_uri), row_number "
+        "from staging.duplicate_rows"
     ) == [(3, "first.jsonl", 2)]
 
 
@@ -154,7 +159,7 @@ def test_only_files_that_a_row_leaves_are_rewritten(arrive: Arrive, warehouse: W
 
 
 @pytest.mark.parametrize("contract", [QuarantinedRecord, AccountedFile, DuplicateRow, StagedRecord])
-def test_a_move_that_was_killed_is_finished_with_no_row_lost_or_doubled(
+def test_a_move_that_was_killed_is_finished_with_no_row_missing_or_doubled(
     arrive: Arrive,
     make_source: MakeSource,
     warehouse: Warehouse,
@@ -185,7 +190,7 @@ def test_a_move_that_was_killed_is_finished_with_no_row_lost_or_doubled(
 
 
 class Row(NamedTuple):
-    """A row of a source: what it says of a record, by days; `is_odd`, it is rejected until the mapping is mended."""
+    """A source row about a record, in days; if `is_odd`, rejected until the mapping is fixed."""
 
     record: str
     known: int
@@ -208,7 +213,7 @@ class Row(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A file that arrives and is staged, or a replay (no file), killed before a commit if one is named."""
+    """A file that arrives and is staged, or a replay (no file); killed before a commit if named."""
 
     file: str | None
     killed_before: type[Contract] | None
@@ -232,7 +237,7 @@ histories = st.fixed_dictionaries({file: st.lists(rows, max_size=12) for file in
 
 @st.composite
 def steps(draw: st.DrawFn) -> tuple[list[Step], int]:
-    """All files in some order and two replays, then after how many steps the mapping is mended."""
+    """All files in some order and two replays, then after how many steps the mapping is fixed."""
     order = draw(st.permutations([*FILES, None, None]))
     return [Step(file, draw(st.sampled_from(COMMITS))) for file in order], draw(
         st.integers(0, len(order))
@@ -240,7 +245,7 @@ def steps(draw: st.DrawFn) -> tuple[list[Step], int]:
 
 
 def reference(history: History) -> list[tuple[str, datetime, datetime, str]]:
-    """The versions in plain Python: of an instant the newest written, else the last in the source, if it changes something."""
+    """Versions in plain Python: each instant's newest (or last), if it changes anything."""
     placed = sorted(
         (row.written, file, number, row)
         for file, rows in history.items()
@@ -279,9 +284,10 @@ class Home:
         self.use(RECORD)
 
     def use(self, mapping: dict[str, str]) -> None:
+        # any row may be bad
         self.source = self.make_source(
             self.folder / "data", record=mapping, max_quarantined_ratio=1
-        )  # any row may be bad
+        )
 
     def take(self, step: Step, history: History) -> None:
         if step.file:
@@ -309,9 +315,8 @@ def test_any_order_of_loads_replays_and_kills_ends_as_a_rebuild_does(
     home = Home(tmp_path_factory.mktemp("history"), make_source, killed_before)
     for number, step in enumerate(plan[0]):
         if number == plan[1]:
-            prepare(
-                home.source, home.warehouse
-            )  # nothing is left unfinished by the mapping that goes
+            # nothing is left unfinished by the mapping that goes
+            prepare(home.source, home.warehouse)
             home.use(MENDED)
         if step.file or home.warehouse.table(QuarantinedRecord.relation()):
             home.take(step, history)

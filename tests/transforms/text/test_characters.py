@@ -1,4 +1,4 @@
-"""Entropy and runs, held against a plain count."""
+"""Entropy and runs, compared with a plain count."""
 
 import itertools
 import math

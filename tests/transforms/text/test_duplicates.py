@@ -1,4 +1,4 @@
-"""Signatures: each text's own whatever stands beside it, of shingles as they are defined; and which pairs are alike enough."""
+"""Signatures do not depend on neighbouring texts, use the defined shingles, and find pairs."""
 
 import numpy as np
 import polars as pl
@@ -48,7 +48,10 @@ def test_pairs_are_kept_from_a_similarity_of_seven_tenths_on(
 
 
 def test_likeness_falls_with_what_is_changed() -> None:
-    text = "the server stops answering after the update when more than ten people are connected to it at once"
+    text = (
+        "the server stops answering after the update when more than ten people are connected to "
+        "it at once"
+    )
     likenesses = compare_texts(
         text,
         [text.upper(), f"{text}!", text.replace("ten", "six"), text[:60], "nothing of this at all"],

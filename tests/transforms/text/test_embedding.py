@@ -1,4 +1,4 @@
-"""Embedders: the hashing one, what is said of a model that cannot run, and a model made for the tests."""
+"""Embedders: the hashing one, errors of a model that cannot run, and a model made for tests."""
 
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError

@@ -1,4 +1,4 @@
-"""`identify_language`: sentences in many languages, hostile text, scripts by hand, and worker processes that change nothing."""
+"""`identify_language`: many languages, hostile text, scripts by hand, harmless worker processes."""
 
 import os
 import signal
@@ -143,7 +143,7 @@ def test_any_texts_give_a_row_each_within_range(texts: list[str | None]) -> None
 
 
 @given(TEXTS)
-def test_a_text_is_named_the_same_whatever_stands_beside_it(texts: list[str | None]) -> None:
+def test_the_language_of_a_text_does_not_depend_on_other_texts(texts: list[str | None]) -> None:
     assert named(*texts).equals(pl.concat([named(), *(named(text) for text in texts)]))
 
 
@@ -165,7 +165,10 @@ def test_a_megabyte_is_read_at_its_beginning_only() -> None:
 
 
 def test_addresses_do_not_count() -> None:
-    addresses = " https://www.example.org/docs/getting-started/index.html?page=introduction jane.doe@mail.example.com"
+    addresses = (
+        " https://www.example.org/docs/getting-started/index.html?page=introduction "
+        "jane.doe@mail.example.com"
+    )
     assert named(SENTENCES["sv"] + addresses).equals(named(SENTENCES["sv"] + "  "))
 
 
@@ -251,7 +254,7 @@ def test_only_a_big_batch_goes_to_workers(monkeypatch: pytest.MonkeyPatch) -> No
     assert asked == [2]
 
 
-def test_a_killed_worker_is_told_and_the_next_batch_starts_anew() -> None:
+def test_a_killed_worker_is_reported_and_the_next_batch_starts_again() -> None:
     texts = list(SENTENCES.values())
     expected = identify.identify(texts)
     assert workers.begin_in_pool(texts, 1)() == expected
@@ -272,7 +275,7 @@ print(*(worker.process_id for worker in workers._pool(os.getpid(), 2).workers), 
 
 @pytest.mark.parametrize("rest", ["time.sleep(60)", "", "raise SystemExit(3)"])
 def test_workers_end_with_their_parent(rest: str) -> None:
-    """Killed in the midst, at its end, at an error; the script has no guard around its main part."""
+    """Killed midway, at its end, at an error; the script has no guard around its main part."""
     root = Path(__file__).parents[3]
     with subprocess.Popen(
         [sys.executable, "-c", PARENT.format(rest=rest)],
@@ -295,7 +298,7 @@ def test_workers_end_with_their_parent(rest: str) -> None:
 
 
 def is_running(process_id: int) -> bool:
-    """Whether a process runs: a dead one that nobody has collected yet does not."""
+    """Whether a process runs: a zombie does not."""
     try:
         os.kill(process_id, 0)
         status = Path(f"/proc/{process_id}/stat")
@@ -305,7 +308,10 @@ def is_running(process_id: int) -> bool:
 
 
 def test_a_worker_imports_neither_polars_nor_the_package() -> None:
-    asked = f"import sys; sys.argv = ['x']; import runpy; runpy.run_path({identify.__file__!r}); print(*sys.modules)"
+    asked = (
+        f"import sys; sys.argv = ['x']; import runpy; runpy.run_path({identify.__file__!r}); "
+        "print(*sys.modules)"
+    )
     imported = subprocess.run(
         [sys.executable, "-P", "-c", asked], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -1,4 +1,4 @@
-"""`redact`, `mask`, `score_pii`: what is found by kind, what stays, twice the same, any text, in time."""
+"""`redact`, `mask`, `score_pii`: found kinds, kept text, idempotence, any text, in time."""
 
 import time
 from collections import Counter
@@ -18,7 +18,7 @@ TIME = pl.Datetime("us", "UTC")
 N_EACH = 25
 FLOOR = 0.95
 CARD, IBAN, NINO = "4111 1111 1111 1111", "GB29 NWBK 6016 1331 9268 19", "AB 12 34 56 C"
-# pieces of identifiers, which meet more often than in any text: whole ones, parts, and what may stand between
+# pieces of identifiers: whole ones, parts, and what may come between; denser than in any text
 PIECES = (
     *(
         "ann@example.com",
@@ -179,12 +179,12 @@ def test_what_only_looks_like_an_identifier_stays() -> None:
         ("https://ann:s3cret@example.com/x", "https://ann:<EMAIL_ADDRESS>/x"),
     ],
 )
-def test_a_placeholder_stands_where_the_identifier_stood(text: str, expected: str) -> None:
+def test_a_placeholder_replaces_the_identifier(text: str, expected: str) -> None:
     assert masked(text) == expected
 
 
 def test_what_is_known_to_be_got_wrong() -> None:
-    # a version of four numbers, one of them 100 or more, with nothing before it that says so; a remote that git logs into
+    # a version of four numbers, one of them 100 or more, without a word that says so; a git remote
     assert (
         masked("Policy Authority 8.1.2.200 and git@example.com:a.git")
         == "Policy Authority <IP_ADDRESS> and <EMAIL_ADDRESS>:a.git"

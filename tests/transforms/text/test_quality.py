@@ -15,7 +15,7 @@ COMPUTED = datetime(2026, 1, 2, tzinfo=UTC)
 TIME = pl.Datetime("us", "UTC")
 FEATURES = [column.name for column in RecordQuality.columns()][3:]
 BLANKS = " \t\n\r\x0b\x0c"
-# texts in which words, lines, blanks and marks meet more often than in any text
+# texts in which words, lines, blanks and marks occur more often than in usual text
 MARKED = st.text(alphabet=st.sampled_from("ab A1-*•#.!?@/:\t\n\r\x0b\x0c\u00a0é…😀"), max_size=60)
 TEXTS = st.lists(st.one_of(st.none(), st.text(max_size=80), MARKED), max_size=6)
 
@@ -36,7 +36,7 @@ def value(feature: str, text: str) -> float:
 
 
 def words_of(text: str) -> list[str]:
-    """Words by the definition: runs of characters other than the six ASCII blanks (`str.split()` splits at more)."""
+    """Words by definition: runs without the six ASCII blanks (`str.split()` splits at more)."""
     return "".join(" " if character in BLANKS else character for character in text).split(" ")
 
 
@@ -102,13 +102,17 @@ def test_text_of_blanks_has_lines_and_no_words() -> None:
 
 
 def test_whole_example_by_hand() -> None:
-    text = "Hello, World! See https://a.io/x?y=1\n- item one\n- item one\nMail bob@ex.org now... #wow 42\n"
+    text = (
+        "Hello, World! See https://a.io/x?y=1\n- item one\n- item one\nMail bob@ex.org now... "
+        "#wow 42\n"
+    )
     scored = score(text).select(FEATURES).row(0, named=True)
     # 36 + 10 + 10 + 30 characters in four lines, a line feed after each
     assert scored == {
         "n_characters": 90,
         "n_bytes": 90,
-        # Hello, World! See https://a.io/x?y=1 | - item one | - item one | Mail bob@ex.org now... #wow 42
+        # Hello, World! See https://a.io/x?y=1 | - item one | - item one |
+        # Mail bob@ex.org now... #wow 42
         "n_words": 15,
         "n_lines": 4,
         "n_sentences": 2,  # "World! " and "now... "

@@ -1,4 +1,4 @@
-"""Gopher's rules on n-grams, held against a plain reading of them."""
+"""Gopher's rules on n-grams, compared with a plain reading of them."""
 
 from collections import Counter
 
@@ -20,7 +20,7 @@ def measure(*texts: str) -> list[dict[str, float]]:
 
 
 def top(words: list[str], n: int) -> float:
-    """The share of characters in the n-gram that occurs most often, at least twice; of several the longest."""
+    """The share of characters in the most frequent n-gram (at least twice); of ties the longest."""
     counted = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
     repeated = [(count, sum(map(len, gram))) for gram, count in counted.items() if count > 1]
     count, n_characters = max(repeated, default=(0, 0))

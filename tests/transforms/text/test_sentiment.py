@@ -1,4 +1,4 @@
-"""The tone of a text, held against VADER itself."""
+"""The tone of a text, compared with VADER itself."""
 
 import numpy as np
 import polars as pl

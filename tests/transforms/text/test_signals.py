@@ -13,8 +13,14 @@ from transforms.features.views.record_text import RecordText
 from transforms.text.signals import ENGLISH_ONLY, score_text
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-ENGLISH = "The quick brown fox jumps over the lazy dog and then it goes back to the forest that we all know."
-GERMAN = "Der schnelle braune Fuchs springt über den faulen Hund und läuft dann zurück in den Wald, den wir alle kennen."
+ENGLISH = (
+    "The quick brown fox jumps over the lazy dog and then it goes back to the forest that we "
+    "all know."
+)
+GERMAN = (
+    "Der schnelle braune Fuchs springt über den faulen Hund und läuft dann zurück in den Wald, "
+    "den wir alle kennen."
+)
 
 
 def score(*texts: str | None) -> list[dict[str, Any]]:

@@ -39,7 +39,9 @@ def vector(text: str) -> npt.NDArray[np.float64]:
 def reference(text: str) -> npt.NDArray[np.float64]:
     """The same by scikit-learn, whose vectors are of unit length too."""
     made: npt.NDArray[np.float64] = (
-        HashingVectorizer(n_features=256, token_pattern=r"(?u)\w+").transform([text]).toarray()[0]
+        HashingVectorizer(n_features=256, token_pattern=r"(?u)\w+")  # noqa: S106
+        .transform([text])
+        .toarray()[0]
     )
     return made
 
@@ -94,9 +96,9 @@ def test_a_words_place_and_sign_never_change(word: str, place: int, sign: int) -
 
 
 def test_text_without_a_word_is_all_zeros_and_no_text_is_null() -> None:
-    empty, blank, marks, gone = hashed("", " \n", "-- ?!", None)["hash_vec_256"].to_list()
+    empty, blank, marks, missing = hashed("", " \n", "-- ?!", None)["hash_vec_256"].to_list()
     assert empty == blank == marks == [0.0] * 256
-    assert gone is None
+    assert missing is None
 
 
 def test_words_that_cancel_out_leave_zeros() -> None:

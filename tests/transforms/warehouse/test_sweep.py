@@ -67,10 +67,10 @@ def test_committed_file_of_a_writer_that_was_killed_after_its_commit_stays(
     warehouse.publish(StagedRecord, [], {})
     writer(warehouse, "live").communicate("go on\n")
     (file,) = warehouse.files("accounting.files")
-    noted = warehouse.settings.root / "tmp" / "0" / "parts"
-    noted.parent.mkdir(parents=True)
-    noted.write_text(f"accounting.files {file.rsplit('/', 1)[1]}\n")
-    noted.parent.with_suffix(".alive").touch()
+    recorded = warehouse.settings.root / "tmp" / "0" / "parts"
+    recorded.parent.mkdir(parents=True)
+    recorded.write_text(f"accounting.files {file.rsplit('/', 1)[1]}\n")
+    recorded.parent.with_suffix(".alive").touch()
     warehouse.sweep()
     assert warehouse.n_rows("accounting.files") == 1
     assert list((warehouse.settings.root / "tmp").iterdir()) == []

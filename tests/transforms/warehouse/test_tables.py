@@ -51,7 +51,7 @@ def test_files_are_replaced_in_one_commit_and_older_versions_keep_them(
     assert pq.read_table(old)["load_id"].to_pylist() == ["a", "b"]
 
 
-def test_an_open_table_is_opened_again_where_another_wrote_or_made_it_anew(
+def test_an_open_table_is_opened_again_where_another_wrote_or_recreated_it(
     warehouse: Warehouse, publish: Callable[..., None]
 ) -> None:
     publish("a")

@@ -1,4 +1,4 @@
-"""Groups with a condition: where no version fulfils it nothing more is read, and the values are those of a group that reads all."""
+"""Groups with a condition: if no version meets it, no more is read, and the values are the same."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -33,7 +33,7 @@ VERSIONS = st.fixed_dictionaries(
 
 
 def groups() -> list[GroupView]:
-    """A group of all records, and groups of those of a source."""
+    """A group of all records, and groups of one source's records."""
     of = {
         None: "all_records",
         "source = 'tickets'": "of_tickets",
@@ -52,7 +52,7 @@ def arrive(warehouse: Warehouse, given: list[Mapping[str, Any]]) -> None:
 
 
 def rows(loads: list[list[Mapping[str, Any]]], home: Path) -> dict[str, list[Any]]:
-    """What the tables of the groups hold after loads, one run each."""
+    """The rows of the groups' tables after loads, one run each."""
     warehouse = Warehouse(Settings(home=home))
     for number, load in enumerate(loads):
         arrive(warehouse, load)

@@ -1,4 +1,4 @@
-"""The view `record_duplicates`: held against the definition in plain Python, whatever the order in which records come."""
+"""`record_duplicates` equals its definition in plain Python, in whatever order records come."""
 
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -48,8 +48,14 @@ from transforms.warehouse.tables import Warehouse
 
 NewHome = Callable[[], Warehouse]
 NOTHING = {"dup_of": None, "dup_similarity": None, "dup_cluster_size": None, "is_duplicate": None}
-FOX = "the quick brown fox jumps over the lazy dog and runs away into the deep green forest behind the hills"
-SHIP = "a ship came into the harbour at dawn with her sails torn and nobody on board but a parrot and a cat"
+FOX = (
+    "the quick brown fox jumps over the lazy dog and runs away into the deep green forest behind "
+    "the hills"
+)
+SHIP = (
+    "a ship came into the harbour at dawn with her sails torn and nobody on board but a parrot "
+    "and a cat"
+)
 # a chain: each is nearly the same as its neighbours, the ends are not
 CHAIN = [FOX[start : start + 70] for start in (0, 8, 16, 24)]
 TEXTS = [
@@ -113,9 +119,8 @@ def expected_rows(
 ) -> dict[str, list[dict[str, Any]]]:
     """Every record's rows. Only the signature of a text is the kernel's."""
     rows: dict[str, list[dict[str, Any]]] = {v.record: [] for v in versions}
-    firsts: dict[
-        str, tuple[str, float, str]
-    ] = {}  # by normal form: whose it was first, how like it, the root of its cluster
+    # by normal form: whose it was first, how like it, the root of its cluster
+    firsts: dict[str, tuple[str, float, str]] = {}
     signatures: dict[str, list[int]] = {}
     owners: dict[str, str] = {}
     buckets: dict[tuple[int, int], list[str]] = {}
@@ -145,9 +150,8 @@ def expected_rows(
                     for bucket in mine
                     for known in bucket[:n_heads]
                 }
-                alike = [
-                    known for known in owners if near.get(known, 0) >= MIN_SIMILARITY
-                ]  # in the order they came
+                # in the order they came
+                alike = [known for known in owners if near.get(known, 0) >= MIN_SIMILARITY]
                 if alike:
                     firsts[normal] = (owners[alike[0]], near[alike[0]], firsts[alike[0]][2])
                 for bucket in mine:
@@ -225,7 +229,7 @@ def test_increments_in_order_of_knowledge_have_the_rows_of_a_rebuild(
     [version("r1", 0, text=FOX), version("r2", 1, text=FOX), version("r1", 5, text=FOX)],
     [version("r1", 0, text=FOX)],
 )
-def test_versions_that_are_replaced_or_gone_leave_what_the_others_say(
+def test_versions_that_are_replaced_or_removed_leave_what_the_others_say(
     new_home: NewHome, before: list[Version], after: list[Version]
 ) -> None:
     warehouse = run(new_home(), before)
@@ -492,7 +496,7 @@ def test_backfill_puts_back_what_the_view_lacks(
     assert newest(warehouse, "record_duplicates").equals(before)
 
 
-def test_records_computed_again_leave_nothing_of_those_that_are_gone(
+def test_recomputed_records_leave_nothing_of_removed_ones(
     new_home: NewHome, tmp_path: Path
 ) -> None:
     before = [

@@ -1,4 +1,4 @@
-"""Each aggregate of spans equals a plain count over the spans that cover a row, and DuckDB's own where it has one."""
+"""Each aggregate of spans equals a plain count over spans, and DuckDB's own where it has one."""
 
 import doctest
 import tracemalloc
@@ -220,7 +220,7 @@ def one_entity() -> Spans:
 def within(
     mebibytes: int, aggregate: Callable[..., intervals.Ints], *arguments: object
 ) -> intervals.Ints:
-    """Answer with what an aggregate gives, if what it takes beside its arguments is within a bound at any time."""
+    """Return an aggregate's result; its memory beyond the arguments must stay within a bound."""
     tracemalloc.start()
     try:
         answer = aggregate(*arguments)
@@ -231,7 +231,7 @@ def within(
 
 
 def test_a_million_spans_of_one_entity_stay_within_memory(one_entity: Spans) -> None:
-    """Two million rows are 15 MiB a column. The keys are all distinct, so that each aggregate also says something of another."""
+    """Two million rows are 15 MiB a column; keys are distinct, so aggregates check each other."""
     starts, ends, n, numbers = one_entity
     count = within(40, running_sum, starts, ends, n, np.ones_like(numbers))
     last = within(64, greatest, *one_entity)

@@ -1,4 +1,4 @@
-"""Record views: what a kernel reads, what it must give, and what is said where it does not. SQL expressions are DuckDB's own."""
+"""Record views: what a kernel reads and must return, and its errors; SQL is DuckDB's own."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -63,7 +63,8 @@ class RecordTone(RecordView, reads=("text", "label", "attributes", "source", "ev
     @staticmethod
     def compute(records: pl.LazyFrame) -> pl.LazyFrame:
         written = pl.col("written_timestamp").dt.timestamp("us").cast(pl.String)
-        words = pl.concat_str("text", "label", "attributes", "source", written, separator="|", ignore_nulls=True)
+        texts = ("text", "label", "attributes", "source")
+        words = pl.concat_str(*texts, written, separator="|", ignore_nulls=True)
         return records.with_columns(n_shouts=shouts(pl.col("text")), words=words)
 
 
@@ -185,7 +186,10 @@ def test_reading_what_is_not_there_is_refused(declare: Declare, reads: str) -> N
         ),
         (
             "n = words\nreturn records",
-            r"own\.py, line 16: features\.record_own: compute fails: NameError: name 'words' is not defined",
+            (
+                r"own\.py, line 16: features\.record_own: compute fails: NameError: name 'words' "
+                r"is not defined"
+            ),
         ),
         (
             "return records.with_columns(n=pl.col('text').str.to_integer())",
@@ -196,7 +200,10 @@ def test_reading_what_is_not_there_is_refused(declare: Declare, reads: str) -> N
             r"line 16: features\.record_own: compute fails: ValueError; nothing",
         ),
         (
-            "return records.with_columns(n=pl.col('text').map_batches(lambda text: text.cast(pl.Int64)))",
+            (
+                "return records.with_columns(n=pl.col('text').map_batches(lambda text: "
+                "text.cast(pl.Int64)))"
+            ),
             r"fails: \w+Error; nothing",
         ),
         (
@@ -261,7 +268,8 @@ def test_expressions_give_what_duckdb_gives(
             .to_dicts()
         )
         found = connection.sql(
-            "select * exclude (event_timestamp, created_timestamp) from features.record_shape order by record_id"
+            "select * exclude (event_timestamp, created_timestamp) from features.record_shape "
+            "order by record_id"
         ).pl()
     assert found.to_dicts() == [{**row, "is_late": int(row["is_late"])} for row in wanted]
 
@@ -279,7 +287,10 @@ def stage_attributes(warehouse: Warehouse, records: Sequence[tuple[str, str | No
                 {"row_number": range(1, len(records) + 1), "said": [said for _, said, _ in records]}
             ),
         )
-        sql = "select r.* replace (a.said as attributes) from staging.records r join attributes a using (row_number)"
+        sql = (
+            "select r.* replace (a.said as attributes) from staging.records r "
+            "join attributes a using (row_number)"
+        )
         batches = (
             connection.sql(sql).to_arrow_table().cast(StagedRecord.arrow_schema()).to_batches()
         )

@@ -1,4 +1,4 @@
-"""Views of a user's own SQL: what they read, what is refused, that increments equal a rebuild, and that no row rests on the future."""
+"""A user's SQL views: inputs, refusals, increments equal to a rebuild, nothing of the future."""
 
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -42,12 +42,19 @@ NewHome = Callable[[], Warehouse]
 Only = Callable[..., None]
 COUNT = """
 with changes as (
-    select author_id, effective_from as event_timestamp, 1 as change, length(text) as n_characters from versions
+    select author_id, effective_from as event_timestamp, 1 as change, length(text) as n_characters
+    from versions
     union all
-    select author_id, effective_until, -1, -length(text) from versions where effective_until is not null
+    select author_id, effective_until, -1, -length(text) from versions
+    where effective_until is not null
 )
-select author_id, event_timestamp, sum(sum(change)) over past as n_records, sum(sum(n_characters)) over past / 7 as sevenths
-from changes group by author_id, event_timestamp window past as (partition by author_id order by event_timestamp)
+select
+    author_id,
+    event_timestamp,
+    sum(sum(change)) over past as n_records,
+    sum(sum(n_characters)) over past / 7 as sevenths
+from changes group by author_id, event_timestamp
+window past as (partition by author_id order by event_timestamp)
 """
 LAST = """
 select
@@ -134,7 +141,10 @@ def test_versions_are_in_effect_from_when_until_when(
 def test_record_views_have_the_newest_row_of_each_version(new_home: NewHome, only: Only) -> None:
     quality = view_of("record_quality")
     sql = """
-        select author_id, effective_from as event_timestamp, sum(n_words) over (partition by author_id order by effective_from) as n_words
+        select
+            author_id,
+            effective_from as event_timestamp,
+            sum(n_words) over (partition by author_id order by effective_from) as n_words
         from versions join record_quality using (record_id, effective_from)
     """
     view = query_view(sql, record_quality=quality)
@@ -148,7 +158,10 @@ def test_an_entity_has_several_keys_and_rows_without_one_are_left_out(
     new_home: NewHome, only: Only
 ) -> None:
     pair = Entity("author_in_subject", key=["subject_id", "author_id"])
-    sql = "select nullif(subject_id, 't') as subject_id, author_id, effective_from as event_timestamp, text from versions"
+    sql = (
+        "select nullif(subject_id, 't') as subject_id, author_id, effective_from as "
+        "event_timestamp, text from versions"
+    )
     view = query_view(sql, pair)
     only(view)
     other = version("r2", HOUR)._replace(subject="t")
@@ -159,8 +172,14 @@ def test_an_entity_has_several_keys_and_rows_without_one_are_left_out(
 
 
 def test_types_are_those_of_other_features(new_home: NewHome) -> None:
-    values = "1::hugeint as whole, true as flag, 0.5::decimal(9, 2) as fraction, 'nan'::double as nothing, ['a'] as words, [0.5] as fractions"
-    sql = f"select record_id, effective_from as event_timestamp, {values}, [1::tinyint] as wholes, event_timestamp as instant from versions"
+    values = (
+        "1::hugeint as whole, true as flag, 0.5::decimal(9, 2) as fraction, 'nan'::double as "
+        "nothing, ['a'] as words, [0.5] as fractions"
+    )
+    sql = (
+        f"select record_id, effective_from as event_timestamp, {values}, [1::tinyint] as wholes, "
+        "event_timestamp as instant from versions"
+    )
     (row,) = computed(staged(new_home, [version("r", 1)]), query_view(sql, record))
     assert row["instant"] == datetime(2026, 1, 1, tzinfo=UTC), "instants are served to the second"
     assert {
@@ -200,8 +219,14 @@ HONEST = st.one_of(
             "lag(label) over (partition by author_id order by effective_from, record_id)",
             "case when effective_until <= effective_from then 1 else 0 end",
             "rank() over (order by effective_from)",
-            "(select count(*) from versions as other where other.effective_from < versions.effective_from)",
-            "(select count(*) from versions as other where other.effective_until <= versions.effective_from)",
+            (
+                "(select count(*) from versions as other "
+                "where other.effective_from < versions.effective_from)"
+            ),
+            (
+                "(select count(*) from versions as other "
+                "where other.effective_until <= versions.effective_from)"
+            ),
             "length(text) / 3.0",
         ]
     ),
@@ -226,7 +251,10 @@ LEAKING = st.one_of(
             "effective_until is null",
             "(select count(*) from versions as other where other.record_id = versions.record_id)",
             "(select max(known_timestamp) from versions)",
-            "(select count(*) from versions as other where other.effective_from > versions.effective_from)",
+            (
+                "(select count(*) from versions as other "
+                "where other.effective_from > versions.effective_from)"
+            ),
             "(select count(*) from versions as other where other.effective_until is null)",
         ]
     ),
@@ -250,14 +278,18 @@ def test_a_leaking_query_is_stopped(
     warehouse = staged(new_home, versions)
     with pytest.raises(
         GateError,
-        match=r"features\.own: \d+ rows up to .* differ when what took effect later .*effective_from",
+        match=(
+            r"features\.own: \d+ rows up to .* differ when what took effect later "
+            r".*effective_from"
+        ),
     ):
         computed(warehouse, query_view(of_record(expression), record))
 
 
 def test_that_a_record_will_come_is_a_leak_which_only_deletion_shows(new_home: NewHome) -> None:
     will_come = of_record(
-        "(select count(distinct other.record_id) from versions as other where other.record_id = 'r2')"
+        "(select count(distinct other.record_id) from versions as other "
+        "where other.record_id = 'r2')"
     )
     with pytest.raises(GateError, match="when what took effect later is deleted"):
         computed(
@@ -280,14 +312,20 @@ def test_of_many_versions_leaks_are_found_in_a_sample_of_entities(
         ).fetchall()
     assert 0 < n_authors < 40
     assert n_versions == 10 * n_authors, "all versions of an entity or none"
-    leaking = "select author_id, effective_from as event_timestamp, lead(label) over (partition by author_id order by effective_from) as x"
+    leaking = (
+        "select author_id, effective_from as event_timestamp, lead(label) over (partition by "
+        "author_id order by effective_from) as x"
+    )
     with pytest.raises(GateError, match="differ when"):
         computed(warehouse, query_view(f"{leaking}, effective_until is null as y from versions"))
 
 
 def test_rows_that_depend_on_the_order_of_versions_are_refused(new_home: NewHome) -> None:
     warehouse = staged(new_home, [version(f"r{n}", 0, text=f"{n}") for n in range(200)])
-    sql = "select author_id, effective_from as event_timestamp, arg_max(text, effective_from) as text from versions group by all"
+    sql = (
+        "select author_id, effective_from as event_timestamp, arg_max(text, effective_from) as "
+        "text from versions group by all"
+    )
     with pytest.raises(
         GateError, match=r"1 rows differ when the versions come in another order.*break ties"
     ):
@@ -309,7 +347,7 @@ def test_a_leak_leaves_nothing_published(new_home: NewHome, only: Only) -> None:
 
 @settings(max_examples=7)
 @given(HISTORIES, st.lists(st.integers(1, 8), max_size=2), st.sampled_from(HONEST_VIEWS))
-# an instant of an author's is taken out again by what comes late
+# a late version removes an author's instant again
 @example(
     [version("r", 0), version("r", HOUR, event=0, author="v"), version("r", -HOUR, event=2 * HOUR)],
     [1, 2],
@@ -371,7 +409,8 @@ def test_last_digits_of_fractions_are_no_difference(new_home: NewHome, only: Onl
     def third(sign: str) -> QueryView:
         tiny = f"length(text) / 3.0 {sign} 1e-13"
         return query_view(
-            f"select author_id, effective_from as event_timestamp, {tiny} as x, [{tiny}, null] as xs from versions"
+            f"select author_id, effective_from as event_timestamp, {tiny} as x, [{tiny}, "
+            "null] as xs from versions"
         )
 
     warehouse = staged(new_home, [version("r", 0)])
@@ -380,7 +419,8 @@ def test_last_digits_of_fractions_are_no_difference(new_home: NewHome, only: Onl
     with warehouse.connect() as connection:
         changed = list(third("-").rows(Run(warehouse, connection, NOW), is_whole=False))
         other = query_view(
-            "select author_id, effective_from as event_timestamp, 4.0 as x, [4.0, null] as xs from versions"
+            "select author_id, effective_from as event_timestamp, 4.0 as x, [4.0, null] as xs "
+            "from versions"
         )
         differing = list(other.rows(Run(warehouse, connection, NOW), is_whole=False))
     assert sum(batch.num_rows for batch in changed) == 0
@@ -527,7 +567,10 @@ def test_a_wrong_declaration_is_refused_with_its_mend(sql: str, message: str) ->
 def test_a_description_of_no_feature_is_refused() -> None:
     with pytest.raises(
         DeclarationError,
-        match=r"descriptions has n_record, which the SQL does not give; it gives n_records, sevenths",
+        match=(
+            r"descriptions has n_record, which the SQL does not give; "
+            r"it gives n_records, sevenths"
+        ),
     ):
         QueryView(SqlView("own", author, COUNT, descriptions={"n_record": "Records."}), {}, Path())
 
@@ -544,7 +587,10 @@ def test_a_description_of_no_feature_is_refused() -> None:
             "3 rows have no event_timestamp",
         ),
         (
-            "select record_id as author_id, effective_from as event_timestamp, text::int as x from versions",
+            (
+                "select record_id as author_id, effective_from as event_timestamp, text::int as x "
+                "from versions"
+            ),
             r"the SQL fails on some record \(ConversionException\).*try_cast",
         ),
     ],
@@ -579,7 +625,7 @@ def test_comments_and_blanks_change_nothing_and_all_else_does(
     assert query_view(COUNT.replace("/ 7", "/ 8")).digest() != query_view(COUNT).digest()
     quality = view_of("record_quality")
     sql = COUNT.replace(
-        "from versions where",
+        "from versions\n    where",
         "from versions join record_quality using (record_id, effective_from) where",
     )
     other = copy(quality)

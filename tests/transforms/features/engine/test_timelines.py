@@ -1,9 +1,9 @@
-"""The quick way of aggregates keeps a heavy entity within the memory of one bucket."""
+"""The fast path of aggregates keeps a heavy entity within the memory of one bucket."""
 
 import subprocess
 import sys
 
-# the peak of a process of its own, for what a test before it needed counts in this one's
+# the peak of a separate process: in this one, earlier tests would count too
 MEASURE = """
 import resource
 import numpy as np
@@ -19,13 +19,24 @@ n = 1_000_000
 draw = np.random.default_rng(1)
 event = np.sort(draw.integers(1_700_000_000_000_000, 1_703_000_000_000_000, n))
 spans = pl.DataFrame({
-    "entity_id": ["heavy"] * n, "sign": np.ones(n, np.int64), "is_retracted": [False] * n, "record_id": [f"r{i}" for i in range(n)],
-    "event_us": event, "known_us": event, "starts_us": event + 1, "superseded_us": np.full(n, NEVER),
-    "number": draw.integers(0, 1000, n), "text": [f"value {i}" for i in draw.integers(0, 50_000, n)],
+    "entity_id": ["heavy"] * n,
+    "sign": np.ones(n, np.int64),
+    "is_retracted": [False] * n,
+    "record_id": [f"r{i}" for i in range(n)],
+    "event_us": event,
+    "known_us": event,
+    "starts_us": event + 1,
+    "superseded_us": np.full(n, NEVER),
+    "number": draw.integers(0, 1000, n),
+    "text": [f"value {i}" for i in draw.integers(0, 50_000, n)],
 })
 published = pl.DataFrame(schema={"entity_id": pl.String, "instant_us": pl.Int64})
 parts = [Part("least", "number"), Part("last_k", "text", k=5), Part("distinct", "text")]
-wanted = [Wanted(f"{part.kind}_{window.name}", part, window, part.input, None) for part in parts for window in (days(1), days(7), lifetime)]
+wanted = [
+    Wanted(f"{part.kind}_{window.name}", part, window, part.input, None)
+    for part in parts
+    for window in (days(1), days(7), lifetime)
+]
 before = peak()
 n_rows, newest = 0, None
 for rows in timelines(spans, wanted, published).slices():
