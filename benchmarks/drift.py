@@ -23,6 +23,7 @@ from transforms.profiles.drift import EARLIER_LOADS, judge
 from transforms.schemas.raw import RawRecord
 from transforms.sources.source import Source, load_source
 from transforms.staging.prepare import prepare
+from transforms.warehouse.publishing import publish
 from transforms.warehouse.tables import Warehouse
 
 PREAMBLE = "# Profiles and drift\n"
@@ -250,8 +251,11 @@ def run(document: dict[str, Any], loads: Sequence[Rows]) -> Judged:
         path.write_text(yaml.safe_dump(document), "utf-8")
         source, warehouse = load_source(path), Warehouse(Settings(home=Path(folder) / "home"))
         # as ingest of one file after the other, but in one commit
-        warehouse.publish(
-            RawRecord, (raw(source, number, rows) for number, rows in enumerate(loads)), {}
+        publish(
+            warehouse,
+            RawRecord,
+            (raw(source, number, rows) for number, rows in enumerate(loads)),
+            {},
         )
         prepare(source, warehouse)
         profiles, drift = (

@@ -112,6 +112,7 @@ class _TrainingSets:
         """
         from transforms.features.build import consistent_versions, staging_version
         from transforms.home import Settings
+        from transforms.warehouse.snapshot import connect
         from transforms.warehouse.tables import Warehouse
 
         root = home_of(home)
@@ -134,7 +135,7 @@ class _TrainingSets:
             if staged >= 0
             else {}
         )
-        with warehouse.connect(at) as connection:
+        with connect(warehouse, at) as connection:
             table = _arrow(spine, connection)
         job = feature_store.get_historical_features(table, references, full_feature_names=True)
         frame = job.to_polars()
@@ -320,7 +321,7 @@ def _registry_digest(feature_store: "FeatureStore") -> str:
 
 def _code(warehouse: "Warehouse", view: str, at: int | None) -> str | None:
     """The digest of the code that computed a view; None where its source keeps no versions."""
-    from transforms.warehouse.tables import CODE
+    from transforms.warehouse.publishing import CODE
 
     relation = f"features.{view}"
     if at is None or warehouse.table(relation) is None:

@@ -14,6 +14,7 @@ from transforms.errors import ErasureError
 from transforms.features.registry import views
 from transforms.upkeep.erase import Erasure, create_erasure, every_file, touched, touched_by
 from transforms.warehouse.rewrite import PLACE
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse, files_of_version
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def erase_online(warehouse: Warehouse, erasure: Erasure, now: datetime) -> None:
         path = done_path(home, store_settings(home)["project"], view.name)
         done = read_done(path)
         if done:  # else nothing was ever written
-            with warehouse.connect() as connection:
+            with connect(warehouse) as connection:
                 create_erasure(connection, erasure)
                 files = view.rests_on(connection, warehouse.files(view.relation), touched_by(view))
             # the witness may be one of those that go, and what their files hold is not online any
@@ -109,7 +110,7 @@ def touched_locks(
 
 def erase_spines(warehouse: Warehouse, erasure: Erasure) -> None:
     """Take the rows that name erased records, or the erased author, out of the spines of locks."""
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         create_erasure(connection, erasure)
         for lock in registered(warehouse.settings.root):
             left = _spine_left(connection, lock, erasure.wanted.author)

@@ -18,6 +18,7 @@ from feature_repo.online_views import keep, online_views
 from transforms.features.engine import derived
 from transforms.features.registry import registry, views
 from transforms.home import replace_file
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Report, Warehouse
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -206,7 +207,7 @@ def _is_due(view: str, warehouse: Warehouse, now: datetime) -> bool:
         or _is_lost(warehouse, view, done)
     ):
         return True
-    with warehouse.connect(of=(relation,)) as connection:
+    with connect(warehouse, of=(relation,)) as connection:
         sql = (
             f"select count(*) from {relation} "
             "where event_timestamp > $until::timestamptz and event_timestamp <= $now"

@@ -9,6 +9,7 @@ import polars.selectors as cs
 from feature_repo import online_features, training_set
 from transforms.features.registry import registry
 from transforms.sql import model
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 TEST_SHARE = 0.3
@@ -23,7 +24,7 @@ def train(warehouse: Warehouse) -> str:
     """Train on earlier records, score on later ones, read one subject online; return a report."""
     home = warehouse.settings.root
     has_example = EXAMPLE in registry().services
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         spine: pl.DataFrame = connection.sql(model("staging/first_known")).pl()
         keys = example_keys(connection) if has_example else spine.select("record_id")
     joined = training_set(spine, "triage_v2", home).frame

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flows.history import read_rates
 from transforms.sources.source import Source, list_files
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _rows_of_bytes(source: Source, warehouse: Warehouse, n_bytes: int) -> int:
     if not n_bytes or "accounting.files" not in warehouse.versions():
         return 0
     sizes = {file.uri: file.path.stat().st_size for file in list_files(source).files}
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         sql = (
             "select source_uri, sum(n_read) from accounting.files where source = $source group by "
             "source_uri"

@@ -18,6 +18,8 @@ from transforms.errors import BreakingChangeError, FileRefusedError, HomeError, 
 from transforms.home import Settings, replace_file
 from transforms.instants import instant_of
 from transforms.sources.source import Source, load_source
+from transforms.warehouse.scratch import sweep
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Report, Rows, Warehouse, rename_tables, silent
 
 if TYPE_CHECKING:
@@ -352,7 +354,7 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
 
 def recover(warehouse: Warehouse, now: datetime) -> None:
     """Delete what a killed run left behind, and finish an erasure that was killed."""
-    warehouse.sweep()
+    sweep(warehouse)
     finish_erasure(warehouse, now)
 
 
@@ -373,7 +375,7 @@ def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
             refuse_other_stores(warehouse)
             featurize(warehouse, now)
             apply(warehouse)
-        with warehouse.connect() as connection:
+        with connect(warehouse) as connection:
             erased = find(connection, warehouse, wanted)
             locks = touched_locks(warehouse, connection, wanted.author)
         if not is_dry:

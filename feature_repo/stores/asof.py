@@ -57,6 +57,8 @@ from feature_repo.stores.timeline import (
 )
 from transforms.home import Settings
 from transforms.instants import in_utc, instants_in
+from transforms.warehouse.scratch import scratch_folder
+from transforms.warehouse.snapshot import connect as connect_warehouse
 from transforms.warehouse.tables import Warehouse
 
 PULLED_ROWS = 100_000
@@ -523,7 +525,8 @@ class Join:
         if number == 1:
             return make(read.rows.table(columns))
         files = Files(
-            stack.enter_context(warehouse(self.config).scratch()), read.rows.carried(columns)
+            stack.enter_context(scratch_folder(warehouse(self.config).settings.root)),
+            read.rows.carried(columns),
         )
         return Partitions.write(
             (batch for _, batch in read.rows.batches(columns)), index.frame, files, number, make
@@ -710,7 +713,7 @@ def memory_limit(config: RepoConfig) -> int:
 @contextmanager
 def connect(config: RepoConfig) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open DuckDB over the warehouse, within the store's memory limit."""
-    with warehouse(config).connect() as connection:
+    with connect_warehouse(warehouse(config)) as connection:
         yield connection
 
 

@@ -50,6 +50,7 @@ from feature_repo.stores.columns import Files, gathered
 from feature_repo.stores.newest import FOUND_ROWS, NEWEST_FIRST, list_rows, picked
 from feature_repo.stores.sources import Index, Snapshot, numbered, snapshot
 from feature_repo.stores.timeline import CREATED, INSTANT, n_partitions, units_since_1970
+from transforms.warehouse.scratch import scratch_folder
 
 CHUNK_ROWS = 50_000
 FIRST, EPOCH = datetime(1, 1, 1, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)
@@ -372,7 +373,7 @@ class Materialization:
         if total - skipped <= part_rows:
             yield pa.Table.from_batches(ranked, schema)
             return
-        with warehouse(self.config).scratch() as folder:
+        with scratch_folder(warehouse(self.config).settings.root) as folder:
             files = Files(folder, schema)
             for batch in ranked:
                 files.add(batch, batch.column(len(schema) - 1).to_numpy() // part_rows)

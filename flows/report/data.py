@@ -21,6 +21,7 @@ from transforms.schemas.base import Column
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord, StagedRecord
 from transforms.sql import model
 from transforms.staging.checks import kept_checks
+from transforms.warehouse.snapshot import connect, create_view
 from transforms.warehouse.tables import Warehouse
 
 QUALITY = {
@@ -95,10 +96,10 @@ def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
     """Read all that the page shows; counts come from file footers, aggregates from DuckDB."""
     from feature_repo.online import due_views, is_applied
 
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         for contract in (AccountedFile, QuarantinedRecord, StagedRecord):
             if warehouse.table(contract.relation()) is None:
-                warehouse.create_view(connection, contract.relation(), [], contract.arrow_schema())
+                create_view(connection, contract.relation(), [], contract.arrow_schema())
         freshness = connection.sql(model("report/freshness")).pl()
         unit = period_unit(freshness)
         loads = connection.sql(model("report/accounted_loads")).pl()

@@ -20,6 +20,8 @@ from transforms.sources.ingest import ingest
 from transforms.sources.source import load_source
 from transforms.sql import model
 from transforms.staging.prepare import prepare
+from transforms.warehouse.publishing import publish
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 SOURCES = Path(__file__).parent.parent.parent / "sources"
@@ -81,7 +83,7 @@ def staged(small: Warehouse) -> pl.DataFrame:
 @pytest.fixture(scope="session")
 def spine(small: Warehouse) -> pl.DataFrame:
     """Every record of the small home at the instant it was first known."""
-    with small.connect() as connection:
+    with connect(small) as connection:
         frame: pl.DataFrame = connection.sql(model("staging/first_known")).pl()
     return frame
 
@@ -105,7 +107,7 @@ def stage() -> Callable[[Warehouse, pl.DataFrame], Warehouse]:
 
 def _stage(warehouse: Warehouse, records: pl.DataFrame) -> Warehouse:
     table = records.to_arrow().cast(StagedRecord.arrow_schema())
-    warehouse.publish(StagedRecord, table.to_batches(), {})
+    publish(warehouse, StagedRecord, table.to_batches(), {})
     return warehouse
 
 

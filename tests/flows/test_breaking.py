@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from transforms.home import Settings
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 ROOT = Path(__file__).parent.parent.parent
@@ -73,7 +74,7 @@ def test_breaking_change_is_listed_refused_and_accepted(
 
     accepted = millrace("run", *asked, "--plain", "--accept-breaking", **path)
     assert accepted.returncode == 0, accepted.stderr
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         types = dict(
             connection.sql(
                 "select column_name, column_type from (describe features.author_activity)"

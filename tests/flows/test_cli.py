@@ -17,6 +17,7 @@ from feature_repo import training_set
 from flows.stages import PipelineParameters, lock_home, run_plain
 from transforms.features.registry import view_of, views
 from transforms.home import Settings
+from transforms.warehouse.publishing import publish
 from transforms.warehouse.tables import Warehouse
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -501,7 +502,7 @@ def test_backfill_lists_prices_and_fills_what_is_missing(
     assert "nothing is missing" in millrace("backfill", "--home", home).stdout
     warehouse = Warehouse(Settings(home=Path(home)))
     view = view_of("author_activity")
-    warehouse.publish(view.contract, [], {}, without=warehouse.files(view.relation))
+    publish(warehouse, view.contract, [], {}, without=warehouse.files(view.relation))
     span = ("--from", "2024-05-01", "--to", "2024-06-01", "--home", home)
     version = warehouse.versions()
     listed = millrace("backfill", *span, "--dry-run").stdout

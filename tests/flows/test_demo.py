@@ -10,6 +10,8 @@ import pytest
 from flows.demo import example_keys, score
 from transforms.features.testing import stage
 from transforms.schemas.staging import StagedRecord
+from transforms.warehouse.publishing import publish
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
@@ -32,8 +34,8 @@ def test_keys_are_those_of_the_first_version(
     }
     unknown = {"record_id": "CVE-2024-0002", "subject_id": "n/a/n/a", "event_timestamp": START}
     frame = stage([later, unknown, first]).to_arrow().cast(StagedRecord.arrow_schema())
-    warehouse.publish(StagedRecord, frame.to_batches(), {})
-    with warehouse.connect() as connection:
+    publish(warehouse, StagedRecord, frame.to_batches(), {})
+    with connect(warehouse) as connection:
         keys = example_keys(connection).sort("record_id")
     assert keys.rows() == [
         ("CVE-2024-0001", "acme", "CWE-79", "CVE-2024-0001"),

@@ -21,6 +21,7 @@ from flows.stages import FilesRefusedError, PipelineParameters, run_plain
 from transforms.errors import DriftError
 from transforms.home import Settings
 from transforms.staging.accounting import recount
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 # what differs from run to run: the load, and the instants of loading and computing
@@ -40,7 +41,7 @@ def content(home: Path) -> dict[str, str]:
     """Digest every table's rows, in order of all their columns."""
     digests = {}
     warehouse = Warehouse(Settings(home=home))
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         for relation in warehouse.versions():
             rows = connection.sql(f"select * from {relation}").pl()
             rows = rows.select(sorted(set(rows.columns) - OF_THE_RUN))

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from transforms.home import Settings
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 ROOT = Path(__file__).parent.parent.parent
@@ -122,7 +123,7 @@ def leaks(text: str) -> list[str]:
 def test_the_secrets_are_in_the_source_and_are_found(source: Path, said: str) -> None:
     assert leaks((source.parent / "notes.jsonl").read_text()) == list(SECRETS)
     assert "quarantined" in said
-    with Warehouse(Settings(home=source.parent / "home")).connect() as connection:
+    with connect(Warehouse(Settings(home=source.parent / "home"))) as connection:
         counted = (
             connection.sql("select columns('^pii_.*_count$') from features.record_pii")
             .pl()
@@ -154,7 +155,7 @@ def test_only_tables_of_rows_as_they_came_contain_an_identifier(source: Path, sa
     is_kept = "text: keep" in source.read_text()
     found = {}
     warehouse = Warehouse(Settings(home=source.parent / "home"))
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         for relation in set(warehouse.versions()) - HOLD_TEXT:
             if connection.sql(f"select 1 from {relation} limit 1").fetchall():
                 found[relation] = leaks(texts(connection.sql(f"from {relation}").pl()))

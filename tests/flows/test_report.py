@@ -31,6 +31,7 @@ from transforms.home import Settings
 from transforms.schemas.base import Column
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord
 from transforms.staging.accounting import recount
+from transforms.warehouse import publishing
 from transforms.warehouse.tables import Warehouse
 
 NOW = datetime(2024, 3, 1, 12, tzinfo=UTC)
@@ -157,7 +158,8 @@ def second_source(home: Path, name: str) -> None:
 
 
 def publish(warehouse: Warehouse, contract: Any, rows: list[dict[str, Any]]) -> None:
-    warehouse.publish(
+    publishing.publish(
+        warehouse,
         contract,
         pa.Table.from_pylist(rows, contract.arrow_schema()).to_batches(),
         {"test": len(rows)},

@@ -26,6 +26,7 @@ import transforms.sources.ingest
 import transforms.staging.prepare
 import transforms.upkeep.erase
 import transforms.upkeep.maintain
+import transforms.warehouse.publishing
 from feature_repo import definitions, online_features, training_set  # noqa: F401
 from flows.stages import (
     BackfillParameters,
@@ -39,6 +40,7 @@ from flows.stages import (
 from transforms.errors import MillraceError
 from transforms.home import Settings
 from transforms.upkeep.erase import Wanted
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 SPINE = (
@@ -63,7 +65,7 @@ def read(home: str, done: str) -> None:
             made.select("author_id").head(3).to_dicts(),
             home,
         )
-        with Warehouse(Settings(home=Path(home))).connect() as connection:
+        with connect(Warehouse(Settings(home=Path(home)))) as connection:
             connection.sql("select count(*) from features.author_activity").fetchall()
         rounds += 1
     sys.stdout.write(f"{rounds} rounds\n")
@@ -103,7 +105,7 @@ def die_at(point: str) -> None:
 
         setattr(owner, attribute, run)
 
-    dying(Warehouse, "_commit", lambda arguments: arguments[2].relation())
+    dying(transforms.warehouse.publishing, "_commit", lambda arguments: arguments[2].relation())
     dying(feature_repo.online, "write_store_settings", lambda _: "apply")
     dying(
         feature_repo.stores.columnar, "write_done", lambda arguments: f"online.{arguments[0].stem}"

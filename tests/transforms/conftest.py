@@ -15,6 +15,8 @@ from transforms.sources.ingest import ingest
 from transforms.sources.source import Source
 from transforms.staging.accounting import recount
 from transforms.staging.prepare import Account, prepare
+from transforms.warehouse import publishing
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 INSTANT = "2026-01-01T10:00:00Z"
@@ -71,7 +73,7 @@ def query(warehouse: Warehouse) -> Query:
     """Ask the tables in SQL."""
 
     def run(sql: str, **parameters: object) -> list[tuple[Any, ...]]:
-        with warehouse.connect() as connection:
+        with connect(warehouse) as connection:
             return connection.execute(sql, parameters or None).fetchall()
 
     return run
@@ -104,15 +106,15 @@ def killed_before() -> Callable[..., AbstractContextManager[None]]:
 
     @contextmanager
     def run(contract: type[Contract], *, is_certain: bool = True) -> Iterator[None]:
-        publish = Warehouse.publish
+        commit = publishing._commit
 
-        def dying(home: Warehouse, given: type[Contract], *arguments: Any, **keywords: Any) -> Any:
+        def dying(home: Warehouse, table: Any, given: type[Contract], *arguments: Any) -> Any:
             if given is contract:
                 raise KilledError
-            return publish(home, given, *arguments, **keywords)
+            return commit(home, table, given, *arguments)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Warehouse, "publish", dying)
+            patch.setattr(publishing, "_commit", dying)
             with pytest.raises(KilledError) if is_certain else suppress(KilledError):
                 yield
 

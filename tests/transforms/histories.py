@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from transforms.features.build import featurize
 from transforms.schemas.staging import StagedRecord
+from transforms.warehouse.publishing import publish
 from transforms.warehouse.tables import Warehouse
 
 HOUR = 3_600_000_000
@@ -89,8 +90,12 @@ def stage(warehouse: Warehouse, versions: Sequence[Version], *, is_all: bool = F
         rows, pa.schema([(name, _as_integer(field)) for name, field in _fields(StagedRecord)])
     )
     replaced = warehouse.files(StagedRecord.relation()) if is_all else []
-    warehouse.publish(
-        StagedRecord, table.cast(StagedRecord.arrow_schema()).to_batches(), {}, without=replaced
+    publish(
+        warehouse,
+        StagedRecord,
+        table.cast(StagedRecord.arrow_schema()).to_batches(),
+        {},
+        without=replaced,
     )
 
 

@@ -21,7 +21,9 @@ from transforms.sources.ingest import ingest
 from transforms.sources.reading import read_payloads
 from transforms.sources.source import Source, describe, list_files
 from transforms.staging.prepare import Account, prepare
+from transforms.warehouse.publishing import publish
 from transforms.warehouse.rewrite import files_holding
+from transforms.warehouse.snapshot import connect, create_arrivals
 from transforms.warehouse.tables import Warehouse
 
 MakeSource = Callable[..., Source]
@@ -156,14 +158,14 @@ def test_a_home_of_any_name_works_or_is_refused_before_anything_is_written(
             [_raw(number) for number in (1, 2, 3)], RawRecord.arrow_schema()
         )
         for part in rows.slice(0, 2), rows.slice(2):
-            warehouse.publish(RawRecord, part.to_batches(), {})
-        with warehouse.connect() as connection:
+            publish(warehouse, RawRecord, part.to_batches(), {})
+        with connect(warehouse) as connection:
             found = connection.sql(
                 "select source, load_id from raw.records order by row_number"
             ).fetchall()
             connection.register("wanted", rows.slice(2))
             (holding,) = files_holding(connection, warehouse.files(RawRecord.relation()), "wanted")
-            warehouse.create_arrivals(connection, RawRecord, since=1)
+            create_arrivals(connection, warehouse, RawRecord, since=1)
             assert connection.sql("select row_number from inserted").fetchall() == [(3,)]
         assert found == [("own", "l1")] * 3
         assert warehouse.n_rows(RawRecord.relation()) == 3
@@ -193,7 +195,7 @@ def test_a_run_in_a_home_that_looks_like_a_partition_stages_its_own_rows(
     account = prepare(source, warehouse)
     assert (account.read, account.quarantined) == (9, 0)
     assert prepare(source, warehouse) == Account()
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         assert connection.sql(
             "select distinct author_id, source from staging.records"
         ).fetchall() == [("own", "notes")]

@@ -28,6 +28,8 @@ from transforms.features.view import Run, View
 from transforms.schemas.staging import StagedRecord
 from transforms.sql import model
 from transforms.warehouse.checkpoint import FEATURIZE, backfilling
+from transforms.warehouse.publishing import publish
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Rows, Warehouse
 
 VERSIONS_OF_A_CHUNK = 250_000
@@ -147,7 +149,7 @@ def _fill(
     relation, filling = view.relation, backfilling(unfinished.name)
     is_other_code = is_made_by_other_code(view, warehouse)
     if is_other_code:
-        warehouse.publish(view.contract, [], {}, MIXED_CODE)
+        publish(warehouse, view.contract, [], {}, MIXED_CODE)
     view.prepare(warehouse, now, FEATURIZE.at(FEATURIZE.consumed(warehouse, relation)))
     n_before, n_new, n_rows = warehouse.n_rows(relation), 0, 0
     with _opened(view, warehouse, span, now, is_other_code=is_other_code) as run:
@@ -163,11 +165,15 @@ def _fill(
                 counted = Counted(
                     _due_rows(view, run, span, is_other_code=is_other_code), view.contract
                 )
-                n_rows += warehouse.publish(view.contract, counted, filling.at(chunk + 1)).n_rows
+                n_rows += publish(warehouse, view.contract, counted, filling.at(chunk + 1)).n_rows
                 n_new += counted.n_new
     if is_other_code and span == Span():
-        warehouse.publish(
-            view.contract, [], FEATURIZE.at(FEATURIZE.consumed(warehouse, relation)), view.digest()
+        publish(
+            warehouse,
+            view.contract,
+            [],
+            FEATURIZE.at(FEATURIZE.consumed(warehouse, relation)),
+            view.digest(),
         )
     return Rows(n_new, n_rows - n_new, n_before - (n_rows - n_new))
 
@@ -185,7 +191,7 @@ def _opened(
 
     Both are of the chunk that `_take_chunk` chose.
     """
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         run = Run(warehouse, connection, now)
         for name, instant, default in (
             ("from_us", span.start, -LAST),

@@ -23,8 +23,10 @@ from transforms.paths import parquet
 from transforms.profiles.profile import profile_views
 from transforms.schemas.base import Contract
 from transforms.schemas.staging import StagedRecord
-from transforms.warehouse.checkpoint import FEATURIZE
-from transforms.warehouse.tables import CODE, AlreadyPublishedError, Rows, Warehouse
+from transforms.warehouse.checkpoint import FEATURIZE, consumed_version
+from transforms.warehouse.publishing import CODE, AlreadyPublishedError, publish
+from transforms.warehouse.snapshot import connect, create_arrivals, create_view
+from transforms.warehouse.tables import Rows, Warehouse
 
 
 def stale_views(warehouse: Warehouse, wanted: Sequence[View] | None = None) -> list[View]:
@@ -42,7 +44,7 @@ def stale_views(warehouse: Warehouse, wanted: Sequence[View] | None = None) -> l
 
 def is_made_by_other_code(view: View, warehouse: Warehouse) -> bool:
     """Whether a view has rows computed by another declaration, kernel, model or engine."""
-    made_by = warehouse.consumed(view.relation, CODE)
+    made_by = consumed_version(warehouse, view.relation, CODE)
     return FEATURIZE.consumed(warehouse, view.relation) >= 0 and made_by != view.digest()
 
 
@@ -230,10 +232,10 @@ def _publish(warehouse: Warehouse, now: datetime, beside: Sequence[View]) -> dic
     consumed = _consumed(beside[0], warehouse)
     carried = {view: _prepare(view, warehouse, now, version) for view in beside}
     reads = {f"features.{name}" for view in beside for name in view.reads}
-    with warehouse.connect(
-        of=(StagedRecord.relation(), *reads, *(view.relation for view in beside))
+    with connect(
+        warehouse, of=(StagedRecord.relation(), *reads, *(view.relation for view in beside))
     ) as connection:
-        warehouse.create_arrivals(connection, StagedRecord, since=consumed)
+        create_arrivals(connection, warehouse, StagedRecord, since=consumed)
         run = Run(warehouse, connection, now, tuple(beside))
         return {
             view.name: _publish_view(view, run, done, is_replaced=consumed < 0)
@@ -262,8 +264,8 @@ def _publish_view(view: View, run: Run, done: dict[str, int] | None, *, is_repla
     counted = Counted(view.rows(run, is_whole=is_replaced), view.contract)
     try:
         # other code's rows are replaced in one commit; older versions of the table keep them
-        published = run.warehouse.publish(
-            view.contract, counted, done, view.digest(), is_whole=is_replaced
+        published = publish(
+            run.warehouse, view.contract, counted, done, view.digest(), is_whole=is_replaced
         )
     except AlreadyPublishedError:
         return Rows(untouched=n_before)
@@ -286,24 +288,20 @@ def recompute(warehouse: Warehouse, entities: Mapping[str, Path], now: datetime)
             continue
         done = FEATURIZE.at(version)
         done |= view.prepare(warehouse, now, done, is_rebuilt=True)
-        with warehouse.connect() as connection:
+        with connect(warehouse) as connection:
             run = Run(warehouse, connection, now)
             if view.is_rebuilt_whole:
                 rows = Counted(view.rows(run, is_whole=True), view.contract)
-                warehouse.publish(view.contract, rows, done, view.digest(), is_whole=True)
+                publish(warehouse, view.contract, rows, done, view.digest(), is_whole=True)
                 continue
             parquet(connection, [entities[view.name]]).create("touched_entities")
             files = warehouse.files(view.relation)
             touched = view.files_of(connection, files, "touched_entities")
-            warehouse.create_view(
-                connection, "published_files", files, view.contract.arrow_schema()
-            )
-            warehouse.create_view(
-                connection, "touched_files", touched, view.contract.arrow_schema()
-            )
+            create_view(connection, "published_files", files, view.contract.arrow_schema())
+            create_view(connection, "touched_files", touched, view.contract.arrow_schema())
             # rows that other code computed stay marked as such: the next run recomputes them
-            code = warehouse.consumed(view.relation, CODE)
-            warehouse.publish(view.contract, _replaced(view, run), done, code, touched)
+            code = consumed_version(warehouse, view.relation, CODE)
+            publish(warehouse, view.contract, _replaced(view, run), done, code, touched)
 
 
 def _replaced(view: View, run: Run) -> Iterator[pa.RecordBatch]:

@@ -33,6 +33,8 @@ from transforms.home import Settings
 from transforms.instants import instant_of
 from transforms.schemas.staging import StagedRecord
 from transforms.text.pii import redact
+from transforms.warehouse.publishing import publish
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 GIVEN = (*READABLE, "is_tombstone")
@@ -317,11 +319,14 @@ def run_case(case: Case, registry: Registry) -> list[Difference]:
     with TemporaryDirectory() as folder:
         warehouse = Warehouse(Settings(home=Path(folder)))
         frame = stage(case.given)
-        warehouse.publish(
-            StagedRecord, frame.to_arrow().cast(StagedRecord.arrow_schema()).to_batches(), {}
+        publish(
+            warehouse,
+            StagedRecord,
+            frame.to_arrow().cast(StagedRecord.arrow_schema()).to_batches(),
+            {},
         )
         compute_views(due, warehouse, datetime.now(UTC))
-        with warehouse.connect() as connection:
+        with connect(warehouse) as connection:
             return [
                 difference
                 for expected in case.expect

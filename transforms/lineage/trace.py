@@ -26,7 +26,9 @@ from transforms.schemas.base import Contract
 from transforms.schemas.staging import Correction, StagedRecord
 from transforms.sql import model
 from transforms.warehouse.checkpoint import FEATURIZE
-from transforms.warehouse.tables import CODE, Warehouse, data_files
+from transforms.warehouse.publishing import CODE
+from transforms.warehouse.snapshot import connect, create_view
+from transforms.warehouse.tables import Warehouse, data_files
 
 Row = dict[str, Any]
 Feature = int | float | datetime | str | list[float] | list[str] | None
@@ -350,7 +352,7 @@ def find_uri(warehouse: Warehouse, path: str) -> str:
 
     Raises `MillraceError` if none is found, or several.
     """
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         return _uri(connection, path)
 
 
@@ -374,13 +376,13 @@ def _connect(
     newest = warehouse.versions()[StagedRecord.relation()]
     staging = tables[0].made_from if as_of_views and tables[0].made_from is not None else newest
     tables.insert(0, Table(relation=StagedRecord.relation(), version=staging))
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         if warehouse.table(Correction.relation()) is None:  # an older home may not have it
-            warehouse.create_view(connection, Correction.relation(), [], Correction.arrow_schema())
+            create_view(connection, Correction.relation(), [], Correction.arrow_schema())
         read: list[type[Contract]] = [StagedRecord, *(view.contract for view in computed)]
         for contract, item in zip(read, tables, strict=True):
             files = data_files(warehouse.table_at(item.relation, item.version))
-            warehouse.create_view(connection, item.relation, files, contract.arrow_schema())
+            create_view(connection, item.relation, files, contract.arrow_schema())
         yield connection, tables
 
 

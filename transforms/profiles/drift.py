@@ -23,6 +23,7 @@ from transforms.profiles.profile import store as store_rows
 from transforms.schemas.profiles import ColumnProfile, DriftStatistic
 from transforms.sources.source import Drift, Source
 from transforms.sql import model
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 STATISTICS_OF = {
@@ -521,7 +522,7 @@ def staged_loads(warehouse: Warehouse, source: str) -> set[str]:
     """Name the loads of a source that are in the accounts."""
     if warehouse.table("accounting.files") is None:
         return set()
-    with warehouse.connect(of=("accounting.files",)) as connection:
+    with connect(warehouse, of=("accounting.files",)) as connection:
         rows = connection.sql(
             "select distinct load_id from accounting.files where source = $source",
             params={"source": source},
@@ -535,8 +536,8 @@ def drifted(
     """Fetch the statistics of some loads that warn or would stop, with the loads' names."""
     if not loads:
         return []
-    with warehouse.connect(
-        of=(DriftStatistic.relation(), "accounting.files", "staging.records")
+    with connect(
+        warehouse, of=(DriftStatistic.relation(), "accounting.files", "staging.records")
     ) as connection:
         sql = (
             f"from {DriftStatistic.relation()} where source = $source "

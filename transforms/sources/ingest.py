@@ -17,7 +17,10 @@ from transforms.errors import FileRefusedError, NoFilesError
 from transforms.schemas.raw import RawRecord
 from transforms.sources.reading import read_payloads
 from transforms.sources.source import Source, SourceFile, list_files
-from transforms.warehouse.tables import AlreadyPublishedError, Warehouse
+from transforms.warehouse.checkpoint import consumed_version
+from transforms.warehouse.publishing import AlreadyPublishedError, publish
+from transforms.warehouse.snapshot import connect
+from transforms.warehouse.tables import Warehouse
 
 
 class NewFile(NamedTuple):
@@ -78,7 +81,7 @@ def _n_loaded(source: Source, warehouse: Warehouse) -> int:
     """Count the files that were loaded from where a source points to now."""
     if warehouse.table(RawRecord.relation()) is None:
         return 0
-    with warehouse.connect(of=("raw.records",)) as connection:
+    with connect(warehouse, of=("raw.records",)) as connection:
         sql = "select distinct source_uri from raw.records where source = $source"
         uris = [uri for (uri,) in connection.execute(sql, {"source": source.name}).fetchall()]
     paths = [url2pathname(urlsplit(uri).path) for uri in uris]
@@ -106,8 +109,8 @@ def _load(
     while files:
         reading = _Reading(files, source, warehouse.settings.batch_rows)
         try:
-            published = warehouse.publish(
-                RawRecord, reading.batches(), {new.transaction: 1 for new in files}
+            published = publish(
+                warehouse, RawRecord, reading.batches(), {new.transaction: 1 for new in files}
             )
         except FileRefusedError as error:
             refused.append(str(error))
@@ -116,7 +119,7 @@ def _load(
             files = [
                 new
                 for new in files
-                if warehouse.consumed(RawRecord.relation(), new.transaction) < 0
+                if consumed_version(warehouse, RawRecord.relation(), new.transaction) < 0
             ]
         else:
             return len(files), published.n_rows
@@ -182,7 +185,7 @@ def _changed(files: list[NewFile], source: Source, warehouse: Warehouse) -> list
     uris = [new.file.uri for new in files]
     if not uris or warehouse.table("accounting.files") is None:
         return []
-    with warehouse.connect(of=("accounting.files",)) as connection:
+    with connect(warehouse, of=("accounting.files",)) as connection:
         rows = connection.execute(
             "select distinct source_uri from accounting.files "
             "where source = $source and list_contains($uris, source_uri)",

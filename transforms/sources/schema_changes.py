@@ -21,6 +21,7 @@ from transforms.sources.reading import parse_csv
 from transforms.sources.source import Source
 from transforms.sql import model
 from transforms.text.pii import mask
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 PLACE_OF_A_SHAPE = ("load_id", "source_uri", "structure")
@@ -249,7 +250,7 @@ def newest_load(warehouse: Warehouse, source: str) -> str:
     """Find the newest load of a source whose fields are recorded; empty if there is none."""
     if warehouse.table(SourceField.relation()) is None:
         return ""
-    with warehouse.connect(of=(SourceField.relation(),)) as connection:
+    with connect(warehouse, of=(SourceField.relation(),)) as connection:
         loads = f"from {SourceField.relation()} where source = $source"
         newest = f"select coalesce(max(load_id), '') {loads}"
         return str(connection.execute(newest, {"source": source}).fetchall()[0][0])
@@ -257,7 +258,7 @@ def newest_load(warehouse: Warehouse, source: str) -> str:
 
 def notices(warehouse: Warehouse, source: Source, after: str) -> list[str]:
     """Describe how the fields of a source changed in the loads after `after`."""
-    with warehouse.connect(of=(SourceField.relation(),)) as connection:
+    with connect(warehouse, of=(SourceField.relation(),)) as connection:
         rows = connection.execute(
             model("profiles/field_changes"), {"source": source.name, "after": after}
         ).fetchall()

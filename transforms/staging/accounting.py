@@ -10,6 +10,7 @@ from transforms.schemas.staging import (
     StagedRecord,
 )
 from transforms.sql import model
+from transforms.warehouse.snapshot import connect, create_view
 from transforms.warehouse.tables import Warehouse
 
 
@@ -20,10 +21,10 @@ def recount(warehouse: Warehouse) -> pl.DataFrame:
     whether the accounts say the same: false for a load that is not staged yet or lacks a row.
     """
     contracts = (RawRecord, StagedRecord, DuplicateRow, QuarantinedRecord, AccountedFile)
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         for missing in (
             contract for contract in contracts if warehouse.table(contract.relation()) is None
         ):
-            warehouse.create_view(connection, missing.relation(), [], missing.arrow_schema())
+            create_view(connection, missing.relation(), [], missing.arrow_schema())
         counted: pl.DataFrame = connection.sql(model("staging/recount")).pl()
     return counted

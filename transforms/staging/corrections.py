@@ -21,7 +21,10 @@ from transforms.sources.source import Source
 from transforms.sql import model
 from transforms.staging.prepare import split
 from transforms.staging.readable import guarded, readable, unguarded, visible
+from transforms.warehouse.publishing import publish
 from transforms.warehouse.rewrite import PLACE
+from transforms.warehouse.scratch import scratch_folder
+from transforms.warehouse.snapshot import connect, create_view
 from transforms.warehouse.tables import Warehouse
 
 EXPORTED = (*PLACE, "source", "column", "rule", "payload_digest", "payload", "correction")
@@ -60,7 +63,7 @@ def export(warehouse: Warehouse, path: Path, rule: str | None, *, is_revealed: b
     n_rows = 0
     try:
         with (
-            warehouse.connect() as connection,
+            connect(warehouse) as connection,
             path.open("w", encoding="utf-8-sig", newline="") as file,
         ):
             writer = csv.writer(file)
@@ -100,10 +103,10 @@ def import_corrections(
     imported or none: `CorrectionError` names the first row that cannot be.
     """
     asked = _read(path, source, warehouse.settings.max_record_bytes)
-    with warehouse.scratch() as scratch, warehouse.connect() as connection:
+    with scratch_folder(warehouse.settings.root) as scratch, connect(warehouse) as connection:
         for contract in (QuarantinedRecord, Correction):
             if warehouse.table(contract.relation()) is None:
-                warehouse.create_view(connection, contract.relation(), [], contract.arrow_schema())
+                create_view(connection, contract.relation(), [], contract.arrow_schema())
         connection.register("asked", asked.to_arrow())
         waiting: pl.DataFrame = connection.sql(
             model("staging/asked_rows"), params={"source": source.name}
@@ -116,7 +119,7 @@ def import_corrections(
             else []
         )
     if new.height and not is_dry:
-        warehouse.publish(Correction, _batches(new), {})
+        publish(warehouse, Correction, _batches(new), {})
     return Imported(asked.height, new.height, broken)
 
 

@@ -39,7 +39,10 @@ from transforms.staging.mapping import DECODED, candidates_parameters, candidate
 from transforms.staging.versions import decide, publish_versions
 from transforms.text.pii import redact
 from transforms.warehouse.checkpoint import Consumer, preparing, publish_once
+from transforms.warehouse.publishing import refuse_other_columns
 from transforms.warehouse.rewrite import PLACE
+from transforms.warehouse.scratch import scratch_folder
+from transforms.warehouse.snapshot import connect, create_arrivals
 from transforms.warehouse.tables import Warehouse
 
 MAX_STOPS = 8
@@ -131,7 +134,7 @@ def prepare(
 
     for contract in WRITTEN:
         warehouse.create(contract)
-        warehouse.refuse_other_columns(contract)
+        refuse_other_columns(warehouse, contract)
     if is_prepared(source, warehouse):
         return Account()
     finish_replay(source, warehouse)
@@ -163,8 +166,11 @@ def _prepare_until(
 ) -> Account:
     """Stage what arrived up to a version of raw."""
     consumed = preparing(source.name).consumed(warehouse, StagedRecord.relation())
-    with warehouse.scratch() as scratch, warehouse.connect(of=OF_LOADS) as connection:
-        warehouse.create_arrivals(connection, RawRecord, consumed, version)
+    with (
+        scratch_folder(warehouse.settings.root) as scratch,
+        connect(warehouse, of=OF_LOADS) as connection,
+    ):
+        create_arrivals(connection, warehouse, RawRecord, consumed, version)
         connection.execute("set variable source = $name", {"name": source.name})
         connection.execute(
             "create view incoming as select * from inserted where source = getvariable('source')"

@@ -31,6 +31,8 @@ from transforms.sources.source import Source, SourceFile
 from transforms.staging.checks import check_loads, finding
 from transforms.staging.prepare import WRITTEN, create_documents, loads_of, split
 from transforms.warehouse.checkpoint import preparing
+from transforms.warehouse.scratch import scratch_folder
+from transforms.warehouse.snapshot import connect, create_arrivals
 from transforms.warehouse.tables import Warehouse
 
 HEAD_ROWS = 1_000
@@ -58,10 +60,11 @@ def look_at_fields(source: Source, warehouse: Warehouse, files: Sequence[SourceF
     """Compare the fields in the heads of new and of unstaged files with the known fields."""
     if warehouse.table(SourceField.relation()) is None:
         return Look(0, 0, [], [])  # the first load defines the fields
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         connection.execute("set variable source = $name", {"name": source.name})
-        warehouse.create_arrivals(
+        create_arrivals(
             connection,
+            warehouse,
             RawRecord,
             preparing(source.name).consumed(warehouse, StagedRecord.relation()),
         )
@@ -91,7 +94,7 @@ def look_at_checks(source: Source, warehouse: Warehouse, files: Sequence[SourceF
         home = Warehouse(warehouse.settings.model_copy(update={"home": Path(folder)}))
         for contract in WRITTEN:
             home.create(contract)
-        with home.scratch() as scratch, home.connect() as connection:
+        with scratch_folder(home.settings.root) as scratch, connect(home) as connection:
             connection.execute("set variable source = $name", {"name": source.name})
             heads = pa.Table.from_batches(_heads(source, files), RawRecord.arrow_schema())
             connection.register("heads", heads)

@@ -25,6 +25,8 @@ from transforms.staging.prepare import (
 )
 from transforms.staging.versions import publish_versions
 from transforms.warehouse.checkpoint import publish_once, replaying
+from transforms.warehouse.scratch import scratch_folder
+from transforms.warehouse.snapshot import connect, create_view
 from transforms.warehouse.tables import Warehouse, data_files
 
 RELATION = QuarantinedRecord.relation()
@@ -34,7 +36,7 @@ def list_rules(warehouse: Warehouse, n_loads: int = 8) -> pl.DataFrame:
     """Count the rejected rows by source, column and rule, in all and by the newest loads."""
     if warehouse.table(RELATION) is None:
         return pl.DataFrame()
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         rules: pl.DataFrame = connection.sql(
             model("staging/quarantine_by_rule"), params={"n_loads": n_loads}
         ).pl()
@@ -45,7 +47,7 @@ def show(warehouse: Warehouse, rule: str | None, limit: int) -> list[dict[str, A
     """Fetch whole rejected rows, in the order of their files."""
     if warehouse.table(RELATION) is None:
         return []
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         rows: pl.DataFrame = connection.sql(
             model("staging/quarantine_rows"), params={"rule": rule, "n_rows": limit}
         ).pl()
@@ -86,9 +88,9 @@ def _replay_until(
 ) -> Account:
     """Replay the rows of one version of quarantine; each table's commit records that version."""
     transactions = replaying(source.name).at(version, mapping_digest(source))
-    with warehouse.scratch() as scratch, warehouse.connect() as connection:
+    with scratch_folder(warehouse.settings.root) as scratch, connect(warehouse) as connection:
         files = data_files(warehouse.table_at(RELATION, version))
-        warehouse.create_view(connection, "tried", files, QuarantinedRecord.arrow_schema())
+        create_view(connection, "tried", files, QuarantinedRecord.arrow_schema())
         connection.execute("set variable source = $name", {"name": source.name})
         connection.execute(
             "create view incoming as select * from tried where source = getvariable('source')"

@@ -38,6 +38,8 @@ from transforms.staging.accounting import recount
 from transforms.staging.prepare import ACCEPTED
 from transforms.warehouse.checkpoint import ERASE, preparing, publish_once
 from transforms.warehouse.rewrite import PLACE, files_holding, rows_staying
+from transforms.warehouse.scratch import scratch_folder
+from transforms.warehouse.snapshot import connect, create_view
 from transforms.warehouse.tables import Warehouse
 
 ROW_TABLES: tuple[type[Contract], ...] = (
@@ -177,7 +179,7 @@ def begin(warehouse: Warehouse, wanted: Wanted) -> None:
 
     Every view must be up to date.
     """
-    with warehouse.scratch() as scratch, warehouse.connect() as connection:
+    with scratch_folder(warehouse.settings.root) as scratch, connect(warehouse) as connection:
         _find(connection, warehouse, wanted)
         half = scratch / "note"
         half.mkdir()
@@ -211,7 +213,7 @@ def erase_rows(warehouse: Warehouse, erasure: Erasure) -> None:
     For each record that loses a row, decide again which of the remaining rows are versions.
     """
     done = ERASE.at(erasure.number)
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         create_erasure(connection, erasure)
         _decide_again(connection)
         accounts: pl.DataFrame = connection.sql(
@@ -250,7 +252,7 @@ def delete_files(warehouse: Warehouse, erasure: Erasure) -> int:
     values that depend on a touched entity, so that its other versions can still be read.
     """
     n_deleted = 0
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         create_erasure(connection, erasure)
         of_views = [
             view.rests_on(connection, old_files(warehouse, view.contract), touched_by(view))
@@ -283,7 +285,7 @@ def refuse_what_is_left(warehouse: Warehouse, erasure: Erasure) -> None:
     Raises `ErasureError` if one still has an erased row, or an entity that no longer exists.
     """
     left: list[str] = []
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         create_erasure(connection, erasure)
         for contract in ROW_TABLES:
             left += files_holding(connection, every_file(warehouse, contract), "erased_rows")
@@ -308,7 +310,9 @@ def refuse_what_is_left(warehouse: Warehouse, erasure: Erasure) -> None:
 
 def end(warehouse: Warehouse) -> None:
     """Delete what `begin` wrote down."""
-    with warehouse.scratch() as scratch:  # it is removed whole, even if the run is killed here
+    with scratch_folder(
+        warehouse.settings.root
+    ) as scratch:  # it is removed whole, even if the run is killed here
         _folder(warehouse).replace(scratch / "ended")
 
 
@@ -368,7 +372,7 @@ def _refuse_undeclared(warehouse: Warehouse) -> None:
 def _find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wanted) -> None:
     for contract in (*ROW_TABLES, *(view.contract for view in views())):
         if warehouse.table(contract.relation()) is None:
-            warehouse.create_view(connection, contract.relation(), [], contract.arrow_schema())
+            create_view(connection, contract.relation(), [], contract.arrow_schema())
     connection.execute(
         f"create table erased_rows as {model('erase/erased_rows')}", wanted.parameters
     )

@@ -22,6 +22,8 @@ from transforms.schemas.profiles import ColumnProfile, DriftStatistic, LoadCheck
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, DuplicateRow, StagedRecord
 from transforms.warehouse.checkpoint import FEATURIZE, preparing
+from transforms.warehouse.publishing import publish
+from transforms.warehouse.snapshot import connect, create_view
 from transforms.warehouse.tables import Warehouse, n_rows_of
 from transforms.warehouse.writer import ROWS_OF_A_FILE
 
@@ -155,7 +157,7 @@ def _vacuum(warehouse: Warehouse, relation: str, kept: set[int], *, is_dry: bool
 def _sources(warehouse: Warehouse) -> list[str]:
     if AccountedFile.relation() not in warehouse.versions():
         return []
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         sources = f"select distinct source from {AccountedFile.relation()} order by all"
         return [name for (name,) in connection.sql(sources).fetchall()]
 
@@ -165,7 +167,7 @@ def _advance(
 ) -> None:
     """Record that consumers are still up to date: rows were only moved."""
     for contract in consumers if progress else ():
-        warehouse.publish(contract, [], progress)
+        publish(warehouse, contract, [], progress)
 
 
 def _chosen(contract: type[Contract], warehouse: Warehouse, files: list[str]) -> list[str]:
@@ -191,7 +193,7 @@ def is_dated(contract: type[Contract]) -> bool:
 def _replaced_share(contract: type[Contract], warehouse: Warehouse) -> float:
     """Return the share of a view's rows that newer ones have replaced."""
     *key, _ = contract.key()
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         share = f"1 - count(distinct hash({', '.join(key)})) / count(*)"
         found = connection.sql(f"select {share} from {contract.relation()}").fetchall()
         return float(found[0][0] or 0)
@@ -201,10 +203,14 @@ def _compact(contract: type[Contract], warehouse: Warehouse, chosen: list[str]) 
     relation = contract.relation()
     n_files, n_rows = len(warehouse.files(relation)), warehouse.n_rows(relation)
     seconds = _seconds_of_a_read(relation, warehouse)
-    with warehouse.connect() as connection:
-        warehouse.create_view(connection, "chosen", chosen, contract.arrow_schema())
-        warehouse.publish(
-            contract, _rows(connection, contract, warehouse.settings.batch_rows), {}, without=chosen
+    with connect(warehouse) as connection:
+        create_view(connection, "chosen", chosen, contract.arrow_schema())
+        publish(
+            warehouse,
+            contract,
+            _rows(connection, contract, warehouse.settings.batch_rows),
+            {},
+            without=chosen,
         )
     n_dropped = n_rows - warehouse.n_rows(relation)
     return Compacted(
@@ -247,7 +253,7 @@ def _seconds_of_a_read(relation: str, warehouse: Warehouse) -> float:
 
 
 def _clock(relation: str, warehouse: Warehouse) -> float:
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         start = time.perf_counter()
         for _ in connection.sql(f"from {relation}").to_arrow_reader(warehouse.settings.batch_rows):
             pass

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from transforms.schemas.base import Contract
-from transforms.warehouse.tables import AlreadyPublishedError, Warehouse
+from transforms.warehouse.publishing import AlreadyPublishedError, publish
+from transforms.warehouse.tables import Warehouse
 
 
 class Consumer(NamedTuple):
@@ -31,7 +32,7 @@ class Consumer(NamedTuple):
 
     def consumed(self, warehouse: Warehouse, relation: str) -> int:
         """Return the version of the input that a table goes up to; -1 if it was never written."""
-        return warehouse.consumed(relation, self.name)
+        return consumed_version(warehouse, relation, self.name)
 
     def unfinished(self, warehouse: Warehouse, first: str, last: str) -> int | None:
         """Return the version that was begun and not finished, if there is one.
@@ -44,7 +45,8 @@ class Consumer(NamedTuple):
     def is_on_basis(self, warehouse: Warehouse, relation: str, version: int, basis: str) -> bool:
         """Return whether a table goes up to a version, on the given basis."""
         return all(
-            warehouse.consumed(relation, name) == version for name in self.at(version, basis)
+            consumed_version(warehouse, relation, name) == version
+            for name in self.at(version, basis)
         )
 
 
@@ -73,6 +75,13 @@ def profiling(relation: str) -> Consumer:
     return Consumer(f"profile:{relation}")
 
 
+def consumed_version(warehouse: Warehouse, relation: str, transaction: str) -> int:
+    """Return the version of the input that a `transaction` goes up to; -1 if there is none."""
+    table = warehouse.table(relation)
+    version = table.transaction_version(transaction) if table else None
+    return -1 if version is None else version
+
+
 def publish_once(
     warehouse: Warehouse,
     contract: type[Contract],
@@ -82,11 +91,11 @@ def publish_once(
 ) -> None:
     """Publish batches, unless an earlier, interrupted run already has."""
     if any(
-        warehouse.consumed(contract.relation(), name) >= version
+        consumed_version(warehouse, contract.relation(), name) >= version
         for name, version in transactions.items()
     ):
         return
     try:
-        warehouse.publish(contract, batches, transactions, without=without)
+        publish(warehouse, contract, batches, transactions, without=without)
     except AlreadyPublishedError:
         return

@@ -36,6 +36,8 @@ from transforms.features.build import (
 )
 from transforms.features.registry import view_of, views
 from transforms.schemas.base import Contract
+from transforms.warehouse import publishing
+from transforms.warehouse.publishing import publish
 from transforms.warehouse.tables import Rows, Warehouse
 
 AUTHORS = [version(f"r{number}", number * DAY, author=f"u{number}") for number in range(8)]
@@ -57,7 +59,7 @@ def lose(warehouse: Warehouse, *keep: str) -> None:
             .to_arrow()
             .cast(contract.arrow_schema())
         )
-        warehouse.publish(contract, left.to_batches(), {}, without=files)
+        publish(warehouse, contract, left.to_batches(), {}, without=files)
 
 
 @pytest.fixture
@@ -123,25 +125,27 @@ def test_stopped_backfill_goes_on_at_its_chunk(
     holed: Warehouse, new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transforms.features.backfill.VERSIONS_OF_A_CHUNK", 2)
-    before, publish, published = consistent_versions(holed), Warehouse.publish, []
+    before, commit, published = consistent_versions(holed), publishing._commit, []
 
     def stopping_at(number: int) -> Callable[..., Any]:
         def run_until(
             warehouse: Warehouse,
+            table: Any,
             contract: type[Contract],
-            batches: Any,
+            added: Any,
+            without: Any,
             transactions: dict[str, int],
             *rest: Any,
         ) -> Any:
             if len(published) == number:
                 raise KeyboardInterrupt
             published.append((contract.relation(), *transactions.items()))
-            return publish(warehouse, contract, batches, transactions, *rest)
+            return commit(warehouse, table, contract, added, without, transactions, *rest)
 
         return run_until
 
     with monkeypatch.context() as patched:
-        patched.setattr(Warehouse, "publish", stopping_at(3))
+        patched.setattr(publishing, "_commit", stopping_at(3))
         with pytest.raises(KeyboardInterrupt):
             fill(holed, Span(), LATER)
     assert (
@@ -150,7 +154,7 @@ def test_stopped_backfill_goes_on_at_its_chunk(
         != {view: holed.versions()[f"features.{view}"] for view in NAMES}
     )
     with monkeypatch.context() as patched:
-        patched.setattr(Warehouse, "publish", stopping_at(-1))
+        patched.setattr(publishing, "_commit", stopping_at(-1))
         fill(holed, Span(), LATER)
     assert len(published) == len(set(published)) > 6  # no chunk a second time
     assert consistent_versions(holed) == {

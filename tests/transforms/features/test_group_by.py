@@ -43,6 +43,7 @@ from transforms.features.joined import EFFECTIVE
 from transforms.features.registry import view_of
 from transforms.features.view import Run, View
 from transforms.schemas.staging import StagedRecord
+from transforms.warehouse import publishing
 from transforms.warehouse.tables import Rows, Warehouse
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -269,7 +270,8 @@ def publish(
     warehouse: Warehouse, views: Sequence[View], versions: Sequence[Version], number: int
 ) -> dict[str, Rows]:
     """Replace the staged versions, in new files, and update the views."""
-    warehouse.publish(
+    publishing.publish(
+        warehouse,
         StagedRecord,
         staged(versions).to_batches(),
         {},

@@ -45,6 +45,7 @@ from transforms.upkeep.erase import (
     refuse_what_is_left,
 )
 from transforms.upkeep.maintain import compact, vacuum
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 COLUMNS = (
@@ -206,7 +207,7 @@ class Home(RuleBasedStateMachine):
 
 
 def erase(warehouse: Warehouse, wanted: Wanted, now: datetime) -> None:
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         find(connection, warehouse, wanted)
     begin(warehouse, wanted)
     erasure = begun_erasure(warehouse)

@@ -14,7 +14,8 @@ from transforms.schemas.staging import StagedRecord
 from transforms.sources.ingest import ingest
 from transforms.sources.source import Source
 from transforms.staging.prepare import prepare
-from transforms.warehouse.tables import REMADE, Warehouse
+from transforms.warehouse.publishing import REMADE
+from transforms.warehouse.tables import Warehouse
 
 
 def test_a_home_without_a_column_is_refused_and_made_again_from_raw(

@@ -29,6 +29,7 @@ from transforms.schemas.profiles import ColumnProfile
 from transforms.sources.ingest import ingest
 from transforms.sources.source import Source
 from transforms.staging.prepare import Account, prepare
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 NUMBERS = st.lists(
@@ -299,7 +300,7 @@ def test_rows_quarantined_for_their_fields_are_profiled_only_as_quarantined(
         "quarantined": 2,
     }
     newest = ColumnProfile.relation()
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         rows = connection.sql(
             f"select * from {newest} where load_id = (select max(load_id) from {newest})"
         ).pl()
@@ -321,7 +322,7 @@ def test_a_view_of_vectors_has_no_profile(
     ingest(source, warehouse)
     prepare(source, warehouse)
     featurize(warehouse, datetime(2026, 1, 2, tzinfo=UTC))
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         profiled = {
             relation
             for (relation,) in connection.sql(

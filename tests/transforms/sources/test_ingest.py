@@ -16,6 +16,7 @@ from transforms.sources import ingest as ingest_module
 from transforms.sources.ingest import Ingested, ingest, pending_files
 from transforms.sources.source import Source
 from transforms.staging.prepare import prepare
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 MakeSource = Callable[..., Source]
@@ -167,7 +168,7 @@ def test_files_are_grouped_into_loads_by_their_bytes(
         write(f"data/{name}.jsonl", b"x" * (9 if name != "c" else 99))
     warehouse = Warehouse(Settings(home=tmp_path / "home", load_bytes=25))
     assert ingest(make_source(tmp_path / "data"), warehouse) == Ingested(5, 5, [], [])
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         sql = (
             "select string_agg(parse_filename(source_uri), ' ' order by source_uri) "
             "from raw.records group by load_id order by load_id"

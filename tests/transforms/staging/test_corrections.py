@@ -36,6 +36,7 @@ from transforms.upkeep.erase import (
     recompute_views,
     refuse_what_is_left,
 )
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 MakeSource = Callable[..., Source]
@@ -205,7 +206,7 @@ def test_rebuild_from_raw_and_corrections_gives_the_same(
         )
     again = Warehouse(Settings(home=tmp_path / "again"))
     prepare(rejected, again)
-    with again.connect() as connection:
+    with connect(again) as connection:
         assert connection.sql(STAGED).fetchall() == query(STAGED)
         kept = "select row_number, rule, payload from quarantine.records"
         assert connection.sql(kept).fetchall() == query(kept)
@@ -331,7 +332,7 @@ def test_erasing_who_a_row_named_before_or_after_it_was_corrected_takes_its_corr
     replay(rejected, warehouse)
     featurize(warehouse, datetime(2026, 6, 1, tzinfo=UTC))
     wanted = Wanted(author=author)
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         assert find(connection, warehouse, wanted).rows["quarantine.corrections"] == 2
     begin(warehouse, wanted)
     note_of = begun_erasure(warehouse)

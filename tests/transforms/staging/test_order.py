@@ -16,6 +16,7 @@ from transforms.schemas.staging import StagedRecord
 from transforms.sources.ingest import ingest
 from transforms.sources.source import load_source
 from transforms.staging.prepare import prepare
+from transforms.warehouse.publishing import publish
 from transforms.warehouse.tables import Warehouse
 
 ROOT = Path(__file__).parents[3]
@@ -160,7 +161,7 @@ def test_nothing_written_or_known_after_an_instant_changes_what_was_true_of_it(
     )
     warehouse = new_home()
     table = pl.concat([past, altered]).to_arrow().cast(StagedRecord.arrow_schema())
-    warehouse.publish(StagedRecord, table.to_batches(), {})
+    publish(warehouse, StagedRecord, table.to_batches(), {})
     featurize(warehouse, datetime.now(UTC))
     for view in (view.name for view in views()):
         one, other = newest(sample_home, view), newest(warehouse, view)

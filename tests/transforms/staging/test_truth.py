@@ -15,6 +15,7 @@ from transforms.sources.ingest import ingest
 from transforms.sources.source import Source
 from transforms.staging.accounting import recount
 from transforms.staging.prepare import Account, prepare
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 MakeSource = Callable[..., Source]
@@ -138,7 +139,7 @@ def test_exactly_the_bad_rows_are_rejected_and_exactly_the_new_versions_staged(
     source = make_source(stream.folder, record=RECORD, known={"column": "ingested_at"})
     ingested = ingest(source, warehouse)
     account = prepare(source, warehouse)
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         place = "parse_filename(source_uri), row_number"
         rejected = connection.execute(
             f"""select {place}, "column" || ':' || rule from quarantine.records"""

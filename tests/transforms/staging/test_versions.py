@@ -26,6 +26,7 @@ from transforms.sources.source import Source
 from transforms.staging.accounting import recount
 from transforms.staging.prepare import Account, prepare
 from transforms.staging.quarantine import replay
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 Killed = Callable[..., AbstractContextManager[None]]
@@ -269,7 +270,7 @@ def rebuild(source: Source, warehouse: Warehouse) -> None:
 
 
 def ask(warehouse: Warehouse, queries: Iterable[str]) -> list[list[tuple[Any, ...]]]:
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         return [connection.execute(query).fetchall() for query in queries]
 
 

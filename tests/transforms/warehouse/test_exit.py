@@ -15,7 +15,8 @@ for name in sys.argv[2:]:
     import_module(name)
 from transforms.home import Settings
 from transforms.warehouse.tables import Warehouse
-with Warehouse(Settings(home=Path(sys.argv[1]))).connect() as connection:
+from transforms.warehouse.snapshot import connect
+with connect(Warehouse(Settings(home=Path(sys.argv[1])))) as connection:
     connection.sql("select i from range(9) as numbers(i)").pl().lazy().collect(engine="streaming")
 """
 

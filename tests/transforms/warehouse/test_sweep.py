@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 from transforms.schemas.staging import DuplicateRow, StagedRecord
-from transforms.warehouse.tables import PARTS, Warehouse
+from transforms.warehouse.publishing import publish
+from transforms.warehouse.scratch import PARTS, sweep
+from transforms.warehouse.tables import Warehouse
 
 HALF = """
 import os, signal, sys
@@ -13,6 +15,7 @@ from pathlib import Path
 from transforms.schemas.staging import AccountedFile
 from transforms.home import Settings
 from transforms.warehouse.tables import Warehouse
+from transforms.warehouse.publishing import publish
 import pyarrow as pa
 
 def batches():
@@ -27,7 +30,7 @@ def batches():
     sys.stdin.readline()
 
 warehouse = Warehouse(Settings(home=Path(sys.argv[1])))
-warehouse.publish(AccountedFile, batches(), {})
+publish(warehouse, AccountedFile, batches(), {})
 """
 
 
@@ -45,7 +48,7 @@ def test_half_a_file_and_the_scratch_of_a_killed_writer_are_swept(warehouse: War
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert parts(warehouse) == 1
-    warehouse.sweep()
+    sweep(warehouse)
     assert parts(warehouse) == 0
     assert list((warehouse.settings.root / "tmp").iterdir()) == []
 
@@ -54,7 +57,7 @@ def test_living_writer_keeps_its_half_file_and_ends_well(warehouse: Warehouse) -
     process = writer(warehouse, "live")
     assert process.stdout
     assert process.stdout.readline() == "half\n"
-    warehouse.sweep()
+    sweep(warehouse)
     assert parts(warehouse) == 1
     process.communicate("go on\n")
     assert process.returncode == 0
@@ -64,14 +67,14 @@ def test_living_writer_keeps_its_half_file_and_ends_well(warehouse: Warehouse) -
 def test_committed_file_of_a_writer_that_was_killed_after_its_commit_stays(
     warehouse: Warehouse,
 ) -> None:
-    warehouse.publish(StagedRecord, [], {})
+    publish(warehouse, StagedRecord, [], {})
     writer(warehouse, "live").communicate("go on\n")
     (file,) = warehouse.files("accounting.files")
     recorded = warehouse.settings.root / "tmp" / "0" / "parts"
     recorded.parent.mkdir(parents=True)
     recorded.write_text(f"accounting.files {file.rsplit('/', 1)[1]}\n")
     recorded.parent.with_suffix(".alive").touch()
-    warehouse.sweep()
+    sweep(warehouse)
     assert warehouse.n_rows("accounting.files") == 1
     assert list((warehouse.settings.root / "tmp").iterdir()) == []
 
@@ -84,6 +87,6 @@ def test_half_a_file_of_a_table_that_was_renamed_since_is_swept(warehouse: Wareh
     scratch.mkdir(parents=True)
     scratch.with_suffix(".alive").touch()
     (scratch / PARTS).write_text("staging.repeats half.parquet\n")
-    warehouse.sweep()
+    sweep(warehouse)
     assert not half.exists()
     assert not scratch.exists()

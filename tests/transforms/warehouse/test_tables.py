@@ -9,7 +9,10 @@ import pytest
 
 from transforms.errors import HomeError
 from transforms.schemas.staging import AccountedFile
-from transforms.warehouse.tables import AlreadyPublishedError, Warehouse
+from transforms.warehouse import publishing
+from transforms.warehouse.publishing import AlreadyPublishedError
+from transforms.warehouse.snapshot import connect
+from transforms.warehouse.tables import Warehouse
 
 RELATION = AccountedFile.relation()
 
@@ -24,13 +27,13 @@ def publish(warehouse: Warehouse) -> Callable[..., None]:
             {"load_id": name, "source": "notes", "source_uri": "file", **zeros} for name in names
         ]
         batches = pa.Table.from_pylist(rows, AccountedFile.arrow_schema()).to_batches()
-        warehouse.publish(AccountedFile, batches, transactions, without=without or [])
+        publishing.publish(warehouse, AccountedFile, batches, transactions, without=without or [])
 
     return run
 
 
 def loads(warehouse: Warehouse) -> list[str]:
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         return [
             name
             for (name,) in connection.sql(f"select load_id from {RELATION} order by all").fetchall()

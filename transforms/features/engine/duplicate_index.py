@@ -7,7 +7,10 @@ from transforms.features.engine.duplicates import changed_documents, new_content
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownContent, KnownDocument
 from transforms.schemas.staging import StagedRecord
-from transforms.warehouse.tables import CODE, Warehouse
+from transforms.warehouse.checkpoint import consumed_version
+from transforms.warehouse.publishing import CODE, publish
+from transforms.warehouse.snapshot import connect, create_arrivals, create_view
+from transforms.warehouse.tables import Warehouse
 
 INDEX: tuple[type[Contract], ...] = (KnownContent, KnownDocument)
 
@@ -36,26 +39,26 @@ def bring_index_up(
             if is_rebuilt
             else min(_consumed(contract, warehouse, transaction, code) for contract in INDEX)
         )
-        with warehouse.connect(
-            of=(StagedRecord.relation(), *(contract.relation() for contract in INDEX))
+        with connect(
+            warehouse, of=(StagedRecord.relation(), *(contract.relation() for contract in INDEX))
         ) as connection:
             for contract in INDEX if since < 0 else ():
-                warehouse.create_view(connection, contract.relation(), [], contract.arrow_schema())
-            warehouse.create_arrivals(connection, StagedRecord, since)
+                create_view(connection, contract.relation(), [], contract.arrow_schema())
+            create_arrivals(connection, warehouse, StagedRecord, since)
             contents = new_contents(connection, warehouse.settings.batch_rows)
             if is_done[KnownContent]:  # a run was killed between the two commits
                 for _ in contents:
                     pass
             else:
-                warehouse.publish(KnownContent, contents, done, code, is_whole=since < 0)
+                publish(warehouse, KnownContent, contents, done, code, is_whole=since < 0)
             documents = changed_documents(connection, warehouse.settings.batch_rows, now)
-            warehouse.publish(KnownDocument, documents, done, code, is_whole=since < 0)
+            publish(warehouse, KnownDocument, documents, done, code, is_whole=since < 0)
     return {KnownDocument.relation(): warehouse.versions()[KnownDocument.relation()]}
 
 
 def _consumed(contract: type[Contract], warehouse: Warehouse, transaction: str, code: int) -> int:
     return (
-        warehouse.consumed(contract.relation(), transaction)
-        if warehouse.consumed(contract.relation(), CODE) == code
+        consumed_version(warehouse, contract.relation(), transaction)
+        if consumed_version(warehouse, contract.relation(), CODE) == code
         else -1
     )

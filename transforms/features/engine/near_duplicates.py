@@ -18,6 +18,8 @@ from transforms.features.view import Explained, Run, View
 from transforms.schemas.duplicates import KnownDocument
 from transforms.sql import model
 from transforms.text.duplicates import compare_texts
+from transforms.warehouse.checkpoint import consumed_version
+from transforms.warehouse.snapshot import create_view
 from transforms.warehouse.tables import Warehouse
 
 COMPUTED_IN = (duplicate_rows.__module__,)
@@ -55,11 +57,13 @@ class NearDuplicatesView(View):
 
     def rows(self, run: Run, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
         """Compute rows from the documents that the index got since the last run."""
-        since = -1 if is_whole else run.warehouse.consumed(self.relation, KnownDocument.relation())
-        files = run.warehouse.files(KnownDocument.relation(), since)
-        run.warehouse.create_view(
-            run.connection, "index_documents", files, KnownDocument.arrow_schema()
+        since = (
+            -1
+            if is_whole
+            else consumed_version(run.warehouse, self.relation, KnownDocument.relation())
         )
+        files = run.warehouse.files(KnownDocument.relation(), since)
+        create_view(run.connection, "index_documents", files, KnownDocument.arrow_schema())
         return duplicate_rows(
             run.connection, self.contract, run.batch_rows, run.now, is_whole=is_whole
         )

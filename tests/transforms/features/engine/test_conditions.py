@@ -18,6 +18,7 @@ from transforms.features.entities import author
 from transforms.features.testing import stage
 from transforms.home import Settings
 from transforms.schemas.staging import StagedRecord
+from transforms.warehouse.publishing import publish
 from transforms.warehouse.tables import Warehouse
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
@@ -48,7 +49,7 @@ def groups() -> list[GroupView]:
 def arrive(warehouse: Warehouse, given: list[Mapping[str, Any]]) -> None:
     """Stage versions."""
     frame = stage(given).to_arrow().cast(StagedRecord.arrow_schema())
-    warehouse.publish(StagedRecord, frame.to_batches(), {})
+    publish(warehouse, StagedRecord, frame.to_batches(), {})
 
 
 def rows(loads: list[list[Mapping[str, Any]]], home: Path) -> dict[str, list[Any]]:

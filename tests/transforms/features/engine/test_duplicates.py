@@ -44,6 +44,7 @@ from transforms.schemas.duplicates import KnownContent, KnownDocument
 from transforms.schemas.staging import StagedRecord
 from transforms.text.duplicates import BANDS, HEADS, MIN_SIMILARITY, estimate_similarity, sign
 from transforms.upkeep.maintain import compact
+from transforms.warehouse.publishing import publish
 from transforms.warehouse.tables import Warehouse
 
 NewHome = Callable[[], Warehouse]
@@ -487,7 +488,7 @@ def test_backfill_puts_back_what_the_view_lacks(
         .to_arrow()
         .cast(RecordDuplicates.arrow_schema())
     )
-    warehouse.publish(RecordDuplicates, left.to_batches(), {}, without=files)
+    publish(warehouse, RecordDuplicates, left.to_batches(), {}, without=files)
     (due,) = find(warehouse, Span())
     assert (due.n_rows, due.n_entities) == (1, 1)
     assert fill(warehouse, Span(), NOW + timedelta(days=1)) == {

@@ -34,6 +34,8 @@ from transforms.features.engine.sql_view import QueryView
 from transforms.features.entities import author
 from transforms.features.view import View
 from transforms.schemas.staging import StagedRecord
+from transforms.warehouse.publishing import publish
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 NewHome = Callable[[], Warehouse]
@@ -135,7 +137,7 @@ def test_what_is_explained_is_what_is_published(
     warehouse = run(
         new_home(), [version("r", 0, text="a!!"), version("r", 2 * HOUR, event=HOUR, text="b!")]
     )
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         for view in views:
             for row in by_entity(warehouse, view.name)["r"]:
                 at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=row["event_timestamp"])
@@ -259,7 +261,7 @@ def test_expressions_give_what_duckdb_gives(
     warehouse = new_home()
     stage_attributes(warehouse, records)
     featurize(warehouse, NOW)
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         of = ", ".join(f"{sql} as {name}" for name, sql in EXPRESSIONS.items())
         staged = "select *, {'n_characters': length(text)} as record_length from staging.records"
         wanted = (
@@ -280,7 +282,7 @@ def stage_attributes(warehouse: Warehouse, records: Sequence[tuple[str, str | No
         for n, (text, _, lag) in enumerate(records)
     ]
     stage(warehouse, versions)
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         connection.register(
             "attributes",
             pa.table(
@@ -294,7 +296,7 @@ def stage_attributes(warehouse: Warehouse, records: Sequence[tuple[str, str | No
         batches = (
             connection.sql(sql).to_arrow_table().cast(StagedRecord.arrow_schema()).to_batches()
         )
-    warehouse.publish(StagedRecord, batches, {}, without=warehouse.files(StagedRecord.relation()))
+    publish(warehouse, StagedRecord, batches, {}, without=warehouse.files(StagedRecord.relation()))
 
 
 def test_an_expression_that_fails_on_a_record_is_said_without_its_text(

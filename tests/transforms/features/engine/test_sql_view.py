@@ -36,6 +36,7 @@ from transforms.features.engine.sql_view import QueryView
 from transforms.features.entities import author, record
 from transforms.features.registry import view_of
 from transforms.features.view import Run
+from transforms.warehouse.snapshot import connect, create_view
 from transforms.warehouse.tables import Warehouse
 
 NewHome = Callable[[], Warehouse]
@@ -86,7 +87,7 @@ def of_record(expression: str) -> str:
 
 def computed(warehouse: Warehouse, view: QueryView) -> list[dict[str, Any]]:
     """What a whole run would publish."""
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         batches = list(view.rows(Run(warehouse, connection, NOW), is_whole=True))
     return [row for batch in batches for row in batch.to_pylist()]
 
@@ -305,7 +306,7 @@ def test_of_many_versions_leaks_are_found_in_a_sample_of_entities(
         new_home, [version(f"r{n}", n * HOUR, author=f"u{n % 40}") for n in range(400)]
     )
     assert len(computed(warehouse, query_view(COUNT))) == 400
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         tested = leakage._take_sample(connection, author, read_relations({}))
         ((n_versions, n_authors),) = connection.sql(
             f"select count(*), count(distinct author_id) from ({tested['versions']})"
@@ -416,7 +417,7 @@ def test_last_digits_of_fractions_are_no_difference(new_home: NewHome, only: Onl
     warehouse = staged(new_home, [version("r", 0)])
     only(third("+"))
     featurize(warehouse, NOW)
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         changed = list(third("-").rows(Run(warehouse, connection, NOW), is_whole=False))
         other = query_view(
             "select author_id, effective_from as event_timestamp, 4.0 as x, [4.0, null] as xs "
@@ -430,7 +431,7 @@ def test_last_digits_of_fractions_are_no_difference(new_home: NewHome, only: Onl
 def test_only_the_entities_asked_for_are_computed_again(new_home: NewHome, only: Only) -> None:
     only(view := query_view(COUNT))
     warehouse = run(new_home(), [version("r1", 0), version("q", HOUR, author="v")])
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         one_run = Run(warehouse, connection, NOW)
         connection.execute("create table asked as select 'v' as entity_id")
         assert sum(batch.num_rows for batch in view.rebuild(one_run, "asked")) == 0, (
@@ -440,7 +441,7 @@ def test_only_the_entities_asked_for_are_computed_again(new_home: NewHome, only:
             ("u", START + 1),
             ("v", START + HOUR + 1),
         ]
-        warehouse.create_view(connection, "features.own", [], view.contract.arrow_schema())
+        create_view(connection, "features.own", [], view.contract.arrow_schema())
         made = [row for batch in view.rebuild(one_run, "asked") for row in batch.to_pylist()]
     assert [(row["author_id"], row["n_records"], row["is_new"]) for row in made] == [("v", 1, True)]
 
@@ -484,7 +485,7 @@ def test_what_is_explained_is_what_is_published(
     only(view := query_view(sql))
     warehouse = run(new_home(), versions)
     rows = by_entity(warehouse, "own")
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         for entity, instant in (
             (entity, row["event_timestamp"] + step)
             for entity, found in rows.items()
@@ -504,7 +505,7 @@ def test_rows_after_a_files_records_rest_on_it(new_home: NewHome, only: Only) ->
     warehouse = run(
         new_home(), [version("r1", 0), version("r2", HOUR), version("q", HOUR, author="v")]
     )
-    with warehouse.connect() as connection:
+    with connect(warehouse) as connection:
         assert view.count_resting(connection, "file") == {"n_rows": 3, "n_entities": 2}
         assert view.count_resting(connection, "other") == {"n_rows": 0, "n_entities": 0}
         assert view.rests_on(connection, ["a", "b"], "asked") == ["a", "b"]

@@ -1,0 +1,171 @@
+"""The one way rows get into a table: written, checked, then published.
+
+Parquet files come first, each batch checked against its contract. One Delta commit then makes them
+visible, together with the transaction that records what they were made from. A run that fails or is
+killed before that commit leaves nothing visible.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError
+from deltalake.transaction import AddAction, RemoveAction
+
+from transforms.errors import HomeError
+from transforms.schemas.base import Contract
+from transforms.warehouse.scratch import PARTS, scratch_folder
+from transforms.warehouse.tables import Warehouse, data_files
+from transforms.warehouse.writer import PartWriter
+
+COMMIT_TRIES = 4
+# tables that may be deleted; they are rebuilt from raw
+REMADE = (
+    "staging",
+    "quarantine/records",
+    "accounting",
+    "profiles",
+    "duplicates",
+    "features",
+    "feast",
+)
+CODE = "code"
+FAMILY = "family"
+
+
+class Published(NamedTuple):
+    """What one commit made visible."""
+
+    relation: str
+    n_rows: int
+    version: int
+
+
+class AlreadyPublishedError(Exception):
+    """Another run committed the same transaction first; its rows count."""
+
+
+def refuse_other_columns(warehouse: Warehouse, contract: type[Contract]) -> None:
+    """Raise `HomeError` if another version of millrace made a table with other columns."""
+    table = warehouse.create(contract)
+    found, wanted = pa.schema(table.schema().to_arrow()), contract.arrow_schema()
+    both = set(found.names) & set(wanted.names)
+    retyped = {name for name in both if found.field(name).type != wanted.field(name).type}
+    differing = sorted((set(found.names) ^ set(wanted.names)) | retyped)
+    if differing:
+        message = (
+            f"{warehouse.settings.root}: {contract.relation()} was made by another version of "
+            f"millrace (columns that differ: {', '.join(differing)}); delete "
+            f"{', '.join(REMADE)} there, then run every source once: they are rebuilt from raw"
+        )
+        raise HomeError(message)
+
+
+def publish(
+    warehouse: Warehouse,
+    contract: type[Contract],
+    batches: Iterable[pa.RecordBatch],
+    transactions: Mapping[str, int],
+    code: int | None = None,
+    without: Sequence[str] = (),
+    *,
+    is_whole: bool = False,
+) -> Published:
+    """Write, check and publish batches in one commit, once for the transactions and the code.
+
+    `code` is the digest of what made the rows: the same input through other code is no repeat.
+    It is recorded as the version of the transaction `CODE`, and the contract's version as that of
+    `FAMILY`. The same commit removes the data files in `without` from the table; they stay on
+    disk for its older versions. With `is_whole` it removes all files, and the table takes the
+    contract's columns.
+
+    Raises `GateError` if a row breaks the contract, `AlreadyPublishedError` if another run has
+    published one of the transactions, and `HomeError` if another run has removed one of the
+    files in `without`. Then nothing is visible, and the files written are deleted.
+    """
+    table = warehouse.take(contract)
+    relation = contract.relation()
+    _refuse_repeat(table, relation, transactions, code)
+    mode = "overwrite" if is_whole else "append"
+    with scratch_folder(warehouse.settings.root) as scratch:
+        writer = PartWriter(warehouse.folder(relation), contract, scratch / PARTS)
+        try:
+            for batch in batches:
+                writer.write(batch)
+                warehouse.report(relation, batch.num_rows, batch.nbytes)
+            table = warehouse.share(
+                relation,
+                _commit(
+                    warehouse, table, contract, writer.close(), without, transactions, code, mode
+                ),
+            )
+        except BaseException:
+            writer.discard()
+            raise
+    return Published(relation, writer.n_rows, table.version())
+
+
+def _commit(
+    warehouse: Warehouse,
+    table: DeltaTable,
+    contract: type[Contract],
+    added: list[AddAction],
+    without: Sequence[str],
+    transactions: Mapping[str, int],
+    code: int | None,
+    mode: str,
+) -> DeltaTable:
+    """Commit; after another run's commit retry on top of it, unless it is of the same input."""
+    carried = (
+        transactions if code is None else {**transactions, CODE: code, FAMILY: contract.version()}
+    )
+    commit = CommitProperties(app_transactions=[Transaction(*item) for item in carried.items()])
+    actions: list[AddAction | RemoveAction] = [*added, *map(_remove, without)]
+    for tries_left in reversed(range(COMMIT_TRIES)):
+        _refuse_missing(table, contract.relation(), without)
+        try:
+            table.create_write_transaction(
+                actions, mode, contract.arrow_schema(), commit_properties=commit
+            )
+            break
+        except CommitFailedError:
+            # also if two runs create a table at once: the second creation is a commit too
+            table = warehouse.take(contract)
+            _refuse_repeat(table, contract.relation(), transactions, code)
+            if not tries_left:
+                raise
+    return table
+
+
+def _remove(file: str) -> RemoveAction:
+    return RemoveAction(
+        Path(file).name, data_change=True, deletion_timestamp=time.time_ns() // 1_000_000
+    )
+
+
+def _refuse_missing(table: DeltaTable, relation: str, files: Sequence[str]) -> None:
+    """Refuse to replace files that are no longer in the table: removed rows would come back."""
+    if not set(files) <= set(data_files(table)):
+        message = (
+            f"{relation}: another run has replaced files that this one was about to replace; "
+            "run again"
+        )
+        raise HomeError(message)
+
+
+def _refuse_repeat(
+    table: DeltaTable, relation: str, transactions: Mapping[str, int], code: int | None
+) -> None:
+    """Refuse transactions that the open version already has.
+
+    Delta itself only detects conflicts with commits after the open version.
+    """
+    if code is not None and table.transaction_version(CODE) != code:
+        return
+    done = {name: table.transaction_version(name) for name in transactions}
+    if any(at is not None and at >= transactions[name] for name, at in done.items()):
+        message = f"{relation}: another run has published the same input"
+        raise AlreadyPublishedError(message)
