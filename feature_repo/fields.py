@@ -13,7 +13,7 @@ from feast.types import Array, Bool, FeastType, Float32, Float64, Int64, String,
 from feature_repo.online_views import online_views
 from feature_repo.stores.empty import EMPTY
 from transforms.home import Settings
-from transforms.schemas.base import Column, Contract
+from transforms.schemas.base import Column, Contract, describe
 
 FEAST_TYPES: dict[pl.DataType, FeastType] = {
     pl.String(): String,
@@ -74,7 +74,7 @@ def feature_view(contract: type[Contract], entities: list[Entity], owner: str = 
         file_format=DeltaFormat(),
         timestamp_field="event_timestamp",
         created_timestamp_column="created_timestamp",
-        description=contract.__doc__ or "",
+        description=describe(contract),
     )
     return FeatureView(
         name=name,
@@ -83,6 +83,6 @@ def feature_view(contract: type[Contract], entities: list[Entity], owner: str = 
         schema=feast_fields(contract),
         source=source,
         online=name in online_views(Settings().root),
-        description=contract.__doc__ or "",
+        description=describe(contract),
         owner=owner,
     )

@@ -13,7 +13,7 @@ from transforms.features.entity import Entity
 from transforms.features.joined import joined
 from transforms.features.windows import Window
 from transforms.paths import parquet
-from transforms.schemas.base import Contract
+from transforms.schemas.base import Contract, describe
 from transforms.warehouse.tables import Warehouse
 
 
@@ -78,7 +78,7 @@ class View(ABC):
     @property
     def description(self) -> str:
         """What one row means."""
-        return self.contract.__doc__ or ""
+        return describe(self.contract)
 
     @property
     def features(self) -> list[str]:

@@ -5,6 +5,7 @@ several columns is named `column:rule`, so that a failure can name the column to
 """
 
 import hashlib
+import inspect
 from typing import Any, ClassVar, NamedTuple
 
 import pandera.polars as pa
@@ -202,3 +203,9 @@ def _bounds(checks: list[Any]) -> str:
     return ", ".join(
         f"{signs[check.name]} {next(iter(check.statistics.values()))}" for check in known
     )
+
+
+def describe(contract: type[Contract]) -> str:
+    """Say what one row of a contract is: its docstring, with a line for each paragraph."""
+    paragraphs = inspect.cleandoc(contract.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)

@@ -15,7 +15,7 @@ from deltalake.exceptions import DeltaError
 from transforms.errors import HomeError
 from transforms.home import Settings
 from transforms.paths import refuse_path
-from transforms.schemas.base import Contract
+from transforms.schemas.base import Contract, describe
 
 RELATIONS = (
     "raw.records",
@@ -164,7 +164,7 @@ class Warehouse:
                 str(folder),
                 contract.arrow_schema(),
                 mode="ignore",
-                description=contract.__doc__,
+                description=describe(contract),
                 configuration=KEEP_LOG,
             )
         except OSError as error:
