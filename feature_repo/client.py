@@ -163,7 +163,7 @@ class _TrainingSets:
         `lock` is a lock, the path of a saved one, or the name of a registered one, which brings its
         spine. Raises `LockError` where inputs are missing or changed, with a line for each.
         """
-        from feature_repo.locks import LockError, changes, gone
+        from feature_repo.locks import LockError, changes, missing_versions
         from transforms.home import Settings
         from transforms.warehouse.tables import Warehouse
 
@@ -176,7 +176,7 @@ class _TrainingSets:
                 "lock (millrace locks)"
             )
             raise LockError(message)
-        missing = gone(content, Warehouse(Settings(home=root)))
+        missing = missing_versions(content, Warehouse(Settings(home=root)))
         if missing:
             raise LockError("\n  ".join(["the training set cannot be rebuilt:", *missing]))
         made = self(rows, content["features"], root, content["tables"])

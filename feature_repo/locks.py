@@ -113,7 +113,7 @@ def write_lock(path: Path, content: Mapping[str, Any]) -> None:
     replace_file(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def gone(content: Mapping[str, Any], warehouse: "Warehouse") -> list[str]:
+def missing_versions(content: Mapping[str, Any], warehouse: "Warehouse") -> list[str]:
     """List the table versions of a lock that can no longer be read, a line each."""
     from deltalake.exceptions import DeltaError
 
@@ -124,13 +124,13 @@ def gone(content: Mapping[str, Any], warehouse: "Warehouse") -> list[str]:
         try:
             files = data_files(warehouse.table_at(f"features.{view}", version))
         except DeltaError:
-            lines.append(f"features.{view}: version {version} is gone")
+            lines.append(f"features.{view}: version {version} is missing")
             continue
         missing = [file for file in files if not Path(file).is_file()]
         if missing:
             first = Path(missing[0]).name
             lines.append(
-                f"features.{view}: version {version} is gone: "
+                f"features.{view}: version {version} is missing: "
                 f"{len(missing)} of {len(files)} data files, first {first}"
             )
     return lines

@@ -2,7 +2,7 @@
 
 `materialize(start, end)` writes the newest row of every entity with a row in that span, as Feast's
 own engine does. `materialize-incremental` goes by arrival: it writes the entities whose newest row
-came with a file that was not there the last time, or stands at an instant passed since (a window
+came with a file that was not there the last time, or applies from an instant passed since (a window
 that expired). So late rows get online, and nothing unchanged is written. What was done is
 remembered in the warehouse's folder; a run that was killed goes on after its last whole chunk.
 """

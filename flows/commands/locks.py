@@ -23,7 +23,7 @@ def locks(context: click.Context, home: str | None) -> None:
     """
     if context.invoked_subcommand:
         return
-    from feature_repo.locks import gone, registered
+    from feature_repo.locks import missing_versions, registered
 
     warehouse = open_warehouse(home)
     found = registered(warehouse.settings.root)
@@ -39,7 +39,9 @@ def locks(context: click.Context, home: str | None) -> None:
         click.echo(
             "  tables    " + ", ".join(f"{view} {version}" for view, version in lock.tables.items())
         )
-        click.echo("  state     " + ("; ".join(gone(lock.content, warehouse)) or "all there"))
+        click.echo(
+            "  state     " + ("; ".join(missing_versions(lock.content, warehouse)) or "all there")
+        )
 
 
 @locks.command()

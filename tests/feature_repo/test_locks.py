@@ -76,7 +76,7 @@ def test_missing_data_files_are_named(
     with pytest.raises(
         LockError,
         match=(
-            r"features.author_activity: version \d+ is gone: 1 of \d+ data files, first "
+            r"features.author_activity: version \d+ is missing: 1 of \d+ data files, first "
             rf"{Path(file).name}"
         ),
     ):
@@ -85,7 +85,7 @@ def test_missing_data_files_are_named(
 
 def test_missing_version_is_named(home: Warehouse, made: TrainingSet, spine: pl.DataFrame) -> None:
     lock = {**made.lock, "tables": {**made.lock["tables"], "record_quality": 99}}
-    with pytest.raises(LockError, match=r"features\.record_quality: version 99 is gone$"):
+    with pytest.raises(LockError, match=r"features\.record_quality: version 99 is missing$"):
         training_set.rebuild(lock, spine, home.settings.root)
 
 

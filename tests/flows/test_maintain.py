@@ -135,7 +135,7 @@ def test_locked_versions_are_kept_until_the_lock_is_removed(grown: Warehouse) ->
     assert sum(int(str(item["n_files"])) for item in later["vacuumed"]) == 0
     remove(root, "first")
     assert sum(int(str(item["n_files"])) for item in maintain(grown, keep_days=0)["vacuumed"]) > 0
-    with pytest.raises(LockError, match=r"features\.author_activity: version \d+ is gone"):
+    with pytest.raises(LockError, match=r"features\.author_activity: version \d+ is missing"):
         training_set.rebuild(first.lock, SPINE, root)
 
 

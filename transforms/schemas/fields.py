@@ -29,7 +29,7 @@ class SourceField(Contract):
     n_rows: int = pa.Field(
         ge=0,
         description="Rows let in that had it with this type; "
-        "0 where it is missing or its rows are held back.",
+        "0 where it is missing or its rows were rejected.",
     )
     change: str = pa.Field(
         isin=CHANGES,
