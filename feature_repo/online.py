@@ -225,7 +225,9 @@ def _is_lost(warehouse: Warehouse, view: str, done: Done) -> bool:
         return False
     with contextlib.closing(sqlite3.connect(settings["online_store"]["path"])) as connection:
         try:
-            sql = f'select count(*) from "{settings["project"]}_{view}" where entity_key = ?'
+            layout = settings["online_store"].get("layout", "compact")
+            table = f"{settings['project']}_{view}" + ("" if layout == "feast" else f".{layout}")
+            sql = f'select count(*) from "{table}" where entity_key = ?'
             return not connection.execute(sql, [base64.b64decode(done.witness)]).fetchone()[0]
         except sqlite3.OperationalError:  # no such table
             return True

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -41,12 +41,15 @@ from feature_repo.stores.codec import (
     joined,
     row_bytes,
 )
+from feature_repo.stores.compact import Column
 
 Write: TypeAlias = Callable[[pa.RecordBatch], int]
 Row: TypeAlias = tuple[
     EntityKey, dict[str, Value], datetime, datetime | None
 ]  # an entity as Feast hands it to an online store
 WriteBatch: TypeAlias = Callable[["Batch"], int]
+# features that are asked for of entities of a view
+Asked: TypeAlias = tuple[FeatureView, Sequence[bytes], Sequence[str]]
 Instants: TypeAlias = npt.NDArray[np.datetime64]
 
 TEXT_TYPES = {
@@ -171,9 +174,41 @@ def bulk_writer(
         yield lambda rows: write(_encode(view, rows)) if rows.num_rows else 0
 
 
+class Layout(Protocol):
+    """How a store of ours keeps values in another layout than Feast's."""
+
+    def update(self, dropped: Sequence[FeatureView], kept: Sequence[FeatureView]) -> None:
+        """Make room for views, and delete what the store has of others."""
+
+    def writer(self, view: FeatureView) -> AbstractContextManager[WriteBatch]:
+        """Open a view for writing."""
+
+    def read(self, reads: Sequence[Asked]) -> list[list[Column]]:
+        """Read features of entities of views."""
+
+    async def read_async(self, reads: Sequence[Asked]) -> list[list[Column]]:
+        """Read as `read` does, without blocking."""
+
+    def delete(self, view: FeatureView, keys: Sequence[bytes]) -> None:
+        """Delete what a view has of entities."""
+
+
+def layout_of(config: RepoConfig, online_store: Any) -> Layout | None:
+    """The layout in which a store keeps values; None for Feast's. Raises ValueError where the settings allow no other than Feast's."""
+    if getattr(config.online_store, "layout", "feast") == "feast":
+        return None
+    if reason := _unfit(config, online_store):
+        message = f"online_store: layout: compact: {reason}; say `layout: feast`"
+        raise ValueError(message)
+    layout: Layout = online_store.compact(config)
+    return layout
+
+
 def _opened(
     config: RepoConfig, online_store: OnlineStore, view: FeatureView
 ) -> AbstractContextManager[WriteBatch]:
+    if layout := layout_of(config, online_store):
+        return layout.writer(view)
     return WRITERS[_writer_class(online_store)](config, online_store, view)
 
 
@@ -312,8 +347,8 @@ def _instants(column: pa.Array) -> Instants:
     return np.asarray(instants.tz_localize(None), "datetime64[us]")
 
 
-def _texts(values: list[bytes], value_type: ValueType) -> list[str | None]:
-    """Write values as the text that SQL stores keep beside them, like `extract_text_and_num`."""
+def texts(values: list[bytes], value_type: ValueType) -> list[str | None]:
+    """Write values as the text that the SQL stores keep beside them (Feast's `extract_text_and_num`)."""
     if value_type not in TEXT_TYPES:
         return [None] * len(values)
     return [None if value is None else str(value) for value in decode_values(values, value_type)]
@@ -333,18 +368,15 @@ def _sqlite_writer(
         isolation_level=None,
     )
     try:
-        with _readers_go_on(connection):
+        with readers_go_on(connection):
             yield partial(_write_sqlite, connection, _table(config, view))
     finally:
         connection.close()
 
 
 @contextmanager
-def _readers_go_on(connection: sqlite3.Connection) -> Iterator[None]:
-    """Use write-ahead logging, so that no reader waits or fails.
-
-    Restore the journal mode afterwards.
-    """
+def readers_go_on(connection: sqlite3.Connection) -> Iterator[None]:
+    """Write ahead into a log, so that no reader waits or fails; afterwards the journal is what it was."""
     journal = connection.execute("pragma journal_mode").fetchone()[0]
     for pragma in (
         "journal_mode = wal",
@@ -385,7 +417,7 @@ def _write_sqlite(connection: sqlite3.Connection, table: str, batch: Batch) -> i
 
 def _sqlite_columns(batch: Batch, name: str) -> tuple[list[bytes], list[str | None]]:
     values = batch.features[name].to_pylist()
-    return values, _texts(values, batch.types[name])
+    return values, texts(values, batch.types[name])
 
 
 def _sqlite_literal(connection: sqlite3.Connection, name: str) -> str:
@@ -460,17 +492,18 @@ return written
 """
 
 
-class _RedisCall(NamedTuple):
-    """What all calls of the script share."""
+class RedisCall(NamedTuple):
+    """What all calls of a script share: its digest, what follows the keys, as bytes and counted, and how many values an entity has."""
 
     digest: bytes
     constant: bytes
-    fields: int
+    n_constant: int
+    n_values: int
 
     def head(self, entities: int) -> bytes:
         """Begin a call: the number of its arguments, and those before the keys."""
-        arguments = 5 + entities + self.fields + entities * self.fields
-        return b"*%d\r\n" % arguments + _bulk_strings(b"EVALSHA", self.digest, b"%d" % entities)
+        arguments = 3 + entities + self.n_constant + entities * self.n_values
+        return b"*%d\r\n" % arguments + bulk_strings(b"EVALSHA", self.digest, b"%d" % entities)
 
 
 @contextmanager
@@ -486,10 +519,10 @@ def _redis_writer(config: RepoConfig, online_store: Any, view: FeatureView) -> I
             *(_mmh3(f"{name}:{feature}") for feature in batch.features),
         ]
         numbers = (config.online_store.key_ttl_seconds or 0, len(fields))
-        call = _RedisCall(
-            digest, _bulk_strings(*(b"%d" % number for number in numbers), *fields), len(fields)
-        )
-        return _write_redis(connection, call, config.project, batch)
+        constant = bulk_strings(*(b"%d" % number for number in numbers), *fields)
+        call = RedisCall(digest, constant, len(numbers) + len(fields), len(fields))
+        values = [encode_instants(batch.event.astype(np.int64)), *batch.features.values()]
+        return call_redis(connection, call, redis_keys(batch, config.project), values)
 
     try:
         yield write
@@ -497,14 +530,20 @@ def _redis_writer(config: RepoConfig, online_store: Any, view: FeatureView) -> I
         client.connection_pool.release(connection)
 
 
-def _write_redis(connection: Any, call: _RedisCall, project: str, batch: Batch) -> int:
-    """Send calls of several entities each.
+def redis_keys(batch: Batch, project: str) -> pa.LargeBinaryArray:
+    """Name the hashes of entities."""
+    return joined(batch.keys, pa.scalar(project.encode(), pa.large_binary()))
 
-    Redis-py's packing of arguments would take most of the time.
-    """
-    keys = _bulk_columns(joined(batch.keys, pa.scalar(project.encode(), pa.large_binary())))
-    values = _bulk_columns(encode_instants(batch.event.astype(np.int64)), *batch.features.values())
-    left, written = len(batch.keys), 0
+
+def call_redis(
+    connection: Any,
+    call: RedisCall,
+    of_entities: pa.LargeBinaryArray,
+    columns: Sequence[pa.LargeBinaryArray],
+) -> int:
+    """Call a script with some entities at a time; redis-py's own packing of the arguments would take most of the time."""
+    keys, values = _bulk_columns(of_entities), _bulk_columns(*columns)
+    left, written = len(of_entities), 0
     try:
         for first in range(0, len(keys), CALLS_IN_FLIGHT):
             calls = list(
@@ -527,7 +566,7 @@ def _write_redis(connection: Any, call: _RedisCall, project: str, batch: Batch) 
     return written
 
 
-def _bulk_strings(*values: bytes) -> bytes:
+def bulk_strings(*values: bytes) -> bytes:
     """Write values as Redis's protocol has them."""
     return b"".join(b"$%d\r\n%b\r\n" % (len(value), value) for value in values)
 
@@ -648,24 +687,24 @@ def _postgres_rows(batch: Batch) -> memoryview:
     """Write a batch in Postgres's binary copy format, a row for each entity and feature."""
     width = pa.scalar((6).to_bytes(2), pa.large_binary())
     key, event, created = (
-        _postgres_fields(column)
+        postgres_fields(column)
         for column in (batch.keys, *map(_postgres_instants, (batch.event, batch.created)))
     )
     parts: list[Any] = []
     for name in sorted(batch.features):
-        texts = pa.array(
-            _texts(batch.features[name].to_pylist(), batch.types[name]), pa.large_string()
+        as_text = pa.array(
+            texts(batch.features[name].to_pylist(), batch.types[name]), pa.large_string()
         )
         given_name = pa.scalar(len(name.encode()).to_bytes(4) + name.encode(), pa.large_binary())
         value, text = (
-            _postgres_fields(batch.features[name]),
-            _postgres_fields(texts.cast(pa.large_binary())),
+            postgres_fields(batch.features[name]),
+            postgres_fields(as_text.cast(pa.large_binary())),
         )
         parts += [width, *key, given_name, *value, *text, *event, *created]
     return row_bytes(joined(*parts))
 
 
-def _postgres_fields(
+def postgres_fields(
     column: pa.LargeBinaryArray,
 ) -> tuple[pa.LargeBinaryArray, pa.LargeBinaryArray]:
     """Write each value's length, -1 for null, and its bytes."""

@@ -15,6 +15,7 @@ from feast.infra.online_stores.helpers import _mmh3, compute_table_id, compute_v
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.repo_config import RepoConfig
 
+from feature_repo.stores.bulk import layout_of
 from feature_repo.stores.codec import encode_entity_keys
 from feature_repo.stores.serving import arrow_type
 
@@ -48,7 +49,11 @@ def delete_entities(
         )
         raise ValueError(message)
     rows = entities.to_dicts() if isinstance(entities, pl.DataFrame) else entities
-    delete(config, online_store, view, _encoded(view, rows))
+    keys = _encoded(view, rows)
+    if layout := layout_of(config, online_store):
+        layout.delete(view, keys)
+    else:
+        delete(config, online_store, view, keys)
 
 
 def _encoded(view: FeatureView, rows: Sequence[Mapping[str, Any]]) -> Keys:

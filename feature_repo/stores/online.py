@@ -44,7 +44,9 @@ from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from feature_repo.stores.bulk import GuardedWrites
+from feature_repo.stores.bulk import Asked, GuardedWrites, Layout, layout_of
+from feature_repo.stores.compact import Column
+from feature_repo.stores.compact_sqlite import CompactSqlite
 from feature_repo.stores.empty import empty_values
 from feature_repo.stores.nearest import nearest
 from feature_repo.stores.searching import Search
@@ -148,8 +150,63 @@ def refuse_not_online(view: Any) -> None:
         raise NotOnlineError(message)
 
 
-class LeanReads(OnlineStore):
-    """An online store that serves stored bytes; a store adds `read_stored` and its async twin."""
+class LeanReads(GuardedWrites, OnlineStore):
+    """An online store that serves from the stored bytes, in a layout of its own or in Feast's.
+
+    A store adds its `compact` layout, and `read_stored` for Feast's, and its twin for `await`.
+    """
+
+    def compact(self, config: RepoConfig) -> Layout:
+        """The compact layout in this store."""
+        raise NotImplementedError
+
+    def update(
+        self,
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        *others: Any,
+        **options: Any,
+    ) -> None:
+        """Make room for views that are kept, and delete what the store has of others, or in another layout."""
+        if layout := layout_of(config, self):
+            layout.update(tables_to_delete, tables_to_keep)
+            return
+        super().update(config, tables_to_delete, tables_to_keep, *others, **options)
+
+    def online_read(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
+        """Read the requested features, all of the view where none are named; the newest of their event timestamps counts."""
+        layout = layout_of(config, self)
+        if layout is None:
+            found: list[tuple[datetime | None, dict[str, Value] | None]] = super().online_read(
+                config, table, entity_keys, requested_features
+            )
+            return found
+        asked = _asked_of(config, table, entity_keys, requested_features)
+        return _rows(asked[2], layout.read([asked])[0])
+
+    async def online_read_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
+        """Read as `online_read` does, without blocking."""
+        layout = layout_of(config, self)
+        if layout is None:
+            found: list[
+                tuple[datetime | None, dict[str, Value] | None]
+            ] = await super().online_read_async(config, table, entity_keys, requested_features)
+            return found
+        asked = _asked_of(config, table, entity_keys, requested_features)
+        return _rows(asked[2], (await layout.read_async([asked]))[0])
 
     def get_online_features(
         self,
@@ -209,15 +266,24 @@ class LeanReads(OnlineStore):
         raise NotImplementedError
 
     def read(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
-        """Read as `read_stored` does.
-
-        An unknown entity has the values of one with nothing counted.
-        """
-        return _with_empty(reads, self.read_stored(config, reads))
+        """Read as `read_stored` does; an entity that the store does not know has the values of one of which nothing counts."""
+        layout = layout_of(config, self)
+        found = (
+            _stored(layout.read(list(map(_asked_by, reads))))
+            if layout
+            else self.read_stored(config, reads)
+        )
+        return _with_empty(reads, found)
 
     async def read_async(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
         """Read as `read` does, without blocking."""
-        return _with_empty(reads, await self.read_stored_async(config, reads))
+        layout = layout_of(config, self)
+        found = (
+            _stored(await layout.read_async(list(map(_asked_by, reads))))
+            if layout
+            else await self.read_stored_async(config, reads)
+        )
+        return _with_empty(reads, found)
 
     def _read_features_per_fv(
         self,
@@ -243,15 +309,43 @@ class LeanReads(OnlineStore):
 
 
 class SqliteOnlineStoreConfig(sqlite.SqliteOnlineStoreConfig):
-    """Feast's settings: the database's `path`, absolute or relative to the feature repository."""
+    """Feast's own settings: `path` of the database, relative to the feature repository or absolute; and the `layout`.
+
+    `compact` (the default) has a row an entity and view; `feast` has a row an entity and feature, for other clients of the file.
+    """
 
     type: Literal["feature_repo.stores.online.SqliteOnlineStore"] = (
         "feature_repo.stores.online.SqliteOnlineStore"
     )
+    layout: Literal["compact", "feast"] = "compact"
 
 
-class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
-    """Feast's SQLite store, which keeps event timestamps to the second."""
+class SqliteOnlineStore(LeanReads, sqlite.SqliteOnlineStore):
+    """Feast's SQLite store. Its own layout keeps event timestamps to the second, the compact one to the microsecond."""
+
+    def compact(self, config: RepoConfig) -> Layout:
+        """A table a view."""
+        return CompactSqlite(config, self)
+
+    def update(
+        self,
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        *others: Any,
+        **options: Any,
+    ) -> None:
+        """Make and drop tables. Feast makes an index that is a prefix of its primary key, a quarter of the file; it is dropped."""
+        super().update(config, tables_to_delete, tables_to_keep, *others, **options)
+        connection = self._get_conn(config)
+        for view in tables_to_keep:
+            index = quoted(f"{self._table(config, view)}_ek")
+            connection.execute(f"drop index if exists {index}")
+        connection.commit()
+
+    def _table(self, config: RepoConfig, view: FeatureView) -> str:
+        versioning = config.registry.enable_online_feature_view_versioning
+        return str(sqlite._table_id(config.project, view, versioning))  # noqa: SLF001
 
     def _get_conn(self, config: RepoConfig) -> sqlite3.Connection:
         """Open the database as Feast does, with a cache for the upper part of its indexes."""
@@ -260,7 +354,6 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
         if not is_open:
             connection.execute(f"pragma cache_size = -{CACHE_KIB}")
             connection.execute(f"pragma mmap_size = {MAPPED_BYTES}")
-            connection.create_function("is_held", 2, _is_held, deterministic=True)
         return connection
 
     def read_stored(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
@@ -274,21 +367,12 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        """Read the requested features, or all; the newest of their event timestamps counts."""
-        if not requested_features or not entity_keys:
-            found: list[tuple[datetime | None, dict[str, Value] | None]] = super().online_read(
-                config, table, entity_keys, requested_features
-            )
-            return found
-        keys = [
-            serialize_entity_key(key, config.entity_key_serialization_version)
-            for key in entity_keys
-        ]
-        stored = self._read_view(config, Read(table, requested_features, keys, range(len(keys))))
-        entities = zip(
-            *(zip(feature.values, feature.instants, strict=True) for feature in stored), strict=True
-        )
-        return [_row(requested_features, entity) for entity in entities]
+        """Read the requested features, all that are stored where none are named; the newest of their event timestamps counts."""
+        if not requested_features or not entity_keys or layout_of(config, self):
+            return super().online_read(config, table, entity_keys, requested_features)
+        _, keys, names = _asked_of(config, table, entity_keys, requested_features)
+        stored = self._read_view(config, Read(table, names, keys, range(len(keys))))
+        return _rows(names, stored)
 
     def retrieve_online_documents(
         self,
@@ -348,7 +432,7 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
         found: Mapping[bytes, float] = {}
         if query_string is not None:
             with closing(
-                self._connected(config)
+                self._connected(config, table)
             ) as connection:  # its own, for its table is for this search alone
                 found = dict(
                     search.by_words(
@@ -378,16 +462,16 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
 
     def _search(self, config: RepoConfig, table: FeatureView, filters: Any = None) -> Search:
         refuse_not_online(table)
-        name = sqlite._table_id(  # noqa: SLF001
-            config.project, table, config.registry.enable_online_feature_view_versioning
-        )
-        return Search(
-            table, name, filters, time_ns() - table.ttl // MICROSECOND * 1000 if table.ttl else None
-        )
+        oldest = time_ns() - table.ttl // MICROSECOND * 1000 if table.ttl else None
+        return Search(table, self._table(config, table), filters, oldest)
 
-    def _connected(self, config: RepoConfig) -> sqlite3.Connection:
+    def _connected(self, config: RepoConfig, view: FeatureView) -> sqlite3.Connection:
+        """Open a connection of its own for a search of a view."""
         connection = sqlite3.connect(self._get_db_path(config))
-        connection.create_function("is_held", 2, _is_held, deterministic=True)
+        if layout_of(config, self):
+            CompactSqlite(config, self).show_as_feast(connection, view)
+        else:
+            connection.create_function("is_held", 2, _is_held, deterministic=True)
         return connection
 
     def _vectors(
@@ -404,18 +488,17 @@ class SqliteOnlineStore(GuardedWrites, LeanReads, sqlite.SqliteOnlineStore):
             select entity_key, value from {quoted(search.table)} as stored
             where feature_name = ? and length(value) > 0 and {condition}
         """
-        cursor = self._get_conn(config).execute(sql, [*valued_parameters, feature, *parameters])
-        while rows := cursor.fetchmany(VECTORS_AT_ONCE):
-            kept = [(key, value) for key, value in rows if among is None or key in among]
-            yield [key for key, _ in kept], [value for _, value in kept]
+        with closing(self._connected(config, search.view)) as connection:
+            cursor = connection.execute(sql, [*valued_parameters, feature, *parameters])
+            while rows := cursor.fetchmany(VECTORS_AT_ONCE):
+                kept = [(key, value) for key, value in rows if among is None or key in among]
+                yield [key for key, _ in kept], [value for _, value in kept]
 
     def _read_view(self, config: RepoConfig, read: Read) -> list[Stored]:
         n_keys, n_features = len(read.keys), len(read.requested_features)
         if not n_keys:
             return [Stored([], [])] * n_features
-        table = sqlite._table_id(  # noqa: SLF001
-            config.project, read.table, config.registry.enable_online_feature_view_versioning
-        )
+        table = self._table(config, read.table)
         # SQLite keeps the order of a CROSS JOIN, so the rows come key by key, feature by feature;
         # the plus sign keeps the driver from making a datetime of every single event timestamp
         sql = f"""
@@ -484,6 +567,32 @@ def _of_seconds(seconds: int | None) -> bytes | None:
 @lru_cache(maxsize=1 << 16)
 def _nanoseconds(instant: bytes) -> int:
     return int(Timestamp.FromString(instant).ToNanoseconds())
+
+
+def _asked_of(
+    config: RepoConfig, view: FeatureView, keys: Sequence[EntityKey], features: Sequence[str] | None
+) -> Asked:
+    version = config.entity_key_serialization_version
+    names = features or [field.name for field in view.features]
+    return view, [serialize_entity_key(key, version) for key in keys], names
+
+
+def _asked_by(read: Read) -> Asked:
+    return read.table, read.keys, read.requested_features
+
+
+def _stored(found: Sequence[Sequence[Column]]) -> list[list[Stored]]:
+    return [[Stored(*column) for column in columns] for columns in found]
+
+
+def _rows(
+    names: Sequence[str], columns: Sequence[Sequence[Sequence[bytes | None]]]
+) -> list[tuple[datetime | None, dict[str, Value] | None]]:
+    """Entities as `online_read` gives them."""
+    entities = zip(
+        *(zip(values, instants, strict=True) for values, instants in columns), strict=True
+    )
+    return [_row(names, entity) for entity in entities]
 
 
 def _row(

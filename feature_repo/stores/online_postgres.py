@@ -12,23 +12,29 @@ from feast.repo_config import RepoConfig
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
-from feature_repo.stores.bulk import GuardedWrites
+from feature_repo.stores.bulk import Layout
+from feature_repo.stores.compact_postgres import CompactPostgres
 from feature_repo.stores.online import LeanReads, Read, Stored, serialized
 
 
 class PostgresOnlineStoreConfig(postgres.PostgreSQLOnlineStoreConfig):
-    """Feast's own settings: `host`, `database`, `db_schema` and the rest."""
+    """Feast's own settings: `host`, `database`, `db_schema` and the rest; and the `layout`: `compact` (the default), or `feast`."""
 
     type: Literal["feature_repo.stores.online_postgres.PostgresOnlineStore"] = (
         "feature_repo.stores.online_postgres.PostgresOnlineStore"
     )
+    layout: Literal["compact", "feast"] = "compact"
 
 
-class PostgresOnlineStore(GuardedWrites, LeanReads, postgres.PostgreSQLOnlineStore):
-    """Feast's PostgreSQL store: a row an entity and feature, instants to the microsecond."""
+class PostgresOnlineStore(LeanReads, postgres.PostgreSQLOnlineStore):
+    """Feast's PostgreSQL store. Event timestamps are kept to the microsecond in both layouts."""
 
     _conn: Connection[Any] | None
     _conn_pool: ConnectionPool | None
+
+    def compact(self, config: RepoConfig) -> Layout:
+        """A table a view."""
+        return CompactPostgres(config, self)
 
     def read_stored(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
         """Read all views by one query."""

@@ -8,36 +8,51 @@ from typing import Literal, TypeAlias
 from feast.infra.online_stores import redis
 from feast.repo_config import RepoConfig
 
-from feature_repo.stores.bulk import GuardedWrites
+from feature_repo.stores.bulk import Layout
+from feature_repo.stores.compact_redis import CompactRedis
 from feature_repo.stores.online import LeanReads, Read, Stored
 
 Command: TypeAlias = tuple[bytes, list[str | bytes]]  # a hash, and the fields to get of it
 
 
 class RedisOnlineStoreConfig(redis.RedisOnlineStoreConfig):
-    """Feast's own settings: `connection_string` and the rest."""
+    """Feast's own settings: `connection_string` and the rest; and the `layout`: `compact` (the default), or `feast` for other clients."""
 
     type: Literal["feature_repo.stores.online_redis.RedisOnlineStore"] = (
         "feature_repo.stores.online_redis.RedisOnlineStore"
     )
+    layout: Literal["compact", "feast"] = "compact"
 
 
-class RedisOnlineStore(GuardedWrites, LeanReads, redis.RedisOnlineStore):
+class RedisOnlineStore(LeanReads, redis.RedisOnlineStore):
     """Feast's Redis store: one hash an entity, with one event timestamp for each view.
 
     As Feast answers it, a value that is not there is null and PRESENT, for Redis does not tell it
     from a stored null.
     """
 
+    def compact(self, config: RepoConfig) -> Layout:
+        """A field a view."""
+        return CompactRedis(config, self)
+
     def read_stored(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
         """Read all views by one pipeline."""
-        commands = self._commands(config, reads)
+        return _by_view(reads, self.read_hashes(config, self._commands(config, reads)))
+
+    def read_hashes(
+        self, config: RepoConfig, commands: Sequence[Command]
+    ) -> list[list[bytes | None]]:
+        """Read fields of hashes by one pipeline."""
         is_plain = (
             config.online_store.redis_type == redis.RedisType.redis
             and config.online_store.client == redis.RedisClient.redis
         )
-        read = self._read_packed if is_plain else self._read_hash_fields
-        return _by_view(reads, read(config, commands))
+        found: list[list[bytes | None]] = (
+            self._read_packed(config, commands)
+            if is_plain
+            else self._read_hash_fields(config, commands)
+        )
+        return found
 
     async def read_stored_async(
         self, config: RepoConfig, reads: Sequence[Read]

@@ -442,6 +442,8 @@ def test_increment_writes_exactly_what_changed(
     home, model, asked = make_home(*rows, layout=layout), Model(*rows), False
     assert home.first(end) == model.increment(end)
     for kind, *step in steps:
+        if kind == "span" and step[0] == end:
+            continue  # to Feast this is an increment
         if kind == "append":
             home.append(*step[0])
             model.append(*step[0])
@@ -764,7 +766,7 @@ def test_view_of_an_emptied_store_is_due(
         connection,
     ):
         for view in first:
-            connection.execute(f"delete from millrace_{view}")
+            connection.execute(f'delete from "millrace_{view}.compact"')
     assert bring_up_to_date(warehouse, now, lambda *_: None) == first
 
 
@@ -954,6 +956,7 @@ def test_view_to_be_validated_is_validated(tmp_path: Path) -> None:
 def test_expired_value_is_written_and_reads_as_expired(tmp_path: Path) -> None:
     online = {
         "type": "feature_repo.stores.online.SqliteOnlineStore",
+        "layout": "feast",
         "path": str(tmp_path / "online.db"),
     }
     home, now = (

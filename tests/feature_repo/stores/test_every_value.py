@@ -116,7 +116,7 @@ def test_every_value_is_served_as_it_was_written_by_materialization_and_push(
     names, times = pa.array(["a", "b", "c"]), pa.array([event] * 3, pa.timestamp("us", "UTC"))
     pq.write_table(pa.table({"user_id": names, "event_timestamp": times, **drawn}), path)
     with store.provider.online_store._get_conn(store.config) as connection:
-        connection.execute('delete from "values_values"')
+        connection.execute('delete from "values_values.compact"')
     store.materialize(event, event + timedelta(hours=1), ["values"])
     pushed = {name: array.to_pylist(maps_as_pydicts="strict") for name, array in drawn.items()}
     store.write_to_online_store(

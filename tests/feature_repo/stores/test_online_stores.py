@@ -204,6 +204,7 @@ class Stores(NamedTuple):
 def stores(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stores]:
+    """Both stores in Feast's layout; what differs in ours is in `test_compact`."""
     kind, folder = request.param, tmp_path_factory.mktemp("stores")
     if kind == "sqlite":
         where = {"path": str(folder / "online.db")}
@@ -223,7 +224,7 @@ def stores(
     stock = feature_store(folder / "registry.db", {"type": kind, **where})
     register(stock, OBJECTS)
     both_stores = Stores(
-        kind, stock, feature_store(folder / "registry.db", {"type": LEAN[kind], **where})
+        kind, stock, feature_store(folder / "registry.db", {"type": LEAN[kind], "layout": "feast", **where})
     )
     yield both_stores
     if kind == "postgres":  # it does not end before its last connection

@@ -82,9 +82,11 @@ def filled(
     return store
 
 
-@pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
-    return filled(tmp_path_factory.mktemp("ours"), type=OURS)
+@pytest.fixture(scope="module", params=["compact", "feast"])
+def ours(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> FeatureStore:
+    return filled(tmp_path_factory.mktemp("ours"), type=OURS, layout=request.param)
 
 
 @pytest.fixture(scope="module")

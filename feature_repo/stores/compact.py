@@ -1,0 +1,201 @@
+"""All features of an entity in one value: how they get into it and out of it. Where values are stored does not belong here.
+
+A value is, in this order:
+
+- the version of the layout (1 byte);
+- event and created timestamp, in microseconds since 1970 (8 bytes each, big endian, shifted so that bytes sort as instants do; the
+  least one is a created timestamp that is not known);
+- how many bytes an end has, and how many features there are (1 and 2 bytes);
+- a digest of the name of each feature (4 bytes each), then where each feature ends (little endian);
+- the features as serialized `Value` protos, one behind the other;
+- CRC-32 of all before it (4 bytes).
+
+A value names its features, so it stays readable when a view gains or loses some.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from feature_repo.stores.codec import fixed, joined
+from transforms.errors import MillraceError
+
+Instants: TypeAlias = npt.NDArray[np.datetime64]
+# values and event timestamps of one feature, entity by entity, both serialized; None where there is none
+Column: TypeAlias = tuple[list[bytes | None], list[bytes | None]]
+
+VERSION = 1
+EVENT, CREATED, ENDS, N_FEATURES, NAMES = 1, 9, 17, 18, 20
+# the bytes that decide which of two values is newer
+AGE = slice(EVENT, ENDS)
+CHECKSUM = 4
+SHIFT = 1 << 63
+ENDS_OF_WIDTH = {2: "H", 4: "I"}
+
+
+class BrokenValueError(MillraceError):
+    """A value of the online store is not as it was written."""
+
+
+def pack(
+    event: Instants, created: Instants, features: Mapping[str, pa.LargeBinaryArray]
+) -> list[bytes]:
+    """Write the serialized features of entities into one value each; instants are in microseconds, NaT for one that is not known.
+
+    >>> features = {"n": pa.array([b"\\x20\\x03"], pa.large_binary())}
+    >>> (value,) = pack(np.array(["2026-01-01"], "M8[us]"), np.array(["NaT"], "M8[us]"), features)
+    >>> unpack([value], ["n", "other"])[0][0], len(value)
+    ([b' \\x03'], 32)
+    """
+    names, n_rows = sorted(features), len(event)
+    lengths = [pc.binary_length(features[name]).to_numpy() for name in names]
+    ends = np.cumsum(np.reshape(lengths, (len(names), n_rows)), axis=0).T
+    width = 2 if ends.max(initial=0) < 1 << 16 else 4
+    described = struct.pack(">BH", width, len(names)) + b"".join(map(_digest, names))
+    age = np.stack([event, created], axis=1).astype(np.int64).view(np.uint64) + np.uint64(SHIFT)
+    parts = [
+        np.full((n_rows, 1), VERSION, np.uint8),
+        _cells(age.astype(">u8")),
+        np.tile(np.frombuffer(described, np.uint8), (n_rows, 1)),
+        _cells(ends.astype(f"<u{width}")),
+    ]
+    heads = np.concatenate(parts, axis=1)
+    rows = fixed(
+        b"", heads.view(np.dtype((np.void, heads.shape[1]))).ravel(), np.ones(n_rows, np.bool_)
+    )
+    return [
+        row + crc32(row).to_bytes(CHECKSUM)
+        for row in joined(rows, *(features[name] for name in names)).to_pylist()
+    ]
+
+
+def unpack(values: Sequence[bytes | None], names: Sequence[str]) -> list[Column]:
+    """Read features out of values, in the order of their names. Raises `BrokenValueError` for a value that is not as it was written."""
+    asked, nothing = tuple(names), (None,) * len(names)
+    rows = [nothing if value is None else _features(value, asked) for value in values]
+    instants = [None if value is None else _instant(value[EVENT:CREATED]) for value in values]
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in names]
+    return [(column, _where_known(column, instants)) for column in columns]
+
+
+def merged(stored: bytes | None, given: bytes) -> bytes:
+    """Add the features of a stored value that a given one does not have, as where only some features of an entity are written."""
+    if stored is None:
+        return given
+    features = _by_digest(stored) | _by_digest(given)
+    width = 2 if sum(map(len, features.values())) < 1 << 16 else 4
+    ends = np.cumsum([len(feature) for feature in features.values()]).astype(f"<u{width}")
+    row = b"".join(
+        [
+            given[:ENDS],
+            struct.pack(">BH", width, len(features)),
+            *features,
+            ends.tobytes(),
+            *features.values(),
+        ]
+    )
+    return row + crc32(row).to_bytes(CHECKSUM)
+
+
+def age(value: str) -> str:
+    """SQL of the bytes of a stored value that tell its age: the greater of two is the newer."""
+    return f"substr({value}, {AGE.start + 1}, {AGE.stop - AGE.start})"
+
+
+def event_us(value: bytes) -> int:
+    """The event timestamp of a value, in microseconds since 1970."""
+    return int.from_bytes(value[EVENT:CREATED]) - SHIFT
+
+
+class _Shape(NamedTuple):
+    """Where features lie in all values that have the same ones: the ends, what the first begins at, the places of those asked for."""
+
+    ends: struct.Struct
+    first_end: int
+    start: int
+    places: list[int | None]
+
+
+@lru_cache
+def _shape(described: bytes, names: tuple[str, ...]) -> _Shape:
+    width, n_features = struct.unpack_from(">BH", described)
+    digests = [
+        described[at : at + 4] for at in range(NAMES - ENDS, NAMES - ENDS + 4 * n_features, 4)
+    ]
+    place = {digest: number for number, digest in enumerate(digests)}
+    ends = struct.Struct(f"<{n_features}{ENDS_OF_WIDTH[width]}")
+    first_end = NAMES + 4 * n_features
+    return _Shape(
+        ends, first_end, first_end + ends.size, [place.get(_digest(name)) for name in names]
+    )
+
+
+def _features(value: bytes, names: tuple[str, ...]) -> tuple[bytes | None, ...]:
+    shape = _shape(_described(value), names)
+    ends = (*shape.ends.unpack_from(value, shape.first_end), 0)  # before the first, at -1, is 0
+    start = shape.start
+    return tuple(
+        [
+            None if place is None else value[start + ends[place - 1] : start + ends[place]]
+            for place in shape.places
+        ]
+    )
+
+
+def _by_digest(value: bytes) -> dict[bytes, bytes]:
+    """All features of a value, by the digests of their names."""
+    described = _described(value)
+    shape = _shape(described, ())
+    ends = (*shape.ends.unpack_from(value, shape.first_end), 0)
+    return {
+        described[3 + 4 * place : 7 + 4 * place]: value[
+            shape.start + ends[place - 1] : shape.start + end
+        ]
+        for place, end in enumerate(ends[:-1])
+    }
+
+
+def _described(value: bytes) -> bytes:
+    """What a value says of its features, after a look at whether it is whole."""
+    if value[0] != VERSION or crc32(memoryview(value)[:-CHECKSUM]) != int.from_bytes(
+        value[-CHECKSUM:]
+    ):
+        message = (
+            "a value of the online store is damaged, or another version of millrace wrote it; delete the online store, "
+            "then materialize again: all of it is in the feature tables"
+        )
+        raise BrokenValueError(message)
+    return value[ENDS : NAMES + 4 * int.from_bytes(value[N_FEATURES:NAMES])]
+
+
+def _where_known(column: list[bytes | None], instants: list[bytes | None]) -> list[bytes | None]:
+    if None not in column:
+        return instants
+    return [
+        None if value is None else instant for value, instant in zip(column, instants, strict=True)
+    ]
+
+
+@lru_cache(maxsize=1 << 16)
+def _instant(shifted: bytes) -> bytes:
+    """Serialize an event timestamp as Feast answers it."""
+    seconds, rest = divmod(int.from_bytes(shifted) - SHIFT, 1_000_000)
+    return bytes(Timestamp(seconds=seconds, nanos=rest * 1000).SerializeToString())
+
+
+@lru_cache(maxsize=1 << 12)
+def _digest(name: str) -> bytes:
+    return crc32(name.encode()).to_bytes(4)
+
+
+def _cells(numbers: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The bytes of numbers, row by row."""
+    return np.ascontiguousarray(numbers).view(np.uint8).reshape(len(numbers), -1)
