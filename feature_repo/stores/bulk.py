@@ -180,6 +180,9 @@ class Layout(Protocol):
     def update(self, dropped: Sequence[FeatureView], kept: Sequence[FeatureView]) -> None:
         """Make room for views, and delete what the store has of others."""
 
+    def clear(self, views: Sequence[FeatureView]) -> None:
+        """Delete what the store has of views in this layout, where Feast's is the one in use."""
+
     def writer(self, view: FeatureView) -> AbstractContextManager[WriteBatch]:
         """Open a view for writing."""
 

@@ -39,11 +39,17 @@ class CompactPostgres:
         with self._store._get_conn(self._config) as connection, connection.cursor() as cursor:  # noqa: SLF001
             for view in kept:
                 cursor.execute(self._sql(CREATE, view))
-            for view in dropped:
-                cursor.execute(self._sql("drop table if exists {table}", view))
             for view in (*dropped, *kept):
                 table = sql.Identifier(self._table_id(view))
                 cursor.execute(sql.SQL("drop table if exists {}").format(table))
+            connection.commit()
+        self.clear(dropped)
+
+    def clear(self, views: Sequence[FeatureView]) -> None:
+        """Drop the tables of views in this layout."""
+        with self._store._get_conn(self._config) as connection, connection.cursor() as cursor:  # noqa: SLF001
+            for view in views:
+                cursor.execute(self._sql("drop table if exists {table}", view))
             connection.commit()
 
     @contextmanager

@@ -66,6 +66,9 @@ class CompactRedis:
                         pipe.execute()
                 pipe.execute()
 
+    def clear(self, views: Sequence[FeatureView]) -> None:
+        """Do nothing: a look at all keys each time definitions are applied would cost more than the memory."""
+
     @contextmanager
     def writer(self, view: FeatureView) -> Iterator[WriteBatch]:
         """Open a view for writing."""

@@ -54,10 +54,15 @@ class CompactSqlite:
                 f"create table if not exists {self._table(view)} "
                 "(entity_key blob primary key, value blob not null) without rowid"
             )
-        for view in dropped:
-            connection.execute(f"drop table if exists {self._table(view)}")
         for view in (*dropped, *kept):
             connection.execute(f"drop table if exists main.{self._feast_table(view)}")
+        self.clear(dropped)
+
+    def clear(self, views: Sequence[FeatureView]) -> None:
+        """Drop the tables of views in this layout."""
+        connection = self._store._get_conn(self._config)  # noqa: SLF001
+        for view in views:
+            connection.execute(f"drop table if exists {self._table(view)}")
         connection.commit()
 
     @contextmanager

@@ -172,6 +172,7 @@ class LeanReads(GuardedWrites, OnlineStore):
         if layout := layout_of(config, self):
             layout.update(tables_to_delete, tables_to_keep)
             return
+        self.compact(config).clear([*tables_to_delete, *tables_to_keep])
         super().update(config, tables_to_delete, tables_to_keep, *others, **options)
 
     def online_read(
