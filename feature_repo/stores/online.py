@@ -175,6 +175,12 @@ class LeanReads(GuardedWrites, OnlineStore):
         self.compact(config).clear([*tables_to_delete, *tables_to_keep])
         super().update(config, tables_to_delete, tables_to_keep, *others, **options)
 
+    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Any) -> None:
+        """Delete all that the store has of views."""
+        if layout := layout_of(config, self):
+            layout.clear(tables)
+        super().teardown(config, tables, entities)
+
     def online_read(
         self,
         config: RepoConfig,

@@ -70,7 +70,7 @@ def tables(warehouse: Warehouse) -> dict[str, int]:
             )
         ]
         counts = {
-            name.removeprefix("millrace_"): connection.execute(
+            name.removeprefix("millrace_").removesuffix(".compact"): connection.execute(
                 f'select count(*) from "{name}"'
             ).fetchone()[0]
             for name in names

@@ -85,9 +85,7 @@ class Online(NamedTuple):
         }
 
 
-@pytest.fixture(
-    scope="module", params=itertools.product(KINDS, ["compact", "feast"]), ids="-".join
-)
+@pytest.fixture(scope="module", params=itertools.product(KINDS, ["compact", "feast"]), ids="-".join)
 def online(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Online]:
@@ -200,9 +198,7 @@ WRITES = st.lists(
 )
 
 
-def newest(
-    writes: Sequence[tuple[Any, Sequence[Row]]], *, is_created_kept: bool
-) -> dict[str, Row]:
+def newest(writes: Sequence[tuple[Any, Sequence[Row]]], *, is_created_kept: bool) -> dict[str, Row]:
     """What must be served: the last event, of equal ones the last created, of these the last written.
 
     Feast's layout in Redis keeps no time of creation, so between two writes of the same event the last one stays.

@@ -224,7 +224,9 @@ def stores(
     stock = feature_store(folder / "registry.db", {"type": kind, **where})
     register(stock, OBJECTS)
     both_stores = Stores(
-        kind, stock, feature_store(folder / "registry.db", {"type": LEAN[kind], "layout": "feast", **where})
+        kind,
+        stock,
+        feature_store(folder / "registry.db", {"type": LEAN[kind], "layout": "feast", **where}),
     )
     yield both_stores
     if kind == "postgres":  # it does not end before its last connection

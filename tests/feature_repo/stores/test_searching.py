@@ -83,9 +83,7 @@ def filled(
 
 
 @pytest.fixture(scope="module", params=["compact", "feast"])
-def ours(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> FeatureStore:
+def ours(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     return filled(tmp_path_factory.mktemp("ours"), type=OURS, layout=request.param)
 
 
