@@ -873,9 +873,12 @@ def read_case(folder: Path, sizes: Sizes) -> Report:
     rows, ratios, goals = [], {}, []
     with lend(folder, "online") as data, redis_server() as redis, postgres_server() as postgres:
         in_fresh_process(make_online, data, sizes.online_entities)
-        for name, stock in online_stores(data, redis, postgres).items():
-            other = {"sqlite": {"path": str(data / "compact.db")}, "postgres": {"db_schema": "own"}}
-            other["redis"] = {"connection_string": f"{redis.host}:{redis.port},db=1"}
+        stores = online_stores(data, redis, postgres)
+        other = {
+            "sqlite": {"path": str(data / "compact.db")},
+            "redis": {"connection_string": f"{redis.host}:{redis.port},db=1"},
+        }
+        for name, stock in ((name, stores[name]) for name in other):
             lean = ours_of(name, stock, "feast")
             compact = ours_of(name, stock, "compact") | other[name]
             for store in (stock, compact):
