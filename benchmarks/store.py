@@ -798,7 +798,10 @@ def ours_of(name: str, store: dict[str, Any], layout: str) -> dict[str, Any]:
 
 
 def bytes_of(name: str, data: Path, redis: Any, postgres: Any) -> int:
-    """What an online store takes: its file, the memory of its keys, or its tables with their indexes."""
+    """What an online store takes.
+
+    Its file, the memory of its keys, or its tables with their indexes.
+    """
     if name == "sqlite":
         return (data / "online.db").stat().st_size
     if name == "redis":

@@ -714,7 +714,7 @@ def memory_limit(config: RepoConfig) -> int:
 @contextmanager
 def connect(config: RepoConfig, of: tuple[str, ...] = ()) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open DuckDB within the store's memory limit, over those tables whose names begin so."""
-    with warehouse(config).connect(of=of) as connection:
+    with connect_warehouse(warehouse(config), of=of) as connection:
         yield connection
 
 

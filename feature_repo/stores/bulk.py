@@ -197,7 +197,10 @@ class Layout(Protocol):
 
 
 def layout_of(config: RepoConfig, online_store: Any) -> Layout | None:
-    """The layout in which a store keeps values; None for Feast's. Raises ValueError where the settings allow no other than Feast's."""
+    """The layout in which a store keeps values; None for Feast's.
+
+    Raises ValueError where the settings allow no other than Feast's.
+    """
     if getattr(config.online_store, "layout", "feast") == "feast":
         return None
     if reason := _unfit(config, online_store):
@@ -351,7 +354,7 @@ def _instants(column: pa.Array) -> Instants:
 
 
 def texts(values: list[bytes], value_type: ValueType) -> list[str | None]:
-    """Write values as the text that the SQL stores keep beside them (Feast's `extract_text_and_num`)."""
+    """Return the text that SQL stores keep beside a value, as Feast's `extract_text_and_num`."""
     if value_type not in TEXT_TYPES:
         return [None] * len(values)
     return [None if value is None else str(value) for value in decode_values(values, value_type)]
@@ -379,7 +382,10 @@ def _sqlite_writer(
 
 @contextmanager
 def readers_go_on(connection: sqlite3.Connection) -> Iterator[None]:
-    """Write ahead into a log, so that no reader waits or fails; afterwards the journal is what it was."""
+    """Write ahead into a log, so that no reader waits or fails.
+
+    Afterwards the journal is what it was.
+    """
     journal = connection.execute("pragma journal_mode").fetchone()[0]
     for pragma in (
         "journal_mode = wal",
@@ -496,7 +502,10 @@ return written
 
 
 class RedisCall(NamedTuple):
-    """What all calls of a script share: its digest, what follows the keys, as bytes and counted, and how many values an entity has."""
+    """What all calls of a script share.
+
+    Its digest, what follows the keys, as bytes and counted, and how many values an entity has.
+    """
 
     digest: bytes
     constant: bytes
@@ -544,7 +553,10 @@ def call_redis(
     of_entities: pa.LargeBinaryArray,
     columns: Sequence[pa.LargeBinaryArray],
 ) -> int:
-    """Call a script with some entities at a time; redis-py's own packing of the arguments would take most of the time."""
+    """Call a script with some entities at a time.
+
+    Redis-py's own packing of the arguments would take most of the time.
+    """
     keys, values = _bulk_columns(of_entities), _bulk_columns(*columns)
     left, written = len(of_entities), 0
     try:

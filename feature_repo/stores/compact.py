@@ -1,10 +1,12 @@
-"""All features of an entity in one value: how they get into it and out of it. Where values are stored does not belong here.
+"""All features of an entity in one value: how they get into it and out of it.
+
+Where values are stored does not belong here.
 
 A value is, in this order:
 
 - the version of the layout (1 byte);
-- event and created timestamp, in microseconds since 1970 (8 bytes each, big endian, shifted so that bytes sort as instants do; the
-  least one is a created timestamp that is not known);
+- event and created timestamp, in microseconds since 1970 (8 bytes each, big endian, shifted so that
+  bytes sort as instants do; the least one is a created timestamp that is not known);
 - how many bytes an end has, and how many features there are (1 and 2 bytes);
 - a digest of the name of each feature (4 bytes each), then where each feature ends (little endian);
 - the features as serialized `Value` protos, one behind the other;
@@ -29,7 +31,8 @@ from feature_repo.stores.codec import fixed, joined
 from transforms.errors import MillraceError
 
 Instants: TypeAlias = npt.NDArray[np.datetime64]
-# values and event timestamps of one feature, entity by entity, both serialized; None where there is none
+# values and event timestamps of one feature, entity by entity, both serialized; None where there is
+# none
 Column: TypeAlias = tuple[list[bytes | None], list[bytes | None]]
 
 VERSION = 1
@@ -48,7 +51,9 @@ class BrokenValueError(MillraceError):
 def pack(
     event: Instants, created: Instants, features: Mapping[str, pa.LargeBinaryArray]
 ) -> list[bytes]:
-    """Write the serialized features of entities into one value each; instants are in microseconds, NaT for one that is not known.
+    """Write the serialized features of entities into one value each.
+
+    Instants are in microseconds, NaT for one that is not known.
 
     >>> features = {"n": pa.array([b"\\x20\\x03"], pa.large_binary())}
     >>> (value,) = pack(np.array(["2026-01-01"], "M8[us]"), np.array(["NaT"], "M8[us]"), features)
@@ -78,7 +83,10 @@ def pack(
 
 
 def unpack(values: Sequence[bytes | None], names: Sequence[str]) -> list[Column]:
-    """Read features out of values, in the order of their names. Raises `BrokenValueError` for a value that is not as it was written."""
+    """Read features out of values, in the order of their names.
+
+    Raises `BrokenValueError` for a value that is not as it was written.
+    """
     asked, nothing = tuple(names), (None,) * len(names)
     rows = [nothing if value is None else _features(value, asked) for value in values]
     instants = [None if value is None else _instant(value[EVENT:CREATED]) for value in values]
@@ -87,7 +95,10 @@ def unpack(values: Sequence[bytes | None], names: Sequence[str]) -> list[Column]
 
 
 def merged(stored: bytes | None, given: bytes) -> bytes:
-    """Add the features of a stored value that a given one does not have, as where only some features of an entity are written."""
+    """Add the features of a stored value that a given value lacks.
+
+    This is for writes of only some features of an entity.
+    """
     if stored is None:
         return given
     features = _by_digest(stored) | _by_digest(given)
@@ -116,7 +127,10 @@ def event_us(value: bytes) -> int:
 
 
 class _Shape(NamedTuple):
-    """Where features lie in all values that have the same ones: the ends, what the first begins at, the places of those asked for."""
+    """Where features lie in all values that have the same ones.
+
+    The ends, what the first begins at, the places of those asked for.
+    """
 
     ends: struct.Struct
     first_end: int
@@ -169,7 +183,8 @@ def _described(value: bytes) -> bytes:
         value[-CHECKSUM:]
     ):
         message = (
-            "a value of the online store is damaged, or another version of millrace wrote it; delete the online store, "
+            "a value of the online store is damaged, or another version of millrace wrote it; "
+            "delete the online store, "
             "then materialize again: all of it is in the feature tables"
         )
         raise BrokenValueError(message)

@@ -1,4 +1,7 @@
-"""The compact layout in PostgreSQL: a table a view, a row an entity. What a value is does not belong here (`compact`)."""
+"""The compact layout in PostgreSQL: a table a view, a row an entity.
+
+What a value is does not belong here (`compact`).
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,7 +38,7 @@ class CompactPostgres:
         self._config, self._store = config, store
 
     def update(self, dropped: Sequence[FeatureView], kept: Sequence[FeatureView]) -> None:
-        """Make the tables of views that are kept, and drop those of others, and all that are in Feast's layout."""
+        """Create the tables of kept views; drop the others and all that are in Feast's layout."""
         with self._store._get_conn(self._config) as connection, connection.cursor() as cursor:  # noqa: SLF001
             for view in kept:
                 cursor.execute(self._sql(CREATE, view))
@@ -54,7 +57,10 @@ class CompactPostgres:
 
     @contextmanager
     def writer(self, view: FeatureView) -> Iterator[WriteBatch]:
-        """Open a view's table for writing, on a connection of its own: Feast's is shared with readers."""
+        """Open a view's table for writing, on a connection of its own.
+
+        Feast's is shared with readers.
+        """
         with _get_conn(self._config.online_store) as connection:
             yield partial(self._write, connection, view)
 

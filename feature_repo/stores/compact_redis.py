@@ -1,4 +1,7 @@
-"""The compact layout in Redis: a field a view in the hash of an entity. What a value is does not belong here (`compact`)."""
+"""The compact layout in Redis: a field a view in the hash of an entity.
+
+What a value is does not belong here (`compact`).
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,10 +25,12 @@ from feature_repo.stores.bulk import (
 )
 
 # KEYS: entities. ARGV: seconds to live (0: for ever), the field of the view, each entity's value.
-# Lua compares texts as the machine's language has it, so the bytes of an age are compared as whole numbers.
+# Lua compares texts as the machine's language has it, so the bytes of an age are compared as whole
+# numbers.
 WRITE_UNLESS_NEWER = f"""
 local function is_newer(stored, given)
-  local old, new = {{struct.unpack('>I4I4I4I4', stored, {compact.AGE.start + 1})}}, {{struct.unpack('>I4I4I4I4', given, {compact.AGE.start + 1})}}
+  local old = {{struct.unpack('>I4I4I4I4', stored, {compact.AGE.start + 1})}}
+  local new = {{struct.unpack('>I4I4I4I4', given, {compact.AGE.start + 1})}}
   for part = 1, 4 do
     if old[part] ~= new[part] then return old[part] > new[part] end
   end
@@ -53,7 +58,7 @@ class CompactRedis:
         self._config, self._store = config, store
 
     def update(self, dropped: Sequence[FeatureView], kept: Sequence[FeatureView]) -> None:
-        """Delete the fields of views that are dropped, where the store's setting `full_scan_for_deletion` allows a look at all keys."""
+        """Delete the fields of dropped views, if the setting `full_scan_for_deletion` allows it."""
         del kept  # a hash needs no making
         if not self._config.online_store.full_scan_for_deletion:
             return
@@ -67,7 +72,10 @@ class CompactRedis:
                 pipe.execute()
 
     def clear(self, views: Sequence[FeatureView]) -> None:
-        """Do nothing: a look at all keys each time definitions are applied would cost more than the memory."""
+        """Do nothing.
+
+        A look at all keys each time definitions are applied would cost more than the memory.
+        """
 
     @contextmanager
     def writer(self, view: FeatureView) -> Iterator[WriteBatch]:

@@ -1,4 +1,7 @@
-"""The compact layout in SQLite: a table a view, a row an entity. What a value is does not belong here (`compact`)."""
+"""The compact layout in SQLite: a table a view, a row an entity.
+
+What a value is does not belong here (`compact`).
+"""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -28,7 +31,8 @@ UPSERT = f"""
     on conflict (entity_key) do update set value = excluded.value
     where {compact.age("stored.value")} <= {compact.age("excluded.value")}
 """
-# what Feast's layout has, of values in this one: for searches, and for whatever of Feast's reads the table by itself
+# what Feast's layout has, of values in this one: for searches, and for whatever of Feast's reads
+# the table by itself
 AS_FEAST = """
     create temp view {view} as
     select
@@ -47,7 +51,7 @@ class CompactSqlite:
         self._config, self._store = config, store
 
     def update(self, dropped: Sequence[FeatureView], kept: Sequence[FeatureView]) -> None:
-        """Make the tables of views that are kept, and drop those of others, and all that are in Feast's layout."""
+        """Create the tables of kept views; drop the others and all that are in Feast's layout."""
         connection = self._store._get_conn(self._config)  # noqa: SLF001
         for view in kept:
             connection.execute(
@@ -67,7 +71,10 @@ class CompactSqlite:
 
     @contextmanager
     def writer(self, view: FeatureView) -> Iterator[WriteBatch]:
-        """Open a view's table for writing, on a connection of its own: readers do not see half a batch."""
+        """Open a view's table for writing, on a connection of its own.
+
+        Readers do not see half a batch.
+        """
         path = self._store._get_db_path(self._config)  # noqa: SLF001
         with (
             closing(sqlite3.connect(path, SQLITE_WAIT_SECONDS, isolation_level=None)) as connection,
@@ -131,7 +138,10 @@ class CompactSqlite:
                 connection.execute("vacuum")
 
     def show_as_feast(self, connection: sqlite3.Connection, view: FeatureView) -> None:
-        """Show a view's table to a connection as if it were in Feast's layout, with event timestamps in microseconds."""
+        """Show a view's table to a connection as if it were in Feast's layout.
+
+        Event timestamps are in microseconds.
+        """
         connection.create_function("value_of", 2, _value_of, deterministic=True)
         connection.create_function("text_of", 3, _text_of, deterministic=True)
         connection.create_function("event_us", 1, compact.event_us, deterministic=True)
@@ -170,7 +180,7 @@ def _text_of(value: bytes, name: str, kind: str) -> str | None:
 
 
 def _is_held(event_us: int, oldest: int) -> bool:
-    """Whether an event timestamp is within a time to live that began at an instant, in nanoseconds since 1970."""
+    """Whether an event is not older than an instant, in nanoseconds since 1970."""
     return event_us * 1000 >= oldest
 
 

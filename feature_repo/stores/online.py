@@ -168,7 +168,7 @@ class LeanReads(GuardedWrites, OnlineStore):
         *others: Any,
         **options: Any,
     ) -> None:
-        """Make room for views that are kept, and delete what the store has of others, or in another layout."""
+        """Create tables for views that are kept, and delete others and those in another layout."""
         if layout := layout_of(config, self):
             layout.update(tables_to_delete, tables_to_keep)
             return
@@ -188,7 +188,10 @@ class LeanReads(GuardedWrites, OnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        """Read the requested features, all of the view where none are named; the newest of their event timestamps counts."""
+        """Read the requested features, all of the view where none are named.
+
+        The newest of their event timestamps counts.
+        """
         layout = layout_of(config, self)
         if layout is None:
             found: list[tuple[datetime | None, dict[str, Value] | None]] = super().online_read(
@@ -273,7 +276,10 @@ class LeanReads(GuardedWrites, OnlineStore):
         raise NotImplementedError
 
     def read(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
-        """Read as `read_stored` does; an entity that the store does not know has the values of one of which nothing counts."""
+        """Read as `read_stored` does.
+
+        An entity that the store does not know has the values of one of which nothing counts.
+        """
         layout = layout_of(config, self)
         found = (
             _stored(layout.read(list(map(_asked_by, reads))))
@@ -316,9 +322,12 @@ class LeanReads(GuardedWrites, OnlineStore):
 
 
 class SqliteOnlineStoreConfig(sqlite.SqliteOnlineStoreConfig):
-    """Feast's own settings: `path` of the database, relative to the feature repository or absolute; and the `layout`.
+    """Feast's own settings: `path` of the database, relative to the feature repository or absolute.
 
-    `compact` (the default) has a row an entity and view; `feast` has a row an entity and feature, for other clients of the file.
+    And the `layout`.
+
+    `compact` (the default) has a row an entity and view; `feast` has a row an entity and feature,
+    for other clients of the file.
     """
 
     type: Literal["feature_repo.stores.online.SqliteOnlineStore"] = (
@@ -328,7 +337,10 @@ class SqliteOnlineStoreConfig(sqlite.SqliteOnlineStoreConfig):
 
 
 class SqliteOnlineStore(LeanReads, sqlite.SqliteOnlineStore):
-    """Feast's SQLite store. Its own layout keeps event timestamps to the second, the compact one to the microsecond."""
+    """Feast's SQLite store.
+
+    Its own layout keeps event timestamps to the second, the compact one to the microsecond.
+    """
 
     def compact(self, config: RepoConfig) -> Layout:
         """A table a view."""
@@ -342,7 +354,11 @@ class SqliteOnlineStore(LeanReads, sqlite.SqliteOnlineStore):
         *others: Any,
         **options: Any,
     ) -> None:
-        """Make and drop tables. Feast makes an index that is a prefix of its primary key, a quarter of the file; it is dropped."""
+        """Make and drop tables.
+
+        Feast makes an index that is a prefix of its primary key, a quarter of the file; it is
+        dropped.
+        """
         super().update(config, tables_to_delete, tables_to_keep, *others, **options)
         connection = self._get_conn(config)
         for view in tables_to_keep:
@@ -374,7 +390,10 @@ class SqliteOnlineStore(LeanReads, sqlite.SqliteOnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        """Read the requested features, all that are stored where none are named; the newest of their event timestamps counts."""
+        """Read the requested features, all that are stored where none are named.
+
+        The newest of their event timestamps counts.
+        """
         if not requested_features or not entity_keys or layout_of(config, self):
             return super().online_read(config, table, entity_keys, requested_features)
         _, keys, names = _asked_of(config, table, entity_keys, requested_features)

@@ -18,7 +18,10 @@ from feature_repo.stores.online import LeanReads, Read, Stored, serialized
 
 
 class PostgresOnlineStoreConfig(postgres.PostgreSQLOnlineStoreConfig):
-    """Feast's own settings: `host`, `database`, `db_schema` and the rest; and the `layout`: `compact` (the default), or `feast`."""
+    """Feast's own settings: `host`, `database`, `db_schema` and the rest; and the `layout`.
+
+    `compact` (the default), or `feast`.
+    """
 
     type: Literal["feature_repo.stores.online_postgres.PostgresOnlineStore"] = (
         "feature_repo.stores.online_postgres.PostgresOnlineStore"

@@ -16,7 +16,10 @@ Command: TypeAlias = tuple[bytes, list[str | bytes]]  # a hash, and the fields t
 
 
 class RedisOnlineStoreConfig(redis.RedisOnlineStoreConfig):
-    """Feast's own settings: `connection_string` and the rest; and the `layout`: `compact` (the default), or `feast` for other clients."""
+    """Feast's own settings: `connection_string` and the rest; and the `layout`.
+
+    `compact` (the default), or `feast` for other clients.
+    """
 
     type: Literal["feature_repo.stores.online_redis.RedisOnlineStore"] = (
         "feature_repo.stores.online_redis.RedisOnlineStore"

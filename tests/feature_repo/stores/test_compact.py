@@ -1,4 +1,7 @@
-"""The compact layout: what is written is what is read, in any order of writes, beside Feast's own layout."""
+"""The compact layout.
+
+What is written is what is read, in any order of writes, beside Feast's own layout.
+"""
 
 import itertools
 import sqlite3

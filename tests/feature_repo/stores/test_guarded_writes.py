@@ -199,9 +199,12 @@ WRITES = st.lists(
 
 
 def newest(writes: Sequence[tuple[Any, Sequence[Row]]], *, is_created_kept: bool) -> dict[str, Row]:
-    """What must be served: the last event, of equal ones the last created, of these the last written.
+    """What must be served.
 
-    Feast's layout in Redis keeps no time of creation, so between two writes of the same event the last one stays.
+    The last event, of equal ones the last created, of these the last written.
+
+    Feast's layout in Redis keeps no time of creation, so between two writes of the same event the
+    last one stays.
     """
     stored: dict[str, Row] = {}
     for _, rows in writes:
