@@ -182,41 +182,13 @@ def _aligned(rows: list[tuple[str, ...]]) -> Iterable[str]:
 
 
 def _record_lines(traced: "RecordTrace", limit: int) -> Iterable[str]:
-    from transforms.lineage.trace import windows
-
     yield f"record {traced.record_id}: {_counted(len(traced.versions), 'version')}"
     for number, version in enumerate(traced.versions, start=1):
         yield ""
         yield f"  version {number}, known {_time(version.known_timestamp)}" + (
             ", a tombstone" if version.is_tombstone else ""
         )
-        yield f"    written     {_time(version.event_timestamp)}"
-        yield f"    author      {version.author_id}"
-        yield f"    subject     {_value(version.subject_id)}"
-        yield f"    row         {version.source_uri}, row {version.row_number}"
-        yield from _raw_lines(version)
-        yield f"    load        {version.load_id}, {_time(version.loaded_timestamp)}"
-        yield f"    content     md5 {version.content_digest}"
-        if version.text is not None:
-            yield f"    text        {version.text}"
-        if version.counts_from:
-            yield (
-                f"    counts      from {_time(version.counts_from)}, for its author and its subject"
-            )
-        else:
-            yield (
-                "    counts      never: it is a tombstone, or was superseded before it took effect"
-            )
-        for window in windows() if version.counts_from else ():
-            until = version.counts_until.get(window, version.counts_from)
-            ends = (
-                "to this day"
-                if until is None
-                else "never"
-                if until == version.counts_from
-                else f"until {_time(until)}"
-            )
-            yield f"      {window:<10}{ends}"
+        yield from _version_lines(version)
     if traced.versions:
         yield ""
         yield "  rules of staging.records, as quarantine names them; each version has passed all"
@@ -247,6 +219,34 @@ def _record_lines(traced: "RecordTrace", limit: int) -> Iterable[str]:
             f"{rejected.rule}"
         )
     yield from _table_lines(traced.tables)
+
+
+def _version_lines(version: "Version") -> Iterable[str]:
+    from transforms.lineage.trace import windows
+
+    yield f"    written     {_time(version.event_timestamp)}"
+    yield f"    author      {version.author_id}"
+    yield f"    subject     {_value(version.subject_id)}"
+    yield f"    row         {version.source_uri}, row {version.row_number}"
+    yield from _raw_lines(version)
+    yield f"    load        {version.load_id}, {_time(version.loaded_timestamp)}"
+    yield f"    content     md5 {version.content_digest}"
+    if version.text is not None:
+        yield f"    text        {version.text}"
+    if version.counts_from:
+        yield (f"    counts      from {_time(version.counts_from)}, for its author and its subject")
+    else:
+        yield ("    counts      never: it is a tombstone, or was superseded before it took effect")
+    for window in windows() if version.counts_from else ():
+        until = version.counts_until.get(window, version.counts_from)
+        ends = (
+            "to this day"
+            if until is None
+            else "never"
+            if until == version.counts_from
+            else f"until {_time(until)}"
+        )
+        yield f"      {window:<10}{ends}"
 
 
 def _raw_lines(version: "Version") -> Iterable[str]:

@@ -122,17 +122,7 @@ def read_registry() -> Registry:
 @lru_cache(maxsize=8)
 def _registry(files: tuple[tuple[Path, int], ...], _embedder: Path | None) -> Registry:
     errors: list[str] = []
-    declared: dict[str, Declared] = {}
-    for item in [
-        *_shipped(),
-        *_of_user([path for path, _ in files if path.suffix == ".py"], errors),
-    ]:
-        other = declared.setdefault(item.name, item)
-        if other.item != item.item:
-            errors.append(
-                f"{item.path}: {item.name}: the name is taken by a declaration in "
-                f"{other.path.name}; choose another"
-            )
+    declared = _named(files, errors)
     paths = {name: item.path for name, item in declared.items()}
     shaped: dict[str, Declared] = {}
     for item in declared.values():
@@ -181,6 +171,22 @@ def _registry(files: tuple[tuple[Path, int], ...], _embedder: Path | None) -> Re
                 features,
             )
     return Registry(made, derived, services, entities, paths, derivations, tuple(errors))
+
+
+def _named(files: tuple[tuple[Path, int], ...], errors: list[str]) -> dict[str, Declared]:
+    """Read the declarations shipped and of the user by their names, of which no two are equal."""
+    declared: dict[str, Declared] = {}
+    for item in [
+        *_shipped(),
+        *_of_user([path for path, _ in files if path.suffix == ".py"], errors),
+    ]:
+        other = declared.setdefault(item.name, item)
+        if other.item != item.item:
+            errors.append(
+                f"{item.path}: {item.name}: the name is taken by a declaration in "
+                f"{other.path.name}; choose another"
+            )
+    return declared
 
 
 @contextmanager
