@@ -460,7 +460,11 @@ def _entity_values(key: EntityKey) -> list[Any]:
 
 
 def serialized(instant: datetime) -> bytes:
-    """Serialize an event timestamp as Feast answers it."""
+    r"""Serialize an event timestamp as Feast answers it.
+
+    >>> serialized(datetime(1970, 1, 1, 0, 0, 5, tzinfo=UTC))
+    b'\x08\x05'
+    """
     timestamp = Timestamp()
     timestamp.FromDatetime(instant)
     return bytes(timestamp.SerializeToString())
