@@ -131,10 +131,10 @@ class CompactSqlite:
             sqlite3.connect(path, SQLITE_WAIT_SECONDS, isolation_level=None)
         ) as connection:
             if self._is_there(connection, view):
-                connection.executemany(
-                    f"delete from {self._table(view)} where entity_key = ?",
-                    [[key] for key in keys],
-                )
+                sql = f"delete from {self._table(view)} where entity_key = ?"
+                connection.execute("begin immediate")
+                connection.executemany(sql, [[key] for key in keys])
+                connection.execute("commit")
                 connection.execute("vacuum")
 
     def show_as_feast(self, connection: sqlite3.Connection, view: FeatureView) -> None:
