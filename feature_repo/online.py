@@ -14,9 +14,9 @@ from typing import Any
 
 from feature_repo.client import REPOSITORY, repo_config, store_settings, write_store_settings
 from feature_repo.done import Done, done_path, read_done, write_done
-from feature_repo.online_views import keep, online_views
+from feature_repo.online_views import choice, keep, online_views
 from transforms.features.engine import derived
-from transforms.features.registry import registry, views
+from transforms.features.registry import registry, view_of, views
 from transforms.home import replace_file
 from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Report, Warehouse
@@ -32,7 +32,10 @@ def definitions_digest(home: Path) -> str:
     ]
     declared = repr(
         (
-            [(view.contract.columns(), view.entity, view.description) for view in views()],
+            [
+                (view.contract.columns(), view.entity, view.description, view.online_for)
+                for view in views()
+            ],
             [
                 registry().derivations,
                 registry().services,
@@ -64,7 +67,7 @@ def apply(warehouse: Warehouse) -> bool:
     home = warehouse.settings.root
     (home / "feast").mkdir(parents=True, exist_ok=True)
     write_store_settings(home)
-    keep(home, online_views(home))  # first: a run that is killed after this goes on with the choice
+    keep(home, choice(home))  # first: a run that is killed after this goes on with the choice
     _register(warehouse)
     replace_file(
         _applied_path(warehouse), definitions_digest(home).encode()
@@ -119,7 +122,10 @@ def _written(warehouse: Warehouse) -> list[str]:
 
 
 def due_views(warehouse: Warehouse, now: datetime) -> list[str]:
-    """List the views that are behind online: rows were added, or a change point has passed."""
+    """List the views that are behind online.
+
+    Rows were added, a change point has passed, or values have to leave.
+    """
     return [view for view in online_views(warehouse.settings.root) if _is_due(view, warehouse, now)]
 
 
@@ -207,12 +213,15 @@ def _is_due(view: str, warehouse: Warehouse, now: datetime) -> bool:
         or _is_lost(warehouse, view, done)
     ):
         return True
+    until, stay = datetime.fromisoformat(done.until), view_of(view).online_for
     with connect(warehouse, of=(relation,)) as connection:
-        sql = (
-            f"select count(*) from {relation} "
-            "where event_timestamp > $until::timestamptz and event_timestamp <= $now"
-        )
-        return bool(connection.execute(sql, {"now": now, "until": done.until}).fetchall()[0][0])
+        sql = f"""
+            select count(*) from {relation}
+            where event_timestamp > $until and event_timestamp <= $now
+            or event_timestamp + $stay >= $until and event_timestamp + $stay < $now
+        """
+        times = {"now": now, "until": until, "stay": stay}
+        return bool(connection.execute(sql, times).fetchall()[0][0])
 
 
 def _is_lost(warehouse: Warehouse, view: str, done: Done) -> bool:

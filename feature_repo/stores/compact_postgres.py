@@ -5,6 +5,7 @@ What a value is does not belong here (`compact`).
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ UPSERT = f"""
     on conflict (entity_key) do update set value = excluded.value
     where {compact.age("stored.value")} <= {compact.age("excluded.value")}
 """
+EXPIRE = f"delete from {{table}} where {compact.event('value')} < %b"
 READ = "select {number} as number, entity_key, value from {table} where entity_key = any(%b)"
 
 
@@ -114,6 +116,12 @@ class CompactPostgres:
             cursor.execute(
                 self._sql("delete from {table} where entity_key = any(%b)", view), [list(keys)]
             )
+
+    def expire(self, view: FeatureView, oldest: datetime) -> None:
+        """Delete what is older than an instant."""
+        with _get_conn(self._config.online_store) as connection, connection.cursor() as cursor:
+            cursor.execute(self._sql(CREATE, view))
+            cursor.execute(self._sql(EXPIRE, view), [compact.mark(oldest)])
 
     def _sql(self, statement: str, view: FeatureView, **parts: Any) -> sql.Composed:
         table = sql.Identifier(f"{self._table_id(view)}.compact")
