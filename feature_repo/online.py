@@ -95,9 +95,22 @@ def _register(warehouse: Warehouse) -> None:
         for item in registered
         if (type(item).__name__, item.name) not in names and item.name != "__dummy"
     ]
+    _forget_other_times(store, defined, warehouse)
     with _quiet():
         store.apply(defined, objects_to_delete=removed, partial=False)
         _take_offline(store, warehouse)
+
+
+def _forget_other_times(store: Any, defined: list[Any], warehouse: Warehouse) -> None:
+    """Let views be written again that are to stay online for longer, or less long, than so far."""
+    from feature_repo.importing import feast
+    from feature_repo.stores.expiry import online_for
+
+    so_far = {view.name: online_for(view) for view in store.list_feature_views()}
+    for view in defined:
+        is_known = isinstance(view, feast.FeatureView) and view.online and view.name in so_far
+        if is_known and so_far[view.name] != online_for(view):
+            _done_path(warehouse, view.name).unlink(missing_ok=True)
 
 
 def _take_offline(store: Any, warehouse: Warehouse) -> None:

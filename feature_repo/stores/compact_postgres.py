@@ -20,6 +20,7 @@ from feature_repo.stores import compact
 from feature_repo.stores.bulk import Asked, Batch, WriteBatch, postgres_fields
 from feature_repo.stores.codec import joined, row_bytes
 
+SCHEMA = "select 1 from information_schema.schemata where schema_name = %s"
 CREATE = "create table if not exists {table} (entity_key bytea primary key, value bytea not null)"
 STAGE = "create temporary table staged (entity_key bytea, value bytea) on commit drop"
 COPY = "copy staged (entity_key, value) from stdin (format binary)"
@@ -42,6 +43,9 @@ class CompactPostgres:
     def update(self, dropped: Sequence[FeatureView], kept: Sequence[FeatureView]) -> None:
         """Create the tables of kept views; drop the others and all that are in Feast's layout."""
         with self._store._get_conn(self._config) as connection, connection.cursor() as cursor:  # noqa: SLF001
+            schema = self._config.online_store.db_schema or self._config.online_store.user
+            if not cursor.execute(SCHEMA, [schema]).fetchone():
+                cursor.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
             for view in kept:
                 cursor.execute(self._sql(CREATE, view))
             for view in (*dropped, *kept):

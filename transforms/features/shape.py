@@ -73,18 +73,14 @@ def _online_faults(item: Any) -> Iterator[str]:
         return
     if isinstance(item, GroupBy | SqlView):
         yield (
-            f"online={_written(online)} is for views of records alone: values of an entity do not "
+            "online is a time, which only views of records have, since an entity's values do not "
             "expire; say online=True or online=False"
         )
     elif not isinstance(online, Window) or online.length is None:
         yield (
-            f"online={_written(online)} is no time that a record stays online; say True, False, or "
-            "a time such as days(30) or hours(6)"
+            f"online={online!r} is no time that a record stays online; say True, False, or a time "
+            "such as days(30) or hours(6)"
         )
-
-
-def _written(online: Any) -> str:
-    return online.name if isinstance(online, Window) else repr(online)
 
 
 def _expression_faults(features: Any) -> Iterator[str]:
