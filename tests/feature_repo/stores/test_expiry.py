@@ -315,6 +315,20 @@ def test_a_pushed_value_stays_as_long_as_any_other(place: dict[str, Any], tmp_pa
         assert b"<pushed>" not in home.content()
 
 
+def test_a_run_after_the_last_written_value_left_writes_nothing_again(
+    place: dict[str, Any], tmp_path: Path
+) -> None:
+    with opened(tmp_path, place) as home:
+        home.append([Row("ann", 3, 0), Row("bob", 0, 0)])
+        home.materialize(3)
+        written: list[int] = []
+        with columnar.reporting(lambda _view, entities, _total: written.append(entities)):
+            home.materialize(6)
+        assert written == []
+        found = home.content()
+        assert (b"<ann" in found, b"<bob" in found) == (True, False)
+
+
 def test_values_of_other_views_stay(place: dict[str, Any], tmp_path: Path) -> None:
     with opened(tmp_path, place) as home:
         source = define(home.folder).batch_source
