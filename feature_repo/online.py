@@ -8,7 +8,7 @@ import sqlite3
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Report, Warehouse
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 
 
 def definitions_digest(home: Path) -> str:
@@ -227,14 +228,18 @@ def _is_due(view: str, warehouse: Warehouse, now: datetime) -> bool:
     ):
         return True
     until, stay = datetime.fromisoformat(done.until), view_of(view).online_for
+    spans = [(until, now)]
+    if stay:  # what was young enough to stay at the one instant, and is too old at the other
+        spans += [(until - stay - MICROSECOND, now - stay - MICROSECOND)]
     with connect(warehouse, of=(relation,)) as connection:
-        sql = f"""
-            select count(*) from {relation}
-            where event_timestamp > $until and event_timestamp <= $now
-            or event_timestamp + $stay >= $until and event_timestamp + $stay < $now
-        """
-        times = {"now": now, "until": until, "stay": stay}
-        return bool(connection.execute(sql, times).fetchall()[0][0])
+        sql = (
+            f"select count(*) from {relation} "
+            "where event_timestamp > $start and event_timestamp <= $end"
+        )
+        return any(
+            connection.execute(sql, {"start": start, "end": end}).fetchall()[0][0]
+            for start, end in spans
+        )
 
 
 def _is_lost(warehouse: Warehouse, view: str, done: Done) -> bool:

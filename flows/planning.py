@@ -68,7 +68,7 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
         warehouse, n_staged, is_loading=bool(found.files or n_unstaged)
     ):
         steps.append(step(relation, "featurize", rows, why))
-    for view, n_entities in _behind(warehouse).items():
+    for view, n_entities in behind(warehouse).items():
         steps.append(step(f"online {view}", "materialize", n_entities, "entities, at most"))
     looked = (
         look_at_fields(source, warehouse, [new.file for new in found.files])
@@ -152,7 +152,7 @@ def _views(warehouse: Warehouse, n_staged: int, *, is_loading: bool) -> list[tup
     return planned
 
 
-def _behind(warehouse: Warehouse) -> dict[str, int]:
+def behind(warehouse: Warehouse) -> dict[str, int]:
     """Count the rows of views that are behind online: an upper bound of the entities to write."""
     from feature_repo.online import due_views
 

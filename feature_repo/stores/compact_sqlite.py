@@ -24,6 +24,7 @@ from feature_repo.stores.bulk import (
     readers_go_on,
     texts,
 )
+from feature_repo.stores.expiry import online_for
 from transforms.expressions import quoted
 
 QUOTE = "'"
@@ -32,6 +33,8 @@ UPSERT = f"""
     on conflict (entity_key) do update set value = excluded.value
     where {compact.age("stored.value")} <= {compact.age("excluded.value")}
 """
+# not every SQLite does so by itself; else what is deleted stays in the file for a while
+OVERWRITE = "pragma secure_delete = on"
 EXPIRE = f"delete from {{table}} where {compact.event('value')} < ?"
 # what Feast's layout has, of values in this one: for searches, and for whatever of Feast's reads
 # the table by itself
@@ -82,6 +85,8 @@ class CompactSqlite:
             closing(sqlite3.connect(path, SQLITE_WAIT_SECONDS, isolation_level=None)) as connection,
             readers_go_on(connection),
         ):
+            if online_for(view):
+                connection.execute(OVERWRITE)
             yield partial(self._write, connection, view)
 
     def _write(self, connection: sqlite3.Connection, view: FeatureView, batch: Batch) -> int:
@@ -147,7 +152,7 @@ class CompactSqlite:
             readers_go_on(connection),
         ):
             if self._is_there(connection, view):
-                connection.execute("pragma secure_delete = on")
+                connection.execute(OVERWRITE)
                 connection.execute(EXPIRE.format(table=self._table(view)), [compact.mark(oldest)])
 
     def show_as_feast(self, connection: sqlite3.Connection, view: FeatureView) -> None:

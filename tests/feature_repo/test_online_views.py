@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import polars as pl
 import pytest
@@ -17,6 +18,7 @@ from feature_repo.online import apply, due_views, is_applied, materialize
 from feature_repo.online_views import keep, online_views
 from feature_repo.stores import serving
 from feature_repo.stores.online import NotOnlineError
+from flows import planning
 from transforms.errors import HomeError
 from transforms.features.build import featurize
 from transforms.features.registry import views
@@ -264,6 +266,9 @@ def test_a_view_of_records_is_online_for_as_long_as_it_says(
     stay = timedelta(minutes=minutes)
     held = rows.filter(pl.col("event_timestamp") >= NOW - stay)
     assert 0 < held.height < rows.height == N_RECORDS
+    with monkeypatch.context() as then:
+        then.setattr(planning, "datetime", Mock(now=lambda _: NOW))
+        assert planning.behind(home)["record_shape"] == held.height
     assert bring_up(home)["record_shape"] == tables(home)["record_shape"] == held.height
 
     reference, root = ["record_shape:n_letters"], home.settings.root
