@@ -216,7 +216,7 @@ class Materialization:
         """
         if online_for(self.view) is None:
             return
-        layout, oldest = layout_of(self.config, self.online_store), self._oldest(end)
+        layout = layout_of(self.config, self.online_store)
         if layout is None:
             message = (
                 f"view {self.view.name} stays online for {online_for(self.view)} only, which needs "
@@ -224,10 +224,7 @@ class Materialization:
                 "feature_store.yaml, or declare online=True"
             )
             raise WindowError(message)
-        done = self.done()
-        if done and done.witness and self._event(done.witness) < oldest:
-            write_done(self._path, replace(done, witness=""))
-        layout.expire(self.view, oldest)
+        layout.expire(self.view, self._oldest(end))
 
     def span(self, done: Done | None, start: datetime, end: datetime) -> Span:
         """Whether the task is an increment, which starts where Feast's last materialization ended.
@@ -473,16 +470,13 @@ class Materialization:
         ).decode()
 
     def _is_there(self, witness: str) -> bool:
-        # Feast's Redis store returns 1970 for what it lacks
-        return not witness or self._event(witness) not in (None, EPOCH)
-
-    def _event(self, witness: str) -> Any:
-        """The event timestamp of an entity online; None where it is not there."""
+        if not witness:
+            return True
         key = deserialize_entity_key(base64.b64decode(witness), entity_key_serialization_version=3)
         ((instant, _),) = self.online_store.online_read(
             self.config, self.view, [key], [self.view.features[0].name]
         )
-        return instant
+        return instant not in (None, EPOCH)  # Feast's Redis store returns 1970 for what it lacks
 
 
 def _nobody(_view: str, _entities: int, _total: int) -> None:
