@@ -128,7 +128,12 @@ class CompactSqlite:
             some = keys[first : first + limit]
             marks = ",".join("?" * len(some))
             sql = f"select entity_key, value from {self._table(view)} where entity_key in ({marks})"
-            found |= dict(connection.execute(sql, some).fetchall())
+            try:
+                found |= dict(connection.execute(sql, some).fetchall())
+            except sqlite3.OperationalError as error:
+                if "no such table" not in str(error):
+                    raise
+                raise compact.NotAppliedError(view.name) from error
         return found
 
     def delete(self, view: FeatureView, keys: Sequence[bytes]) -> None:
