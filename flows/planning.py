@@ -68,7 +68,7 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
         warehouse, n_staged, is_loading=bool(found.files or n_unstaged)
     ):
         steps.append(step(relation, "featurize", rows, why))
-    for view, n_entities in _behind(warehouse).items():
+    for view, n_entities in behind(warehouse).items():
         steps.append(step(f"online {view}", "materialize", n_entities, "entities, at most"))
     looked = (
         look_at_fields(source, warehouse, [new.file for new in found.files])
@@ -152,11 +152,22 @@ def _views(warehouse: Warehouse, n_staged: int, *, is_loading: bool) -> list[tup
     return planned
 
 
-def _behind(warehouse: Warehouse) -> dict[str, int]:
+def behind(warehouse: Warehouse) -> dict[str, int]:
     """Count the rows of views that are behind online: an upper bound of the entities to write."""
     from feature_repo.online import due_views
 
-    return {
-        view: warehouse.n_rows(f"features.{view}")
-        for view in due_views(warehouse, datetime.now(UTC))
-    }
+    now = datetime.now(UTC)
+    return {view: _n_staying(warehouse, view, now) for view in due_views(warehouse, now)}
+
+
+def _n_staying(warehouse: Warehouse, view: str, now: datetime) -> int:
+    """Count the rows of a view that may be online: all, or those within its time there."""
+    from transforms.features.registry import view_of
+
+    stay, relation = view_of(view).online_for, f"features.{view}"
+    if stay is None:
+        return warehouse.n_rows(relation)
+    with connect(warehouse, of=(relation,)) as connection:
+        sql = f"select count(*) from {relation} where event_timestamp >= $oldest"
+        ((n_rows,),) = connection.execute(sql, {"oldest": now - stay}).fetchall()
+        return int(n_rows)

@@ -5,6 +5,7 @@ What a value is does not belong here (`compact`).
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from feature_repo.stores import compact
 from feature_repo.stores.bulk import Asked, Batch, WriteBatch, postgres_fields
 from feature_repo.stores.codec import joined, row_bytes
 
+SCHEMA = "select 1 from information_schema.schemata where schema_name = %s"
 CREATE = "create table if not exists {table} (entity_key bytea primary key, value bytea not null)"
 STAGE = "create temporary table staged (entity_key bytea, value bytea) on commit drop"
 COPY = "copy staged (entity_key, value) from stdin (format binary)"
@@ -28,6 +30,7 @@ UPSERT = f"""
     on conflict (entity_key) do update set value = excluded.value
     where {compact.age("stored.value")} <= {compact.age("excluded.value")}
 """
+EXPIRE = f"delete from {{table}} where {compact.event('value')} < %b"
 READ = "select {number} as number, entity_key, value from {table} where entity_key = any(%b)"
 
 
@@ -41,6 +44,9 @@ class CompactPostgres:
     def update(self, dropped: Sequence[FeatureView], kept: Sequence[FeatureView]) -> None:
         """Create the tables of kept views; drop the others and all that are in Feast's layout."""
         with self._store._get_conn(self._config) as connection, connection.cursor() as cursor:  # noqa: SLF001
+            schema = self._config.online_store.db_schema or self._config.online_store.user
+            if not cursor.execute(SCHEMA, [schema]).fetchone():
+                cursor.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
             for view in kept:
                 cursor.execute(self._sql(CREATE, view))
             for view in (*dropped, *kept):
@@ -118,6 +124,12 @@ class CompactPostgres:
             cursor.execute(
                 self._sql("delete from {table} where entity_key = any(%b)", view), [list(keys)]
             )
+
+    def expire(self, view: FeatureView, oldest: datetime) -> None:
+        """Delete what is older than an instant."""
+        with _get_conn(self._config.online_store) as connection, connection.cursor() as cursor:
+            cursor.execute(self._sql(CREATE, view))
+            cursor.execute(self._sql(EXPIRE, view), [compact.mark(oldest)])
 
     def _sql(self, statement: str, view: FeatureView, **parts: Any) -> sql.Composed:
         table = sql.Identifier(f"{self._table_id(view)}.compact")
