@@ -4,6 +4,7 @@ Every chart with a column `source` has a parameter of that name, which the page 
 reader chose.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import altair as alt
@@ -12,6 +13,7 @@ import polars.selectors as cs
 
 from flows.history import STAGES
 from flows.report.data import PERIODS
+from transforms.upkeep.sizes import Size, in_words
 
 Spec = dict[str, Any]
 EVERYTHING = "all"
@@ -252,6 +254,36 @@ def seconds_by_run(runs: pl.DataFrame) -> Spec:
                 alt.Tooltip("seconds:Q", format=".2f"),
             ],
         )
+    )
+
+
+def bytes_by_table(sizes: Iterable[Size]) -> Spec:
+    """What each table has on disk: the newest version, older ones, and what maintenance frees."""
+    names = ["newest version", "older versions and log", "millrace maintain frees"]
+    parts = pl.DataFrame(
+        [
+            (size.relation, name, n_bytes)
+            for size in sizes
+            for name, n_bytes in zip(
+                names, (size.n_bytes, size.n_older - size.n_freed, size.n_freed), strict=True
+            )
+        ],
+        ["table", "part", "bytes"],
+        orient="row",
+    )
+    told = parts.with_columns(
+        _place("part", names), size=pl.col("bytes").map_elements(in_words, pl.String)
+    )
+    chart = _chart(told, "Bytes that each table has on disk.").mark_bar()
+    return _spec(
+        chart.encode(
+            y=alt.Y("table:N", title=None, sort="-x"),
+            x=alt.X("sum(bytes):Q", title="bytes", axis=alt.Axis(format="~s", tickCount=5)),
+            color=alt.Color("part:N", scale=alt.Scale(domain=names)),
+            order="place:Q",
+            tooltip=["table:N", "part:N", "size:N"],
+        ),
+        height=14 * parts["table"].n_unique() + 20,
     )
 
 
