@@ -27,11 +27,11 @@ def online_size(home: Path) -> OnlineSize:
         path = Path(settings["path"])  # SQLite keeps what was written last in files beside it
         files = [path, *(path.with_name(f"{path.name}-{end}") for end in ("wal", "shm"))]
         return OnlineSize(name, sum(map(file_bytes, files)))
-    opened = store(home)
-    measure = getattr(opened.provider.online_store, "n_bytes", None)
-    if measure is None:
-        return OnlineSize(name, None, "not measured: the store does not tell it by home")
     try:
+        opened = store(home)
+        measure = getattr(opened.provider.online_store, "n_bytes", None)
+        if measure is None:
+            return OnlineSize(name, None, "not measured: the store does not tell it by home")
         return OnlineSize(name, measure(opened.config))
     except Exception as error:  # noqa: BLE001 - each client has its own; the tables are still told
         return OnlineSize(name, None, f"not measured: no answer ({type(error).__name__})")

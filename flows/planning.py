@@ -1,5 +1,6 @@
 """What a run would load, stage, compute and invalidate; nothing is written."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -74,7 +75,8 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
         warehouse, n_staged, is_loading=bool(found.files or n_unstaged)
     ):
         steps.append(step(relation, "featurize", rows, why))
-    for view, n_entities in _behind(warehouse).items():
+    gained = {step.relation: step.rows for step in steps}
+    for view, n_entities in _online(warehouse, gained).items():
         steps.append(step(f"{ONLINE}{view}", "materialize", n_entities, "entities, at most"))
     looked = (
         look_at_fields(source, warehouse, [new.file for new in found.files])
@@ -175,11 +177,17 @@ def _views(warehouse: Warehouse, n_staged: int, *, is_loading: bool) -> list[tup
     return planned
 
 
-def _behind(warehouse: Warehouse) -> dict[str, int]:
-    """Count the rows of views that are behind online: an upper bound of the entities to write."""
-    from feature_repo.online import due_views
+def _online(warehouse: Warehouse, gained: Mapping[str, int]) -> dict[str, int]:
+    """Count the rows to come of views that a run writes online: an upper bound of the entities.
 
+    These are the rows that the view gains, and all that it has if it is behind.
+    """
+    from feature_repo.online import due_views
+    from feature_repo.online_views import online_views
+
+    due = due_views(warehouse, datetime.now(UTC))
     return {
-        view: warehouse.n_rows(f"features.{view}")
-        for view in due_views(warehouse, datetime.now(UTC))
+        view: gained.get(relation, 0) + (warehouse.n_rows(relation) if view in due else 0)
+        for view in online_views(warehouse.settings.root)
+        if (relation := f"features.{view}") in gained or view in due
     }

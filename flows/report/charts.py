@@ -4,7 +4,6 @@ Every chart with a column `source` has a parameter of that name, which the page 
 reader chose.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import altair as alt
@@ -13,7 +12,8 @@ import polars.selectors as cs
 
 from flows.history import STAGES
 from flows.report.data import PERIODS
-from transforms.upkeep.sizes import Size, in_words
+from flows.sizes import HomeSize
+from transforms.upkeep.sizes import in_words
 
 Spec = dict[str, Any]
 EVERYTHING = "all"
@@ -257,33 +257,31 @@ def seconds_by_run(runs: pl.DataFrame) -> Spec:
     )
 
 
-def bytes_by_table(sizes: Iterable[Size]) -> Spec:
+def bytes_by_table(sizes: HomeSize) -> Spec:
     """What each table has on disk: the newest version, older ones, and what maintenance frees."""
     names = ["newest version", "older versions and log", "millrace maintain frees"]
-    parts = pl.DataFrame(
-        [
-            (size.relation, name, n_bytes)
-            for size in sizes
-            for name, n_bytes in zip(
-                names, (size.n_bytes, size.n_older - size.n_freed, size.n_freed), strict=True
-            )
-        ],
-        ["table", "part", "bytes"],
-        orient="row",
-    )
-    told = parts.with_columns(
+    parts = [
+        (size.relation, *part)
+        for size in sizes.tables.values()
+        for part in zip(
+            names, (size.n_bytes, size.n_older - size.n_freed, size.n_freed), strict=True
+        )
+    ]
+    if sizes.online.n_bytes is not None:
+        parts.append((f"online store ({sizes.online.store})", names[0], sizes.online.n_bytes))
+    frame = pl.DataFrame(parts, ["table", "part", "bytes"], orient="row").with_columns(
         _place("part", names), size=pl.col("bytes").map_elements(in_words, pl.String)
     )
-    chart = _chart(told, "Bytes that each table has on disk.").mark_bar()
+    chart = _chart(frame, "Bytes of each table on disk, and of the online store.").mark_bar()
     return _spec(
         chart.encode(
             y=alt.Y("table:N", title=None, sort="-x"),
             x=alt.X("sum(bytes):Q", title="bytes", axis=alt.Axis(format="~s", tickCount=5)),
-            color=alt.Color("part:N", scale=alt.Scale(domain=names)),
+            color=alt.Color("part:N", scale=alt.Scale(domain=names), legend=alt.Legend(columns=1)),
             order="place:Q",
             tooltip=["table:N", "part:N", "size:N"],
         ),
-        height=14 * parts["table"].n_unique() + 20,
+        height=14 * frame["table"].n_unique() + 20,
     )
 
 

@@ -155,7 +155,7 @@ def _charts(shown: Shown) -> list[Chart]:
     if shown.runs.height:
         drawn.append(Chart("speed", charts.seconds_by_run(shown.runs)))
     if shown.sizes.tables:
-        drawn.append(Chart("disk", charts.bytes_by_table(shown.sizes.tables.values())))
+        drawn.append(Chart("sizes", charts.bytes_by_table(shown.sizes)))
     return drawn + list(_drift_charts(shown))
 
 
@@ -215,12 +215,6 @@ def _headline(shown: Shown) -> list[tuple[str, str, str, str]]:
             "",
         ),
         ("Online store", *online),
-        (
-            "On disk",
-            in_words(shown.sizes.n_bytes),
-            f"{in_words(shown.sizes.n_freed)} of it maintain would free",
-            "",
-        ),
     ]
 
 
