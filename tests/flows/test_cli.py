@@ -268,10 +268,12 @@ def test_plan_prices_the_disk_that_a_run_then_takes(small_source: Path, tmp_path
     run_plain(parameters)
     assert {step.relation for step in planned} >= {"raw.records", "online author_activity"}
     assert None not in [step.n_bytes for step in planned]
-    priced = {step.relation: (step.n_bytes or 0) / step.rows for step in planned}
-    for relation in ("raw.records", "staging.records", "features.record_quality"):
-        n_bytes, n_rows = taken(relation) - before[relation]
-        assert 0.4 < priced[relation] / (n_bytes / n_rows) < 2.5, relation
+    for step in planned:
+        if step.relation in before:
+            n_bytes, n_rows = before[step.relation]
+            assert step.n_bytes == pytest.approx(step.rows * n_bytes / n_rows)
+    added, _ = taken("raw.records") - before["raw.records"]
+    assert 0.8 * added < (planned[0].n_bytes or 0) < 1.25 * added
 
 
 def test_plan_warns_where_the_disk_is_too_small(
