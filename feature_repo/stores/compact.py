@@ -48,6 +48,17 @@ class BrokenValueError(MillraceError):
     """A value of the online store is not as it was written."""
 
 
+class NotAppliedError(MillraceError):
+    """The online store has no table of a view in this layout."""
+
+    def __init__(self, view: str) -> None:
+        """Name the view and what to do."""
+        super().__init__(
+            f"{view}: the online store has no table of it in the layout `compact`; run once, or "
+            "apply and materialize, so that it is written in this layout"
+        )
+
+
 def pack(
     event: Instants, created: Instants, features: Mapping[str, pa.LargeBinaryArray]
 ) -> list[bytes]:

@@ -14,6 +14,7 @@ from feast.infra.online_stores.helpers import compute_table_id
 from feast.infra.utils.postgres.connection_utils import _get_conn
 from feast.repo_config import RepoConfig
 from psycopg import sql
+from psycopg.errors import UndefinedTable
 
 from feature_repo.stores import compact
 from feature_repo.stores.bulk import Asked, Batch, WriteBatch, postgres_fields
@@ -89,7 +90,9 @@ class CompactPostgres:
             self._store._get_conn(self._config, autocommit=True) as connection,  # noqa: SLF001
             connection.cursor(binary=True) as cursor,
         ):
-            return _by_view(reads, cursor.execute(*self._query(reads)).fetchall())
+            with _refusing_unapplied(reads):
+                cursor.execute(*self._query(reads))
+            return _by_view(reads, cursor.fetchall())
 
     async def read_async(self, reads: Sequence[Asked]) -> list[list[compact.Column]]:
         """Read as `read` does, without blocking."""
@@ -97,7 +100,8 @@ class CompactPostgres:
             self._store._get_conn_async(self._config, autocommit=True) as connection,  # noqa: SLF001
             connection.cursor(binary=True) as cursor,
         ):
-            await cursor.execute(*self._query(reads))
+            with _refusing_unapplied(reads):
+                await cursor.execute(*self._query(reads))
             return _by_view(reads, await cursor.fetchall())
 
     def _query(self, reads: Sequence[Asked]) -> tuple[sql.Composed, list[Any]]:
@@ -122,6 +126,15 @@ class CompactPostgres:
     def _table_id(self, view: FeatureView) -> str:
         versioning = self._config.registry.enable_online_feature_view_versioning
         return str(compute_table_id(self._config.project, view, versioning))
+
+
+@contextmanager
+def _refusing_unapplied(reads: Sequence[Asked]) -> Iterator[None]:
+    try:
+        yield
+    except UndefinedTable as error:
+        names = ", ".join(view.name for view, _, _ in reads)
+        raise compact.NotAppliedError(names) from error
 
 
 def _rows(keys: pa.LargeBinaryArray, values: pa.LargeBinaryArray) -> memoryview:

@@ -121,7 +121,12 @@ class CompactSqlite:
             some = keys[first : first + limit]
             marks = ",".join("?" * len(some))
             sql = f"select entity_key, value from {self._table(view)} where entity_key in ({marks})"
-            found |= dict(connection.execute(sql, some).fetchall())
+            try:
+                found |= dict(connection.execute(sql, some).fetchall())
+            except sqlite3.OperationalError as error:
+                if "no such table" not in str(error):
+                    raise
+                raise compact.NotAppliedError(view.name) from error
         return found
 
     def delete(self, view: FeatureView, keys: Sequence[bytes]) -> None:
@@ -131,10 +136,10 @@ class CompactSqlite:
             sqlite3.connect(path, SQLITE_WAIT_SECONDS, isolation_level=None)
         ) as connection:
             if self._is_there(connection, view):
-                connection.executemany(
-                    f"delete from {self._table(view)} where entity_key = ?",
-                    [[key] for key in keys],
-                )
+                sql = f"delete from {self._table(view)} where entity_key = ?"
+                connection.execute("begin immediate")
+                connection.executemany(sql, [[key] for key in keys])
+                connection.execute("commit")
                 connection.execute("vacuum")
 
     def show_as_feast(self, connection: sqlite3.Connection, view: FeatureView) -> None:

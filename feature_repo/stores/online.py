@@ -322,10 +322,9 @@ class LeanReads(GuardedWrites, OnlineStore):
 
 
 class SqliteOnlineStoreConfig(sqlite.SqliteOnlineStoreConfig):
-    """Feast's own settings: `path` of the database, relative to the feature repository or absolute.
+    """Feast's settings and the `layout`.
 
-    And the `layout`.
-
+    `path` is that of the database, absolute or relative to the feature repository. The layout
     `compact` (the default) has a row an entity and view; `feast` has a row an entity and feature,
     for other clients of the file.
     """
@@ -569,7 +568,11 @@ def _entity_values(key: EntityKey) -> list[Any]:
 
 
 def serialized(instant: datetime) -> bytes:
-    """Serialize an event timestamp as Feast answers it."""
+    r"""Serialize an event timestamp as Feast answers it.
+
+    >>> serialized(datetime(1970, 1, 1, 0, 0, 5, tzinfo=UTC))
+    b'\x08\x05'
+    """
     timestamp = Timestamp()
     timestamp.FromDatetime(instant)
     return bytes(timestamp.SerializeToString())

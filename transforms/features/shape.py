@@ -24,7 +24,14 @@ OF_A_ROW = ("event_timestamp", "created_timestamp")
 
 
 def refuse_shape(item: Any) -> None:
-    """Raise `DeclarationError` with the first mistake in a declaration, and how to fix it."""
+    """Raise `DeclarationError` with the first mistake in a declaration, and how to fix it.
+
+    >>> from transforms.features import Entity, GroupBy, days
+    >>> channel = Entity("channel", key="attributes->>'channel'")
+    >>> refuse_shape(GroupBy("channel_mood", channel, [], [days(1)]))
+    Traceback (most recent call last):
+    transforms.errors.DeclarationError: aggregates is a list, such as [Count('n_records')]
+    """
     if fault := next(_faults(item), None):
         raise DeclarationError(fault)
 

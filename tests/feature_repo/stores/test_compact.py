@@ -238,6 +238,14 @@ def test_view_that_is_dropped_leaves_nothing_behind(store: FeatureStore) -> None
     assert read(store, name) == [(None, None)]
 
 
+def test_view_that_was_never_applied_in_this_layout_is_refused_with_the_fix(
+    store: FeatureStore,
+) -> None:
+    if "Redis" not in store.config.online_store.type:  # a hash needs no table
+        with pytest.raises(compact.NotAppliedError, match=r"^unknown: .*; run once"):
+            read(store, "ann", of=view("unknown"))
+
+
 @pytest.mark.parametrize(("layout", "other"), [("compact", "feast"), ("feast", "compact")])
 def test_store_of_the_other_layout_is_written_again_and_keeps_no_room(
     tmp_path: Path, layout: str, other: str
