@@ -14,6 +14,7 @@ import polars as pl
 
 from feature_repo.catalogue import catalogue, kind
 from flows.history import history_path
+from flows.sizes import HomeSize, measure
 from transforms.features.registry import views
 from transforms.paths import scan_parquet
 from transforms.profiles.profile import sketch_values
@@ -90,6 +91,7 @@ class Shown(NamedTuple):
     checks: pl.DataFrame
     features: list[Feature]
     runs: pl.DataFrame
+    sizes: HomeSize
 
 
 def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
@@ -130,6 +132,7 @@ def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
         checks=kept_checks(warehouse),
         features=_features(warehouse),
         runs=read_runs(warehouse),
+        sizes=measure(warehouse, now),
     )
 
 

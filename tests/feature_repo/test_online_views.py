@@ -268,7 +268,7 @@ def test_a_view_of_records_is_online_for_as_long_as_it_says(
     assert 0 < held.height < rows.height == N_RECORDS
     with monkeypatch.context() as then:
         then.setattr(planning, "datetime", Mock(now=lambda _: NOW))
-        assert planning.behind(home)["record_shape"] == held.height
+        assert planning._online(home, {})["record_shape"] == held.height
     assert bring_up(home)["record_shape"] == tables(home)["record_shape"] == held.height
 
     reference, root = ["record_shape:n_letters"], home.settings.root
