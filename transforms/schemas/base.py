@@ -6,6 +6,7 @@ several columns is named `column:rule`, so that a failure can name the column to
 
 import hashlib
 import inspect
+from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import pandera.polars as pa
@@ -137,27 +138,60 @@ class Contract(pa.DataFrameModel):
         Raises `GateError` if columns or types differ from the contract: that is a mistake in code,
         not in data.
         """
+        if dict(frame.schema) != {column.name: column.dtype for column in cls.columns()}:
+            cls._refuse_shape(frame)
+        broken = [
+            pl.DataFrame({"row": (~is_met).arg_true()}, schema_overrides=FAILURES).with_columns(
+                column=pl.lit(column), rule=pl.lit(rule)
+            )
+            for column, rule, is_met in cls._outcomes(frame)
+            if not is_met.all()
+        ]
+        return pl.concat([pl.DataFrame(schema=FAILURES), *broken]).unique(
+            "row", keep="first", maintain_order=True
+        )
+
+    @classmethod
+    def _outcomes(cls, frame: pl.DataFrame) -> Iterator[tuple[str, str, pl.Series]]:
+        """Yield each rule with whether the rows meet it, in the order in which Pandera reports.
+
+        Pandera's `validate` runs the same checks; its report took 40 ms a batch, however small.
+        """
+        schema, rows = cls.to_schema(), frame.lazy()
+        for name, column in schema.columns.items():
+            if not column.nullable:
+                yield name, "not_nullable", _is_present(frame[name])
+            for check in column.checks:
+                yield name, str(check.error), cls._is_met(check, rows, name)
+        for check in schema.checks:
+            name, _, rule = str(check.name).partition(":")
+            yield name, rule, cls._is_met(check, rows)
+
+    @classmethod
+    def _is_met(cls, check: pa.Check, rows: pl.LazyFrame, *column: str) -> pl.Series:
+        """Run a check over the rows; a null passes."""
         try:
-            cls.validate(frame, lazy=True)
+            met: pl.DataFrame = check(rows, *column).check_output.collect()
+        except Exception as error:
+            name = check.error or check.name
+            message = f"{cls.relation()}: the check {name} fails: {type(error).__name__}"
+            raise GateError(message) from error
+        return met.to_series()
+
+    @classmethod
+    def _refuse_shape(cls, frame: pl.DataFrame) -> None:
+        """Raise `GateError` if columns or types differ from the contract."""
+        try:
+            cls.validate(frame.clear(), lazy=True)
         except SchemaErrors as errors:
-            cases: pl.DataFrame = errors.failure_cases
-        else:
-            return pl.DataFrame(schema=FAILURES)
-        shape = cases.filter(pl.col("index").is_null())
-        if shape.height:
-            column, check = shape.row(0, named=True)["column"], shape.row(0, named=True)["check"]
+            broken = errors.failure_cases.row(0, named=True)
+            is_of_frame = broken["schema_context"] == "DataFrameSchema"
+            column = broken["failure_case" if is_of_frame else "column"]
             message = (
-                f"{cls.relation()}: column {column!r} breaks {check}; "
+                f"{cls.relation()}: column {column!r} breaks {broken['check']}; "
                 "the frame does not have the contract's shape"
             )
-            raise GateError(message)
-        named = pl.col("check").str.split_exact(":", 1).struct.rename_fields(["column", "rule"])
-        of_frame = pl.col("schema_context") == "DataFrameSchema"
-        return cases.select(
-            row=pl.col("index").cast(pl.UInt32),
-            column=pl.when(of_frame).then(named.struct.field("column")).otherwise("column"),
-            rule=pl.when(of_frame).then(named.struct.field("rule")).otherwise("check"),
-        ).unique("row", keep="first", maintain_order=True)
+            raise GateError(message) from None
 
     @classmethod
     def gate(cls, frame: pl.DataFrame) -> pl.DataFrame:
@@ -180,6 +214,12 @@ class Contract(pa.DataFrameModel):
             f"nothing was committed. First keys (sha256 of {', '.join(cls.key())}): {places}"
         )
         raise GateError(message)
+
+
+def _is_present(values: pl.Series) -> pl.Series:
+    """Check for null, and for NaN, which counts as null."""
+    is_present = values.is_not_null()
+    return is_present & values.is_not_nan() if values.dtype.is_float() else is_present
 
 
 def digest_of(*values: object) -> str:

@@ -15,6 +15,8 @@ from deltalake.transaction import AddAction
 from transforms.schemas.base import Contract
 
 ROWS_OF_A_FILE = 2_000_000
+# a column has a dictionary if at most this share of these first rows have a value of their own
+SAMPLED_ROWS, MAX_DISTINCT = 1_000, 0.7
 
 
 class PartWriter:
@@ -97,7 +99,11 @@ class _Lane:
             with self.journal.open("a", encoding="utf-8") as file:
                 file.write(f"{self.contract.relation()} {self._path.name}\n")
             self._part = pq.ParquetWriter(
-                self._path, self.schema, compression="zstd", compression_level=1
+                self._path,
+                self.schema,
+                compression="zstd",
+                compression_level=1,
+                use_dictionary=repeating(batch),
             )
         self._part.write_batch(batch.cast(self.schema))
         self._rows_of_part += batch.num_rows
@@ -121,3 +127,20 @@ class _Lane:
             )
         )
         self._part, self._path, self._rows_of_part = None, None, 0
+
+
+def repeating(batch: pa.RecordBatch) -> list[str]:
+    """Name the columns whose values repeat in the first rows; only these gain by a dictionary.
+
+    Parquet would try one for every column, and drop it after a megabyte of distinct texts.
+
+    >>> repeating(pa.record_batch({"label": ["spam", "ham", "spam"], "text": ["a", "b", "c"]}))
+    ['label']
+    """
+    rows = batch.slice(0, SAMPLED_ROWS)
+    return [
+        field.name
+        for field in rows.schema
+        if not pa.types.is_nested(field.type)
+        and len(rows.column(field.name).unique()) <= MAX_DISTINCT * len(rows)
+    ]
