@@ -75,6 +75,7 @@ TYPES = {
     "buffered": StagedRecord.arrow_schema(),
     "earlier_rows": EARLIER,
     "moved_rows": EARLIER,
+    "repeated_records": pa.schema([("record_id", pa.string())]),
     "versions": pa.schema([("accepted_id", pa.int64()), ("earlier_id", pa.int64())]),
     "rejected": REJECTED,
     "traced_versions": StagedRecord.arrow_schema(),

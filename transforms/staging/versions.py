@@ -28,7 +28,7 @@ def decide(connection: duckdb.DuckDBPyConnection) -> None:
     View `kept` then names the accepted rows that are versions, table `moved_rows` the earlier rows
     that change sides.
     """
-    for name in ("earlier_rows", "versions", "moved_rows"):
+    for name in ("earlier_rows", "repeated_records", "versions", "moved_rows"):
         connection.execute(f"create table {name} as {model(f'staging/{name}')}")
     connection.execute(
         "create view kept as select accepted_id from versions where accepted_id is not null"

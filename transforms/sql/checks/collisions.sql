@@ -5,7 +5,7 @@
 -- Staged rows of the same source are compared too, but not by text, which is not read here.
 -- Tombstones are left out.
 -- grain: load_id
--- reads: accepted, earlier_rows
+-- reads: accepted, earlier_rows, repeated_records
 with candidates as (
     select
         accepted_id,
@@ -19,7 +19,9 @@ with candidates as (
         event_timestamp,
         known_timestamp
     from accepted
-    where author_hash is not null
+    where
+        author_hash is not null
+        and record_id in (select repeated_records.record_id from repeated_records)
 
     union all
 

@@ -5,22 +5,25 @@ with outcomes as (
     select
         load_id,
         source_uri,
-        1 as n_read,
+        count(*) as n_read,
         0 as n_staged,
         0 as n_duplicates,
         0 as n_quarantined
     from incoming
+    group by load_id, source_uri
 
     union all
 
     select
-        load_id,
-        source_uri,
+        accepted.load_id,
+        accepted.source_uri,
         0 as n_read,
-        (accepted_id in (select kept.accepted_id from kept))::int as n_staged,
-        (accepted_id not in (select kept.accepted_id from kept))::int as n_duplicates,
+        count(*) filter (where kept.accepted_id is not null) as n_staged,
+        count(*) filter (where kept.accepted_id is null) as n_duplicates,
         0 as n_quarantined
     from accepted
+    left join kept on accepted.accepted_id = kept.accepted_id
+    group by accepted.load_id, accepted.source_uri
 
     union all
 
@@ -30,8 +33,9 @@ with outcomes as (
         0 as n_read,
         0 as n_staged,
         0 as n_duplicates,
-        1 as n_quarantined
+        count(*) as n_quarantined
     from rejected
+    group by load_id, source_uri
 )
 
 select

@@ -1,9 +1,9 @@
 -- versions: the accepted and earlier rows that are versions of their record; others are duplicates.
 -- The order of arrival only decides which of several equal rows is taken. Of the rows of a record
 -- known at one instant the last written counts, then the last in the source. A version differs from
--- the one before. The only row of a record is a version; most are, and need not be sorted.
+-- the one before. The only row of a record is a version.
 -- grain: accepted_id, earlier_id (one of them is null)
--- reads: accepted, earlier_rows
+-- reads: accepted, earlier_rows, repeated_records
 with candidates as (
     select
         accepted_id,
@@ -32,15 +32,9 @@ with candidates as (
     from earlier_rows
 ),
 
-repeated as (
-    select record_id from candidates
-    group by record_id
-    having count(*) > 1
-),
-
 compared as (
     select candidates.* from candidates
-    semi join repeated on candidates.record_id = repeated.record_id
+    semi join repeated_records on candidates.record_id = repeated_records.record_id
 ),
 
 in_effect as (
@@ -68,7 +62,15 @@ from changes
 union all
 
 select
-    candidates.accepted_id,
-    candidates.earlier_id
-from candidates
-anti join repeated on candidates.record_id = repeated.record_id
+    accepted.accepted_id,
+    null as earlier_id
+from accepted
+anti join repeated_records on accepted.record_id = repeated_records.record_id
+
+union all
+
+select
+    null as accepted_id,
+    earlier_rows.earlier_id
+from earlier_rows
+anti join repeated_records on earlier_rows.record_id = repeated_records.record_id
