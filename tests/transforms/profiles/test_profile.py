@@ -139,6 +139,18 @@ def test_load_is_profiled_by_what_became_of_its_rows_and_what_is_in_them(
     assert "vocabulary" not in found  # of so few texts it would say much about each
 
 
+def test_rows_rejected_for_a_new_field_count_in_outcomes_alone(
+    make_source: MakeSource, write: Write, note: Note, stage: Stage, profiles: Profiles
+) -> None:
+    source = make_source(write("a.jsonl", note("r1", text="tea")).parent / "*.jsonl")
+    stage(source.model_copy(update={"schema_policy": "quarantine"}))
+    write("b.jsonl", note("r2", text="tea"), note("r3", text="tea", extra="x"))
+    stage(source.model_copy(update={"schema_policy": "quarantine"}))
+    rows = {name: column["n_rows"] for name, column in profiles().items()}
+    assert rows.pop("outcome") == 2
+    assert set(rows.values()) == {1}
+
+
 def test_vocabulary_counts_the_texts_with_a_word_of_a_bucket(
     make_source: MakeSource, write: Write, note: Note, stage: Stage, profiles: Profiles
 ) -> None:

@@ -206,6 +206,8 @@ def test_collisions_do_not_depend_on_the_order_of_rows(
         )
         plain.register("accepted", frame)
         plain.register("earlier_rows", frame.clear())
+        repeated = model("staging/repeated_records")
+        plain.execute(f"create or replace temp view repeated_records as {repeated}")
         return plain.sql(model("checks/collisions")).fetchall()
 
     assert count(rows) == count(random.sample(rows, len(rows)))
