@@ -111,12 +111,15 @@ class _TrainingSets:
         work.
         """
         from transforms.features.build import consistent_versions, staging_version
+        from transforms.features.chosen import refuse_off
         from transforms.home import Settings
         from transforms.warehouse.snapshot import connect
         from transforms.warehouse.tables import Warehouse
 
         root = home_of(home)
         warehouse = Warehouse(Settings(home=root))
+        if as_of_versions is None:  # a lock names versions of views that may be off by now
+            refuse_off(root, [features] if isinstance(features, str) else features)
         feature_store = store(root)
         versions = dict(as_of_versions or consistent_versions(warehouse))
         feature_store.config.offline_store.as_of_versions = versions

@@ -9,6 +9,7 @@ from pathlib import Path
 from feature_repo.client import store_settings
 from feature_repo.done import done_path
 from transforms.errors import HomeError
+from transforms.features.chosen import chosen_views
 from transforms.features.registry import views
 from transforms.home import Settings, replace_file
 
@@ -24,7 +25,9 @@ def online_views(home: Path) -> list[str]:
     """
     kept = _asked_for() if Settings().online is not None else _kept(home)
     return [
-        view.name for view in views() if (view.name in kept if view.is_of_records else view.online)
+        view.name
+        for view in chosen_views(home)
+        if (view.name in kept if view.is_of_records else view.online)
     ]
 
 

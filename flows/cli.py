@@ -145,11 +145,14 @@ def status(home: str | None) -> None:
     Exit code 1 if a row is missing from the accounts, or a stopped load is waiting.
     """
     from transforms.errors import ChecksError, MillraceError
+    from transforms.features.chosen import off_views
     from transforms.staging.accounting import recount
     from transforms.staging.checks import waiting
 
     warehouse = open_warehouse(home)
     click.echo(f"{warehouse.settings.root}")
+    for name in off_views(warehouse.settings.root):
+        click.echo(f"  features.{name}: is off; MILLRACE_VIEWS takes it back")
     for relation, version in warehouse.versions().items():
         click.echo(f"  {relation:<28}{warehouse.n_rows(relation):>12,} rows  version {version}")
     counted = recount(warehouse)
@@ -227,9 +230,9 @@ def _run(parameters: "PipelineParameters", *, plain: bool) -> "Summary":
 def _nothing(source: str, home: Path) -> "Summary":
     from feature_repo.online_views import online_views
     from flows.stages import Summary
-    from transforms.features.registry import views
+    from transforms.features.chosen import chosen_views
 
-    none = dict.fromkeys((view.name for view in views()), 0)
+    none = dict.fromkeys((view.name for view in chosen_views(home)), 0)
     unwritten = dict.fromkeys(online_views(home), 0)
     zero = {"files_loaded": 0, "read": 0, "staged": 0, "duplicates": 0, "quarantined": 0}
     return Summary(

@@ -259,9 +259,13 @@ def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
 def changed_code(warehouse: Warehouse) -> list[str]:
     """Report which views were computed by other code: all their rows are recomputed."""
     from transforms.features.build import is_made_by_other_code
-    from transforms.features.registry import views
+    from transforms.features.chosen import chosen_views
 
-    changed = [view.relation for view in views() if is_made_by_other_code(view, warehouse)]
+    changed = [
+        view.relation
+        for view in chosen_views(warehouse.settings.root)
+        if is_made_by_other_code(view, warehouse)
+    ]
     return [
         f"{relation}: its model, kernel, contract or engine has changed; all rows are recomputed"
         for relation in changed
@@ -365,6 +369,8 @@ def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
     something is still there afterwards.
     """
     from feature_repo.erase import refuse_other_stores, touched_locks
+    from transforms.features.build import update
+    from transforms.features.chosen import kept_views
     from transforms.upkeep.erase import begin, find
 
     warehouse = Warehouse(Settings(home=home))
@@ -373,7 +379,8 @@ def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
         recover(warehouse, now)
         if not is_dry:
             refuse_other_stores(warehouse)
-            featurize(warehouse, now)
+            # views that are off have rows to erase too
+            update(kept_views(warehouse), warehouse, now)
             apply(warehouse)
         with connect(warehouse) as connection:
             erased = find(connection, warehouse, wanted)

@@ -145,7 +145,8 @@ def refuse_not_online(view: Any) -> None:
         message = (
             f"{view.name}: is not online in this home; run once with "
             f"MILLRACE_ONLINE={view.name} to keep it there (names with commas between; "
-            "a row a record and feature), or ask for it in a training set"
+            "a row a record and feature), or ask for it in a training set; MILLRACE_VIEWS takes "
+            "back a view that is off, which millrace status lists"
         )
         raise NotOnlineError(message)
 
