@@ -28,7 +28,11 @@ def catalogue() -> dict[str, list[Column]]:
 
 
 def derived_columns(name: str) -> list[Column]:
-    """The features of a derived view."""
+    """The features of a derived view.
+
+    >>> [column.name for column in derived_columns('author_tenure')]
+    ['days_since_first_record']
+    """
     declared, derivation = registry().derived[name], registry().derivations[name]
     meanings = {
         feature: declared.descriptions.get(feature, f"`{expression}`.")

@@ -109,6 +109,14 @@ class _TrainingSets:
         `as_of_versions`, the `tables` of an earlier lock, reads the views as they were then.
         Without it, views are read as the last complete run left them, even while another run is at
         work.
+
+        An author of two records, written at 10:00 on the first two days of the year:
+
+        >>> times = ["2026-01-02T09:00:00Z", "2026-01-02T11:00:00Z"]
+        >>> spine = pl.DataFrame({"author_id": ["ann", "ann"], "event_timestamp": times})
+        >>> made = training_set(spine, ["author_activity:n_records_7d"], home)
+        >>> made.frame["author_activity__n_records_7d"].to_list()
+        [1, 2]
         """
         from transforms.features.build import consistent_versions, staging_version
         from transforms.features.chosen import refuse_off
@@ -225,6 +233,11 @@ def online_features(
     a date or text in ISO 8601, never a number. The store stays open between calls, and each call
     sees what has been applied since. Raises `NotOnlineError` for a view that is not online: record
     views are online only where `MILLRACE_ONLINE` names them.
+
+    >>> names = ["n_records_lifetime", "mean_characters_lifetime"]
+    >>> features = [f"author_activity:{name}" for name in names]
+    >>> online_features(features, [{"author_id": "ann"}, {"author_id": "nobody"}], home).rows()
+    [('ann', 2, 6.0), ('nobody', 0, None)]
     """
     from feature_repo.stores.serving import opened
 

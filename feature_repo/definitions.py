@@ -33,7 +33,11 @@ _joined_by |= {
     if column not in _joined_by
 }
 _feature_views = {
-    name: feature_view(view.contract, [_joined_by[column] for column in view.entity.columns])
+    name: feature_view(
+        view.contract,
+        [_joined_by[column] for column in view.entity.columns],
+        online_for=view.online_for,
+    )
     for name, view in _declared.views.items()
 }
 _derived_views = {

@@ -12,6 +12,7 @@ from feast.types import Array, Bool, FeastType, Float32, Float64, Int64, String,
 
 from feature_repo.online_views import online_views
 from feature_repo.stores.empty import EMPTY
+from feature_repo.stores.expiry import ONLINE_SECONDS
 from transforms.home import Settings
 from transforms.schemas.base import Column, Contract, describe
 
@@ -56,14 +57,20 @@ def _field(column: Column) -> Field:
     )
 
 
-def feature_view(contract: type[Contract], entities: list[Entity], owner: str = "") -> FeatureView:
+def feature_view(
+    contract: type[Contract],
+    entities: list[Entity],
+    owner: str = "",
+    online_for: timedelta | None = None,
+) -> FeatureView:
     """Define the view of a contract over its Delta table.
 
     The table's path is relative to the offline store's warehouse.
 
     A key of several columns has one Feast entity for each of them, which other views may share.
 
-    A row applies until the next one (windows change at their own instants), so nothing expires.
+    A row applies until the next one (windows change at their own instants), so nothing expires in
+    training; online it does after `online_for`.
     Whether it is online is the home's choice: that of `MILLRACE_HOME` here, and of the home that is
     registered in `feature_repo.online.apply`.
     """
@@ -83,6 +90,7 @@ def feature_view(contract: type[Contract], entities: list[Entity], owner: str = 
         schema=feast_fields(contract),
         source=source,
         online=name in online_views(Settings().root),
+        tags={} if online_for is None else {ONLINE_SECONDS: str(int(online_for.total_seconds()))},
         description=describe(contract),
         owner=owner,
     )

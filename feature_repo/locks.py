@@ -137,7 +137,11 @@ def missing_versions(content: Mapping[str, Any], warehouse: "Warehouse") -> list
 
 
 def changes(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """List what differs between two locks, a line each; packages one by one."""
+    """List what differs between two locks, a line each; packages one by one.
+
+    >>> changes({"result": "a", "packages": {"polars": "1"}}, {"result": "b", "packages": {}})
+    ['result: a then, b now', 'packages, polars: 1 then, None now']
+    """
     lines = []
     for name, value in locked.items():
         if isinstance(value, Mapping):

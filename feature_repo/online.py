@@ -8,21 +8,22 @@ import sqlite3
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from feature_repo.client import REPOSITORY, repo_config, store_settings, write_store_settings
 from feature_repo.done import Done, done_path, read_done, write_done
-from feature_repo.online_views import keep, online_views
+from feature_repo.online_views import choice, keep, online_views
 from transforms.features.chosen import off_views
 from transforms.features.engine import derived
-from transforms.features.registry import registry, views
+from transforms.features.registry import registry, view_of, views
 from transforms.home import replace_file
 from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Report, Warehouse
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 
 
 def definitions_digest(home: Path) -> str:
@@ -33,7 +34,10 @@ def definitions_digest(home: Path) -> str:
     ]
     declared = repr(
         (
-            [(view.contract.columns(), view.entity, view.description) for view in views()],
+            [
+                (view.contract.columns(), view.entity, view.description, view.online_for)
+                for view in views()
+            ],
             [
                 registry().derivations,
                 registry().services,
@@ -66,7 +70,7 @@ def apply(warehouse: Warehouse) -> bool:
     home = warehouse.settings.root
     (home / "feast").mkdir(parents=True, exist_ok=True)
     write_store_settings(home)
-    keep(home, online_views(home))  # first: a run that is killed after this goes on with the choice
+    keep(home, choice(home))  # first: a run that is killed after this goes on with the choice
     _register(warehouse)
     replace_file(
         _applied_path(warehouse), definitions_digest(home).encode()
@@ -94,9 +98,22 @@ def _register(warehouse: Warehouse) -> None:
         for item in registered
         if (type(item).__name__, item.name) not in names and item.name != "__dummy"
     ]
+    _forget_other_times(store, defined, warehouse)
     with _quiet():
         store.apply(defined, objects_to_delete=removed, partial=False)
         _take_offline(store, warehouse)
+
+
+def _forget_other_times(store: Any, defined: list[Any], warehouse: Warehouse) -> None:
+    """Let views be written again that are to stay online for longer, or less long, than so far."""
+    from feature_repo.importing import feast
+    from feature_repo.stores.expiry import online_for
+
+    so_far = {view.name: online_for(view) for view in store.list_feature_views()}
+    for view in defined:
+        is_known = isinstance(view, feast.FeatureView) and view.online and view.name in so_far
+        if is_known and so_far[view.name] != online_for(view):
+            _done_path(warehouse, view.name).unlink(missing_ok=True)
 
 
 def _take_offline(store: Any, warehouse: Warehouse) -> None:
@@ -121,7 +138,10 @@ def _written(warehouse: Warehouse) -> list[str]:
 
 
 def due_views(warehouse: Warehouse, now: datetime) -> list[str]:
-    """List the views that are behind online: rows were added, or a change point has passed."""
+    """List the views that are behind online.
+
+    Rows were added, a change point has passed, or values have to leave.
+    """
     return [view for view in online_views(warehouse.settings.root) if _is_due(view, warehouse, now)]
 
 
@@ -209,12 +229,19 @@ def _is_due(view: str, warehouse: Warehouse, now: datetime) -> bool:
         or _is_lost(warehouse, view, done)
     ):
         return True
+    until, stay = datetime.fromisoformat(done.until), view_of(view).online_for
+    spans = [(until, now)]
+    if stay:  # what was young enough to stay at the one instant, and is too old at the other
+        spans += [(until - stay - MICROSECOND, now - stay - MICROSECOND)]
     with connect(warehouse, of=(relation,)) as connection:
         sql = (
             f"select count(*) from {relation} "
-            "where event_timestamp > $until::timestamptz and event_timestamp <= $now"
+            "where event_timestamp > $start and event_timestamp <= $end"
         )
-        return bool(connection.execute(sql, {"now": now, "until": done.until}).fetchall()[0][0])
+        return any(
+            connection.execute(sql, {"start": start, "end": end}).fetchall()[0][0]
+            for start, end in spans
+        )
 
 
 def _is_lost(warehouse: Warehouse, view: str, done: Done) -> bool:

@@ -1,9 +1,10 @@
-"""Which views a home keeps online: all entity views, and the record views it asks for.
+"""Which views a home keeps online: those declared so, and the views of records it asks for.
 
-Records are rarely read by id, and each would take a row a feature: 2 million chat lines (46 MB of
-Parquet) filled more than 39 GB.
+Views of entities are declared online unless they say otherwise, views of records only where they
+say so, for records are rarely read by id.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 from feature_repo.client import store_settings
@@ -13,27 +14,33 @@ from transforms.features.chosen import chosen_views
 from transforms.features.registry import views
 from transforms.home import Settings, replace_file
 
-ALL = "all"
+ALL, NONE = "all", "none"
 
 
 def online_views(home: Path) -> list[str]:
     """Name the views that are online in a home.
 
-    `MILLRACE_ONLINE` names those of records. Where it is not set the home keeps what it has, a home
-    of an older version too, and a new one keeps none. Raises `HomeError` for a name that is no view
-    of records.
+    `MILLRACE_ONLINE` names views of records beside those that are declared online; an empty one
+    takes all of records off, those too. Where it is not set the home keeps its choice, and a new
+    one has none. Raises `HomeError` for a name that is no view of records.
     """
-    kept = _asked_for() if Settings().online is not None else _kept(home)
+    asked = choice(home)
     return [
         view.name
         for view in chosen_views(home)
-        if (view.name in kept if view.is_of_records else view.online)
+        if view.name in asked or (view.online and not (view.is_of_records and NONE in asked))
     ]
 
 
-def keep(home: Path, views: list[str]) -> None:
+def choice(home: Path) -> set[str]:
+    """Name what is asked for beside what is declared: views of records, or `none` of them."""
+    return _asked_for() if Settings().online is not None else _kept(home)
+
+
+def keep(home: Path, asked: Collection[str]) -> None:
     """Remember the choice, so that it applies to later runs."""
-    replace_file(_path(home), "\n".join(view for view in _of_records() if view in views).encode())
+    names = [name for name in (NONE, *_of_records()) if name in asked]
+    replace_file(_path(home), "\n".join(names).encode())
 
 
 def _of_records() -> list[str]:
@@ -42,6 +49,8 @@ def _of_records() -> list[str]:
 
 def _asked_for() -> set[str]:
     names = {name.strip() for name in (Settings().online or "").split(",")} - {""}
+    if not names:
+        return {NONE}
     if names == {ALL}:
         return set(_of_records())
     if unknown := sorted(names - set(_of_records())):

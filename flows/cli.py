@@ -16,6 +16,7 @@ from flows.commands.maintain import maintain
 from flows.commands.plan import plan
 from flows.commands.quarantine import quarantine
 from flows.commands.report import report
+from flows.commands.status import status
 from flows.commands.trace import trace
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def main(*, debug: bool) -> None:
     First steps:
       millrace run --source sources/cve_events.yaml   load, check, compute and serve
       millrace plan --source sources/cve_events.yaml  show what the next run would do
-      millrace status                                 list the tables and check their row counts
+      millrace status                                 list the tables, their disk use and row counts
       millrace report                                 write an HTML report
       millrace trace --feature author_activity:ID     list the records behind a value
       millrace features                               list every feature and its meaning
@@ -135,49 +136,6 @@ def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted
         click.echo(summary.model_dump_json())
     if refused:
         raise refused
-
-
-@main.command()
-@home_option
-def status(home: str | None) -> None:
-    """List the tables of the home and check that every row is accounted for.
-
-    Exit code 1 if a row is missing from the accounts, or a stopped load is waiting.
-    """
-    from transforms.errors import ChecksError, MillraceError
-    from transforms.features.chosen import off_views
-    from transforms.staging.accounting import recount
-    from transforms.staging.checks import waiting
-
-    warehouse = open_warehouse(home)
-    click.echo(f"{warehouse.settings.root}")
-    for name in off_views(warehouse.settings.root):
-        click.echo(f"  features.{name}: is off; MILLRACE_VIEWS takes it back")
-    for relation, version in warehouse.versions().items():
-        click.echo(f"  {relation:<28}{warehouse.n_rows(relation):>12,} rows  version {version}")
-    counted = recount(warehouse)
-    click.echo(
-        "\n  source                 loads          read        staged    duplicates   quarantined"
-    )
-    for source, loads in counted.group_by("source", maintain_order=True):
-        sums = [
-            int(loads[f"n_{name}"].sum())
-            for name in ("read", "staged", "duplicates", "quarantined")
-        ]
-        click.echo(
-            f"  {source[0]:<20}{loads.height:>8}" + "".join(f"{count:>14,}" for count in sums)
-        )
-    stopped = waiting(warehouse)
-    if stopped:
-        raise ChecksError("\n  ".join(stopped))
-    wrong = counted.filter(~counted["adds_up"])
-    if wrong.height:
-        message = (
-            f"{wrong.height} load(s) do not add up, first {wrong['load_id'][0]}; run the source "
-            "again: an interrupted run is finished"
-        )
-        raise MillraceError(message)
-    click.echo("\n  Everything adds up: read = staged + duplicates + quarantined, in every load.")
 
 
 @main.command("train-demo")
@@ -272,7 +230,18 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
         )
 
 
-for command in (backfill, erase, features, locks, maintain, plan, quarantine, report, trace):
+for command in (
+    backfill,
+    erase,
+    features,
+    locks,
+    maintain,
+    plan,
+    quarantine,
+    report,
+    status,
+    trace,
+):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@
 
 import contextlib
 import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transforms.home import replace_file
 from transforms.sources.source import Source
@@ -30,9 +32,14 @@ def history_path(home: Path) -> Path:
     return home / "runs.jsonl"
 
 
-def note_run(home: Path, rows: dict[str, int], seconds: dict[str, float]) -> None:
-    """Add a run's rows and seconds by stage."""
-    line = json.dumps({"rows": rows, "seconds": seconds})
+def note_run(
+    home: Path, rows: dict[str, int], seconds: dict[str, float], online_bytes: int | None = None
+) -> None:
+    """Add a run's rows and seconds by stage, and what the online store takes after it."""
+    ended = datetime.now(UTC).isoformat()
+    line = json.dumps(
+        {"rows": rows, "seconds": seconds, "ended": ended, "online_bytes": online_bytes}
+    )
     with history_path(home).open("a", encoding="utf-8") as file:
         file.write(
             f"\n{line}"
@@ -56,18 +63,37 @@ def read_sources(home: Path) -> dict[str, str]:
 
 def read_rates(home: Path) -> dict[str, Rate]:
     """Read how long each stage took over all past runs; incomplete lines are skipped."""
-    path = history_path(home)
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
     rates: dict[str, Rate] = {}
-    for line in lines:
-        with contextlib.suppress(ValueError, KeyError):
-            run = json.loads(line)
+    for run in read_runs(home):
+        with contextlib.suppress(KeyError):
             for stage in (stage for stage, n_rows in run["rows"].items() if n_rows):
                 before = rates.get(stage, Rate(0, 0.0))
                 rates[stage] = Rate(
                     before.rows + run["rows"][stage], before.seconds + run["seconds"][stage]
                 )
     return rates
+
+
+def online_bytes_before(home: Path, instant: datetime) -> int | None:
+    """Return what the online store took after the last run before an instant; 0 before the first.
+
+    None where that was not recorded.
+    """
+    before, runs = {"online_bytes": 0}, list(read_runs(home))
+    for run in runs:
+        if "ended" in run and datetime.fromisoformat(run["ended"]) >= instant:
+            break
+        before = run
+    found = before.get("online_bytes") if runs else None
+    return None if found is None else int(found)
+
+
+def read_runs(home: Path) -> Iterator[dict[str, Any]]:
+    """Read the past runs, the oldest first; incomplete lines are skipped."""
+    path = history_path(home)
+    for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)
 
 
 def price(rates: dict[str, Rate], stage: str, rows: int) -> str:

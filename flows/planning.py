@@ -1,5 +1,6 @@
 """What a run would load, stage, compute and invalidate; nothing is written."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,16 +12,20 @@ from transforms.warehouse.tables import Warehouse
 if TYPE_CHECKING:
     from transforms.staging.preview import Look
 
+ONLINE = "online "
+
 
 class Step(NamedTuple):
     """A table that a run would change, and why.
 
-    `rows` and `seconds` are estimates: 0 rows are unknown, None seconds were never measured.
+    All numbers are estimates: 0 rows are unknown; seconds and bytes are None where no past run
+    tells them.
     """
 
     relation: str
     rows: int
     seconds: float | None
+    n_bytes: float | None
     why: str
 
 
@@ -48,7 +53,9 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
     rates = read_rates(warehouse.settings.root)
 
     def step(relation: str, stage: str, rows: int, why: str) -> Step:
-        return Step(relation, rows, rates[stage].estimate(rows) if stage in rates else None, why)
+        seconds = rates[stage].estimate(rows) if stage in rates else None
+        a_row = _bytes_a_row(relation, warehouse)
+        return Step(relation, rows, seconds, None if a_row is None else rows * a_row, why)
 
     steps = []
     n_loaded = _rows_of_bytes(source, warehouse, n_bytes)
@@ -69,8 +76,9 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
         warehouse, n_staged, is_loading=bool(found.files or n_unstaged)
     ):
         steps.append(step(relation, "featurize", rows, why))
-    for view, n_entities in _behind(warehouse).items():
-        steps.append(step(f"online {view}", "materialize", n_entities, "entities, at most"))
+    gained = {step.relation: step.rows for step in steps}
+    for view, n_entities in _online(warehouse, gained).items():
+        steps.append(step(f"{ONLINE}{view}", "materialize", n_entities, "entities, at most"))
     looked = (
         look_at_fields(source, warehouse, [new.file for new in found.files])
         if found.files or n_unstaged
@@ -96,6 +104,23 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
         _fields(looked) if looked else [],
         checks,
     )
+
+
+def _bytes_a_row(relation: str, warehouse: Warehouse) -> float | None:
+    """What past runs added to the disk for each row of a table; None if there was no row.
+
+    Online that is for each entity written, again or for the first time.
+    """
+    from feature_repo.sizes import online_size
+    from transforms.upkeep.sizes import table_bytes
+
+    if relation.startswith(ONLINE):
+        n_bytes = online_size(warehouse.settings.root).n_bytes
+        rates = read_rates(warehouse.settings.root)
+        n_rows = rates["materialize"].rows if "materialize" in rates else 0
+    else:
+        n_bytes, n_rows = table_bytes(warehouse, relation), warehouse.n_rows(relation)
+    return n_bytes / n_rows if n_bytes is not None and n_rows else None
 
 
 def _fields(looked: "Look") -> list[str]:
@@ -157,11 +182,31 @@ def _views(warehouse: Warehouse, n_staged: int, *, is_loading: bool) -> list[tup
     return planned
 
 
-def _behind(warehouse: Warehouse) -> dict[str, int]:
-    """Count the rows of views that are behind online: an upper bound of the entities to write."""
-    from feature_repo.online import due_views
+def _online(warehouse: Warehouse, gained: Mapping[str, int]) -> dict[str, int]:
+    """Count the rows to come of views that a run writes online: an upper bound of the entities.
 
+    These are the rows that the view gains, and all that may stay online if it is behind.
+    """
+    from feature_repo.online import due_views
+    from feature_repo.online_views import online_views
+
+    now = datetime.now(UTC)
+    due = due_views(warehouse, now)
     return {
-        view: warehouse.n_rows(f"features.{view}")
-        for view in due_views(warehouse, datetime.now(UTC))
+        view: gained.get(relation, 0) + (_n_staying(warehouse, view, now) if view in due else 0)
+        for view in online_views(warehouse.settings.root)
+        if (relation := f"features.{view}") in gained or view in due
     }
+
+
+def _n_staying(warehouse: Warehouse, view: str, now: datetime) -> int:
+    """Count the rows of a view that may be online: all, or those within its time there."""
+    from transforms.features.registry import view_of
+
+    stay, relation = view_of(view).online_for, f"features.{view}"
+    if stay is None:
+        return warehouse.n_rows(relation)
+    with connect(warehouse, of=(relation,)) as connection:
+        sql = f"select count(*) from {relation} where event_timestamp >= $oldest"
+        ((n_rows,),) = connection.execute(sql, {"oldest": now - stay}).fetchall()
+        return int(n_rows)

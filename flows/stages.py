@@ -306,6 +306,7 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
     A second run on the same home waits for the first to end, then does what is left. Refused
     files do not stop the others; they are listed in the summary.
     """
+    from feature_repo.sizes import online_size
     from transforms.sources.schema_changes import newest_load, notices
 
     source = load_source(Path(parameters.source))
@@ -352,7 +353,8 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
         write_summary(warehouse.settings.root, summary)
         n_features = sum(rows.new + rows.recomputed for rows in features.values())
         n_rows = (ingested.rows_loaded, account.read, n_features, sum(materialized.values()))
-        note_run(warehouse.settings.root, dict(zip(STAGES, n_rows, strict=True)), clock.seconds)
+        rows, root = dict(zip(STAGES, n_rows, strict=True)), warehouse.settings.root
+        note_run(root, rows, clock.seconds, online_size(root).n_bytes)
     return summary
 
 

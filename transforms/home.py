@@ -63,8 +63,8 @@ class Settings(BaseSettings):
     )
     online: str | None = Field(
         default=None,
-        description="Views of records to keep online beside those of entities: "
-        "names separated by commas, `all`, or empty for none. "
+        description="Views of records to keep online beside those that are declared online: "
+        "names separated by commas, `all`, or empty for none of records, declared ones too. "
         "A home keeps its choice where this is not set; a new one has none.",
     )
     embedder: Path | None = Field(

@@ -7,6 +7,7 @@ that reads the files of a source or of a home opens them by these functions.
 import glob
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -96,3 +97,10 @@ def as_pattern(file: str | Path) -> str:
     'part[[]1][*].parquet'
     """
     return glob.escape(str(file))
+
+
+def file_bytes(path: Path) -> int:
+    """Return the bytes of a file; 0 for a folder, and for a file that is gone meanwhile."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_size if path.is_file() else 0
+    return 0

@@ -195,6 +195,9 @@ class Layout(Protocol):
     def delete(self, view: FeatureView, keys: Sequence[bytes]) -> None:
         """Delete what a view has of entities."""
 
+    def expire(self, view: FeatureView, oldest: datetime) -> None:
+        """Delete the values of a view whose event is before an instant."""
+
 
 def layout_of(config: RepoConfig, online_store: Any) -> Layout | None:
     """The layout in which a store keeps values; None for Feast's.

@@ -83,12 +83,15 @@ KEY_FORMATS: Mapping[ValueType, str] = {
 
 
 def encode_values(column: Column, value_type: ValueType) -> pa.LargeBinaryArray:
-    """Serialize each row's value as a `Value` proto; null is b"", a null timestamp Feast's mark.
+    r"""Serialize each row's value as a `Value` proto; null is b"", a null timestamp Feast's mark.
 
     Equal to Feast's conversion of the column, except where that one loses or refuses values:
     integers beside nulls stay exact, lists beside nulls, Arrow maps, UUIDs and zoned timestamps are
     taken; a null inside of a list is refused, where Feast puts 0 or an empty text, and a fraction
     for an integer. Raises ValueError for a column that does not fit the type.
+
+    >>> encode_values(pa.array([3, None]), ValueType.INT64).to_pylist()
+    [b' \x03', b'']
     """
     column = _whole(column)
     _refuse_nulls_inside(column, value_type)
@@ -125,7 +128,11 @@ def encode_entity_keys(
 
 
 def encode_instants(microseconds: npt.NDArray[np.int64]) -> pa.LargeBinaryArray:
-    """Serialize instants (microseconds since 1970, UTC) as `Timestamp` protos."""
+    r"""Serialize instants (microseconds since 1970, UTC) as `Timestamp` protos.
+
+    >>> encode_instants(np.array([0, 1_000_000])).to_pylist()
+    [b'', b'\x08\x01']
+    """
     seconds, rest = np.divmod(microseconds, 1_000_000)
     return joined(
         varints(_tag(1, VARINT), seconds, seconds != 0),
@@ -134,10 +141,13 @@ def encode_instants(microseconds: npt.NDArray[np.int64]) -> pa.LargeBinaryArray:
 
 
 def decode_values(serialized: Sequence[bytes | None], value_type: ValueType) -> list[Any]:
-    """Read values as `OnlineResponse.to_dict` does, by the bytes' type; None for null or absent.
+    r"""Read values as `OnlineResponse.to_dict` does, by the bytes' type; None for null or absent.
 
     The values of a feature are read as one list proto: field 1 of a list has the same bytes as
     in a `Value`.
+
+    >>> decode_values([b'\x20\x03', b''], ValueType.INT64)
+    [3, None]
     """
     present = [value for value in serialized if value]
     scalar = SCALARS.get(value_type)
@@ -328,7 +338,11 @@ def _tag(field: int, wire: int) -> bytes:
 
 
 def fixed(head: bytes, numbers: npt.NDArray[Any], valid: Flags) -> pa.LargeBinaryArray:
-    """Write a head and a little-endian number in each valid row, nothing in the others."""
+    r"""Write a head and a little-endian number in each valid row, nothing in the others.
+
+    >>> fixed(b'<', np.array([1, 2], np.int16), np.array([True, False])).to_pylist()
+    [b'<\x01\x00', b'']
+    """
     cells = np.empty((len(numbers), len(head) + numbers.itemsize), np.uint8)
     cells[:, : len(head)] = np.frombuffer(head, np.uint8)
     cells[:, len(head) :] = (
@@ -338,7 +352,11 @@ def fixed(head: bytes, numbers: npt.NDArray[Any], valid: Flags) -> pa.LargeBinar
 
 
 def varints(head: bytes, numbers: npt.NDArray[Any], valid: Flags) -> pa.LargeBinaryArray:
-    """Write a head and a varint (seven bits a byte, lowest first) in each valid row only."""
+    r"""Write a head and a varint (seven bits a byte, lowest first) in each valid row only.
+
+    >>> varints(b'', np.array([1, 300]), np.array([True, True])).to_pylist()
+    [b'\x01', b'\xac\x02']
+    """
     numbers = numbers.astype(np.int64).view(np.uint64)
     longest = max(1, -(-int(numbers.max(initial=0)).bit_length() // 7))
     groups = numbers[:, np.newaxis] >> np.arange(0, 7 * longest, 7, dtype=np.uint64)
@@ -361,12 +379,21 @@ def _binary(lengths: npt.NDArray[np.int64], content: Bytes) -> pa.LargeBinaryArr
 
 
 def joined(*parts: pa.Array | pa.Scalar) -> pa.LargeBinaryArray:
-    """Put each row's pieces one behind the other; a scalar is in every row."""
+    """Put each row's pieces one behind the other; a scalar is in every row.
+
+    >>> rows = pa.array([b"a", b"b"], pa.large_binary())
+    >>> joined(pa.scalar(b"<", pa.large_binary()), rows).to_pylist()
+    [b'<a', b'<b']
+    """
     return pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.large_binary()))
 
 
 def row_bytes(rows: pa.LargeBinaryArray) -> memoryview:
-    """All rows' bytes, one behind the other, without a copy."""
+    """All rows' bytes, one behind the other, without a copy.
+
+    >>> bytes(row_bytes(pa.array([b'ab', b'c'], pa.large_binary())))
+    b'abc'
+    """
     _, ends, content = rows.buffers()
     offsets = np.frombuffer(ends, np.int64)[rows.offset : rows.offset + len(rows) + 1]
     return memoryview(content)[offsets[0] : offsets[-1]]

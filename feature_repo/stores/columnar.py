@@ -3,8 +3,9 @@
 `materialize(start, end)` writes the newest row of every entity with a row in that span, as Feast's
 own engine does. `materialize-incremental` goes by arrival: it writes the entities whose newest row
 came with a file that was not there the last time, or applies from an instant passed since (a window
-that expired). So late rows get online, and nothing unchanged is written. What was done is
-remembered in the warehouse's folder; a run that was killed goes on after its last whole chunk.
+that expired). So late rows get online, and nothing unchanged is written. What stays online for a
+time only is written within that time, and deleted past it. What was done is remembered in the
+warehouse's folder; a run that was killed goes on after its last whole chunk.
 """
 
 import base64
@@ -44,9 +45,10 @@ from tqdm import tqdm
 from feature_repo.done import Done, done_path, read_done, write_done
 from feature_repo.stores import sources
 from feature_repo.stores.asof import AsofOfflineStore, connect, memory_limit, warehouse
-from feature_repo.stores.bulk import bulk_writer
+from feature_repo.stores.bulk import bulk_writer, layout_of
 from feature_repo.stores.codec import encode_entity_keys
 from feature_repo.stores.columns import Files, gathered
+from feature_repo.stores.expiry import WindowError, online_for
 from feature_repo.stores.newest import FOUND_ROWS, NEWEST_FIRST, list_rows, picked
 from feature_repo.stores.sources import Index, Snapshot, numbered, snapshot
 from feature_repo.stores.timeline import CREATED, INSTANT, n_partitions, units_since_1970
@@ -199,7 +201,30 @@ class Materialization:
             )  # which has only to add what came since
             written, done = self._resume(done, task)
             span = replace(span, since=done if span.start == FIRST or is_same_run else None)
+        self._expire(span.end)  # a run that is killed after this still has to write, so it is due
         return written + self._write(snapshot(self.config, self.view.batch_source), span, 0, task)
+
+    def _oldest(self, end: datetime) -> datetime:
+        """The earliest event that a run up to an instant keeps online."""
+        stay = online_for(self.view)
+        return FIRST if stay is None else end - stay
+
+    def _expire(self, end: datetime) -> None:
+        """Delete from the online store what does not stay there any longer.
+
+        Raises `WindowError` for a store that cannot.
+        """
+        if online_for(self.view) is None:
+            return
+        layout = layout_of(self.config, self.online_store)
+        if layout is None:
+            message = (
+                f"view {self.view.name} stays online for {online_for(self.view)} only, which needs "
+                "the compact layout: say `layout: compact` and a store of ours in "
+                "feature_store.yaml, or declare online=True"
+            )
+            raise WindowError(message)
+        layout.expire(self.view, self._oldest(end))
 
     def span(self, done: Done | None, start: datetime, end: datetime) -> Span:
         """Whether the task is an increment, which starts where Feast's last materialization ended.
@@ -317,12 +342,13 @@ class Materialization:
         until = units_since_1970(
             datetime.fromisoformat(span.since.until) if span.since else FIRST, index.unit
         )
+        oldest = units_since_1970(self._oldest(span.end), index.unit)
         known = span.since.identities if span.since else []
         with connect(self.config) as connection:
             list_rows(connection, index, arrived=set(rows.identities) - set(known))
             connection.execute(
                 f"create temp table newest as {self._sql(span)}",
-                {"start": start, "end": end, "until": until},
+                {"start": start, "end": end, "until": until, "oldest": oldest},
             )
             ((total,),) = connection.execute("select count(*) from newest").fetchall()
             earlier = f"select exists (from seen where has_arrived and {INSTANT} < $start)"
@@ -413,7 +439,7 @@ class Materialization:
                 ) = 1
             )
             select place, row_number() over (order by {key_list}) - 1 as rank
-            from newest where has_arrived or {INSTANT} > $until
+            from newest where (has_arrived or {INSTANT} > $until) and {INSTANT} >= $oldest
         """
 
     def _digest(self) -> str:
@@ -429,6 +455,8 @@ class Materialization:
             source.timestamp_field,
             source.created_timestamp_column,
         ]
+        stay = online_for(self.view)
+        said += [] if stay is None else [stay]
         return hashlib.sha256(
             json.dumps([*said, source.field_mapping], sort_keys=True, default=str).encode()
         ).hexdigest()

@@ -11,7 +11,11 @@ import pyarrow as pa
 
 
 def carried(kind: pa.DataType) -> pa.DataType:
-    """The type in which values are read and picked: no views, small offsets below 2 GiB of text."""
+    """The type in which values are read and picked: no views, small offsets below 2 GiB of text.
+
+    >>> carried(pa.list_(pa.string()))
+    LargeListType(large_list<item: large_string>)
+    """
     if pa.types.is_string(kind) or pa.types.is_string_view(kind):
         return pa.large_string()
     if pa.types.is_binary(kind) or pa.types.is_binary_view(kind):
@@ -27,6 +31,9 @@ def gathered(column: pa.ChunkedArray, places: pa.Array, kind: pa.DataType) -> pa
     """Pick values by place, null where there is none, in the source's type.
 
     Chunked as offsets need.
+
+    >>> gathered(pa.chunked_array([['a', 'b']]), pa.array([1, None]), pa.string()).to_pylist()
+    ['b', None]
     """
     try:
         return column.take(places).cast(kind)

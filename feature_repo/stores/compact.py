@@ -17,6 +17,7 @@ A value names its features, so it stays readable when a view gains or loses some
 
 import struct
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 from zlib import crc32
@@ -40,12 +41,24 @@ EVENT, CREATED, ENDS, N_FEATURES, NAMES = 1, 9, 17, 18, 20
 # the bytes that decide which of two values is newer
 AGE = slice(EVENT, ENDS)
 CHECKSUM = 4
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SHIFT = 1 << 63
 ENDS_OF_WIDTH = {2: "H", 4: "I"}
 
 
 class BrokenValueError(MillraceError):
     """A value of the online store is not as it was written."""
+
+
+class NotAppliedError(MillraceError):
+    """The online store has no table of a view in this layout."""
+
+    def __init__(self, view: str) -> None:
+        """Name the view and what to do."""
+        super().__init__(
+            f"{view}: the online store has no table of it in the layout `compact`; run once, or "
+            "apply and materialize, so that it is written in this layout"
+        )
 
 
 def pack(
@@ -119,6 +132,21 @@ def merged(stored: bytes | None, given: bytes) -> bytes:
 def age(value: str) -> str:
     """SQL of the bytes of a stored value that tell its age: the greater of two is the newer."""
     return f"substr({value}, {AGE.start + 1}, {AGE.stop - AGE.start})"
+
+
+def event(value: str) -> str:
+    """SQL of the bytes of a stored value that tell its event timestamp, as `mark` writes one."""
+    return f"substr({value}, {EVENT + 1}, {CREATED - EVENT})"
+
+
+def mark(instant: datetime) -> bytes:
+    """Write an event timestamp as in a value: the greater of two is the later."""
+    return (microseconds(instant) + SHIFT).to_bytes(CREATED - EVENT)
+
+
+def microseconds(instant: datetime) -> int:
+    """Count the microseconds since 1970."""
+    return (instant - EPOCH) // timedelta(microseconds=1)
 
 
 def event_us(value: bytes) -> int:

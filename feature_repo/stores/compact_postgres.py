@@ -5,6 +5,7 @@ What a value is does not belong here (`compact`).
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -14,11 +15,13 @@ from feast.infra.online_stores.helpers import compute_table_id
 from feast.infra.utils.postgres.connection_utils import _get_conn
 from feast.repo_config import RepoConfig
 from psycopg import sql
+from psycopg.errors import UndefinedTable
 
 from feature_repo.stores import compact
 from feature_repo.stores.bulk import Asked, Batch, WriteBatch, postgres_fields
 from feature_repo.stores.codec import joined, row_bytes
 
+SCHEMA = "select 1 from information_schema.schemata where schema_name = %s"
 CREATE = "create table if not exists {table} (entity_key bytea primary key, value bytea not null)"
 STAGE = "create temporary table staged (entity_key bytea, value bytea) on commit drop"
 COPY = "copy staged (entity_key, value) from stdin (format binary)"
@@ -27,6 +30,7 @@ UPSERT = f"""
     on conflict (entity_key) do update set value = excluded.value
     where {compact.age("stored.value")} <= {compact.age("excluded.value")}
 """
+EXPIRE = f"delete from {{table}} where {compact.event('value')} < %b"
 READ = "select {number} as number, entity_key, value from {table} where entity_key = any(%b)"
 
 
@@ -40,6 +44,9 @@ class CompactPostgres:
     def update(self, dropped: Sequence[FeatureView], kept: Sequence[FeatureView]) -> None:
         """Create the tables of kept views; drop the others and all that are in Feast's layout."""
         with self._store._get_conn(self._config) as connection, connection.cursor() as cursor:  # noqa: SLF001
+            schema = self._config.online_store.db_schema or self._config.online_store.user
+            if not cursor.execute(SCHEMA, [schema]).fetchone():
+                cursor.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
             for view in kept:
                 cursor.execute(self._sql(CREATE, view))
             for view in (*dropped, *kept):
@@ -89,7 +96,9 @@ class CompactPostgres:
             self._store._get_conn(self._config, autocommit=True) as connection,  # noqa: SLF001
             connection.cursor(binary=True) as cursor,
         ):
-            return _by_view(reads, cursor.execute(*self._query(reads)).fetchall())
+            with _refusing_unapplied(reads):
+                cursor.execute(*self._query(reads))
+            return _by_view(reads, cursor.fetchall())
 
     async def read_async(self, reads: Sequence[Asked]) -> list[list[compact.Column]]:
         """Read as `read` does, without blocking."""
@@ -97,7 +106,8 @@ class CompactPostgres:
             self._store._get_conn_async(self._config, autocommit=True) as connection,  # noqa: SLF001
             connection.cursor(binary=True) as cursor,
         ):
-            await cursor.execute(*self._query(reads))
+            with _refusing_unapplied(reads):
+                await cursor.execute(*self._query(reads))
             return _by_view(reads, await cursor.fetchall())
 
     def _query(self, reads: Sequence[Asked]) -> tuple[sql.Composed, list[Any]]:
@@ -115,6 +125,12 @@ class CompactPostgres:
                 self._sql("delete from {table} where entity_key = any(%b)", view), [list(keys)]
             )
 
+    def expire(self, view: FeatureView, oldest: datetime) -> None:
+        """Delete what is older than an instant."""
+        with _get_conn(self._config.online_store) as connection, connection.cursor() as cursor:
+            cursor.execute(self._sql(CREATE, view))
+            cursor.execute(self._sql(EXPIRE, view), [compact.mark(oldest)])
+
     def _sql(self, statement: str, view: FeatureView, **parts: Any) -> sql.Composed:
         table = sql.Identifier(f"{self._table_id(view)}.compact")
         return sql.SQL(statement).format(table=table, **parts)
@@ -122,6 +138,15 @@ class CompactPostgres:
     def _table_id(self, view: FeatureView) -> str:
         versioning = self._config.registry.enable_online_feature_view_versioning
         return str(compute_table_id(self._config.project, view, versioning))
+
+
+@contextmanager
+def _refusing_unapplied(reads: Sequence[Asked]) -> Iterator[None]:
+    try:
+        yield
+    except UndefinedTable as error:
+        names = ", ".join(view.name for view, _, _ in reads)
+        raise compact.NotAppliedError(names) from error
 
 
 def _rows(keys: pa.LargeBinaryArray, values: pa.LargeBinaryArray) -> memoryview:

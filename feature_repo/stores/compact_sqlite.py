@@ -6,6 +6,7 @@ What a value is does not belong here (`compact`).
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from feature_repo.stores.bulk import (
     readers_go_on,
     texts,
 )
+from feature_repo.stores.expiry import online_for
 from transforms.expressions import quoted
 
 QUOTE = "'"
@@ -31,6 +33,9 @@ UPSERT = f"""
     on conflict (entity_key) do update set value = excluded.value
     where {compact.age("stored.value")} <= {compact.age("excluded.value")}
 """
+# not every SQLite does so by itself; else what is deleted stays in the file for a while
+OVERWRITE = "pragma secure_delete = on"
+EXPIRE = f"delete from {{table}} where {compact.event('value')} < ?"
 # what Feast's layout has, of values in this one: for searches, and for whatever of Feast's reads
 # the table by itself
 AS_FEAST = """
@@ -80,6 +85,8 @@ class CompactSqlite:
             closing(sqlite3.connect(path, SQLITE_WAIT_SECONDS, isolation_level=None)) as connection,
             readers_go_on(connection),
         ):
+            if online_for(view):
+                connection.execute(OVERWRITE)
             yield partial(self._write, connection, view)
 
     def _write(self, connection: sqlite3.Connection, view: FeatureView, batch: Batch) -> int:
@@ -121,7 +128,12 @@ class CompactSqlite:
             some = keys[first : first + limit]
             marks = ",".join("?" * len(some))
             sql = f"select entity_key, value from {self._table(view)} where entity_key in ({marks})"
-            found |= dict(connection.execute(sql, some).fetchall())
+            try:
+                found |= dict(connection.execute(sql, some).fetchall())
+            except sqlite3.OperationalError as error:
+                if "no such table" not in str(error):
+                    raise
+                raise compact.NotAppliedError(view.name) from error
         return found
 
     def delete(self, view: FeatureView, keys: Sequence[bytes]) -> None:
@@ -131,11 +143,22 @@ class CompactSqlite:
             sqlite3.connect(path, SQLITE_WAIT_SECONDS, isolation_level=None)
         ) as connection:
             if self._is_there(connection, view):
-                connection.executemany(
-                    f"delete from {self._table(view)} where entity_key = ?",
-                    [[key] for key in keys],
-                )
+                sql = f"delete from {self._table(view)} where entity_key = ?"
+                connection.execute("begin immediate")
+                connection.executemany(sql, [[key] for key in keys])
+                connection.execute("commit")
                 connection.execute("vacuum")
+
+    def expire(self, view: FeatureView, oldest: datetime) -> None:
+        """Delete what is older than an instant; its bytes are overwritten, its room is reused."""
+        path = self._store._get_db_path(self._config)  # noqa: SLF001
+        with (
+            closing(sqlite3.connect(path, SQLITE_WAIT_SECONDS, isolation_level=None)) as connection,
+            readers_go_on(connection),
+        ):
+            if self._is_there(connection, view):
+                connection.execute(OVERWRITE)
+                connection.execute(EXPIRE.format(table=self._table(view)), [compact.mark(oldest)])
 
     def show_as_feast(self, connection: sqlite3.Connection, view: FeatureView) -> None:
         """Show a view's table to a connection as if it were in Feast's layout.

@@ -64,7 +64,11 @@ def unpacked(values: Sequence[bytes], length: int) -> Vectors:
 
 
 def cosine_distances(vectors: Vectors, asked: Vectors) -> Distances:
-    """1 less the cosine of the angle to each vector; 1 where one of the two is all zeros."""
+    """1 less the cosine of the angle to each vector; 1 where one of the two is all zeros.
+
+    >>> cosine_distances(np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([3.0, 0.0])).tolist()
+    [0.0, 1.0]
+    """
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(asked)
     cosines: Distances = np.divide(
         vectors @ asked, lengths, out=np.zeros_like(lengths), where=lengths > 0
@@ -73,7 +77,11 @@ def cosine_distances(vectors: Vectors, asked: Vectors) -> Distances:
 
 
 def euclidean_distances(vectors: Vectors, asked: Vectors) -> Distances:
-    """The length of the difference to each vector."""
+    """The length of the difference to each vector.
+
+    >>> euclidean_distances(np.array([[3.0, 4.0]]), np.array([0.0, 0.0])).tolist()
+    [5.0]
+    """
     distances: Distances = np.linalg.norm(vectors - asked, axis=1)
     return distances
 

@@ -48,6 +48,7 @@ from feature_repo.stores.bulk import Asked, GuardedWrites, Layout, layout_of
 from feature_repo.stores.compact import Column
 from feature_repo.stores.compact_sqlite import CompactSqlite
 from feature_repo.stores.empty import empty_values
+from feature_repo.stores.expiry import max_age
 from feature_repo.stores.nearest import nearest
 from feature_repo.stores.searching import Search
 from feature_repo.stores.values import RequestError, key_values, proto_values
@@ -94,7 +95,7 @@ class Stored(NamedTuple):
         )
 
     def within(self, table: FeatureView, now: int) -> "Stored":
-        """The same feature without the values past the view's time to live."""
+        """The same feature without the values too old to be served."""
         old = self.too_old(table, now)
         if not old:
             return self
@@ -116,14 +117,11 @@ class Stored(NamedTuple):
         )
 
     def too_old(self, table: FeatureView, now: int) -> set[bytes]:
-        """Return the event timestamps past the view's time to live at an instant (nanoseconds).
-
-        A time to live of none or 0 never ends.
-        """
-        ttl = getattr(table, "ttl", None)  # an on-demand view that is written online has none
-        if not ttl:
+        """Return the event timestamps too old to be served at an instant (nanoseconds)."""
+        limit = max_age(table)
+        if limit is None:
             return set()
-        oldest = now - ttl // MICROSECOND * 1000
+        oldest = now - limit // MICROSECOND * 1000
         return {
             instant
             for instant in set(self.instants)
@@ -144,9 +142,9 @@ def refuse_not_online(view: Any) -> None:
     if not getattr(view, "online", True):
         message = (
             f"{view.name}: is not online in this home; run once with "
-            f"MILLRACE_ONLINE={view.name} to keep it there (names with commas between; "
-            "a row a record and feature), or ask for it in a training set; MILLRACE_VIEWS takes "
-            "back a view that is off, which millrace status lists"
+            f"MILLRACE_ONLINE={view.name} to keep it there (names with commas between), "
+            "declare online=days(30) in a view of your own, or ask for it in a training set; "
+            "MILLRACE_VIEWS takes back a view that is off, which millrace status lists"
         )
         raise NotOnlineError(message)
 
@@ -323,10 +321,9 @@ class LeanReads(GuardedWrites, OnlineStore):
 
 
 class SqliteOnlineStoreConfig(sqlite.SqliteOnlineStoreConfig):
-    """Feast's own settings: `path` of the database, relative to the feature repository or absolute.
+    """Feast's settings and the `layout`.
 
-    And the `layout`.
-
+    `path` is that of the database, absolute or relative to the feature repository. The layout
     `compact` (the default) has a row an entity and view; `feast` has a row an entity and feature,
     for other clients of the file.
     """
@@ -489,7 +486,8 @@ class SqliteOnlineStore(LeanReads, sqlite.SqliteOnlineStore):
 
     def _search(self, config: RepoConfig, table: FeatureView, filters: Any = None) -> Search:
         refuse_not_online(table)
-        oldest = time_ns() - table.ttl // MICROSECOND * 1000 if table.ttl else None
+        limit = max_age(table)
+        oldest = None if limit is None else time_ns() - limit // MICROSECOND * 1000
         return Search(table, self._table(config, table), filters, oldest)
 
     def _connected(self, config: RepoConfig, view: FeatureView) -> sqlite3.Connection:
@@ -570,7 +568,11 @@ def _entity_values(key: EntityKey) -> list[Any]:
 
 
 def serialized(instant: datetime) -> bytes:
-    """Serialize an event timestamp as Feast answers it."""
+    r"""Serialize an event timestamp as Feast answers it.
+
+    >>> serialized(datetime(1970, 1, 1, 0, 0, 5, tzinfo=UTC))
+    b'\x08\x05'
+    """
     timestamp = Timestamp()
     timestamp.FromDatetime(instant)
     return bytes(timestamp.SerializeToString())

@@ -16,6 +16,13 @@ from feature_repo.stores.bulk import Layout
 from feature_repo.stores.compact_postgres import CompactPostgres
 from feature_repo.stores.online import LeanReads, Read, Stored, serialized
 
+SIZE = """
+    select coalesce(sum(pg_total_relation_size(oid)), 0)
+    from pg_class
+    where relkind = 'r' and relnamespace = current_schema()::regnamespace
+        and starts_with(relname, %s || '_')
+"""
+
 
 class PostgresOnlineStoreConfig(postgres.PostgreSQLOnlineStoreConfig):
     """Feast's own settings: `host`, `database`, `db_schema` and the rest; and the `layout`.
@@ -38,6 +45,12 @@ class PostgresOnlineStore(LeanReads, postgres.PostgreSQLOnlineStore):
     def compact(self, config: RepoConfig) -> Layout:
         """A table a view."""
         return CompactPostgres(config, self)
+
+    def n_bytes(self, config: RepoConfig) -> int:
+        """Sum what the project's tables take, with their indexes and long values."""
+        with self._get_conn(config, autocommit=True) as connection:
+            (found,) = connection.execute(SIZE, [config.project]).fetchone() or (0,)
+        return int(found)
 
     def read_stored(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
         """Read all views by one query."""

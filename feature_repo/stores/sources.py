@@ -272,7 +272,11 @@ class Index:
 
 
 def numbered(what: str, columns: Iterable[str]) -> dict[str, str]:
-    """Name columns by their position."""
+    """Name columns by their position.
+
+    >>> numbered('key', ['author_id', 'subject_id'])
+    {'key_0': 'author_id', 'key_1': 'subject_id'}
+    """
     return {f"{what}_{number}": column for number, column in enumerate(columns)}
 
 
@@ -546,7 +550,11 @@ def file_system(uri: str, options: Mapping[str, str]) -> tuple[pafs.FileSystem, 
 
 
 def is_remote(uri: str) -> bool:
-    """Whether a path names a place on object storage."""
+    """Whether a path names a place on object storage.
+
+    >>> is_remote('s3://bucket/rows'), is_remote('/rows')
+    (True, False)
+    """
     return "://" in uri
 
 

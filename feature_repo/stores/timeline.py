@@ -194,12 +194,21 @@ class Partitions:
 
 
 def ttl_units(ttl: timedelta | None, unit: TimeUnit) -> int | None:
-    """Count a TTL in units; None, as for zero, is for ever."""
+    """Count a TTL in units; None, as for zero, is for ever.
+
+    >>> from datetime import timedelta
+    >>> ttl_units(timedelta(days=1), 'us')
+    86400000000
+    """
     return ttl // timedelta(microseconds=1) * (_PER_UNIT["us"] // _PER_UNIT[unit]) if ttl else None
 
 
 def n_partitions(n_rows: int, row_bytes: float, budget: int) -> int:
-    """Count the parts of at most `budget` bytes that rows fall into."""
+    """Count the parts of at most `budget` bytes that rows fall into.
+
+    >>> n_partitions(n_rows=1_000_000, row_bytes=100, budget=20_000_000)
+    6
+    """
     return 1 + int(n_rows * row_bytes) // budget
 
 

@@ -63,6 +63,9 @@ def proto_values(values: Iterable[Any], kind: ValueType) -> list[Value]:
     """Convert a feature's values.
 
     None, NaN, NaT and NA are null; ValueError where one does not fit.
+
+    >>> [value.int64_val for value in proto_values([3, 4], ValueType.INT64)]
+    [3, 4]
     """
     given = [plain(value) for value in values]
     if any(lacks_a_part(value, kind) for value in given):
@@ -87,6 +90,10 @@ def plain(value: Any) -> Any:
     """Convert a value, deeply, from NumPy and pandas.
 
     Null is None, but NaN stays in lists and maps.
+
+    >>> import numpy as np
+    >>> plain([np.int64(3), float('nan')])
+    [3, nan]
     """
     inner = _unboxed(value)
     return None if isinstance(inner, float) and inner != inner else inner  # noqa: PLR0124 - NaN alone differs from itself
@@ -110,7 +117,11 @@ def _unboxed(value: Any) -> Any:
 
 
 def lacks_a_part(value: Any, kind: ValueType) -> bool:
-    """Whether a value contains a null, where Feast would substitute another value or fail."""
+    """Whether a value contains a null, where Feast would substitute another value or fail.
+
+    >>> lacks_a_part([1, None], ValueType.INT64_LIST)
+    True
+    """
     if kind in OF_MAPS:
         return _lists_lack(json.loads(value) if isinstance(value, str) else value)
     if kind in OF_LISTS:
@@ -170,6 +181,9 @@ def key_values(name: str, values: Sequence[Any], kind: ValueType) -> list[Any]:
     """Convert keys to their type, None for what matches nothing: docs/store.md, "Keys".
 
     Raises RequestError, naming key and type, for a value that is of another kind altogether.
+
+    >>> key_values('user_id', ['7', 7.0, 7.5, None], ValueType.INT64)
+    [7, 7, None, None]
     """
     if kind in (ValueType.STRING, ValueType.BYTES) and set(map(type, values)) <= {
         str if kind == ValueType.STRING else bytes

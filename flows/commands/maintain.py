@@ -22,6 +22,7 @@ def maintain(home: str | None, keep_days: float | None, *, dry_run: bool) -> Non
     all rows and columns.
     """
     from flows.stages import MaintainParameters, run_maintenance
+    from transforms.upkeep.sizes import in_words
 
     settings = open_warehouse(home).settings
     done = run_maintenance(
@@ -44,4 +45,4 @@ def maintain(home: str | None, keep_days: float | None, *, dry_run: bool) -> Non
     n_files, n_bytes = (
         sum(item[name] for item in done["vacuumed"]) for name in ("n_files", "n_bytes")
     )
-    click.echo(f"  {n_files:,} data files {would}deleted, {n_bytes / 1e6:,.1f} MB")
+    click.echo(f"  {n_files:,} data files {would}deleted, {in_words(n_bytes)}")

@@ -158,7 +158,11 @@ def replay(source: str, home: str | None, *, accept_load: bool) -> None:
 
 
 def sparkline(counts: Sequence[int]) -> str:
-    """Draw counts as bars of up to eight eighths; a point is none at all."""
+    """Draw counts as bars of up to eight eighths; a point is none at all.
+
+    >>> sparkline([0, 2, 8])
+    '·▂█'
+    """
     highest = max(counts, default=0)
     return "".join(BARS[(count * (len(BARS) - 1)) // highest] if count else "·" for count in counts)
 

@@ -12,6 +12,8 @@ import polars.selectors as cs
 
 from flows.history import STAGES
 from flows.report.data import PERIODS
+from flows.sizes import HomeSize
+from transforms.upkeep.sizes import in_words
 
 Spec = dict[str, Any]
 EVERYTHING = "all"
@@ -252,6 +254,34 @@ def seconds_by_run(runs: pl.DataFrame) -> Spec:
                 alt.Tooltip("seconds:Q", format=".2f"),
             ],
         )
+    )
+
+
+def bytes_by_table(sizes: HomeSize) -> Spec:
+    """What each table has on disk: the newest version, older ones, and what maintenance frees."""
+    names = ["newest version", "older versions and log", "millrace maintain frees"]
+    parts = [
+        (size.relation, *part)
+        for size in sizes.tables.values()
+        for part in zip(
+            names, (size.n_bytes, size.n_older - size.n_freed, size.n_freed), strict=True
+        )
+    ]
+    if sizes.online.n_bytes is not None:
+        parts.append((f"online store ({sizes.online.store})", names[0], sizes.online.n_bytes))
+    frame = pl.DataFrame(parts, ["table", "part", "bytes"], orient="row").with_columns(
+        _place("part", names), size=pl.col("bytes").map_elements(in_words, pl.String)
+    )
+    chart = _chart(frame, "Bytes of each table on disk, and of the online store.").mark_bar()
+    return _spec(
+        chart.encode(
+            y=alt.Y("table:N", title=None, sort="-x"),
+            x=alt.X("sum(bytes):Q", title="bytes", axis=alt.Axis(format="~s", tickCount=5)),
+            color=alt.Color("part:N", scale=alt.Scale(domain=names), legend=alt.Legend(columns=1)),
+            order="place:Q",
+            tooltip=["table:N", "part:N", "size:N"],
+        ),
+        height=14 * frame["table"].n_unique() + 20,
     )
 
 

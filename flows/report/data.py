@@ -14,6 +14,7 @@ import polars as pl
 
 from feature_repo.catalogue import catalogue, kind
 from flows.history import history_path
+from flows.sizes import HomeSize, measure
 from transforms.features.chosen import chosen_views
 from transforms.features.registry import views
 from transforms.paths import scan_parquet
@@ -91,6 +92,7 @@ class Shown(NamedTuple):
     checks: pl.DataFrame
     features: list[Feature]
     runs: pl.DataFrame
+    sizes: HomeSize
 
 
 def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
@@ -131,6 +133,7 @@ def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
         checks=kept_checks(warehouse),
         features=_features(warehouse),
         runs=read_runs(warehouse),
+        sizes=measure(warehouse, now),
     )
 
 

@@ -23,6 +23,7 @@ from flows.report.flow import flows
 from flows.report.palette import THEMES, chart_config
 from transforms.errors import HomeError
 from transforms.home import replace_file
+from transforms.upkeep.sizes import in_words
 from transforms.warehouse.tables import Warehouse
 
 VEGA = "vl-convert-python"  # the package that has the charts' JavaScript
@@ -95,6 +96,7 @@ def render(shown: Shown, script: str) -> str:
         "second": _second,
         "bars": _bars,
         "cell": _cell,
+        "bytes": _bytes,
     }
     return environment.from_string(_text("page.html")).render(
         shown=shown,
@@ -152,6 +154,8 @@ def _charts(shown: Shown) -> list[Chart]:
         )
     if shown.runs.height:
         drawn.append(Chart("speed", charts.seconds_by_run(shown.runs)))
+    if shown.sizes.tables:
+        drawn.append(Chart("sizes", charts.bytes_by_table(shown.sizes)))
     return drawn + list(_drift_charts(shown))
 
 
@@ -321,6 +325,10 @@ def _cell(value: Any) -> str:
     if isinstance(value, datetime):
         return _minute(value)
     return short(value) if isinstance(value, int | float) else "" if value is None else str(value)
+
+
+def _bytes(n_bytes: float | None) -> str:
+    return "" if n_bytes is None else in_words(n_bytes)
 
 
 def _bars(counts: list[int]) -> str:

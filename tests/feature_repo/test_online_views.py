@@ -2,18 +2,23 @@
 
 import shutil
 import sqlite3
+import sys
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import polars as pl
 import pytest
 
+import feature_repo
 from feature_repo import online_features, similar_records, store, training_set
-from feature_repo.online import apply, is_applied, materialize
+from feature_repo.online import apply, due_views, is_applied, materialize
 from feature_repo.online_views import keep, online_views
+from feature_repo.stores import serving
 from feature_repo.stores.online import NotOnlineError
+from flows import planning
 from transforms.errors import HomeError
 from transforms.features.build import featurize
 from transforms.features.registry import views
@@ -220,3 +225,126 @@ def test_the_service_of_activity_is_online_everywhere(
     (served,) = online_features("activity_v1", [keys], home.settings.root).to_dicts()
     assert served["author_activity__n_records_lifetime"] >= 1
     assert served["subject_activity__n_records_lifetime"] >= 1
+
+
+OWN = """
+from transforms.features import RecordSql, days, minutes
+shape = RecordSql("record_shape", {{"n_letters": "length(text)"}}, online={online})
+"""
+
+
+@pytest.fixture
+def declare(
+    home: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Warehouse]:
+    """Declare a view of records of one's own, and compute it in the home."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    monkeypatch.setenv("MILLRACE_FEATURES", str(folder))
+
+    def declared(online: str) -> Warehouse:
+        (folder / "own.py").write_text(OWN.format(online=online))
+        # what a process has imported once
+        monkeypatch.delitem(sys.modules, "feature_repo.definitions", raising=False)
+        monkeypatch.delattr(feature_repo, "definitions", raising=False)
+        featurize(home, NOW)
+        return home
+
+    return declared
+
+
+def shapes(warehouse: Warehouse) -> pl.DataFrame:
+    return pl.read_delta(str(warehouse.folder("features.record_shape"))).sort("event_timestamp")
+
+
+def test_a_view_of_records_is_online_for_as_long_as_it_says(
+    declare: Callable[[str], Warehouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minutes = (NOW - shapes(declare("False"))["event_timestamp"].median()) // timedelta(minutes=1)
+    home = declare(f"minutes({minutes})")
+    rows = shapes(home)
+    stay = timedelta(minutes=minutes)
+    held = rows.filter(pl.col("event_timestamp") >= NOW - stay)
+    assert 0 < held.height < rows.height == N_RECORDS
+    with monkeypatch.context() as then:
+        then.setattr(planning, "datetime", Mock(now=lambda _: NOW))
+        assert planning._online(home, {})["record_shape"] == held.height
+    assert bring_up(home)["record_shape"] == tables(home)["record_shape"] == held.height
+
+    reference, root = ["record_shape:n_letters"], home.settings.root
+    asked = rows.select("record_id", event_timestamp=pl.lit(NOW)).to_dicts()
+    keys = [{"record_id": row["record_id"]} for row in asked]
+    assert online_features(reference, keys, root)["record_shape__n_letters"].null_count() == 40
+    with monkeypatch.context() as then:
+        then.setattr(serving, "time_ns", lambda: int(NOW.timestamp()) * 10**9)
+        served = online_features(reference, keys, root)["record_shape__n_letters"]
+    lengths = dict(held.select("record_id", "n_letters").iter_rows())
+    assert served.to_list() == [lengths.get(key["record_id"]) for key in keys]
+    spine = pl.DataFrame(asked).cast({"event_timestamp": pl.Datetime("us", "UTC")})
+    trained = training_set(spine, reference, root).frame["record_shape__n_letters"]
+    assert trained.to_list() == rows["n_letters"].to_list()
+
+    assert due_views(home, NOW) == []
+    later = held["event_timestamp"][0] + stay
+    assert due_views(home, later) == []  # as old as it may be
+    gone = later + timedelta(microseconds=1)
+    assert due_views(home, gone) == ["record_shape"]
+    assert materialize(home, gone, lambda *_: None)["record_shape"] == 0
+    assert tables(home)["record_shape"] == (held["event_timestamp"] >= gone - stay).sum()
+    assert due_views(home, gone) == []
+    everything = held["event_timestamp"][-1] + stay + timedelta(days=1)
+    materialize(home, everything, lambda *_: None)
+    assert "record_shape" not in tables(home)
+    assert due_views(home, everything) == []
+
+
+def test_a_declaration_puts_a_view_online_and_a_run_may_take_it_off(
+    declare: Callable[[str], Warehouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def online_of_records(asked: str | None) -> set[str]:
+        """What is online after a run with such a setting, and one without any."""
+        if asked is not None:
+            monkeypatch.setenv("MILLRACE_ONLINE", asked)
+            apply(home)
+            monkeypatch.delenv("MILLRACE_ONLINE")
+        assert is_applied(home) or asked is None
+        return set(online_views(home.settings.root)) - set(ENTITIES)
+
+    home = declare("True")
+    assert online_of_records(None) == {"record_shape"}
+    assert bring_up(home)["record_shape"] == tables(home)["record_shape"] == N_RECORDS
+    assert online_of_records("record_text") == {"record_shape", "record_text"}
+    assert online_of_records("") == set()
+    assert "record_shape" not in tables(home)
+    assert online_of_records("record_shape") == {"record_shape"}
+    declare("minutes(5)")
+    apply(home)
+    bring_up(home)
+    assert online_of_records("record_text,record_shape") == {"record_shape", "record_text"}
+    assert "record_shape" not in due_views(home, NOW)  # whose time is what it was
+    declare("False")
+    assert online_of_records(None) == {"record_shape", "record_text"}  # both by name
+    declare("True")
+    assert online_of_records("record_text") == {"record_shape", "record_text"}
+    declare("False")
+    assert online_of_records(None) == {"record_text"}
+
+
+def test_a_change_of_how_long_a_view_stays_online_computes_nothing_again(
+    declare: Callable[[str], Warehouse],
+) -> None:
+    home = declare("minutes(5)")
+    assert bring_up(home)["record_shape"] == 0
+    version = home.versions()["features.record_shape"]
+    declare("True")
+    assert home.versions()["features.record_shape"] == version
+    assert bring_up(home)["record_shape"] == N_RECORDS
+    declare("minutes(5)")
+    bring_up(home)
+    assert "record_shape" not in tables(home)
+    declare("days(900)")
+    bring_up(home)
+    assert tables(home)["record_shape"] == N_RECORDS
+    declare("False")
+    bring_up(home)
+    assert "record_shape" not in tables(home)

@@ -18,7 +18,8 @@ import polars.selectors as cs
 import pytest
 
 from feature_repo.online_views import online_views
-from transforms.features.registry import views
+from feature_repo.stores import compact
+from transforms.features.registry import view_of, views
 from transforms.home import Settings
 from transforms.staging.accounting import recount
 from transforms.warehouse.tables import Warehouse
@@ -210,10 +211,13 @@ def contents(home: Path) -> dict[str, Any]:
         found[relation] = frame.sort(cs.exclude(cs.nested())).rows()
     with contextlib.closing(sqlite3.connect(home / "feast" / "online.db")) as connection:
         for view in online_views(home):
-            rows = connection.execute(
-                f"select entity_key, feature_name, value, event_ts from millrace_{view}"
-            ).fetchall()
-            found[f"online {view}"] = sorted(rows)
+            rows = connection.execute(f'select entity_key, value from "millrace_{view}.compact"')
+            features = view_of(view).features
+            # not the value as it is, which has the time of the run in it
+            found[f"online {view}"] = {
+                key: [compact.event_us(value), *compact.unpack([value], features)]
+                for key, value in rows
+            }
     return found
 
 

@@ -10,13 +10,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
 from feature_repo import training_set
+from flows.commands.plan import plan
+from flows.planning import plan_run
 from flows.stages import PipelineParameters, lock_home, run_plain
 from transforms.features.registry import view_of, views
 from transforms.home import Settings
+from transforms.sources.source import load_source
+from transforms.upkeep.sizes import table_bytes
 from transforms.warehouse.publishing import publish
 from transforms.warehouse.tables import Warehouse
 
@@ -241,6 +247,47 @@ def test_plan_prices_new_files_by_the_content_of_the_home(
     assert all(
         count.replace(",", "").isdigit() and float(seconds) >= 0 for count, seconds in rows.values()
     ), planned
+
+
+def test_plan_prices_the_disk_that_a_run_then_takes(small_source: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(small_source.parent, tmp_path / "source")
+    parameters = PipelineParameters(
+        source=str(folder / "cve_events.yaml"), home=str(tmp_path / "home")
+    )
+    last = max((folder / "data" / "cve_events").iterdir())
+    later = last.rename(tmp_path / last.name)
+    run_plain(parameters)
+    later.rename(last)
+    warehouse = Warehouse(parameters.settings())
+
+    def taken(relation: str) -> np.ndarray:
+        return np.array([table_bytes(warehouse, relation), warehouse.n_rows(relation)])
+
+    before = {relation: taken(relation) for relation in warehouse.versions()}
+    planned = plan_run(load_source(folder / "cve_events.yaml"), warehouse).steps
+    run_plain(parameters)
+    assert {step.relation for step in planned} >= {"raw.records", "online author_activity"}
+    assert None not in [step.n_bytes for step in planned]
+    for step in planned:
+        if step.relation in before:
+            n_bytes, n_rows = before[step.relation]
+            assert step.n_bytes == pytest.approx(step.rows * n_bytes / n_rows)
+    added, _ = taken("raw.records") - before["raw.records"]
+    assert 0.8 * added < (planned[0].n_bytes or 0) < 1.25 * added
+
+
+def test_plan_warns_where_the_disk_is_too_small(
+    monkeypatch: pytest.MonkeyPatch, small_source: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(small_source.parent, tmp_path / "source")
+    source, home = str(folder / "cve_events.yaml"), str(tmp_path / "home")
+    run_plain(PipelineParameters(source=source, home=home))
+    first = min((folder / "data" / "cve_events").iterdir())
+    shutil.copy(first, first.with_name("2024-05-12.jsonl.zst"))
+    arguments = ["--source", source, "--home", home]
+    assert "that are free" not in CliRunner().invoke(plan, arguments).stdout
+    monkeypatch.setattr("transforms.upkeep.sizes.free_bytes", lambda _: 999)
+    assert "are more than the 999 B that are free" in CliRunner().invoke(plan, arguments).stdout
 
 
 def test_a_refused_file_fails_the_run_after_the_others_are_loaded(

@@ -55,6 +55,19 @@ WRONG = {
         "author_activity.py",
     ),
     "no_window": ('GroupBy("no_window", channel, [Count("n")])', "n: has no window; say windows="),
+    "entity_days": (
+        f'GroupBy("entity_days", channel, [Count("n")], {A_DAY}, online=days(7))',
+        "online is a time, which only views of records have",
+        "say online=True or online=False",
+    ),
+    "query_days": (
+        'SqlView("query_days", author, "select 1", online=days(7))',
+        "online is a time, which only views of records have",
+    ),
+    "always": (
+        'RecordSql("always", {"x": "length(text)"}, online=lifetime)',
+        "is no time that a record stays online; say True, False, or a time such as days(30)",
+    ),
     "one_window": (
         'GroupBy("one_window", channel, [Count("n")], days(1))',
         "windows is a list, such as",
@@ -165,6 +178,10 @@ class Raises(RecordView):
     "A view."
     n: int = Field.count("A number.")
     compute = staticmethod(lambda records: records.with_columns(n=pl.col("nope")))
+class Online(RecordView, online="30d"):
+    "A view."
+    n: int = Field.count("A number.")
+    compute = staticmethod(lambda records: records.with_columns(n=1))
 class ReadsNone(RecordView, reads=("text", "lable")):
     "A view."
     n: int = Field.count("A number.")
@@ -172,6 +189,7 @@ class ReadsNone(RecordView, reads=("text", "lable")):
 """
 WRONG_CLASSES = {
     "no_compute": ("has no compute; write a static method",),
+    "online": ("online='30d' is no time that a record stays online; say True",),
     "no_feature": ("has no feature; write one",),
     "other_column": ("n: compute gives no column of this name",),
     "other_type": ("n: compute gives String, declared is Int64",),

@@ -1,7 +1,9 @@
 """Maintenance: fewer files, the same rows; readers see no new rows, and locks keep their files."""
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -9,6 +11,8 @@ import pytest
 
 from feature_repo import training_set
 from feature_repo.locks import LockError, remove
+from flows.history import history_path
+from flows.sizes import measure
 from flows.stages import (
     MaintainParameters,
     PipelineParameters,
@@ -18,7 +22,8 @@ from flows.stages import (
 )
 from transforms.home import Settings
 from transforms.sources.source import load_source
-from transforms.warehouse.tables import Warehouse
+from transforms.upkeep.sizes import in_words
+from transforms.warehouse.tables import Warehouse, files_of_version
 
 SPINE = (
     "select record_id, author_id, subject_id, known_timestamp as event_timestamp "
@@ -171,6 +176,72 @@ def test_command_reports_what_it_did(millrace: Callable[..., object], grown: War
     for keep_days, expected in (("7", "0 data files deleted"), ("0", "data files deleted")):
         result = millrace("maintain", "--home", str(grown.settings.root), "--keep-days", keep_days)
         assert expected in result.stdout, result.stderr  # type: ignore[attr-defined]
+
+
+def n_bytes(files: Iterable[Path | str]) -> int:
+    return sum(Path(file).stat().st_size for file in files if Path(file).is_file())
+
+
+def test_sizes_are_those_of_the_files(grown: Warehouse) -> None:
+    maintain(grown)  # so that files of older versions lie beside those of the newest
+    measured = measure(grown, datetime.now(UTC))
+    assert list(measured.tables) == list(grown.versions())
+    for relation, size in measured.tables.items():
+        assert size.n_bytes == n_bytes(grown.files(relation))
+        assert size.n_bytes + size.n_older == n_bytes(grown.folder(relation).rglob("*"))
+        assert size.n_rows == grown.n_rows(relation)
+    home = grown.settings.root
+    assert measured.online.n_bytes == n_bytes([home / "feast" / "online.db"])
+    assert measured.n_bytes == n_bytes(home.rglob("*"))
+    assert measured.a_record == measured.n_bytes / grown.n_rows("staging.records")
+
+
+def test_what_maintenance_would_free_is_what_it_frees(grown: Warehouse) -> None:
+    maintain(grown)
+    assert measure(grown, datetime.now(UTC)).n_freed == 0  # all was replaced just now
+    due = Warehouse(grown.settings.model_copy(update={"keep_days": 0}))
+    told = {name: size.n_freed for name, size in measure(due, datetime.now(UTC)).tables.items()}
+    before = n_bytes(grown.settings.root.rglob("part-*.parquet"))
+    done = maintain(grown, keep_days=0)["vacuumed"]
+    assert {item["relation"]: item["n_bytes"] for item in done} == told
+    assert before - n_bytes(grown.settings.root.rglob("part-*.parquet")) == sum(told.values()) > 0
+
+
+def test_growth_is_what_the_versions_of_a_week_added(grown: Warehouse) -> None:
+    folder, newest = grown.folder("staging.records"), grown.versions()["staging.records"]
+    for version in range(newest + 1):
+        entry = (folder / "_delta_log" / f"{version:020d}.json").read_text().splitlines()[0]
+        at = datetime.fromtimestamp(json.loads(entry)["commitInfo"]["timestamp"] / 1000, UTC)
+        grown_by = n_bytes(grown.files("staging.records")) - n_bytes(
+            files_of_version(folder, version)
+        )
+        week_later = at + timedelta(days=7, milliseconds=1)
+        assert measure(grown, week_later).tables["staging.records"].n_grown == grown_by
+    size = measure(grown, at).tables["staging.records"]
+    assert size.n_grown == size.n_bytes > 0
+
+
+def test_online_store_grows_from_what_past_runs_left(grown: Warehouse) -> None:
+    runs = [
+        json.loads(line) for line in history_path(grown.settings.root).read_text().split("\n")[1:]
+    ]
+    assert len({run["online_bytes"] for run in runs}) > 1
+    for run in runs:
+        after = datetime.fromisoformat(run["ended"]) + timedelta(days=7, microseconds=1)
+        measured = measure(grown, after)
+        assert measured.online.n_bytes is not None
+        assert measured.online_grown == measured.online.n_bytes - run["online_bytes"]
+
+
+def test_status_says_what_maintenance_would_free(
+    millrace: Callable[..., object], grown: Warehouse
+) -> None:
+    maintain(grown)
+    home = str(grown.settings.root)
+    said = millrace("status", "--home", home, MILLRACE_KEEP_DAYS="0").stdout  # type: ignore[attr-defined]
+    freed = in_words(sum(item["n_bytes"] for item in maintain(grown, keep_days=0)["vacuumed"]))  # type: ignore[misc]
+    assert f"millrace maintain would free {freed} now." in said
+    assert "online store (SQLite)" in said
 
 
 def test_setting_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,17 @@ HOSTILE = (
 )
 MARKS = "g.mark-rect path, g.mark-line path, g.mark-symbol path"
 WIDTHS = {"desktop": 1280, "phone": 390}
-SECTIONS = ("flow", "arrivals", "quality", "drift", "fields", "quarantine", "features", "speed")
+SECTIONS = (
+    "flow",
+    "arrivals",
+    "quality",
+    "drift",
+    "fields",
+    "quarantine",
+    "features",
+    "speed",
+    "disk",
+)
 
 
 def measured(home: Path, name: str = "") -> None:

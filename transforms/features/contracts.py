@@ -29,7 +29,7 @@ ANNOTATIONS: dict[pl.DataType, Any] = {
 # feature with it
 UNSERVED = "__"
 TIMES = {
-    "event_timestamp": "From when on the values hold, until the next row.",
+    "event_timestamp": "The instant from which the values apply, until the next row.",
     "created_timestamp": "When the row was computed.",
 }
 

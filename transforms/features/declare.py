@@ -93,7 +93,8 @@ class RecordView(Contract):
     `written_timestamp`, beside the instant from which the row applies. It is given records with a
     text, and gives a row for each, in their order, with every feature; of a tombstone all features
     are null. A view is `complete` where each feature has a value for every text. Raise `version`
-    when the meaning of a feature changes.
+    when the meaning of a feature changes. `online` says whether records can be read online by their
+    ids: `True`, or `days(30)` for those of the last 30 days; training has all of them in any case.
 
     >>> class RecordShape(RecordView):
     ...     "What a record looks like."
@@ -120,7 +121,7 @@ class RecordView(Contract):
         version: int = 1,
         complete: bool = False,
         reads: Sequence[str] = ("text",),
-        online: bool = False,
+        online: bool | Window = False,
     ) -> None:
         """Name the relation after the class."""
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
@@ -186,7 +187,8 @@ class NearDuplicates(RecordView, version=1):
 class RecordSql:
     """Features of a record's own content, by SQL expressions.
 
-    They read its columns, its attributes and features of other record views.
+    They read its columns, its attributes and features of other record views. `online` is as in
+    `RecordView`.
 
     >>> n_commas = "length(text) - length(replace(text, ',', ''))"
     >>> RecordSql("record_shape", {"n_commas": n_commas}).name
@@ -197,7 +199,7 @@ class RecordSql:
     features: Mapping[str, str]
     _: KW_ONLY
     description: str = ""
-    online: bool = False
+    online: bool | Window = False
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from transforms.schemas.base import Contract
 
-# the folder that holds our package
+# the folder that contains our package
 ROOT = Path(__file__).parents[2]
 PACKAGE = "transforms"
 # imported by what computes values, but no part of it: contracts and declarations count by what they

@@ -184,7 +184,12 @@ def versions_schema() -> pa.Schema:
 
 @cache
 def kind_of(expression: str, schemas: tuple[tuple[str, pa.Schema], ...]) -> tuple[str, bool]:
-    """The kind of what an expression gives, and whether it gives a list of that."""
+    """The kind of an expression's value, and whether the value is a list of that kind.
+
+    >>> import pyarrow as pa
+    >>> kind_of("string_split(text, ' ')", (("records", pa.schema({"text": pa.string()})),))
+    ('text', True)
+    """
     with sealed() as connection:
         for name, schema in schemas:
             connection.register(name, schema.empty_table())
@@ -195,9 +200,12 @@ def kind_of(expression: str, schemas: tuple[tuple[str, pa.Schema], ...]) -> tupl
 
 
 def kind_of_type(typed: str) -> tuple[str, bool]:
-    """The kind of a type of DuckDB's, and whether it is a list of that.
+    """The kind of a DuckDB type, and whether it is a list of that kind.
 
-    `ValueError` where no feature can be of it.
+    Raises `ValueError` if no feature can have the type.
+
+    >>> kind_of_type("INTEGER[]")
+    ('whole', True)
     """
     element = typed.removesuffix("[]")
     kind = next((kind for kind, names in KINDS.items() if element.startswith(names)), None)
@@ -208,7 +216,11 @@ def kind_of_type(typed: str) -> tuple[str, bool]:
 
 
 def reason_of(error: Exception, expression: str) -> str:
-    """The first line of what is wrong, and how to fix the commonest mistake."""
+    """The first line of an error, and how to fix the commonest mistake.
+
+    >>> reason_of(ValueError("no ->> here"), "attributes->>'channel' = 'mail'")
+    "no ->> here; put brackets around the arrow: (attributes->>'name') = ..."
+    """
     reason = str(error).partition("\n")[0]
     is_arrow = "->" in expression and (
         "->>" in reason or "->" in reason or "json_extract" in reason

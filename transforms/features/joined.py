@@ -12,9 +12,7 @@ References = set[tuple[str, ...]]
 
 
 def joined(records: str, references: Iterable[tuple[str, ...]], *, is_every: bool = False) -> str:
-    """SQL of `records` beside the features that are read of them.
-
-    Those of the instant at which a version takes effect.
+    """SQL of `records` with the features read of them, at the instant a version takes effect.
 
     `records` is a relation with `record_id` and `effective_timestamp`. Of several rows of an
     instant the newest counts; with `is_every` a record comes with each of them in turn.

@@ -226,7 +226,11 @@ def _refuse_names(names: Iterable[str]) -> None:
 
 
 def view_name(item: Any) -> str:
-    """The name of what a service or a derived view reads: of a declaration, or the name itself."""
+    """The name of what a service or a derived view reads: of a declaration, or the name itself.
+
+    >>> view_name('author_activity:n_records_7d')
+    'author_activity:n_records_7d'
+    """
     return item if isinstance(item, str) else _name(item)
 
 

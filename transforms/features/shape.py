@@ -24,7 +24,14 @@ OF_A_ROW = ("event_timestamp", "created_timestamp")
 
 
 def refuse_shape(item: Any) -> None:
-    """Raise `DeclarationError` with the first mistake in a declaration, and how to fix it."""
+    """Raise `DeclarationError` with the first mistake in a declaration, and how to fix it.
+
+    >>> from transforms.features import Entity, GroupBy, days
+    >>> channel = Entity("channel", key="attributes->>'channel'")
+    >>> refuse_shape(GroupBy("channel_mood", channel, [], [days(1)]))
+    Traceback (most recent call last):
+    transforms.errors.DeclarationError: aggregates is a list, such as [Count('n_records')]
+    """
     if fault := next(_faults(item), None):
         raise DeclarationError(fault)
 
@@ -37,6 +44,7 @@ def _faults(item: Any) -> Iterator[str]:
         )
     if isinstance(item, RecordSql | Derived):
         yield from _expression_faults(item.features)
+    yield from _online_faults(item)
     if isinstance(item, GroupBy):
         yield from _group_faults(item)
     if (
@@ -55,6 +63,23 @@ def _faults(item: Any) -> Iterator[str]:
         yield (
             "reads a derived view or a service; write out what it is made of, over the views "
             "themselves"
+        )
+
+
+def _online_faults(item: Any) -> Iterator[str]:
+    is_class = isinstance(item, type) and issubclass(item, RecordView)
+    online = item.Config.metadata["online"] if is_class else getattr(item, "online", True)
+    if isinstance(online, bool):
+        return
+    if isinstance(item, GroupBy | SqlView):
+        yield (
+            "online is a time, which only views of records have, since an entity's values do not "
+            "expire; say online=True or online=False"
+        )
+    elif not isinstance(online, Window) or online.length is None:
+        yield (
+            f"online={online!r} is no time that a record stays online; say True, False, or a time "
+            "such as days(30) or hours(6)"
         )
 
 

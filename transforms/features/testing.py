@@ -142,7 +142,11 @@ def suites(names: Sequence[str] = ()) -> list[Suite]:
 
 
 def tests_of(path: Path) -> Path:
-    """Where the tests of a file of declarations are."""
+    """Where the tests of a file of declarations are.
+
+    >>> tests_of(Path("features/channel.py")).as_posix()
+    'features/channel.yaml'
+    """
     return path.with_suffix(".yaml")
 
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import duckdb
@@ -57,7 +57,8 @@ class View(ABC):
 
     contract: type[Contract]
     entity: Entity
-    online: bool = True
+    # whether it is online, or the window in which an event must be to be there
+    online: bool | Window = True
     # whether a value depends on one record's content alone, so that it never changes
     is_of_records: bool = False
     # whether a value may depend on any record, so that all are recomputed where one is deleted
@@ -89,6 +90,11 @@ class View(ABC):
             for column in self.contract.columns()
             if column.is_served and column.name not in times
         ]
+
+    @property
+    def online_for(self) -> timedelta | None:
+        """How long a row stays online; None for ever."""
+        return self.online.length if isinstance(self.online, Window) else None
 
     @property
     def reads(self) -> tuple[str, ...]:

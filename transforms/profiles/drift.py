@@ -284,6 +284,8 @@ def usual_bound(measured: Measured, earlier: pl.DataFrame, false_alarms: float) 
     by_chance = chance(measured, n_rows)
     by_nature = np.median(np.maximum(capped**2 - by_chance[:-1] ** 2, 0) / one_more[:-1])
     scale = np.sqrt(by_nature * one_more + by_chance**2)
+    if not scale.all():  # of a column with one value, in which chance alone changes nothing
+        return float((np.max(values[-RECENT_LOADS:]) * NEWS) ** measured.power)
     scores, n = np.sqrt(capped / scale[:-1]), len(values)
     predicted = np.mean(scores) + student_quantile(false_alarms, n - 1) * np.std(
         scores, ddof=1

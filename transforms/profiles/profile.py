@@ -277,7 +277,8 @@ def _columns_of(contract: type[Contract]) -> Iterator[Profiled]:
 def _count_accepted(connection: duckdb.DuckDBPyConnection, buffer: Path) -> Iterator[pl.DataFrame]:
     """Count the accepted rows batch by batch.
 
-    Cheap columns are counted over all of them, the others over a sample of each load.
+    Cheap columns are counted over all of them, the others over a sample of each load. The sample
+    is gathered from batches first, since each count has its price however few rows it is of.
     """
     accepted = connection.sql("select accepted_id from accepted order by accepted_id").fetchnumpy()[
         "accepted_id"
@@ -285,16 +286,26 @@ def _count_accepted(connection: duckdb.DuckDBPyConnection, buffer: Path) -> Iter
     sample = connection.sql(model("profiles/sampled_rows"), params={"n_rows": SAMPLED_ROWS})
     sampled = np.sort(sample.fetchnumpy()["accepted_id"])
     first = 0
+    waiting: list[pa.RecordBatch] = []
     with pa.OSFile(str(buffer)) as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:
-            rows, of_sample = (
-                pl.DataFrame(batch)[_within(ids, first, batch.num_rows)]
-                for ids in (accepted, sampled)
-            )
-            first += batch.num_rows
+            read = batch.select(PROFILED)
+            rows = pl.DataFrame(read)[_within(accepted, first, len(read))]
             yield count(rows.lazy(), ["load_id"], (*CHEAP, _label()))
-            yield count(_measured(of_sample).lazy(), ["load_id"], SAMPLED)
-            yield _count_vocabulary(of_sample)
+            # a copy; rows of Polars would hold the whole batch
+            waiting.append(read.take(pa.array(_within(sampled, first, len(read)))))
+            first += len(read)
+            if sum(map(len, waiting)) >= SAMPLED_ROWS:
+                yield from _count_sample(waiting)
+                waiting = []
+    if waiting:
+        yield from _count_sample(waiting)
+
+
+def _count_sample(batches: list[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
+    sample = pl.DataFrame(pa.Table.from_batches(batches))
+    yield count(_measured(sample).lazy(), ["load_id"], SAMPLED)
+    yield _count_vocabulary(sample)
 
 
 def _within(ids: np.ndarray, first: int, n_rows: int) -> np.ndarray:
@@ -360,6 +371,11 @@ CHEAP = (
     _presence("subject_id"),
     _presence("attributes"),
 )
+# the columns that are read of the accepted rows
+PROFILED = [
+    *("record_id", "load_id", "text", "label", "subject_id", "attributes", "is_tombstone"),
+    *("event_timestamp", "known_timestamp", "loaded_timestamp"),
+]
 SAMPLED = (
     sketched("n_words", pl.col("text").str.count_matches(WORD)),
     _category("language"),

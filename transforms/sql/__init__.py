@@ -4,5 +4,9 @@ from importlib.resources import files
 
 
 def model(name: str) -> str:
-    """Read an SQL model by its path below this folder, e.g. `features/author_activity`."""
+    """Read an SQL model by its path below this folder, e.g. `features/author_activity`.
+
+    >>> model('features/record_spans').splitlines()[0][:16]
+    '-- record_spans:'
+    """
     return files(__name__).joinpath(f"{name}.sql").read_text("utf-8")

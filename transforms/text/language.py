@@ -103,6 +103,8 @@ SCRIPTS = (
 WRITTEN_WITH_HAN = {"Jpan": ("Hira", "Kana"), "Kore": ("Hang",)}
 LATIN, HAN = SCRIPTS.index("Latn"), SCRIPTS.index("Hani")
 NO_SCRIPT = "Zyyy"
+# the planes of Unicode from here on have no letters
+END_OF_LETTERS = 0x40000
 SCRIPT = {"script": pl.String, "script_ratio": pl.Float64, "n_scripts": pl.Int64}
 N_TEXTS_AT_ONCE = 8_192
 
@@ -216,7 +218,7 @@ def _script_numbers() -> npt.NDArray[np.uint8]:
 
     It is one past the end for what is no letter, or is a letter of all scripts.
     """
-    code_points = np.array([*range(0xD800), *range(0xE000, 0x110000)])
+    code_points = np.array([*range(0xD800), *range(0xE000, END_OF_LETTERS)])
     characters = pl.Series(map(chr, code_points))
     numbers = np.full(0x110000, len(SCRIPTS), np.uint8)
     numbers[

@@ -16,6 +16,7 @@ from transforms.expressions import quoted
 from transforms.features.build import consistent_versions
 from transforms.features.engine.duplicate_index import INDEX
 from transforms.features.registry import views
+from transforms.paths import file_bytes
 from transforms.schemas.base import Contract
 from transforms.schemas.fields import SourceField
 from transforms.schemas.profiles import ColumnProfile, DriftStatistic, LoadCheck
@@ -146,7 +147,7 @@ def _vacuum(warehouse: Warehouse, relation: str, kept: set[int], *, is_dry: bool
     files = [
         file for file in (warehouse.folder(relation) / name for name in names) if file.is_file()
     ]
-    deleted = Vacuumed(relation, len(files), sum(file.stat().st_size for file in files))
+    deleted = Vacuumed(relation, len(files), sum(map(file_bytes, files)))
     if not is_dry:
         for file in files:
             file.unlink()

@@ -56,22 +56,38 @@ PROFILE = Consumer("profile")
 
 
 def preparing(source: str) -> Consumer:
-    """Name the consumer of raw that stages a source."""
+    """Name the consumer of raw that stages a source.
+
+    >>> preparing('tickets').name
+    'prepare:tickets'
+    """
     return Consumer(f"prepare:{source}")
 
 
 def replaying(source: str) -> Consumer:
-    """Name the consumer of quarantine that retries the rejected rows of a source."""
+    """Name the consumer of quarantine that retries the rejected rows of a source.
+
+    >>> replaying('tickets').name
+    'replay:tickets'
+    """
     return Consumer(f"replay:{source}")
 
 
 def backfilling(name: str) -> Consumer:
-    """Name the consumer of the chunks of a backfill."""
+    """Name the consumer of the chunks of a backfill.
+
+    >>> backfilling('2024').name
+    'backfill:2024'
+    """
     return Consumer(f"backfill:{name}")
 
 
 def profiling(relation: str) -> Consumer:
-    """Name the consumer that profiles a published view."""
+    """Name the consumer that profiles a published view.
+
+    >>> profiling('features.record_text').name
+    'profile:features.record_text'
+    """
     return Consumer(f"profile:{relation}")
 
 

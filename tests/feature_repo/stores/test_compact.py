@@ -21,6 +21,7 @@ from feast.types import Float64, Int64, String
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feature_repo import sizes
 from feature_repo.stores import compact
 from feature_repo.stores.deletion import delete_views
 
@@ -76,6 +77,47 @@ def store(
     yield opened
     if kind == "postgres":  # the server does not end before its last connection
         opened.provider.online_store._conn.close()
+
+
+def test_size_of_a_store_is_told_or_said_to_be_unknown(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    configured = store.config.online_store
+    monkeypatch.setattr(
+        sizes,
+        "store_settings",
+        lambda _: {"online_store": configured.model_dump(exclude_none=True)},
+    )
+    monkeypatch.setattr(sizes, "store", lambda _: store)
+    before = sizes.online_size(tmp_path)
+    for number in range(300):
+        write(store, f"sized {number}", START, {"title": f"{number:>0500}"})
+    after = sizes.online_size(tmp_path)
+    assert (
+        after.store
+        == {"sqlite": "SQLite", "redis": "Redis", "postgres": "PostgreSQL"}[
+            next(kind for kind, name in TYPES.items() if name == configured.type)
+        ]
+    )
+    if after.store == "Redis":
+        assert after == (after.store, None, "not measured: the store does not tell it by home")
+        return
+    assert before.n_bytes is not None
+    assert after.n_bytes is not None
+    assert after.n_bytes - before.n_bytes > 300 * 100
+    assert after.n_bytes < 10_000_000
+
+
+def test_store_that_does_not_answer_is_not_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(_: Path) -> FeatureStore:
+        raise ConnectionError
+
+    monkeypatch.setattr(sizes, "store_settings", lambda _: {"online_store": {"type": "redis"}})
+    monkeypatch.setattr(sizes, "store", refuse)
+    note = "not measured: no answer (ConnectionError)"
+    assert sizes.online_size(tmp_path) == ("redis", None, note)
 
 
 def key_of(name: str) -> EntityKey:
@@ -194,6 +236,14 @@ def test_view_that_is_dropped_leaves_nothing_behind(store: FeatureStore) -> None
     delete_views(store.config, store.provider.online_store, [activity])
     store.provider.online_store.update(store.config, [], [activity], [], [], partial=True)
     assert read(store, name) == [(None, None)]
+
+
+def test_view_that_was_never_applied_in_this_layout_is_refused_with_the_fix(
+    store: FeatureStore,
+) -> None:
+    if "Redis" not in store.config.online_store.type:  # a hash needs no table
+        with pytest.raises(compact.NotAppliedError, match=r"^unknown: .*; run once"):
+            read(store, "ann", of=view("unknown"))
 
 
 @pytest.mark.parametrize(("layout", "other"), [("compact", "feast"), ("feast", "compact")])

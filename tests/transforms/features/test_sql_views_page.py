@@ -57,7 +57,7 @@ def test_the_count_of_the_page_counts_what_is_in_effect(
 ) -> None:
     (count,) = re.findall(r"```sql\n(with changes.*?)```", PAGE, re.DOTALL)
     (folder / "author_pauses.sql").write_text(count, "utf-8")
-    source = re.sub(r"    descriptions=.*\n", "", FILES["pauses.py"])
+    source = re.sub(r"    descriptions=\{.*?\},\n", "", FILES["pauses.py"], flags=re.DOTALL)
     (folder / "pauses.py").write_text(source, "utf-8")
     only(view_of("author_pauses"))
     warehouse = run(

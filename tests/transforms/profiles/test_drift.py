@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from transforms.errors import DriftError, SourceError
 from transforms.home import Settings
 from transforms.profiles.drift import (
+    Measured,
     Spread,
     drifted,
     js_distance,
@@ -28,6 +29,7 @@ from transforms.profiles.drift import (
     psi,
     staged_loads,
     student_quantile,
+    usual_bound,
     vocabulary_distance,
     wasserstein,
 )
@@ -570,3 +572,19 @@ def test_what_changed_for_good_warns_a_few_times_only(loads_of_one_kind: int) ->
 )
 def test_quantiles_of_student_are_those_of_the_tables(above: float, freedom: int, t: float) -> None:
     assert student_quantile(above, freedom) == pytest.approx(t, rel=0.015)
+
+
+@pytest.mark.parametrize(("earlier", "expected"), [([0.0] * 4, 0.0), ([0.0, 0.0, 0.0, 2.0], 3.0)])
+def test_column_of_one_value_has_a_usual_distance(earlier: list[float], expected: float) -> None:
+    rest, values = Spread(np.array([100.0]), 0, 100), np.array([5.0])
+    measured = Measured({"kind": "number", "n_rows": 10}, "wasserstein", 0.0, 4, rest, values)
+    loads = pl.DataFrame(
+        {
+            "value": earlier,
+            "n_rows": [10] * 4,
+            "n_reference_loads": [1, 2, 3, 4],
+            "verdict": ["ok"] * 4,
+            "warn": [0.1] * 4,
+        }
+    )
+    assert usual_bound(measured, loads, 0.001) == expected

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.transforms.conftest import KilledError
 from transforms.features.build import featurize
 from transforms.features.views.record_quality import RecordQuality
+from transforms.home import Settings
 from transforms.profiles import profile
 from transforms.profiles.profile import (
     as_profiles,
@@ -166,6 +167,31 @@ def test_expensive_statistics_come_from_a_sample_that_is_the_same_every_time(
     second = profiles()
     assert (first["n_words"]["n_rows"], first["n_bytes"]["n_rows"]) == (40, 200)
     assert first["n_words"]["bucket_counts"] == second["n_words"]["bucket_counts"]
+
+
+def test_batches_of_any_size_give_the_same_profiles(
+    make_source: MakeSource,
+    write: Write,
+    note: Note,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(profile, "SAMPLED_ROWS", 40)
+
+    def profiled(batch_rows: int) -> pl.DataFrame:
+        warehouse = Warehouse(Settings(home=tmp_path / str(batch_rows), batch_rows=batch_rows))
+        for load in range(2):
+            rows = [note(f"r{load}-{n}", text="word " * (1 + n % 9)) for n in range(90 - load)]
+            file = write(f"{batch_rows}/{load}.jsonl", *rows)
+            source = make_source(file.parent / "*.jsonl")
+            ingest(source, warehouse)
+        prepare(source, warehouse)
+        found = pl.read_delta(str(warehouse.folder("profiles.columns")))
+        return found.sort("loaded_timestamp", "column").drop("load_id", "loaded_timestamp")
+
+    several = profiled(7)
+    assert several.equals(profiled(1_000))
+    assert several.filter(column="n_words")["n_rows"].to_list() == [40, 40]
 
 
 def test_labels_that_are_no_names_and_the_rare_ones_of_many_are_hashed(

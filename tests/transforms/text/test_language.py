@@ -208,6 +208,11 @@ def test_every_code_is_an_iso_code_and_has_a_group() -> None:
     assert not set(LANGUAGE_GROUPS.values()) & set(LANGUAGE_GROUPS)
 
 
+def test_every_letter_of_unicode_has_its_script_looked_up() -> None:
+    past = pl.Series(map(chr, range(language.END_OF_LETTERS, 0x110000)))
+    assert not past.str.contains(r"\p{L}").any()
+
+
 @pytest.mark.parametrize(
     ("text", "script", "ratio", "n_scripts"),
     [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.pii_cases import BARE, Case, found, labelled, negatives
 from transforms.features.views.record_pii import RecordPii
-from transforms.text.pii import KINDS, mask, redact, score_pii
+from transforms.text.pii import EMAIL_ADDRESS, KINDS, RULES, mask, redact, score_pii
 
 TIME = pl.Datetime("us", "UTC")
 N_EACH = 25
@@ -88,6 +88,17 @@ def redacted(*texts: str | None) -> list[str | None]:
         .select(redact(pl.col("text")))["text"]
         .to_list()
     )
+
+
+def ungated(text: str) -> str:
+    """Redact by the exact patterns alone, every rule on every text."""
+    (after,) = pl.Series([text]).str.replace_all(EMAIL_ADDRESS, "<EMAIL_ADDRESS>")
+    before = None
+    while before != after:
+        before = after
+        for rule in RULES:
+            after = rule.redact(after)
+    return str(after)
 
 
 def score(*texts: str | None) -> pl.DataFrame:
@@ -198,6 +209,18 @@ def test_redacting_again_changes_nothing(texts: list[str | None]) -> None:
     once = redacted(*texts)
     assert redacted(*once) == once
     assert [text is None for text in once] == [text is None for text in texts]
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=5))
+def test_no_gate_hides_a_text_from_its_rule(texts: list[str]) -> None:
+    assert redacted(*texts) == [ungated(text) for text in texts]
+
+
+def test_no_gate_hides_a_labelled_case_or_a_commit(shared: Path) -> None:
+    path = shared / "data" / "commits" / "arrived=2015.jsonl.zst"
+    commits = pl.read_ndjson(path, schema={"message": pl.String})["message"]
+    texts = [case.text for case in labelled(N_EACH)] + commits.drop_nulls().to_list()
+    assert redacted(*texts) == [ungated(text) for text in texts]
 
 
 @given(TEXTS)

@@ -32,12 +32,12 @@ class NearDuplicatesView(View):
     """
 
     entity = record
-    online = False
     is_of_records = True
     is_rebuilt_whole = True
 
     def __init__(self, declared: type[NearDuplicates]) -> None:
         """Take the declared class."""
+        self.online = declared.Config.metadata["online"]
         self.contract = declared
 
     def digest(self) -> int:

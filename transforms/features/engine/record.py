@@ -39,7 +39,7 @@ class KernelView(View):
         """
         self.contract = self._declared = declared
         self._record_views, self._sql = record_views, sql
-        self.online = bool(declared.Config.metadata["online"])
+        self.online = declared.Config.metadata["online"]
         self.kernel: Kernel = declared.compute
         inputs = Inputs(record_views)
         for name in declared.Config.metadata["reads"]:

@@ -4,7 +4,7 @@ from transforms.features import Derived
 from transforms.features.views.author_activity import author_activity
 
 # in nanoseconds, as pandas counted before: the last bit of a quotient of microseconds is another,
-# and locks of training sets hold it
+# and locks of training sets depend on it
 author_tenure = Derived(
     "author_tenure",
     [author_activity],

@@ -11,8 +11,8 @@ class RecordPii(RecordView, complete=True):
 
     All null once it is a tombstone.
 
-    A placeholder such as `<EMAIL_ADDRESS>` counts as what it stands for, so a text that staging
-    holds redacted counts the same.
+    A placeholder such as `<EMAIL_ADDRESS>` counts as what it replaces, so a text that staging
+    keeps redacted counts the same.
     """
 
     pii_email_address_count: int = Field.count(
@@ -24,11 +24,11 @@ class RecordPii(RecordView, complete=True):
         f"{PRESIDIO} PHONE_NUMBER",
     )
     pii_iban_code_count: int = Field.count(
-        "Bank accounts (IBAN) of the country's length whose check digits hold (mod 97).",
+        "Bank accounts (IBAN) of the country's length whose check digits are valid (mod 97).",
         "ISO 13616",
     )
     pii_credit_card_count: int = Field.count(
-        "Payment cards: issuer, length and check digit (Luhn) hold.", "ISO/IEC 7812"
+        "Payment cards: issuer, length and check digit (Luhn) are valid.", "ISO/IEC 7812"
     )
     pii_ip_address_count: int = Field.count(
         "Public IP addresses, v4 and v6; a private one does not count, nor does a v4 one that "
@@ -40,7 +40,7 @@ class RecordPii(RecordView, complete=True):
     )
     pii_uk_nino_count: int = Field.count("UK national insurance numbers.", f"{PRESIDIO} UK_NINO")
     pii_uk_nhs_count: int = Field.count(
-        "UK NHS numbers after 'NHS' whose check digit holds (mod 11).", f"{PRESIDIO} UK_NHS"
+        "UK NHS numbers after 'NHS' whose check digit is valid (mod 11).", f"{PRESIDIO} UK_NHS"
     )
     pii_api_key_count: int = Field.count(
         "Keys and secrets: tokens of known shape, private key blocks, bearer tokens, assigned "

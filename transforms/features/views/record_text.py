@@ -22,12 +22,12 @@ class RecordText(RecordView):
     """
 
     language: str = Field.word(
-        "ISO 639 code of the language; 'und' where there is too little to tell.",
+        "ISO 639 code of the language; 'und' where there is too little to go by.",
         "pycld2, then py3langid",
     )
     language_group: str = Field.word(
-        "The macrolanguage of languages told apart badly (ms for id; sh for bs, hr, sr), else "
-        "the language."
+        "The macrolanguage of languages that are easily confused (ms for id; sh for bs, hr, sr), "
+        "else the language."
     )
     language_score: float = Field.ratio(
         "Share of the text in the language, or its probability. FineWeb keeps from 0.65.", FINEWEB
@@ -121,7 +121,7 @@ class RecordText(RecordView):
         "Symbols (Unicode's category S: currency, mathematics, pictographs) per character."
     )
     code_block_ratio: float = Field.ratio("Characters inside ``` fences, per character.")
-    is_html: int = Field.flag("Whether an HTML tag stands in it.")
+    is_html: int = Field.flag("Whether it contains an HTML tag.")
 
     @check(name="language:null_beside_values")
     def _all_or_none(cls, data: Checked) -> pl.LazyFrame:  # noqa: N805
