@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from feature_repo import training_set
@@ -78,31 +81,71 @@ def test_service_is_computed_with_what_it_reads_and_nothing_else(
         training_set(pl.DataFrame(), ["record_pii:n_emails"], home=some.settings.root)
 
 
-def test_view_taken_off_and_back_equals_a_rebuild(
+@pytest.fixture(scope="module")
+def references(
+    tmp_path_factory: pytest.TempPathFactory,
+    stage: Callable[..., Warehouse],
+    parts: list[pl.DataFrame],
+) -> list[Warehouse]:
+    """Homes that compute every view at once, after the first arrival and after both."""
+    made = []
+    for number in (1, 2):
+        home = Warehouse(Settings(home=tmp_path_factory.mktemp(f"after-{number}")))
+        stage(home, pl.concat(parts[:number]))
+        featurize(home, NOW)
+        made.append(home)
+    return made
+
+
+ASKED = st.sampled_from(
+    ["all", "activity_v1", "subject_activity", f"record_quality,{OFF}", "author_tenure"]
+)
+
+
+@given(asked=st.tuples(ASKED, ASKED))
+@settings(max_examples=4)
+def test_what_is_chosen_has_the_values_of_a_home_with_all_whatever_was_off_before(
+    references: list[Warehouse],
+    stage: Callable[..., Warehouse],
+    parts: list[pl.DataFrame],
+    asked: tuple[str, str],
+) -> None:
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        root = Path(folder).resolve()
+        home = Warehouse(Settings(home=root))
+        for day, names in enumerate(asked):
+            stage(home, parts[day])
+            choose(patch, names)
+            off = {name: home.versions().get(f"features.{name}") for name in off_views(root)}
+            featurize(home, NOW + timedelta(days=day))
+            assert_equal(home, references[day], [view.name for view in chosen_views(root)])
+            assert off == {name: home.versions().get(f"features.{name}") for name in off}
+        choose(patch, "all")
+        featurize(home, NOW + timedelta(days=2))
+        assert_equal(home, references[-1], [view.name for view in views()])
+
+
+def test_choice_is_kept_and_a_changed_one_is_something_to_do(
     new_home: Callable[[str], Warehouse],
     stage: Callable[..., Warehouse],
     parts: list[pl.DataFrame],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    every = stage(new_home("every"), pl.concat(parts))
-    featurize(every, NOW)
     home = stage(new_home("home"), parts[0])
     featurize(home, NOW)
     apply(home)
+    assert is_applied(home)
     choose(monkeypatch, "subject_activity")
-    assert not is_applied(home)  # a run has this to do
-    stage(home, parts[1])
-    before = home.versions()["features.author_activity"], home.versions()[f"features.{OFF}"]
-    featurize(home, NOW + timedelta(days=1))
+    assert not is_applied(home)
+    featurize(home, NOW)
+    choose(monkeypatch, None)
     assert online_views(home.settings.root) == ["subject_activity"]
-    assert before == (
-        home.versions()["features.author_activity"],
-        home.versions()[f"features.{OFF}"],
-    )
-    choose(monkeypatch, "all")
-    featurize(home, NOW + timedelta(days=2))
-    assert off_views(home.settings.root) == []
-    assert_equal(home, every, [view.name for view in views()])
+
+
+def test_choice_of_names_that_nothing_declares_any_more_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "views").write_text("removed_view")
+    with pytest.raises(HomeError, match=r"nothing declares removed_view any more.*MILLRACE_VIEWS"):
+        chosen_views(tmp_path)
 
 
 def test_unknown_name_is_refused_with_those_there_are(

@@ -83,8 +83,15 @@ def _names(home: Path) -> set[str]:
     kept = _path(home)
     if not kept.is_file():
         return {ALL}
-    # what nothing declares any more is no longer computed
-    return set(kept.read_text("utf-8").split()) & {ALL, *_known()}
+    chosen = set(kept.read_text("utf-8").split())
+    declared = chosen & {ALL, *_known()}
+    if not declared:
+        message = (
+            f"{home}: nothing declares {', '.join(sorted(chosen))} any more, which is all that "
+            f"this home computes; run once with MILLRACE_VIEWS naming others, or {ALL}"
+        )
+        raise HomeError(message)
+    return declared
 
 
 def _checked(asked: str) -> set[str]:
