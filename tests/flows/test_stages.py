@@ -68,9 +68,12 @@ def test_run_says_that_changed_code_computes_a_view_again(
         Warehouse(Settings(home=tmp_path / "home")),
     )
     assert not pending_work(source, warehouse).nothing
-    assert ["has changed" in step.why for step in plan_run(source, warehouse).steps] == len(
-        views()
-    ) * [True]
+    computed = [
+        step
+        for step in plan_run(source, warehouse).steps
+        if not step.relation.startswith("online ")
+    ]
+    assert ["has changed" in step.why for step in computed] == len(views()) * [True]
     summary = run_plain(parameters)
     assert [notice.split(":")[0] for notice in summary.notices] == [
         view.relation for view in views()

@@ -13,8 +13,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, NamedTuple, TypeGuard
 
 import duckdb
@@ -323,10 +324,22 @@ def _of_user(paths: list[Path], errors: list[str]) -> Iterator[Declared]:
             )
 
 
+class _Source(SourceFileLoader):
+    """A loader that compiles a file as it is now, and leaves nothing beside it.
+
+    Python's bytecode files are told apart by the second and the size, so an edit within a second
+    of the last one would not be seen.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002
+        """Compile the file."""
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _import(path: Path) -> ModuleType:
     """Run a user's file as a module that no other code can import by accident."""
     name = f"{MODULES}.{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Source(name, str(path)))
     if spec is None or spec.loader is None:
         message = "cannot be read as Python"
         raise DeclarationError(message)
