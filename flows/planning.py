@@ -42,8 +42,7 @@ class Planned(NamedTuple):
 
 def plan_run(source: Source, warehouse: Warehouse) -> Planned:
     """Find what a run would do; rows not loaded yet are estimated from those in the home."""
-    from transforms.features.build import breaking_changes, undeclared
-    from transforms.features.chosen import off_views
+    from transforms.features.build import breaking_changes
     from transforms.sources.ingest import pending_files
     from transforms.staging.checks import waiting
     from transforms.staging.preview import look_at_checks, look_at_fields
@@ -88,22 +87,29 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
     checks += (
         look_at_checks(source, warehouse, [new.file for new in found.files]) if found.files else []
     )
-    removed = [
-        f"features.{name}: is off in this home, so it is left out; MILLRACE_VIEWS chooses"
-        for name in off_views(warehouse.settings.root)
-    ]
-    removed += [
-        f"{relation}: nothing declares it any more; its rows stay until you delete its folder"
-        for relation in undeclared(warehouse)
-    ]
     return Planned(
         steps,
         breaking_changes(warehouse),
-        [*found.notices, *removed],
+        [*found.notices, *_left_out(warehouse)],
         found.refused,
         _fields(looked) if looked else [],
         checks,
     )
+
+
+def _left_out(warehouse: Warehouse) -> list[str]:
+    """Name the tables of features that a run does not touch, and why."""
+    from transforms.features.build import undeclared
+    from transforms.features.chosen import off_views
+
+    off = [
+        f"features.{name}: is off in this home, so it is left out; MILLRACE_VIEWS chooses"
+        for name in off_views(warehouse.settings.root)
+    ]
+    return off + [
+        f"{relation}: nothing declares it any more; its rows stay until you delete its folder"
+        for relation in undeclared(warehouse)
+    ]
 
 
 def _bytes_a_row(relation: str, warehouse: Warehouse) -> float | None:
