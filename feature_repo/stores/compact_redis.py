@@ -200,11 +200,12 @@ class CompactRedis:
 
     def _events(self, view: FeatureView) -> bytes:
         """The name of the sorted set that lists a view's hashes."""
-        return f"events:{self._config.project}:".encode() + self._field(view)
+        return b"events:" + self._field(view)
 
     def _field(self, view: FeatureView) -> bytes:
         versioning = self._config.registry.enable_online_feature_view_versioning
-        return f"view:{compute_versioned_name(view, versioning)}".encode()
+        # with the project: a scan by the end of keys also finds those of a project `x` + its name
+        return f"{self._config.project}:{compute_versioned_name(view, versioning)}".encode()
 
 
 def _calls(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -1,7 +1,7 @@
 """How long values stay online.
 
-A view's `ttl` is Feast's and holds in training too. The tag `online_seconds` holds online alone:
-values past it read as past a `ttl`, and materialization deletes them.
+A view's `ttl` is Feast's and applies in training too. The tag `online_seconds` applies online
+alone: values past it read as past a `ttl`, and materialization deletes them.
 """
 
 from datetime import timedelta

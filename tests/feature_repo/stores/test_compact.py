@@ -246,6 +246,24 @@ def test_view_that_was_never_applied_in_this_layout_is_refused_with_the_fix(
             read(store, "ann", of=view("unknown"))
 
 
+def test_view_that_is_dropped_stays_in_a_project_whose_name_ends_alike(
+    store: FeatureStore, tmp_path: Path
+) -> None:
+    settings = store.config.online_store.model_dump()
+    if "Redis" in settings["type"]:
+        store.config.online_store.full_scan_for_deletion = True
+    other = open_store(tmp_path, settings)
+    other.config.project = f"x{store.config.project}"
+    other.provider.online_store.update(other.config, [], [activity], [], [], partial=True)
+    name = f"of another project {next(numbers)}"
+    write(other, name, START, {"count": 5})
+    delete_views(store.config, store.provider.online_store, [activity])
+    store.provider.online_store.update(store.config, [], [activity], [], [], partial=True)
+    assert read(other, name) == [(START, {"count": 5})]
+    if "Postgres" in settings["type"]:
+        other.provider.online_store._conn.close()
+
+
 @pytest.mark.parametrize(("layout", "other"), [("compact", "feast"), ("feast", "compact")])
 def test_store_of_the_other_layout_is_written_again_and_keeps_no_room(
     tmp_path: Path, layout: str, other: str
