@@ -119,15 +119,12 @@ class _TrainingSets:
         [1, 2]
         """
         from transforms.features.build import consistent_versions, staging_version
-        from transforms.features.chosen import refuse_off
         from transforms.home import Settings
         from transforms.warehouse.snapshot import connect
         from transforms.warehouse.tables import Warehouse
 
         root = home_of(home)
         warehouse = Warehouse(Settings(home=root))
-        if as_of_versions is None:  # a lock names versions of views that may be off by now
-            refuse_off(root, [features] if isinstance(features, str) else features)
         feature_store = store(root)
         versions = dict(as_of_versions or consistent_versions(warehouse))
         feature_store.config.offline_store.as_of_versions = versions
@@ -265,7 +262,7 @@ def similar_records(
 
     feature_store = store(home)
     view, name = feature.split(":")
-    refuse_not_online(feature_store.get_feature_view(view))
+    refuse_not_online(feature_store.config, feature_store.get_feature_view(view))
     asked = embedder_of(view).embed([query])[0].tolist() if isinstance(query, str) else list(query)
     # only the keys of this answer are right: Feast 0.67 puts other keys' distances beside them, and
     # its Milvus store the query

@@ -15,7 +15,6 @@ from typing import Any
 from feature_repo.client import REPOSITORY, repo_config, store_settings, write_store_settings
 from feature_repo.done import Done, done_path, read_done, write_done
 from feature_repo.online_views import choice, keep, online_views
-from transforms.features.chosen import off_views
 from transforms.features.engine import derived
 from transforms.features.registry import registry, view_of, views
 from transforms.home import replace_file
@@ -42,7 +41,6 @@ def definitions_digest(home: Path) -> str:
                 registry().derivations,
                 registry().services,
                 online_views(home),
-                off_views(home),  # a run that only changes the choice has it to keep
                 Path(derived.__file__).read_text(),
             ],
         )

@@ -100,11 +100,11 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
 def _left_out(warehouse: Warehouse) -> list[str]:
     """Name the tables of features that a run does not touch, and why."""
     from transforms.features.build import undeclared
-    from transforms.features.chosen import off_views
+    from transforms.features.chosen import chosen_views, left_out
 
     off = [
         f"features.{name}: is off in this home, so it is left out; MILLRACE_VIEWS chooses"
-        for name in off_views(warehouse.settings.root)
+        for name in left_out(chosen_views(warehouse.settings.root))
     ]
     return off + [
         f"{relation}: nothing declares it any more; its rows stay until you delete its folder"

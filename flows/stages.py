@@ -176,6 +176,7 @@ class Pending(NamedTuple):
 def pending_work(source: Source, warehouse: Warehouse) -> Pending:
     """Look cheaply for new files, unstaged rows and outdated views, to skip a run without work."""
     from transforms.features.build import stale_views
+    from transforms.features.chosen import is_kept
     from transforms.sources.ingest import pending_files
     from transforms.staging.prepare import is_prepared
 
@@ -186,6 +187,7 @@ def pending_work(source: Source, warehouse: Warehouse) -> Pending:
         not (found.files or found.refused)
         and is_prepared(source, warehouse)
         and not stale_views(warehouse)
+        and is_kept(warehouse.settings.root)
     )
     return Pending(found.notices, nothing=is_current and not _is_behind(warehouse))
 

@@ -15,7 +15,7 @@ import polars as pl
 from feature_repo.catalogue import catalogue, kind
 from flows.history import history_path
 from flows.sizes import HomeSize, measure
-from transforms.features.chosen import chosen_views
+from transforms.features.chosen import home_views
 from transforms.features.registry import views
 from transforms.paths import scan_parquet
 from transforms.profiles.profile import sketch_values
@@ -120,7 +120,7 @@ def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
         is_balanced=_is_balanced({name: n_rows for name, n_rows, _ in tables}, loads),
         behind=due_views(warehouse, now)
         if is_applied(warehouse)
-        else [view.name for view in chosen_views(warehouse.settings.root)],
+        else [view.name for view in home_views(warehouse.settings.root)],
         freshness=freshness,
         loads=loads,
         rejects=rejects,

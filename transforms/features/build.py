@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from transforms.features.chosen import chosen_views, computed_views, keep_choice
+from transforms.features.chosen import chosen_views, computed_views, home_views, keep_choice
 from transforms.features.contracts import UNSERVED
 from transforms.features.registry import views
 from transforms.features.view import Run, View
@@ -31,7 +31,7 @@ from transforms.warehouse.tables import Rows, Warehouse
 
 
 def stale_views(warehouse: Warehouse, wanted: Sequence[View] | None = None) -> list[View]:
-    """List the wanted views, by default those that the home computes, that a run has to compute.
+    """List the wanted views, by default the chosen ones, that a run has to compute.
 
     They have not seen the newest staged records, or other code computed them.
     """
@@ -154,7 +154,7 @@ def consistent_versions(warehouse: Warehouse) -> dict[str, int]:
         return unfinished.versions
     tables = {
         view: table
-        for view in chosen_views(warehouse.settings.root)
+        for view in home_views(warehouse.settings.root)
         if (table := warehouse.table(view.relation)) and _made_from(table) >= 0
     }
     agreed = min((_made_from(table) for table in tables.values()), default=-1)
@@ -199,9 +199,11 @@ def _consumed(view: View, warehouse: Warehouse) -> int:
 
 
 def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
-    """Update the home's views to the newest staged records; count what became of their rows."""
-    keep_choice(warehouse.settings.root)  # first: a run that is killed goes on with the choice
-    return update(chosen_views(warehouse.settings.root), warehouse, now)
+    """Update the chosen views to the newest staged records; count what became of their rows."""
+    rows = update(chosen_views(warehouse.settings.root), warehouse, now)
+    # last: until a view that is taken back is up to date, nobody may read it beside the others
+    keep_choice(warehouse.settings.root)
+    return rows
 
 
 def update(wanted: Sequence[View], warehouse: Warehouse, now: datetime) -> dict[str, Rows]:

@@ -18,12 +18,17 @@ ALL = "all"
 
 
 def chosen_views(home: Path) -> list[View]:
-    """List the views that a home computes, each after those that it reads.
+    """List the views that a run computes, each after those that it reads.
 
-    `MILLRACE_VIEWS` names them; where it is not set the home keeps its choice, and a new one has
-    all. Raises `HomeError` for a name that is no view, derived view or service.
+    `MILLRACE_VIEWS` names them; where it is not set, they are those of the run before, and in a new
+    home all. Raises `HomeError` for a name that is no view, derived view or service.
     """
-    return _closure(_names(home))
+    return _closure(_asked(home))
+
+
+def home_views(home: Path) -> list[View]:
+    """List the views that the last complete run was to compute: those that are there to read."""
+    return _closure(_declared(home))
 
 
 def computed_views(warehouse: Warehouse) -> list[View]:
@@ -39,59 +44,73 @@ def computed_views(warehouse: Warehouse) -> list[View]:
 
 
 def kept_views(warehouse: Warehouse) -> list[View]:
-    """List the views that are chosen or were ever computed, with those that they read."""
+    """List the views that are there to read or were ever computed, with those that they read."""
     names = {view.name for view in computed_views(warehouse)}
-    return _closure(names | {view.name for view in chosen_views(warehouse.settings.root)})
+    return _closure(names | {view.name for view in home_views(warehouse.settings.root)})
+
+
+def left_out(wanted: Iterable[View]) -> list[str]:
+    """Name the declared views that are not among these."""
+    names = {view.name for view in wanted}
+    return [name for name in registry().views if name not in names]
 
 
 def off_views(home: Path) -> list[str]:
-    """Name the views that a home does not compute."""
-    chosen = {view.name for view in chosen_views(home)}
-    return [name for name in registry().views if name not in chosen]
+    """Name the views that are off in a home."""
+    return [] if _kept(home) == {ALL} else left_out(home_views(home))
 
 
-def refuse_off(home: Path, references: Iterable[str]) -> None:
-    """Raise `HomeError` if what is asked for rests on a view that is off.
+def take_back(home: Path, view: str) -> str:
+    """Say that a view is off, and how to take it back."""
+    names = ",".join([*sorted(_declared(home)), view])
+    return (
+        f"{view}: is off in this home, so it is not computed; run once with "
+        f"MILLRACE_VIEWS={names}, or MILLRACE_VIEWS={ALL} for every view"
+    )
 
-    What is asked for is named, or a feature of it as `view:feature`.
 
-    Names that nothing declares are left to whoever looks them up.
-    """
-    asked = {reference.partition(":")[0] for reference in references}
-    off = off_views(home)
-    for view in _closure(asked & {*_known()}):
-        if view.name in off:
-            message = (
-                f"{view.name}: is off in this home, so it is not computed; run once with "
-                f"MILLRACE_VIEWS={','.join([*sorted(_names(home)), view.name])}, or "
-                f"MILLRACE_VIEWS={ALL} for every view"
-            )
-            raise HomeError(message)
+def refuse_off(home: Path, view: str) -> None:
+    """Raise `HomeError` if a view is off."""
+    if view in off_views(home):
+        raise HomeError(take_back(home, view))
+
+
+def is_kept(home: Path) -> bool:
+    """Whether the home's choice is already what is asked for."""
+    asked = Settings().views
+    return asked is None or _checked(asked) == _kept(home)
 
 
 def keep_choice(home: Path) -> None:
-    """Remember the choice, so that it applies to later runs."""
-    names = _names(home)
-    # all is kept as a word: a view that is declared later belongs to it
-    replace_file(_path(home), "\n".join(sorted(names)).encode())
+    """Remember the choice, so that it applies to later runs; a home with all views has no file."""
+    names = _asked(home)
+    if names == {ALL}:  # a view that is declared later belongs to it
+        _path(home).unlink(missing_ok=True)
+    else:
+        replace_file(_path(home), "\n".join(sorted(names)).encode())
 
 
-def _names(home: Path) -> set[str]:
+def _asked(home: Path) -> set[str]:
     asked = Settings().views
-    if asked is not None:
-        return _checked(asked)
-    kept = _path(home)
-    if not kept.is_file():
-        return {ALL}
-    chosen = set(kept.read_text("utf-8").split())
-    declared = chosen & {ALL, *_known()}
+    return _declared(home) if asked is None else _checked(asked)
+
+
+def _declared(home: Path) -> set[str]:
+    """The home's choice, as far as it is still declared."""
+    kept = _kept(home)
+    declared = kept & {ALL, *_known()}
     if not declared:
         message = (
-            f"{home}: nothing declares {', '.join(sorted(chosen))} any more, which is all that "
+            f"{home}: nothing declares {', '.join(sorted(kept))} any more, which is all that "
             f"this home computes; run once with MILLRACE_VIEWS naming others, or {ALL}"
         )
         raise HomeError(message)
     return declared
+
+
+def _kept(home: Path) -> set[str]:
+    path = _path(home)
+    return set(path.read_text("utf-8").split()) if path.is_file() else {ALL}
 
 
 def _checked(asked: str) -> set[str]:
@@ -105,7 +124,7 @@ def _checked(asked: str) -> set[str]:
     if not names:
         message = f"MILLRACE_VIEWS: names nothing; name a view or service, or {ALL}"
         raise HomeError(message)
-    return names
+    return {ALL} if ALL in names else names
 
 
 def _known() -> list[str]:
