@@ -56,6 +56,7 @@ from feature_repo.stores.values import RequestError, key_values, proto_values
 from transforms.errors import MillraceError
 from transforms.expressions import quoted
 from transforms.features.chosen import off_views, take_back
+from transforms.features.registry import view_of
 
 PRESENT, NOT_FOUND, OUTSIDE_MAX_AGE = (
     FieldStatus.PRESENT,
@@ -146,6 +147,8 @@ def refuse_not_online(config: RepoConfig, view: Any) -> None:
     home = warehouse_folder(config) if hasattr(config.offline_store, "warehouse") else None
     if home and view.name in off_views(home):
         message = take_back(home, view.name)
+        if not view_of(view.name).online:
+            message += f"; MILLRACE_ONLINE={view.name} with it keeps it online"
     else:
         message = (
             f"{view.name}: is not online in this home; run once with "

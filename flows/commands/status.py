@@ -38,9 +38,12 @@ def status(home: str | None) -> None:
 
     warehouse = open_warehouse(home)
     click.echo(f"{warehouse.settings.root}")
-    for name in off_views(warehouse.settings.root):
-        click.echo(f"  features.{name}: is off; MILLRACE_VIEWS takes it back")
     _echo_sizes(warehouse, measure(warehouse, datetime.now(UTC)))
+    if off := off_views(warehouse.settings.root):
+        click.echo(
+            f"  Off, so not computed: {', '.join(off)}; a run with MILLRACE_VIEWS=all takes them "
+            "back."
+        )
     counted = recount(warehouse)
     _echo_accounts(counted)
     stopped = waiting(warehouse)

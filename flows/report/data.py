@@ -15,7 +15,7 @@ import polars as pl
 from feature_repo.catalogue import catalogue, kind
 from flows.history import history_path
 from flows.sizes import HomeSize, measure
-from transforms.features.chosen import home_views
+from transforms.features.chosen import home_views, off_views
 from transforms.features.registry import views
 from transforms.paths import scan_parquet
 from transforms.profiles.profile import sketch_values
@@ -91,6 +91,7 @@ class Shown(NamedTuple):
     fields: pl.DataFrame
     checks: pl.DataFrame
     features: list[Feature]
+    off: list[str]
     runs: pl.DataFrame
     sizes: HomeSize
 
@@ -132,6 +133,7 @@ def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
         fields=_table(warehouse, "profiles.fields"),
         checks=kept_checks(warehouse),
         features=_features(warehouse),
+        off=off_views(warehouse.settings.root),
         runs=read_runs(warehouse),
         sizes=measure(warehouse, now),
     )

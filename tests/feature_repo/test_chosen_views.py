@@ -1,9 +1,11 @@
 """A home computes the views that are asked for, and what it computes is what any home would."""
 
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import polars as pl
 import pytest
@@ -11,19 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from feature_repo import training_set
-from feature_repo.online import apply, is_applied
-from feature_repo.online_views import online_views
-from transforms.errors import HomeError
-from transforms.features.build import featurize, stale_views
-from transforms.features.chosen import chosen_views, off_views
+from feature_repo import online_features, similar_records, store, training_set
+from feature_repo.online import apply
+from feature_repo.stores.online import NotOnlineError
+from flows.stages import MaintainParameters, run_maintenance
+from transforms.errors import HomeError, MillraceError
+from transforms.features import build
+from transforms.features.backfill import Span, fill
+from transforms.features.build import consistent_versions, featurize, stale_views
+from transforms.features.chosen import chosen_views, home_views, is_kept, off_views
 from transforms.features.registry import view_of, views
 from transforms.home import Settings
-from transforms.warehouse.tables import Warehouse
+from transforms.lineage.trace import trace_feature
+from transforms.warehouse.tables import Rows, Warehouse
 
 NOW = datetime(2024, 9, 1, tzinfo=UTC)
 N_RECORDS = 30
 OFF = "record_duplicates"
+FEW = "author_tenure"  # which reads author_activity, and that no other view
+ALL = [view.name for view in views()]
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +41,41 @@ def parts(staged: pl.DataFrame) -> list[pl.DataFrame]:
     return [first.head(N_RECORDS), first.tail(N_RECORDS)]
 
 
-@pytest.fixture
-def new_home(tmp_path: Path) -> Callable[[str], Warehouse]:
-    return lambda name: Warehouse(Settings(home=tmp_path / name))
+@pytest.fixture(scope="module")
+def references(
+    tmp_path_factory: pytest.TempPathFactory,
+    stage: Callable[..., Warehouse],
+    parts: list[pl.DataFrame],
+) -> list[Warehouse]:
+    """Homes that compute every view at once, after the first arrival and after both; read only."""
+    made = []
+    for number in (1, 2):
+        home = Warehouse(Settings(home=tmp_path_factory.mktemp(f"after-{number}")))
+        stage(home, pl.concat(parts[:number]))
+        featurize(home, NOW)
+        made.append(home)
+    return made
+
+
+@pytest.fixture(scope="module")
+def few(
+    tmp_path_factory: pytest.TempPathFactory,
+    stage: Callable[..., Warehouse],
+    parts: list[pl.DataFrame],
+) -> Warehouse:
+    """A home after the first arrival that computes one view; read only."""
+    home = stage(Warehouse(Settings(home=tmp_path_factory.mktemp("few"))), parts[0])
+    with pytest.MonkeyPatch.context() as patch:
+        choose(patch, FEW)
+        featurize(home, NOW)
+    apply(home)
+    return home
+
+
+def copied(home: Warehouse, folder: Path) -> Warehouse:
+    """A copy of a home, where only what it keeps is chosen."""
+    shutil.copytree(home.settings.root, folder)
+    return Warehouse(Settings(home=folder))
 
 
 def rows(warehouse: Warehouse, view: str) -> pl.DataFrame:
@@ -57,44 +97,84 @@ def choose(monkeypatch: pytest.MonkeyPatch, names: str | None) -> None:
         monkeypatch.setenv("MILLRACE_VIEWS", names)
 
 
+def names_of(found: list[Any]) -> list[str]:
+    return [view.name for view in found]
+
+
 def test_service_is_computed_with_what_it_reads_and_nothing_else(
-    new_home: Callable[[str], Warehouse],
+    references: list[Warehouse],
     stage: Callable[..., Warehouse],
     parts: list[pl.DataFrame],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    every = stage(new_home("every"), parts[0])
-    featurize(every, NOW)
     choose(monkeypatch, "activity_v1")
-    some = stage(new_home("some"), parts[0])
+    some = stage(Warehouse(Settings(home=tmp_path)), parts[0])
     featurize(some, NOW)
     choose(monkeypatch, None)  # the home keeps its choice
-    chosen = [view.name for view in chosen_views(some.settings.root)]
-    assert set(chosen) < {view.name for view in views()}
+    chosen = names_of(chosen_views(tmp_path))
+    assert set(chosen) < set(ALL)
     assert {*chosen} == {
         name.removeprefix("features.") for name in some.versions() if name.startswith("features.")
     }
     assert not stale_views(some)
-    assert_equal(some, every, chosen)
-    apply(some)
-    with pytest.raises(HomeError, match=r"record_pii: is off.*MILLRACE_VIEWS=activity_v1,record_p"):
-        training_set(pl.DataFrame(), ["record_pii:n_emails"], home=some.settings.root)
+    assert_equal(some, references[0], chosen)
 
 
-@pytest.fixture(scope="module")
-def references(
-    tmp_path_factory: pytest.TempPathFactory,
-    stage: Callable[..., Warehouse],
-    parts: list[pl.DataFrame],
-) -> list[Warehouse]:
-    """Homes that compute every view at once, after the first arrival and after both."""
-    made = []
-    for number in (1, 2):
-        home = Warehouse(Settings(home=tmp_path_factory.mktemp(f"after-{number}")))
-        stage(home, pl.concat(parts[:number]))
-        featurize(home, NOW)
-        made.append(home)
-    return made
+def test_home_with_every_view_keeps_no_choice(
+    few: Warehouse, references: list[Warehouse], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not (references[0].settings.root / "views").exists()
+    home = copied(few, tmp_path / "home")
+    assert (tmp_path / "home" / "views").read_text() == FEW
+    choose(monkeypatch, f"all,{FEW}")
+    featurize(home, NOW)
+    assert not (tmp_path / "home" / "views").exists()
+
+
+SPINE = pl.DataFrame(
+    {"record_id": ["r"], "author_id": ["a"], "subject_id": ["s"], "event_timestamp": [NOW]}
+)
+SUBJECT = "subject_activity:n_records_lifetime"
+
+
+@pytest.mark.parametrize(
+    ("ask", "view", "error"),
+    [
+        (lambda home: training_set(SPINE, ["record_pii:pii_any"], home), "record_pii", HomeError),
+        (lambda home: training_set(SPINE, "activity_v1", home), "subject_activity", HomeError),
+        (
+            lambda home: store(home).get_historical_features(SPINE.to_pandas(), [SUBJECT]).to_df(),
+            "subject_activity",
+            HomeError,
+        ),
+        (
+            lambda home: online_features([SUBJECT], [{"subject_id": "s"}], home),
+            "subject_activity",
+            NotOnlineError,
+        ),
+        (  # as the feature server does
+            lambda home: store(home).get_online_features([SUBJECT], [{"subject_id": "s"}]),
+            "subject_activity",
+            NotOnlineError,
+        ),
+        (lambda home: similar_records("login", home=home), "record_vector", NotOnlineError),
+        (
+            lambda home: trace_feature(
+                Warehouse(Settings(home=home)), "subject_activity", "s", NOW
+            ),
+            "subject_activity",
+            HomeError,
+        ),
+    ],
+)
+def test_whoever_asks_for_a_view_that_is_off_is_told_how_to_take_it_back(
+    few: Warehouse, ask: Callable[[Path], object], view: str, error: type[MillraceError]
+) -> None:
+    advice = f"^{view}: is off in this home.*MILLRACE_VIEWS={FEW},{view}, or MILLRACE_VIEWS=all"
+    with pytest.raises(error, match=advice) as refused:
+        ask(few.settings.root)
+    assert ("MILLRACE_ONLINE=record_vector" in str(refused.value)) == (view == "record_vector")
 
 
 ASKED = st.sampled_from(
@@ -116,30 +196,82 @@ def test_what_is_chosen_has_the_values_of_a_home_with_all_whatever_was_off_befor
         for day, names in enumerate(asked):
             stage(home, parts[day])
             choose(patch, names)
-            off = {name: home.versions().get(f"features.{name}") for name in off_views(root)}
+            before = home.versions()
             featurize(home, NOW + timedelta(days=day))
-            assert_equal(home, references[day], [view.name for view in chosen_views(root)])
-            assert off == {name: home.versions().get(f"features.{name}") for name in off}
+            assert_equal(home, references[day], names_of(chosen_views(root)))
+            for name in off_views(root):
+                assert home.versions().get(f"features.{name}") == before.get(f"features.{name}")
         choose(patch, "all")
         featurize(home, NOW + timedelta(days=2))
-        assert_equal(home, references[-1], [view.name for view in views()])
+        assert_equal(home, references[-1], ALL)
 
 
-def test_choice_is_kept_and_a_changed_one_is_something_to_do(
-    new_home: Callable[[str], Warehouse],
+class KilledError(Exception):
+    """A run ends after its first commit."""
+
+
+@pytest.mark.parametrize("before", ["all", FEW])
+def test_choice_applies_once_its_run_is_complete(
+    references: list[Warehouse],
+    few: Warehouse,
     stage: Callable[..., Warehouse],
     parts: list[pl.DataFrame],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+) -> None:
+    home = copied(few if before == FEW else references[0], tmp_path / "home")
+    root = home.settings.root
+    stage(home, parts[1])
+    was, views_before = consistent_versions(home), names_of(home_views(root))
+    real = build.publish
+
+    def publish_and_die(*arguments: Any, **options: Any) -> None:
+        real(*arguments, **options)
+        raise KilledError
+
+    choose(monkeypatch, FEW if before == "all" else "all")
+    assert not is_kept(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "publish", publish_and_die)
+        with pytest.raises(KilledError):
+            featurize(home, NOW + timedelta(days=1))
+    assert consistent_versions(home) == was  # readers still see the views as they agree
+    choose(monkeypatch, None)
+    featurize(home, NOW + timedelta(days=2))
+    assert names_of(home_views(root)) == views_before
+    assert_equal(home, references[1], views_before)
+
+
+def test_all_that_a_home_is_kept_by_goes_on_while_views_are_off(
+    references: list[Warehouse],
+    stage: Callable[..., Warehouse],
+    parts: list[pl.DataFrame],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    home = stage(new_home("home"), parts[0])
-    featurize(home, NOW)
+    home = copied(references[0], tmp_path / "home")
+    root = home.settings.root
     apply(home)
-    assert is_applied(home)
-    choose(monkeypatch, "subject_activity")
-    assert not is_applied(home)
-    featurize(home, NOW)
+    spine = parts[0].select("record_id", event_timestamp=pl.lit(NOW))
+    made = training_set(spine, ["record_quality:n_words"], root)
+    made.register("before")
+    stage(home, parts[1])
+    choose(monkeypatch, FEW)
+    featurize(home, NOW + timedelta(days=1))
     choose(monkeypatch, None)
-    assert online_views(home.settings.root) == ["subject_activity"]
+    monkeypatch.setattr("transforms.upkeep.maintain.FEW_FILES", 1)
+    kept = run_maintenance(MaintainParameters(home=str(root), keep_days=0))
+    assert "features.author_activity" in [item["relation"] for item in kept["compacted"]]
+    assert training_set.rebuild("before", home=root).lock["result"] == made.lock["result"]
+    author = rows(home, "author_activity")["author_id"][0]
+    assert trace_feature(home, "author_activity", author, NOW).mismatches == []
+    filled = fill(home, Span(), NOW + timedelta(days=2))
+    assert names_of(home_views(root)) == [name.removeprefix("features.") for name in filled]
+    assert {counts._replace(untouched=0) for counts in filled.values()} == {Rows()}
+    choose(monkeypatch, "all")
+    featurize(home, NOW + timedelta(days=3))
+    assert_equal(home, references[1], ALL)
 
 
 def test_choice_of_names_that_nothing_declares_any_more_is_refused(tmp_path: Path) -> None:
