@@ -54,6 +54,10 @@ def catalogue_lines(off: Collection[str] = ()) -> list[str]:
     columns = catalogue() | {name: derived_columns(name) for name in found.derived}
     reads = {name: [name] for name in found.views}
     reads |= {name: [*map(view_name, item.of)] for name, item in found.derived.items()}
+    reads |= {
+        name: [view for item in _read(service) for view in reads[item.partition(":")[0]]]
+        for name, service in found.services.items()
+    }
     lines = []
     for name, of_view in columns.items():
         lines += ["", f"{name:<30}{_place(found.paths[name])}{_mark(reads[name], off)}"]
@@ -64,7 +68,7 @@ def catalogue_lines(off: Collection[str] = ()) -> list[str]:
     lines += ["", "services"]
     lines += [
         f"  {name:<28}{_place(found.paths[name])}: {', '.join(_read(service))}"
-        f"{_mark(_read(service), off)}"
+        f"{_mark(reads[name], off)}"
         for name, service in found.services.items()
     ]
     return lines[1:]
@@ -124,12 +128,12 @@ def _read(service: Service) -> list[str]:
 
 
 def _mark(read: Collection[str], off: Collection[str]) -> str:
-    """Say which of the views or features that are read are off.
+    """Say which of the views that are read are off.
 
-    >>> _mark(["author_activity:n_records_7d", "record_text"], ["author_activity"])
-    ' (off in this home: author_activity)'
+    >>> _mark(["author_activity", "record_text"], ["record_text", "record_pii"])
+    ' (off in this home: record_text)'
     """
-    names = [name for name in off if name in {item.partition(":")[0] for item in read}]
+    names = [name for name in off if name in read]
     return f" (off in this home: {', '.join(names)})" if names else ""
 
 
