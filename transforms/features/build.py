@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from transforms.features.chosen import chosen_views, computed_views, home_views, keep_choice
 from transforms.features.contracts import UNSERVED
 from transforms.features.registry import views
 from transforms.features.view import Run, View
@@ -30,14 +31,14 @@ from transforms.warehouse.tables import Rows, Warehouse
 
 
 def stale_views(warehouse: Warehouse, wanted: Sequence[View] | None = None) -> list[View]:
-    """List the wanted views, by default all, that a run has to compute.
+    """List the wanted views, by default the chosen ones, that a run has to compute.
 
     They have not seen the newest staged records, or other code computed them.
     """
     version = warehouse.versions().get(StagedRecord.relation(), -1)
     return [
         view
-        for view in (views() if wanted is None else wanted)
+        for view in (chosen_views(warehouse.settings.root) if wanted is None else wanted)
         if _consumed(view, warehouse) < version
     ]
 
@@ -54,7 +55,7 @@ def breaking_changes(warehouse: Warehouse) -> list[str]:
     Whoever reads them would fail.
     """
     changes = []
-    for view in views():
+    for view in chosen_views(warehouse.settings.root):
         table = warehouse.table(view.relation)
         published = pa.schema(table.schema().to_arrow()) if table else pa.schema([])
         wanted = view.contract.arrow_schema()
@@ -153,7 +154,7 @@ def consistent_versions(warehouse: Warehouse) -> dict[str, int]:
         return unfinished.versions
     tables = {
         view: table
-        for view in views()
+        for view in home_views(warehouse.settings.root)
         if (table := warehouse.table(view.relation)) and _made_from(table) >= 0
     }
     agreed = min((_made_from(table) for table in tables.values()), default=-1)
@@ -198,9 +199,17 @@ def _consumed(view: View, warehouse: Warehouse) -> int:
 
 
 def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
-    """Update every feature view to the newest staged records; count what became of its rows."""
-    rows = compute_views(views(), warehouse, now)
-    profile_views(warehouse, [view.contract for view in views()])
+    """Update the chosen views to the newest staged records; count what became of their rows."""
+    rows = update(chosen_views(warehouse.settings.root), warehouse, now)
+    # last: until a view that is taken back is up to date, nobody may read it beside the others
+    keep_choice(warehouse.settings.root)
+    return rows
+
+
+def update(wanted: Sequence[View], warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
+    """Update views, listed after those that they read, with their profiles."""
+    rows = compute_views(wanted, warehouse, now)
+    profile_views(warehouse, [view.contract for view in wanted])
     # rows that a stopped backfill left behind are recomputed; the next backfill finds other gaps
     write_unfinished(warehouse, None)
     return rows
@@ -283,7 +292,7 @@ def recompute(warehouse: Warehouse, entities: Mapping[str, Path], now: datetime)
     afterwards. Every view must have been up to date before staging changed.
     """
     version = warehouse.versions()[StagedRecord.relation()]
-    for view in views():
+    for view in computed_views(warehouse):
         if FEATURIZE.consumed(warehouse, view.relation) == version:
             continue
         done = FEATURIZE.at(version)

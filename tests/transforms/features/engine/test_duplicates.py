@@ -36,7 +36,6 @@ from transforms.features.backfill import Span, fill, find
 from transforms.features.build import featurize, recompute
 from transforms.features.engine.duplicates import find_roots
 from transforms.features.registry import view_of
-from transforms.features.view import View
 from transforms.features.views.record_duplicates import RecordDuplicates
 from transforms.lineage.trace import trace_feature
 from transforms.schemas.base import Contract
@@ -87,13 +86,9 @@ HISTORIES = st.lists(VERSIONS, min_size=1, max_size=12, unique_by=lambda v: (v.r
 
 
 @pytest.fixture(autouse=True)
-def _no_other_views(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_other_views(only: Callable[..., None]) -> None:
     """The other views have tests of their own, and take most of the time."""
-    monkeypatch.setattr("transforms.features.build.views", only_duplicates)
-
-
-def only_duplicates() -> tuple[View, ...]:
-    return (view_of("record_duplicates"),)
+    only(view_of("record_duplicates"))
 
 
 # --- the definition, in plain Python ---
@@ -387,7 +382,7 @@ def test_roots_are_found_along_chains_of_any_length() -> None:
 # --- lineage, erasing, maintenance, backfill ---
 
 
-def test_trace_compares_the_texts_again(new_home: NewHome, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trace_compares_the_texts_again(new_home: NewHome) -> None:
     warehouse = run(
         new_home(),
         [
@@ -396,7 +391,6 @@ def test_trace_compares_the_texts_again(new_home: NewHome, monkeypatch: pytest.M
             version("r3", HOUR, text=SHIP),
         ],
     )
-    monkeypatch.setattr("transforms.lineage.trace.views", only_duplicates)
     at = NOW
     traced = trace_feature(warehouse, "record_duplicates", "r2", at)
     assert (traced.mismatches, [record.record_id for record in traced.records]) == (
@@ -470,9 +464,7 @@ def test_other_code_makes_index_and_view_again(
     ] == [2, 2]
 
 
-def test_backfill_puts_back_what_the_view_lacks(
-    new_home: NewHome, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_backfill_puts_back_what_the_view_lacks(new_home: NewHome) -> None:
     versions = [
         version("r1", 0, text=FOX),
         version("r2", HOUR, text=FOX),
@@ -480,7 +472,6 @@ def test_backfill_puts_back_what_the_view_lacks(
     ]
     warehouse = run(new_home(), versions)
     before = newest(warehouse, "record_duplicates")
-    monkeypatch.setattr("transforms.features.backfill.views", only_duplicates)
     files = warehouse.files(RecordDuplicates.relation())
     left = (
         pl.read_parquet(files)
