@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -312,9 +313,10 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
     from transforms.sources.schema_changes import newest_load, notices
 
     source = load_source(Path(parameters.source))
-    warehouse = Warehouse(parameters.settings(), report)
+    warehouse = _warehouse(parameters.settings())
     clock = _Clock()
     with lock_home(warehouse.settings.root):
+        warehouse.report = report
         now = datetime.now(UTC)
         recover(warehouse, now)
         refuse_breaking(warehouse, accepted=parameters.accept_breaking)
@@ -358,6 +360,12 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
         rows, root = dict(zip(STAGES, n_rows, strict=True)), warehouse.settings.root
         note_run(root, rows, clock.seconds, online_size(root).n_bytes)
     return summary
+
+
+@lru_cache(maxsize=4)
+def _warehouse(settings: Settings) -> Warehouse:
+    """Keep a home's warehouse for the next run of this process; use it under the home's lock."""
+    return Warehouse(settings)
 
 
 def recover(warehouse: Warehouse, now: datetime) -> None:
