@@ -209,10 +209,7 @@ def profile_loads(connection: duckdb.DuckDBPyConnection, buffer: Path) -> pl.Dat
     counts: pl.DataFrame = connection.sql(model("profiles/outcomes")).pl()
     for part in _count_accepted(connection, buffer):
         counts = merge([counts, part])
-    with pa.OSFile(str(buffer)) as file, pa.ipc.open_stream(file) as stream:
-        connection.register("buffered", stream)
-        counts = merge([counts, connection.sql(model("profiles/repeated_texts")).pl()])
-        connection.unregister("buffered")
+    counts = merge([counts, connection.sql(model("profiles/repeated_texts")).pl()])
     return as_profiles(_name_few_labels(counts).join(loads, on="load_id"), StagedRecord.relation())
 
 

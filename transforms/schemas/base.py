@@ -184,9 +184,11 @@ class Contract(pa.DataFrameModel):
             return pl.DataFrame(schema=FAILURES)
         shape = cases.filter(pl.col("index").is_null())
         if shape.height:
-            column, check = shape.row(0, named=True)["column"], shape.row(0, named=True)["check"]
+            broken = shape.row(0, named=True)
+            is_of_frame = broken["schema_context"] == "DataFrameSchema"
+            column = broken["failure_case" if is_of_frame else "column"]
             message = (
-                f"{cls.relation()}: column {column!r} breaks {check}; "
+                f"{cls.relation()}: column {column!r} breaks {broken['check']}; "
                 "the frame does not have the contract's shape"
             )
             raise GateError(message)

@@ -16,8 +16,9 @@ CHANGED = (
 NOT_FINITE = r"[\[,:]\s*-?(?i:nan|inf(?:inity)?)\s*[,\]}]"
 TEXT = r'"(?:[^"\\]|\\.)*"'
 # the types, in the structure of a document, that may contain such a number; the structure of a row
-# with an unexpected field is an object
-MAY_CONTAIN = r"DOUBLE|OBJECT|ARRAY|^\{|^\[\["
+# with an unexpected field begins with one of the marks
+MAY_CONTAIN = ("DOUBLE", "OBJECT", "ARRAY")
+MAY_BEGIN = ("{", "[[")
 
 
 def mark_sql(document: str, structure: str) -> str:
@@ -30,9 +31,13 @@ def mark_sql(document: str, structure: str) -> str:
     >>> duckdb.sql(f"select {', '.join(f'({mark}) is null' for mark in marks)}").fetchall()
     [(True, False, False)]
     """
-    is_marked = (
-        f"regexp_matches({structure}, '{MAY_CONTAIN}') and regexp_matches({document}, '{CHANGED}')"
+    may_contain = " or ".join(
+        [
+            *(f"contains({structure}, '{kind}')" for kind in MAY_CONTAIN),
+            *(f"starts_with({structure}, '{mark}')" for mark in MAY_BEGIN),
+        ]
     )
+    is_marked = f"({may_contain}) and regexp_matches({document}, '{CHANGED}')"
     return f"case when {is_marked} then md5({document}) end"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transforms.errors import FileRefusedError
@@ -158,26 +159,19 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[pa.Array]:
             parts.append(chunk)
             continue
         buffer = b"".join([*parts, chunk])
-        ends = np.flatnonzero(np.frombuffer(buffer, np.uint8) == ord("\n"))
-        parts = [buffer[int(ends[-1]) + 1 :]]
-        yield _cut(buffer, ends)
+        end = buffer.rfind(b"\n")
+        parts = [buffer[end + 1 :]]
+        yield _cut(buffer, end)
     last = b"".join(parts)
     if last:
         yield pa.array([last], pa.binary())
 
 
-def _cut(buffer: bytes, ends: "np.ndarray[Any, Any]") -> pa.Array:
-    """Make an Arrow array of the lines that end at `ends`, without their line feeds.
-
-    An Arrow array's values are contiguous, so the line feeds are taken out of the buffer first;
-    `bytes.replace` does it three times as fast as a NumPy mask.
-    """
-    offsets = np.zeros(len(ends) + 1, np.int32)
-    offsets[1:] = ends - np.arange(len(ends))
-    values = buffer[: int(ends[-1])].replace(b"\n", b"")
-    return pa.Array.from_buffers(
-        pa.binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(values)]
-    )
+def _cut(buffer: bytes, end: int) -> pa.Array:
+    """Make an Arrow array of the lines before `end`, without their line feeds."""
+    offsets = pa.py_buffer(np.array([0, end], np.int32))
+    lines = pa.Array.from_buffers(pa.binary(), 1, [None, offsets, pa.py_buffer(buffer)])
+    return pc.split_pattern(lines, b"\n").flatten()
 
 
 def _csv_records(

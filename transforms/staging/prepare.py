@@ -86,10 +86,9 @@ ACCEPTED = pa.schema(
     }
 )
 KEYED = [name for name in ACCEPTED.names if not name.endswith("_hash")]
-# author and text, for the checks; a tombstone has no author
-HASHES = (
-    "case when not is_tombstone then hash(author_id) end as author_hash, hash(text) as text_hash"
-)
+# author and text, for checks and profile; a tombstone has no author and may have no text
+HASHES = """case when not is_tombstone then hash(author_id) end as author_hash,
+    case when text is not null then hash(text) end as text_hash"""
 
 WRITTEN: tuple[type[Contract], ...] = (
     *(RawRecord, StagedRecord, DuplicateRow, QuarantinedRecord),
@@ -264,7 +263,7 @@ def split(
             rejected = judge(pl.DataFrame(batch.drop_columns("structure")))
             good = np.ones(batch.num_rows, bool)
             good[rejected["row"].to_numpy()] = False
-            accepted = batch.filter(pa.array(good)).select(StagedRecord.arrow_schema().names)
+            accepted = batch.select(StagedRecord.arrow_schema().names).filter(pa.array(good))
             stream.write_batch(accepted.cast(StagedRecord.arrow_schema()))
             ids = np.arange(n_accepted, n_accepted + accepted.num_rows)
             keyed = (

@@ -2,14 +2,14 @@
 -- of the column `is_repeated_nearby`.
 -- over all rows of a load, the share would grow with the rows, and days of other sizes would differ
 -- grain: load_id, key
--- reads: buffered
+-- reads: accepted
 with texts as (
     select
         load_id,
         count(*) as n
-    from buffered
-    where text is not null
-    group by load_id, source_uri, row_number // 100, hash(text)
+    from accepted
+    where text_hash is not null
+    group by load_id, source_uri, row_number // 100, text_hash
 )
 
 select
