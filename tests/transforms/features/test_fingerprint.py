@@ -104,7 +104,7 @@ def edit(path: Path, old: str, new: str) -> None:
             "MIN_SIMILARITY = 0.8",
             {"record_duplicates"},
         ),
-        ("text/workers.py", "2_000", "2_001", {"record_text"}),
+        ("text/workers.py", "5_000", "5_001", {"record_text"}),
         ("text/words.py", "import numpy as np", "import numpy as np, zlib", {"record_text"}),
         (
             "text/quality.py",
@@ -243,7 +243,6 @@ def test_what_computes_values_moves_no_rows() -> None:
     ("library", "views"),
     [
         ("duckdb", ALL),
-        ("mmh3", {"record_vector"}),
         ("py3langid", {"record_text"}),
         ("numpy", {"record_text", "record_vector", "record_duplicates", *ACTIVITY}),
         ("altair", set()),
