@@ -18,13 +18,13 @@ from feature_repo.online import apply
 from feature_repo.stores.online import NotOnlineError
 from flows.stages import MaintainParameters, run_maintenance
 from transforms.errors import HomeError, MillraceError
-from transforms.features import build
 from transforms.features.backfill import Span, fill
 from transforms.features.build import consistent_versions, featurize, stale_views
 from transforms.features.chosen import chosen_views, home_views, is_kept, off_views
 from transforms.features.registry import view_of, views
 from transforms.home import Settings
 from transforms.lineage.trace import trace_feature
+from transforms.warehouse.publishing import Publication
 from transforms.warehouse.tables import Rows, Warehouse
 
 NOW = datetime(2024, 9, 1, tzinfo=UTC)
@@ -224,16 +224,16 @@ def test_choice_applies_once_its_run_is_complete(
     root = home.settings.root
     stage(home, parts[1])
     was, views_before = consistent_versions(home), names_of(home_views(root))
-    real = build.publish
+    real = Publication.commit
 
-    def publish_and_die(*arguments: Any, **options: Any) -> None:
-        real(*arguments, **options)
+    def commit_and_die(publication: Publication) -> None:
+        real(publication)
         raise KilledError
 
     choose(monkeypatch, FEW if before == "all" else "all")
     assert not is_kept(root)
     with monkeypatch.context() as patch:
-        patch.setattr(build, "publish", publish_and_die)
+        patch.setattr(Publication, "commit", commit_and_die)
         with pytest.raises(KilledError):
             featurize(home, NOW + timedelta(days=1))
     assert consistent_versions(home) == was  # readers still see the views as they agree
