@@ -1,5 +1,6 @@
 """The catalogue of features, derived from their contracts, for the command line and the docs."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import polars as pl
@@ -44,13 +45,22 @@ def derived_columns(name: str) -> list[Column]:
     ]
 
 
-def catalogue_lines() -> list[str]:
-    """The catalogue for a terminal, with the file in which each view and service is declared."""
+def catalogue_lines(off: Collection[str] = ()) -> list[str]:
+    """The catalogue for a terminal, with the file in which each view and service is declared.
+
+    What is `off`, or reads such a view, is marked.
+    """
     found = registry()
     columns = catalogue() | {name: derived_columns(name) for name in found.derived}
+    reads = {name: [name] for name in found.views}
+    reads |= {name: [*map(view_name, item.of)] for name, item in found.derived.items()}
+    reads |= {
+        name: [view for item in _read(service) for view in reads[item.partition(":")[0]]]
+        for name, service in found.services.items()
+    }
     lines = []
     for name, of_view in columns.items():
-        lines += ["", f"{name:<30}{_place(found.paths[name])}"]
+        lines += ["", f"{name:<30}{_place(found.paths[name])}{_mark(reads[name], off)}"]
         lines += [
             f"  {column.name:<28}{kind(column):<18}{column.bounds:<12}{column.description}"
             for column in of_view
@@ -58,6 +68,7 @@ def catalogue_lines() -> list[str]:
     lines += ["", "services"]
     lines += [
         f"  {name:<28}{_place(found.paths[name])}: {', '.join(_read(service))}"
+        f"{_mark(reads[name], off)}"
         for name, service in found.services.items()
     ]
     return lines[1:]
@@ -114,6 +125,16 @@ def _cell(text: str) -> str:
 
 def _read(service: Service) -> list[str]:
     return [view_name(item) for item in service.features]
+
+
+def _mark(read: Collection[str], off: Collection[str]) -> str:
+    """Say which of the views that are read are off.
+
+    >>> _mark(["author_activity", "record_text"], ["record_text", "record_pii"])
+    ' (off in this home: record_text)'
+    """
+    names = [name for name in off if name in read]
+    return f" (off in this home: {', '.join(names)})" if names else ""
 
 
 def _place(path: Path) -> str:

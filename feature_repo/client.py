@@ -262,7 +262,7 @@ def similar_records(
 
     feature_store = store(home)
     view, name = feature.split(":")
-    refuse_not_online(feature_store.get_feature_view(view))
+    refuse_not_online(feature_store.config, feature_store.get_feature_view(view))
     asked = embedder_of(view).embed([query])[0].tolist() if isinstance(query, str) else list(query)
     # only the keys of this answer are right: Feast 0.67 puts other keys' distances beside them, and
     # its Milvus store the query

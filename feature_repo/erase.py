@@ -11,7 +11,7 @@ from feature_repo.done import done_path, read_done, write_done
 from feature_repo.locks import Lock, registered, replace_spine
 from feature_repo.online import identities, materialize
 from transforms.errors import ErasureError
-from transforms.features.registry import views
+from transforms.features.chosen import computed_views
 from transforms.upkeep.erase import Erasure, create_erasure, every_file, touched, touched_by
 from transforms.warehouse.rewrite import PLACE
 from transforms.warehouse.snapshot import connect
@@ -59,7 +59,7 @@ def erase_online(warehouse: Warehouse, erasure: Erasure, now: datetime) -> None:
     home = warehouse.settings.root
     store = feast.FeatureStore(config=repo_config(home))
     online_store = store.provider.online_store
-    for view in views():
+    for view in computed_views(warehouse):
         path = done_path(home, store_settings(home)["project"], view.name)
         done = read_done(path)
         if done:  # else nothing was ever written
@@ -90,7 +90,7 @@ def touched_locks(
     """
     removed = {
         file
-        for view in views()
+        for view in computed_views(warehouse)
         for file in view.rests_on(
             connection, every_file(warehouse, view.contract), touched_by(view)
         )

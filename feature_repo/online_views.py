@@ -10,6 +10,7 @@ from pathlib import Path
 from feature_repo.client import store_settings
 from feature_repo.done import done_path
 from transforms.errors import HomeError
+from transforms.features.chosen import home_views
 from transforms.features.registry import views
 from transforms.home import Settings, replace_file
 
@@ -26,7 +27,7 @@ def online_views(home: Path) -> list[str]:
     asked = choice(home)
     return [
         view.name
-        for view in views()
+        for view in home_views(home)
         if view.name in asked or (view.online and not (view.is_of_records and NONE in asked))
     ]
 

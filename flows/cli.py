@@ -188,9 +188,9 @@ def _run(parameters: "PipelineParameters", *, plain: bool) -> "Summary":
 def _nothing(source: str, home: Path) -> "Summary":
     from feature_repo.online_views import online_views
     from flows.stages import Summary
-    from transforms.features.registry import views
+    from transforms.features.chosen import home_views
 
-    none = dict.fromkeys((view.name for view in views()), 0)
+    none = dict.fromkeys((view.name for view in home_views(home)), 0)
     unwritten = dict.fromkeys(online_views(home), 0)
     zero = {"files_loaded": 0, "read": 0, "staged": 0, "duplicates": 0, "quarantined": 0}
     return Summary(

@@ -42,7 +42,7 @@ class Planned(NamedTuple):
 
 def plan_run(source: Source, warehouse: Warehouse) -> Planned:
     """Find what a run would do; rows not loaded yet are estimated from those in the home."""
-    from transforms.features.build import breaking_changes, undeclared
+    from transforms.features.build import breaking_changes
     from transforms.sources.ingest import pending_files
     from transforms.staging.checks import waiting
     from transforms.staging.preview import look_at_checks, look_at_fields
@@ -87,18 +87,29 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
     checks += (
         look_at_checks(source, warehouse, [new.file for new in found.files]) if found.files else []
     )
-    removed = [
-        f"{relation}: nothing declares it any more; its rows stay until you delete its folder"
-        for relation in undeclared(warehouse)
-    ]
     return Planned(
         steps,
         breaking_changes(warehouse),
-        [*found.notices, *removed],
+        [*found.notices, *_left_out(warehouse)],
         found.refused,
         _fields(looked) if looked else [],
         checks,
     )
+
+
+def _left_out(warehouse: Warehouse) -> list[str]:
+    """Name the tables of features that a run does not touch, and why."""
+    from transforms.features.build import undeclared
+    from transforms.features.chosen import chosen_views, left_out
+
+    off = [
+        f"features.{name}: is off in this home, so it is left out; MILLRACE_VIEWS chooses"
+        for name in left_out(chosen_views(warehouse.settings.root))
+    ]
+    return off + [
+        f"{relation}: nothing declares it any more; its rows stay until you delete its folder"
+        for relation in undeclared(warehouse)
+    ]
 
 
 def _bytes_a_row(relation: str, warehouse: Warehouse) -> float | None:
@@ -163,11 +174,11 @@ def _staged(source: Source, warehouse: Warehouse, n_loaded: int) -> tuple[int, i
 def _views(warehouse: Warehouse, n_staged: int, *, is_loading: bool) -> list[tuple[str, int, str]]:
     """List the views that would gain rows: how many, at today's rows per version, and why."""
     from transforms.features.build import pending_versions
-    from transforms.features.registry import views
+    from transforms.features.chosen import chosen_views
 
     n_versions = warehouse.n_rows("staging.records")
     planned = []
-    for view in views():
+    for view in chosen_views(warehouse.settings.root):
         pending, why = pending_versions(view, warehouse)
         n_there = warehouse.n_rows(view.relation)
         rows_per_version = n_there / n_versions if n_versions else 0.0

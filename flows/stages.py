@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -176,6 +177,7 @@ class Pending(NamedTuple):
 def pending_work(source: Source, warehouse: Warehouse) -> Pending:
     """Look cheaply for new files, unstaged rows and outdated views, to skip a run without work."""
     from transforms.features.build import stale_views
+    from transforms.features.chosen import is_kept
     from transforms.sources.ingest import pending_files
     from transforms.staging.prepare import is_prepared
 
@@ -186,6 +188,7 @@ def pending_work(source: Source, warehouse: Warehouse) -> Pending:
         not (found.files or found.refused)
         and is_prepared(source, warehouse)
         and not stale_views(warehouse)
+        and is_kept(warehouse.settings.root)
     )
     return Pending(found.notices, nothing=is_current and not _is_behind(warehouse))
 
@@ -259,9 +262,13 @@ def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
 def changed_code(warehouse: Warehouse) -> list[str]:
     """Report which views were computed by other code: all their rows are recomputed."""
     from transforms.features.build import is_made_by_other_code
-    from transforms.features.registry import views
+    from transforms.features.chosen import chosen_views
 
-    changed = [view.relation for view in views() if is_made_by_other_code(view, warehouse)]
+    changed = [
+        view.relation
+        for view in chosen_views(warehouse.settings.root)
+        if is_made_by_other_code(view, warehouse)
+    ]
     return [
         f"{relation}: its model, kernel, contract or engine has changed; all rows are recomputed"
         for relation in changed
@@ -306,9 +313,10 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
     from transforms.sources.schema_changes import newest_load, notices
 
     source = load_source(Path(parameters.source))
-    warehouse = Warehouse(parameters.settings(), report)
+    warehouse = _warehouse(parameters.settings())
     clock = _Clock()
     with lock_home(warehouse.settings.root):
+        warehouse.report = report
         now = datetime.now(UTC)
         recover(warehouse, now)
         refuse_breaking(warehouse, accepted=parameters.accept_breaking)
@@ -354,6 +362,12 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
     return summary
 
 
+@lru_cache(maxsize=4)
+def _warehouse(settings: Settings) -> Warehouse:
+    """Keep a home's warehouse for the next run of this process; use it under the home's lock."""
+    return Warehouse(settings)
+
+
 def recover(warehouse: Warehouse, now: datetime) -> None:
     """Delete what a killed run left behind, and finish an erasure that was killed."""
     sweep(warehouse)
@@ -367,6 +381,8 @@ def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
     something is still there afterwards.
     """
     from feature_repo.erase import refuse_other_stores, touched_locks
+    from transforms.features.build import update
+    from transforms.features.chosen import kept_views
     from transforms.upkeep.erase import begin, find
 
     warehouse = Warehouse(Settings(home=home))
@@ -375,7 +391,8 @@ def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
         recover(warehouse, now)
         if not is_dry:
             refuse_other_stores(warehouse)
-            featurize(warehouse, now)
+            # views that are off have rows to erase too
+            update(kept_views(warehouse), warehouse, now)
             apply(warehouse)
         with connect(warehouse) as connection:
             erased = find(connection, warehouse, wanted)

@@ -55,6 +55,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Days for which maintenance keeps data files that newer ones have replaced.",
     )
+    views: str | None = Field(
+        default=None,
+        description="Views to compute, with those that they read: names of views, derived views or "
+        "services separated by commas, or `all`. "
+        "A home keeps its choice where this is not set; a new one has all.",
+    )
     online: str | None = Field(
         default=None,
         description="Views of records to keep online beside those that are declared online: "

@@ -40,7 +40,14 @@ from pydantic import ByteSize, Field, TypeAdapter
 from feature_repo.stores import monitoring, sources
 from feature_repo.stores.columns import Files
 from feature_repo.stores.newest import latest, list_rows, picked
-from feature_repo.stores.sources import Index, ViewRead, known, numbered, snapshot
+from feature_repo.stores.sources import (
+    Index,
+    ViewRead,
+    known,
+    numbered,
+    snapshot,
+    warehouse_folder,
+)
 from feature_repo.stores.spine import EVENT_TIMESTAMP, Spine, SpineRows, read_spine
 from feature_repo.stores.sql import point_in_time_sql, pull_sql
 from feature_repo.stores.timeline import (
@@ -55,6 +62,7 @@ from feature_repo.stores.timeline import (
     ttl_units,
     units_since_1970,
 )
+from transforms.features.chosen import refuse_off
 from transforms.home import Settings
 from transforms.instants import in_utc, instants_in
 from transforms.warehouse.scratch import scratch_folder
@@ -641,6 +649,8 @@ def _refuse_same_names(reads: list[ViewRead], *, full_feature_names: bool) -> No
 
 def _read(config: RepoConfig, view: FeatureView, features: list[str]) -> ViewRead:
     version = config.offline_store.as_of_versions.get(view.name)
+    if version is None:  # a lock names versions of views that may be off by now
+        refuse_off(warehouse_folder(config), view.name)
     read = ViewRead(
         view, list(dict.fromkeys(features)), snapshot(config, view.batch_source, version)
     )

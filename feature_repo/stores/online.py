@@ -51,9 +51,12 @@ from feature_repo.stores.empty import empty_values
 from feature_repo.stores.expiry import max_age
 from feature_repo.stores.nearest import nearest
 from feature_repo.stores.searching import Search
+from feature_repo.stores.sources import warehouse_folder
 from feature_repo.stores.values import RequestError, key_values, proto_values
 from transforms.errors import MillraceError
 from transforms.expressions import quoted
+from transforms.features.chosen import off_views, take_back
+from transforms.features.registry import view_of
 
 PRESENT, NOT_FOUND, OUTSIDE_MAX_AGE = (
     FieldStatus.PRESENT,
@@ -137,15 +140,22 @@ class NotOnlineError(MillraceError, FeastError):
         return HTTPStatus.UNPROCESSABLE_ENTITY
 
 
-def refuse_not_online(view: Any) -> None:
+def refuse_not_online(config: RepoConfig, view: Any) -> None:
     """Raise `NotOnlineError` for a view that is not online."""
-    if not getattr(view, "online", True):
+    if getattr(view, "online", True):
+        return
+    home = warehouse_folder(config) if hasattr(config.offline_store, "warehouse") else None
+    if home and view.name in off_views(home):
+        message = take_back(home, view.name)
+        if not view_of(view.name).online:
+            message += f"; MILLRACE_ONLINE={view.name} with it keeps it online"
+    else:
         message = (
             f"{view.name}: is not online in this home; run once with "
             f"MILLRACE_ONLINE={view.name} to keep it there (names with commas between), "
             "declare online=days(30) in a view of your own, or ask for it in a training set"
         )
-        raise NotOnlineError(message)
+    raise NotOnlineError(message)
 
 
 class LeanReads(GuardedWrites, OnlineStore):
@@ -484,7 +494,7 @@ class SqliteOnlineStore(LeanReads, sqlite.SqliteOnlineStore):
         return sorted(documents, key=lambda document: _entity_values(document[1]))
 
     def _search(self, config: RepoConfig, table: FeatureView, filters: Any = None) -> Search:
-        refuse_not_online(table)
+        refuse_not_online(config, table)
         limit = max_age(table)
         oldest = None if limit is None else time_ns() - limit // MICROSECOND * 1000
         return Search(table, self._table(config, table), filters, oldest)
@@ -652,7 +662,7 @@ def _reads(
     """
     reads = []
     for table, features in grouped_refs:
-        refuse_not_online(table)
+        refuse_not_online(config, table)
         values = utils._get_table_entity_values(table, entity_name_to_join_key_map, join_key_values)  # noqa: SLF001
         missing = [column.name for column in table.entity_columns if column.name not in values]
         if missing:

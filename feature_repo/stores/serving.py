@@ -22,6 +22,7 @@ from feast import types as feast_types
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.online_response import _convert_uuids_for_arrow
 from feast.protos.feast.types.Value_pb2 import Value
+from feast.repo_config import RepoConfig
 from feast.types import FeastType
 from feast.value_type import ValueType
 
@@ -189,7 +190,7 @@ def resolve(store: FeatureStore, features: Sequence[str] | str) -> Plan:
             store.registry, store.project, references, full_feature_names=True
         )
     )
-    views = [_view_plan(table, features, join_keys) for table, features in grouped]
+    views = [_view_plan(store.config, table, features, join_keys) for table, features in grouped]
     computed = [view for view in on_demand if not view.write_to_online_store]
     parsed = [utils._parse_feature_ref(name) for name in names]  # noqa: SLF001
     columns = [
@@ -254,9 +255,9 @@ def _decode(serialized: Sequence[bytes | None], kind: ValueType) -> Sequence[Any
 
 
 def _view_plan(
-    table: FeatureView, features: Sequence[str], join_keys: Mapping[str, str]
+    config: RepoConfig, table: FeatureView, features: Sequence[str], join_keys: Mapping[str, str]
 ) -> ViewPlan:
-    refuse_not_online(table)
+    refuse_not_online(config, table)
     asked = sorted(
         (feature for feature in _features(table) if feature.name in features),
         key=attrgetter("kind"),

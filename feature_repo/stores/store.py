@@ -51,7 +51,7 @@ class Store(FeatureStore):
                 self, feature_view_name, df, inputs, allow_registry_cache, transform_on_write
             )
             return
-        refuse_not_online(view)
+        refuse_not_online(self.config, view)
         given = inputs if df is None else df
         frame = (
             given if isinstance(given, pd.DataFrame) else pd.DataFrame(given, dtype=object)

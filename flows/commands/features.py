@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def features(context: click.Context, home: str | None, *, markdown: bool) -> None:
     """List every feature with its type, range and meaning.
 
-    Also lists when the rows of each of the home's sources could be known.
+    Marks the views that are off in the home (MILLRACE_VIEWS), and lists when the rows of each of
+    its sources could be known.
 
     Declare features of your own in Python, one file per subject, in `features/` of the checkout or
     in the folders that MILLRACE_FEATURES lists. Nothing else needs editing: the next run computes,
@@ -36,13 +37,15 @@ def features(context: click.Context, home: str | None, *, markdown: bool) -> Non
         return
     from feature_repo.catalogue import catalogue_lines, catalogue_markdown
     from flows.history import read_sources
+    from transforms.features.chosen import off_views
     from transforms.home import Settings
 
     if markdown:
         click.echo(catalogue_markdown(), nl=False)
         return
-    click.echo("\n".join(catalogue_lines()))
-    sources = read_sources(Path(home) if home else Settings().root)
+    root = Path(home) if home else Settings().root
+    click.echo("\n".join(catalogue_lines(off_views(root))))
+    sources = read_sources(root)
     if sources:
         click.echo("\nsources")
     for name, known in sources.items():

@@ -32,12 +32,18 @@ def status(home: str | None) -> None:
     """
     from flows.sizes import measure
     from transforms.errors import ChecksError, MillraceError
+    from transforms.features.chosen import off_views
     from transforms.staging.accounting import recount
     from transforms.staging.checks import waiting
 
     warehouse = open_warehouse(home)
     click.echo(f"{warehouse.settings.root}")
     _echo_sizes(warehouse, measure(warehouse, datetime.now(UTC)))
+    if off := off_views(warehouse.settings.root):
+        click.echo(
+            f"  Off, so not computed: {', '.join(off)}; a run with MILLRACE_VIEWS=all takes them "
+            "back."
+        )
     counted = recount(warehouse)
     _echo_accounts(counted)
     stopped = waiting(warehouse)

@@ -15,6 +15,7 @@ import polars as pl
 from feature_repo.catalogue import catalogue, kind
 from flows.history import history_path
 from flows.sizes import HomeSize, measure
+from transforms.features.chosen import home_views, off_views
 from transforms.features.registry import views
 from transforms.paths import scan_parquet
 from transforms.profiles.profile import sketch_values
@@ -90,6 +91,7 @@ class Shown(NamedTuple):
     fields: pl.DataFrame
     checks: pl.DataFrame
     features: list[Feature]
+    off: list[str]
     runs: pl.DataFrame
     sizes: HomeSize
 
@@ -119,7 +121,7 @@ def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
         is_balanced=_is_balanced({name: n_rows for name, n_rows, _ in tables}, loads),
         behind=due_views(warehouse, now)
         if is_applied(warehouse)
-        else [view.name for view in views()],
+        else [view.name for view in home_views(warehouse.settings.root)],
         freshness=freshness,
         loads=loads,
         rejects=rejects,
@@ -131,6 +133,7 @@ def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
         fields=_table(warehouse, "profiles.fields"),
         checks=kept_checks(warehouse),
         features=_features(warehouse),
+        off=off_views(warehouse.settings.root),
         runs=read_runs(warehouse),
         sizes=measure(warehouse, now),
     )

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ import pytest
 from click.testing import CliRunner
 
 from feature_repo import training_set
+from flows.cli import main
 from flows.commands.plan import plan
 from flows.planning import plan_run
-from flows.stages import PipelineParameters, lock_home, run_plain
+from flows.report.data import read_shown
+from flows.stages import PipelineParameters, lock_home, pending_work, run_plain
 from transforms.features.registry import view_of, views
 from transforms.home import Settings
 from transforms.sources.source import load_source
@@ -84,6 +87,29 @@ def test_home_from_the_environment(millrace: Run, finished_home: Path) -> None:
     result = millrace("status", MILLRACE_HOME=str(finished_home))
     assert result.returncode == 0, result.stderr
     assert "Everything adds up" in result.stdout
+
+
+def test_views_that_are_off_are_named(
+    finished_home: Path, small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = shutil.copytree(finished_home, tmp_path / "home")
+    source, warehouse = load_source(small_source), Warehouse(Settings(home=home))
+    assert pending_work(source, warehouse).nothing
+    monkeypatch.setenv("MILLRACE_VIEWS", "activity_v1")
+    assert not pending_work(source, warehouse).nothing
+    summary = run_plain(PipelineParameters(source=str(small_source), home=str(home)))
+    assert list(summary.materialized) == ["author_activity", "subject_activity"]
+    monkeypatch.delenv("MILLRACE_VIEWS")
+    assert pending_work(source, warehouse).nothing
+    off = [view for view in VIEWS if view not in summary.features]
+    shown = CliRunner().invoke(main, ["status", "--home", str(home)])
+    assert f"Off, so not computed: {', '.join(off)}; a run with MILLRACE_VIEWS=all" in shown.output
+    shown = CliRunner().invoke(main, ["features", "--home", str(home)])
+    marked = [line.split()[0] for line in shown.output.splitlines() if "off in this home" in line]
+    assert marked == [*off, "triage_v2"]
+    shown = CliRunner().invoke(main, ["plan", "--source", str(small_source), "--home", str(home)])
+    assert f"features.{off[0]}: is off in this home" in shown.output
+    assert read_shown(warehouse, datetime.now(UTC)).off == off
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,17 @@ def test_two_runs_at_once_end_as_one(
         assert contents(lives.home) == lives.contents[number], f"round {turn}"
 
 
+def test_two_runs_at_once_compute_what_the_home_has_chosen(warm: Warm, lives: Lives) -> None:
+    lives.go_back(1)
+    (lives.home / "views").write_text("subject_activity")
+    chosen, off = "features.subject_activity", "features.author_activity"
+    before = contents(lives.home)
+    assert_good(warm, [warm.start("run", lives.source, lives.home) for _ in range(2)])
+    after = contents(lives.home)
+    assert after[chosen] == lives.contents[1][chosen] != before[chosen]
+    assert after[off] == before[off] != lives.contents[1][off]
+
+
 @pytest.mark.parametrize("other", ["maintain", "backfill"])
 def test_run_beside_another_kind_of_work_ends_as_alone(
     warm: Warm, lives: Lives, other: str

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from feature_repo.online_views import keep
 from flows.stages import PipelineParameters, pending_work, run_erasure, run_plain
 from tests.flows.conftest import Notes, Warm, contents
 from transforms.errors import ErasureError
+from transforms.features.build import featurize
+from transforms.features.chosen import off_views
 from transforms.features.registry import views
 from transforms.home import Settings
 from transforms.sources.source import load_source
@@ -239,6 +242,18 @@ def test_run_after_an_erasure_has_nothing_to_do_and_brings_nothing_back(own: Pat
     summary = run_plain(PipelineParameters(source=str(source), home=str(home)))
     assert summary.is_empty
     assert places_of(home, NEEDLES) == []
+
+
+def test_erasure_reaches_the_tables_of_views_that_are_off(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = own / "home"
+    monkeypatch.setenv("MILLRACE_VIEWS", "subject_activity")
+    for record in ("case-q2", "case-q1"):  # after the first the others are up to date again
+        featurize(Warehouse(Settings(home=home)), datetime.now(UTC))
+        assert "author_activity" in off_views(home)
+        run_erasure(home, Wanted(record=record), is_dry=False)
+    assert places_of(home, ("case-q1", "zanzibar one", "zanzibar corrected")) == []
 
 
 def test_erased_record_leaves_the_author(own: Path) -> None:

@@ -18,8 +18,8 @@ PREPARED = (
     "staging.records",
 )
 INDEX = ("duplicates.contents", "duplicates.documents")
-# views of a record's text alone share one code path: one is enough
-LIKE_QUALITY = {"record_text", "record_pii", "record_vector"}
+# views of a record's text alone are written in one pass: its first commit, one between, its last
+LIKE_QUALITY = {"record_text"}
 COMMITS = (
     "raw.records",
     *PREPARED,

@@ -23,7 +23,7 @@ from transforms.features.build import (
     read_unfinished,
     write_unfinished,
 )
-from transforms.features.registry import views
+from transforms.features.chosen import home_views
 from transforms.features.view import Run, View
 from transforms.schemas.staging import StagedRecord
 from transforms.sql import model
@@ -63,7 +63,9 @@ def find(warehouse: Warehouse, span: Span) -> list[Due]:
     them up first.
     """
     _refuse_pending(warehouse)
-    return [_find(view, warehouse, _of_view(view, span)) for view in views()]
+    return [
+        _find(view, warehouse, _of_view(view, span)) for view in home_views(warehouse.settings.root)
+    ]
 
 
 def fill(warehouse: Warehouse, span: Span, now: datetime) -> dict[str, Rows]:
@@ -76,7 +78,7 @@ def fill(warehouse: Warehouse, span: Span, now: datetime) -> dict[str, Rows]:
     unfinished = _begin(warehouse, span)
     rows = {
         view.relation: _fill(view, warehouse, _of_view(view, span), now, unfinished)
-        for view in views()
+        for view in home_views(warehouse.settings.root)
     }
     write_unfinished(warehouse, None)
     return rows
@@ -89,8 +91,9 @@ def _of_view(view: View, span: Span) -> Span:
 
 def _refuse_pending(warehouse: Warehouse) -> None:
     version = warehouse.versions().get(StagedRecord.relation(), -1)
-    is_behind = any(FEATURIZE.consumed(warehouse, view.relation) != version for view in views())
-    if is_behind or not all(has_columns_as_defined(view, warehouse) for view in views()):
+    computed = home_views(warehouse.settings.root)
+    is_behind = any(FEATURIZE.consumed(warehouse, view.relation) != version for view in computed)
+    if is_behind or not all(has_columns_as_defined(view, warehouse) for view in computed):
         message = (
             f"{warehouse.settings.root}: there are records or columns that no feature view has "
             "taken up yet; millrace run first"
@@ -104,11 +107,12 @@ def _begin(warehouse: Warehouse, span: Span) -> Unfinished:
     It continues only if the span, the records and the code are the same.
     """
     version = warehouse.versions()[StagedRecord.relation()]
-    basis = repr((span, version, [view.digest() for view in views()]))
+    computed = home_views(warehouse.settings.root)
+    basis = repr((span, version, [view.digest() for view in computed]))
     before = read_unfinished(warehouse)
     if before and before.basis == basis:
         return before
-    newest = {view.name: warehouse.versions()[view.relation] for view in views()}
+    newest = {view.name: warehouse.versions()[view.relation] for view in computed}
     n_chunks = 1 + warehouse.n_rows(StagedRecord.relation()) // VERSIONS_OF_A_CHUNK
     unfinished = Unfinished(
         uuid.uuid4().hex, basis, n_chunks, before.versions if before else newest

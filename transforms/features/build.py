@@ -7,6 +7,7 @@ another, on all of them.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from transforms.features.chosen import chosen_views, computed_views, home_views, keep_choice
 from transforms.features.contracts import UNSERVED
 from transforms.features.registry import views
 from transforms.features.view import Run, View
@@ -24,20 +26,26 @@ from transforms.profiles.profile import profile_views
 from transforms.schemas.base import Contract
 from transforms.schemas.staging import StagedRecord
 from transforms.warehouse.checkpoint import FEATURIZE, consumed_version
-from transforms.warehouse.publishing import CODE, AlreadyPublishedError, publish
+from transforms.warehouse.publishing import (
+    CODE,
+    AlreadyPublishedError,
+    Publication,
+    publish,
+    publishing,
+)
 from transforms.warehouse.snapshot import connect, create_arrivals, create_view
 from transforms.warehouse.tables import Rows, Warehouse
 
 
 def stale_views(warehouse: Warehouse, wanted: Sequence[View] | None = None) -> list[View]:
-    """List the wanted views, by default all, that a run has to compute.
+    """List the wanted views, by default the chosen ones, that a run has to compute.
 
     They have not seen the newest staged records, or other code computed them.
     """
     version = warehouse.versions().get(StagedRecord.relation(), -1)
     return [
         view
-        for view in (views() if wanted is None else wanted)
+        for view in (chosen_views(warehouse.settings.root) if wanted is None else wanted)
         if _consumed(view, warehouse) < version
     ]
 
@@ -54,7 +62,7 @@ def breaking_changes(warehouse: Warehouse) -> list[str]:
     Whoever reads them would fail.
     """
     changes = []
-    for view in views():
+    for view in chosen_views(warehouse.settings.root):
         table = warehouse.table(view.relation)
         published = pa.schema(table.schema().to_arrow()) if table else pa.schema([])
         wanted = view.contract.arrow_schema()
@@ -153,7 +161,7 @@ def consistent_versions(warehouse: Warehouse) -> dict[str, int]:
         return unfinished.versions
     tables = {
         view: table
-        for view in views()
+        for view in home_views(warehouse.settings.root)
         if (table := warehouse.table(view.relation)) and _made_from(table) >= 0
     }
     agreed = min((_made_from(table) for table in tables.values()), default=-1)
@@ -198,9 +206,17 @@ def _consumed(view: View, warehouse: Warehouse) -> int:
 
 
 def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
-    """Update every feature view to the newest staged records; count what became of its rows."""
-    rows = compute_views(views(), warehouse, now)
-    profile_views(warehouse, [view.contract for view in views()])
+    """Update the chosen views to the newest staged records; count what became of their rows."""
+    rows = update(chosen_views(warehouse.settings.root), warehouse, now)
+    # last: until a view that is taken back is up to date, nobody may read it beside the others
+    keep_choice(warehouse.settings.root)
+    return rows
+
+
+def update(wanted: Sequence[View], warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
+    """Update views, listed after those that they read, with their profiles."""
+    rows = compute_views(wanted, warehouse, now)
+    profile_views(warehouse, [view.contract for view in wanted])
     # rows that a stopped backfill left behind are recomputed; the next backfill finds other gaps
     write_unfinished(warehouse, None)
     return rows
@@ -209,25 +225,46 @@ def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
 def compute_views(wanted: Sequence[View], warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
     """Update views, listed after those that they read, to the newest staged records.
 
-    Those that continue from the same staging version share what they read.
+    Those that continue from the same staging version share what they read. Those that are computed
+    from each record alone share its words too: what arrived goes through all of them in one pass.
     """
     for view in wanted:
         warehouse.create(view.contract)
     stale = stale_views(warehouse, wanted)
     rows = {view.name: Rows(untouched=warehouse.n_rows(view.relation)) for view in wanted}
-    for view in (view for view in stale if view.is_of_records):
-        rows[view.name] = _publish(warehouse, now, [view])[view.name]
-    others = sorted(
+    for beside in _passes([view for view in stale if view.is_of_records], warehouse):
+        rows |= _publish(warehouse, now, beside)
+    of_entities = sorted(
         (view for view in stale if not view.is_of_records),
         key=lambda view: _consumed(view, warehouse),
     )
-    for _, beside in groupby(others, key=lambda view: _consumed(view, warehouse)):
-        rows |= _publish(warehouse, now, list(beside))
+    for _, group in groupby(of_entities, key=lambda view: _consumed(view, warehouse)):
+        rows |= _publish(warehouse, now, list(group))
     return rows
 
 
+def _passes(due: Sequence[View], warehouse: Warehouse) -> Iterator[list[View]]:
+    """Group views of records, listed after those that they read, that one pass can compute.
+
+    None of a pass reads another, and all continue from the same staging version: a view that lags,
+    because a run was killed between two commits, has a pass of its own.
+    """
+    while due:
+        first, names = due[0], {view.name for view in due}
+        beside = [
+            view
+            for view in due
+            if first.is_computed_beside
+            and view.is_computed_beside
+            and _consumed(view, warehouse) == _consumed(first, warehouse)
+            and not names & set(view.reads)
+        ] or [first]
+        due = [view for view in due if view not in beside]
+        yield beside
+
+
 def _publish(warehouse: Warehouse, now: datetime, beside: Sequence[View]) -> dict[str, Rows]:
-    """Publish views that continue from the same staging version, one after the other."""
+    """Publish views that continue from the same staging version."""
     version = warehouse.versions()[StagedRecord.relation()]
     consumed = _consumed(beside[0], warehouse)
     carried = {view: _prepare(view, warehouse, now, version) for view in beside}
@@ -237,10 +274,11 @@ def _publish(warehouse: Warehouse, now: datetime, beside: Sequence[View]) -> dic
     ) as connection:
         create_arrivals(connection, warehouse, StagedRecord, since=consumed)
         run = Run(warehouse, connection, now, tuple(beside))
-        return {
-            view.name: _publish_view(view, run, done, is_replaced=consumed < 0)
-            for view, done in carried.items()
-        }
+        passes = [beside] if beside[0].is_computed_beside else [[view] for view in beside]
+        rows: dict[str, Rows] = {}
+        for views in passes:
+            rows |= _publish_pass(views, run, carried, is_replaced=consumed < 0)
+        return rows
 
 
 def _prepare(
@@ -257,22 +295,41 @@ def _prepare(
         return None
 
 
-def _publish_view(view: View, run: Run, done: dict[str, int] | None, *, is_replaced: bool) -> Rows:
-    n_before = run.warehouse.n_rows(view.relation)
-    if done is None:
-        return Rows(untouched=n_before)
-    counted = Counted(view.rows(run, is_whole=is_replaced), view.contract)
-    try:
-        # other code's rows are replaced in one commit; older versions of the table keep them
-        published = publish(
-            run.warehouse, view.contract, counted, done, view.digest(), is_whole=is_replaced
-        )
-    except AlreadyPublishedError:
-        return Rows(untouched=n_before)
-    n_recomputed = published.n_rows - counted.n_new
-    if is_replaced and n_before:
-        return Rows(recomputed=published.n_rows)
-    return Rows(counted.n_new, n_recomputed, n_before - n_recomputed)
+def _publish_pass(
+    views: Sequence[View],
+    run: Run,
+    carried: Mapping[View, dict[str, int] | None],
+    *,
+    is_replaced: bool,
+) -> dict[str, Rows]:
+    """Write the rows of views side by side, then publish one view after the other."""
+    before = {view: run.warehouse.n_rows(view.relation) for view in views}
+    rows = {view.name: Rows(untouched=before[view]) for view in views}
+    n_new = dict.fromkeys(views, 0)
+    with ExitStack() as stack:
+        begun: dict[View, Publication] = {}
+        for view in views:
+            if (done := carried[view]) is not None:
+                with suppress(AlreadyPublishedError):
+                    # other code's rows are replaced in one commit; older versions keep them
+                    begun[view] = stack.enter_context(
+                        publishing(
+                            run.warehouse, view.contract, done, view.digest(), is_whole=is_replaced
+                        )
+                    )
+        for view, batch in views[0].rows_beside(run, tuple(begun), is_whole=is_replaced):
+            n_new[view] += batch.column("is_new").true_count
+            begun[view].write(batch.drop_columns("is_new"))
+        for view, publication in begun.items():
+            with suppress(AlreadyPublishedError):
+                n_rows = publication.commit().n_rows
+                n_recomputed = n_rows - n_new[view]
+                rows[view.name] = (
+                    Rows(recomputed=n_rows)
+                    if is_replaced and before[view]
+                    else Rows(n_new[view], n_recomputed, before[view] - n_recomputed)
+                )
+    return rows
 
 
 def recompute(warehouse: Warehouse, entities: Mapping[str, Path], now: datetime) -> None:
@@ -283,7 +340,7 @@ def recompute(warehouse: Warehouse, entities: Mapping[str, Path], now: datetime)
     afterwards. Every view must have been up to date before staging changed.
     """
     version = warehouse.versions()[StagedRecord.relation()]
-    for view in views():
+    for view in computed_views(warehouse):
         if FEATURIZE.consumed(warehouse, view.relation) == version:
             continue
         done = FEATURIZE.at(version)

@@ -61,6 +61,8 @@ class View(ABC):
     online: bool | Window = True
     # whether a value depends on one record's content alone, so that it never changes
     is_of_records: bool = False
+    # whether it is computed in one pass with others of its kind, from the same batches of records
+    is_computed_beside: bool = False
     # whether a value may depend on any record, so that all are recomputed where one is deleted
     is_rebuilt_whole: bool = False
     # the windows in which records count
@@ -122,6 +124,14 @@ class View(ABC):
 
         With `is_whole`, compute all rows from all that is staged.
         """
+
+    def rows_beside(
+        self, run: Run, beside: "Sequence[View]", *, is_whole: bool
+    ) -> "Iterator[tuple[View, pa.RecordBatch]]":
+        """Compute the rows of views of this kind, this one among them: each batch with its view."""
+        for view in beside:
+            for batch in view.rows(run, is_whole=is_whole):
+                yield view, batch
 
     @abstractmethod
     def instants(self, run: Run) -> str:

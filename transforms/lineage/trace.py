@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from transforms.errors import MillraceError
 from transforms.features.build import consistent_versions
+from transforms.features.chosen import refuse_off
 from transforms.features.entity import Entity
 from transforms.features.joined import EFFECTIVE
 from transforms.features.registry import view_of, views
@@ -259,6 +260,7 @@ def trace_feature(
     key = _key(traced.entity, entity)
     with _connect(warehouse, as_of_views=True) as (connection, tables):
         if traced.relation not in {table.relation for table in tables}:
+            refuse_off(warehouse.settings.root, view)
             message = (
                 f"{traced.relation}: is declared but not computed yet; "
                 "millrace run --source FILE computes it"

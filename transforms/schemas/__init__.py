@@ -9,3 +9,7 @@ from transforms.importing import unset
 # in the user's own code too
 with unset("PYARROW_IGNORE_TIMEZONE", "SPARK_LOCAL_IP"):
     import pandera.polars  # noqa: F401
+    from pandera.backends.polars.register import register_polars_backends
+
+# a check that is made before this is of no kind of frame until Pandera first calls it
+register_polars_backends()

@@ -7,12 +7,16 @@ several columns is named `column:rule`, so that a failure can name the column to
 import hashlib
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import pandera.polars as pa
 import polars as pl
 import pyarrow as arrow
+from pandera.backends.polars.checks import PolarsCheckBackend
+from pandera.constants import CHECK_OUTPUT_KEY
 from pandera.errors import SchemaErrors
+from pandera.polars import PolarsData
 
 from transforms.errors import GateError
 
@@ -60,9 +64,15 @@ class Contract(pa.DataFrameModel):
         metadata: ClassVar[dict[str, Any]] = {}
 
     @classmethod
+    @cache
+    def _compiled(cls) -> pa.DataFrameSchema:
+        """Compile the contract once; Pandera itself does so in every thread."""
+        return cls.to_schema()
+
+    @classmethod
     def relation(cls) -> str:
         """Name the relation, e.g. `staging.records`."""
-        return str(cls.to_schema().name)
+        return str(cls._compiled().name)
 
     @classmethod
     def key(cls) -> list[str]:
@@ -98,7 +108,7 @@ class Contract(pa.DataFrameModel):
                 is_served=(column.metadata or {}).get("served", True),
                 empty=(column.metadata or {}).get("empty"),
             )
-            for name, column in cls.to_schema().columns.items()
+            for name, column in cls._compiled().columns.items()
         ]
 
     @classmethod
@@ -113,7 +123,7 @@ class Contract(pa.DataFrameModel):
     @classmethod
     def rules(cls) -> list[str]:
         """Name every rule that a row must meet, as a rejected row names it: `column: rule`."""
-        schema = cls.to_schema()
+        schema = cls._compiled()
         rules = [
             f"{name}: {rule}"
             for name, column in schema.columns.items()
@@ -125,11 +135,37 @@ class Contract(pa.DataFrameModel):
         return rules + [str(check.name).replace(":", ": ", 1) for check in schema.checks]
 
     @classmethod
+    @cache
     def arrow_schema(cls) -> arrow.Schema:
         """Derive the Arrow schema that the relation is stored with."""
         return arrow.schema(
             [arrow.field(c.name, ARROW_TYPES[c.dtype], c.nullable) for c in cls.columns()]
         )
+
+    @classmethod
+    def _is_met(cls, frame: pl.DataFrame) -> bool:
+        """Whether a frame meets the contract, found by one query for all of Pandera's checks.
+
+        Pandera runs some queries a check, 50 ms for the columns of a view, however few rows there
+        are. False also where Pandera has to look itself, to say what is wrong.
+        """
+        columns = cls._compiled().columns
+        if dict(frame.schema) != {name: column.dtype.type for name, column in columns.items()}:
+            return False
+        if not all(_holds(frame[name], column) for name, column in columns.items()):
+            return False
+        try:
+            passed = pl.collect_all([_passed(*check, frame) for check in cls._checks()])
+        except Exception:  # noqa: BLE001 - Pandera says what a check raises
+            return False
+        return all(outcome.item() for outcome in passed)
+
+    @classmethod
+    def _checks(cls) -> Iterator[tuple[pa.Check, str]]:
+        """List Pandera's checks, each with the column that it is of, or `*`."""
+        for name, column in cls._compiled().columns.items():
+            yield from ((check, str(name)) for check in column.checks)
+        yield from ((check, "*") for check in cls._compiled().checks)
 
     @classmethod
     def failures(cls, frame: pl.DataFrame) -> pl.DataFrame:
@@ -138,60 +174,31 @@ class Contract(pa.DataFrameModel):
         Raises `GateError` if columns or types differ from the contract: that is a mistake in code,
         not in data.
         """
-        if dict(frame.schema) != {column.name: column.dtype for column in cls.columns()}:
-            cls._refuse_shape(frame)
-        broken = [
-            pl.DataFrame({"row": (~is_met).arg_true()}, schema_overrides=FAILURES).with_columns(
-                column=pl.lit(column), rule=pl.lit(rule)
-            )
-            for column, rule, is_met in cls._outcomes(frame)
-            if not is_met.all()
-        ]
-        return pl.concat([pl.DataFrame(schema=FAILURES), *broken]).unique(
-            "row", keep="first", maintain_order=True
-        )
-
-    @classmethod
-    def _outcomes(cls, frame: pl.DataFrame) -> Iterator[tuple[str, str, pl.Series]]:
-        """Yield each rule with whether the rows meet it, in the order in which Pandera reports.
-
-        Pandera's `validate` runs the same checks; its report took 40 ms a batch, however small.
-        """
-        schema, rows = cls.to_schema(), frame.lazy()
-        for name, column in schema.columns.items():
-            if not column.nullable:
-                yield name, "not_nullable", _is_present(frame[name])
-            for check in column.checks:
-                yield name, str(check.error), cls._is_met(check, rows, name)
-        for check in schema.checks:
-            name, _, rule = str(check.name).partition(":")
-            yield name, rule, cls._is_met(check, rows)
-
-    @classmethod
-    def _is_met(cls, check: pa.Check, rows: pl.LazyFrame, *column: str) -> pl.Series:
-        """Run a check over the rows; a null passes."""
+        if cls._is_met(frame):
+            return pl.DataFrame(schema=FAILURES)
         try:
-            met: pl.DataFrame = check(rows, *column).check_output.collect()
-        except Exception as error:
-            name = check.error or check.name
-            message = f"{cls.relation()}: the check {name} fails: {type(error).__name__}"
-            raise GateError(message) from error
-        return met.to_series()
-
-    @classmethod
-    def _refuse_shape(cls, frame: pl.DataFrame) -> None:
-        """Raise `GateError` if columns or types differ from the contract."""
-        try:
-            cls.validate(frame.clear(), lazy=True)
+            cls.validate(frame, lazy=True)
         except SchemaErrors as errors:
-            broken = errors.failure_cases.row(0, named=True)
+            cases: pl.DataFrame = errors.failure_cases
+        else:
+            return pl.DataFrame(schema=FAILURES)
+        shape = cases.filter(pl.col("index").is_null())
+        if shape.height:
+            broken = shape.row(0, named=True)
             is_of_frame = broken["schema_context"] == "DataFrameSchema"
             column = broken["failure_case" if is_of_frame else "column"]
             message = (
                 f"{cls.relation()}: column {column!r} breaks {broken['check']}; "
                 "the frame does not have the contract's shape"
             )
-            raise GateError(message) from None
+            raise GateError(message)
+        named = pl.col("check").str.split_exact(":", 1).struct.rename_fields(["column", "rule"])
+        of_frame = pl.col("schema_context") == "DataFrameSchema"
+        return cases.select(
+            row=pl.col("index").cast(pl.UInt32),
+            column=pl.when(of_frame).then(named.struct.field("column")).otherwise("column"),
+            rule=pl.when(of_frame).then(named.struct.field("rule")).otherwise("check"),
+        ).unique("row", keep="first", maintain_order=True)
 
     @classmethod
     def gate(cls, frame: pl.DataFrame) -> pl.DataFrame:
@@ -216,10 +223,21 @@ class Contract(pa.DataFrameModel):
         raise GateError(message)
 
 
-def _is_present(values: pl.Series) -> pl.Series:
-    """Check for null, and for NaN, which counts as null."""
-    is_present = values.is_not_null()
-    return is_present & values.is_not_nan() if values.dtype.is_float() else is_present
+def _holds(values: pl.Series, column: Any) -> bool:
+    """Whether values are there and differ where they must; Pandera takes NaN for no value."""
+    is_there = column.nullable or not (
+        values.null_count() or (values.dtype.is_float() and values.is_nan().any())
+    )
+    return is_there and not (column.unique and values.is_duplicated().any())
+
+
+def _passed(check: pa.Check, name: str, frame: pl.DataFrame) -> pl.LazyFrame:
+    """Ask a check of Pandera's whether all rows of a column, or the frame, pass, as one value."""
+    outcome: pl.LazyFrame = PolarsCheckBackend(check).apply(PolarsData(frame.lazy(), name))
+    passed = pl.col(CHECK_OUTPUT_KEY)
+    return outcome.select(
+        (passed | passed.is_null() if check.ignore_na else passed.fill_null(value=False)).all()
+    )
 
 
 def digest_of(*values: object) -> str:

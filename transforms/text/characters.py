@@ -3,30 +3,49 @@
 import numpy as np
 import polars as pl
 
+from transforms.text.shared import shared
 from transforms.text.words import Array, ratio
 
 N_TEXTS_AT_ONCE = 1_024
-BLANKS = [ord(blank) for blank in "\t\n\v\f\r "]
-DIGITS = range(ord("0"), ord("9") + 1)
-LETTERS = [*range(ord("A"), ord("Z") + 1), *range(ord("a"), ord("z") + 1)]
-# one row per byte value, one column per class: a product with counts adds up each class
-CLASSES = np.zeros((256, 3))
-for column, octets in enumerate((BLANKS, LETTERS, DIGITS)):
-    CLASSES[octets, column] = 1
+BLANKS = b"\t\n\v\f\r "
+CAPITALS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+DIGITS = b"0123456789"
+CLASSES = {
+    "n_blanks": BLANKS,
+    "n_letters": CAPITALS + CAPITALS.lower(),
+    "n_alphanumerics": CAPITALS + CAPITALS.lower() + DIGITS,
+    "n_capitals": CAPITALS,
+    "n_digits": DIGITS,
+    "n_punctuation": b"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~",
+    "n_symbols": b"$+<=>^`|~",
+    "n_braces": b"{}",
+    "n_hashes": b"#",
+    "n_line_breaks": b"\n",
+    "n_question_marks": b"?",
+    "n_exclamation_marks": b"!",
+    # the first octet of every character beyond ASCII
+    "n_beyond_ascii": bytes(range(0xC0, 0x100)),
+}
+# one row per octet, one column per class: a product with counts adds up each class
+MEMBERS = np.array(
+    [[octet in octets for octets in CLASSES.values()] for octet in range(256)], np.float64
+)
 
 
+@shared
 def measure_characters(text: pl.Series) -> dict[str, Array]:
-    """Count the ASCII letters and alphanumerics of each text, and measure its bytes and runs.
+    """Count the characters of each text by the `CLASSES`, and measure its bytes and runs.
 
     `byte_entropy` is in bits per byte; `max_char_run` is the longest run of one character.
 
     >>> measured = measure_characters(pl.Series(["aab 1", "!!!"]))
-    >>> {name: found.round(2).tolist() for name, found in measured.items() if name != "n_letters"}
-    {'byte_entropy': [1.92, 0.0], 'max_char_run': [2.0, 3.0], 'n_alphanumerics': [4.0, 0.0]}
+    >>> names = ("byte_entropy", "max_char_run", "n_alphanumerics")
+    >>> [measured[name].round(2).tolist() for name in names]
+    [[1.92, 0.0], [2.0, 3.0], [4.0, 0.0]]
     """
     slices = (text.slice(start, N_TEXTS_AT_ONCE) for start in range(0, len(text), N_TEXTS_AT_ONCE))
     measured = [_measure_at_once(some) for some in slices]
-    names = ("byte_entropy", "max_char_run", "n_letters", "n_alphanumerics")
+    names = ("byte_entropy", "max_char_run", *CLASSES)
     return {name: np.concatenate([[], *(found[name] for found in measured)]) for name in names}
 
 
@@ -35,12 +54,11 @@ def _measure_at_once(text: pl.Series) -> dict[str, Array]:
     row = np.repeat(np.arange(len(text)), n_bytes)
     octets = np.frombuffer(text.str.join("").item().encode(), np.uint8)
     counts = np.bincount(row * 256 + octets, minlength=len(text) * 256).reshape(-1, 256)
-    n_blanks, n_letters, n_digits = (counts @ CLASSES).T
+    of_classes = dict(zip(CLASSES, (counts @ MEMBERS).T, strict=True))
     return {
         "byte_entropy": _entropy(counts, n_bytes),
-        "max_char_run": _longest_runs(text, octets, row, n_bytes > n_blanks),
-        "n_letters": n_letters,
-        "n_alphanumerics": n_letters + n_digits,
+        "max_char_run": _longest_runs(text, octets, row, n_bytes > of_classes["n_blanks"]),
+        **of_classes,
     }
 
 
@@ -80,5 +98,5 @@ def _lengthen(longest: Array, units: Array, row: Array) -> None:
     places = places[row[places + 1] == row[places]]
     first = np.flatnonzero(np.append(True, np.diff(places) != 1))[: len(places)]
     lengths, starts = np.diff(np.append(first, len(places))) + 1, places[first]
-    is_mark = ~np.isin(units[starts], BLANKS)
+    is_mark = ~np.isin(units[starts], list(BLANKS))
     np.maximum.at(longest, row[starts[is_mark]], lengths[is_mark])

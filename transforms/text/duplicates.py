@@ -22,14 +22,13 @@ _VALUES = BANDS * ROWS
 _EMPTY = np.uint32(0xFFFFFFFF)
 _PADDING = "\0" * (SHINGLE - 1)
 # texts per block, so that their shingles fit a processor's cache
-_BLOCK = 1_000
-# the order in which an empty value asks the others: one for each value, and it never changes
+_BLOCK = 500
+# the values that an empty one asks, step by step: an order for each value, and it never changes
 _SEEKS = (
-    np.random.Generator(np.random.PCG64(2014)).permuted(
-        np.tile(np.arange(_VALUES), (_VALUES, 1)), axis=1
-    )
-    - np.arange(_VALUES)[:, None]
-).T
+    np.random.Generator(np.random.PCG64(2014))
+    .permuted(np.tile(np.arange(_VALUES), (_VALUES, 1)), axis=1)
+    .T
+)
 
 
 def normalise(text: pl.Expr) -> pl.Expr:
@@ -81,9 +80,12 @@ def sign(normal: pl.Series) -> pl.Series:
         .str.replace_all(r"[^\p{L}\p{M}\p{N} ]", " ")
         .str.replace_all("  +", " ")
         .str.strip_chars()
+        .alias("words")
     ).to_series()
-    # ASCII texts are quicker among themselves
-    order = (words.str.len_bytes() != words.str.len_chars()).arg_sort()
+    # texts are quicker among their like: ASCII apart from others, short ones apart from long ones
+    size = pl.col("words").str.len_bytes()
+    alike = pl.arg_sort_by(size != pl.col("words").str.len_chars(), size)
+    order = words.to_frame().select(alike).to_series()
     ordered = words.gather(order)
     blocks = [ordered.slice(start, _BLOCK) for start in range(0, len(words), _BLOCK)]
     with ThreadPoolExecutor(pl.thread_pool_size()) as threads:
@@ -104,8 +106,10 @@ def estimate_similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     agreeing = np.ascontiguousarray(left).view(np.uint8) == np.ascontiguousarray(right).view(
         np.uint8
     )
-    share = agreeing.reshape(-1, _VALUES).mean(axis=1)
-    similarity: np.ndarray = np.clip((share - 1 / 256) / (1 - 1 / 256), 0, 1)
+    # add the bands, then the eight bytes of the sums: each is below 256
+    of_band = agreeing.view(np.uint64).reshape(-1, BANDS).sum(axis=1)
+    n_agreeing = (of_band * np.uint64(0x0101010101010101)) >> np.uint64(56)
+    similarity: np.ndarray = np.clip((n_agreeing / _VALUES - 1 / 256) / (1 - 1 / 256), 0, 1)
     return similarity
 
 
@@ -134,27 +138,29 @@ def _likeness(left: pl.Series | None, right: pl.Series | None) -> float:
 def _sign_block(words: pl.Series) -> np.ndarray:
     hashes, owners = _hash_shingles(words)
     # the upper 7 bits choose the value that a shingle is for; of the other bits the least wins
-    places = owners * _VALUES + (hashes >> np.uint64(57)).astype(np.int64)
-    least = np.full(len(words) * _VALUES, _EMPTY, np.uint32)
-    np.minimum.at(least, places, (hashes >> np.uint64(24)).astype(np.uint32))
-    return _densify(least).astype(np.uint8).view(np.int64).reshape(-1, BANDS)
+    places = (hashes >> np.uint64(57)).view(np.int64)
+    places *= len(words) + 1
+    places += owners
+    least = np.full((_VALUES, len(words) + 1), _EMPTY, np.uint32)
+    np.minimum.at(least.reshape(-1), places, (hashes >> np.uint64(24)).astype(np.uint32))
+    return np.ascontiguousarray(_densify(least[:, :-1]).T).view(np.int64)
 
 
 def _hash_shingles(words: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     """Hash every run of `SHINGLE` characters of each text, with the text's position.
 
-    A shorter text is hashed whole.
+    A shorter text is hashed whole. Runs beyond a text's end have the position after the last.
     """
     padded = words + _PADDING
     sizes = padded.str.len_chars().to_numpy().astype(np.int64)
     hashes = _pack_runs("".join(padded))
-    owners = np.repeat(np.arange(len(sizes)), sizes)
-    ends = np.cumsum(sizes) - sizes + np.maximum(sizes - 2 * len(_PADDING), 1)
-    is_whole = np.arange(len(hashes)) < ends[owners]
     # Fibonacci hashing, twice: multiply, fold the upper half down
-    hashes = hashes[is_whole] * np.uint64(0x9E3779B97F4A7C15)
+    hashes *= np.uint64(0x9E3779B97F4A7C15)
     hashes ^= hashes >> np.uint64(32)
-    return hashes * np.uint64(0xD6E8FEB86659FD93), owners[is_whole]
+    hashes *= np.uint64(0xD6E8FEB86659FD93)
+    within = np.maximum(sizes - 2 * len(_PADDING), 1)
+    owners = np.column_stack([np.arange(len(sizes)), np.full(len(sizes), len(sizes))])
+    return hashes, np.repeat(owners.ravel(), np.column_stack([within, sizes - within]).ravel())
 
 
 def _pack_runs(characters: str) -> np.ndarray:
@@ -172,14 +178,17 @@ def _pack_runs(characters: str) -> np.ndarray:
 
 
 def _densify(least: np.ndarray) -> np.ndarray:
-    """Fill each empty value with the first in its own order that is not empty."""
-    is_filled = least != _EMPTY
-    empty = np.flatnonzero(~is_filled)
-    for steps in _SEEKS:
-        source = empty + steps[empty % _VALUES]
-        is_found = is_filled[source]
-        least[empty[is_found]] = least[source[is_found]]
-        empty = empty[~is_found]
-        if not len(empty):
+    """Keep 8 bits of each value; fill each empty one with the first in its order that is not.
+
+    Values are rows and texts are columns, so that each step copies rows.
+    """
+    empty = np.where(least == _EMPTY, np.uint8(255), np.uint8(0))
+    known = ~empty
+    own = least.astype(np.uint8) & known
+    filled = own.copy()
+    for sources in _SEEKS:
+        if not empty.any():
             break
-    return least
+        filled |= own[sources] & empty
+        empty &= ~known[sources]
+    return filled

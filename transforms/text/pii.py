@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 KINDS = (
@@ -160,16 +161,28 @@ def score_pii(records: pl.LazyFrame) -> pl.LazyFrame:
     >>> scored.select("record_id", "pii_email_address_count", "pii_any").collect().rows()
     [('a', 1, 1), ('b', 1, 1)]
     """
-    redacted = pl.col("_redacted")
-    counts = {
-        kind: redacted.str.count_matches(f"<{kind}>", literal=True).cast(pl.Int64) for kind in KINDS
-    }
-    return records.with_columns(_redacted=redact(pl.col("text"))).select(
+    # collected here: Polars within a Polars callback may wait for a thread that it occupies itself
+    frame = records.collect()
+    redacted = _redact(frame["text"])
+    there = pl.when(redacted.is_not_null())
+    counts = _count_placeholders(redacted)
+    return frame.lazy().select(
         "record_id",
         "event_timestamp",
         "created_timestamp",
-        **{f"pii_{kind.lower()}_count": count for kind, count in counts.items()},
-        pii_any=(pl.sum_horizontal(counts.values(), ignore_nulls=False) > 0).cast(pl.Int64),
+        *(there.then(n).alias(n.name) for n in counts),
+        pii_any=there.then((counts.sum_horizontal() > 0).cast(pl.Int64)),
+    )
+
+
+def _count_placeholders(redacted: pl.Series) -> pl.DataFrame:
+    # few texts have any
+    rows = redacted.str.contains("<", literal=True).arg_true()
+    found, counts = redacted.gather(rows), np.zeros((len(KINDS), len(redacted)), np.int64)
+    for n, kind in zip(counts, KINDS, strict=True):
+        n[rows] = found.str.count_matches(f"<{kind}>", literal=True)
+    return pl.DataFrame(
+        {f"pii_{kind.lower()}_count": n for kind, n in zip(KINDS, counts, strict=True)}
     )
 
 

@@ -31,7 +31,7 @@ ENGLISH_ONLY = (
     "stop_word_fraction",
 )
 EMOJI = r"\p{Extended_Pictographic}"
-SYMBOL, ASCII_SYMBOL = r"\p{S}", r"[$+<=>^`|~]"
+SYMBOL = r"\p{S}"
 CODE_BLOCK = r"(?s)```.*?```"
 HTML_TAG = r"<(?:[A-Za-z][A-Za-z0-9]*[ />]|/[A-Za-z]|!--|!DOCTYPE)"
 
@@ -70,10 +70,11 @@ def _score(records: pl.DataFrame) -> pl.DataFrame:
         **_readability(words, text, characters),
         "byte_entropy": characters["byte_entropy"],
         "max_char_run": characters["max_char_run"].astype(np.int64),
-        "list_ratio": ratio(text.str.count_matches("\n", literal=True).to_numpy(), words.n_words),
+        "list_ratio": ratio(characters["n_line_breaks"], words.n_words),
     }
     scored = pl.concat(
-        [present, pl.DataFrame(measured), _characters(text), language()], how="horizontal"
+        [present, pl.DataFrame(measured), _characters(text, characters), language()],
+        how="horizontal",
     )
     is_english = pl.col("language") == "en"
     scored = scored.with_columns(
@@ -137,26 +138,28 @@ def _readability(words: Words, text: pl.Series, characters: dict[str, Array]) ->
     }
 
 
-def _characters(text: pl.Series) -> pl.DataFrame:
+def _characters(text: pl.Series, characters: dict[str, Array]) -> pl.DataFrame:
     """Shares and counts of characters; only texts beyond ASCII are searched for those beyond it."""
     column, n = pl.col("text"), pl.col("text").str.len_chars()
-    is_ascii = column.str.len_bytes() == n
     lower = column.str.to_lowercase()
-    return text.to_frame("text").select(
+    beyond = np.flatnonzero(characters["n_beyond_ascii"])
+    n_emoji, n_symbols = np.zeros(len(text), np.uint32), characters["n_symbols"].copy()
+    n_emoji[beyond] = text.gather(beyond).str.count_matches(EMOJI).to_numpy()
+    n_symbols[beyond] = text.gather(beyond).str.count_matches(SYMBOL).to_numpy()
+    counted = pl.DataFrame(
+        {
+            "text": text,
+            "n_emoji": n_emoji,
+            "n_symbols": n_symbols,
+            "n_braces": characters["n_braces"],
+        }
+    )
+    return counted.select(
         n_tokens_est=(column.str.len_bytes() * TOKENS_A_BYTE).round().cast(pl.Int64),
-        emoji_count=pl.when(is_ascii).then(0).otherwise(column.str.count_matches(EMOJI)),
-        emoji_ratio=_share(pl.when(is_ascii).then(0).otherwise(column.str.count_matches(EMOJI)), n),
-        symbol_ratio=_share(
-            pl.when(is_ascii)
-            .then(column.str.count_matches(ASCII_SYMBOL))
-            .otherwise(column.str.count_matches(SYMBOL)),
-            n,
-        ),
-        curly_bracket=_share(
-            column.str.count_matches("{", literal=True)
-            + column.str.count_matches("}", literal=True),
-            n,
-        ),
+        emoji_count="n_emoji",
+        emoji_ratio=_share(pl.col("n_emoji"), n),
+        symbol_ratio=_share(pl.col("n_symbols"), n),
+        curly_bracket=_share(pl.col("n_braces"), n),
         lorem_ipsum=_share(lower.str.count_matches("lorem ipsum", literal=True), n),
         javascript_count=lower.str.count_matches("javascript", literal=True),
         code_block_ratio=pl.when(column.str.contains("```", literal=True))

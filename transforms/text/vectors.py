@@ -7,18 +7,21 @@ Place and sign are taken from it as scikit-learn's `HashingVectorizer` does.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-import mmh3
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+Array: TypeAlias = npt.NDArray[Any]
 Vectors: TypeAlias = npt.NDArray[np.float32]
 
 DIMENSION = 256
 WORD = r"\w+"
-N_TEXTS_AT_ONCE = 4_096  # their sums stay in the processor's cache
+IS_WORD = np.isin(np.arange(256), list(b"0123456789_abcdefghijklmnopqrstuvwxyz"))
+# of four octets, the first none to three
+REST = np.array([0, 0xFF, 0xFFFF, 0xFFFFFF], np.uint32)
+N_TEXTS_AT_ONCE = 2_048  # their sums stay in the processor's cache
 
 
 def hash_text(records: pl.LazyFrame) -> pl.LazyFrame:
@@ -66,31 +69,90 @@ def hashed(text: pl.Series) -> Vectors:
     vectors = np.empty((len(text), DIMENSION), np.float32)
     for start in range(0, len(text), N_TEXTS_AT_ONCE):
         sums = _signed_counts(text[start : start + N_TEXTS_AT_ONCE])
-        norms = np.sqrt(np.square(sums).sum(axis=1, keepdims=True))
+        norms = np.sqrt(np.einsum("ij,ij->i", sums, sums))[:, None]
         # sums are integers, so a norm is 0 or at least 1
-        vectors[start : start + len(sums)] = sums / np.maximum(norms, 1)
+        quotients = vectors[start : start + len(sums)]
+        np.divide(sums, np.maximum(norms, 1), out=quotients, casting="same_kind")
     return vectors
 
 
 def _signed_counts(text: pl.Series) -> npt.NDArray[np.float64]:
-    """Add up the signs of each text's words by their places; each distinct word is hashed once."""
-    words = (
-        text.str.to_lowercase()
-        .str.extract_all(WORD)
-        .alias("word")
-        .to_frame()
-        .with_row_index("row")
-        .explode("word")
-        .drop_nulls()
+    """Add up the signs of each text's words by their places."""
+    lower = text.fill_null("").str.to_lowercase()
+    is_ascii = (lower.str.len_bytes() == lower.str.len_chars()).to_numpy()
+    cells, signs = zip(
+        *(
+            _cells_and_signs(np.flatnonzero(of), *words(lower.filter(pl.Series(of))))
+            for of, words in ((is_ascii, _ascii_words), (~is_ascii, _words))
+        ),
+        strict=True,
     )
-    encoded = words["word"].to_arrow().dictionary_encode()
-    hashes = np.array([mmh3.hash(word) for word in encoded.dictionary.to_pylist()], np.int64)
-    places, signs = np.abs(hashes) % DIMENSION, np.where(hashes >= 0, 1.0, -1.0)
-    codes = encoded.indices.to_numpy()
-    cells = words["row"].to_numpy().astype(np.int64) * DIMENSION + places[codes]
+    sums = np.bincount(np.concatenate(cells), np.concatenate(signs), len(text) * DIMENSION)
     # without any word these are integers
-    sums = np.bincount(cells, signs[codes], len(text) * DIMENSION).astype(np.float64, copy=False)
-    return sums.reshape(len(text), DIMENSION)
+    return sums.astype(np.float64, copy=False).reshape(len(text), DIMENSION)
+
+
+def _cells_and_signs(
+    texts: Array, octets: Array, row: Array, start: Array, n_octets: Array
+) -> tuple[Array, Array]:
+    hashes = murmur_hash(octets, start, n_octets).view(np.int32)
+    # the remainder, for the dimension is a power of two
+    cells = texts[row] * DIMENSION + (np.abs(hashes) & (DIMENSION - 1))
+    return cells, np.where(hashes >= 0, 1.0, -1.0)
+
+
+def _ascii_words(text: pl.Series) -> tuple[Array, Array, Array, Array]:
+    """Find the words of ASCII texts: all octets, and each word's text, start and length."""
+    # a line break before, between and after texts ends every word
+    octets = np.frombuffer(f"\n{text.str.join(chr(10)).item() or ''}\n".encode(), np.uint8)
+    is_word = IS_WORD[octets]
+    edges = np.flatnonzero(is_word[1:] != is_word[:-1]) + 1
+    start, end = edges[::2], edges[1::2]
+    text_ends = np.cumsum(text.str.len_bytes().to_numpy().astype(np.int64) + 1)
+    n_words = np.diff(np.searchsorted(start, text_ends), prepend=0)
+    return octets, np.repeat(np.arange(len(text)), n_words), start, end - start
+
+
+def _words(text: pl.Series) -> tuple[Array, Array, Array, Array]:
+    """Find the words of any texts, as `_ascii_words` does, by pattern."""
+    found = text.str.extract_all(WORD)
+    words = found.explode(empty_as_null=False)
+    n_octets = words.str.len_bytes().to_numpy().astype(np.int64)
+    octets = np.frombuffer(words.str.join("").fill_null("").item().encode(), np.uint8)
+    row = np.repeat(np.arange(len(text)), found.list.len().to_numpy())
+    return octets, row, np.cumsum(n_octets) - n_octets, n_octets
+
+
+def murmur_hash(octets: Array, start: Array, n_octets: Array) -> npt.NDArray[np.uint32]:
+    """Hash runs of octets by MurmurHash3 (x86, 32 bits, seed 0), all side by side.
+
+    >>> octets = np.frombuffer(b"a cat", np.uint8)
+    >>> murmur_hash(octets, np.array([0, 2]), np.array([1, 3])).tolist()
+    [1009084850, 4177158597]
+    """
+    # every four octets in a row as a number, also at the end
+    padded = np.append(octets, np.zeros(4, np.uint8))
+    blocks = np.ndarray(len(octets) + 1, "<u4", padded, strides=(1,))
+    hashes, n_blocks = np.zeros(len(start), np.uint32), n_octets // 4
+    longer, step = np.flatnonzero(n_blocks), 0
+    while len(longer):
+        mixed = hashes[longer] ^ _scramble(blocks[start[longer] + 4 * step])
+        hashes[longer] = _rotate(mixed, 13) * np.uint32(5) + np.uint32(0xE6546B64)
+        step += 1
+        longer = longer[n_blocks[longer] > step]
+    rest = blocks[start + 4 * n_blocks] & REST[n_octets % 4]
+    hashes ^= _scramble(rest) ^ n_octets.astype(np.uint32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        hashes = (hashes ^ (hashes >> np.uint32(shift))) * np.uint32(factor)
+    return hashes
+
+
+def _scramble(block: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    return _rotate(block * np.uint32(0xCC9E2D51), 15) * np.uint32(0x1B873593)
+
+
+def _rotate(values: npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.uint32]:
+    return (values << np.uint32(bits)) | (values >> np.uint32(32 - bits))
 
 
 def is_unit_vector(column: str, length: int = 0) -> pl.Expr:

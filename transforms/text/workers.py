@@ -21,7 +21,7 @@ from transforms.errors import MillraceError
 from transforms.text import identify
 from transforms.text.identify import Answer
 
-N_TEXTS_A_MESSAGE = 2_000
+N_TEXTS_A_MESSAGE = 5_000
 
 
 class WorkerEndedError(MillraceError):

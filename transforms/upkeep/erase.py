@@ -19,8 +19,8 @@ from pydantic import BaseModel, model_validator
 
 from transforms.errors import ErasureError
 from transforms.features.build import recompute, undeclared
+from transforms.features.chosen import computed_views
 from transforms.features.engine.duplicate_index import INDEX
-from transforms.features.registry import views
 from transforms.features.view import View
 from transforms.home import replace_file
 from transforms.paths import parquet, scan_parquet
@@ -142,7 +142,7 @@ def find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wa
         message = f"{warehouse.settings.root}: has nothing of that; ids are case-sensitive"
         raise ErasureError(message)
     entities, feature_rows = {}, {}
-    for view in views():
+    for view in computed_views(warehouse):
         entity = view.entity.id_of_columns
         is_touched = (
             "true"
@@ -183,7 +183,7 @@ def begin(warehouse: Warehouse, wanted: Wanted) -> None:
         _find(connection, warehouse, wanted)
         half = scratch / "note"
         half.mkdir()
-        for table in ("erased_rows", *map(touched_by, views())):
+        for table in ("erased_rows", *map(touched_by, computed_views(warehouse))):
             connection.table(table).write_parquet(str(half / f"{table}.parquet"))
         content = {
             "wanted": wanted.model_dump(),
@@ -256,7 +256,7 @@ def delete_files(warehouse: Warehouse, erasure: Erasure) -> int:
         create_erasure(connection, erasure)
         of_views = [
             view.rests_on(connection, old_files(warehouse, view.contract), touched_by(view))
-            for view in views()
+            for view in computed_views(warehouse)
         ]
         for files in (
             *(old_files(warehouse, contract) for contract in (*ROW_TABLES, *INDEX)),
@@ -289,13 +289,16 @@ def refuse_what_is_left(warehouse: Warehouse, erasure: Erasure) -> None:
         create_erasure(connection, erasure)
         for contract in ROW_TABLES:
             left += files_holding(connection, every_file(warehouse, contract), "erased_rows")
-        for view in views():
+        for view in computed_views(warehouse):
             still = f"select {view.entity.id_of_columns} from {view.relation}"
             vanished = f"select entity_id from {touched_by(view)} where entity_id not in ({still})"
             connection.execute(f"create or replace temp table vanished as {vanished}")
             left += view.files_of(connection, every_file(warehouse, view.contract), "vanished")
         # these were rebuilt whole, so that no row names or counts what was erased
-        for whole in (*INDEX, *(view.contract for view in views() if view.is_rebuilt_whole)):
+        for whole in (
+            *INDEX,
+            *(view.contract for view in computed_views(warehouse) if view.is_rebuilt_whole),
+        ):
             left += old_files(warehouse, whole)
         found = connection.sql(
             "select distinct source_uri || ' row ' || row_number "
@@ -370,14 +373,14 @@ def _refuse_undeclared(warehouse: Warehouse) -> None:
 
 
 def _find(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wanted: Wanted) -> None:
-    for contract in (*ROW_TABLES, *(view.contract for view in views())):
+    for contract in (*ROW_TABLES, *(view.contract for view in computed_views(warehouse))):
         if warehouse.table(contract.relation()) is None:
             create_view(connection, contract.relation(), [], contract.arrow_schema())
     connection.execute(
         f"create table erased_rows as {model('erase/erased_rows')}", wanted.parameters
     )
     connection.execute(f"create table touched_versions as {model('erase/touched_versions')}")
-    for view in views():
+    for view in computed_views(warehouse):
         connection.execute(
             f"create table {touched_by(view)} as {view.entities_of('touched_versions')}"
         )

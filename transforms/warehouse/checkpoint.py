@@ -93,8 +93,7 @@ def profiling(relation: str) -> Consumer:
 
 def consumed_version(warehouse: Warehouse, relation: str, transaction: str) -> int:
     """Return the version of the input that a `transaction` goes up to; -1 if there is none."""
-    table = warehouse.table(relation)
-    version = table.transaction_version(transaction) if table else None
+    version = warehouse.transaction_version(relation, transaction)
     return -1 if version is None else version
 
 

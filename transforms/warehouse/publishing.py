@@ -6,7 +6,8 @@ killed before that commit leaves nothing visible.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,26 +87,73 @@ def publish(
     published one of the transactions, and `HomeError` if another run has removed one of the
     files in `without`. Then nothing is visible, and the files written are deleted.
     """
+    with publishing(
+        warehouse, contract, transactions, code, without, is_whole=is_whole
+    ) as publication:
+        for batch in batches:
+            publication.write(batch)
+        return publication.commit()
+
+
+class Publication:
+    """Batches on their way into a table: checked and written one by one, visible once committed."""
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        relation: str,
+        writer: PartWriter,
+        commit: Callable[[list[AddAction]], DeltaTable],
+    ) -> None:
+        """Take what writes the table's data files, and what adds them to the table."""
+        self.is_committed = False
+        self._warehouse, self._relation = warehouse, relation
+        self._writer, self._commit = writer, commit
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Check and write a batch."""
+        self._writer.write(batch)
+        self._warehouse.report(self._relation, batch.num_rows, batch.nbytes)
+
+    def commit(self) -> Published:
+        """Make all batches visible."""
+        table = self._commit(self._writer.close())
+        self.is_committed = True
+        self._warehouse.share(self._relation, table)
+        return Published(self._relation, self._writer.n_rows, table.version())
+
+
+@contextmanager
+def publishing(
+    warehouse: Warehouse,
+    contract: type[Contract],
+    transactions: Mapping[str, int],
+    code: int | None = None,
+    without: Sequence[str] = (),
+    *,
+    is_whole: bool = False,
+) -> Iterator[Publication]:
+    """Open a publication, as `publish` makes one of all batches at once.
+
+    So several tables can be written side by side. Raises as `publish` does. What is not committed
+    at the end is deleted.
+    """
     table = warehouse.take(contract)
     relation = contract.relation()
     _refuse_repeat(table, relation, transactions, code)
     mode = "overwrite" if is_whole else "append"
+
+    def commit(added: list[AddAction]) -> DeltaTable:
+        return _commit(warehouse, table, contract, added, without, transactions, code, mode)
+
     with scratch_folder(warehouse.settings.root) as scratch:
         writer = PartWriter(warehouse.folder(relation), contract, scratch / PARTS)
+        publication = Publication(warehouse, relation, writer, commit)
         try:
-            for batch in batches:
-                writer.write(batch)
-                warehouse.report(relation, batch.num_rows, batch.nbytes)
-            table = warehouse.share(
-                relation,
-                _commit(
-                    warehouse, table, contract, writer.close(), without, transactions, code, mode
-                ),
-            )
-        except BaseException:
-            writer.discard()
-            raise
-    return Published(relation, writer.n_rows, table.version())
+            yield publication
+        finally:
+            if not publication.is_committed:
+                writer.discard()
 
 
 def _commit(

@@ -3,7 +3,9 @@
 `publishing` writes them, `snapshot` opens DuckDB over them.
 """
 
+import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -35,6 +37,8 @@ RELATIONS = (
 FORMER = {"staging.duplicate_rows": "staging.repeats"}
 # log entries are small, and a consumer or a training set may need an old one at any time
 KEEP_LOG: dict[str, str | None] = {"delta.enableExpiredLogCleanup": "false"}
+# versions whose lists of data files a warehouse keeps in memory
+KEPT_VERSIONS = 256
 Report = Callable[[str, int, int], None]
 
 
@@ -57,10 +61,19 @@ class Changes(NamedTuple):
     removed: list[str]
 
 
+class Opened(NamedTuple):
+    """An open table, what distinguishes its log entry, and the transactions that were asked for."""
+
+    table: DeltaTable
+    identity: tuple[int, int] | None
+    transactions: dict[str, int | None]
+
+
 class Warehouse:
     """The tables of one home.
 
-    `report(relation, rows, bytes)` is called for every batch written, to show progress.
+    `report(relation, rows, bytes)` is called for every batch written, to show progress. What was
+    opened is kept, so a process that runs often opens a warehouse once.
 
     >>> from tempfile import TemporaryDirectory
     >>> from transforms.schemas.staging import StagedRecord
@@ -79,13 +92,15 @@ class Warehouse:
         refuse_path(settings.root)
         self.settings = settings
         self.report = report
-        self._opened: dict[Path, tuple[DeltaTable, tuple[int, int] | None]] = {}
+        self._root = settings.root
+        self._opened: dict[Path, Opened] = {}
+        self._files: dict[tuple[str, tuple[int, int] | None], list[str]] = {}
 
     def folder(self, relation: str) -> Path:
         """Return the folder of a relation's Delta table; in an older home by its former name."""
-        folder = _folder(self.settings.root, relation)
+        folder = _folder(self._root, relation)
         if relation in FORMER and not folder.exists():
-            former = _folder(self.settings.root, FORMER[relation])
+            former = _folder(self._root, FORMER[relation])
             return former if former.exists() else folder
         return folder
 
@@ -94,19 +109,35 @@ class Warehouse:
 
         The opened table is shared with later callers, so only read it.
         """
+        opened = self._open(relation)
+        return opened.table if opened else None
+
+    def _open(self, relation: str) -> Opened | None:
         folder = self.folder(relation)
         opened = self._opened.get(folder)
-        if opened and _is_newest(folder, *opened):
-            return opened[0]
+        if opened and _is_newest(folder, opened):
+            return opened
         if not DeltaTable.is_deltatable(str(folder)):
             return None
-        return self.share(relation, DeltaTable(str(folder)))
+        self.share(relation, DeltaTable(str(folder)))
+        return self._opened[folder]
 
     def share(self, relation: str, table: DeltaTable) -> DeltaTable:
         """Share an opened table with later callers, as the newest version; return it."""
         folder = self.folder(relation)
-        self._opened[folder] = (table, _identity(_entry(folder, table.version())))
+        entry = _entry(folder, table.version())
+        self._opened[folder] = Opened(table, _identity(entry), {})
+        self._keep_files(entry, table)
         return table
+
+    def transaction_version(self, relation: str, transaction: str) -> int | None:
+        """Return the version that a relation's newest commit of a transaction recorded."""
+        opened = self._open(relation)
+        if opened is None:
+            return None
+        if transaction not in opened.transactions:
+            opened.transactions[transaction] = opened.table.transaction_version(transaction)
+        return opened.transactions[transaction]
 
     def take(self, contract: type[Contract]) -> DeltaTable:
         """Open a contract's table to write to it, created if missing, and share it with nobody."""
@@ -120,7 +151,7 @@ class Warehouse:
 
     def relations(self) -> tuple[str, ...]:
         """List the relations that a home can have, and those of features that it does have."""
-        folders = (self.settings.root / "features").glob("*/_delta_log")
+        folders = (self._root / "features").glob("*/_delta_log")
         return (*RELATIONS, *sorted(f"features.{folder.parent.name}" for folder in folders))
 
     def versions(self) -> dict[str, int]:
@@ -144,9 +175,21 @@ class Warehouse:
         table = self.table(relation)
         if table is None or version == -1:
             return []
+        entry = _entry(self.folder(relation), table.version() if version is None else version)
+        if (files := self._files.get((entry, _identity(entry)))) is not None:
+            return files
         if version is not None and version != table.version():
             table = self.table_at(relation, version)
-        return data_files(table)
+        return self._keep_files(entry, table)
+
+    def _keep_files(self, entry: str, table: DeltaTable) -> list[str]:
+        """Keep the data files of a version for the runs that continue from it; return them."""
+        files = data_files(table)
+        if (identity := _identity(entry)) is not None:
+            self._files[entry, identity] = files
+        while len(self._files) > KEPT_VERSIONS:
+            del self._files[next(iter(self._files))]
+        return files
 
     def n_rows(self, relation: str, since: int = -1) -> int:
         """Count a relation's rows by its files' footers; with `since`, how many more than then."""
@@ -190,33 +233,33 @@ def rename_tables(home: Path) -> None:
             former_folder.rename(folder)
 
 
+@lru_cache(maxsize=256)
 def _folder(home: Path, relation: str) -> Path:
     return home.joinpath(*relation.split("."))
 
 
-def _entry(folder: Path, version: int) -> Path:
+def _entry(folder: Path, version: int) -> str:
     """Return the path of the log entry that made a version."""
-    return folder / "_delta_log" / f"{version:020d}.json"
+    return f"{folder}/_delta_log/{version:020d}.json"
 
 
-def _identity(entry: Path) -> tuple[int, int] | None:
+def _identity(entry: str) -> tuple[int, int] | None:
     """Distinguish a log entry from others of the same name; None if it is missing."""
     try:
-        stat = entry.stat()
+        stat = os.stat(entry)  # noqa: PTH116 - thousands of times a run, and a Path is slow to make
     except FileNotFoundError:
         return None
     return stat.st_ino, stat.st_mtime_ns
 
 
-def _is_newest(folder: Path, table: DeltaTable, identity: tuple[int, int] | None) -> bool:
+def _is_newest(folder: Path, opened: Opened) -> bool:
     """Check that the log still ends with an opened table's version.
 
     A table that was deleted and created again has another entry of that name.
     """
-    entry, following = (
-        _entry(folder, version) for version in (table.version(), table.version() + 1)
-    )
-    return identity is not None and _identity(entry) == identity and not following.exists()
+    version = opened.table.version()
+    is_there = opened.identity is not None and _identity(_entry(folder, version)) == opened.identity
+    return is_there and _identity(_entry(folder, version + 1)) is None
 
 
 def files_of_version(folder: Path, version: int) -> list[str]:
@@ -232,8 +275,9 @@ def data_files(table: DeltaTable) -> list[str]:
     return [unquote(uri) for uri in table.file_uris()]
 
 
+@lru_cache(maxsize=1 << 16)
 def n_rows_of(file: str) -> int:
-    """Count a data file's rows by its footer.
+    """Count a data file's rows by its footer, once: no data file is ever changed.
 
     >>> from tempfile import NamedTemporaryFile
     >>> import pyarrow as pa

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+from transforms.features.registry import Registry
 from transforms.features.view import View
 
 
@@ -16,6 +17,8 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Let runs compute these views and no others."""
 
     def choose(*views: View) -> None:
+        declared = Registry({view.name: view for view in views}, {}, {}, {}, {}, {}, ())
+        monkeypatch.setattr("transforms.features.chosen.registry", lambda: declared)
         monkeypatch.setattr("transforms.features.build.views", lambda: views)
 
     return choose

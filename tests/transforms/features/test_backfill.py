@@ -168,8 +168,8 @@ def test_run_after_a_stopped_backfill_takes_nothing_twice(
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(
-            "transforms.features.backfill.views",
-            lambda: [view_of("record_quality"), view_of("author_activity")],
+            "transforms.features.backfill.home_views",
+            lambda _: [view_of("record_quality"), view_of("author_activity")],
         )
         patched.setattr(
             "transforms.features.backfill.write_unfinished",

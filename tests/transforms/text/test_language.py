@@ -176,17 +176,36 @@ def test_addresses_do_not_count() -> None:
 def test_where_the_two_disagree_and_neither_is_sure_the_score_is_a_half(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(identify, "_second_opinion", lambda _: ("nl", 0.6))
+    monkeypatch.setattr(identify, "second_opinions", lambda _: [("nl", 0.6)])
     assert named("thanks a lot").select("language", "language_score", "second_language").row(0) == (
         "en",
         0.5,
         "nl",
     )
-    monkeypatch.setattr(identify, "_second_opinion", lambda _: ("nl", 0.7))
+    monkeypatch.setattr(identify, "second_opinions", lambda _: [("nl", 0.7)])
     assert named("thanks a lot").select("language", "language_score", "second_language").row(0) == (
         "nl",
         0.7,
         "en",
+    )
+
+
+def test_second_opinions_are_those_of_py3langid_to_the_last_digit() -> None:
+    one_by_one = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    one_by_one.nb_ptc = one_by_one.nb_ptc.astype("float32")
+    texts = [
+        text[start : start + length]
+        for text in SENTENCES.values()
+        for start in (0, 7)
+        for length in (1, 9, 40, 100)
+    ]
+    texts += ["", "\t", "ABC DEF", "e\u0301", *(" ".join(SENTENCES.values()), "日本語 " * 60)]
+    said = [one_by_one.classify(text[: identify.N_CHARACTERS_SECOND]) for text in texts]
+    assert identify.second_opinions(texts) == [
+        (identify._iso(code), round(probability, 4)) for code, probability in said
+    ]
+    assert [identify.second_opinions([text])[0] for text in texts] == identify.second_opinions(
+        texts
     )
 
 

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+import mmh3
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -12,7 +13,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 
 from transforms.errors import GateError
 from transforms.features.views.record_vector import RecordVector
-from transforms.text.vectors import N_TEXTS_AT_ONCE, hash_text
+from transforms.text.vectors import N_TEXTS_AT_ONCE, hash_text, murmur_hash
 from transforms.text.vectors import hashed as hashed_texts
 
 WRITTEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -93,6 +94,18 @@ def test_repeated_word_weighs_more() -> None:
 def test_a_words_place_and_sign_never_change(word: str, place: int, sign: int) -> None:
     found = vector(word)
     assert (np.flatnonzero(found).tolist(), found[place]) == ([place], sign)
+
+
+def test_hashes_side_by_side_are_those_of_mmh3() -> None:
+    words = [
+        ("aé日 b0"[start:] + "xyz_" * 9)[:length].encode()
+        for start in range(6)
+        for length in range(34)
+    ]
+    n_octets = np.array([len(word) for word in words])
+    octets = np.frombuffer(b"".join(words), np.uint8)
+    hashes = murmur_hash(octets, np.cumsum(n_octets) - n_octets, n_octets)
+    assert hashes.tolist() == [mmh3.hash(word, signed=False) for word in words]
 
 
 def test_text_without_a_word_is_all_zeros_and_no_text_is_null() -> None:

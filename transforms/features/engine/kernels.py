@@ -4,6 +4,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any, Protocol, TypeVar
 
 import duckdb
 import polars as pl
@@ -23,34 +24,75 @@ MEND = "Run compute on texts of your own to see more: errors about a record's te
 SAID = (NameError, AttributeError, ImportError, pl.exceptions.ColumnNotFoundError)
 
 
+class Computed(Protocol):
+    """A record view, with the kernel that computes it."""
+
+    contract: type[Contract]
+    kernel: Kernel
+
+
+AView = TypeVar("AView", bound=Computed)
+
+
 def record_rows(
     connection: duckdb.DuckDBPyConnection,
-    contract: type[Contract],
+    views: Sequence[AView],
     batch_rows: int,
     now: datetime,
-    kernel: Kernel,
     *,
     is_whole: bool,
-) -> Iterator[pa.RecordBatch]:
-    """Compute a record view from the versions in `inserted`.
+) -> Iterator[tuple[AView, pa.RecordBatch]]:
+    """Compute record views from the versions in `inserted`, which are read once.
 
-    `is_new` marks the instants that were not published before.
+    A batch goes through all kernels before the next is read, so they share what they make of its
+    texts (`transforms.text.shared`). `is_new` marks the instants that were not published before.
     """
     changed = "select record_id from inserted union all select record_id from deleted"
     touched = "true" if is_whole else f"record_id in ({changed})"
-    instants = f"select distinct record_id, event_timestamp from {contract.relation()}"
-    connection.execute(f"create or replace table published_instants as {instants} where {touched}")
-    in_effect = f"""
-        select in_effect.*, published_instants.record_id is null as is_new
-        from ({read_in_effect(connection, contract.Config.metadata["reads"])}) as in_effect
-        left join published_instants using (record_id, event_timestamp)
+    for beside in _published_alike(connection, views, touched):
+        instants = _instants(beside[0], touched)
+        connection.execute(f"create or replace table published_instants as {instants}")
+        reads = sorted({name for view in beside for name in _reads(view)})
+        in_effect = f"""
+            select in_effect.*, published_instants.record_id is null as is_new
+            from ({read_in_effect(connection, reads)}) as in_effect
+            left join published_instants using (record_id, event_timestamp)
+        """
+        for batch in connection.sql(in_effect).to_arrow_reader(batch_rows):
+            versions = pl.DataFrame(batch).with_columns(
+                created_timestamp=pl.lit(now, pl.Datetime("us", "UTC"))
+            )
+            for view in beside:
+                given = dict.fromkeys((*KEY, "text", *map(given_name, _reads(view))))
+                scored = score(view.contract, view.kernel, versions.select(*given))
+                rows = scored.with_columns(versions["is_new"]).to_arrow()
+                yield from ((view, rows) for rows in view_batches(view.contract, rows))
+
+
+def _reads(view: Computed) -> tuple[str, ...]:
+    reads: tuple[str, ...] = view.contract.Config.metadata["reads"]
+    return reads
+
+
+def _instants(view: Computed, touched: str) -> str:
+    """SQL of the instants at which rows of touched records are published."""
+    relation = view.contract.relation()
+    return f"select distinct record_id, event_timestamp from {relation} where {touched}"
+
+
+def _published_alike(
+    connection: duckdb.DuckDBPyConnection, views: Sequence[AView], touched: str
+) -> list[list[AView]]:
+    """Group views by the instants that they have rows at: the same rows are due to each of a group.
+
+    They differ where a view was declared after a record was taken out.
     """
-    for batch in connection.sql(in_effect).to_arrow_reader(batch_rows):
-        versions = pl.DataFrame(batch).with_columns(
-            created_timestamp=pl.lit(now, pl.Datetime("us", "UTC"))
-        )
-        scored = score(contract, kernel, versions).with_columns(versions["is_new"])
-        yield from view_batches(contract, scored.to_arrow())
+    groups: dict[Any, list[AView]] = {}
+    for view in views:
+        digest = "select count(*), bit_xor(hash(record_id, event_timestamp))"
+        (found,) = connection.sql(f"{digest} from ({_instants(view, touched)})").fetchall()
+        groups.setdefault(found, []).append(view)
+    return list(groups.values())
 
 
 def given_name(read: str) -> str:

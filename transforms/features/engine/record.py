@@ -1,6 +1,6 @@
 """Record views: features of each record's own content, by a kernel."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ class KernelView(View):
 
     entity = record
     is_of_records = True
+    is_computed_beside = True
 
     def __init__(
         self, declared: type[RecordView], record_views: Mapping[str, View], sql: str | None = None
@@ -75,9 +76,14 @@ class KernelView(View):
 
         For records with a deleted version, compute what is in effect at each of their instants.
         """
-        return record_rows(
-            run.connection, self.contract, run.batch_rows, run.now, self.kernel, is_whole=is_whole
-        )
+        return (batch for _, batch in self.rows_beside(run, (self,), is_whole=is_whole))
+
+    def rows_beside(
+        self, run: Run, beside: Sequence[View], *, is_whole: bool
+    ) -> Iterator[tuple[View, pa.RecordBatch]]:
+        """Compute the versions that arrived for several views, from one read of them."""
+        views = [view for view in beside if isinstance(view, KernelView)]
+        return record_rows(run.connection, views, run.batch_rows, run.now, is_whole=is_whole)
 
     def instants(self, run: Run) -> str:
         """SQL of the instants from which a version is in effect."""

@@ -34,15 +34,14 @@ from tests.transforms.histories import (
 from transforms.features import fingerprint
 from transforms.features.backfill import Span, fill, find
 from transforms.features.build import featurize, recompute
-from transforms.features.engine.duplicates import find_roots
 from transforms.features.registry import view_of
-from transforms.features.view import View
 from transforms.features.views.record_duplicates import RecordDuplicates
 from transforms.lineage.trace import trace_feature
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownContent, KnownDocument
 from transforms.schemas.staging import StagedRecord
 from transforms.text.duplicates import BANDS, HEADS, MIN_SIMILARITY, estimate_similarity, sign
+from transforms.text.likeness import compare_pairs
 from transforms.upkeep.maintain import compact
 from transforms.warehouse.publishing import publish
 from transforms.warehouse.tables import Warehouse
@@ -87,13 +86,9 @@ HISTORIES = st.lists(VERSIONS, min_size=1, max_size=12, unique_by=lambda v: (v.r
 
 
 @pytest.fixture(autouse=True)
-def _no_other_views(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_other_views(only: Callable[..., None]) -> None:
     """The other views have tests of their own, and take most of the time."""
-    monkeypatch.setattr("transforms.features.build.views", only_duplicates)
-
-
-def only_duplicates() -> tuple[View, ...]:
-    return (view_of("record_duplicates"),)
+    only(view_of("record_duplicates"))
 
 
 # --- the definition, in plain Python ---
@@ -245,7 +240,7 @@ def test_full_buckets_are_as_defined_too(
     new_home: NewHome, versions: list[Version], cuts: list[int]
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("transforms.features.engine.duplicates.HEADS", 1)
+        patched.setattr("transforms.text.likeness.HEADS", 1)
         assert_duplicates_are_as_defined(run(new_home(), *cut(versions, cuts)), versions, n_heads=1)
 
 
@@ -352,10 +347,10 @@ def test_late_original_relabels_what_follows_and_nothing_else(new_home: NewHome)
 def test_template_of_thousands_attaches_to_the_first_of_its_buckets(
     new_home: NewHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transforms.features.engine.duplicates.HEADS", 4)
+    monkeypatch.setattr("transforms.text.likeness.HEADS", 4)
     n_pairs: list[int] = []
     compare = compare_counting(n_pairs)
-    monkeypatch.setattr("transforms.features.engine.duplicates.compare_pairs", compare)
+    monkeypatch.setattr("transforms.text.likeness.compare_pairs", compare)
     versions = [
         version(f"r{number:04}", number, text=f"{FOX} number {number}") for number in range(1000)
     ]
@@ -366,28 +361,18 @@ def test_template_of_thousands_attaches_to_the_first_of_its_buckets(
     assert sum(n_pairs) <= 1000 * 4 * BANDS
 
 
-def compare_counting(n_pairs: list[int]) -> Callable[[pl.DataFrame], pl.DataFrame]:
-    from transforms.features.engine.duplicates import compare_pairs
-
-    def compare(pairs: pl.DataFrame) -> pl.DataFrame:
-        n_pairs.append(pairs.height)
-        return compare_pairs(pairs)
+def compare_counting(n_pairs: list[int]) -> Callable[[np.ndarray, np.ndarray], pl.DataFrame]:
+    def compare(signatures: np.ndarray, pairs: np.ndarray) -> pl.DataFrame:
+        n_pairs.append(len(pairs))
+        return compare_pairs(signatures, pairs)
 
     return compare
-
-
-def test_roots_are_found_along_chains_of_any_length() -> None:
-    parents = pl.DataFrame({"position": range(1, 1000), "parent": range(999)}).sample(
-        fraction=1, shuffle=True, seed=1
-    )
-    assert set(find_roots(parents)["root"]) == {0}
-    assert find_roots(parents.clear()).is_empty()
 
 
 # --- lineage, erasing, maintenance, backfill ---
 
 
-def test_trace_compares_the_texts_again(new_home: NewHome, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trace_compares_the_texts_again(new_home: NewHome) -> None:
     warehouse = run(
         new_home(),
         [
@@ -396,7 +381,6 @@ def test_trace_compares_the_texts_again(new_home: NewHome, monkeypatch: pytest.M
             version("r3", HOUR, text=SHIP),
         ],
     )
-    monkeypatch.setattr("transforms.lineage.trace.views", only_duplicates)
     at = NOW
     traced = trace_feature(warehouse, "record_duplicates", "r2", at)
     assert (traced.mismatches, [record.record_id for record in traced.records]) == (
@@ -462,7 +446,7 @@ def test_other_code_makes_index_and_view_again(
         new_home(), [version("r1", 0, text=FOX), version("r2", HOUR, text=f"RT: {FOX}")]
     )
     monkeypatch.setattr(fingerprint, "_code", lambda *_: "other code")
-    monkeypatch.setattr("transforms.features.engine.duplicates.MIN_SIMILARITY", 1.0)
+    monkeypatch.setattr("transforms.text.likeness.MIN_SIMILARITY", 1.0)
     assert featurize(warehouse, NOW + timedelta(days=1))["record_duplicates"] == (0, 2, 0)
     assert only(warehouse, "r2")["is_duplicate"] == 0
     assert [
@@ -470,9 +454,7 @@ def test_other_code_makes_index_and_view_again(
     ] == [2, 2]
 
 
-def test_backfill_puts_back_what_the_view_lacks(
-    new_home: NewHome, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_backfill_puts_back_what_the_view_lacks(new_home: NewHome) -> None:
     versions = [
         version("r1", 0, text=FOX),
         version("r2", HOUR, text=FOX),
@@ -480,7 +462,6 @@ def test_backfill_puts_back_what_the_view_lacks(
     ]
     warehouse = run(new_home(), versions)
     before = newest(warehouse, "record_duplicates")
-    monkeypatch.setattr("transforms.features.backfill.views", only_duplicates)
     files = warehouse.files(RecordDuplicates.relation())
     left = (
         pl.read_parquet(files)

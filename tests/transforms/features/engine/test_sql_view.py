@@ -457,7 +457,6 @@ def test_a_backfill_computes_what_is_missing_and_what_other_sql_made(
     )
     view = query_view(COUNT)
     only(view)
-    monkeypatch.setattr("transforms.features.backfill.views", lambda: (view,))
     monkeypatch.setattr("transforms.features.backfill.VERSIONS_OF_A_CHUNK", 1)
     assert fill(warehouse, Span(), NOW + timedelta(days=1)) == {view.relation: Rows(recomputed=3)}
     assert newest(warehouse, "own")["sevenths"].to_list() == [9 / 7, 14 / 7, 9 / 7]

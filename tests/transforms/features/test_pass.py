@@ -1,0 +1,128 @@
+"""One pass over what arrived: read once, split once, and each view published exactly once."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tests.transforms.histories import DAY, HOUR, NOW, newest, rows_of, run, stage, version
+from transforms.features import RecordSql
+from transforms.features.build import featurize, stale_views
+from transforms.features.engine import kernels
+from transforms.features.engine.record import sql_view
+from transforms.text import words
+from transforms.warehouse import publishing
+from transforms.warehouse.tables import Warehouse
+
+NewHome = Callable[[], Warehouse]
+TOGETHER = ("record_pii", "record_quality", "record_text", "record_vector")
+FIRST = [version("r1", 0), version("r2", HOUR, text="two words")]
+SECOND = [version("r3", DAY, text="three more words"), version("r1", DAY, text=None)]
+
+
+@pytest.fixture
+def count(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str], list[None]]:
+    """Count the calls of a module's function."""
+
+    def of(module: Any, name: str) -> list[None]:
+        real, calls = getattr(module, name), list[None]()
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            calls.append(None)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(module, name, counted)
+        return calls
+
+    return of
+
+
+def test_arrivals_are_read_once_and_split_once(new_home: NewHome, count: Any) -> None:
+    warehouse = run(new_home(), FIRST)
+    reads, splits = count(kernels, "read_in_effect"), count(words, "Words")
+    stage(warehouse, SECOND)
+    rows = featurize(warehouse, NOW + timedelta(hours=1))
+    assert (len(reads), len(splits)) == (1, 1)
+    assert {rows[name].new for name in TOGETHER} == {2}
+
+
+@pytest.mark.parametrize("n_committed", range(len(TOGETHER) + 1))
+def test_a_view_that_lags_after_a_kill_has_a_pass_of_its_own(
+    new_home: NewHome, monkeypatch: pytest.MonkeyPatch, count: Any, n_committed: int
+) -> None:
+    warehouse = run(new_home(), FIRST)
+    stage(warehouse, SECOND)
+    done, rest = TOGETHER[:n_committed], TOGETHER[n_committed:]
+    commit = publishing._commit
+
+    def killed(*arguments: Any) -> Any:
+        if arguments[2].relation() in {f"features.{name}" for name in (*rest, "author_activity")}:
+            raise KeyboardInterrupt
+        return commit(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(publishing, "_commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            featurize(warehouse, NOW + timedelta(hours=1))
+    assert {view.name for view in stale_views(warehouse)} >= set(rest)
+    assert not {view.name for view in stale_views(warehouse)} & set(done)
+    committed = {name: warehouse.versions()[f"features.{name}"] for name in done}
+    reads = count(kernels, "read_in_effect")
+    stage(warehouse, [version("r4", 2 * DAY)])
+    featurize(warehouse, NOW + timedelta(hours=2))
+    # those that lag have more to read than those that were committed
+    assert len(reads) == (1 if n_committed in {0, len(TOGETHER)} else 2)
+    whole = run(new_home(), FIRST, SECOND, [version("r4", 2 * DAY)])
+    for name in TOGETHER:
+        assert newest(warehouse, name).equals(newest(whole, name))
+        assert rows_of(warehouse, name).height == rows_of(whole, name).height
+    assert committed == {name: warehouse.versions()[f"features.{name}"] - 1 for name in done}
+
+
+def test_a_view_declared_after_a_record_was_taken_out_has_no_row_of_it(
+    new_home: NewHome, only: Callable[..., None]
+) -> None:
+    old, new = (
+        sql_view(RecordSql(name, {"n": "length(text)"}), {})
+        for name in ("record_old", "record_new")
+    )
+    only(old)
+    warehouse = run(new_home(), [version("r1", 0), version("r2", 0)])
+    stage(warehouse, [version("r2", 0)], is_all=True)
+    only(old, new)
+    featurize(warehouse, NOW + timedelta(hours=1))
+    # r1 is there again, from another instant on
+    stage(warehouse, [version("r1", HOUR)])
+    stage(warehouse, [version("r2", HOUR)])
+    featurize(warehouse, NOW + timedelta(hours=2))
+    found = {
+        name: newest(warehouse, name).filter(record_id="r1")["n"].to_list()
+        for name in ("record_old", "record_new")
+    }
+    assert found == {"record_old": [None, 9], "record_new": [9]}
+
+
+def test_a_kernel_is_given_what_it_reads_and_no_more(
+    new_home: NewHome, only: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, labelled = (
+        sql_view(RecordSql(name, {"n": sql}), {})
+        for name, sql in (("record_plain", "length(text)"), ("record_labelled", "length(label)"))
+    )
+    given: dict[str, list[str]] = {}
+    for view in (plain, labelled):
+        kernel, name = view.kernel, view.name
+
+        def noting(
+            records: pl.LazyFrame, kernel: kernels.Kernel = kernel, name: str = name
+        ) -> pl.LazyFrame:
+            given[name] = records.collect_schema().names()
+            return kernel(records)
+
+        monkeypatch.setattr(view, "kernel", noting)
+    only(plain, labelled)
+    run(new_home(), FIRST)
+    key = ["record_id", "event_timestamp", "created_timestamp", "text"]
+    assert given == {"record_plain": key, "record_labelled": [*key, "label"]}

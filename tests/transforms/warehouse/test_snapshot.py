@@ -1,0 +1,99 @@
+"""DuckDB over the warehouse: one engine after the other's work, and nothing of it is left."""
+
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from transforms.home import Settings
+from transforms.warehouse import snapshot
+from transforms.warehouse.snapshot import connect
+from transforms.warehouse.tables import Warehouse
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The memory limits of the engines that are started, none of which was before."""
+    snapshot._close_idle()
+    monkeypatch.setattr(snapshot, "_idle", type(snapshot._idle)(list))
+    limits: list[str] = []
+
+    class Engine(snapshot._Engine):
+        def __init__(self, memory_limit: str) -> None:
+            limits.append(memory_limit)
+            super().__init__(memory_limit)
+
+    monkeypatch.setattr(snapshot, "_Engine", Engine)
+    yield limits
+    snapshot._close_idle()
+
+
+def test_an_engine_is_lent_again_without_what_was_made_in_it(
+    warehouse: Warehouse, started: list[str]
+) -> None:
+    with connect(warehouse) as connection:
+        for statement in (
+            "create schema staging",
+            "create view staging.records as select 1 as n",
+            "create table kept as select 1 as n",
+            "create temp table passing as select 1 as n",
+            "create macro plus_one(n) as n + 1",
+            "set variable n = 1",
+        ):
+            connection.execute(statement)
+        assert connection.cursor().sql("select n from kept").fetchall() == [(1,)]
+    with connect(warehouse) as connection:
+        for left in ("staging.records", "kept", "passing", "(select plus_one(1))"):
+            with pytest.raises(duckdb.CatalogException):
+                connection.sql(f"from {left}").fetchall()
+        connection.execute("create table kept as select getvariable('n') as n")
+        assert connection.cursor().sql("select n from kept").fetchall() == [(None,)]
+        assert connection.sql("select current_setting('TimeZone')").fetchall() == [("UTC",)]
+    assert len(started) == 1
+
+
+def test_connections_at_once_have_an_engine_each(warehouse: Warehouse, started: list[str]) -> None:
+    with connect(warehouse) as one, connect(warehouse) as other:
+        one.execute("create table kept as select 1 as n")
+        other.execute("create table kept as select 2 as n")
+        assert one.sql("from kept").fetchall() == [(1,)]
+    less = Warehouse(Settings(home=warehouse.settings.home, memory_limit="99MB"))
+    with connect(less) as connection:
+        limit = connection.sql("select current_setting('memory_limit')").fetchall()
+    assert limit == [("94.4 MiB",)]
+    assert started == ["1GB", "1GB", "99MB"]
+
+
+def test_an_engine_that_failed_or_spilled_is_not_lent_again(
+    tmp_path: Path, started: list[str]
+) -> None:
+    warehouse = Warehouse(Settings(home=tmp_path, memory_limit="60MB"))
+    with pytest.raises(ZeroDivisionError), connect(warehouse):
+        raise ZeroDivisionError
+    rows = "select md5(i::varchar) as one, uuid() as other from range(1_500_000) as r(i)"
+    with connect(warehouse) as connection:
+        connection.execute(f"create table large as {rows}")
+        assert list(tmp_path.glob("tmp/*/*"))
+    assert not list((tmp_path / "tmp").iterdir())
+    with connect(warehouse) as connection:
+        connection.execute("select 1")
+    assert len(started) == 3
+
+
+def test_a_forked_process_starts_its_own(warehouse: Warehouse, started: list[str]) -> None:
+    with connect(warehouse):
+        pass
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+
+    def ask() -> None:
+        with connect(warehouse) as connection:
+            answers.put((connection.sql("select 42").fetchall(), len(started)))
+
+    child = context.Process(target=ask)
+    child.start()
+    child.join(30)
+    child.kill()
+    assert answers.get() == ([(42,)], 2)
