@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transforms.text.identify import SURE_PROBABILITY, Answer, identify
+from transforms.text.identify import SURE_PROBABILITY, Answers, identify
 from transforms.text.workers import begin_in_pool
 
 # pycld2 refuses noncharacters and control characters other than tab, LF, FF and CR
@@ -157,12 +157,9 @@ def begin_identifying(text: pl.Series, n_workers: int | None = None) -> Callable
     return end
 
 
-def _languages(answers: list[Answer]) -> pl.DataFrame:
-    language, score, second = zip(*answers, strict=True) if answers else ((), (), ())
-    found = pl.DataFrame(
-        {"language": language, "language_score": score, "second_language": second},
-        schema_overrides=LANGUAGE,
-    )
+def _languages(answers: Answers) -> pl.DataFrame:
+    columns = dict(zip(("language", "language_score", "second_language"), answers, strict=True))
+    found = pl.DataFrame(columns, schema_overrides=LANGUAGE)
     return found.select(
         "language",
         pl.col("language").replace(LANGUAGE_GROUPS).alias("language_group"),

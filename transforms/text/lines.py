@@ -23,45 +23,37 @@ def measure_lines(text: pl.Series) -> dict[str, Array]:
     [0.33, 0.36]
     """
     pieces = text.str.split("\n")
-    rows = np.repeat(np.arange(len(text)), pieces.list.len().to_numpy())
     line = pl.col("line")
     lines = (
-        pl.DataFrame({"row": rows, "line": pieces.explode(empty_as_null=False)})
-        .with_columns(line.str.strip_chars(" \t\r\x0b\x0c"))
+        pl.DataFrame({"line": pieces.explode(empty_as_null=False)})
+        .with_columns(
+            line.str.strip_chars(" \t\r\x0b\x0c"),
+            row=np.repeat(np.arange(len(text)), pieces.list.len().to_numpy()),
+        )
         .filter(line != "")
-        .with_columns(n_characters=line.str.len_chars().cast(pl.Int64))
+        .with_columns(n_characters=line.str.len_chars())
     )
-    is_repeat = ~pl.struct("row", "line").is_first_distinct()
-    by_row = lines.group_by("row").agg(
-        n_lines=pl.len(),
-        lines_ending_with_terminal_mark_ratio=_ends_with(TERMINAL_MARKS).mean(),
-        short_line_ratio_chars_30=(pl.col("n_characters") <= SHORT_LINE).mean(),
-        frac_lines_end_with_ellipsis=_ends_with(ELLIPSES).mean(),
-        quoted_reply_ratio=line.str.starts_with(">").mean(),
-        n_characters=pl.col("n_characters").sum(),
-    )
-    repeats = lines.filter(is_repeat).group_by("row").agg(n_repeated=pl.col("n_characters").sum())
-    measured = pl.DataFrame({"row": np.arange(len(text))}).join(
-        by_row, on="row", how="left", maintain_order="left"
-    )
-    measured = measured.join(repeats, on="row", how="left", maintain_order="left").fill_null(0)
-    shares = (
-        "lines_ending_with_terminal_mark_ratio",
-        "short_line_ratio_chars_30",
-        "frac_lines_end_with_ellipsis",
-        "quoted_reply_ratio",
-    )
+    row, n_characters = lines["row"].to_numpy(), lines["n_characters"].to_numpy()
+    n_lines = np.bincount(row, minlength=len(text))
+
+    def share(is_so: pl.Expr) -> Array:
+        found = row[lines.select(is_so).to_series().to_numpy()]
+        return ratio(np.bincount(found, minlength=len(text)), n_lines)
+
+    is_repeat = ~lines.select(pl.struct("row", "line").is_first_distinct()).to_series().to_numpy()
     return {
-        **{name: measured[name].to_numpy() for name in shares},
+        "lines_ending_with_terminal_mark_ratio": share(line.str.tail(1).is_in(TERMINAL_MARKS)),
+        "short_line_ratio_chars_30": share(pl.col("n_characters") <= SHORT_LINE),
+        "frac_lines_end_with_ellipsis": share(
+            pl.any_horizontal(*(line.str.ends_with(mark) for mark in ELLIPSES))
+        ),
+        "quoted_reply_ratio": share(line.str.starts_with(">")),
         "line_char_duplicates": ratio(
-            measured["n_repeated"].to_numpy(), measured["n_characters"].to_numpy()
+            np.bincount(row[is_repeat], n_characters[is_repeat], len(text)),
+            np.bincount(row, n_characters, len(text)),
         ),
         "paragraph_duplicates": _paragraph_duplicates(text),
     }
-
-
-def _ends_with(marks: tuple[str, ...]) -> pl.Expr:
-    return pl.any_horizontal(*(pl.col("line").str.ends_with(mark) for mark in marks))
 
 
 def _paragraph_duplicates(text: pl.Series) -> Array:

@@ -14,12 +14,13 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import chain
 from queue import SimpleQueue
 from typing import IO, cast
 
 from transforms.errors import MillraceError
 from transforms.text import identify
-from transforms.text.identify import Answer
+from transforms.text.identify import Answers
 
 N_TEXTS_A_MESSAGE = 5_000
 
@@ -42,11 +43,11 @@ class Worker:
             cast("IO[bytes]", self._process.stdout),
         )
 
-    def ask(self, texts: list[str]) -> list[Answer]:
+    def ask(self, texts: list[str]) -> Answers:
         """Name each text's language; raises `OSError` or `EOFError` if the process has ended."""
         pickle.dump(texts, self._input, pickle.HIGHEST_PROTOCOL)
         self._input.flush()
-        return cast("list[Answer]", pickle.load(self._output))  # noqa: S301 - our own pipe
+        return Answers(*pickle.load(self._output))  # noqa: S301 - our own pipe
 
     def end(self) -> None:
         """End the process, whatever it is doing."""
@@ -64,7 +65,7 @@ class Pool:
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(n_workers, thread_name_prefix="language")
 
-    def begin(self, texts: list[str]) -> Iterator[list[Answer]]:
+    def begin(self, texts: list[str]) -> Iterator[Answers]:
         """Begin to name each text's language; the iterator waits for answers, some at a time."""
         return self._threads.map(
             self._ask,
@@ -74,7 +75,7 @@ class Pool:
             ),
         )
 
-    def _ask(self, texts: list[str]) -> list[Answer]:
+    def _ask(self, texts: list[str]) -> Answers:
         worker = self._idle.get()
         try:
             return worker.ask(texts)
@@ -87,7 +88,7 @@ class Pool:
             worker.end()
 
 
-def begin_in_pool(texts: list[str], n_workers: int) -> Callable[[], list[Answer]]:
+def begin_in_pool(texts: list[str], n_workers: int) -> Callable[[], Answers]:
     """Begin to name each text's language in workers, and return what waits for the answers.
 
     It raises `WorkerEndedError` if a worker ended; the next call starts new workers.
@@ -95,9 +96,10 @@ def begin_in_pool(texts: list[str], n_workers: int) -> Callable[[], list[Answer]
     pool = _pool(os.getpid(), n_workers)
     begun = pool.begin(texts)
 
-    def wait() -> list[Answer]:
+    def wait() -> Answers:
         try:
-            return [answer for answers in begun for answer in answers]
+            columns = zip(Answers([], [], []), *begun, strict=True)
+            return Answers(*(list(chain.from_iterable(parts)) for parts in columns))
         except (OSError, EOFError, pickle.UnpicklingError):
             _pool.cache_clear()
             pool.end()
