@@ -86,9 +86,8 @@ def publish(
     published one of the transactions, and `HomeError` if another run has removed one of the
     files in `without`. Then nothing is visible, and the files written are deleted.
     """
-    table = warehouse.take(contract)
     relation = contract.relation()
-    _refuse_repeat(table, relation, transactions, code)
+    _refuse_repeat(warehouse.create(contract), relation, transactions, code)
     mode = "overwrite" if is_whole else "append"
     with scratch_folder(warehouse.settings.root) as scratch:
         writer = PartWriter(warehouse.folder(relation), contract, scratch / PARTS)
@@ -98,9 +97,7 @@ def publish(
                 warehouse.report(relation, batch.num_rows, batch.nbytes)
             table = warehouse.share(
                 relation,
-                _commit(
-                    warehouse, table, contract, writer.close(), without, transactions, code, mode
-                ),
+                _commit(warehouse, contract, writer.close(), without, transactions, code, mode),
             )
         except BaseException:
             writer.discard()
@@ -110,7 +107,6 @@ def publish(
 
 def _commit(
     warehouse: Warehouse,
-    table: DeltaTable,
     contract: type[Contract],
     added: list[AddAction],
     without: Sequence[str],
@@ -118,13 +114,15 @@ def _commit(
     code: int | None,
     mode: str,
 ) -> DeltaTable:
-    """Commit; after another run's commit retry on top of it, unless it is of the same input."""
+    """Commit on top of what other runs have committed, unless that is of the same input."""
     carried = (
         transactions if code is None else {**transactions, CODE: code, FAMILY: contract.version()}
     )
     commit = CommitProperties(app_transactions=[Transaction(*item) for item in carried.items()])
     actions: list[AddAction | RemoveAction] = [*added, *map(_remove, without)]
     for tries_left in reversed(range(COMMIT_TRIES)):
+        table = warehouse.take(contract)
+        _refuse_repeat(table, contract.relation(), transactions, code)
         _refuse_missing(table, contract.relation(), without)
         try:
             table.create_write_transaction(
@@ -133,8 +131,6 @@ def _commit(
             break
         except CommitFailedError:
             # also if two runs create a table at once: the second creation is a commit too
-            table = warehouse.take(contract)
-            _refuse_repeat(table, contract.relation(), transactions, code)
             if not tries_left:
                 raise
     return table
