@@ -1,9 +1,11 @@
 """What training and serving code calls. Feast is loaded by the first call, not by the import."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -80,14 +82,19 @@ def repo_config(home: Path) -> Any:
 
 def store_settings(home: Path) -> dict[str, Any]:
     """Read `feature_store.yaml` and replace the default home with this one."""
-    import yaml
-
-    settings = yaml.safe_load((REPOSITORY / "feature_store.yaml").read_text("utf-8"))
+    settings = copy.deepcopy(_parsed((REPOSITORY / "feature_store.yaml").read_text("utf-8")))
     settings["registry"]["path"] = str(home / "feast" / "registry.db")
     settings["offline_store"]["warehouse"] = str(home)
     if "path" in settings["online_store"]:
         settings["online_store"]["path"] = str(home / "feast" / "online.db")
     return dict(settings)
+
+
+@lru_cache(maxsize=2)
+def _parsed(text: str) -> dict[str, Any]:
+    import yaml
+
+    return dict(yaml.safe_load(text))
 
 
 class _TrainingSets:

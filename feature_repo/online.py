@@ -162,12 +162,12 @@ def materialize(warehouse: Warehouse, now: datetime, report: Report) -> dict[str
     ):  # `feast apply` was run on this home with another one's choice
         _register(warehouse)
         store.refresh_registry()
+    begun = [view for view in due if store.get_feature_view(view).most_recent_end_time]
     with reporting(count), _quiet():
-        for view in due:
-            if store.get_feature_view(view).most_recent_end_time is None:
-                store.materialize(start_date=EPOCH, end_date=now, feature_views=[view])
-            else:
-                store.materialize_incremental(end_date=now, feature_views=[view])
+        for view in (view for view in due if view not in begun):
+            store.materialize(start_date=EPOCH, end_date=now, feature_views=[view])
+        if begun:  # together: Feast reads all services after each call
+            store.materialize_incremental(end_date=now, feature_views=begun)
     return entities
 
 

@@ -12,7 +12,7 @@ from feature_repo.done import done_path
 from transforms.errors import HomeError
 from transforms.features.chosen import home_views
 from transforms.features.registry import views
-from transforms.home import Settings, replace_file
+from transforms.home import replace_file, settings_of
 
 ALL, NONE = "all", "none"
 
@@ -34,7 +34,7 @@ def online_views(home: Path) -> list[str]:
 
 def choice(home: Path) -> set[str]:
     """Name what is asked for beside what is declared: views of records, or `none` of them."""
-    return _asked_for() if Settings().online is not None else _kept(home)
+    return _asked_for() if settings_of().online is not None else _kept(home)
 
 
 def keep(home: Path, asked: Collection[str]) -> None:
@@ -48,7 +48,7 @@ def _of_records() -> list[str]:
 
 
 def _asked_for() -> set[str]:
-    names = {name.strip() for name in (Settings().online or "").split(",")} - {""}
+    names = {name.strip() for name in (settings_of().online or "").split(",")} - {""}
     if not names:
         return {NONE}
     if names == {ALL}:

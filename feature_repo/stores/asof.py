@@ -63,7 +63,7 @@ from feature_repo.stores.timeline import (
     units_since_1970,
 )
 from transforms.features.chosen import refuse_off
-from transforms.home import Settings
+from transforms.home import settings_of
 from transforms.instants import in_utc, instants_in
 from transforms.warehouse.scratch import scratch_folder
 from transforms.warehouse.snapshot import connect as connect_warehouse
@@ -708,12 +708,9 @@ def _monitored(config: RepoConfig) -> Path:
 
 def warehouse(config: RepoConfig) -> Warehouse:
     """Open the warehouse, within the store's memory limit."""
-    limit = (
-        {"memory_limit": config.offline_store.memory_limit}
-        if config.offline_store.memory_limit
-        else {}
-    )
-    return Warehouse(Settings(home=sources.warehouse_folder(config), **limit))
+    settings = settings_of(sources.warehouse_folder(config))
+    limit = config.offline_store.memory_limit or settings.memory_limit
+    return Warehouse(settings.model_copy(update={"memory_limit": limit}))
 
 
 def memory_limit(config: RepoConfig) -> int:

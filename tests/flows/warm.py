@@ -105,7 +105,7 @@ def die_at(point: str) -> None:
 
         setattr(owner, attribute, run)
 
-    dying(transforms.warehouse.publishing, "_commit", lambda arguments: arguments[2].relation())
+    dying(transforms.warehouse.publishing, "_commit", lambda arguments: arguments[1].relation())
     dying(feature_repo.online, "write_store_settings", lambda _: "apply")
     dying(
         feature_repo.stores.columnar, "write_done", lambda arguments: f"online.{arguments[0].stem}"

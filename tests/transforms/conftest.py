@@ -108,10 +108,10 @@ def killed_before() -> Callable[..., AbstractContextManager[None]]:
     def run(contract: type[Contract], *, is_certain: bool = True) -> Iterator[None]:
         commit = publishing._commit
 
-        def dying(home: Warehouse, table: Any, given: type[Contract], *arguments: Any) -> Any:
+        def dying(home: Warehouse, given: type[Contract], *arguments: Any) -> Any:
             if given is contract:
                 raise KilledError
-            return commit(home, table, given, *arguments)
+            return commit(home, given, *arguments)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(publishing, "_commit", dying)

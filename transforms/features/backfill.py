@@ -90,7 +90,7 @@ def _of_view(view: View, span: Span) -> Span:
 
 
 def _refuse_pending(warehouse: Warehouse) -> None:
-    version = warehouse.versions().get(StagedRecord.relation(), -1)
+    version = warehouse.version(StagedRecord.relation())
     computed = home_views(warehouse.settings.root)
     is_behind = any(FEATURIZE.consumed(warehouse, view.relation) != version for view in computed)
     if is_behind or not all(has_columns_as_defined(view, warehouse) for view in computed):
@@ -106,13 +106,13 @@ def _begin(warehouse: Warehouse, span: Span) -> Unfinished:
 
     It continues only if the span, the records and the code are the same.
     """
-    version = warehouse.versions()[StagedRecord.relation()]
+    version = warehouse.version(StagedRecord.relation())
     computed = home_views(warehouse.settings.root)
     basis = repr((span, version, [view.digest() for view in computed]))
     before = read_unfinished(warehouse)
     if before and before.basis == basis:
         return before
-    newest = {view.name: warehouse.versions()[view.relation] for view in computed}
+    newest = {view.name: warehouse.version(view.relation) for view in computed}
     n_chunks = 1 + warehouse.n_rows(StagedRecord.relation()) // VERSIONS_OF_A_CHUNK
     unfinished = Unfinished(
         uuid.uuid4().hex, basis, n_chunks, before.versions if before else newest

@@ -42,7 +42,7 @@ def stale_views(warehouse: Warehouse, wanted: Sequence[View] | None = None) -> l
 
     They have not seen the newest staged records, or other code computed them.
     """
-    version = warehouse.versions().get(StagedRecord.relation(), -1)
+    version = warehouse.version(StagedRecord.relation())
     return [
         view
         for view in (chosen_views(warehouse.settings.root) if wanted is None else wanted)
@@ -265,7 +265,7 @@ def _passes(due: Sequence[View], warehouse: Warehouse) -> Iterator[list[View]]:
 
 def _publish(warehouse: Warehouse, now: datetime, beside: Sequence[View]) -> dict[str, Rows]:
     """Publish views that continue from the same staging version."""
-    version = warehouse.versions()[StagedRecord.relation()]
+    version = warehouse.version(StagedRecord.relation())
     consumed = _consumed(beside[0], warehouse)
     carried = {view: _prepare(view, warehouse, now, version) for view in beside}
     reads = {f"features.{name}" for view in beside for name in view.reads}
@@ -339,7 +339,7 @@ def recompute(warehouse: Warehouse, entities: Mapping[str, Path], now: datetime)
     with rows of theirs are rewritten. An entity of which nothing is staged any more has no rows
     afterwards. Every view must have been up to date before staging changed.
     """
-    version = warehouse.versions()[StagedRecord.relation()]
+    version = warehouse.version(StagedRecord.relation())
     for view in computed_views(warehouse):
         if FEATURIZE.consumed(warehouse, view.relation) == version:
             continue

@@ -43,7 +43,7 @@ from transforms.features.entity import Entity
 from transforms.features.inputs import did_you_mean
 from transforms.features.shape import refuse_shape
 from transforms.features.view import View
-from transforms.home import Settings
+from transforms.home import settings_of
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 # columns of every view, and of what computes it
@@ -110,7 +110,7 @@ def registry() -> Registry:
 
 def read_registry() -> Registry:
     """Read all declarations that can be read, with what is wrong with the others."""
-    settings = Settings()
+    settings = settings_of()
     files = tuple(
         path
         for folder in settings.feature_folders

@@ -375,7 +375,7 @@ def _connect(
             "millrace run --source FILE computes them"
         )
         raise MillraceError(message)
-    newest = warehouse.versions()[StagedRecord.relation()]
+    newest = warehouse.version(StagedRecord.relation())
     staging = tables[0].made_from if as_of_views and tables[0].made_from is not None else newest
     tables.insert(0, Table(relation=StagedRecord.relation(), version=staging))
     with connect(warehouse) as connection:

@@ -8,6 +8,7 @@ to 1 %. What is expensive to measure in a text is measured in a sample.
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -220,29 +221,29 @@ def profile_views(warehouse: Warehouse, contracts: Iterable[type[Contract]]) -> 
     commit loses nothing.
     """
     profiles, versions = warehouse.create(ColumnProfile), warehouse.versions()
+    since = {
+        contract: profiling(contract.relation()).consumed(warehouse, ColumnProfile.relation())
+        for contract in contracts
+        if _columns_of(contract)
+    }
+    stale = [contract for contract in since if since[contract] < versions[contract.relation()]]
+    if not stale:
+        return
+    profiled = stored(profiles, ColumnProfile).select("relation", "loaded_timestamp").collect()
     found: list[pl.DataFrame] = []
     transactions: dict[str, int] = {}
-    for contract in (contract for contract in contracts if any(_columns_of(contract))):
+    for contract in stale:
         relation = contract.relation()
-        version = versions[relation]
-        since = profiling(relation).consumed(warehouse, ColumnProfile.relation())
-        if since < version:
-            known = (
-                stored(profiles, ColumnProfile)
-                .filter(pl.col("relation") == relation)
-                .select("loaded_timestamp")
-                .collect()
-                .to_series()
-            )
-            found.append(_profile_publications(contract, warehouse.files(relation, since), known))
-            transactions |= profiling(relation).at(version)
-    if found:
-        publish_once(
-            warehouse,
-            ColumnProfile,
-            pl.concat(found).to_arrow().cast(ColumnProfile.arrow_schema()).to_batches(),
-            transactions,
-        )
+        known = profiled.filter(relation=relation)["loaded_timestamp"]
+        files = warehouse.files(relation, since[contract])
+        found.append(_profile_publications(contract, files, known))
+        transactions |= profiling(relation).at(versions[relation])
+    publish_once(
+        warehouse,
+        ColumnProfile,
+        pl.concat(found).to_arrow().cast(ColumnProfile.arrow_schema()).to_batches(),
+        transactions,
+    )
 
 
 def _profile_publications(
@@ -262,13 +263,16 @@ def _profile_publications(
     return as_profiles(counts.with_columns(source=pl.lit(""), load_id=load_id), contract.relation())
 
 
-def _columns_of(contract: type[Contract]) -> Iterator[Profiled]:
+@cache
+def _columns_of(contract: type[Contract]) -> list[Profiled]:
     """List how the columns of a view are counted, without ids, times, lists and unserved ones."""
-    for column in contract.served():
-        if column.dtype.is_numeric():
-            yield sketched(column.name, pl.col(column.name))
-        elif column.dtype == pl.Boolean() or column.name in CATEGORIES:
-            yield _category(column.name)
+    return [
+        sketched(column.name, pl.col(column.name))
+        if column.dtype.is_numeric()
+        else _category(column.name)
+        for column in contract.served()
+        if column.dtype.is_numeric() or column.dtype == pl.Boolean() or column.name in CATEGORIES
+    ]
 
 
 def _count_accepted(connection: duckdb.DuckDBPyConnection, buffer: Path) -> Iterator[pl.DataFrame]:

@@ -138,13 +138,12 @@ def publishing(
     So several tables can be written side by side. Raises as `publish` does. What is not committed
     at the end is deleted.
     """
-    table = warehouse.take(contract)
     relation = contract.relation()
-    _refuse_repeat(table, relation, transactions, code)
+    _refuse_repeat(warehouse.create(contract), relation, transactions, code)
     mode = "overwrite" if is_whole else "append"
 
     def commit(added: list[AddAction]) -> DeltaTable:
-        return _commit(warehouse, table, contract, added, without, transactions, code, mode)
+        return _commit(warehouse, contract, added, without, transactions, code, mode)
 
     with scratch_folder(warehouse.settings.root) as scratch:
         writer = PartWriter(warehouse.folder(relation), contract, scratch / PARTS)
@@ -158,7 +157,6 @@ def publishing(
 
 def _commit(
     warehouse: Warehouse,
-    table: DeltaTable,
     contract: type[Contract],
     added: list[AddAction],
     without: Sequence[str],
@@ -166,13 +164,15 @@ def _commit(
     code: int | None,
     mode: str,
 ) -> DeltaTable:
-    """Commit; after another run's commit retry on top of it, unless it is of the same input."""
+    """Commit on top of what other runs have committed, unless that is of the same input."""
     carried = (
         transactions if code is None else {**transactions, CODE: code, FAMILY: contract.version()}
     )
     commit = CommitProperties(app_transactions=[Transaction(*item) for item in carried.items()])
     actions: list[AddAction | RemoveAction] = [*added, *map(_remove, without)]
     for tries_left in reversed(range(COMMIT_TRIES)):
+        table = warehouse.take(contract)
+        _refuse_repeat(table, contract.relation(), transactions, code)
         _refuse_missing(table, contract.relation(), without)
         try:
             table.create_write_transaction(
@@ -181,8 +181,6 @@ def _commit(
             break
         except CommitFailedError:
             # also if two runs create a table at once: the second creation is a commit too
-            table = warehouse.take(contract)
-            _refuse_repeat(table, contract.relation(), transactions, code)
             if not tries_left:
                 raise
     return table

@@ -154,6 +154,11 @@ class Warehouse:
         folders = (self._root / "features").glob("*/_delta_log")
         return (*RELATIONS, *sorted(f"features.{folder.parent.name}" for folder in folders))
 
+    def version(self, relation: str) -> int:
+        """Return the newest version of a table; -1 if it was never written."""
+        table = self.table(relation)
+        return table.version() if table else -1
+
     def versions(self) -> dict[str, int]:
         """Return the newest version of every table in the home."""
         tables = {relation: self.table(relation) for relation in self.relations()}

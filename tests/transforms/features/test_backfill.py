@@ -130,7 +130,6 @@ def test_stopped_backfill_goes_on_at_its_chunk(
     def stopping_at(number: int) -> Callable[..., Any]:
         def run_until(
             warehouse: Warehouse,
-            table: Any,
             contract: type[Contract],
             added: Any,
             without: Any,
@@ -140,7 +139,7 @@ def test_stopped_backfill_goes_on_at_its_chunk(
             if len(published) == number:
                 raise KeyboardInterrupt
             published.append((contract.relation(), *transactions.items()))
-            return commit(warehouse, table, contract, added, without, transactions, *rest)
+            return commit(warehouse, contract, added, without, transactions, *rest)
 
         return run_until
 

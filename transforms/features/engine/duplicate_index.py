@@ -53,7 +53,7 @@ def bring_index_up(
                 publish(warehouse, KnownContent, contents, done, code, is_whole=since < 0)
             documents = changed_documents(connection, warehouse.settings.batch_rows, now)
             publish(warehouse, KnownDocument, documents, done, code, is_whole=since < 0)
-    return {KnownDocument.relation(): warehouse.versions()[KnownDocument.relation()]}
+    return {KnownDocument.relation(): warehouse.version(KnownDocument.relation())}
 
 
 def _consumed(contract: type[Contract], warehouse: Warehouse, transaction: str, code: int) -> int:

@@ -164,7 +164,7 @@ class QueryView(View):
                 run.tables.add(self._table)
             tested = f"{self._table} tested"
             if is_tested and tested not in run.tables:
-                seed = run.warehouse.versions()[StagedRecord.relation()]
+                seed = run.warehouse.version(StagedRecord.relation())
                 refuse_leakage(
                     run.connection, self.contract, self.entity, relations, self._rows, seed
                 )
