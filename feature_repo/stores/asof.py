@@ -526,11 +526,7 @@ class Join:
         index, columns = read.index, {**read.index.columns, **read.feature_columns}
         make = partial(self._timeline, read)
         budget = memory_limit(self.config) // 2 // len(self.reads)
-        number = (
-            n_partitions(read.rows.n_rows(), read.rows.row_bytes(columns), budget)
-            if index.keys
-            else 1
-        )
+        number = n_partitions(read.rows.n_rows(), read.rows.row_bytes(columns), budget)
         if number == 1:
             return make(read.rows.table(columns))
         files = Files(

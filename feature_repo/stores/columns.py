@@ -3,6 +3,8 @@
 Which rows to read does not belong here.
 """
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,13 @@ class Files:
         """Begin with nothing written."""
         self._folder, self._schema = folder, schema
         self._writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
+        self.n_rows = Counter[int]()
+
+    def beside(self, name: str) -> "Files":
+        """Begin other files of the same columns, in a folder of this one's."""
+        folder = self._folder / name
+        folder.mkdir()
+        return Files(folder, self._schema)
 
     def add(self, rows: pa.RecordBatch | pa.Table, numbers: npt.NDArray[np.int64]) -> None:
         """Add each row to the file of its number, in order."""
@@ -61,6 +70,7 @@ class Files:
             *np.unique(numbers[order], return_index=True, return_counts=True), strict=True
         ):
             self._writer(int(number)).write(rows.slice(start, size))
+            self.n_rows[int(number)] += int(size)
 
     def close(self) -> None:
         """End all files; then they may be read."""
@@ -69,10 +79,18 @@ class Files:
 
     def read(self, number: int) -> pa.Table:
         """Read a file; no rows where there is none."""
-        if number not in self._writers:
-            return self._schema.empty_table()
-        with pa.OSFile(str(self._file(number))) as file, pa.ipc.open_stream(file) as stream:
-            return stream.read_all()
+        return pa.Table.from_batches(self.batches(number), self._schema)
+
+    def batches(self, number: int) -> Iterator[pa.RecordBatch]:
+        """Read a file, some rows at a time."""
+        if number in self._writers:
+            with pa.OSFile(str(self._file(number))) as file, pa.ipc.open_stream(file) as stream:
+                yield from stream
+
+    def remove(self, number: int) -> None:
+        """Delete a file that is not read again."""
+        self._file(number).unlink()
+        del self._writers[number]
 
     def _file(self, number: int) -> Path:
         return self._folder / f"{number}.arrows"

@@ -21,6 +21,7 @@ from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from polars.testing import assert_frame_equal
 
+from feature_repo.stores.asof import Join
 from tests.feature_repo.stores.conftest import write_source
 
 MakeStore = Callable[..., FeatureStore]
@@ -393,6 +394,34 @@ def test_a_view_larger_than_memory_is_joined_and_its_spill_removed(
 ) -> None:
     result = spilling.get_historical_features(SPILLED, ["visits:value_3"]).to_arrow()
     assert result["value_3"].to_pylist() == [199_000 + n % 1_000 for n in range(5_000)]
+    assert litter() == []
+
+
+@pytest.mark.parametrize("keys", [["user"], []], ids=["of one key", "without keys"])
+def test_a_history_larger_than_memory_is_joined_in_parts(
+    write_view: WriteView,
+    make_store: MakeStore,
+    litter: Callable[[], list[Path]],
+    monkeypatch: pytest.MonkeyPatch,
+    keys: list[str],
+) -> None:
+    n_rows = 500_000
+    rows = {EVENT: [at(n) for n in range(n_rows)], "value": pa.array(range(n_rows))}
+    view = write_view("visits", pa.table({"user": [7] * n_rows, **rows}), keys, layout="folder")
+    store = make_store(view, memory_limit="4MB")
+    sizes = list[int]()
+    timeline = Join._timeline
+
+    def make(join: Join, read: Any, part: pa.Table) -> Any:
+        sizes.append(part.nbytes)
+        return timeline(join, read, part)
+
+    monkeypatch.setattr(Join, "_timeline", make)
+    asked = [n_rows - 1, 0, *range(-1, n_rows, 1_009)]
+    spine = pa.table({"user": [7] * len(asked), EVENT: [at(n + 0.5) for n in asked]})
+    result = store.get_historical_features(spine, ["visits:value"]).to_arrow()
+    assert result["value"].to_pylist() == [None if n < 0 else n for n in asked]
+    assert max(sizes) <= 4_000_000
     assert litter() == []
 
 
