@@ -33,7 +33,7 @@ from tests.transforms.features.strategies import (
     histories,
 )
 from transforms.errors import DeclarationError, GateError
-from transforms.features import Count, Entity, GroupBy, Max, Mean, Sum, hours, lifetime
+from transforms.features import Count, Entity, GroupBy, LastK, Max, Mean, Sum, TopK, hours, lifetime
 from transforms.features.build import compute_views
 from transforms.features.engine import intervals
 from transforms.features.engine.group_by import GroupView
@@ -311,6 +311,17 @@ def test_group_may_not_read_what_changes_as_other_records_come() -> None:
         match=r"reads record_duplicates\.is_duplicate, which changes as other records come",
     ):
         GroupView(declared, {"record_duplicates": view_of("record_duplicates")})
+
+
+@pytest.mark.parametrize("aggregate", [LastK, TopK])
+def test_list_of_numbers_that_have_bounds_meets_its_contract(bench: Any, aggregate: Any) -> None:
+    declared = GroupBy(
+        "one", author, [aggregate("record_shape.n_letters", "lengths", k=2, windows=lifetime)]
+    )
+    home = bench(Drawn(declared, Group(list, None, [])))
+    home.take([Version("r", "u", None, START, START, "one word", None, None)])
+    view = home.views[1]
+    assert view.contract.gate(home.rows(view))["lengths"].to_list() == [[8]]
 
 
 def test_entity_that_a_record_view_named_before_is_computed_again(bench: Any) -> None:
