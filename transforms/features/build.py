@@ -320,6 +320,8 @@ def _publish_pass(
         for view, batch in views[0].rows_beside(run, tuple(begun), is_whole=is_replaced):
             n_new[view] += batch.column("is_new").true_count
             begun[view].write(batch.drop_columns("is_new"))
+        for publication in begun.values():
+            publication.finish()  # where one of a pass breaks its contract, none is published
         for view, publication in begun.items():
             with suppress(AlreadyPublishedError):
                 n_rows = publication.commit().n_rows

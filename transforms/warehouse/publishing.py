@@ -107,6 +107,7 @@ class Publication:
     ) -> None:
         """Take what writes the table's data files, and what adds them to the table."""
         self.is_committed = False
+        self._added: list[AddAction] | None = None
         self._warehouse, self._relation = warehouse, relation
         self._writer, self._commit = writer, commit
 
@@ -115,9 +116,15 @@ class Publication:
         self._writer.write(batch)
         self._warehouse.report(self._relation, batch.num_rows, batch.nbytes)
 
+    def finish(self) -> list[AddAction]:
+        """Finish the files; raises `GateError` if a row breaks the contract."""
+        if self._added is None:
+            self._added = self._writer.close()
+        return self._added
+
     def commit(self) -> Published:
         """Make all batches visible."""
-        table = self._commit(self._writer.close())
+        table = self._commit(self.finish())
         self.is_committed = True
         self._warehouse.share(self._relation, table)
         return Published(self._relation, self._writer.n_rows, table.version())

@@ -113,10 +113,9 @@ def _lent(memory_limit: str, scratch: Path) -> Iterator[duckdb.DuckDBPyConnectio
 
 @atexit.register
 def _close_idle() -> None:
-    for engine in (
-        engine for key, kept in _idle.items() if key[0] == os.getpid() for engine in kept
-    ):
-        engine.close()
+    for (process, _), kept in _idle.items():
+        while process == os.getpid() and kept:
+            kept.pop().close()
 
 
 def create_view(
