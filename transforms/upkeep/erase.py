@@ -397,7 +397,7 @@ def _decide_again(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(f"insert into accepted by name select {places}, record_id from erased_rows")
     connection.execute(f"create table earlier_rows as {model('staging/earlier_rows')}")
     connection.execute("delete from accepted")
-    for name in ("versions", "moved_rows"):
+    for name in ("repeated_records", "versions", "moved_rows"):
         connection.execute(f"create table {name} as {model(f'staging/{name}')}")
     connection.from_arrow(StagedRecord.arrow_schema().empty_table()).create_view("buffered")
     connection.execute(f"""

@@ -58,7 +58,7 @@ def test_a_view_that_lags_after_a_kill_has_a_pass_of_its_own(
     commit = publishing._commit
 
     def killed(*arguments: Any) -> Any:
-        if arguments[2].relation() in {f"features.{name}" for name in (*rest, "author_activity")}:
+        if arguments[1].relation() in {f"features.{name}" for name in (*rest, "author_activity")}:
             raise KeyboardInterrupt
         return commit(*arguments)
 
