@@ -169,15 +169,15 @@ def stage_exact(data: Path, _home: Path) -> Measured:
 
 def stage_duplicates(data: Path, home: Path) -> Measured:
     """staging -> record_duplicates, and no other view."""
-    from transforms.features import build as featurize
+    from transforms.features.build import compute_views
     from transforms.features.registry import view_of
 
-    featurize.views = lambda: (view_of("record_duplicates"),)
+    duplicates = view_of("record_duplicates")
     _, warehouse = open_home(data, home)
     return clock(
         lambda: {
             view: tuple(rows)
-            for view, rows in featurize.featurize(warehouse, datetime.now(UTC)).items()
+            for view, rows in compute_views([duplicates], warehouse, datetime.now(UTC)).items()
         }
     )
 

@@ -8,7 +8,6 @@ again, and those with other values are added to the index. Each text is read onc
 
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -19,8 +18,15 @@ from transforms.features.rows import view_batches
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownContent, KnownDocument
 from transforms.sql import model
-from transforms.text.duplicates import BANDS, digest_contents, normalise, sign
-from transforms.text.likeness import find_parents
+from transforms.text.duplicates import (
+    BANDS,
+    HEADS,
+    MIN_SIMILARITY,
+    digest_contents,
+    estimate_similarity,
+    normalise,
+    sign,
+)
 
 
 def duplicate_rows(
@@ -130,20 +136,61 @@ def changed_documents(
 
 
 def _find_parents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> None:
-    """Find the text that each fresh one nearly repeats, as the table `parents`.
+    """Find the text that each fresh one nearly repeats, and the first of its chain of parents.
 
-    Signatures are kept in a file, so that memory does not grow with the texts.
+    These are the tables `parents` and `roots`.
     """
-    members = connection.sql("select is_fresh from members order by position").fetchnumpy()
-    is_fresh = members["is_fresh"]
-    (folder,) = connection.sql("select current_setting('temp_directory')").fetchall()[0]
-    shape = (max(len(is_fresh), 1), BANDS)
-    signatures = np.memmap(Path(folder, "signatures"), np.int64, "w+", shape=shape)
-    is_signed = np.zeros(len(is_fresh), bool)
-    for batch in connection.sql(model("duplicates/signatures")).to_arrow_reader(batch_rows):
-        positions = batch["position"].to_numpy()
-        signatures[positions] = batch["band_keys"].flatten().to_numpy().reshape(-1, BANDS)
-        is_signed[positions] = True
-    parents = find_parents(signatures, np.flatnonzero(is_signed), is_fresh)
-    connection.register("found_parents", parents.to_arrow())
-    connection.execute("create table parents as from found_parents")
+    connection.execute("create table pairs (later bigint, earlier bigint)")
+    connection.execute("set variable n_heads = $n_heads", {"n_heads": HEADS})
+    for band in range(1, BANDS + 1):
+        connection.execute("set variable band = $band", {"band": band})
+        connection.execute(f"insert into pairs {model('duplicates/bucket_pairs')}")
+    connection.execute("create table likenesses (later bigint, earlier bigint, similarity double)")
+    writing = connection.cursor()
+    for batch in connection.sql(model("duplicates/compared_pairs")).to_arrow_reader(batch_rows):
+        likenesses = compare_pairs(pl.DataFrame(batch))
+        writing.register("batch_likenesses", likenesses.to_arrow())
+        writing.execute("insert into likenesses from batch_likenesses")
+    connection.execute(f"create table parents as {model('duplicates/parents')}")
+    parents: pl.DataFrame = connection.sql("select position, parent from parents").pl()
+    connection.register("batch_roots", find_roots(parents).to_arrow())
+    connection.execute("create table roots as from batch_roots")
+
+
+def compare_pairs(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Keep the pairs of signatures that are similar enough, with their similarity.
+
+    >>> ours, theirs = list(range(BANDS)), [-1] * BANDS
+    >>> pairs = {"later": [1, 2], "earlier": [0, 0]}
+    >>> pairs |= {"later_keys": [ours, theirs], "earlier_keys": [ours, ours]}
+    >>> compare_pairs(pl.DataFrame(pairs)).rows()
+    [(1, 0, 1.0)]
+    """
+    later, earlier = (
+        pairs[side].explode().to_numpy().reshape(-1, BANDS)
+        for side in ("later_keys", "earlier_keys")
+    )
+    similarity = pl.Series("similarity", estimate_similarity(later, earlier))
+    return pairs.select("later", "earlier", similarity).filter(
+        pl.col("similarity") >= MIN_SIMILARITY
+    )
+
+
+def find_roots(parents: pl.DataFrame) -> pl.DataFrame:
+    """Follow each position's chain of parents to its end.
+
+    Each step doubles the distance, so a chain of n parents takes about log2(n) steps.
+
+    >>> find_roots(pl.DataFrame({"position": [2, 5, 9], "parent": [0, 2, 5]})).rows()
+    [(0, 0), (2, 0), (5, 0), (9, 0)]
+    """
+    positions = np.unique(
+        parents.select(pl.concat_list("position", "parent").explode()).to_series().to_numpy()
+    )
+    above = np.arange(len(positions))
+    above[np.searchsorted(positions, parents["position"].to_numpy())] = np.searchsorted(
+        positions, parents["parent"].to_numpy()
+    )
+    while not np.array_equal(above, further := above[above]):
+        above = further
+    return pl.DataFrame({"position": positions, "root": positions[above]})
