@@ -327,8 +327,8 @@ def _of_user(paths: list[Path], errors: list[str]) -> Iterator[Declared]:
 class _Source(SourceFileLoader):
     """A loader that compiles a file as it is now, and leaves nothing beside it.
 
-    Python's bytecode files are told apart by the second and the size, so an edit within a second
-    of the last one would not be seen.
+    Python knows stale bytecode by the second and the size of its file, so it would not see an edit
+    within a second of the last one.
     """
 
     def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002

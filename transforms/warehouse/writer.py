@@ -25,12 +25,14 @@ def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     dictionary early, since a large one costs more bytes and time than it saves; lists have none.
 
     >>> import tempfile
-    >>> schema = pa.schema({"record_id": pa.string(), "event_timestamp": pa.timestamp("us", "UTC")})
+    >>> at = pa.array(range(50_000), pa.timestamp("us"))
+    >>> rows = pa.table({"at": at, "label": ["a"] * 50_000})
     >>> with tempfile.NamedTemporaryFile() as file:
-    ...     with parquet_writer(Path(file.name), schema) as writer:
-    ...         writer.write_table(schema.empty_table())
-    ...     pq.read_table(file.name).column_names
-    ['record_id', 'event_timestamp']
+    ...     with parquet_writer(Path(file.name), rows.schema) as writer:
+    ...         writer.write_table(rows)
+    ...     written = pq.read_metadata(file.name).row_group(0)
+    >>> ["DELTA_BINARY_PACKED" in written.column(number).encodings for number in (0, 1)]
+    [True, False]
     """
     instants = [field.name for field in schema if pa.types.is_timestamp(field.type)]
     return pq.ParquetWriter(
