@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 START_SECONDS = 60
+REDIS_DATABASES = 1_024
 POSTGRES_PROGRAMS = Path(
     "/usr/lib/postgresql"
 )  # Debian keeps initdb and postgres off the search path
@@ -36,7 +37,7 @@ class Address(NamedTuple):
 
 @contextmanager
 def redis_server() -> Iterator[Address]:
-    """Start an empty Redis that keeps nothing on disk."""
+    """Start an empty Redis that keeps nothing on disk, with `REDIS_DATABASES` databases."""
     program = _program("redis-server")
     address = Address("127.0.0.1", free_port())
     with tempfile.TemporaryDirectory() as folder:
@@ -46,6 +47,8 @@ def redis_server() -> Iterator[Address]:
             str(address.port),
             "--bind",
             address.host,
+            "--databases",
+            str(REDIS_DATABASES),
             "--save",
             "",
             "--appendonly",

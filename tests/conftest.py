@@ -15,7 +15,14 @@ import yaml
 from hypothesis import HealthCheck, settings
 from playwright.sync_api import Browser, sync_playwright
 
-from benchmarks.servers import Address, MissingProgram, postgres_server, redis_server, s3_server
+from benchmarks.servers import (
+    REDIS_DATABASES,
+    Address,
+    MissingProgram,
+    postgres_server,
+    redis_server,
+    s3_server,
+)
 from transforms.home import Settings
 from transforms.sources.source import Source, load_source
 from transforms.warehouse.tables import Warehouse
@@ -79,8 +86,14 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def redis_address() -> Iterator[Address]:
-    """A real Redis for this test run; each test uses its own database number or project name."""
+    """A real Redis for this test run; each test takes a database of `redis_databases`."""
     yield from _started(redis_server())
+
+
+@pytest.fixture(scope="session")
+def redis_databases() -> Iterator[int]:
+    """Numbers of the Redis's databases, each for who takes it with `next` and nobody else."""
+    return iter(range(1, REDIS_DATABASES))
 
 
 @pytest.fixture(scope="session")

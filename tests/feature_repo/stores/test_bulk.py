@@ -109,14 +109,17 @@ def sqlite_online(tmp_path: Path) -> Online:
 
 
 @pytest.fixture
-def redis_online(tmp_path: Path, redis_address: Address) -> Iterator[Online]:
+def redis_online(
+    tmp_path: Path, redis_address: Address, redis_databases: Iterator[int]
+) -> Iterator[Online]:
+    database = next(redis_databases)
     config = repo_config(
         tmp_path,
         type="redis",
-        connection_string=f"{redis_address.host}:{redis_address.port},db=7",
+        connection_string=f"{redis_address.host}:{redis_address.port},db={database}",
         key_ttl_seconds=3600,
     )
-    with redis.Redis(redis_address.host, redis_address.port, db=7) as client:
+    with redis.Redis(*redis_address, db=database) as client:
 
         def contents() -> dict[bytes, Any]:
             keys = sorted(client.keys())
@@ -497,9 +500,10 @@ def test_postgres_takes_back_a_batch_that_breaks_in_the_middle(postgres_online: 
 
 def test_redis_goes_on_after_an_error(redis_online: Online, redis_address: Address) -> None:
     redis_online.clear(VIEW)
+    database = int(redis_online.config.online_store.connection_string.rpartition("=")[2])
     with (
         bulk_writer(redis_online.config, redis_online.store, VIEW) as write,
-        redis.Redis(*redis_address, db=7) as client,
+        redis.Redis(*redis_address, db=database) as client,
     ):
         write(users({"a": 1}, START))
         (key,) = client.keys()

@@ -332,11 +332,15 @@ def test_first_increment_starts_where_feast_starts(
 
 
 def test_redis_gets_what_feast_writes(
-    tmp_path: Path, write_view: Callable[..., FeatureView], redis_address: Any
+    tmp_path: Path,
+    write_view: Callable[..., FeatureView],
+    redis_address: Any,
+    redis_databases: Iterator[int],
 ) -> None:
     from redis import Redis
 
-    place, databases = f"{redis_address.host}:{redis_address.port},db=", {"stock": 11, "ours": 12}
+    place = f"{redis_address.host}:{redis_address.port},db="
+    databases = {"stock": next(redis_databases), "ours": next(redis_databases)}
     online: Online = {
         kind: {"type": "redis", "connection_string": f"{place}{number}"}
         for kind, number in databases.items()
@@ -689,13 +693,16 @@ def test_emptied_store_is_filled_again(make_home: Callable[..., Home]) -> None:
     assert (home.increment(9), home.online()) == (7, VALUES)
 
 
-def test_flushed_redis_is_filled_again(make_home: Callable[..., Home], redis_address: Any) -> None:
+def test_flushed_redis_is_filled_again(
+    make_home: Callable[..., Home], redis_address: Any, redis_databases: Iterator[int]
+) -> None:
     from redis import Redis
 
-    place = f"{redis_address.host}:{redis_address.port},db=13"
+    database = next(redis_databases)
+    place = f"{redis_address.host}:{redis_address.port},db={database}"
     home = make_home(*MANY, online_store={"type": "redis", "connection_string": place})
     assert (home.first(8), home.increment(8)) == (7, 0)
-    with closing(Redis(redis_address.host, redis_address.port, 13)) as client:
+    with closing(Redis(redis_address.host, redis_address.port, database)) as client:
         client.flushdb()
     assert (home.increment(9), home.served("a", "g")) == (7, [0, 606])
 
@@ -794,9 +801,10 @@ def test_reads_go_on_during_a_materialization(
     options: dict[str, Any] = {}
     if kind == "redis":
         address = request.getfixturevalue("redis_address")
+        database = next(request.getfixturevalue("redis_databases"))
         options["online_store"] = {
             "type": "redis",
-            "connection_string": f"{address.host}:{address.port},db=14",
+            "connection_string": f"{address.host}:{address.port},db={database}",
         }
     home = make_home(*MANY, **options)
     options["registry"] = {

@@ -67,7 +67,8 @@ def store(
     where: dict[str, Any] = {"path": str(folder / "online.db")}
     if kind == "redis":
         address = request.getfixturevalue("redis_address")
-        where = {"connection_string": f"{address.host}:{address.port},db=11"}
+        database = next(request.getfixturevalue("redis_databases"))
+        where = {"connection_string": f"{address.host}:{address.port},db={database}"}
     if kind == "postgres":
         address = request.getfixturevalue("postgres_address")
         login = {"user": "postgres", "password": "", "database": "postgres", "sslmode": "disable"}

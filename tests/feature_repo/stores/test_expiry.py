@@ -181,7 +181,8 @@ def place(request: pytest.FixtureRequest) -> dict[str, Any]:
         return {"type": f"{OUR}.online.SqliteOnlineStore"}
     address = request.getfixturevalue(f"{request.param}_address")
     if request.param == "redis":
-        at = f"{address.host}:{address.port},db=12"
+        database = next(request.getfixturevalue("redis_databases"))
+        at = f"{address.host}:{address.port},db={database}"
         return {"type": f"{OUR}.online_redis.RedisOnlineStore", "connection_string": at}
     login = {"user": "postgres", "password": "", "database": "postgres", "sslmode": "disable"}
     return {

@@ -101,11 +101,10 @@ def online(
             "db_schema": f"guarded_{layout}",
             "sslmode": "disable",
         }
-        where = (
-            {"connection_string": f"{address.host}:{address.port},db=9"}
-            if kind == "redis"
-            else {"host": address.host, "port": address.port, **login}
-        )
+        where = {"host": address.host, "port": address.port, **login}
+        if kind == "redis":
+            database = next(request.getfixturevalue("redis_databases"))
+            where = {"connection_string": f"{address.host}:{address.port},db={database}"}
     store = open_store(folder, {"type": KINDS[kind], "layout": layout, **where})
     store.apply([user, activity])
     yield Online(kind, layout, store)

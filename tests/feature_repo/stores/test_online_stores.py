@@ -210,7 +210,8 @@ def stores(
         where = {"path": str(folder / "online.db")}
     elif kind == "redis":
         address = request.getfixturevalue("redis_address")
-        where = {"connection_string": f"{address.host}:{address.port},db=7"}
+        database = next(request.getfixturevalue("redis_databases"))
+        where = {"connection_string": f"{address.host}:{address.port},db={database}"}
     else:
         address = request.getfixturevalue("postgres_address")
         login = {

@@ -194,7 +194,8 @@ def home(
     where: dict[str, Any] = {"path": str(folder / "online.db")}
     if kind == "redis":
         address = request.getfixturevalue("redis_address")
-        where = {"connection_string": f"{address.host}:{address.port},db=6"}
+        database = next(request.getfixturevalue("redis_databases"))
+        where = {"connection_string": f"{address.host}:{address.port},db={database}"}
     elif kind == "postgres":
         address = request.getfixturevalue("postgres_address")
         login = {
