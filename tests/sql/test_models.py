@@ -102,7 +102,6 @@ TYPES = {
         [
             *FIRST,
             ("is_fresh", pa.bool_()),
-            ("band_keys", pa.list_(pa.int64())),
             ("position", pa.int64()),
         ]
     ),

@@ -93,7 +93,7 @@ def edit(path: Path, old: str, new: str) -> None:
         ("features/view.py", "return", "assert 1; return", set()),
         ("features/views/services.py", "activity_v1", "activity_v2", set()),
         (
-            "features/engine/duplicates.py",
+            "text/likeness.py",
             ">= MIN_SIMILARITY",
             "> MIN_SIMILARITY",
             {"record_duplicates"},

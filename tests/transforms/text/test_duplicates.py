@@ -1,15 +1,12 @@
-"""Signatures do not depend on neighbouring texts, use the defined shingles, and find pairs."""
+"""Signatures do not depend on neighbouring texts, and use the defined shingles."""
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.features.engine.duplicates import compare_pairs
-from transforms.text.duplicates import BANDS, ROWS, SHINGLE, _pack_runs, compare_texts, sign
+from transforms.text.duplicates import SHINGLE, _pack_runs, compare_texts, sign
 
-N_VALUES = BANDS * ROWS
 TEXTS = st.text("ab1 é日", max_size=20)
 
 
@@ -27,24 +24,6 @@ def test_runs_are_packed_a_character_each_eight_bits(characters: str) -> None:
         for start in range(len(characters))
     ]
     assert _pack_runs(characters).tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("n_agreeing", "is_kept"), [(60, False), (84, False), (96, True), (128, True)]
-)
-def test_pairs_are_kept_from_a_similarity_of_seven_tenths_on(
-    n_agreeing: int, *, is_kept: bool
-) -> None:
-    left, right = np.zeros(N_VALUES, np.uint8), np.ones(N_VALUES, np.uint8)
-    right[:n_agreeing] = 0
-    pair = {
-        "later": [1],
-        "earlier": [0],
-        "later_keys": [left.view(np.int64)],
-        "earlier_keys": [right.view(np.int64)],
-    }
-    kept = compare_pairs(pl.DataFrame(pair))["similarity"].to_list()
-    assert kept == ([pytest.approx(n_agreeing / N_VALUES, abs=0.01)] if is_kept else [])
 
 
 def test_likeness_falls_with_what_is_changed() -> None:

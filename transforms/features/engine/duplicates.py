@@ -8,25 +8,21 @@ again, and those with other values are added to the index. Each text is read onc
 
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from pydantic import ByteSize, TypeAdapter
 
 from transforms.features.rows import view_batches
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownContent, KnownDocument
 from transforms.sql import model
-from transforms.text.duplicates import (
-    BANDS,
-    HEADS,
-    MIN_SIMILARITY,
-    digest_contents,
-    estimate_similarity,
-    normalise,
-    sign,
-)
+from transforms.text.duplicates import BANDS, digest_contents, normalise, sign
+from transforms.text.likeness import Signed, find_parents
 
 
 def duplicate_rows(
@@ -136,61 +132,21 @@ def changed_documents(
 
 
 def _find_parents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> None:
-    """Find the text that each fresh one nearly repeats, and the first of its chain of parents.
+    """Find the text that each fresh one nearly repeats, as the table `parents`.
 
-    These are the tables `parents` and `roots`.
+    Signatures are in a file beside what DuckDB spills, and a third of its memory limit comes on
+    top of it for buckets and pairs.
     """
-    connection.execute("create table pairs (later bigint, earlier bigint)")
-    connection.execute("set variable n_heads = $n_heads", {"n_heads": HEADS})
-    for band in range(1, BANDS + 1):
-        connection.execute("set variable band = $band", {"band": band})
-        connection.execute(f"insert into pairs {model('duplicates/bucket_pairs')}")
-    connection.execute("create table likenesses (later bigint, earlier bigint, similarity double)")
-    writing = connection.cursor()
-    for batch in connection.sql(model("duplicates/compared_pairs")).to_arrow_reader(batch_rows):
-        likenesses = compare_pairs(pl.DataFrame(batch))
-        writing.register("batch_likenesses", likenesses.to_arrow())
-        writing.execute("insert into likenesses from batch_likenesses")
-    connection.execute(f"create table parents as {model('duplicates/parents')}")
-    parents: pl.DataFrame = connection.sql("select position, parent from parents").pl()
-    connection.register("batch_roots", find_roots(parents).to_arrow())
-    connection.execute("create table roots as from batch_roots")
-
-
-def compare_pairs(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Keep the pairs of signatures that are similar enough, with their similarity.
-
-    >>> ours, theirs = list(range(BANDS)), [-1] * BANDS
-    >>> pairs = {"later": [1, 2], "earlier": [0, 0]}
-    >>> pairs |= {"later_keys": [ours, theirs], "earlier_keys": [ours, ours]}
-    >>> compare_pairs(pl.DataFrame(pairs)).rows()
-    [(1, 0, 1.0)]
-    """
-    later, earlier = (
-        pairs[side].explode().to_numpy().reshape(-1, BANDS)
-        for side in ("later_keys", "earlier_keys")
-    )
-    similarity = pl.Series("similarity", estimate_similarity(later, earlier))
-    return pairs.select("later", "earlier", similarity).filter(
-        pl.col("similarity") >= MIN_SIMILARITY
-    )
-
-
-def find_roots(parents: pl.DataFrame) -> pl.DataFrame:
-    """Follow each position's chain of parents to its end.
-
-    Each step doubles the distance, so a chain of n parents takes about log2(n) steps.
-
-    >>> find_roots(pl.DataFrame({"position": [2, 5, 9], "parent": [0, 2, 5]})).rows()
-    [(0, 0), (2, 0), (5, 0), (9, 0)]
-    """
-    positions = np.unique(
-        parents.select(pl.concat_list("position", "parent").explode()).to_series().to_numpy()
-    )
-    above = np.arange(len(positions))
-    above[np.searchsorted(positions, parents["position"].to_numpy())] = np.searchsorted(
-        positions, parents["parent"].to_numpy()
-    )
-    while not np.array_equal(above, further := above[above]):
-        above = further
-    return pl.DataFrame({"position": positions, "root": positions[above]})
+    connection.execute("set variable n_bands = $n_bands", {"n_bands": BANDS})
+    settings = "select current_setting('temp_directory'), current_setting('memory_limit')"
+    folder, limit = connection.sql(settings).fetchall()[0]
+    marks = [np.empty((0, 2), bool)]
+    with NamedTemporaryFile(dir=folder) as file:
+        for batch in connection.sql(model("duplicates/signatures")).to_arrow_reader(batch_rows):
+            marks.append(pl.DataFrame(batch).select("is_fresh", "is_signed").to_numpy())
+            file.write(batch["band_keys"].flatten().to_numpy())
+        file.flush()
+        memory = TypeAdapter(ByteSize).validate_python(limit) // 3
+        parents = find_parents(Signed(Path(file.name), *np.concatenate(marks).T), memory)
+    connection.register("found_parents", parents.to_arrow())
+    connection.execute("create table parents as from found_parents")

@@ -1,7 +1,7 @@
 -- labelled_contents: the texts with their cluster and their origin.
 -- The origin is the first record that had the text that this one nearly repeats, or else this text.
 -- grain: content_id
--- reads: members, parents, roots
+-- reads: members, parents
 select
     members.content_id,
     coalesce(members.root_id, root.root_id, root.content_id, members.content_id) as root_id,
@@ -10,5 +10,4 @@ select
 from members
 left join parents on members.position = parents.position
 left join members as parent on parents.parent = parent.position
-left join roots on members.position = roots.position
-left join members as root on roots.root = root.position
+left join members as root on parents.root = root.position

@@ -1,6 +1,6 @@
 -- members: the known and fresh texts to label or compare, numbered by when they first occur.
 -- grain: content_id
--- reads: known_contents, fresh_contents, signed_contents
+-- reads: known_contents, fresh_contents
 with contents as (
     select
         *,
@@ -16,8 +16,6 @@ with contents as (
 )
 
 select
-    contents.*,
-    signed_contents.band_keys,
-    row_number() over (order by contents.event_timestamp, contents.record_id) - 1 as position
+    *,
+    row_number() over (order by event_timestamp, record_id) - 1 as position
 from contents
-inner join signed_contents on contents.content_id = signed_contents.content_id

@@ -34,7 +34,6 @@ from tests.transforms.histories import (
 from transforms.features import fingerprint
 from transforms.features.backfill import Span, fill, find
 from transforms.features.build import featurize, recompute
-from transforms.features.engine.duplicates import find_roots
 from transforms.features.registry import view_of
 from transforms.features.views.record_duplicates import RecordDuplicates
 from transforms.lineage.trace import trace_feature
@@ -42,6 +41,8 @@ from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownContent, KnownDocument
 from transforms.schemas.staging import StagedRecord
 from transforms.text.duplicates import BANDS, HEADS, MIN_SIMILARITY, estimate_similarity, sign
+from transforms.text.likeness import Parents, Signed
+from transforms.text.likeness import _compare as compare_pairs
 from transforms.upkeep.maintain import compact
 from transforms.warehouse.publishing import publish
 from transforms.warehouse.tables import Warehouse
@@ -240,7 +241,7 @@ def test_full_buckets_are_as_defined_too(
     new_home: NewHome, versions: list[Version], cuts: list[int]
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("transforms.features.engine.duplicates.HEADS", 1)
+        patched.setattr("transforms.text.likeness.HEADS", 1)
         assert_duplicates_are_as_defined(run(new_home(), *cut(versions, cuts)), versions, n_heads=1)
 
 
@@ -347,10 +348,10 @@ def test_late_original_relabels_what_follows_and_nothing_else(new_home: NewHome)
 def test_template_of_thousands_attaches_to_the_first_of_its_buckets(
     new_home: NewHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transforms.features.engine.duplicates.HEADS", 4)
+    monkeypatch.setattr("transforms.text.likeness.HEADS", 4)
     n_pairs: list[int] = []
     compare = compare_counting(n_pairs)
-    monkeypatch.setattr("transforms.features.engine.duplicates.compare_pairs", compare)
+    monkeypatch.setattr("transforms.text.likeness._compare", compare)
     versions = [
         version(f"r{number:04}", number, text=f"{FOX} number {number}") for number in range(1000)
     ]
@@ -361,22 +362,12 @@ def test_template_of_thousands_attaches_to_the_first_of_its_buckets(
     assert sum(n_pairs) <= 1000 * 4 * BANDS
 
 
-def compare_counting(n_pairs: list[int]) -> Callable[[pl.DataFrame], pl.DataFrame]:
-    from transforms.features.engine.duplicates import compare_pairs
-
-    def compare(pairs: pl.DataFrame) -> pl.DataFrame:
-        n_pairs.append(pairs.height)
-        return compare_pairs(pairs)
+def compare_counting(n_pairs: list[int]) -> Callable[..., None]:
+    def compare(texts: Signed, parents: Parents, later: np.ndarray, earlier: np.ndarray) -> None:
+        n_pairs.append(len(later))
+        compare_pairs(texts, parents, later, earlier)
 
     return compare
-
-
-def test_roots_are_found_along_chains_of_any_length() -> None:
-    parents = pl.DataFrame({"position": range(1, 1000), "parent": range(999)}).sample(
-        fraction=1, shuffle=True, seed=1
-    )
-    assert set(find_roots(parents)["root"]) == {0}
-    assert find_roots(parents.clear()).is_empty()
 
 
 # --- lineage, erasing, maintenance, backfill ---
@@ -456,7 +447,7 @@ def test_other_code_makes_index_and_view_again(
         new_home(), [version("r1", 0, text=FOX), version("r2", HOUR, text=f"RT: {FOX}")]
     )
     monkeypatch.setattr(fingerprint, "_code", lambda *_: "other code")
-    monkeypatch.setattr("transforms.features.engine.duplicates.MIN_SIMILARITY", 1.0)
+    monkeypatch.setattr("transforms.text.likeness.MIN_SIMILARITY", 1.0)
     assert featurize(warehouse, NOW + timedelta(days=1))["record_duplicates"] == (0, 2, 0)
     assert only(warehouse, "r2")["is_duplicate"] == 0
     assert [
