@@ -2,7 +2,7 @@
 
 Texts have positions, in the order in which they first occur. Their signatures are in a file, a row
 each, of which little is mapped at a time. The buckets of a band are searched in parts that fit in
-memory, so what grows with the texts is 20 bytes of each.
+memory, so what grows with the texts is some 40 bytes of each.
 """
 
 from collections.abc import Iterator
