@@ -28,6 +28,9 @@ from transforms.text.duplicates import (
     sign,
 )
 
+# bands of few texts are searched together, of many one after the other, to bound memory
+KEYS_AT_ONCE = 100_000
+
 
 def duplicate_rows(
     connection: duckdb.DuckDBPyConnection,
@@ -142,8 +145,11 @@ def _find_parents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> Non
     """
     connection.execute("create table pairs (later bigint, earlier bigint)")
     connection.execute("set variable n_heads = $n_heads", {"n_heads": HEADS})
-    for band in range(1, BANDS + 1):
-        connection.execute("set variable band = $band", {"band": band})
+    (n_members,) = connection.execute("select count(*) from members").fetchall()[0]
+    n_bands = max(1, min(BANDS, KEYS_AT_ONCE // max(1, n_members)))
+    for first in range(1, BANDS + 1, n_bands):
+        bands = list(range(first, min(first + n_bands, BANDS + 1)))
+        connection.execute("set variable bands = $bands", {"bands": bands})
         connection.execute(f"insert into pairs {model('duplicates/bucket_pairs')}")
     connection.execute("create table likenesses (later bigint, earlier bigint, similarity double)")
     writing = connection.cursor()

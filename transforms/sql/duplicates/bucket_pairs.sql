@@ -1,30 +1,45 @@
--- bucket_pairs: every fresh text with the first texts (`n_heads`) of its bucket in one band.
+-- bucket_pairs: every fresh text with the first texts (`n_heads`) of its bucket, in some bands.
 -- The thousands of texts made from one template thus pair with the first few of them only, and the
 -- number of pairs does not grow with their square.
 -- grain: later, earlier
 -- reads: members
-with keyed as (
+with banded as (
     select
         position,
         is_fresh,
-        band_keys[getvariable('band')] as band_key
+        band_keys,
+        unnest(getvariable('bands')) as band
     from members
     where band_keys is not null
 ),
 
+keyed as (
+    select
+        position,
+        is_fresh,
+        band,
+        band_keys[band] as band_key
+    from banded
+),
+
 shared as (
-    select band_key
+    select
+        band,
+        band_key
     from keyed
-    group by band_key
+    group by band, band_key
     having count(*) > 1 and bool_or(is_fresh)
 ),
 
 placed as (
     select
-        *,
-        row_number() over (partition by band_key order by position) as place
+        keyed.*,
+        row_number() over (
+            partition by keyed.band, keyed.band_key
+            order by keyed.position
+        ) as place
     from keyed
-    where band_key in (select shared.band_key from shared)
+    semi join shared on keyed.band = shared.band and keyed.band_key = shared.band_key
 )
 
 select
@@ -33,7 +48,8 @@ select
 from placed as fresh
 inner join placed as heads
     on
-        fresh.band_key = heads.band_key
+        fresh.band = heads.band
+        and fresh.band_key = heads.band_key
         and fresh.position > heads.position
 where
     fresh.is_fresh
