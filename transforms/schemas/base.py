@@ -102,6 +102,7 @@ class Contract(pa.DataFrameModel):
         return int(cls.Config.metadata["version"])
 
     @classmethod
+    @cache
     def columns(cls) -> list[Column]:
         """Describe every column, in order."""
         return [

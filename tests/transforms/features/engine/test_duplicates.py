@@ -244,6 +244,16 @@ def test_full_buckets_are_as_defined_too(
         assert_duplicates_are_as_defined(run(new_home(), *cut(versions, cuts)), versions, n_heads=1)
 
 
+@pytest.mark.parametrize("keys_at_once", [1, 40])
+def test_bands_one_by_one_or_some_together_find_the_same(
+    new_home: NewHome, monkeypatch: pytest.MonkeyPatch, keys_at_once: int
+) -> None:
+    monkeypatch.setattr("transforms.features.engine.duplicates.KEYS_AT_ONCE", keys_at_once)
+    texts = [FOX, *CHAIN, f"{FOX} again"]
+    versions = [version(f"r{number}", number, text=text) for number, text in enumerate(texts)]
+    assert_duplicates_are_as_defined(run(new_home(), versions[:2], versions[2:]), versions)
+
+
 @settings(max_examples=6)
 @given(HISTORIES, st.integers(0, 11), st.sampled_from(TEXTS))
 def test_what_is_known_later_changes_nothing_before(
