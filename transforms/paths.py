@@ -30,10 +30,10 @@ def parquet(
     )
 
 
-def parquet_scan(files: Sequence[str | Path]) -> str:
+def parquet_relation(files: Sequence[str | Path]) -> str:
     """Write the SQL that reads Parquet files: a view of it is bound in half of `parquet`'s time.
 
-    >>> print(parquet_scan(["it's[1].parquet"]))
+    >>> print(parquet_relation(["it's[1].parquet"]))
     read_parquet(['it''s[[]1].parquet'], hive_partitioning = false)
     """
     paths = ", ".join(literal(as_pattern(file)) for file in files)

@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from transforms.expressions import literal
-from transforms.paths import parquet_scan
+from transforms.paths import parquet_relation
 from transforms.schemas.base import Contract
 from transforms.warehouse.scratch import scratch_folder
 from transforms.warehouse.tables import Warehouse, data_files
@@ -124,7 +124,7 @@ def create_view(
     schema_name, _, view = name.rpartition(".")
     connection.execute(f"create schema if not exists {schema_name or 'main'}")
     if files:
-        connection.execute(f"create or replace view {name} as from {parquet_scan(files)}")
+        connection.execute(f"create or replace view {name} as from {parquet_relation(files)}")
         return
     connection.execute(f"use {schema_name or 'main'}")
     connection.from_arrow(schema.empty_table()).create_view(view)
