@@ -388,8 +388,11 @@ class Materialization:
         )
         found = connection.sql(sql, params={"skipped": skipped}).to_arrow_reader(FOUND_ROWS)
         schema = rows.carried(self._columns).append(pa.field("rank", pa.int64()))
-        number = n_partitions(total, rows.row_bytes(self._columns), memory_limit(self.config) // 2)
-        part_rows = self.chunk_rows * -(-total // (number * self.chunk_rows))
+        part_rows = self.chunk_rows
+        if total > part_rows:
+            size = rows.row_bytes(self._columns)
+            number = n_partitions(total, size, memory_limit(self.config) // 2)
+            part_rows *= -(-total // (number * part_rows))
         ranked = (
             pa.RecordBatch.from_arrays(
                 [*batch.take(places).columns, ranks["rank"].combine_chunks()], schema=schema

@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transforms import expressions
 from transforms.expressions import (
     bound,
     column_name,
@@ -262,6 +263,29 @@ def test_a_sealed_connection_reaches_nothing(sql: str) -> None:
         pytest.raises(duckdb.Error, match=r"disabled|locked|does not exist"),
     ):
         connection.execute(sql)
+
+
+def test_a_sealed_engine_that_is_lent_again_has_nothing_of_the_loan_before() -> None:
+    with sealed(threads=1) as connection:
+        connection.register("given", pa.table({"x": [1]}))
+        connection.execute("create temp table kept as from given")
+        connection.execute("set variable said = 1")
+    with sealed(threads=1) as connection:
+        found = connection.execute("select current_setting('timezone'), getvariable('said')")
+        assert found.fetchall() == [("UTC", None)]
+        for name in ("given", "kept"):
+            with pytest.raises(duckdb.CatalogException, match="does not exist"):
+                connection.execute(f"from {name}")
+
+
+def test_a_sealed_engine_that_failed_is_not_lent_again() -> None:
+    engines = expressions._idle
+    with sealed(threads=1):
+        pass
+    (kept,) = (key for key, idle in engines.items() if idle and "'threads', 1" in key[1])
+    with pytest.raises(ZeroDivisionError), sealed(threads=1):
+        raise ZeroDivisionError
+    assert not engines[kept]
 
 
 def test_every_function_of_this_duckdb_is_allowed_or_refused_with_a_reason() -> None:

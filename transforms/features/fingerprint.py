@@ -64,24 +64,21 @@ def digest(
     `modules` compute it, `declared` is what its declaration says beside the contract, and `reads`
     are the digests of the views it reads.
     """
-    content = "\x1f".join(
-        [
-            _code(modules, contract.relation().replace(".", "/")),
-            _described(contract),
-            declared,
-            *map(str, reads),
-        ]
-    )
-    return int(hashlib.sha256(content.encode()).hexdigest()[:15], 16)
+    code = _code(modules, contract.relation().replace(".", "/"))
+    return int(_digested([code, _described(contract), declared, *map(str, reads)])[:15], 16)
 
 
 @cache
 def _code(modules: tuple[str, ...], own_model: str) -> str:
-    """Join all that counts of code, once in a process.
+    """Digest all that counts of code, once in a process.
 
     Neither sources nor libraries change under it.
     """
-    return "\x1f".join(_content(_closure(modules), own_model))
+    return _digested(_content(_closure(modules), own_model))
+
+
+def _digested(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
 def _content(modules: list["Module"], own_model: str) -> Iterator[str]:
@@ -111,7 +108,7 @@ def kernel_digest(declared: type) -> str:
         ]
     used = _used(tree, {node.name for node in family})
     module = _parse(ast.unparse(ast.Module(used, [])), declared.__module__.rpartition(".")[0])
-    return "\x1f".join(_content([module, *_closure(sorted(module.imports))], ""))
+    return _digested(_content([module, *_closure(sorted(module.imports))], ""))
 
 
 def _family(tree: ast.Module, name: str) -> list[ast.ClassDef]:

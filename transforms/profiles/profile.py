@@ -26,7 +26,7 @@ from transforms.sql import model
 from transforms.text.pii import KINDS, score_pii
 from transforms.text.quality import WORD
 from transforms.warehouse.checkpoint import PROFILE, profiling, publish_once
-from transforms.warehouse.tables import Warehouse, data_files
+from transforms.warehouse.tables import Warehouse, data_files, n_rows_of
 
 ACCURACY = 0.01
 GAMMA = (1 + ACCURACY) / (1 - ACCURACY)
@@ -34,6 +34,7 @@ SMALLEST = 1e-9
 # greater than any bucket's index; doubles have indexes from about -1,036 to 35,500
 SHIFT = 1 << 20
 SAMPLED_ROWS = 10_000
+FEW_ROWS = 10_000
 VOCABULARY_BUCKETS = 1024
 # below this, a vocabulary would give single texts away
 MIN_VOCABULARY_ROWS = 20
@@ -124,15 +125,22 @@ def quantiles_of(values: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> 
     return found
 
 
-def count(rows: pl.LazyFrame, by: Sequence[str], columns: Iterable[Profiled]) -> pl.DataFrame:
-    """Count rows as columns *by, column, kind, key (null: no value), n."""
+def count(
+    rows: pl.LazyFrame, by: Sequence[str], columns: Iterable[Profiled], *, n_rows: int = FEW_ROWS
+) -> pl.DataFrame:
+    """Count rows as columns *by, column, kind, key (null: no value), n.
+
+    The streaming engine uses all cores, but to start it for each column costs more than few rows.
+    """
+    is_small = n_rows < FEW_ROWS
+    rows = rows.collect(engine="in-memory").lazy() if is_small else rows
     counts = [
         rows.group_by(*by, key=column.bucket)
         .agg(n=pl.len().cast(pl.Int64))
         .select(*by, column=pl.lit(column.name), kind=pl.lit(column.kind), key=column.key, n="n")
         for column in columns
     ]
-    return merge(pl.collect_all(counts, engine="streaming"))
+    return merge(pl.collect_all(counts, engine="in-memory" if is_small else "streaming"))
 
 
 def merge(counts: Iterable[pl.DataFrame]) -> pl.DataFrame:
@@ -258,7 +266,8 @@ def _profile_publications(
         .filter(~created.is_in(known.unique().implode()))
         .with_columns(loaded_timestamp=created)
     )
-    counts = count(rows, ["loaded_timestamp"], _columns_of(contract))
+    n_rows = sum(map(n_rows_of, files))
+    counts = count(rows, ["loaded_timestamp"], _columns_of(contract), n_rows=n_rows)
     load_id = pl.col("loaded_timestamp").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
     return as_profiles(counts.with_columns(source=pl.lit(""), load_id=load_id), contract.relation())
 
@@ -292,7 +301,7 @@ def _count_accepted(connection: duckdb.DuckDBPyConnection, buffer: Path) -> Iter
         for batch in stream:
             read = batch.select(PROFILED)
             rows = pl.DataFrame(read)[_within(accepted, first, len(read))]
-            yield count(rows.lazy(), ["load_id"], (*CHEAP, _label()))
+            yield count(rows.lazy(), ["load_id"], (*CHEAP, _label()), n_rows=rows.height)
             # a copy; rows of Polars would hold the whole batch
             waiting.append(read.take(pa.array(_within(sampled, first, len(read)))))
             first += len(read)
@@ -305,7 +314,7 @@ def _count_accepted(connection: duckdb.DuckDBPyConnection, buffer: Path) -> Iter
 
 def _count_sample(batches: list[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
     sample = pl.DataFrame(pa.Table.from_batches(batches))
-    yield count(_measured(sample).lazy(), ["load_id"], SAMPLED)
+    yield count(_measured(sample).lazy(), ["load_id"], SAMPLED, n_rows=sample.height)
     yield _count_vocabulary(sample)
 
 
@@ -419,7 +428,8 @@ def _count_vocabulary(sample: pl.DataFrame) -> pl.DataFrame:
         "load_id", key=pl.when(pl.col("text").is_not_null()).then(pl.lit(ALL_ROWS))
     )
     rows = pl.concat([words.select("load_id", "key"), texts])
-    return count(rows.lazy(), ["load_id"], [Profiled("vocabulary", "vocabulary", pl.col("key"))])
+    of_word = Profiled("vocabulary", "vocabulary", pl.col("key"))
+    return count(rows.lazy(), ["load_id"], [of_word], n_rows=rows.height)
 
 
 def _name_few_labels(counts: pl.DataFrame) -> pl.DataFrame:

@@ -6,7 +6,7 @@ several columns is named `column:rule`, so that a failure can name the column to
 
 import hashlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
@@ -32,6 +32,14 @@ ARROW_TYPES: dict[pl.DataType, arrow.DataType] = {
     pl.List(pl.Float32()): arrow.list_(arrow.float32()),
     pl.List(pl.Float64()): arrow.list_(arrow.float64()),
     pl.Datetime("us", "UTC"): arrow.timestamp("us", "UTC"),
+}
+# Pandera's checks of a value's range, by name
+RANGES: dict[str, Callable[[pl.Expr, Any], pl.Expr]] = {
+    "greater_than_or_equal_to": pl.Expr.ge,
+    "less_than_or_equal_to": pl.Expr.le,
+    "greater_than": pl.Expr.gt,
+    "less_than": pl.Expr.lt,
+    "isin": pl.Expr.is_in,
 }
 FAILURES = {"row": pl.UInt32, "column": pl.String, "rule": pl.String}
 
@@ -94,6 +102,7 @@ class Contract(pa.DataFrameModel):
         return int(cls.Config.metadata["version"])
 
     @classmethod
+    @cache
     def columns(cls) -> list[Column]:
         """Describe every column, in order."""
         return [
@@ -144,7 +153,7 @@ class Contract(pa.DataFrameModel):
 
     @classmethod
     def _is_met(cls, frame: pl.DataFrame) -> bool:
-        """Whether a frame meets the contract, found by one query for all of Pandera's checks.
+        """Whether a frame meets the contract, found by one query for all ranges and one for others.
 
         Pandera runs some queries a check, 50 ms for the columns of a view, however few rows there
         are. False also where Pandera has to look itself, to say what is wrong.
@@ -155,10 +164,25 @@ class Contract(pa.DataFrameModel):
         if not all(_holds(frame[name], column) for name, column in columns.items()):
             return False
         try:
-            passed = pl.collect_all([_passed(*check, frame) for check in cls._checks()])
+            in_range = frame.select(cls._ranges()).row(0) if cls._ranges() else ()
+            passed = pl.collect_all(
+                [_passed(*item, frame) for item in cls._checks() if item[0].name not in RANGES]
+            )
         except Exception:  # noqa: BLE001 - Pandera says what a check raises
             return False
-        return all(outcome.item() for outcome in passed)
+        return all(in_range) and all(outcome.item() for outcome in passed)
+
+    @classmethod
+    @cache
+    def _ranges(cls) -> list[pl.Expr]:
+        """List what Pandera's checks of ranges ask, built once, each as one value."""
+        return [
+            _all_pass(
+                RANGES[check.name](pl.col(name), *(check.statistics or {}).values()), check
+            ).alias(f"{name}:{check.error}")
+            for check, name in cls._checks()
+            if check.name in RANGES
+        ]
 
     @classmethod
     def _checks(cls) -> Iterator[tuple[pa.Check, str]]:
@@ -234,10 +258,12 @@ def _holds(values: pl.Series, column: Any) -> bool:
 def _passed(check: pa.Check, name: str, frame: pl.DataFrame) -> pl.LazyFrame:
     """Ask a check of Pandera's whether all rows of a column, or the frame, pass, as one value."""
     outcome: pl.LazyFrame = PolarsCheckBackend(check).apply(PolarsData(frame.lazy(), name))
-    passed = pl.col(CHECK_OUTPUT_KEY)
-    return outcome.select(
-        (passed | passed.is_null() if check.ignore_na else passed.fill_null(value=False)).all()
-    )
+    return outcome.select(_all_pass(pl.col(CHECK_OUTPUT_KEY), check))
+
+
+def _all_pass(passed: pl.Expr, check: pa.Check) -> pl.Expr:
+    """Whether all rows pass a check; null passes unless the check asks of it too."""
+    return (passed | passed.is_null() if check.ignore_na else passed.fill_null(value=False)).all()
 
 
 def digest_of(*values: object) -> str:

@@ -63,7 +63,7 @@ def pending_files(source: Source, warehouse: Warehouse) -> Pending:
         return Pending(
             [], [f"{source.uri}: no file there now; {n_files:,} were loaded from there before"], []
         )
-    table = warehouse.table(RawRecord.relation())
+    raw = warehouse.opened(RawRecord.relation())
     new: list[NewFile] = []
     refused: list[str] = []
     for file in listing.files:
@@ -72,7 +72,7 @@ def pending_files(source: Source, warehouse: Warehouse) -> Pending:
         except OSError as error:
             refused.append(f"{file.path}: refused, cannot be opened ({error.strerror})")
             continue
-        if not table or table.transaction_version(identified.transaction) is None:
+        if not raw or raw.transaction_version(identified.transaction) is None:
             new.append(identified)
     return Pending(new, listing.passed_over, refused)
 

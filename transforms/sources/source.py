@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -413,25 +414,31 @@ def _root_of(target: Path) -> Path:
 
 
 def _check_expressions(path: Path, source: Source) -> None:
-    """Bind every expression to a row of text columns, to find mistakes before any data is read."""
+    """Bind every expression, to find mistakes before any data is read."""
+    for name, expression in source.expressions().items():
+        try:
+            _bind(expression)
+        except (ValueError, RecursionError, duckdb.Error) as error:
+            key = {"known_timestamp": "known.column", "is_tombstone": "tombstone"}.get(
+                name, f"record.{name}"
+            )
+            reason = str(error).splitlines()[0]
+            message = (
+                f"{path}: {key}: {expression!r} is not an SQL expression over the row "
+                f"({reason}){_as_a_name(expression)}"
+            )
+            raise SourceError(message) from None
+
+
+@cache
+def _bind(expression: str) -> None:
+    """Bind an expression to a row of text columns; raise what DuckDB raises if that fails."""
+    columns = sorted(column_references(expression)) or ["_"]
     with sealed() as connection:
-        for name, expression in source.expressions().items():
-            try:
-                columns = sorted(column_references(expression)) or ["_"]
-                connection.register(
-                    "parsed", pa.schema({column: pa.string() for column in columns}).empty_table()
-                )
-                connection.sql(f"select try({bound(expression)})::varchar from parsed")
-            except (ValueError, RecursionError, duckdb.Error) as error:
-                key = {"known_timestamp": "known.column", "is_tombstone": "tombstone"}.get(
-                    name, f"record.{name}"
-                )
-                reason = str(error).splitlines()[0]
-                message = (
-                    f"{path}: {key}: {expression!r} is not an SQL expression over the row "
-                    f"({reason}){_as_a_name(expression)}"
-                )
-                raise SourceError(message) from None
+        connection.register(
+            "parsed", pa.schema({column: pa.string() for column in columns}).empty_table()
+        )
+        connection.sql(f"select try({bound(expression)})::varchar from parsed")
 
 
 def _as_a_name(expression: str) -> str:

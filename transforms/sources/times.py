@@ -85,9 +85,9 @@ def epoch_sql(text: str, unit: str) -> str:
 
 
 def _bounded(time: str) -> str:
-    # Python's and Polars' times end there
+    # Python's and Polars' times end there; the long SQL of a time is written, and bound, once
     first, end = "'0001-01-01'::timestamptz", "'9999-12-31'::timestamptz"
-    return f"case when {time} >= {first} and {time} < {end} then {time} end"
+    return f"list_filter([{time}], lambda time: time >= {first} and time < {end})[1]"
 
 
 def time_rule_sql(text: str) -> str:

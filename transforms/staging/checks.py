@@ -366,7 +366,7 @@ def _explain(
         engine.register("documents", alone.sql("select document from documents").to_arrow_table())
         structure = candidates_parameters(source)["structure"]
         engine.execute(
-            "create table fields as "
+            "create temp table fields as "
             "select unnest(json_transform(document, $structure)) from documents",
             {"structure": structure},
         )

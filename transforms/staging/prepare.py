@@ -13,6 +13,7 @@ import pyarrow as pa
 from transforms.errors import SchemaChangedError, SourceError
 from transforms.expressions import sealed
 from transforms.profiles.drift import watch
+from transforms.profiles.profile import FEW_ROWS
 from transforms.schemas.base import Contract, digest_of
 from transforms.schemas.fields import SourceField
 from transforms.schemas.profiles import ColumnProfile, DriftStatistic, LoadCheck
@@ -320,10 +321,10 @@ def _reject_shapes(connection: duckdb.DuckDBPyConnection, rejected: list[Rejecte
 def redact_texts(candidates: pa.RecordBatch, source: Source) -> pa.RecordBatch:
     """Add `text_redacted`; with `text: redact` in the source file it replaces the text too."""
     texts = pl.LazyFrame({"text": pl.Series(candidates.column("text"), dtype=pl.String)})
-    # the streaming engine uses all cores
+    # the streaming engine uses all cores; to start it costs more than few texts
     redacted = (
         texts.select(redact(pl.col("text")))
-        .collect(engine="streaming")
+        .collect(engine="streaming" if candidates.num_rows >= FEW_ROWS else "in-memory")
         .to_series()
         .to_arrow()
         .cast(pa.string())

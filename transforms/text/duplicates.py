@@ -9,9 +9,10 @@ signature is stored as 16 bands of 8 values; each band is an integer that is its
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import duckdb
 import numpy as np
 import polars as pl
+
+from transforms.expressions import sealed
 
 SHINGLE = 5
 BANDS, ROWS = 16, 8
@@ -57,7 +58,7 @@ def digest_contents(normal: pl.Series) -> pl.Series:
     2
     """
     texts = normal.rename("text").to_frame()
-    with duckdb.connect() as connection:
+    with sealed(preserve_insertion_order="true") as connection:
         connection.register("texts", texts.to_arrow())
         return pl.Series(
             connection.sql(

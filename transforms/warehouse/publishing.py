@@ -19,7 +19,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from transforms.errors import HomeError
 from transforms.schemas.base import Contract
 from transforms.warehouse.scratch import PARTS, scratch_folder
-from transforms.warehouse.tables import Warehouse, data_files
+from transforms.warehouse.tables import Opened, Warehouse, data_files
 from transforms.warehouse.writer import PartWriter
 
 COMMIT_TRIES = 4
@@ -42,7 +42,6 @@ class Published(NamedTuple):
 
     relation: str
     n_rows: int
-    version: int
 
 
 class AlreadyPublishedError(Exception):
@@ -103,7 +102,7 @@ class Publication:
         warehouse: Warehouse,
         relation: str,
         writer: PartWriter,
-        commit: Callable[[list[AddAction]], DeltaTable],
+        commit: Callable[[list[AddAction]], None],
     ) -> None:
         """Take what writes the table's data files, and what adds them to the table."""
         self.is_committed = False
@@ -124,10 +123,9 @@ class Publication:
 
     def commit(self) -> Published:
         """Make all batches visible."""
-        table = self._commit(self.finish())
+        self._commit(self.finish())
         self.is_committed = True
-        self._warehouse.share(self._relation, table)
-        return Published(self._relation, self._writer.n_rows, table.version())
+        return Published(self._relation, self._writer.n_rows)
 
 
 @contextmanager
@@ -146,11 +144,11 @@ def publishing(
     at the end is deleted.
     """
     relation = contract.relation()
-    _refuse_repeat(warehouse.create(contract), relation, transactions, code)
+    _refuse_repeat(warehouse.open_or_create(contract), relation, transactions, code)
     mode = "overwrite" if is_whole else "append"
 
-    def commit(added: list[AddAction]) -> DeltaTable:
-        return _commit(warehouse, contract, added, without, transactions, code, mode)
+    def commit(added: list[AddAction]) -> None:
+        _commit(warehouse, contract, added, without, transactions, code, mode)
 
     with scratch_folder(warehouse.settings.root) as scratch:
         writer = PartWriter(warehouse.folder(relation), contract, scratch / PARTS)
@@ -170,16 +168,20 @@ def _commit(
     transactions: Mapping[str, int],
     code: int | None,
     mode: str,
-) -> DeltaTable:
-    """Commit on top of what other runs have committed, unless that is of the same input."""
+) -> None:
+    """Commit on top of what other runs have committed, unless that is of the same input.
+
+    The table as it is then is shared, with the transactions that are known of it.
+    """
     carried = (
         transactions if code is None else {**transactions, CODE: code, FAMILY: contract.version()}
     )
     commit = CommitProperties(app_transactions=[Transaction(*item) for item in carried.items()])
     actions: list[AddAction | RemoveAction] = [*added, *map(_remove, without)]
     for tries_left in reversed(range(COMMIT_TRIES)):
-        table = warehouse.take(contract)
-        _refuse_repeat(table, contract.relation(), transactions, code)
+        opened = warehouse.take(contract)
+        table, before = opened.table, opened.table.version()
+        _refuse_repeat(opened, contract.relation(), transactions, code)
         _refuse_missing(table, contract.relation(), without)
         try:
             table.create_write_transaction(
@@ -190,7 +192,11 @@ def _commit(
             # also if two runs create a table at once: the second creation is a commit too
             if not tries_left:
                 raise
-    return table
+    table.update_incremental()
+    is_alone = table.version() == before + 1  # else what others committed meanwhile is unknown
+    warehouse.share(
+        contract.relation(), table, {**opened.transactions, **carried} if is_alone else None
+    )
 
 
 def _remove(file: str) -> RemoveAction:
@@ -210,15 +216,15 @@ def _refuse_missing(table: DeltaTable, relation: str, files: Sequence[str]) -> N
 
 
 def _refuse_repeat(
-    table: DeltaTable, relation: str, transactions: Mapping[str, int], code: int | None
+    opened: Opened, relation: str, transactions: Mapping[str, int], code: int | None
 ) -> None:
     """Refuse transactions that the open version already has.
 
     Delta itself only detects conflicts with commits after the open version.
     """
-    if code is not None and table.transaction_version(CODE) != code:
+    if code is not None and opened.transaction_version(CODE) != code:
         return
-    done = {name: table.transaction_version(name) for name in transactions}
+    done = {name: opened.transaction_version(name) for name in transactions}
     if any(at is not None and at >= transactions[name] for name, at in done.items()):
         message = f"{relation}: another run has published the same input"
         raise AlreadyPublishedError(message)

@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from transforms.expressions import literal
-from transforms.paths import parquet
+from transforms.paths import parquet_relation
 from transforms.schemas.base import Contract
 from transforms.warehouse.scratch import scratch_folder
 from transforms.warehouse.tables import Warehouse, data_files
@@ -60,14 +60,13 @@ class _Engine:
             "autoload_known_extensions": "false",
         }
         self._connection = duckdb.connect(config=options)
+        self._connection.execute("set global timezone = 'UTC'")
         self._database, self._n_emptied = "memory", 0
 
     def lend(self, scratch: Path) -> duckdb.DuckDBPyConnection:
         """Open a connection that spills to a folder."""
         self._connection.execute(f"set global temp_directory = {literal(str(scratch))}")
-        lent = self._connection.cursor()
-        lent.execute("set timezone = 'UTC'")
-        return lent
+        return self._connection.cursor()
 
     def empty(self) -> None:
         """Replace the database by an empty one: the only one, so that cursors begin there."""
@@ -123,10 +122,12 @@ def create_view(
 ) -> None:
     """Create a view of data files; without files, an empty one with the given schema."""
     schema_name, _, view = name.rpartition(".")
-    rows = parquet(connection, files) if files else connection.from_arrow(schema.empty_table())
     connection.execute(f"create schema if not exists {schema_name or 'main'}")
+    if files:
+        connection.execute(f"create or replace view {name} as from {parquet_relation(files)}")
+        return
     connection.execute(f"use {schema_name or 'main'}")
-    rows.create_view(view)
+    connection.from_arrow(schema.empty_table()).create_view(view)
     connection.execute("use main")
 
 

@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -62,11 +62,20 @@ class Changes(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """An open table, what distinguishes its log entry, and the transactions that were asked for."""
+    """An open table, what distinguishes its log entry, and the transactions known of it."""
 
     table: DeltaTable
     identity: tuple[int, int] | None
     transactions: dict[str, int | None]
+
+    def transaction_version(self, transaction: str) -> int | None:
+        """Return the version that the newest commit of a transaction recorded.
+
+        Each is asked for once: delta-rs reads the log to answer.
+        """
+        if transaction not in self.transactions:
+            self.transactions[transaction] = self.table.transaction_version(transaction)
+        return self.transactions[transaction]
 
 
 class Warehouse:
@@ -109,41 +118,43 @@ class Warehouse:
 
         The opened table is shared with later callers, so only read it.
         """
-        opened = self._open(relation)
+        opened = self.opened(relation)
         return opened.table if opened else None
 
-    def _open(self, relation: str) -> Opened | None:
+    def opened(self, relation: str) -> Opened | None:
+        """Open a table as `table` does, with what is known of it."""
         folder = self.folder(relation)
         opened = self._opened.get(folder)
         if opened and _is_newest(folder, opened):
             return opened
         if not DeltaTable.is_deltatable(str(folder)):
             return None
-        self.share(relation, DeltaTable(str(folder)))
-        return self._opened[folder]
+        return self.share(relation, DeltaTable(str(folder)))
 
-    def share(self, relation: str, table: DeltaTable) -> DeltaTable:
-        """Share an opened table with later callers, as the newest version; return it."""
+    def share(
+        self, relation: str, table: DeltaTable, transactions: Mapping[str, int | None] | None = None
+    ) -> Opened:
+        """Share an opened table with later callers, as the newest version.
+
+        `transactions` are those that are known of this version.
+        """
         folder = self.folder(relation)
         entry = _entry(folder, table.version())
-        self._opened[folder] = Opened(table, _identity(entry), {})
+        opened = Opened(table, _identity(entry), dict(transactions or {}))
+        self._opened[folder] = opened
         self._keep_files(entry, table)
-        return table
+        return opened
 
     def transaction_version(self, relation: str, transaction: str) -> int | None:
         """Return the version that a relation's newest commit of a transaction recorded."""
-        opened = self._open(relation)
-        if opened is None:
-            return None
-        if transaction not in opened.transactions:
-            opened.transactions[transaction] = opened.table.transaction_version(transaction)
-        return opened.transactions[transaction]
+        opened = self.opened(relation)
+        return opened.transaction_version(transaction) if opened else None
 
-    def take(self, contract: type[Contract]) -> DeltaTable:
+    def take(self, contract: type[Contract]) -> Opened:
         """Open a contract's table to write to it, created if missing, and share it with nobody."""
-        table = self.create(contract)
+        opened = self.open_or_create(contract)
         self._opened.pop(self.folder(contract.relation()), None)
-        return table
+        return opened
 
     def table_at(self, relation: str, version: int) -> DeltaTable:
         """Open a relation's Delta table as it was at a version."""
@@ -203,7 +214,11 @@ class Warehouse:
 
     def create(self, contract: type[Contract]) -> DeltaTable:
         """Open a contract's table as `table` does; create it empty if it is missing."""
-        if opened := self.table(contract.relation()):
+        return self.open_or_create(contract).table
+
+    def open_or_create(self, contract: type[Contract]) -> Opened:
+        """Open a contract's table as `create` does, with what is known of it."""
+        if opened := self.opened(contract.relation()):
             return opened
         folder = self.folder(contract.relation())
         try:

@@ -2,10 +2,12 @@
 
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 
 from transforms.errors import HomeError
 from transforms.schemas.staging import AccountedFile
@@ -104,3 +106,40 @@ def test_files_that_another_run_replaced_are_not_replaced_again(
         publish("a", "b", without=before)
     assert loads(warehouse) == ["b"]
     assert len(list(warehouse.folder(RELATION).glob("*.parquet"))) == 2
+
+
+def test_transactions_are_asked_for_once_and_carried_over_own_commits(
+    warehouse: Warehouse, publish: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish("a", first=1)
+    asked: list[str] = []
+    ask = DeltaTable.transaction_version
+
+    def asking(table: DeltaTable, transaction: str) -> int | None:
+        asked.append(transaction)
+        return ask(table, transaction)
+
+    monkeypatch.setattr(DeltaTable, "transaction_version", asking)
+    publish("b", second=2)
+    opened = warehouse.opened(RELATION)
+    assert opened
+    assert [opened.transaction_version(name) for name in ("first", "second")] == [1, 2]
+    assert asked == ["second"]
+
+
+def test_transactions_that_another_run_commits_meanwhile_are_asked_for_again(
+    warehouse: Warehouse, publish: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish("a")
+    assert warehouse.transaction_version(RELATION, "other") is None
+    other, commit = Warehouse(warehouse.settings), DeltaTable.create_write_transaction
+
+    def after_another(table: DeltaTable, *arguments: Any, **options: Any) -> None:
+        monkeypatch.setattr(DeltaTable, "create_write_transaction", commit)
+        publishing.publish(other, AccountedFile, [], {"other": 3})
+        commit(table, *arguments, **options)
+
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", after_another)
+    publish("b", own=1)
+    assert warehouse.transaction_version(RELATION, "other") == 3
+    assert warehouse.transaction_version(RELATION, "own") == 1

@@ -221,8 +221,12 @@ class GroupView(View):
         """
         groups = [view for view in run.beside if isinstance(view, GroupView)] or [self]
         versions = ALL_VERSIONS if is_whole else None
-        counting = [group for group in groups if counts_any(run.connection, group, versions)]
-        others = [group for group in groups if group not in counting]
+        is_met = {
+            where: counts_any(run.connection, where, versions)
+            for where in {group.where for group in groups}
+        }
+        counting = [group for group in groups if is_met[group.where]]
+        others = [group for group in groups if not is_met[group.where]]
         for table, of, read in (
             ("spans", counting, versions),
             ("no_spans", others, f"{ALL_VERSIONS} limit 0"),

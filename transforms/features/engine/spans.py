@@ -78,16 +78,18 @@ def times_of(groups: Sequence[Group]) -> list[str]:
     return list(dict.fromkeys([*TIMES, *(ORDER if is_ordered else ())]))
 
 
-def counts_any(connection: duckdb.DuckDBPyConnection, group: Group, versions: str | None) -> bool:
-    """Whether any version may meet a group's condition; `versions` as in `create_spans`.
+def counts_any(
+    connection: duckdb.DuckDBPyConnection, where: str | None, versions: str | None
+) -> bool:
+    """Whether any version may meet a condition of groups; `versions` as in `create_spans`.
 
     A condition that reads features of record views is not tried: it may be met.
     """
-    if group.where is None or any(rest for _, *rest in dotted_references(group.where)):
+    if where is None or any(rest for _, *rest in dotted_references(where)):
         return True
     read = versions or model("features/relevant_versions")
     return bool(
-        connection.sql(f"select 1 from ({read}) where {bound(group.where)} limit 1").fetchall()
+        connection.execute(f"select 1 from ({read}) where {bound(where)} limit 1").fetchall()
     )
 
 
