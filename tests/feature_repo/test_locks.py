@@ -1,5 +1,6 @@
 """Locks: a training set is rebuilt equal to the byte, or what is missing or changed is named."""
 
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 
 from feature_repo import TrainingSet, training_set
 from feature_repo.locks import LockError, find, register, registered, remove
-from tests.feature_repo.conftest import NOW
+from tests.feature_repo.conftest import NOW, ready
 from transforms.features.build import featurize
+from transforms.home import Settings
 from transforms.warehouse.tables import Warehouse
 
 FEATURES = [
@@ -20,10 +22,25 @@ FEATURES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def ready_home(
+    staged: pl.DataFrame,
+    stage: Callable[..., Warehouse],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A home of some staged records, featurized and registered, and a `copy` beside it."""
+    home = tmp_path_factory.mktemp("locks") / "home"
+    ready(stage(Warehouse(Settings(home=home)), staged.head(20)))
+    shutil.copytree(home, home.with_name("copy"))
+    return home
+
+
 @pytest.fixture
-def home(staged: pl.DataFrame, home_of: Callable[..., Warehouse]) -> Warehouse:
-    """A home of some staged records, featurized and registered."""
-    return home_of(staged.head(20))
+def home(ready_home: Path) -> Warehouse:
+    """That home, as it was."""
+    shutil.rmtree(ready_home)
+    shutil.copytree(ready_home.with_name("copy"), ready_home)
+    return Warehouse(Settings(home=ready_home))
 
 
 @pytest.fixture

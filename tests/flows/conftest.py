@@ -8,8 +8,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from transforms.warehouse.tables import Warehouse
 VIEWS = tuple(view.name for view in views())
 ROOT = Path(__file__).parent.parent.parent
 DAYS = ("2024-05-09", "2024-05-10", "2024-05-11")
+Ended = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="session")
@@ -54,24 +56,34 @@ class Warm:
 
     def start(self, name: str, *arguments: object) -> int:
         """Begin a command; its process id."""
-        return self._ask("start", name, *arguments, self.log)
+        return self._ask([name, [str(argument) for argument in arguments], *[str(self.log)] * 2])
 
     def wait(self, pid: int) -> int:
         """Wait for a child: minus the signal that ended it, or its exit code."""
-        return self._ask("wait", pid)
+        return self._ask(pid)
 
     def run(self, name: str, *arguments: object) -> None:
         """Run a command to its end; it must succeed."""
         assert self.wait(self.start(name, *arguments)) == 0, self.log.read_text()
 
+    def millrace(
+        self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]
+    ) -> Ended:
+        """Run the command line in a folder, with just this environment."""
+        with tempfile.TemporaryDirectory() as said:
+            output, errors = Path(said, "output"), Path(said, "errors")
+            words = [str(folder), json.dumps(dict(environment)), *arguments]
+            code = self.wait(self._ask(["millrace", words, str(output), str(errors)]))
+            return Ended(words, code, output.read_text("utf-8"), errors.read_text("utf-8"))
+
     def close(self) -> None:
         """End the process; its children have been waited for."""
         self._process.communicate()
 
-    def _ask(self, *words: object) -> int:
+    def _ask(self, asked: object) -> int:
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write(" ".join(map(str, words)) + "\n")
+        self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
@@ -157,27 +169,39 @@ def digest_of_tree() -> Callable[[Path], str]:
     return run
 
 
-@pytest.fixture
-def millrace(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command line in an empty folder; Prefect keeps its own files there too."""
+def environment_of(folder: Path, **environment: str) -> dict[str, str]:
+    """This process's variables without settings; Prefect keeps its own files in the folder."""
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MILLRACE_", "PREFECT_"))
+    }
+    own = {"MILLRACE_FEATURES": "", "PREFECT_HOME": str(folder / "prefect")}
+    return {**clean, **own, **environment}
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "flows.cli", *arguments]
-        clean = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("MILLRACE_", "PREFECT_"))
-        }
-        settings = {
-            **clean,
-            "MILLRACE_FEATURES": "",
-            "PREFECT_HOME": str(tmp_path / "prefect"),
-            **environment,
-        }
+
+@pytest.fixture
+def millrace(warm: Warm, tmp_path: Path) -> Callable[..., Ended]:
+    """Run the command line in an empty folder, in a child of a process that has its imports.
+
+    What an interpreter reads and prints when it starts and ends is for `new_millrace`.
+    """
+
+    def run(*arguments: str, **environment: str) -> Ended:
+        return warm.millrace(arguments, tmp_path, environment_of(tmp_path, **environment))
+
+    return run
+
+
+@pytest.fixture
+def new_millrace(tmp_path: Path) -> Callable[..., Ended]:
+    """Run the command line in an empty folder, in an interpreter of its own."""
+
+    def run(*arguments: str, **environment: str) -> Ended:
         ended = subprocess.run(
-            command,
+            [sys.executable, "-m", "flows.cli", *arguments],
             cwd=tmp_path,
-            env=settings,
+            env=environment_of(tmp_path, **environment),
             capture_output=True,
             text=True,
             timeout=280,

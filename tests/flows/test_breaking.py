@@ -52,27 +52,27 @@ def retype_and_remove(copied: Path) -> None:
 
 
 def test_breaking_change_is_listed_refused_and_accepted(
-    millrace: Run, copied: Path, small_source: Path, tmp_path: Path
+    new_millrace: Run, copied: Path, small_source: Path, tmp_path: Path
 ) -> None:
     home, path = str(tmp_path / "home"), {"PYTHONPATH": str(copied)}
     asked = ("--source", str(small_source), "--home", home)
-    first = millrace("run", *asked, "--plain", **path)
+    first = new_millrace("run", *asked, "--plain", **path)
     assert first.returncode == 0, first.stderr
     warehouse = Warehouse(Settings(home=Path(home)))
     before = warehouse.versions()
 
     retype_and_remove(copied)
-    planned = millrace("plan", *asked, **path).stdout
+    planned = new_millrace("plan", *asked, **path).stdout
     assert "breaking: features.record_quality.n_urls: removed" in planned
     assert "breaking: features.author_activity.n_words_1d: int64 becomes double" in planned
-    refused = millrace("run", *asked, "--plain", **path)
+    refused = new_millrace("run", *asked, "--plain", **path)
     assert refused.returncode == 1
     assert "features.record_quality.n_urls: removed" in refused.stderr
     assert "--accept-breaking" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert warehouse.versions() == before
 
-    accepted = millrace("run", *asked, "--plain", "--accept-breaking", **path)
+    accepted = new_millrace("run", *asked, "--plain", "--accept-breaking", **path)
     assert accepted.returncode == 0, accepted.stderr
     with connect(warehouse) as connection:
         types = dict(
@@ -84,7 +84,7 @@ def test_breaking_change_is_listed_refused_and_accepted(
         assert "n_urls" not in connection.sql("from features.record_quality limit 0").columns
     older = warehouse.table_at("features.record_quality", before["features.record_quality"])
     assert "n_urls" in [field.name for field in older.schema().fields]
-    assert "nothing to load, stage or compute" in millrace("plan", *asked, **path).stdout
+    assert "nothing to load, stage or compute" in new_millrace("plan", *asked, **path).stdout
 
     read = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", READ],

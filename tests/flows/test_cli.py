@@ -48,10 +48,12 @@ def the_one_line(result: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_run_then_run_again_changes_nothing(
-    millrace: Run, small_source: Path, tmp_path: Path
+    new_millrace: Run, small_source: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
-    first = millrace("run", "--source", str(small_source), "--home", str(home), "--plain", "--json")
+    first = new_millrace(
+        "run", "--source", str(small_source), "--home", str(home), "--plain", "--json"
+    )
     assert first.returncode == 0, first.stderr
     assert first.stderr == ""  # progress is for terminals
     summary = json.loads(first.stdout.splitlines()[-1])
@@ -68,7 +70,7 @@ def test_run_then_run_again_changes_nothing(
     assert list(summary["seconds"]) == ["ingest", "prepare", "featurize", "apply", "materialize"]
 
     versions = Warehouse(Settings(home=home)).versions()
-    second = millrace("run", "--source", str(small_source), "--home", str(home), "--json")
+    second = new_millrace("run", "--source", str(small_source), "--home", str(home), "--json")
     assert second.returncode == 0, second.stderr
     assert "nothing new" in second.stdout
     assert json.loads(second.stdout.splitlines()[-1])["read"] == 0
@@ -83,8 +85,8 @@ def test_default_home_is_in_the_current_folder(
     assert (tmp_path / ".millrace" / "raw" / "records").is_dir()
 
 
-def test_home_from_the_environment(millrace: Run, finished_home: Path) -> None:
-    result = millrace("status", MILLRACE_HOME=str(finished_home))
+def test_home_from_the_environment(new_millrace: Run, finished_home: Path) -> None:
+    result = new_millrace("status", MILLRACE_HOME=str(finished_home))
     assert result.returncode == 0, result.stderr
     assert "Everything adds up" in result.stdout
 
@@ -127,7 +129,7 @@ def test_views_that_are_off_are_named(
     ],
 )
 def test_a_mistake_costs_one_line(
-    millrace: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+    new_millrace: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     (tmp_path / "folder").mkdir()
     record = "record: {record_id: a, author_id: b, event_timestamp: c, text: d"
@@ -136,13 +138,13 @@ def test_a_mistake_costs_one_line(
     )
     (tmp_path / "empty.yaml").write_text(f"name: x\nuri: folder\nknown: at_load\n{record}}}\n")
     (tmp_path / "broken.yaml").write_text("name: [x\nuri: y\n")
-    result = millrace(*arguments)
+    result = new_millrace(*arguments)
     assert result.returncode == code
     assert words in the_one_line(result)
 
 
-def test_debug_shows_the_traceback(millrace: Run) -> None:
-    result = millrace("--debug", "run", "--source", "nowhere.yaml")
+def test_debug_shows_the_traceback(new_millrace: Run) -> None:
+    result = new_millrace("--debug", "run", "--source", "nowhere.yaml")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
 
@@ -225,11 +227,11 @@ def test_two_runs_at_once_load_every_row_once(tmp_path: Path, small_source: Path
 
 
 def test_home_may_have_a_blank_and_other_letters_in_its_path(
-    millrace: Run, small_source: Path, tmp_path: Path
+    new_millrace: Run, small_source: Path, tmp_path: Path
 ) -> None:
     home = str(tmp_path / "my häuser home")
     for expected in ("features.author_activity", "nothing new"):
-        result = millrace("run", "--source", str(small_source), "--home", home, "--plain")
+        result = new_millrace("run", "--source", str(small_source), "--home", home, "--plain")
         assert result.returncode == 0, result.stderr
         assert expected in result.stdout
     spine = (
@@ -334,12 +336,12 @@ def test_a_refused_file_fails_the_run_after_the_others_are_loaded(
 
 
 def test_a_prefect_server_that_is_not_running_is_one_line(
-    millrace: Run, small_source: Path, tmp_path: Path
+    new_millrace: Run, small_source: Path, tmp_path: Path
 ) -> None:
     with socket.socket() as taken:  # bound and not listening: nobody answers there
         taken.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{taken.getsockname()[1]}"
-        result = millrace(
+        result = new_millrace(
             "run",
             "--source",
             str(small_source),
@@ -354,7 +356,7 @@ def test_a_prefect_server_that_is_not_running_is_one_line(
     assert Warehouse(Settings(home=tmp_path / "home")).versions() == {}
 
 
-def test_help_is_light_and_teaches(millrace: Run) -> None:
+def test_help_is_light_and_teaches(new_millrace: Run) -> None:
     script = (
         "import sys, flows.cli; print(*[name for name in ('prefect', 'feast', 'pandera', "
         "'polars', 'duckdb') if name in sys.modules])"
@@ -373,7 +375,7 @@ def test_help_is_light_and_teaches(millrace: Run) -> None:
         "train-demo",
         "serve",
     ):
-        result = millrace(command, "--help")
+        result = new_millrace(command, "--help")
         assert result.returncode == 0
         assert len(result.stdout.splitlines()) > 5
 

@@ -1,16 +1,17 @@
 """Fork a child for each command from a process that has imported everything, to save the imports.
 
-It reads lines and answers each: `start NAME ARGUMENTS...` returns the child's process id, `wait ID`
-how it ended (minus the signal, or the exit code). A child's output goes to the file given last.
+It reads lines of JSON and answers each: an `Order` with the child's process id, such an id with how
+it ended (minus the signal, or the exit code).
 """
 
+import json
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sklearn  # noqa: F401
 
@@ -28,6 +29,7 @@ import transforms.upkeep.erase
 import transforms.upkeep.maintain
 import transforms.warehouse.publishing
 from feature_repo import definitions, online_features, training_set  # noqa: F401
+from flows.cli import main as command_line
 from flows.stages import (
     BackfillParameters,
     MaintainParameters,
@@ -38,7 +40,9 @@ from flows.stages import (
     run_plain,
 )
 from transforms.errors import MillraceError
+from transforms.features.registry import views
 from transforms.home import Settings
+from transforms.text.identify import identify
 from transforms.upkeep.erase import Wanted
 from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
@@ -47,6 +51,15 @@ SPINE = (
     "select record_id, author_id, known_timestamp as event_timestamp from staging.records "
     "where not is_tombstone order by all"
 )
+
+
+class Order(NamedTuple):
+    """A command by its name in `COMMANDS`, and the files to which its output is added."""
+
+    name: str
+    arguments: list[str]
+    output: str
+    errors: str
 
 
 def read(home: str, done: str) -> None:
@@ -88,6 +101,14 @@ def erase_until(point: str, author: str, home: str) -> None:
     erase(author, home)
 
 
+def millrace(folder: str, environment: str, *arguments: str) -> None:
+    """Run the command line in a folder, with an environment as JSON."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(json.loads(environment))
+    command_line(arguments)
+
+
 def die_at(point: str) -> None:
     """Be killed `before:` or `after:` a commit, or another step that leaves a trace."""
 
@@ -123,6 +144,7 @@ ERASING = (
     (transforms.upkeep.erase, "end"),
 )
 COMMANDS: dict[str, Callable[..., object]] = {
+    "millrace": millrace,
     "run": lambda source, home: run_plain(PipelineParameters(source=source, home=home)),
     "run_until": run_until,
     "erase": erase,
@@ -133,36 +155,40 @@ COMMANDS: dict[str, Callable[..., object]] = {
 }
 
 
-def child(name: str, arguments: list[str], log: str) -> None:
+def child(order: Order) -> None:
     """Run a command, then leave without the parent's farewells."""
+    for file, descriptor in ((order.output, 1), (order.errors, 2)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT), descriptor)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     code = 0
-    with Path(log).open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        try:
-            COMMANDS[name](*arguments)
-        except MillraceError as error:
-            sys.stderr.write(f"millrace: {error}\n")
-            code = 1
-        except BaseException:  # noqa: BLE001 - whatever it is, the test reads it
-            traceback.print_exc()
-            code = 2
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    try:
+        COMMANDS[order.name](*order.arguments)
+    except MillraceError as error:
+        sys.stderr.write(f"millrace: {error}\n")
+        code = 1
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    except BaseException:  # noqa: BLE001 - whatever it is, the test reads it
+        traceback.print_exc()
+        code = 2
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def main() -> None:
+    # what each child would do again takes it most of a second: digests of code, the model
+    for view in views():
+        view.digest()
+    identify(["of a doubtful language"])
     for line in sys.stdin:
-        command, *words = line.split()
-        if command == "start":
-            name, *arguments, log = words
-            pid = os.fork()
-            if not pid:
-                child(name, arguments, log)
-            answer = pid
+        asked = json.loads(line)
+        if isinstance(asked, int):
+            answer = os.waitstatus_to_exitcode(os.waitpid(asked, 0)[1])
         else:
-            answer = os.waitstatus_to_exitcode(os.waitpid(int(words[0]), 0)[1])
+            answer = os.fork()
+            if not answer:
+                child(Order(*asked))
         sys.stdout.write(f"{answer}\n")
         sys.stdout.flush()
 

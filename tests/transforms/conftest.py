@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -64,6 +65,39 @@ def stage(warehouse: Warehouse) -> Callable[[Source], Account]:
         account = prepare(source, warehouse)
         assert recount(warehouse)["adds_up"].all()
         return account
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a module; its `copy` is what the first test of many begins with."""
+    return tmp_path_factory.mktemp("once")
+
+
+@pytest.fixture
+def same_path(once: Path) -> Path:
+    """An empty folder of the same path for each test, since a home knows the paths of its files."""
+    folder = once / "same"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def make_once(once: Path, tmp_path: Path) -> Callable[[Callable[[], object]], None]:
+    """Fill the test's folder as a function does, which is called by the module's first test only.
+
+    The module's `tmp_path` must be `same_path`.
+    """
+
+    def run(make: Callable[[], object]) -> None:
+        copy = once / "copy"
+        if copy.exists():
+            shutil.copytree(copy, tmp_path, dirs_exist_ok=True)
+        else:
+            make()
+            shutil.copytree(tmp_path, copy)
 
     return run
 

@@ -29,6 +29,7 @@ from transforms.staging.quarantine import replay
 from transforms.warehouse.tables import Warehouse
 
 Killed = Callable[..., AbstractContextManager[None]]
+MakeOnce = Callable[[Callable[[], object]], None]
 MakeSource = Callable[..., Source]
 Note = Callable[..., bytes]
 Query = Callable[..., list[tuple[Any, ...]]]
@@ -46,9 +47,22 @@ FIRST = "select min(load_id) from raw.records"
 
 
 @pytest.fixture
-def first(stage: Stage, make_source: MakeSource, write: Write, note: Note, query: Query) -> str:
+def tmp_path(same_path: Path) -> Path:
+    return same_path
+
+
+@pytest.fixture
+def first(
+    make_once: MakeOnce,
+    stage: Stage,
+    make_source: MakeSource,
+    write: Write,
+    note: Note,
+    query: Query,
+) -> str:
     """Stage a first load of one good row; the load."""
-    stage(make_source(write("data/a.jsonl", note("r1", label="good")).parent))
+    source = make_source(write("data/a.jsonl", note("r1", label="good")).parent)
+    make_once(lambda: stage(source))
     return str(query(FIRST)[0][0])
 
 

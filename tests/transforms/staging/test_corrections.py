@@ -39,6 +39,7 @@ from transforms.upkeep.erase import (
 from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
+MakeOnce = Callable[[Callable[[], object]], None]
 MakeSource = Callable[..., Source]
 Note = Callable[..., bytes]
 Query = Callable[..., list[tuple[Any, ...]]]
@@ -52,11 +53,22 @@ STAGED = "select * exclude (loaded_timestamp) from staging.records order by reco
 
 
 @pytest.fixture
-def rejected(stage: Stage, make_source: MakeSource, write: Write, note: Note) -> Source:
+def tmp_path(same_path: Path) -> Path:
+    return same_path
+
+
+@pytest.fixture
+def rejected(
+    make_once: MakeOnce, stage: Stage, make_source: MakeSource, write: Write, note: Note
+) -> Source:
     """Stage a good row, one with an invalid time, and one that is not JSON."""
     rows = [note("r1"), note("r2", written="soon", text=f"from {PERSON}"), b'=cmd("{"']
     source = make_source(write("data/a.jsonl", *rows).parent)
-    assert stage(source) == Account(read=3, staged=1, quarantined=2)
+
+    def make() -> None:
+        assert stage(source) == Account(read=3, staged=1, quarantined=2)
+
+    make_once(make)
     return source
 
 

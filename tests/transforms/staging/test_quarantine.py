@@ -23,6 +23,7 @@ from transforms.staging.quarantine import list_rules, replay, show
 from transforms.warehouse.tables import Warehouse
 
 Killed = Callable[..., AbstractContextManager[None]]
+MakeOnce = Callable[[Callable[[], object]], None]
 MakeSource = Callable[..., Source]
 Note = Callable[..., bytes]
 Query = Callable[..., list[tuple[Any, ...]]]
@@ -52,11 +53,22 @@ TABLES = (
 
 
 @pytest.fixture
-def rejected(stage: Stage, make_source: MakeSource, write: Write, note: Note) -> Source:
+def tmp_path(same_path: Path) -> Path:
+    return same_path
+
+
+@pytest.fixture
+def rejected(
+    make_once: MakeOnce, stage: Stage, make_source: MakeSource, write: Write, note: Note
+) -> Source:
     """Stage a good row, two with a date in US order (one repeats the other), and invalid JSON."""
     rows = [note("r1"), note("r2", written=US_DATE), b"{", note("r2", written=US_DATE)]
     source = make_source(write("data/a.jsonl", *rows).parent)
-    assert stage(source) == Account(read=4, staged=1, quarantined=3)
+
+    def make() -> None:
+        assert stage(source) == Account(read=4, staged=1, quarantined=3)
+
+    make_once(make)
     return source
 
 
