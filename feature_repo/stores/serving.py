@@ -217,7 +217,12 @@ def resolve(store: FeatureStore, features: Sequence[str] | str, *, of_text: bool
         for name in columns
     ]
     return Plan(
-        references, views, computed, frozenset(request_data), answered, dict(zip(columns, answered))
+        references,
+        views,
+        computed,
+        frozenset(request_data),
+        answered,
+        dict(zip(columns, answered, strict=True)),
     )
 
 
