@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from transforms.text.measured import beside_key
+
 Array: TypeAlias = npt.NDArray[Any]
 Vectors: TypeAlias = npt.NDArray[np.float32]
 
@@ -49,12 +51,7 @@ def with_vectors(
     lists = pl.Series(name, vectors, pl.Array(pl.Float32, vectors.shape[1])).cast(
         pl.List(pl.Float32)
     )
-    return frame.lazy().select(
-        "record_id",
-        "event_timestamp",
-        "created_timestamp",
-        pl.when(text.is_not_null()).then(lists).alias(name),
-    )
+    return beside_key(frame, lists.to_frame())
 
 
 def hashed(text: pl.Series) -> Vectors:

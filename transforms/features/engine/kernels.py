@@ -193,8 +193,9 @@ def _compute(contract: type[Contract], kernel: Kernel, given: pl.DataFrame) -> p
         raise
     except Exception as error:  # noqa: BLE001 - any error of a user's code is reported in one line
         raise GateError(_failure(contract, kernel, error)) from None
+    types = scored.schema
     for column in contract.columns():
-        if (found := scored.schema[column.name]) != column.dtype:
+        if (found := types[column.name]) != column.dtype:
             message = (
                 f"{contract.relation()}: {column.name}: compute gives {found}, "
                 f"declared is {column.dtype}; cast it"
