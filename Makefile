@@ -22,6 +22,9 @@ demo: setup ## the whole pipeline on the shipped sample, with a model at the end
 	@echo
 	@$(BIN)/millrace train-demo
 	@echo
+	@echo 'millrace ask "A remote attacker can run arbitrary code by a crafted request; an exploit is public."'
+	@$(BIN)/millrace ask "A remote attacker can run arbitrary code by a crafted request; an exploit is public."
+	@echo
 	@echo "Next: millrace status; millrace features; millrace serve; your own source: README.md. (millrace is in $(BIN)/)"
 
 test: setup ## all tests, a process a core

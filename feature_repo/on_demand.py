@@ -25,7 +25,7 @@ from feature_repo.stores.serving import TREATMENT, VIEW
 from transforms.errors import DerivedError
 from transforms.features.declare import Service
 from transforms.features.engine.record import KernelView
-from transforms.features.on_demand import carried, compute, on_demand_views
+from transforms.features.on_demand import carried, compute, on_demand_views, requested
 from transforms.features.registry import ON_DEMAND, registry, view_name
 from transforms.staging.treatment import treatments
 
@@ -110,19 +110,20 @@ def answer(
     name: str, code: str, treatment: Mapping[str, str], request: Mapping[str, Sequence[Any]]
 ) -> dict[str, list[Any]]:
     """Answer Feast: each feature by its name alone and by those that it has in services."""
-    found = computed(name, code, treatment, request)
+    found = computed({name: code}, treatment, request)[name]
     values = {feature: found[feature].to_list() for feature in found.columns}
     prefixes = ("", f"{name}__", f"{name}{ON_DEMAND}__")
     return {f"{prefix}{feature}": values[feature] for prefix in prefixes for feature in values}
 
 
 def computed(
-    name: str, code: str, treatment: Mapping[str, str], request: Mapping[str, Sequence[Any]]
-) -> pl.DataFrame:
-    """Compute a view's features, if the code here is what the view was registered with."""
-    view = on_demand_views()[name]
-    _refuse_other_code(view, code)
-    return compute(view, request, treatment).select(view.features)
+    codes: Mapping[str, str], treatment: Mapping[str, str], request: Mapping[str, Sequence[Any]]
+) -> dict[str, pl.DataFrame]:
+    """Compute the features of views, each registered with a code, which must be the code here."""
+    views, versions = on_demand_views(), requested(request, treatment)
+    for name, code in codes.items():
+        _refuse_other_code(views[name], code)
+    return {name: compute(views[name], versions).select(views[name].features) for name in codes}
 
 
 @lru_cache

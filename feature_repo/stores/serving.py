@@ -156,8 +156,12 @@ class OpenStore:
                 view, read, [feature.within(view.table, now) for feature in stored]
             )
         }
+        of_text = [view for view in plan.on_demand if VIEW in view.tags]
+        if of_text:
+            answer |= _of_request(of_text, asked)
         for on_demand in plan.on_demand:
-            answer |= _computed(on_demand, asked, answer)
+            if VIEW not in on_demand.tags:
+                answer |= _computed(on_demand, asked, answer)
         return answer
 
     def _by_feast(self, plan: Plan, asked: Columns) -> dict[str, Values]:
@@ -401,8 +405,6 @@ def _computed(
     """Compute an on-demand view from the request's own columns and its source features."""
     if EXPRESSIONS in view.tags:
         return _derived(view, asked, features)
-    if VIEW in view.tags:
-        return _of_request(view, asked)
     sources = {
         f"{source.name}__{field.name}"
         for source in view.source_feature_view_projections.values()
@@ -446,14 +448,18 @@ def _derived(
     return {feature.column: table[feature.name].combine_chunks() for feature in _features(view)}
 
 
-def _of_request(view: OnDemandFeatureView, asked: Columns) -> dict[str, Values]:
-    """Compute a record view of the request's text, as `feature_repo.on_demand` defines it."""
-    from feature_repo.on_demand import computed  # which imports this module's
+def _of_request(views: Sequence[OnDemandFeatureView], asked: Columns) -> dict[str, Values]:
+    """Compute record views of the request's text, as `feature_repo.on_demand` defines them."""
+    from feature_repo.on_demand import computed  # which imports this module
 
-    treatment = json.loads(view.tags[TREATMENT])
-    table = computed(view.tags[VIEW], view.tags["code"], treatment, asked).to_arrow()
+    codes = {view.tags[VIEW]: view.tags["code"] for view in views}
+    found = computed(codes, json.loads(views[0].tags[TREATMENT]), asked)
+    tables = {name: frame.to_arrow() for name, frame in found.items()}
     return {
-        feature.column: table[feature.name].combine_chunks().cast(feature.arrow_type)
+        feature.column: tables[view.tags[VIEW]][feature.name]
+        .combine_chunks()
+        .cast(feature.arrow_type)
+        for view in views
         for feature in _features(view)
     }
 

@@ -25,7 +25,7 @@ from feature_repo.online import apply
 from tests.feature_repo.test_feast_cli import ROOT, free_port, serving
 from transforms.errors import DerivedError, RefusedTextError
 from transforms.features.build import featurize
-from transforms.features.on_demand import compute, on_demand_views
+from transforms.features.on_demand import compute, on_demand_views, requested
 from transforms.home import Settings
 from transforms.sources.ingest import ingest
 from transforms.sources.source import load_source
@@ -299,8 +299,10 @@ TEXTS = st.lists(
 def test_the_company_of_a_text_changes_no_bit(texts: list[str | None]) -> None:
     for name in SHIPPED:
         view = on_demand_views()[name]
-        together = compute(view, {"text": texts}, {}).select(view.features)
-        alone = [compute(view, {"text": [text]}, {}).select(view.features) for text in texts]
+        together, *alone = (
+            compute(view, requested({"text": some}, {})).select(view.features)
+            for some in (texts, *([text] for text in texts))
+        )
         assert_frame_equal(together, pl.concat(alone), check_exact=True)
 
 
@@ -379,7 +381,7 @@ def test_a_request_is_redacted_where_the_sources_redact(tmp_path: Path) -> None:
 def test_other_code_than_the_registered_serves_nothing(home: Home) -> None:
     view = on_demand_views()["record_quality"]
     with pytest.raises(DerivedError, match="^record_quality: .* other code .* run the pipeline"):
-        computed("record_quality", f"{view.digest() + 1:x}", {}, {"text": ["a"]})
+        computed({"record_quality": f"{view.digest() + 1:x}"}, {}, {"text": ["a"]})
 
 
 def test_what_reads_more_than_a_request_has_needs_the_record(home: Home) -> None:

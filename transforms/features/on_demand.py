@@ -47,36 +47,15 @@ def carried(view: KernelView) -> list[str]:
     return sorted(own.union(*(carried(cast("KernelView", view_of(name))) for name in view.reads)))
 
 
-def compute(view: KernelView, request: Columns, treatment: Mapping[str, str]) -> pl.DataFrame:
-    """Compute a view's features for a request's texts, a row for each; a null text has nulls.
+def requested(request: Columns, treatment: Mapping[str, str]) -> pl.DataFrame:
+    """Bring a request into the columns of versions in effect, with the row's number as its key.
 
     `treatment` says which sources of the home redact texts; where they differ, the request says its
     `source`. Raises `RefusedTextError` for a text that a run would quarantine.
 
-    >>> quality = on_demand_views()["record_quality"]
-    >>> compute(quality, {"text": ["Is it safe?", None]}, {})["n_words"].to_list()
-    [3, None]
+    >>> requested({"text": ["write to ann@example.org"]}, {"mail": "redact"})["text"].item()
+    'write to <EMAIL_ADDRESS>'
     """
-    return _scored(view, _versions(request, treatment))
-
-
-def _scored(view: KernelView, versions: pl.DataFrame) -> pl.DataFrame:
-    names = dict.fromkeys((*KEY, "text", *map(given_name, view.columns_read)))
-    if "text_redacted" in names:
-        versions = versions.with_columns(
-            text_redacted=pl.Series(mask(versions["text"].to_list()), dtype=pl.String)
-        )
-    for name in view.reads:
-        found = _scored(cast("KernelView", view_of(name)), versions)
-        versions = versions.with_columns(
-            found[feature].alias(given_name(f"{name}.{feature}")) for feature in found.columns[3:]
-        )
-    scored = score(view.contract, view.kernel, versions.select(*names))
-    return view.contract.gate(scored)
-
-
-def _versions(request: Columns, treatment: Mapping[str, str]) -> pl.DataFrame:
-    """Bring a request into the columns of versions in effect, with the row's number as its key."""
     n_texts, now = len(request["text"]), datetime.now(UTC)
     texts = _treated(request["text"], request.get("source", [None] * n_texts), treatment)
     given = {name: list(map(_as_text, request[name])) for name in OTHERS if name in request}
@@ -92,6 +71,28 @@ def _versions(request: Columns, treatment: Mapping[str, str]) -> pl.DataFrame:
             *(pl.Series(name, values, pl.String) for name, values in given.items()),
         ]
     )
+
+
+def compute(view: KernelView, versions: pl.DataFrame) -> pl.DataFrame:
+    """Compute a view's features of what was `requested`, a row for each; a null text has nulls.
+
+    Raises `GateError` where the features break the view's contract, as a run does.
+
+    >>> versions = requested({"text": ["Is it safe?", None]}, {})
+    >>> compute(on_demand_views()["record_quality"], versions)["n_words"].to_list()
+    [3, None]
+    """
+    names = dict.fromkeys((*KEY, "text", *map(given_name, view.columns_read)))
+    if "text_redacted" in names:
+        redacted = mask(versions["text"].to_list())
+        versions = versions.with_columns(text_redacted=pl.Series(redacted, dtype=pl.String))
+    for name in view.reads:
+        found = compute(cast("KernelView", view_of(name)), versions)
+        versions = versions.with_columns(
+            found[feature].alias(given_name(f"{name}.{feature}"))
+            for feature in found.columns[len(KEY) :]
+        )
+    return view.contract.gate(score(view.contract, view.kernel, versions.select(*names)))
 
 
 def _treated(
