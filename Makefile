@@ -48,6 +48,7 @@ bench: setup ## all benchmarks, small, against their floors
 	@$(BIN)/python benchmarks/groups.py --small --check
 	@$(BIN)/python benchmarks/store.py --small --check
 	@$(BIN)/python benchmarks/small.py --check
+	@$(BIN)/python benchmarks/serving.py --rounds 50 --check
 
 docs: setup ## pages made from code
 	@MILLRACE_FEATURES= $(BIN)/millrace features --markdown > docs/features.md

@@ -61,7 +61,7 @@ def requested_view(name: str, home: Path) -> OnDemandFeatureView:
         tags={VIEW: name, "code": code, TREATMENT: json.dumps(treatment)},
     )
     # types come from the contract; Feast would compute a sample, of which features may be null
-    made.infer_features = MethodType(lambda _: None, made)  # type: ignore[method-assign]
+    made.infer_features = MethodType(lambda _: None, made)
     return made
 
 
@@ -123,7 +123,7 @@ def computed(
     views, versions = on_demand_views(), requested(request, treatment)
     for name, code in codes.items():
         _refuse_other_code(views[name], code)
-    return {name: compute(views[name], versions).select(views[name].features) for name in codes}
+    return {name: compute(views[name], versions)[views[name].features] for name in codes}
 
 
 @lru_cache

@@ -201,7 +201,8 @@ def _definitions(home: Path) -> list[Any]:
     """Everything `feast apply` would find in `definitions.py`, sources included, for a home."""
     from feature_repo import definitions
     from feature_repo.importing import feast
-    from feature_repo.on_demand import VIEW, requested_view
+    from feature_repo.on_demand import requested_view
+    from feature_repo.stores.serving import VIEW
 
     kinds = (
         feast.Entity,

@@ -29,7 +29,7 @@ from feast.value_type import ValueType
 from feature_repo.stores.codec import decode_values, encode_entity_keys
 from feature_repo.stores.online import NO_ENTITY, LeanReads, Read, Stored, refuse_not_online
 from feature_repo.stores.values import key_values
-from transforms.features.registry import ON_DEMAND
+from transforms.features.registry import ON_DEMAND, registry
 from transforms.instants import in_utc, instants_of
 
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
@@ -146,6 +146,7 @@ class OpenStore:
         )
 
     def _lean(self, plan: Plan, asked: Columns) -> dict[str, Values]:
+        asked = {**asked, **_named(plan, asked)}
         reads = [_read(view, asked) for view in plan.views]
         found = self._store.provider.online_store.read(self._store.config, reads)
         now = time_ns()
@@ -346,6 +347,25 @@ def _columns(rows: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, list[An
         message = f"the rows have no {missing[0]!r}, which a view computed on demand needs"
         raise ValueError(message)
     return {**columns, DUMMY_ENTITY_ID: [DUMMY_ENTITY_VAL] * len(rows)}
+
+
+def _named(plan: Plan, asked: Columns) -> dict[str, list[str | None]]:
+    """Make the keys that a text's rows lack by the expressions of the entities that it names."""
+    if "text" not in asked:
+        return {}
+    from transforms.features.on_demand import entity_keys  # which plain reads do without
+
+    declared = registry().views
+    lacking = [
+        declared[view.table.name].entity
+        for view in plan.views
+        if view.table.name in declared
+        and any(not {*names} & asked.keys() for names in view.keys.values())
+    ]
+    named: dict[str, list[str | None]] = {}
+    for entity in lacking:
+        named |= {} if {*entity.columns} <= named.keys() else entity_keys(entity, asked)
+    return named
 
 
 def _read(view: ViewPlan, asked: Columns) -> Read:

@@ -49,7 +49,7 @@ def test_text_is_scored_on_the_features_that_training_has_of_it(home: Path) -> N
     of_text = [name for name in served.columns if name.startswith("record_")]
     assert len(of_text) > 60
     assert_frame_equal(served.select(of_text), known[7].select(of_text), check_exact=True)
-    estimator, inputs = pickle.loads(model_path(home).read_bytes())
+    estimator, inputs = pickle.loads(model_path(home).read_bytes())  # noqa: S301 - as it was just written
     chance = estimator.predict_proba(served.select(inputs).to_numpy())[0, 1]
     assert line.startswith(f"{chance:.1%} chance of a positive label")
     options = ["--subject", row["subject_id"], "--features", "--home", str(home)]

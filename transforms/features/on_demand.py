@@ -9,11 +9,14 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import polars as pl
+import pyarrow as pa
 
 from transforms.errors import RefusedTextError
+from transforms.expressions import sealed
 from transforms.features.aggregates import INSTANT
 from transforms.features.engine.kernels import KEY, given_name, score
 from transforms.features.engine.record import KernelView
+from transforms.features.entity import Entity
 from transforms.features.registry import registry, view_of
 from transforms.home import settings_of
 from transforms.instants import instants_of
@@ -21,7 +24,7 @@ from transforms.staging.treatment import refusal
 from transforms.text.pii import mask
 
 Columns = Mapping[str, Sequence[Any]]
-OTHERS = ("label", "attributes")
+OTHERS, NAMED = ("label", "attributes"), ("author_id", "subject_id")
 
 
 def on_demand_views() -> dict[str, KernelView]:
@@ -60,7 +63,8 @@ def requested(request: Columns, treatment: Mapping[str, str]) -> pl.DataFrame:
     texts = _treated(request["text"], request.get("source", [None] * n_texts), treatment)
     given = {name: list(map(_as_text, request[name])) for name in OTHERS if name in request}
     at = instants_of(request.get("event_timestamp", [now] * n_texts), "event_timestamp")
-    instants = pl.Series("event_timestamp", at, INSTANT).fill_null(now)
+    instants = pl.Series("event_timestamp", at, INSTANT)
+    instants = instants.fill_null(now) if instants.null_count() else instants
     return pl.DataFrame(
         [
             pl.Series("record_id", map(str, range(n_texts)), pl.String),
@@ -92,7 +96,25 @@ def compute(view: KernelView, versions: pl.DataFrame) -> pl.DataFrame:
             found[feature].alias(given_name(f"{name}.{feature}"))
             for feature in found.columns[len(KEY) :]
         )
-    return view.contract.gate(score(view.contract, view.kernel, versions.select(*names)))
+    return view.contract.gate(score(view.contract, view.kernel, versions[list(names)]))
+
+
+def entity_keys(entity: Entity, request: Columns) -> dict[str, list[str | None]]:
+    """Make an entity's keys of a request by the entity's own expression; none if it reads more.
+
+    >>> channel = Entity("channel", key="attributes->>'channel'")
+    >>> entity_keys(channel, {"text": ["Hi"], "attributes": ['{"channel": "mail"}']})
+    {'channel': ['mail']}
+    """
+    names = sorted({*NAMED, *OTHERS, "text"} & request.keys())
+    if entity.many or not entity.references <= {(name,) for name in names}:
+        return {}
+    columns = {name: pa.array(list(map(_as_text, request[name])), pa.string()) for name in names}
+    with sealed() as connection:
+        connection.register("request", pa.table(columns))
+        keys = f"select try({entity.sql}) as entity_id from request"
+        found: pl.DataFrame = connection.sql(f"select {entity.columns_of_id} from ({keys})").pl()
+    return found.to_dict(as_series=False)
 
 
 def _treated(

@@ -266,7 +266,7 @@ def _bound(check: pa.Check, name: str) -> pl.Expr | None:
     """Write a bound of Pandera's as an expression, in which null passes; None for other checks."""
     if not check.ignore_na or check.name not in BOUNDS:
         return None
-    return BOUNDS[check.name](pl.col(name), next(iter(check.statistics.values())))
+    return BOUNDS[check.name](pl.col(name), next(iter((check.statistics or {}).values())))
 
 
 def _passed(check: pa.Check, name: str, frame: pl.DataFrame) -> pl.LazyFrame:

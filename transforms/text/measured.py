@@ -2,7 +2,7 @@
 
 import polars as pl
 
-KEY = ("record_id", "event_timestamp", "created_timestamp")
+KEY = ["record_id", "event_timestamp", "created_timestamp"]
 
 
 def beside_key(records: pl.DataFrame, measured: pl.DataFrame) -> pl.LazyFrame:
@@ -16,4 +16,4 @@ def beside_key(records: pl.DataFrame, measured: pl.DataFrame) -> pl.LazyFrame:
     if records["text"].null_count():
         is_there = pl.lit(records["text"].is_not_null())
         measured = measured.select(pl.when(is_there).then(pl.all()))
-    return records.select(KEY).hstack(measured).lazy()
+    return records[KEY].hstack(measured).lazy()

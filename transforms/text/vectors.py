@@ -47,7 +47,7 @@ def with_vectors(
     """Replace each record's text by a vector, null where the text is null."""
     # collected here: Polars within a Polars callback may wait for a thread that it occupies itself
     frame = records.collect()
-    text, vectors = frame["text"], vectors_of(frame["text"])
+    vectors = vectors_of(frame["text"])
     lists = pl.Series(name, vectors, pl.Array(pl.Float32, vectors.shape[1])).cast(
         pl.List(pl.Float32)
     )
@@ -81,6 +81,7 @@ def _signed_counts(text: pl.Series) -> npt.NDArray[np.float64]:
         *(
             _cells_and_signs(np.flatnonzero(of), *words(lower.filter(pl.Series(of))))
             for of, words in ((is_ascii, _ascii_words), (~is_ascii, _words))
+            if of.any() or not len(of)
         ),
         strict=True,
     )
