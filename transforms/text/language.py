@@ -137,7 +137,8 @@ def begin_identifying(text: pl.Series, n_workers: int | None = None) -> Callable
     >>> wait()["language"].to_list()
     ['en']
     """
-    unique = text.rename("text").drop_nulls().unique(maintain_order=True)
+    there = text.drop_nulls() if text.null_count() else text
+    unique = (there.unique(maintain_order=True) if len(there) > 1 else there).rename("text")
     read = unique.str.slice(0, N_CHARACTERS_READ)
     cleaned = read.str.replace_all(REFUSED, " ").str.replace_all(ADDRESS, " ").to_list()
     n_workers = n_workers or (pl.thread_pool_size() if len(read) >= LEAST_FOR_WORKERS else 1)

@@ -18,8 +18,6 @@ QUESTION, MOST_QUESTIONS, MANY_QUESTIONS = 0.18, 3, 0.96
 # the weight of a booster one, two and three words before
 DISTANCE = (1.0, 0.95, 0.9)
 NORMAL = 15.0
-# a word this short without its punctuation may be an emoticon, so it is looked up with it
-EMOTICON = 2
 
 
 def measure_sentiment(words: Words, text: pl.Series) -> dict[str, Array]:
@@ -34,7 +32,7 @@ def measure_sentiment(words: Words, text: pl.Series) -> dict[str, Array]:
     >>> measured["sentiment_compound"].round(2).tolist()
     [0.66, -0.34]
     """
-    of_word, boost, is_negation = _look_up(words.known)
+    of_word, boost, is_negation = _look_up(words.known["key"])
     valence, is_capitals = of_word[words.word], words.is_capitals
     # some words in capitals, not all
     is_emphatic = words.sum(is_capitals) % np.maximum(words.n_words, 1) > 0
@@ -62,12 +60,11 @@ def measure_sentiment(words: Words, text: pl.Series) -> dict[str, Array]:
     }
 
 
-def _look_up(words: pl.DataFrame) -> tuple[Array, Array, Array]:
+def _look_up(keys: pl.Series) -> tuple[Array, Array, Array]:
     """What the lexicon says about each word: valence, boost, whether it is a negation."""
-    key = pl.when(pl.col("bare").str.len_chars() <= EMOTICON).then("plain").otherwise("bare")
     place_of, *columns = _lexicon()
     # a join would hash all of the lexicon each time
-    places = [place_of.get(word, 0) for word in words.select(key).to_series().to_list()]
+    places = [place_of.get(word, 0) for word in keys.to_list()]
     valence, boost, is_negation = (column[places] for column in columns)
     return valence, boost, is_negation
 
@@ -89,7 +86,7 @@ def _lexicon() -> tuple[dict[str, int], Array, Array, Array]:
 
 def _around_but(words: Words, said: Array, row: Array) -> Array:
     """Weight what precedes a text's first "but" by a half, and what follows by one and a half."""
-    is_but = np.flatnonzero(words.of_vocabulary(pl.col("plain") == "but"))
+    is_but = np.flatnonzero(words.of_vocabulary("is_but"))
     first = np.full(words.n_texts, -1)
     first[words.row[is_but][::-1]] = is_but[::-1]
     place = first[row]

@@ -21,8 +21,6 @@ from transforms.text.words import Array, Words, ratio, split_words
 
 TOKENS_A_BYTE = 0.28
 LONG_WORD = 7
-# Gopher's list; a usable English text has two of them
-STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 ENGLISH_ONLY = (
     "automated_readability_index",
     "coleman_liau_index",
@@ -82,16 +80,11 @@ def _score(records: pl.DataFrame) -> pl.DataFrame:
 
 
 def _word_mix(words: Words) -> dict[str, Array]:
-    word, n_words = pl.col("word"), words.n_words
+    n_words = words.n_words
     return {
-        "stop_word_fraction": ratio(
-            words.sum(words.of_vocabulary(pl.col("bare").is_in(STOP_WORDS))), n_words
-        ),
+        "stop_word_fraction": ratio(words.sum(words.of_vocabulary("is_stop_word")), n_words),
         "frac_all_caps_words": ratio(words.sum(words.is_capitals), n_words),
-        "frac_no_alph_words": ratio(
-            words.sum(words.of_vocabulary(~word.str.contains(r"[A-Za-z]|[\p{L}--[A-Za-z]]"))),
-            n_words,
-        ),
+        "frac_no_alph_words": ratio(words.sum(words.of_vocabulary("has_no_letter")), n_words),
         "long_word_ratio_7": ratio(words.sum(words.n_characters >= LONG_WORD), n_words),
         "max_word_length": words.max(words.n_characters),
         "unigram_entropy": _unigram_entropy(words),
