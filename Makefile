@@ -22,6 +22,9 @@ demo: setup ## the whole pipeline on the shipped sample, with a model at the end
 	@echo
 	@$(BIN)/millrace train-demo
 	@echo
+	@echo 'millrace ask "A remote attacker can run arbitrary code by a crafted request; an exploit is public."'
+	@$(BIN)/millrace ask "A remote attacker can run arbitrary code by a crafted request; an exploit is public."
+	@echo
 	@echo "Next: millrace status; millrace features; millrace serve; your own source: README.md. (millrace is in $(BIN)/)"
 
 test: setup ## all tests, a process a core
@@ -45,6 +48,7 @@ bench: setup ## all benchmarks, small, against their floors
 	@$(BIN)/python benchmarks/groups.py --small --check
 	@$(BIN)/python benchmarks/store.py --small --check
 	@$(BIN)/python benchmarks/small.py --check
+	@$(BIN)/python benchmarks/serving.py --rounds 50 --check
 
 docs: setup ## pages made from code
 	@MILLRACE_FEATURES= $(BIN)/millrace features --markdown > docs/features.md

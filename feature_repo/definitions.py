@@ -7,7 +7,10 @@ from feast import Entity, FeatureService, ValueType
 
 from feature_repo.derived import on_demand_view
 from feature_repo.fields import FEAST_TYPES, feature_view
+from feature_repo.on_demand import requested_service, requested_view
+from transforms.features.on_demand import on_demand_views
 from transforms.features.registry import registry, view_name
+from transforms.home import Settings
 
 _declared = registry()
 _joined_by = {
@@ -51,6 +54,8 @@ _derived_views = {
     for name, found in _declared.derivations.items()
 }
 
+_on_demand_views = {name: requested_view(name, Settings().root) for name in on_demand_views()}
+
 
 def _served(reference: str) -> object:
     """What a service names: a view, or of `view:feature` the view with that feature alone."""
@@ -67,8 +72,17 @@ _services = [
     )
     for name, service in _declared.services.items()
 ]
+_services += filter(
+    None,
+    (requested_service(item, _served, _on_demand_views) for item in _declared.services.values()),
+)
 # Feast finds what is a value of this module
 globals().update({f"entity_{entity.name}": entity for entity in _joined_by.values()})
 globals().update(
-    {item.name: item for item in (*_feature_views.values(), *_derived_views.values(), *_services)}
+    {
+        item.name: item
+        for views in (_feature_views, _derived_views, _on_demand_views)
+        for item in views.values()
+    }
+    | {service.name: service for service in _services}
 )

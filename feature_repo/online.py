@@ -16,8 +16,10 @@ from feature_repo.client import REPOSITORY, repo_config, store_settings, write_s
 from feature_repo.done import Done, done_path, read_done, write_done
 from feature_repo.online_views import choice, keep, online_views
 from transforms.features.engine import derived
+from transforms.features.on_demand import on_demand_views
 from transforms.features.registry import registry, view_of, views
 from transforms.home import replace_file
+from transforms.staging.treatment import treatments
 from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Report, Warehouse
 
@@ -29,7 +31,10 @@ def definitions_digest(home: Path) -> str:
     """Digest what is served and how: files, views, settings, and the views online in a home."""
     files = [
         REPOSITORY / name
-        for name in ("definitions.py", "derived.py", "fields.py", "feature_store.yaml")
+        for name in (
+            *("definitions.py", "derived.py", "fields.py", "on_demand.py"),
+            "feature_store.yaml",
+        )
     ]
     declared = repr(
         (
@@ -42,6 +47,8 @@ def definitions_digest(home: Path) -> str:
                 registry().services,
                 online_views(home),
                 Path(derived.__file__).read_text(),
+                [(name, view.digest()) for name, view in on_demand_views().items()],
+                sorted(treatments(home).items()),
             ],
         )
     )
@@ -194,6 +201,8 @@ def _definitions(home: Path) -> list[Any]:
     """Everything `feast apply` would find in `definitions.py`, sources included, for a home."""
     from feature_repo import definitions
     from feature_repo.importing import feast
+    from feature_repo.on_demand import requested_view
+    from feature_repo.stores.serving import VIEW
 
     kinds = (
         feast.Entity,
@@ -201,7 +210,11 @@ def _definitions(home: Path) -> list[Any]:
         feast.base_feature_view.BaseFeatureView,
         feast.data_source.DataSource,
     )
-    found = [item for item in vars(definitions).values() if isinstance(item, kinds)]
+    found = [
+        requested_view(item.tags[VIEW], home) if VIEW in getattr(item, "tags", {}) else item
+        for item in vars(definitions).values()
+        if isinstance(item, kinds)
+    ]
     for view in found:
         if isinstance(view, feast.FeatureView):
             view.online = view.name in online_views(home)

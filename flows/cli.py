@@ -59,6 +59,7 @@ def main(*, debug: bool) -> None:
       millrace features                               list every feature and its meaning
       millrace features new NAME                      start a feature file of your own, with a test
       millrace train-demo                             train and score models on the features
+      millrace ask "TEXT"                             score a text by the model trained last
       millrace quarantine list                        list what was rejected, and why
       millrace maintain                               compact tables and delete unneeded files
       millrace locks                                  list the training sets that can be rebuilt
@@ -148,6 +149,31 @@ def train_demo(home: str | None) -> None:
     from flows.demo import train
 
     click.echo(train(open_warehouse(home)))
+
+
+@main.command()
+@click.argument("text")
+@home_option
+@click.option("--author", metavar="ID", help="Who wrote it, if known.")
+@click.option("--subject", metavar="ID", help="What it is about, if known.")
+@click.option("--features", "is_listed", is_flag=True, help="List the features served.")
+def ask(
+    text: str, home: str | None, author: str | None, subject: str | None, *, is_listed: bool
+) -> None:
+    """Score a text by the model that train-demo left, on features served for the text.
+
+    The text is computed by the code of a run and stored nowhere.
+
+    \b
+      millrace ask "A remote attacker can run code; an exploit is public." --subject acme/router
+    """
+    from feature_repo.client import home_of
+    from flows.demo import ask as answer
+
+    line, features = answer(home_of(home), text, author, subject)
+    click.echo(line)
+    for name in features.columns if is_listed else ():
+        click.echo(f"  {name:<52}{features[name][0]}")
 
 
 @main.command()

@@ -1,18 +1,25 @@
 """The demo's models: predict a record's label from what was known when it first arrived."""
 
+import pickle
 from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import duckdb
 import polars as pl
 import polars.selectors as cs
 
 from feature_repo import online_features, training_set
+from transforms.errors import HomeError
 from transforms.features.registry import registry
 from transforms.sql import model
 from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 TEST_SHARE = 0.3
+# the features that can be served for a text in a request, and the service that does
+SERVED, SERVICE = "record_quality, record_text, activity", "triage_v3"
 EXAMPLE = "cve_v1"
 EXAMPLE_VIEWS = ("vendor_", "weakness_", "cve_")
 RECORDS_OFFLINE = """
@@ -35,7 +42,8 @@ def train(warehouse: Warehouse) -> str:
         joined = joined.join(
             example.select("record_id", cs.starts_with(*EXAMPLE_VIEWS)), on="record_id"
         )
-    scores = score(joined)
+    scores, estimator, inputs = score(joined)
+    model_path(home).write_bytes(pickle.dumps((estimator, inputs)))
     busiest = joined["subject_id"].drop_nulls().mode().sort()[0]
     activity = [
         "subject_activity:n_records_lifetime",
@@ -69,8 +77,37 @@ def example_keys(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
     return found
 
 
-def score(frame: pl.DataFrame) -> str:
+def ask(home: Path, text: str, author: str | None, subject: str | None) -> tuple[str, pl.DataFrame]:
+    """Score a text that is stored nowhere by the model that `train` left, on served features.
+
+    Returns the answer and the features. Raises `HomeError` where no model was trained.
+    """
+    if not model_path(home).is_file():
+        message = f"{home}: no model was trained there; run millrace train-demo first"
+        raise HomeError(message)
+    estimator, inputs = pickle.loads(model_path(home).read_bytes())  # noqa: S301 - the home's own
+    row = {"text": text, "author_id": author, "subject_id": subject}
+    online_features(SERVICE, [row], home)  # opens the store
+    start = perf_counter()
+    served = online_features(SERVICE, [row], home)
+    seconds = perf_counter() - start
+    chance = estimator.predict_proba(served.select(inputs).to_numpy())[0, 1]
+    features = served.drop(row)
+    return (
+        f"{chance:.1%} chance of a positive label, by {len(inputs)} features of {SERVICE} that "
+        f"were served in {seconds * 1000:.0f} ms"
+    ), features
+
+
+def model_path(home: Path) -> Path:
+    """Where a home keeps the demo's model, which `ask` uses."""
+    return home / "demo_model.pickle"
+
+
+def score(frame: pl.DataFrame) -> tuple[str, Any, list[str]]:
     """Score models on sets of features, split by time; return a table of ROC AUC and precision.
+
+    With it comes the model on features that can be served for a text in a request, and its inputs.
 
     Takes the first-known spine (`is_positive` is the target, as known now) with the features of
     `triage_v2`, and maybe of `cve_v1`.
@@ -85,7 +122,9 @@ def score(frame: pl.DataFrame) -> str:
         frame.filter(pl.col("event_timestamp") <= split),
         frame.filter(pl.col("event_timestamp") > split),
     )
-    numbers = [name for name in frame.columns if frame[name].dtype.is_numeric()]
+    # of a small home some features may have no value to learn from
+    known = past.select(column.name for column in past if column.null_count() < past.height)
+    numbers = [name for name in known.columns if known[name].dtype.is_numeric()]
     quality = [name for name in numbers if name.startswith("record_quality__")]
     text = [name for name in numbers if name.startswith("record_text__")]
     activity = [name for name in numbers if name.startswith(("author_", "subject_"))]
@@ -95,7 +134,7 @@ def score(frame: pl.DataFrame) -> str:
         "record_quality": quality,
         "record_quality, record_text": quality + text,
         "record_quality, activity": quality + activity,
-        "record_quality, record_text, activity": quality + text + activity,
+        SERVED: quality + text + activity,
         "all of triage_v2": [name for name in numbers if "__" in name and name not in example],
     }
     if example:
@@ -113,6 +152,7 @@ def score(frame: pl.DataFrame) -> str:
         "",
         f"  {'features':<44}{'ROC AUC':>9}{'avg. precision':>16}",
     ]
+    served = None
     for name, columns in sets.items():
         estimator = (
             HistGradientBoostingClassifier(random_state=0)
@@ -125,13 +165,14 @@ def score(frame: pl.DataFrame) -> str:
         ):  # on so few rows threads wait for each other: 8 s of processor time in all, not 58 s
             estimator.fit(past.select(inputs).to_numpy(), past["is_positive"].to_numpy())
             chance = estimator.predict_proba(future.select(inputs).to_numpy())[:, 1]
+        served = estimator if name == SERVED else served
         truth = future["is_positive"].to_numpy()
         lines.append(
             "  "
             f"{name:<44}{roc_auc_score(truth, chance):>9.3f}"
             f"{average_precision_score(truth, chance):>16.3f}"
         )
-    return "\n".join(lines)
+    return "\n".join(lines), served, sets[SERVED]
 
 
 def _share(frame: pl.DataFrame) -> float:

@@ -63,6 +63,10 @@ class InstantError(MillraceError, ValueError):
     """A value is not an instant, or can be read as more than one."""
 
 
+class RefusedTextError(MillraceError, ValueError):
+    """A text in a request that a run would quarantine, or would not know how to treat."""
+
+
 class DerivedError(MillraceError):
     """A feature's expression over other features cannot be computed."""
 

@@ -29,6 +29,7 @@ from feast.value_type import ValueType
 from feature_repo.stores.codec import decode_values, encode_entity_keys
 from feature_repo.stores.online import NO_ENTITY, LeanReads, Read, Stored, refuse_not_online
 from feature_repo.stores.values import key_values
+from transforms.features.registry import ON_DEMAND, registry
 from transforms.instants import in_utc, instants_of
 
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
@@ -38,6 +39,7 @@ Values: TypeAlias = (
 
 EVENT_TIMESTAMP = "event_timestamp"
 EXPRESSIONS = "expressions"  # the tag of a view on demand that carries what it is derived by
+VIEW, TREATMENT = "on_demand", "treatment"  # those of a record view that takes a text
 PLANS = 1024  # that an open store remembers
 INSTANT = pa.timestamp("us", "UTC")
 # Arrow finds the types of maps, structs, decimals, zoned times and nested lists, whose Feast type
@@ -87,13 +89,17 @@ class ViewPlan(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a list of features, or a service, comes to; `columns` are the answer's, in order."""
+    """What a list of features, or a service, comes to; `columns` are the answer's, in order.
+
+    `renamed` has them by Feast's names for them.
+    """
 
     references: Any
     views: Sequence[ViewPlan]
     on_demand: Sequence[OnDemandFeatureView]
     request_data: frozenset[str]
     columns: Sequence[str]
+    renamed: Mapping[str, str]
 
 
 class OpenStore:
@@ -112,7 +118,10 @@ class OpenStore:
         Raises ValueError where rows differ in their columns, lack a key or a request value that a
         view needs, or give an `event_timestamp` that can be read in more than one way, as a number.
         """
-        plan = self._plan(features if isinstance(features, str) else tuple(features))
+        of_text = bool(rows) and "text" in rows[0] and "record_id" not in rows[0]
+        plan = self._plan(
+            features if isinstance(features, str) else tuple(features), of_text=of_text
+        )
         rows = [in_utc(dict(row)) for row in rows]
         asked = _columns(rows, plan)
         answer = self._lean(plan, asked) if self._is_lean(plan) else self._by_feast(plan, asked)
@@ -137,6 +146,7 @@ class OpenStore:
         )
 
     def _lean(self, plan: Plan, asked: Columns) -> dict[str, Values]:
+        asked = {**asked, **_named(plan, asked)}
         reads = [_read(view, asked) for view in plan.views]
         found = self._store.provider.online_store.read(self._store.config, reads)
         now = time_ns()
@@ -147,16 +157,21 @@ class OpenStore:
                 view, read, [feature.within(view.table, now) for feature in stored]
             )
         }
+        of_text = [view for view in plan.on_demand if VIEW in view.tags]
+        if of_text:
+            answer |= _of_request(of_text, asked)
         for on_demand in plan.on_demand:
-            answer |= _computed(on_demand, asked, answer)
+            if VIEW not in on_demand.tags:
+                answer |= _computed(on_demand, asked, answer)
         return answer
 
     def _by_feast(self, plan: Plan, asked: Columns) -> dict[str, Values]:
         """Let Feast read a store that has no lean reads."""
         request = {name: values for name, values in asked.items() if name != DUMMY_ENTITY_ID}
-        found = self._store.get_online_features(
+        answered = self._store.get_online_features(
             plan.references, request, full_feature_names=True
         ).to_dict()
+        found = {plan.renamed.get(name, name): values for name, values in answered.items()}
         features = [feature for view in plan.views for feature in view.features]
         features += [feature for view in plan.on_demand for feature in _features(view)]
         return {
@@ -180,10 +195,11 @@ def opened(home: Path, open_store: Callable[[Path], FeatureStore]) -> OpenStore:
         return _open[home][1]
 
 
-def resolve(store: FeatureStore, features: Sequence[str] | str) -> Plan:
-    """Look up in the registry what is asked for."""
+def resolve(store: FeatureStore, features: Sequence[str] | str, *, of_text: bool = False) -> Plan:
+    """Look up in the registry what is asked for; `of_text` of a text instead of a stored record."""
+    references, swapped = _asked_of_text(store, features) if of_text else (features, set[str]())
     references = (
-        store.get_feature_service(features) if isinstance(features, str) else list(features)
+        store.get_feature_service(references) if isinstance(references, str) else list(references)
     )
     names, on_demand, join_keys, _, _, grouped, _, request_data, _ = (
         utils._get_online_request_context(  # noqa: SLF001
@@ -191,13 +207,46 @@ def resolve(store: FeatureStore, features: Sequence[str] | str) -> Plan:
         )
     )
     views = [_view_plan(store.config, table, features, join_keys) for table, features in grouped]
-    computed = [view for view in on_demand if not view.write_to_online_store]
+    computed = [
+        view.with_name(view.name.removesuffix(ON_DEMAND)) if view.name in swapped else view
+        for view in on_demand
+        if not view.write_to_online_store
+    ]
     parsed = [utils._parse_feature_ref(name) for name in names]  # noqa: SLF001
     columns = [
         f"{view}__{feature}" if version is None else f"{view}@v{version}__{feature}"
         for view, version, feature in parsed
     ]
-    return Plan(references, views, computed, frozenset(request_data), columns)
+    answered = [
+        name.replace(f"{ON_DEMAND}__", "__", 1) if name.partition("__")[0] in swapped else name
+        for name in columns
+    ]
+    return Plan(
+        references,
+        views,
+        computed,
+        frozenset(request_data),
+        answered,
+        dict(zip(columns, answered, strict=True)),
+    )
+
+
+def _asked_of_text(
+    store: FeatureStore, features: Sequence[str] | str
+) -> tuple[Sequence[str] | str, set[str]]:
+    """Name what is computed of a text in place of record views and services; and those swapped."""
+    if isinstance(features, str):
+        services = {service.name for service in store.list_feature_services()}
+        name = features + ON_DEMAND
+        return (name if name in services else features), set()
+    views = {view.name for view in store.list_on_demand_feature_views()}
+    parsed = [name.partition(":") for name in features]
+    swapped = {view + ON_DEMAND for view, _, _ in parsed} & views
+    names = [
+        f"{view}{ON_DEMAND if view + ON_DEMAND in swapped else ''}:{feature}"
+        for view, _, feature in parsed
+    ]
+    return names, swapped
 
 
 def arrow_type(kind: FeastType) -> pa.DataType | None:
@@ -300,6 +349,25 @@ def _columns(rows: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, list[An
     return {**columns, DUMMY_ENTITY_ID: [DUMMY_ENTITY_VAL] * len(rows)}
 
 
+def _named(plan: Plan, asked: Columns) -> dict[str, list[str | None]]:
+    """Make the keys that a text's rows lack by the expressions of the entities that it names."""
+    if "text" not in asked:
+        return {}
+    from transforms.features.on_demand import entity_keys  # which plain reads do without
+
+    declared = registry().views
+    lacking = [
+        declared[view.table.name].entity
+        for view in plan.views
+        if view.table.name in declared
+        and any(not {*names} & asked.keys() for names in view.keys.values())
+    ]
+    named: dict[str, list[str | None]] = {}
+    for entity in lacking:
+        named |= {} if {*entity.columns} <= named.keys() else entity_keys(entity, asked)
+    return named
+
+
 def _read(view: ViewPlan, asked: Columns) -> Read:
     """Encode a view's keys, each entity once.
 
@@ -398,6 +466,22 @@ def _derived(
     instants = pa.array(asked[EVENT_TIMESTAMP], INSTANT)
     table = derivation(view.tags[EXPRESSIONS]).of_arrow({**features, EVENT_TIMESTAMP: instants})
     return {feature.column: table[feature.name].combine_chunks() for feature in _features(view)}
+
+
+def _of_request(views: Sequence[OnDemandFeatureView], asked: Columns) -> dict[str, Values]:
+    """Compute record views of the request's text, as `feature_repo.on_demand` defines them."""
+    from feature_repo.on_demand import computed  # which imports this module
+
+    codes = {view.tags[VIEW]: view.tags["code"] for view in views}
+    found = computed(codes, json.loads(views[0].tags[TREATMENT]), asked)
+    tables = {name: frame.to_arrow() for name, frame in found.items()}
+    return {
+        feature.column: tables[view.tags[VIEW]][feature.name]
+        .combine_chunks()
+        .cast(feature.arrow_type)
+        for view in views
+        for feature in _features(view)
+    }
 
 
 def _listed(column: Any) -> list[Any]:

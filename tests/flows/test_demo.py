@@ -55,7 +55,9 @@ def test_the_example_has_a_row_of_its_own() -> None:
             "vendor_activity__exploited_ratio_28d": is_positive + random.random(200) / 2,
         }
     )
-    table = score(frame)
+    table, model, inputs = score(frame)
+    assert inputs == ["record_quality__n_words", "author_activity__n_records_1d"]
+    assert model.n_features_in_ == len(inputs)
     scores = {line[:44].strip(): float(line[44:].split()[0]) for line in table.splitlines()[5:]}
     assert scores["with features declared in features/cve.py"] == 1.0
     assert scores["all of triage_v2"] < 0.8  # which may not see the example's features

@@ -48,6 +48,7 @@ from transforms.home import settings_of
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 # columns of every view, and of what computes it
 RESERVED = ("event_timestamp", "created_timestamp", "entity_id", "is_new")
+ON_DEMAND = "_on_demand"  # ends the name of a view of the text in a request
 MODULES = "millrace_features"
 VIEW_KINDS = (RecordSql, GroupBy, SqlView)
 KINDS = (*VIEW_KINDS, Derived, Service, Entity)
@@ -223,6 +224,9 @@ def _refuse_names(names: Iterable[str]) -> None:
                 f"{name}: a name has small letters, digits and single underscores, and is none of "
                 f"{', '.join(RESERVED)}"
             )
+            raise DeclarationError(message)
+        if name.endswith(ON_DEMAND):
+            message = f"{name}: names that end in {ON_DEMAND} are for what a request is asked for"
             raise DeclarationError(message)
 
 

@@ -63,6 +63,8 @@ class View(ABC):
     is_of_records: bool = False
     # whether it is computed in one pass with others of its kind, from the same batches of records
     is_computed_beside: bool = False
+    # whether a request can carry all that it is computed from, so that no record is needed
+    is_on_demand: bool = False
     # whether a value may depend on any record, so that all are recomputed where one is deleted
     is_rebuilt_whole: bool = False
     # the windows in which records count

@@ -103,9 +103,9 @@ class Contract(pa.DataFrameModel):
 
     @classmethod
     @cache
-    def columns(cls) -> list[Column]:
+    def columns(cls) -> tuple[Column, ...]:
         """Describe every column, in order."""
-        return [
+        return tuple(
             Column(
                 name=str(name),
                 dtype=column.dtype.type,
@@ -118,7 +118,7 @@ class Contract(pa.DataFrameModel):
                 empty=(column.metadata or {}).get("empty"),
             )
             for name, column in cls._compiled().columns.items()
-        ]
+        )
 
     @classmethod
     def served(cls) -> list[Column]:

@@ -137,7 +137,8 @@ def begin_identifying(text: pl.Series, n_workers: int | None = None) -> Callable
     >>> wait()["language"].to_list()
     ['en']
     """
-    unique = text.rename("text").drop_nulls().unique(maintain_order=True)
+    there = text.drop_nulls() if text.null_count() else text
+    unique = (there.unique(maintain_order=True) if len(there) > 1 else there).rename("text")
     read = unique.str.slice(0, N_CHARACTERS_READ)
     cleaned = read.str.replace_all(REFUSED, " ").str.replace_all(ADDRESS, " ").to_list()
     n_workers = n_workers or (pl.thread_pool_size() if len(read) >= LEAST_FOR_WORKERS else 1)
@@ -147,6 +148,8 @@ def begin_identifying(text: pl.Series, n_workers: int | None = None) -> Callable
         found = pl.concat(
             [unique.to_frame(), _languages(answers()), _scripts(read)], how="horizontal"
         )
+        if len(unique) == len(text):  # neither a null nor the same text twice
+            return found.drop("text")
         return (
             text.rename("text")
             .to_frame()
@@ -158,21 +161,18 @@ def begin_identifying(text: pl.Series, n_workers: int | None = None) -> Callable
 
 
 def _languages(answers: Answers) -> pl.DataFrame:
-    columns = dict(zip(("language", "language_score", "second_language"), answers, strict=True))
-    found = pl.DataFrame(columns, schema_overrides=LANGUAGE)
-    return found.select(
-        "language",
-        pl.col("language").replace(LANGUAGE_GROUPS).alias("language_group"),
-        "language_score",
-        (pl.col("language_score") >= SURE_PROBABILITY).cast(pl.Int64).alias("is_language_reliable"),
-        "second_language",
-    )
+    languages, scores, seconds = answers
+    groups = [LANGUAGE_GROUPS.get(language, language) for language in languages]
+    are_reliable = [int(score >= SURE_PROBABILITY) for score in scores]
+    columns = (languages, groups, scores, are_reliable, seconds)
+    return pl.DataFrame(dict(zip(LANGUAGE, columns, strict=True)), LANGUAGE)
 
 
 def _scripts(text: pl.Series) -> pl.DataFrame:
     """Find the script of most of each text's letters; `Zyyy` and 0 for a text without letters."""
     slices = (text.slice(start, N_TEXTS_AT_ONCE) for start in range(0, len(text), N_TEXTS_AT_ONCE))
-    return pl.concat([pl.DataFrame(schema=SCRIPT), *map(_scripts_at_once, slices)])
+    found = list(map(_scripts_at_once, slices))
+    return pl.concat(found) if found else pl.DataFrame(schema=SCRIPT)
 
 
 def _scripts_at_once(text: pl.Series) -> pl.DataFrame:

@@ -4,6 +4,8 @@ C4 is Raffel et al. 2020, FineWeb is Penedo et al. 2024 (arXiv:2406.17557). Blan
 count.
 """
 
+from functools import cache
+
 import numpy as np
 import polars as pl
 
@@ -23,31 +25,26 @@ def measure_lines(text: pl.Series) -> dict[str, Array]:
     [0.33, 0.36]
     """
     pieces = text.str.split("\n")
-    line = pl.col("line")
     lines = (
-        pl.DataFrame({"line": pieces.explode(empty_as_null=False)})
-        .with_columns(
-            line.str.strip_chars(" \t\r\x0b\x0c"),
-            row=np.repeat(np.arange(len(text)), pieces.list.len().to_numpy()),
+        pl.DataFrame(
+            {
+                "line": pieces.explode(empty_as_null=False).str.strip_chars(" \t\r\x0b\x0c"),
+                "row": np.repeat(np.arange(len(text)), pieces.list.len().to_numpy()),
+            }
         )
-        .filter(line != "")
-        .with_columns(n_characters=line.str.len_chars())
+        .filter(pl.col("line") != "")
+        .with_columns(n_characters=pl.col("line").str.len_chars())
     )
     row, n_characters = lines["row"].to_numpy(), lines["n_characters"].to_numpy()
     n_lines = np.bincount(row, minlength=len(text))
 
-    def share(is_so: pl.Expr) -> Array:
-        found = row[lines.select(is_so).to_series().to_numpy()]
-        return ratio(np.bincount(found, minlength=len(text)), n_lines)
-
-    is_repeat = ~lines.select(pl.struct("row", "line").is_first_distinct()).to_series().to_numpy()
+    found = {kind.name: kind.to_numpy() for kind in lines.select(_kinds())}
+    is_repeat = ~found.pop("is_first")
     return {
-        "lines_ending_with_terminal_mark_ratio": share(line.str.tail(1).is_in(TERMINAL_MARKS)),
-        "short_line_ratio_chars_30": share(pl.col("n_characters") <= SHORT_LINE),
-        "frac_lines_end_with_ellipsis": share(
-            pl.any_horizontal(*(line.str.ends_with(mark) for mark in ELLIPSES))
-        ),
-        "quoted_reply_ratio": share(line.str.starts_with(">")),
+        **{
+            name: ratio(np.bincount(row[is_so], minlength=len(text)), n_lines)
+            for name, is_so in found.items()
+        },
         "line_char_duplicates": ratio(
             np.bincount(row[is_repeat], n_characters[is_repeat], len(text)),
             np.bincount(row, n_characters, len(text)),
@@ -56,10 +53,28 @@ def measure_lines(text: pl.Series) -> dict[str, Array]:
     }
 
 
+@cache
+def _kinds() -> list[pl.Expr]:
+    """What a line is, by the feature that counts it; and whether it is the first of its like."""
+    line = pl.col("line")
+    is_so = {
+        "lines_ending_with_terminal_mark_ratio": line.str.tail(1).is_in(TERMINAL_MARKS),
+        "short_line_ratio_chars_30": pl.col("n_characters") <= SHORT_LINE,
+        "frac_lines_end_with_ellipsis": pl.any_horizontal(
+            *(line.str.ends_with(mark) for mark in ELLIPSES)
+        ),
+        "quoted_reply_ratio": line.str.starts_with(">"),
+        "is_first": pl.struct("row", "line").is_first_distinct(),
+    }
+    return [expression.alias(name) for name, expression in is_so.items()]
+
+
 def _paragraph_duplicates(text: pl.Series) -> Array:
     """The share of paragraphs that repeat an earlier one; blank lines separate paragraphs."""
     share = np.zeros(len(text))
     has_several = text.str.contains("\n[ \t\r]*\n")
+    if not has_several.any():
+        return share
     paragraphs = (
         text.filter(has_several)
         .str.replace_all("\n[ \t\r]*\n[ \t\r\n]*", "\x1e")

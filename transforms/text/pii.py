@@ -13,10 +13,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
+
+from transforms.text.measured import beside_key
 
 KINDS = (
     "EMAIL_ADDRESS",
@@ -163,27 +167,24 @@ def score_pii(records: pl.LazyFrame) -> pl.LazyFrame:
     """
     # collected here: Polars within a Polars callback may wait for a thread that it occupies itself
     frame = records.collect()
-    redacted = _redact(frame["text"])
-    there = pl.when(redacted.is_not_null())
-    counts = _count_placeholders(redacted)
-    return frame.lazy().select(
-        "record_id",
-        "event_timestamp",
-        "created_timestamp",
-        *(there.then(n).alias(n.name) for n in counts),
-        pii_any=there.then((counts.sum_horizontal() > 0).cast(pl.Int64)),
-    )
+    counts = _count_placeholders(_redact(frame["text"]))
+    is_any = (counts.sum_horizontal() > 0).cast(pl.Int64)
+    return beside_key(frame, counts.with_columns(is_any.alias("pii_any")))
 
 
 def _count_placeholders(redacted: pl.Series) -> pl.DataFrame:
     # few texts have any
     rows = redacted.str.contains("<", literal=True).arg_true()
-    found, counts = redacted.gather(rows), np.zeros((len(KINDS), len(redacted)), np.int64)
-    for n, kind in zip(counts, KINDS, strict=True):
-        n[rows] = found.str.count_matches(f"<{kind}>", literal=True)
-    return pl.DataFrame(
-        {f"pii_{kind.lower()}_count": n for kind, n in zip(KINDS, counts, strict=True)}
-    )
+    counts = np.zeros((len(redacted), len(KINDS)), np.int64)
+    if len(rows):
+        counts[rows] = redacted.gather(rows).to_frame("text").select(_placeholders()).to_numpy()
+    return pl.DataFrame(counts, [f"pii_{kind.lower()}_count" for kind in KINDS])
+
+
+@cache
+def _placeholders() -> list[pl.Expr]:
+    text = pl.col("text")
+    return [text.str.count_matches(f"<{kind}>", literal=True).alias(kind) for kind in KINDS]
 
 
 class Rule(NamedTuple):
@@ -229,12 +230,30 @@ def _redact(texts: pl.Series) -> pl.Series:
 def _apply_rules(texts: pl.Series) -> pl.Series:
     """Apply the rules in turn to the texts in which any gate finds something, in place."""
     rows = texts.str.contains(ANY_GATE).arg_true()
+    if not len(rows):
+        return texts
     found = texts.gather(rows)
-    for rule in RULES:
-        gated = found.str.contains(rule.gate).arg_true()
+    gates = _gates(found)
+    for place, rule in enumerate(RULES):
+        gated = np.flatnonzero(gates[:, place])
         if len(gated):
-            found = found.scatter(gated, [rule.redact(text) for text in found.gather(gated)])
-    return texts.scatter(rows, found) if len(rows) else texts
+            before = found.gather(gated)
+            after = pl.Series([rule.redact(text) for text in before], dtype=pl.String)
+            changed = gated[(before != after).to_numpy()]
+            found = found.scatter(gated, after)
+            gates[changed] = _gates(found.gather(changed))
+    return texts.scatter(rows, found)
+
+
+def _gates(texts: pl.Series) -> npt.NDArray[np.bool_]:
+    """Whether each rule's gate finds something in each text: a row for a text."""
+    return texts.to_frame("text").select(_gate_expressions()).to_numpy(writable=True)
+
+
+@cache
+def _gate_expressions() -> list[pl.Expr]:
+    text = pl.col("text")
+    return [text.str.contains(rule.gate).alias(str(place)) for place, rule in enumerate(RULES)]
 
 
 def _always(_: re.Match[str]) -> bool:

@@ -4,10 +4,13 @@ Classes are ASCII (`[0-9]`, not `\d`): a Unicode class costs several times as mu
 follows from other counts is not made.
 """
 
+from functools import cache
+
 import numpy as np
 import polars as pl
 
 from transforms.text.characters import CLASSES, measure_characters
+from transforms.text.measured import beside_key
 from transforms.text.words import split_words
 
 WORD = r"[^ \t\n\r\x0B\x0C]+"
@@ -31,14 +34,7 @@ def score_quality(records: pl.LazyFrame) -> pl.LazyFrame:
     """
     # collected here: Polars within a Polars callback may wait for a thread that it occupies itself
     frame = records.collect()
-    there = pl.when(frame["text"].is_not_null())
-    measured = _measure(_count_shared(frame["text"].fill_null("")))
-    return frame.lazy().select(
-        "record_id",
-        "event_timestamp",
-        "created_timestamp",
-        *(there.then(values).alias(values.name) for values in measured),
-    )
+    return beside_key(frame, _measure(_count_shared(frame["text"].fill_null(""))))
 
 
 def _count_shared(text: pl.Series) -> pl.DataFrame:
@@ -51,45 +47,51 @@ def _count_shared(text: pl.Series) -> pl.DataFrame:
 
 
 def _measure(counted: pl.DataFrame) -> pl.DataFrame:
+    lines, n_lines, measures = _expressions()
+    return counted.with_columns(lines).with_columns(n_lines).select(measures)
+
+
+@cache
+def _expressions() -> tuple[list[pl.Expr], pl.Expr, list[pl.Expr]]:
+    """What is counted; made once, for that takes longer than to count one text."""
     text, n_words = pl.col("text"), pl.col("n_words")
     n_characters, n_lines = pl.col("n_characters"), pl.col("n_lines")
-    lines = text.str.strip_suffix("\n").str.split("\n")
+    lines = pl.when(pl.col("n_line_breaks") > 0).then(text.str.strip_suffix("\n").str.split("\n"))
     n_symbols = (
         pl.col("n_hashes")
         + text.str.count_matches("...", literal=True)
         + text.str.count_matches("…", literal=True)
     )
-    with_lines = counted.with_columns(
-        n_characters=text.str.len_chars().cast(pl.Int64),
-        _lines=pl.when(pl.col("n_line_breaks") > 0).then(lines),
-    ).with_columns(
-        n_lines=pl.col("_lines").list.len().fill_null((text != "").cast(pl.UInt32)).cast(pl.Int64)
-    )
-    return with_lines.select(
-        "n_characters",
-        "n_words",
-        "n_lines",
-        "n_question_marks",
-        "n_exclamation_marks",
-        n_bytes=text.str.len_bytes().cast(pl.Int64),
-        n_sentences=pl.max_horizontal(_count(text, SENTENCE_END), (n_words > 0).cast(pl.Int64)),
-        n_urls=_count(text, URL),
-        n_email_addresses=pl.when(text.str.contains("@", literal=True))
+    found = {
+        "n_bytes": text.str.len_bytes().cast(pl.Int64),
+        "n_sentences": pl.max_horizontal(_count(text, SENTENCE_END), (n_words > 0).cast(pl.Int64)),
+        "n_urls": _count(text, URL),
+        "n_email_addresses": pl.when(text.str.contains("@", literal=True))
         .then(_count(text, EMAIL_ADDRESS))
         .otherwise(pl.lit(0, pl.Int64)),
-        n_numbers=_count(text, "[0-9]+"),
-        mean_word_length=_per(n_characters - pl.col("n_blanks"), n_words),
-        whitespace_ratio=_per(pl.col("n_blanks"), n_characters),
-        uppercase_ratio=_per(pl.col("n_capitals"), n_characters),
-        digit_ratio=_per(pl.col("n_digits"), n_characters),
-        punctuation_ratio=_per(pl.col("n_punctuation"), n_characters),
-        non_ascii_ratio=_per(pl.col("n_beyond_ascii"), n_characters),
-        unique_word_ratio=_per(pl.col("n_distinct"), n_words),
-        duplicate_line_ratio=_per(
+        "n_numbers": _count(text, "[0-9]+"),
+        "mean_word_length": _per(n_characters - pl.col("n_blanks"), n_words),
+        "whitespace_ratio": _per(pl.col("n_blanks"), n_characters),
+        "uppercase_ratio": _per(pl.col("n_capitals"), n_characters),
+        "digit_ratio": _per(pl.col("n_digits"), n_characters),
+        "punctuation_ratio": _per(pl.col("n_punctuation"), n_characters),
+        "non_ascii_ratio": _per(pl.col("n_beyond_ascii"), n_characters),
+        "unique_word_ratio": _per(pl.col("n_distinct"), n_words),
+        "duplicate_line_ratio": _per(
             n_lines - pl.col("_lines").list.n_unique().fill_null(n_lines), n_lines
         ),
-        bullet_line_ratio=_per(_count(text, BULLET_LINE), n_lines),
-        symbol_to_word_ratio=_per(n_symbols, n_words),
+        "bullet_line_ratio": _per(_count(text, BULLET_LINE), n_lines),
+        "symbol_to_word_ratio": _per(n_symbols, n_words),
+    }
+    n_split = pl.col("_lines").list.len()
+    return (
+        [text.str.len_chars().cast(pl.Int64).alias("n_characters"), lines.alias("_lines")],
+        n_split.fill_null((text != "").cast(pl.UInt32)).cast(pl.Int64).alias("n_lines"),
+        [
+            *map(pl.col, ("n_characters", "n_words", "n_lines")),
+            *map(pl.col, ("n_question_marks", "n_exclamation_marks")),
+            *(expression.alias(name) for name, expression in found.items()),
+        ],
     )
 
 

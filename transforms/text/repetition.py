@@ -50,6 +50,8 @@ def _repeated(words: Words, hashed: Array, shorter: Array, n: int) -> tuple[Arra
 
     Only places where repeated (n-1)-grams begin are searched.
     """
+    if not len(shorter):
+        return shorter, np.zeros(0, np.uint64)
     first, last = shorter, shorter + n - 1
     fits = last < len(words.word)
     first, last = first[fits], last[fits]
@@ -74,6 +76,8 @@ def _mix(values: Array) -> Array:
 
 def _top(words: Words, first: Array, keys: Array, ends: Array, n: int) -> Array:
     """The characters of each text's most frequent repeated n-gram, over all its occurrences."""
+    if not len(first):
+        return np.zeros(words.n_texts, np.int64)
     found = pl.DataFrame(
         {"row": words.row[first], "key": keys, "n_characters": ends[first + n] - ends[first]}
     )
@@ -94,5 +98,7 @@ def _covered(words: Words, first: Array, ends: Array, n: int) -> Array:
 
     Where two overlap, the first counts up to where the next begins.
     """
+    if not len(first):
+        return np.zeros(words.n_texts, np.int64)
     last = np.minimum(first + n, np.append(first[1:], len(words.word)))
     return np.bincount(words.row[first], ends[last] - ends[first], minlength=words.n_texts)

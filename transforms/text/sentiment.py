@@ -18,8 +18,6 @@ QUESTION, MOST_QUESTIONS, MANY_QUESTIONS = 0.18, 3, 0.96
 # the weight of a booster one, two and three words before
 DISTANCE = (1.0, 0.95, 0.9)
 NORMAL = 15.0
-# a word this short without its punctuation may be an emoticon, so it is looked up with it
-EMOTICON = 2
 
 
 def measure_sentiment(words: Words, text: pl.Series) -> dict[str, Array]:
@@ -34,10 +32,7 @@ def measure_sentiment(words: Words, text: pl.Series) -> dict[str, Array]:
     >>> measured["sentiment_compound"].round(2).tolist()
     [0.66, -0.34]
     """
-    known = _look_up(words.known)
-    of_word, boost, is_negation = (
-        known[name].to_numpy() for name in ("valence", "boost", "is_negation")
-    )
+    of_word, boost, is_negation = _look_up(words.known["key"])
     valence, is_capitals = of_word[words.word], words.is_capitals
     # some words in capitals, not all
     is_emphatic = words.sum(is_capitals) % np.maximum(words.n_words, 1) > 0
@@ -65,39 +60,33 @@ def measure_sentiment(words: Words, text: pl.Series) -> dict[str, Array]:
     }
 
 
-def _look_up(words: pl.DataFrame) -> pl.DataFrame:
-    """What the lexicon says about each word: `valence`, `boost`, `is_negation`."""
-    key = pl.when(pl.col("bare").str.len_chars() <= EMOTICON).then("plain").otherwise("bare")
-    found = words.select(word=key).join(_lexicon(), on="word", how="left", maintain_order="left")
-    return found.with_columns(
-        pl.col("valence", "boost").fill_null(0.0), pl.col("is_negation").fill_null(value=False)
-    )
+def _look_up(keys: pl.Series) -> tuple[Array, Array, Array]:
+    """What the lexicon says about each word: valence, boost, whether it is a negation."""
+    place_of, *columns = _lexicon()
+    # a join would hash all of the lexicon each time
+    places = [place_of.get(word, 0) for word in keys.to_list()]
+    valence, boost, is_negation = (column[places] for column in columns)
+    return valence, boost, is_negation
 
 
 @cache
-def _lexicon() -> pl.DataFrame:
+def _lexicon() -> tuple[dict[str, int], Array, Array, Array]:
+    """Each word's place in the columns that follow; place 0 is for a word that is not known."""
     from vaderSentiment.vaderSentiment import BOOSTER_DICT, NEGATE, SentimentIntensityAnalyzer
 
     valence = SentimentIntensityAnalyzer().lexicon
-    known = {*valence, *BOOSTER_DICT, *NEGATE}
-    return pl.DataFrame(
-        [
-            (word, valence.get(word, 0.0), BOOSTER_DICT.get(word, 0.0), word in NEGATE)
-            for word in sorted(known)
-        ],
-        schema={
-            "word": pl.String,
-            "valence": pl.Float64,
-            "boost": pl.Float64,
-            "is_negation": pl.Boolean,
-        },
-        orient="row",
+    known = [None, *sorted({*valence, *BOOSTER_DICT, *NEGATE})]
+    return (
+        {word: place for place, word in enumerate(known) if word is not None},
+        np.array([valence.get(word, 0.0) for word in known]),
+        np.array([BOOSTER_DICT.get(word, 0.0) for word in known]),
+        np.array([word in NEGATE for word in known]),
     )
 
 
 def _around_but(words: Words, said: Array, row: Array) -> Array:
     """Weight what precedes a text's first "but" by a half, and what follows by one and a half."""
-    is_but = np.flatnonzero(words.of_vocabulary(pl.col("plain") == "but"))
+    is_but = np.flatnonzero(words.of_vocabulary("is_but"))
     first = np.full(words.n_texts, -1)
     first[words.row[is_but][::-1]] = is_but[::-1]
     place = first[row]

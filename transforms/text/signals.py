@@ -5,11 +5,11 @@ literature. They are measured and never applied, because a rule made for web pag
 messages.
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 import polars as pl
-import polars.selectors as cs
 
 from transforms.text.characters import measure_characters
 from transforms.text.language import begin_identifying
@@ -21,8 +21,6 @@ from transforms.text.words import Array, Words, ratio, split_words
 
 TOKENS_A_BYTE = 0.28
 LONG_WORD = 7
-# Gopher's list; a usable English text has two of them
-STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 ENGLISH_ONLY = (
     "automated_readability_index",
     "coleman_liau_index",
@@ -50,11 +48,7 @@ def score_text(records: pl.LazyFrame) -> pl.LazyFrame:
     [('en', 7, 8, 0)]
     """
     # collected here: Polars within a Polars callback may wait for a thread that it occupies itself
-    return (
-        _score(records.collect())
-        .lazy()
-        .with_columns(cs.integer().cast(pl.Int64), cs.float().cast(pl.Float64))
-    )
+    return _score(records.collect()).lazy()
 
 
 def _score(records: pl.DataFrame) -> pl.DataFrame:
@@ -76,26 +70,21 @@ def _score(records: pl.DataFrame) -> pl.DataFrame:
         [present, pl.DataFrame(measured), _characters(text, characters), language()],
         how="horizontal",
     )
-    is_english = pl.col("language") == "en"
-    scored = scored.with_columns(
-        pl.when(is_english).then(pl.col(name)) for name in ENGLISH_ONLY
-    ).drop("text")
+    is_english = pl.when(pl.col("language") == "en")
+    scored = scored.with_columns(is_english.then(pl.col(ENGLISH_ONLY))).drop("text")
+    if present.height == records.height:
+        return scored
     return pl.concat(
         [scored, records.filter(pl.col("text").is_null()).drop("text")], how="diagonal_relaxed"
     )
 
 
 def _word_mix(words: Words) -> dict[str, Array]:
-    word, n_words = pl.col("word"), words.n_words
+    n_words = words.n_words
     return {
-        "stop_word_fraction": ratio(
-            words.sum(words.of_vocabulary(pl.col("bare").is_in(STOP_WORDS))), n_words
-        ),
+        "stop_word_fraction": ratio(words.sum(words.of_vocabulary("is_stop_word")), n_words),
         "frac_all_caps_words": ratio(words.sum(words.is_capitals), n_words),
-        "frac_no_alph_words": ratio(
-            words.sum(words.of_vocabulary(~word.str.contains(r"[A-Za-z]|[\p{L}--[A-Za-z]]"))),
-            n_words,
-        ),
+        "frac_no_alph_words": ratio(words.sum(words.of_vocabulary("has_no_letter")), n_words),
         "long_word_ratio_7": ratio(words.sum(words.n_characters >= LONG_WORD), n_words),
         "max_word_length": words.max(words.n_characters),
         "unigram_entropy": _unigram_entropy(words),
@@ -140,12 +129,11 @@ def _readability(words: Words, text: pl.Series, characters: dict[str, Array]) ->
 
 def _characters(text: pl.Series, characters: dict[str, Array]) -> pl.DataFrame:
     """Shares and counts of characters; only texts beyond ASCII are searched for those beyond it."""
-    column, n = pl.col("text"), pl.col("text").str.len_chars()
-    lower = column.str.to_lowercase()
     beyond = np.flatnonzero(characters["n_beyond_ascii"])
     n_emoji, n_symbols = np.zeros(len(text), np.uint32), characters["n_symbols"].copy()
-    n_emoji[beyond] = text.gather(beyond).str.count_matches(EMOJI).to_numpy()
-    n_symbols[beyond] = text.gather(beyond).str.count_matches(SYMBOL).to_numpy()
+    if len(beyond):
+        n_emoji[beyond] = text.gather(beyond).str.count_matches(EMOJI).to_numpy()
+        n_symbols[beyond] = text.gather(beyond).str.count_matches(SYMBOL).to_numpy()
     counted = pl.DataFrame(
         {
             "text": text,
@@ -154,26 +142,28 @@ def _characters(text: pl.Series, characters: dict[str, Array]) -> pl.DataFrame:
             "n_braces": characters["n_braces"],
         }
     )
-    return counted.select(
-        n_tokens_est=(column.str.len_bytes() * TOKENS_A_BYTE).round().cast(pl.Int64),
-        emoji_count="n_emoji",
-        emoji_ratio=_share(pl.col("n_emoji"), n),
-        symbol_ratio=_share(pl.col("n_symbols"), n),
-        curly_bracket=_share(pl.col("n_braces"), n),
-        lorem_ipsum=_share(lower.str.count_matches("lorem ipsum", literal=True), n),
-        javascript_count=lower.str.count_matches("javascript", literal=True),
-        code_block_ratio=pl.when(column.str.contains("```", literal=True))
-        .then(
-            _share(
-                column.str.extract_all(CODE_BLOCK)
-                .list.eval(pl.element().str.len_chars())
-                .list.sum(),
-                n,
-            )
-        )
+    return counted.select(_of_characters())
+
+
+@cache
+def _of_characters() -> list[pl.Expr]:
+    column, n = pl.col("text"), pl.col("text").str.len_chars()
+    lower = column.str.to_lowercase()
+    n_in_blocks = column.str.extract_all(CODE_BLOCK).list.eval(pl.element().str.len_chars())
+    found = {
+        "n_tokens_est": (column.str.len_bytes() * TOKENS_A_BYTE).round().cast(pl.Int64),
+        "emoji_count": pl.col("n_emoji").cast(pl.Int64),
+        "emoji_ratio": _share(pl.col("n_emoji"), n),
+        "symbol_ratio": _share(pl.col("n_symbols"), n),
+        "curly_bracket": _share(pl.col("n_braces"), n),
+        "lorem_ipsum": _share(lower.str.count_matches("lorem ipsum", literal=True), n),
+        "javascript_count": lower.str.count_matches("javascript", literal=True).cast(pl.Int64),
+        "code_block_ratio": pl.when(column.str.contains("```", literal=True))
+        .then(_share(n_in_blocks.list.sum(), n))
         .otherwise(0.0),
-        is_html=column.str.contains(HTML_TAG).cast(pl.Int64),
-    )
+        "is_html": column.str.contains(HTML_TAG).cast(pl.Int64),
+    }
+    return [expression.alias(name) for name, expression in found.items()]
 
 
 def _share(part: pl.Expr, whole: pl.Expr) -> pl.Expr:

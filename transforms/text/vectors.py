@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from transforms.text.measured import beside_key
+
 Array: TypeAlias = npt.NDArray[Any]
 Vectors: TypeAlias = npt.NDArray[np.float32]
 
@@ -45,16 +47,11 @@ def with_vectors(
     """Replace each record's text by a vector, null where the text is null."""
     # collected here: Polars within a Polars callback may wait for a thread that it occupies itself
     frame = records.collect()
-    text, vectors = frame["text"], vectors_of(frame["text"])
+    vectors = vectors_of(frame["text"])
     lists = pl.Series(name, vectors, pl.Array(pl.Float32, vectors.shape[1])).cast(
         pl.List(pl.Float32)
     )
-    return frame.lazy().select(
-        "record_id",
-        "event_timestamp",
-        "created_timestamp",
-        pl.when(text.is_not_null()).then(lists).alias(name),
-    )
+    return beside_key(frame, lists.to_frame())
 
 
 def hashed(text: pl.Series) -> Vectors:
@@ -84,6 +81,7 @@ def _signed_counts(text: pl.Series) -> npt.NDArray[np.float64]:
         *(
             _cells_and_signs(np.flatnonzero(of), *words(lower.filter(pl.Series(of))))
             for of, words in ((is_ascii, _ascii_words), (~is_ascii, _words))
+            if of.any() or not len(of)
         ),
         strict=True,
     )

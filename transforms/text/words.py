@@ -5,7 +5,7 @@ processed once.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +17,10 @@ from transforms.text.shared import shared
 # white space without the space itself: a pattern that stops at every space takes twice as long
 OTHER_BLANK = r"[\t\n\r\x0B\x0C]"
 PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+# Gopher's list; a usable English text has two of them
+STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+# a word this short without its punctuation may be an emoticon, so it is looked up with it
+EMOTICON = 2
 Array: TypeAlias = npt.NDArray[Any]
 
 
@@ -46,7 +50,7 @@ class Words:
     @cached_property
     def n_characters(self) -> Array:
         """The number of characters of each word."""
-        return self.vocabulary.str.len_chars().to_numpy().astype(np.int64)[self.word]
+        return self.of_vocabulary("n_characters")
 
     @cached_property
     def keys(self) -> Array:
@@ -79,27 +83,24 @@ class Words:
     @cached_property
     def is_capitals(self) -> Array:
         """Whether a word is written in capitals."""
-        word = pl.col("word")
-        return self.of_vocabulary((word == word.str.to_uppercase()) & (word != pl.col("plain")))
+        return self.of_vocabulary("is_capitals")
 
     @cached_property
     def known(self) -> pl.DataFrame:
-        """Each distinct word: as it is, `plain` in lower case, `bare` without outer punctuation."""
-        plain = self.vocabulary.str.to_lowercase()
-        return pl.DataFrame(
-            {"word": self.vocabulary, "plain": plain, "bare": plain.str.strip_chars(PUNCTUATION)}
+        """What is asked of each distinct word, in one pass; `key` is its form in a lexicon."""
+        word = self.vocabulary.to_frame()
+        return word.select("word", pl.col("word").str.to_lowercase().alias("plain")).select(
+            _asked()
         )
 
-    def of_vocabulary(self, expression: pl.Expr) -> Array:
-        """Evaluate an expression over the columns of `known`, once per distinct word.
+    def of_vocabulary(self, name: str) -> Array:
+        """Give every word what a column of `known` has of it.
 
-        The result has a value for every word.
-
-        >>> words = split_words(pl.Series(["Stop! Please stop"]))
-        >>> words.of_vocabulary(pl.col("bare") == "stop").tolist()
-        [True, False, True]
+        >>> words = split_words(pl.Series(["The cat! BUT the dog"]))
+        >>> words.of_vocabulary("is_stop_word").tolist()
+        [True, False, False, True, False]
         """
-        values: Array = self.known.select(expression).to_series().to_numpy()
+        values: Array = self.known[name].to_numpy()
         return values[self.word]
 
     def sum(self, values: Array) -> Array:
@@ -125,6 +126,21 @@ class Words:
         if has_words.any():
             greatest[has_words] = np.maximum.reduceat(values, self.start[:-1][has_words])
         return greatest
+
+
+@cache
+def _asked() -> list[pl.Expr]:
+    word, plain = pl.col("word"), pl.col("plain")
+    bare = plain.str.strip_chars(PUNCTUATION)
+    found = {
+        "n_characters": word.str.len_chars().cast(pl.Int64),
+        "is_capitals": (word == word.str.to_uppercase()) & (word != plain),
+        "is_stop_word": bare.is_in(STOP_WORDS),
+        "has_no_letter": ~word.str.contains(r"[A-Za-z]|[\p{L}--[A-Za-z]]"),
+        "is_but": plain == "but",
+        "key": pl.when(bare.str.len_chars() <= EMOTICON).then(plain).otherwise(bare),
+    }
+    return [expression.alias(name) for name, expression in found.items()]
 
 
 @shared

@@ -170,10 +170,10 @@ def score(contract: type[Contract], kernel: Kernel, versions: pl.DataFrame) -> p
 
     Raises `GateError` where a kernel returns other rows or columns than declared.
     """
-    is_there = versions["text"].is_not_null()
-    given = versions if is_there.all() else versions.filter(is_there)
+    text = versions["text"]
+    given = versions.filter(text.is_not_null()) if text.null_count() else versions
     scored = _compute(contract, kernel, given)
-    if not scored.select(KEY[:2]).equals(given.select(KEY[:2])):
+    if not all(scored[name].equals(given[name]) for name in KEY[:2]):
         message = (
             f"{contract.relation()}: compute returned {scored.height} rows for {given.height} "
             "records; it must return each record, in order"
@@ -193,8 +193,9 @@ def _compute(contract: type[Contract], kernel: Kernel, given: pl.DataFrame) -> p
         raise
     except Exception as error:  # noqa: BLE001 - any error of a user's code is reported in one line
         raise GateError(_failure(contract, kernel, error)) from None
+    types = scored.schema
     for column in contract.columns():
-        if (found := scored.schema[column.name]) != column.dtype:
+        if (found := types[column.name]) != column.dtype:
             message = (
                 f"{contract.relation()}: {column.name}: compute gives {found}, "
                 f"declared is {column.dtype}; cast it"

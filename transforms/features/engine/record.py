@@ -21,6 +21,8 @@ from transforms.features.inputs import Inputs
 from transforms.features.view import Explained, Run, View
 from transforms.sql import model
 
+# what a request can carry of a record
+CARRIED = {"text", "text_redacted", "label", "attributes", "event_timestamp"}
 COMPUTED_IN = ("transforms.features.engine.kernels",)
 
 
@@ -32,9 +34,14 @@ class KernelView(View):
     is_computed_beside = True
 
     def __init__(
-        self, declared: type[RecordView], record_views: Mapping[str, View], sql: str | None = None
+        self,
+        declared: type[RecordView],
+        record_views: Mapping[str, View],
+        sql: str | None = None,
+        *,
+        reads_id: bool = False,
     ) -> None:
-        """Take the class, and the SQL that computes it if it is an SQL view.
+        """Take the class, and of an SQL view the SQL and whether it reads the record's id.
 
         Raises `DeclarationError` where it reads what does not exist.
         """
@@ -43,21 +50,24 @@ class KernelView(View):
         self.online = declared.Config.metadata["online"]
         self.kernel: Kernel = declared.compute
         inputs = Inputs(record_views)
-        for name in declared.Config.metadata["reads"]:
+        for name in self.columns_read:
             inputs.references(name)
+        of_records = {name for name in self.columns_read if "." not in name}
+        self.is_on_demand = (
+            not reads_id
+            and of_records <= CARRIED
+            and all(record_views[name].is_on_demand for name in self.reads)
+        )
+
+    @property
+    def columns_read(self) -> tuple[str, ...]:
+        """What is read: columns of a record, and features as `view.feature`."""
+        return tuple(self.contract.Config.metadata["reads"])
 
     @property
     def reads(self) -> tuple[str, ...]:
         """The record views whose features are read."""
-        return tuple(
-            sorted(
-                {
-                    name.partition(".")[0]
-                    for name in self.contract.Config.metadata["reads"]
-                    if "." in name
-                }
-            )
-        )
+        return tuple(sorted({name.partition(".")[0] for name in self.columns_read if "." in name}))
 
     def digest(self) -> int:
         """Digest the kernel, all that it uses and reads, and the views that it reads."""
@@ -218,7 +228,8 @@ def sql_view(declared: RecordSql, record_views: Mapping[str, View]) -> KernelVie
     )
     sql = {name: served(of) for name, of in bound_to.items()}
     contract.compute = staticmethod(partial(compute_sql, sql, reads))  # type: ignore[method-assign]
-    return KernelView(contract, record_views, repr(sorted(sql.items())))
+    reads_id = ("record_id",) in references
+    return KernelView(contract, record_views, repr(sorted(sql.items())), reads_id=reads_id)
 
 
 def _bind(name: str, expression: str, inputs: Inputs) -> Input:

@@ -66,7 +66,9 @@ class RecordQuality(RecordView, complete=True):
 
     @check(name="n_characters:null_beside_values")
     def _all_or_none(cls, data: Checked) -> pl.LazyFrame:  # noqa: N805
-        values = pl.all().exclude("record_id", "event_timestamp", "created_timestamp").is_null()
-        return data.lazyframe.select(pl.all_horizontal(values) | ~pl.any_horizontal(values))
+        times = ("record_id", "event_timestamp", "created_timestamp")
+        n_features = len(data.lazyframe.collect_schema()) - len(times)
+        n_nulls = pl.sum_horizontal(pl.all().exclude(times).is_null())
+        return data.lazyframe.select(n_nulls.is_in([0, n_features]))
 
     compute = staticmethod(score_quality)

@@ -41,3 +41,10 @@ triage_v2 = Service(
     "record it repeats. "
     "Online where MILLRACE_ONLINE names its four views of records.",
 )
+
+triage_v3 = Service(
+    "triage_v3",
+    [RecordQuality, RecordText, author_activity, subject_activity, author_tenure],
+    description="What can be served of a text in a request, with its author and subject, although "
+    "the text is stored nowhere: ask with text, author_id, subject_id.",
+)
