@@ -2,23 +2,30 @@
 
 import asyncio
 import itertools
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import polars as pl
 import pytest
+import yaml
 from feast.feature_server import get_app
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from feature_repo import client, online_features, store, training_set
-from feature_repo.online import apply, materialize
+from feature_repo.online import apply, materialize, refresh
 from feature_repo.stores import clock
 from feature_repo.stores.server import load_artifacts
+from flows import cli
+from flows.stages import RefreshParameters, run_refresh
 from tests.transforms import histories
 from tests.transforms.histories import HISTORIES, HOUR, OFFSETS, Version
 from transforms.features.build import featurize
@@ -57,9 +64,7 @@ class Home:
 
     def to_come(self, now: datetime) -> list[datetime]:
         """The instants at which values change after an instant."""
-        rows = [
-            histories.rows_of(self.warehouse, view).select("event_timestamp") for view in VIEWS
-        ]
+        rows = [histories.rows_of(self.warehouse, view).select("event_timestamp") for view in VIEWS]
         found = pl.concat(rows)["event_timestamp"].unique().sort()
         return [at for us in found if (at := EPOCH + us * MICROSECOND) > now]
 
@@ -143,7 +148,7 @@ def clock_at(instant: datetime) -> Iterator[None]:
 @contextmanager
 def home_in(folder: Path, place: Mapping[str, Any]) -> Iterator[Home]:
     """A home whose online store is at a place."""
-    shipped = client._parsed((client.REPOSITORY / "feature_store.yaml").read_text("utf-8"))
+    shipped = yaml.safe_load((client.REPOSITORY / "feature_store.yaml").read_text("utf-8"))
     project = f"instants{next(numbers)}" if place else shipped["project"]
     changed = {**shipped, "project": project, "online_store": place or shipped["online_store"]}
     with pytest.MonkeyPatch.context() as patch:
@@ -166,6 +171,81 @@ def place(request: pytest.FixtureRequest) -> dict[str, Any]:
     at = {"host": address.host, "port": address.port, "db_schema": "instants"}
     return {"type": kind, **at, **login}
 
+
+# --- a store that does not go by the clock ---
+
+FIRST = datetime(2026, 1, 10, tzinfo=UTC)
+
+
+@pytest.fixture
+def of_feast(tmp_path: Path) -> Iterator[Home]:
+    """A home in Feast's layout: u1 has a record that leaves the last day at noon, u2 has not."""
+    place = {"type": f"{OUR}.online.SqliteOnlineStore", "path": "", "layout": "feast"}
+    hours = (FIRST - EPOCH) // MICROSECOND - histories.START
+    versions = [
+        histories.version("r1", hours - 12 * HOUR, author="u1"),
+        histories.version("r2", hours - 3 * 24 * HOUR, author="u2"),
+    ]
+    with home_in(tmp_path / "home", place) as home:
+        home.run(versions, FIRST)
+        yield home
+
+
+def served_and_trained(home: Home, at: datetime) -> tuple[Any, Any]:
+    with clock_at(at):
+        return home.served(NUMBERS), only(home.trained([at])[0], NUMBERS)
+
+
+def test_a_store_in_feasts_layout_is_refreshed_of_windows_that_ended(of_feast: Home) -> None:
+    noon = FIRST + timedelta(hours=12)
+    before = noon - MICROSECOND
+    assert refresh(of_feast.warehouse, before, silent)["author_activity"] == 0
+    served, trained = served_and_trained(of_feast, before)
+    assert served == trained
+    served, trained = served_and_trained(of_feast, noon)
+    assert served != trained
+    assert refresh(of_feast.warehouse, noon, silent) == {
+        "author_activity": 1,
+        "subject_activity": 1,
+    }
+    served, trained = served_and_trained(of_feast, noon)
+    assert served == trained
+    assert set(refresh(of_feast.warehouse, noon, silent).values()) == {0}
+
+
+def test_the_refresh_flow_writes_what_ended_and_nothing_where_the_store_goes_by_the_clock(
+    of_feast: Home, tmp_path: Path
+) -> None:
+    asked = RefreshParameters(home=str(of_feast.root))
+    assert run_refresh(asked) == {"author_activity": 2, "subject_activity": 1}
+    now = datetime.now(UTC)
+    served, trained = served_and_trained(of_feast, now)
+    assert served == trained
+    assert run_refresh(asked) == {"author_activity": 0, "subject_activity": 0}
+    with home_in(tmp_path / "compact", {}) as home:
+        home.run([histories.version("r1", 0)], FIRST)
+        assert run_refresh(RefreshParameters(home=str(home.root))) == {}
+
+
+def test_serving_refreshes_a_store_that_does_not_go_by_the_clock(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    refreshed, two = [], threading.Event()
+
+    def run(command: list[str], **_: Any) -> Any:
+        refreshed.append(command)
+        if len(refreshed) == 2:
+            two.set()
+            sys.exit()  # of the thread
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(cli, "subprocess", SimpleNamespace(run=run, DEVNULL=None))
+    cli.keep_fresh(tmp_path, seconds=0.01)
+    assert two.wait(60)
+    assert refreshed[0][-3:] == ["refresh", "--home", str(tmp_path)]
+
+
+# --- any instant ---
 
 # a change point after the run, by its number, and a microsecond beside it; or any instant
 LATER = st.tuples(st.integers(0, 60), st.sampled_from([-1, 0, 0, 1])) | OFFSETS.map(abs)
