@@ -90,6 +90,13 @@ def store_settings(home: Path) -> dict[str, Any]:
     return dict(settings)
 
 
+def goes_by_the_clock(home: Path) -> bool:
+    """Whether the online store of a home keeps rows to come, so that nothing has to refresh it."""
+    found = store_settings(home)["online_store"]
+    is_ours = str(found["type"]).startswith("feature_repo.stores.")
+    return is_ours and found.get("layout", "compact") == "compact"
+
+
 @lru_cache(maxsize=2)
 def _parsed(text: str) -> dict[str, Any]:
     import yaml

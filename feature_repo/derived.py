@@ -16,7 +16,8 @@ from feast.types import FeastType, UnixTimestamp, from_value_type
 from feast.value_type import ValueType
 
 from feature_repo.instants import instants
-from feature_repo.stores.serving import EVENT_TIMESTAMP, EXPRESSIONS, arrow_type
+from feature_repo.stores.online import EVENT_TIMESTAMP
+from feature_repo.stores.serving import EXPRESSIONS, arrow_type
 from transforms.errors import DerivedError
 from transforms.expressions import column_references
 from transforms.features.engine.derived import derive_arrow, digest

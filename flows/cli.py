@@ -1,7 +1,10 @@
 """The command line. Commands import heavy packages inside, so that `--help` is quick."""
 
 import os
+import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,7 @@ from flows.commands.locks import locks
 from flows.commands.maintain import maintain
 from flows.commands.plan import plan
 from flows.commands.quarantine import quarantine
+from flows.commands.refresh import refresh
 from flows.commands.report import report
 from flows.commands.status import status
 from flows.commands.trace import trace
@@ -22,6 +26,8 @@ from flows.commands.trace import trace
 if TYPE_CHECKING:
     from flows.stages import PipelineParameters, Summary
     from transforms.warehouse.tables import Warehouse
+
+REFRESH_SECONDS = 300  # the hop of the shortest windows
 
 
 class Teaching(click.Group):
@@ -62,6 +68,7 @@ def main(*, debug: bool) -> None:
       millrace ask "TEXT"                             score a text by the model trained last
       millrace quarantine list                        list what was rejected, and why
       millrace maintain                               compact tables and delete unneeded files
+      millrace refresh                                write online what ended since the last run
       millrace locks                                  list the training sets that can be rebuilt
       millrace erase --author ID --dry-run            show what erasing a person would delete
       millrace backfill --dry-run                     list gaps in the features
@@ -181,17 +188,37 @@ def ask(
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=6566, show_default=True)
 def serve(home: str | None, host: str, port: int) -> None:
-    """Serve online features over HTTP: Feast's own feature server on this home."""
-    from feature_repo.client import REPOSITORY, home_of
+    """Serve online features over HTTP: Feast's own feature server on this home.
+
+    Windows end as the clock says. A store that does not go by the clock (layout: feast) is brought
+    up to date every five minutes, as by millrace refresh.
+    """
+    from feature_repo.client import REPOSITORY, goes_by_the_clock, home_of
     from transforms.importing import unchecked
 
-    settings = (
-        home_of(home) / "feature_store.yaml"
-    )  # no table is opened: Delta's threads would be missing where the server forks
+    root = home_of(home)
+    # no table is opened: Delta's threads would be missing where the server forks
+    settings = root / "feature_store.yaml"
+    if not goes_by_the_clock(root):
+        keep_fresh(root)
     with unchecked("feast"):
         from feast.cli.cli import cli
 
     cli(["-c", str(REPOSITORY), "-f", str(settings), "serve", "--host", host, "--port", str(port)])
+
+
+def keep_fresh(home: Path, seconds: float = REFRESH_SECONDS) -> None:
+    """Start a refresh of a home in a process of its own at every so many seconds of the clock."""
+    command = [sys.executable, "-m", "flows.cli", "refresh", "--home", str(home)]
+
+    def run_on() -> None:
+        while True:
+            time.sleep(seconds - time.time() % seconds)
+            done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)  # noqa: S603 - ours
+            if done.returncode:
+                click.echo("millrace: the online store was not refreshed; see above", err=True)
+
+    threading.Thread(target=run_on, name="refresh", daemon=True).start()
 
 
 def _run(parameters: "PipelineParameters", *, plain: bool) -> "Summary":
@@ -264,6 +291,7 @@ for command in (
     maintain,
     plan,
     quarantine,
+    refresh,
     report,
     status,
     trace,

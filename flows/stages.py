@@ -96,6 +96,16 @@ class BackfillParameters(BaseModel):
         return Span(self.start, self.end)
 
 
+class RefreshParameters(BaseModel):
+    """Which home's online store is to be brought up to date."""
+
+    home: str | None = Field(default=None, description=HOME_HELP)
+
+    def settings(self) -> Settings:
+        """Settings of the run."""
+        return Settings(home=Path(self.home)) if self.home else Settings()
+
+
 class MaintainParameters(BaseModel):
     """What maintenance is asked to do."""
 
@@ -337,7 +347,9 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
             **{f"features.{view}": rows for view, rows in features.items()},
         }
         clock.time("apply", call, apply, warehouse)
-        materialized = clock.time("materialize", call, materialize, warehouse, now)
+        # what was just loaded counts from an instant after this run began
+        until = datetime.now(UTC)
+        materialized = clock.time("materialize", call, materialize, warehouse, until)
         summary = Summary(
             source=source.name,
             files_loaded=ingested.files_loaded,
@@ -445,6 +457,22 @@ def run_backfill(
         apply(warehouse)
         materialize(warehouse, now)
     return {relation: counts._asdict() for relation, counts in rows.items()}
+
+
+def run_refresh(parameters: RefreshParameters) -> dict[str, int]:
+    """Bring an online store up to date that does not go by the clock; entities written, by view."""
+    from feature_repo.client import goes_by_the_clock
+    from feature_repo.online import refresh
+
+    warehouse = Warehouse(parameters.settings())
+    root = warehouse.settings.root
+    if not root.is_dir() or goes_by_the_clock(root):
+        return {}
+    with lock_home(root):
+        now = datetime.now(UTC)
+        recover(warehouse, now)
+        apply(warehouse)
+        return refresh(warehouse, now, warehouse.report)
 
 
 def run_maintenance(parameters: MaintainParameters) -> dict[str, list[dict[str, Any]]]:

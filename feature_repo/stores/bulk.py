@@ -41,15 +41,15 @@ from feature_repo.stores.codec import (
     joined,
     row_bytes,
 )
+from feature_repo.stores.coming import Coming
 from feature_repo.stores.compact import Column
+from feature_repo.stores.expiry import online_for
 
 Write: TypeAlias = Callable[[pa.RecordBatch], int]
 Row: TypeAlias = tuple[
     EntityKey, dict[str, Value], datetime, datetime | None
 ]  # an entity as Feast hands it to an online store
 WriteBatch: TypeAlias = Callable[["Batch"], int]
-# features that are asked for of entities of a view
-Asked: TypeAlias = tuple[FeatureView, Sequence[bytes], Sequence[str]]
 Instants: TypeAlias = npt.NDArray[np.datetime64]
 
 TEXT_TYPES = {
@@ -71,14 +71,24 @@ POSTGRES_EPOCH = np.datetime64("2000-01-01", "us")
 _told: set[type] = set()
 
 
+class Asked(NamedTuple):
+    """Features that are asked for of entities of a view, each at an instant, a `mark`."""
+
+    view: FeatureView
+    keys: Sequence[bytes]
+    names: Sequence[str]
+    at: Sequence[bytes]
+
+
 class Batch(NamedTuple):
     """A batch for the stores, sorted by key: neighbours in an index are written together."""
 
     keys: pa.LargeBinaryArray
-    event: Instants
+    event: Instants  # NaT: the entity's first row is to come
     created: Instants  # NaT: not known
     features: Mapping[str, pa.LargeBinaryArray]
     types: Mapping[str, ValueType]
+    coming: Coming | None = None  # None: the writer does not know
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Batch":
         """Some rows, in the order given."""
@@ -90,6 +100,22 @@ class Batch(NamedTuple):
             features,
             self.types,
         )
+
+    def at(self, places: pa.Array) -> "Batch":
+        """The rows at places; where there is none, no row: NaT, and nothing for features."""
+        rows = places.fill_null(0).to_numpy()
+        is_there = places.is_valid()
+        never = np.full(len(rows), "NaT", "datetime64[us]")
+        event, created = (
+            np.where(is_there.to_numpy(zero_copy_only=False), times[rows], never)
+            if len(times)
+            else never
+            for times in (self.event, self.created)
+        )
+        features = {
+            name: values.take(places).fill_null(b"") for name, values in self.features.items()
+        }
+        return Batch(self.keys.take(places), event, created, features, self.types)
 
     def newest(self) -> "Batch":
         """Sort by key, one row an entity: newest first, then last created, then last given."""
@@ -148,14 +174,18 @@ class GuardedWrites:
 
 @contextmanager
 def bulk_writer(
-    config: RepoConfig, online_store: OnlineStore, view: FeatureView
+    config: RepoConfig,
+    online_store: OnlineStore,
+    view: FeatureView,
+    until: datetime | None = None,
 ) -> Iterator[Write]:
     """Open a view's online table for writing; `write(rows)` returns the number of entities written.
 
     `rows` has one row an entity: the view's join keys and features, and its batch source's
-    timestamps. An entity that the store knows more newly is left out. A batch that fails is not
-    written in part in SQLite and Postgres, raises, and leaves the writer usable. Raises ValueError
-    naming view and column where a value does not fit its type.
+    timestamps. With `until`, which needs the compact layout, it also has all rows of the entities
+    that come after that instant, one an instant. An entity that the store knows more newly is left
+    out. A batch that fails is not written in part in SQLite and Postgres, raises, and leaves the
+    writer usable. Raises ValueError naming view and column where a value does not fit its type.
     """
     reason = _unfit(config, online_store)
     if reason and type(online_store) not in _told:
@@ -171,7 +201,7 @@ def bulk_writer(
         )
         return
     with _opened(config, online_store, view) as write:
-        yield lambda rows: write(_encode(view, rows)) if rows.num_rows else 0
+        yield lambda rows: write(_encode(view, rows, until)) if rows.num_rows else 0
 
 
 class Layout(Protocol):
@@ -293,23 +323,48 @@ def _type_of(values: Sequence[Value]) -> ValueType:
     )  # Feast has forgotten zoned timestamps there
 
 
-def _encode(view: FeatureView, rows: pa.RecordBatch) -> Batch:
+def keeps_coming(config: RepoConfig, online_store: OnlineStore, view: FeatureView) -> bool:
+    """Whether a store keeps the rows to come of a view.
+
+    Feast's layout has no room for them, and what stays online for a time must leave with its row.
+    """
+    return layout_of(config, online_store) is not None and online_for(view) is None
+
+
+def _encode(view: FeatureView, rows: pa.RecordBatch, until: datetime | None) -> Batch:
     _validate_vector_field_lengths(rows, view)
     source = view.batch_source
     types = {feature.name: feature.dtype.to_value_type() for feature in view.features}
-    event = _instants(_column(view, rows, source.timestamp_field))
+    event = read_instants(_column(view, rows, source.timestamp_field))
     if np.isnat(event).any():
         message = f"view {view.name}: column {source.timestamp_field!r} has null instants"
         raise ValueError(message)
     created = source.created_timestamp_column
     known = (
-        _instants(_column(view, rows, created))
+        read_instants(_column(view, rows, created))
         if created
         else np.full(len(event), "NaT", "datetime64[us]")
     )
     keys = _entity_keys(view, rows)
     values = {name: _values(view, rows, name, kind) for name, kind in types.items()}
-    return Batch(keys, event, known, values, types).newest()
+    batch = Batch(keys, event, known, values, types)
+    return batch.newest() if until is None else _split(batch, to_naive_utc(until))
+
+
+def _split(rows: Batch, until: datetime) -> Batch:
+    """Take each entity's row in effect at an instant, and its rows after that as those to come."""
+    is_coming = rows.event > np.datetime64(until, "us")
+    current = rows.take(np.flatnonzero(~is_coming)).newest()
+    later = rows.take(np.flatnonzero(is_coming))
+    keys = pc.unique(pa.concat_arrays([current.keys, later.keys]))
+    keys = keys.take(pc.sort_indices(keys))
+    entity = pc.index_in(later.keys, keys).to_numpy()
+    later = later.take(np.lexsort((later.event, entity)))
+    counts = np.bincount(entity, minlength=len(keys))
+    coming = Coming(counts, later.event, later.features)
+    if len(keys) == len(current.keys):
+        return current._replace(coming=coming)
+    return current.at(pc.index_in(keys, current.keys))._replace(keys=keys, coming=coming)
 
 
 def _join_keys(view: FeatureView) -> dict[str, ValueType]:
@@ -350,7 +405,7 @@ def _column(view: FeatureView, rows: pa.RecordBatch, name: str) -> pa.Array:
     return rows.column(name)
 
 
-def _instants(column: pa.Array) -> Instants:
+def read_instants(column: pa.Array) -> Instants:
     """Read instants as Feast does: naive is UTC, nanoseconds are cut off."""
     instants = pd.to_datetime(column.to_numpy(zero_copy_only=False), utc=True)
     return np.asarray(instants.tz_localize(None), "datetime64[us]")

@@ -19,9 +19,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast.entity import Entity
@@ -38,14 +40,15 @@ from feast.infra.key_encoding_utils import deserialize_entity_key
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
-from feast.utils import make_tzaware
+from feast.utils import make_tzaware, to_naive_utc
 from feast.value_type import ValueType
 from tqdm import tqdm
 
 from feature_repo.done import Done, done_path, read_done, write_done
-from feature_repo.stores import sources
+from feature_repo.stores import compact, sources
 from feature_repo.stores.asof import AsofOfflineStore, connect, memory_limit, warehouse
-from feature_repo.stores.bulk import bulk_writer, layout_of
+from feature_repo.stores.bulk import bulk_writer, keeps_coming, layout_of, read_instants
+from feature_repo.stores.clock import EPOCH
 from feature_repo.stores.codec import encode_entity_keys
 from feature_repo.stores.columns import Files, gathered
 from feature_repo.stores.expiry import WindowError, online_for
@@ -55,7 +58,7 @@ from feature_repo.stores.timeline import CREATED, INSTANT, n_partitions, units_s
 from transforms.warehouse.scratch import scratch_folder
 
 CHUNK_ROWS = 50_000
-FIRST, EPOCH = datetime(1, 1, 1, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)
+FIRST = datetime(1, 1, 1, tzinfo=UTC)
 Progress = Callable[[str, int, int], None]
 _log = logging.getLogger(__name__)
 _progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
@@ -72,6 +75,13 @@ def reporting(progress: Progress) -> Iterator[None]:
         yield
     finally:
         _progress.reset(token)
+
+
+class Chunk(NamedTuple):
+    """All rows that are written of some entities, in the order of keys and instants."""
+
+    rows: pa.RecordBatch
+    n_entities: int
 
 
 @dataclass(frozen=True)
@@ -263,10 +273,11 @@ class Materialization:
         written = 0
         with self._newest(rows, span) as (newest, total, has_earlier):
             finished = self._finished(rows, span, has_earlier=has_earlier)
-            for batch, n_written in self._written(newest, total, skipped, task):
-                written, skipped = written + n_written, skipped + batch.num_rows
+            for chunk, n_written in self._written(newest, total, skipped, span.end, task):
+                written, skipped = written + n_written, skipped + chunk.n_entities
                 if finished:
-                    finished = replace(finished, witness=self._witness(batch))
+                    witness = self._witness(chunk.rows, span.end) or finished.witness
+                    finished = replace(finished, witness=witness)
                     write_done(
                         self._path,
                         replace(finished, rows=skipped, version=rows.version, since=span.since),
@@ -277,11 +288,12 @@ class Materialization:
 
     def _written(
         self,
-        newest: Callable[[int], Iterator[pa.RecordBatch]],
+        newest: Callable[[int], Iterator[Chunk]],
         total: int,
         skipped: int,
+        end: datetime,
         task: MaterializationTask,
-    ) -> Iterator[tuple[pa.RecordBatch, int]]:
+    ) -> Iterator[tuple[Chunk, int]]:
         """Write the chunks after those skipped; yield each with its number of entities written.
 
         Entities left out as older are not counted.
@@ -290,14 +302,16 @@ class Materialization:
             return
         report = _progress.get() or _nobody
         with (
-            bulk_writer(self.config, self.online_store, self.view) as write,
+            bulk_writer(
+                self.config, self.online_store, self.view, end if self._has_coming else None
+            ) as write,
             (task.tqdm_builder or _no_bar)(total) as bar,
         ):
             bar.update(skipped)
-            for batch in newest(skipped):
-                yield batch, write(batch)
-                bar.update(batch.num_rows)
-                report(self.view.name, batch.num_rows, total)
+            for chunk in newest(skipped):
+                yield chunk, write(chunk.rows)
+                bar.update(chunk.n_entities)
+                report(self.view.name, chunk.n_entities, total)
 
     def _zones(self, schema: pa.Schema) -> dict[str, pa.DataType]:
         """The source's types of the features that keep a zone, which DuckDB does not carry."""
@@ -328,14 +342,19 @@ class Materialization:
         done = self.done()
         return done.since if done and done.rows is not None else done
 
+    @property
+    def _has_coming(self) -> bool:
+        """Whether rows after the end of a run are written too."""
+        return keeps_coming(self.config, self.online_store, self.view)
+
     @contextmanager
     def _newest(
         self, rows: Snapshot, span: Span
-    ) -> Iterator[tuple[Callable[[int], Iterator[pa.RecordBatch]], int, bool]]:
-        """Find each entity's newest row of the span, for an increment if it is new.
+    ) -> Iterator[tuple[Callable[[int], Iterator[Chunk]], int, bool]]:
+        """Find each entity's newest row of the span, and those to come; for an increment, if new.
 
         Gives what reads the rows in chunks, in the order of their keys, after some that are
-        skipped; how many there are; and whether there are rows before the span.
+        skipped; how many entities there are; and whether there are rows before the span.
         """
         index = self._index(rows)
         start, end = (units_since_1970(time, index.unit) for time in (span.start, span.end))
@@ -350,20 +369,24 @@ class Materialization:
                 f"create temp table newest as {self._sql(span)}",
                 {"start": start, "end": end, "until": until, "oldest": oldest},
             )
-            ((total,),) = connection.execute("select count(*) from newest").fetchall()
+            ((total,),) = connection.execute("select count(distinct rank) from newest").fetchall()
             earlier = f"select exists (from seen where has_arrived and {INSTANT} < $start)"
             ((has_earlier,),) = connection.execute(earlier, {"start": start}).fetchall()
             yield partial(self._chunks, connection, rows, total), total, has_earlier
 
     def _chunks(
         self, connection: duckdb.DuckDBPyConnection, rows: Snapshot, total: int, skipped: int
-    ) -> Iterator[pa.RecordBatch]:
-        """Read the newest rows in the order of their keys, though they lie in that of the files."""
+    ) -> Iterator[Chunk]:
+        """Read the newest rows in the order of their keys, though they lie in that of the files.
+
+        The rows of an entity are in one chunk.
+        """
         kinds = rows.kinds(self._columns)
         for part in self._parts(connection, rows, total, skipped):
-            order = pc.sort_indices(part.column(len(kinds)))  # the rank, which is the last
-            for first in range(0, part.num_rows, self.chunk_rows):
-                places = order[first : first + self.chunk_rows]
+            order = pc.sort_indices(part["number"])
+            ranks = part["rank"].take(order).to_numpy()
+            for first, end in _cuts(ranks, self.chunk_rows):
+                places = order[first:end]
                 columns = [
                     gathered(column, places, kind)
                     for column, kind in zip(part.columns[: len(kinds)], kinds.types, strict=True)
@@ -373,29 +396,36 @@ class Materialization:
                     chunk = chunk.append_column(
                         DUMMY_ENTITY_ID, pa.repeat(DUMMY_ENTITY_VAL, chunk.num_rows)
                     )
-                yield from chunk.to_batches()
+                (batch,) = chunk.combine_chunks().to_batches()
+                yield Chunk(batch, int(ranks[end - 1] - ranks[first] + 1))
 
     def _parts(
         self, connection: duckdb.DuckDBPyConnection, rows: Snapshot, total: int, skipped: int
     ) -> Iterator[pa.Table]:
-        """Cut the newest rows by key rank into parts that fit in memory.
+        """Cut the newest rows by key into parts that fit in memory.
 
-        The last column is the rank.
+        Beside the columns are the entity's `rank`, and the row's `number` in the order of keys.
         """
         sql = (
-            "select place, rank - $skipped as rank from newest "
+            "select place, rank - $skipped as rank, number from newest "
             "where rank >= $skipped order by place"
         )
+        ((n_rows,),) = connection.execute("select count(*) from newest").fetchall()
         found = connection.sql(sql, params={"skipped": skipped}).to_arrow_reader(FOUND_ROWS)
-        schema = rows.carried(self._columns).append(pa.field("rank", pa.int64()))
+        added = [pa.field("rank", pa.int64()), pa.field("number", pa.int64())]
+        schema = pa.schema([*rows.carried(self._columns), *added])
         part_rows = self.chunk_rows
-        if total > part_rows:
+        if n_rows > part_rows:
             size = rows.row_bytes(self._columns)
-            number = n_partitions(total, size, memory_limit(self.config) // 2)
+            number = n_partitions(n_rows, size, memory_limit(self.config) // 2)
             part_rows *= -(-total // (number * part_rows))
         ranked = (
             pa.RecordBatch.from_arrays(
-                [*batch.take(places).columns, ranks["rank"].combine_chunks()], schema=schema
+                [
+                    *batch.take(places).columns,
+                    *(ranks[item.name].combine_chunks() for item in added),
+                ],
+                schema=schema,
             )
             for ranks, batch, places in picked(rows, self._columns, found)
         )
@@ -405,7 +435,7 @@ class Materialization:
         with scratch_folder(warehouse(self.config).settings.root) as folder:
             files = Files(folder, schema)
             for batch in ranked:
-                files.add(batch, batch.column(len(schema) - 1).to_numpy() // part_rows)
+                files.add(batch, batch.column(len(schema) - 2).to_numpy() // part_rows)
             files.close()
             yield from (files.read(part) for part in range(-(-(total - skipped) // part_rows)))
 
@@ -432,17 +462,30 @@ class Materialization:
         there = " and ".join(f"{key} is not null" for key in keys) or "true"
         key_list = ", ".join(keys) or "1"
         changed = f"where ({key_list}) in (select ({key_list}) from fresh)" if span.since else ""
+        last = "true" if self._has_coming else f"{INSTANT} <= $end"
+        is_new = f"has_arrived or {INSTANT} > $until and {INSTANT} <= $end"
+        # an entity without a row in a part of the past may have one before that
+        is_known = "true" if span.start <= EPOCH else f"bool_or({INSTANT} <= $end) over entity"
         return f"""
-            with passed as (from seen where {there} and {INSTANT} between $start and $end),
-            fresh as (from passed where has_arrived or {INSTANT} > $until),
-            newest as (
+            with passed as (from seen where {there} and {INSTANT} >= $start and {last}),
+            fresh as (from passed where {is_new}),
+            kept as (
                 from passed {changed}
                 qualify row_number() over (
-                    partition by {key_list} order by {NEWEST_FIRST}, has_arrived desc, place desc
+                    partition by {key_list}, case when {INSTANT} > $end then {INSTANT} end
+                    order by {NEWEST_FIRST}, has_arrived desc, place desc
                 ) = 1
+            ),
+            newest as (
+                from kept where {INSTANT} >= $oldest
+                window entity as (partition by {key_list})
+                qualify bool_or({is_new}) over entity and {is_known}
             )
-            select place, row_number() over (order by {key_list}) - 1 as rank
-            from newest where (has_arrived or {INSTANT} > $until) and {INSTANT} >= $oldest
+            select
+                place,
+                dense_rank() over (order by {key_list}) - 1 as rank,
+                row_number() over (order by {key_list}, {INSTANT}) - 1 as number
+            from newest
         """
 
     def _digest(self) -> str:
@@ -460,13 +503,18 @@ class Materialization:
         ]
         stay = online_for(self.view)
         said += [] if stay is None else [stay]
+        said += [compact.VERSION] if self._has_coming else []
         return hashlib.sha256(
             json.dumps([*said, source.field_mapping], sort_keys=True, default=str).encode()
         ).hexdigest()
 
-    def _witness(self, rows: pa.RecordBatch) -> str:
-        """Choose the entity that is the last to expire."""
-        newest = pc.sort_indices(rows[self.view.batch_source.timestamp_field])[-1].as_py()
+    def _witness(self, rows: pa.RecordBatch, end: datetime) -> str:
+        """Choose the entity that is the last to expire, of those that have a row by the end."""
+        instants = read_instants(rows[self.view.batch_source.timestamp_field])
+        is_there = np.flatnonzero(instants <= np.datetime64(to_naive_utc(end), "us"))
+        if not len(is_there):
+            return ""
+        newest = int(is_there[instants[is_there].argmax()])
         types = {field.name: field.dtype.to_value_type() for field in self.view.entity_columns}
         return base64.b64encode(
             encode_entity_keys(rows.slice(newest, 1), types)[0].as_py()
@@ -480,6 +528,23 @@ class Materialization:
             self.config, self.view, [key], [self.view.features[0].name]
         )
         return instant not in (None, EPOCH)  # Feast's Redis store returns 1970 for what it lacks
+
+
+def _cuts(ranks: npt.NDArray[np.int64], size: int) -> Iterator[tuple[int, int]]:
+    """Cut sorted ranks into pieces of a size, less where a rank would be cut, else one rank.
+
+    >>> list(_cuts(np.array([0, 1, 1, 1, 2]), 2))
+    [(0, 1), (1, 4), (4, 5)]
+    """
+    first = 0
+    while first < len(ranks):
+        end = min(first + size, len(ranks))
+        if end < len(ranks) and ranks[end] == ranks[end - 1]:
+            end = int(np.searchsorted(ranks, ranks[end]))
+        if end <= first:
+            end = int(np.searchsorted(ranks, ranks[first], "right"))
+        yield first, end
+        first = end
 
 
 def _nobody(_view: str, _entities: int, _total: int) -> None:

@@ -10,15 +10,17 @@ A value is, in this order:
 - how many bytes an end has, and how many features there are (1 and 2 bytes);
 - a digest of the name of each feature (4 bytes each), then where each feature ends (little endian);
 - the features as serialized `Value` protos, one behind the other;
+- the rows to come (`coming`), which version 1 did not have;
 - CRC-32 of all before it (4 bytes).
 
-A value names its features, so it stays readable when a view gains or loses some.
+A value names its features, so it stays readable when a view gains or loses some. The row in effect
+of an entity whose first row is to come has the least event timestamp, and nothing for features.
 """
 
 import struct
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 from zlib import crc32
 
@@ -28,21 +30,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from feature_repo.stores import coming as coming_rows
+from feature_repo.stores.clock import MARK, Instants, marks, of_mark
 from feature_repo.stores.codec import fixed, joined
+from feature_repo.stores.coming import Changes, Coming
 from transforms.errors import MillraceError
 
-Instants: TypeAlias = npt.NDArray[np.datetime64]
 # values and event timestamps of one feature, entity by entity, both serialized; None where there is
 # none
 Column: TypeAlias = tuple[list[bytes | None], list[bytes | None]]
 
-VERSION = 1
+VERSION, READ = 2, {1, 2}
 EVENT, CREATED, ENDS, N_FEATURES, NAMES = 1, 9, 17, 18, 20
 # the bytes that decide which of two values is newer
 AGE = slice(EVENT, ENDS)
 CHECKSUM = 4
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-SHIFT = 1 << 63
+NEVER, EVER = bytes(MARK), b"\xff" * MARK  # before any instant, and after
 ENDS_OF_WIDTH = {2: "H", 4: "I"}
 
 
@@ -62,15 +65,18 @@ class NotAppliedError(MillraceError):
 
 
 def pack(
-    event: Instants, created: Instants, features: Mapping[str, pa.LargeBinaryArray]
+    event: Instants,
+    created: Instants,
+    features: Mapping[str, pa.LargeBinaryArray],
+    coming: Coming | None = None,
 ) -> list[bytes]:
-    """Write the serialized features of entities into one value each.
+    """Write the serialized features of entities into one value each, with their rows to come.
 
     Instants are in microseconds, NaT for one that is not known.
 
     >>> features = {"n": pa.array([b"\\x20\\x03"], pa.large_binary())}
     >>> (value,) = pack(np.array(["2026-01-01"], "M8[us]"), np.array(["NaT"], "M8[us]"), features)
-    >>> unpack([value], ["n", "other"])[0][0], len(value)
+    >>> unpack([value], ["n", "other"], [EVER])[0][0], len(value)
     ([b' \\x03'], 32)
     """
     names, n_rows = sorted(features), len(event)
@@ -78,10 +84,9 @@ def pack(
     ends = np.cumsum(np.reshape(lengths, (len(names), n_rows)), axis=0).T
     width = 2 if ends.max(initial=0) < 1 << 16 else 4
     described = struct.pack(">BH", width, len(names)) + b"".join(map(_digest, names))
-    age = np.stack([event, created], axis=1).astype(np.int64).view(np.uint64) + np.uint64(SHIFT)
     parts = [
         np.full((n_rows, 1), VERSION, np.uint8),
-        _cells(age.astype(">u8")),
+        _cells(marks(np.stack([event, created], axis=1))),
         np.tile(np.frombuffer(described, np.uint8), (n_rows, 1)),
         _cells(ends.astype(f"<u{width}")),
     ]
@@ -89,32 +94,40 @@ def pack(
     rows = fixed(
         b"", heads.view(np.dtype((np.void, heads.shape[1]))).ravel(), np.ones(n_rows, np.bool_)
     )
+    behind = [coming_rows.write(features, coming)] if coming and len(coming.event) else []
     return [
         row + crc32(row).to_bytes(CHECKSUM)
-        for row in joined(rows, *(features[name] for name in names)).to_pylist()
+        for row in joined(rows, *(features[name] for name in names), *behind).to_pylist()
     ]
 
 
-def unpack(values: Sequence[bytes | None], names: Sequence[str]) -> list[Column]:
-    """Read features out of values, in the order of their names.
+def unpack(
+    values: Sequence[bytes | None], names: Sequence[str], at: Sequence[bytes]
+) -> list[Column]:
+    """Read features out of values, in the order of their names, each at its own instant, a `mark`.
 
-    Raises `BrokenValueError` for a value that is not as it was written.
+    The row in effect holds until the first to come, also before its own instant. Raises
+    `BrokenValueError` for a value that is not as it was written.
     """
-    asked, nothing = tuple(names), (None,) * len(names)
-    rows = [nothing if value is None else _features(value, asked) for value in values]
-    instants = [None if value is None else _instant(value[EVENT:CREATED]) for value in values]
-    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in names]
-    return [(column, _where_known(column, instants)) for column in columns]
+    asked, nothing = tuple(names), ((None,) * len(names), None)
+    rows = [
+        nothing if value is None else _row(value, asked, instant)
+        for value, instant in zip(values, at, strict=True)
+    ]
+    instants = [event and _instant(event) for _, event in rows]
+    columns = [list(column) for column in zip(*(row for row, _ in rows), strict=True)]
+    return [(column, _where_known(column, instants)) for column in columns or [[] for _ in names]]
 
 
 def merged(stored: bytes | None, given: bytes) -> bytes:
-    """Add the features of a stored value that a given value lacks.
+    """Complete a given value: features that it lacks, and rows that come after its own.
 
-    This is for writes of only some features of an entity.
+    This is for writes of rows that know neither, as a push is.
     """
     if stored is None:
         return given
-    features = _by_digest(stored) | _by_digest(given)
+    features, later = _at(stored, given[EVENT:CREATED])
+    features |= _by_digest(given)
     width = 2 if sum(map(len, features.values())) < 1 << 16 else 4
     ends = np.cumsum([len(feature) for feature in features.values()]).astype(f"<u{width}")
     row = b"".join(
@@ -124,6 +137,7 @@ def merged(stored: bytes | None, given: bytes) -> bytes:
             *features,
             ends.tobytes(),
             *features.values(),
+            coming_rows.written(later, len(features)),
         ]
     )
     return row + crc32(row).to_bytes(CHECKSUM)
@@ -135,23 +149,17 @@ def age(value: str) -> str:
 
 
 def event(value: str) -> str:
-    """SQL of the bytes of a stored value that tell its event timestamp, as `mark` writes one."""
-    return f"substr({value}, {EVENT + 1}, {CREATED - EVENT})"
+    """SQL of the bytes of a stored value that tell its event timestamp, a `mark`."""
+    return f"substr({value}, {EVENT + 1}, {MARK})"
 
 
-def mark(instant: datetime) -> bytes:
-    """Write an event timestamp as in a value: the greater of two is the later."""
-    return (microseconds(instant) + SHIFT).to_bytes(CREATED - EVENT)
+def event_us(value: bytes, at: bytes = NEVER) -> int:
+    """The event timestamp of a value's row at an instant, in microseconds since 1970.
 
-
-def microseconds(instant: datetime) -> int:
-    """Count the microseconds since 1970."""
-    return (instant - EPOCH) // timedelta(microseconds=1)
-
-
-def event_us(value: bytes) -> int:
-    """The event timestamp of a value, in microseconds since 1970."""
-    return int.from_bytes(value[EVENT:CREATED]) - SHIFT
+    Without the instant, that of the row in effect when it was written.
+    """
+    _, event = _row(value, (), at)
+    return of_mark(event or NEVER)
 
 
 class _Shape(NamedTuple):
@@ -180,34 +188,64 @@ def _shape(described: bytes, names: tuple[str, ...]) -> _Shape:
     )
 
 
-def _features(value: bytes, names: tuple[str, ...]) -> tuple[bytes | None, ...]:
+def _row(
+    value: bytes, names: tuple[str, ...], at: bytes
+) -> tuple[Sequence[bytes | None], bytes | None]:
+    """The features of a value in effect at an instant, and since when they are."""
     shape = _shape(_described(value), names)
-    ends = (*shape.ends.unpack_from(value, shape.first_end), 0)  # before the first, at -1, is 0
     start = shape.start
-    return tuple(
-        [
-            None if place is None else value[start + ends[place - 1] : start + ends[place]]
-            for place in shape.places
-        ]
-    )
+    ends = (0, *shape.ends.unpack_from(value, shape.first_end))
+    row: Sequence[bytes | None] = [
+        None if place is None else value[start + ends[place] : start + ends[place + 1]]
+        for place in shape.places
+    ]
+    event, behind = value[EVENT:CREATED], start + ends[-1]
+    if len(value) > behind + CHECKSUM and value[behind + 1 : behind + 1 + MARK] <= at:
+        for instant, changed in coming_rows.read(value[behind:-CHECKSUM], len(ends) - 1, at):
+            event = instant
+            row = [
+                known if place is None else changed.get(place, known)
+                for place, known in zip(shape.places, row, strict=True)
+            ]
+    return ((None,) * len(names), None) if event == NEVER else (row, event)
+
+
+def _at(value: bytes, at: bytes) -> tuple[dict[bytes, bytes], list[Changes]]:
+    """All features of a value at an instant, by digest, and the rows that come after it.
+
+    Of these the first has all features.
+    """
+    features, later = _by_digest(value), list[Changes]()
+    row = dict(enumerate(features.values()))
+    for instant, changed in coming_rows.read(value[_behind(value) : -CHECKSUM], len(features)):
+        if instant <= at:
+            row |= changed
+        else:
+            later.append((instant, changed if later else row | changed))
+    return dict(zip(features, row.values(), strict=True)), later
 
 
 def _by_digest(value: bytes) -> dict[bytes, bytes]:
-    """All features of a value, by the digests of their names."""
+    """The features of a value's row in effect, by the digests of their names."""
     described = _described(value)
     shape = _shape(described, ())
-    ends = (*shape.ends.unpack_from(value, shape.first_end), 0)
+    ends = [shape.start + end for end in (0, *shape.ends.unpack_from(value, shape.first_end))]
     return {
-        described[3 + 4 * place : 7 + 4 * place]: value[
-            shape.start + ends[place - 1] : shape.start + end
-        ]
-        for place, end in enumerate(ends[:-1])
+        described[3 + 4 * place : 7 + 4 * place]: value[start:end]
+        for place, (start, end) in enumerate(pairwise(ends))
     }
+
+
+def _behind(value: bytes) -> int:
+    """Where the rows to come begin."""
+    shape = _shape(_described(value), ())
+    *_, end = (0, *shape.ends.unpack_from(value, shape.first_end))
+    return shape.start + int(end)
 
 
 def _described(value: bytes) -> bytes:
     """What a value says of its features, after a look at whether it is whole."""
-    if value[0] != VERSION or crc32(memoryview(value)[:-CHECKSUM]) != int.from_bytes(
+    if value[0] not in READ or crc32(memoryview(value)[:-CHECKSUM]) != int.from_bytes(
         value[-CHECKSUM:]
     ):
         message = (
@@ -230,7 +268,7 @@ def _where_known(column: list[bytes | None], instants: list[bytes | None]) -> li
 @lru_cache(maxsize=1 << 16)
 def _instant(shifted: bytes) -> bytes:
     """Serialize an event timestamp as Feast answers it."""
-    seconds, rest = divmod(int.from_bytes(shifted) - SHIFT, 1_000_000)
+    seconds, rest = divmod(of_mark(shifted), 1_000_000)
     return bytes(Timestamp(seconds=seconds, nanos=rest * 1000).SerializeToString())
 
 

@@ -19,6 +19,7 @@ from psycopg.errors import UndefinedTable
 
 from feature_repo.stores import compact
 from feature_repo.stores.bulk import Asked, Batch, WriteBatch, postgres_fields
+from feature_repo.stores.clock import mark, microseconds
 from feature_repo.stores.codec import joined, row_bytes
 
 SCHEMA = "select 1 from information_schema.schemata where schema_name = %s"
@@ -72,11 +73,11 @@ class CompactPostgres:
             yield partial(self._write, connection, view)
 
     def _write(self, connection: Any, view: FeatureView, batch: Batch) -> int:
-        values = compact.pack(batch.event, batch.created, batch.features)
+        values = compact.pack(batch.event, batch.created, batch.features, batch.coming)
         with connection.transaction(), connection.cursor(binary=True) as cursor:
-            if len(batch.features) < len(view.features):
+            if batch.coming is None:
                 keys = batch.keys.to_pylist()
-                cursor.execute(*self._query([(view, keys, ())]))
+                cursor.execute(*self._query([Asked(view, keys, (), ())]))
                 stored = {key: value for _, key, value in cursor.fetchall()}
                 values = [
                     compact.merged(stored.get(key), value)
@@ -112,10 +113,10 @@ class CompactPostgres:
 
     def _query(self, reads: Sequence[Asked]) -> tuple[sql.Composed, list[Any]]:
         parts = [
-            self._sql(READ, view, number=sql.Literal(number))
-            for number, (view, _, _) in enumerate(reads)
+            self._sql(READ, asked.view, number=sql.Literal(number))
+            for number, asked in enumerate(reads)
         ]
-        return sql.SQL(" union all ").join(parts), [list(keys) for _, keys, _ in reads]
+        return sql.SQL(" union all ").join(parts), [list(asked.keys) for asked in reads]
 
     def delete(self, view: FeatureView, keys: Sequence[bytes]) -> None:
         """Delete what a view has of entities."""
@@ -129,7 +130,7 @@ class CompactPostgres:
         """Delete what is older than an instant."""
         with _get_conn(self._config.online_store) as connection, connection.cursor() as cursor:
             cursor.execute(self._sql(CREATE, view))
-            cursor.execute(self._sql(EXPIRE, view), [compact.mark(oldest)])
+            cursor.execute(self._sql(EXPIRE, view), [mark(microseconds(oldest))])
 
     def _sql(self, statement: str, view: FeatureView, **parts: Any) -> sql.Composed:
         table = sql.Identifier(f"{self._table_id(view)}.compact")
@@ -145,7 +146,7 @@ def _refusing_unapplied(reads: Sequence[Asked]) -> Iterator[None]:
     try:
         yield
     except UndefinedTable as error:
-        names = ", ".join(view.name for view, _, _ in reads)
+        names = ", ".join(asked.view.name for asked in reads)
         raise compact.NotAppliedError(names) from error
 
 
@@ -161,6 +162,6 @@ def _by_view(
     """Turn rows of (view, key, value), in any order, into features."""
     stored: Mapping[tuple[int, bytes], bytes] = {(view, key): value for view, key, value in rows}
     return [
-        compact.unpack([stored.get((number, key)) for key in keys], names)
-        for number, (_, keys, names) in enumerate(reads)
+        compact.unpack([stored.get((number, key)) for key in asked.keys], asked.names, asked.at)
+        for number, asked in enumerate(reads)
     ]

@@ -26,6 +26,7 @@ from feature_repo.stores.bulk import (
     call_redis,
     redis_keys,
 )
+from feature_repo.stores.clock import microseconds
 from feature_repo.stores.expiry import online_for
 
 # KEYS: entities. ARGV: seconds to live (0: for ever), the field of the view, each entity's value.
@@ -112,9 +113,9 @@ class CompactRedis:
             client.connection_pool.release(connection)
 
     def _write(self, connection: Any, digest: bytes, view: FeatureView, batch: Batch) -> int:
-        values = compact.pack(batch.event, batch.created, batch.features)
-        if len(batch.features) < len(view.features):
-            stored = self._stored([(view, batch.keys.to_pylist())])[0]
+        values = compact.pack(batch.event, batch.created, batch.features, batch.coming)
+        if batch.coming is None:
+            (stored,) = self._stored([(view, batch.keys.to_pylist())])
             values = list(map(compact.merged, stored, values))
         seconds = self._config.online_store.key_ttl_seconds or 0
         call = RedisCall(digest, bulk_strings(b"%d" % seconds, self._field(view)), 2, 1)
@@ -126,21 +127,24 @@ class CompactRedis:
 
     def read(self, reads: Sequence[Asked]) -> list[list[compact.Column]]:
         """Read features of entities of all views by one pipeline."""
-        stored = self._stored([(view, keys) for view, keys, _ in reads])
+        stored = self._stored([(asked.view, asked.keys) for asked in reads])
         return [
-            compact.unpack(values, names)
-            for values, (_, _, names) in zip(stored, reads, strict=True)
+            compact.unpack(values, asked.names, asked.at)
+            for values, asked in zip(stored, reads, strict=True)
         ]
 
     async def read_async(self, reads: Sequence[Asked]) -> list[list[compact.Column]]:
         """Read as `read` does, without blocking."""
         client = await self._store._get_client_async(self._config.online_store)  # noqa: SLF001
         async with client.pipeline(transaction=False) as pipe:
-            for view, keys, _ in reads:
-                for key in keys:
-                    pipe.hget(key + self._config.project.encode(), self._field(view))
+            for asked in reads:
+                for key in asked.keys:
+                    pipe.hget(key + self._config.project.encode(), self._field(asked.view))
             replies = iter(await pipe.execute())
-        return [compact.unpack([next(replies) for _ in keys], names) for _, keys, names in reads]
+        return [
+            compact.unpack([next(replies) for _ in asked.keys], asked.names, asked.at)
+            for asked in reads
+        ]
 
     def _stored(
         self, asked: Sequence[tuple[FeatureView, Sequence[bytes]]]
@@ -177,7 +181,7 @@ class CompactRedis:
                 }
                 self._list(view, events)
             self._list(view, {ALL_LISTED: NEVER})
-        self._expire(view, compact.microseconds(oldest))
+        self._expire(view, microseconds(oldest))
 
     def _expire(self, view: FeatureView, oldest: float) -> None:
         """Delete what is listed with an event before a number of microseconds."""

@@ -15,7 +15,7 @@ from feast.infra.online_stores.helpers import compute_table_id
 from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 
-from feature_repo.stores import compact
+from feature_repo.stores import clock, compact
 from feature_repo.stores.bulk import (
     SQLITE_WAIT_SECONDS,
     Asked,
@@ -24,6 +24,7 @@ from feature_repo.stores.bulk import (
     readers_go_on,
     texts,
 )
+from feature_repo.stores.clock import mark, microseconds
 from feature_repo.stores.expiry import online_for
 from transforms.expressions import quoted
 
@@ -91,10 +92,10 @@ class CompactSqlite:
 
     def _write(self, connection: sqlite3.Connection, view: FeatureView, batch: Batch) -> int:
         keys = batch.keys.to_pylist()
-        values = compact.pack(batch.event, batch.created, batch.features)
+        values = compact.pack(batch.event, batch.created, batch.features, batch.coming)
         with connection:
             connection.execute("begin immediate")
-            if len(batch.features) < len(view.features):
+            if batch.coming is None:
                 stored = self._values(connection, view, keys)
                 values = [
                     compact.merged(stored.get(key), value)
@@ -109,10 +110,10 @@ class CompactSqlite:
     def read(self, reads: Sequence[Asked]) -> list[list[compact.Column]]:
         """Read features of entities, each view by one query."""
         connection = self._store._get_conn(self._config)  # noqa: SLF001
-        found = [self._values(connection, view, keys) for view, keys, _ in reads]
+        found = [self._values(connection, asked.view, asked.keys) for asked in reads]
         return [
-            compact.unpack([stored.get(key) for key in keys], names)
-            for stored, (_, keys, names) in zip(found, reads, strict=True)
+            compact.unpack([stored.get(key) for key in asked.keys], asked.names, asked.at)
+            for stored, asked in zip(found, reads, strict=True)
         ]
 
     async def read_async(self, reads: Sequence[Asked]) -> list[list[compact.Column]]:
@@ -158,16 +159,30 @@ class CompactSqlite:
         ):
             if self._is_there(connection, view):
                 connection.execute(OVERWRITE)
-                connection.execute(EXPIRE.format(table=self._table(view)), [compact.mark(oldest)])
+                connection.execute(
+                    EXPIRE.format(table=self._table(view)), [mark(microseconds(oldest))]
+                )
 
     def show_as_feast(self, connection: sqlite3.Connection, view: FeatureView) -> None:
-        """Show a view's table to a connection as if it were in Feast's layout.
+        """Show a view's table, as it is now, to a connection as if it were in Feast's layout.
 
         Event timestamps are in microseconds.
         """
-        connection.create_function("value_of", 2, _value_of, deterministic=True)
-        connection.create_function("text_of", 3, _text_of, deterministic=True)
-        connection.create_function("event_us", 1, compact.event_us, deterministic=True)
+        at = mark(microseconds(clock.now()))
+
+        def value_of(value: bytes, name: str) -> bytes | None:
+            (((found,), _),) = compact.unpack([value], [name], [at])
+            return found
+
+        def text_of(value: bytes, name: str, kind: str) -> str | None:
+            found = value_of(value, name)
+            return None if found is None else texts([found], ValueType[kind])[0]
+
+        connection.create_function("value_of", 2, value_of, deterministic=True)
+        connection.create_function("text_of", 3, text_of, deterministic=True)
+        connection.create_function(
+            "event_us", 1, partial(compact.event_us, at=at), deterministic=True
+        )
         connection.create_function("is_held", 2, _is_held, deterministic=True)
         features = [(field.name, field.dtype.to_value_type().name) for field in view.features]
         names = ", ".join(f"({_literal(name)}, {_literal(kind)})" for name, kind in features)
@@ -190,16 +205,6 @@ class CompactSqlite:
     def _table_id(self, view: FeatureView) -> str:
         versioning = self._config.registry.enable_online_feature_view_versioning
         return str(compute_table_id(self._config.project, view, versioning))
-
-
-def _value_of(value: bytes, name: str) -> bytes | None:
-    (((found,), _),) = compact.unpack([value], [name])
-    return found
-
-
-def _text_of(value: bytes, name: str, kind: str) -> str | None:
-    found = _value_of(value, name)
-    return None if found is None else texts([found], ValueType[kind])[0]
 
 
 def _is_held(event_us: int, oldest: int) -> bool:

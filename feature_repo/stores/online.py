@@ -21,11 +21,12 @@ age it judges itself.
 import sqlite3
 from calendar import timegm
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from http import HTTPStatus
-from time import localtime, time_ns
+from time import localtime
 from typing import Any, Literal, NamedTuple
 
 from feast import FeatureService, Field, utils
@@ -44,7 +45,9 @@ from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from feature_repo.stores import clock
 from feature_repo.stores.bulk import Asked, GuardedWrites, Layout, layout_of
+from feature_repo.stores.clock import EPOCH, mark, microseconds
 from feature_repo.stores.compact import Column
 from feature_repo.stores.compact_sqlite import CompactSqlite
 from feature_repo.stores.empty import empty_values
@@ -53,10 +56,11 @@ from feature_repo.stores.nearest import nearest
 from feature_repo.stores.searching import Search
 from feature_repo.stores.sources import warehouse_folder
 from feature_repo.stores.values import RequestError, key_values, proto_values
-from transforms.errors import MillraceError
+from transforms.errors import InstantError, MillraceError
 from transforms.expressions import quoted
 from transforms.features.chosen import off_views, take_back
 from transforms.features.registry import view_of
+from transforms.instants import instants_of
 
 PRESENT, NOT_FOUND, OUTSIDE_MAX_AGE = (
     FieldStatus.PRESENT,
@@ -72,16 +76,25 @@ CACHE_KIB, MAPPED_BYTES = 65_536, 1 << 30
 VECTORS_AT_ONCE = 10_000
 EVERY = -1  # SQLite's limit of none
 VARINT, LENGTH = 0, 2  # protobuf's wire types
+EVENT_TIMESTAMP = "event_timestamp"
 NO_ENTITY = bytes(4)  # the serialized key of no columns, under which Feast stores nothing
+# the instants of the rows of a request, on its way through Feast
+_at: ContextVar[Sequence[datetime | None] | None] = ContextVar("at", default=None)
 
 
 class Read(NamedTuple):
-    """What is asked of one view: features, entities, and the entity of each row of the answer."""
+    """What is asked of one view: features, entities, and the entity of each row of the answer.
+
+    `at` is the instant for each entity, in microseconds since 1970; `is_asked` says that the
+    request names it.
+    """
 
     table: FeatureView
     requested_features: Sequence[str]
     keys: Sequence[bytes]
     order: Sequence[int]
+    at: Sequence[int]
+    is_asked: bool = False
 
 
 class Stored(NamedTuple):
@@ -97,15 +110,12 @@ class Stored(NamedTuple):
             tuple([self.instants[entity] for entity in order]),
         )
 
-    def within(self, table: FeatureView, now: int) -> "Stored":
+    def within(self, table: FeatureView, at: Sequence[int]) -> "Stored":
         """The same feature without the values too old to be served."""
-        old = self.too_old(table, now)
+        old = self.too_old(table, at)
         if not old:
             return self
-        kept = [
-            None if instant in old else value
-            for value, instant in zip(self.values, self.instants, strict=True)
-        ]
+        kept = [None if place in old else value for place, value in enumerate(self.values)]
         return Stored(kept, self.instants)
 
     def filled(self, value: bytes, keys: Sequence[bytes]) -> "Stored":
@@ -119,17 +129,33 @@ class Stored(NamedTuple):
             self.instants,
         )
 
-    def too_old(self, table: FeatureView, now: int) -> set[bytes]:
-        """Return the event timestamps too old to be served at an instant (nanoseconds)."""
+    def too_old(self, table: FeatureView, at: Sequence[int]) -> set[int]:
+        """Return the places of the values too old to be served, each at its instant."""
         limit = max_age(table)
         if limit is None:
             return set()
-        oldest = now - limit // MICROSECOND * 1000
+        oldest = [(now - limit // MICROSECOND) * 1000 for now in at]
+        first = min(map(_nanoseconds, filter(None, set(self.instants))), default=None)
+        if first is None or first >= max(oldest):
+            return set()
         return {
-            instant
-            for instant in set(self.instants)
-            if instant is not None and _nanoseconds(instant) < oldest
+            place
+            for place, (instant, then) in enumerate(zip(self.instants, oldest, strict=True))
+            if instant is not None and _nanoseconds(instant) < then
         }
+
+
+class PastError(RequestError):
+    """A request for an instant of which the online store knows no more."""
+
+    def __init__(self, view: str, at: int, since: int) -> None:
+        """Name the view, the instant, since when the store knows, and what to do."""
+        asked, known = (EPOCH + us * MICROSECOND for us in (at, since))
+        super().__init__(
+            f"{view}: event_timestamp {asked.isoformat()} is too early for the online store, which "
+            f"has a row since {known.isoformat()}; leave event_timestamp out for now, or ask "
+            "training_set, which knows the past"
+        )
 
 
 class NotOnlineError(MillraceError, FeastError):
@@ -207,7 +233,7 @@ class LeanReads(GuardedWrites, OnlineStore):
             )
             return found
         asked = _asked_of(config, table, entity_keys, requested_features)
-        return _rows(asked[2], layout.read([asked])[0])
+        return _rows(asked.names, layout.read([asked])[0])
 
     async def online_read_async(
         self,
@@ -224,7 +250,7 @@ class LeanReads(GuardedWrites, OnlineStore):
             ] = await super().online_read_async(config, table, entity_keys, requested_features)
             return found
         asked = _asked_of(config, table, entity_keys, requested_features)
-        return _rows(asked[2], (await layout.read_async([asked]))[0])
+        return _rows(asked.names, (await layout.read_async([asked]))[0])
 
     def get_online_features(
         self,
@@ -238,18 +264,20 @@ class LeanReads(GuardedWrites, OnlineStore):
     ) -> OnlineResponse:
         """Answer as Feast does; nulls for a null key, nothing for no rows.
 
-        Raises RequestError for a caller's mistake.
+        A column `event_timestamp` says the instant of each row, null for none; without it, it is
+        now. Raises RequestError for a caller's mistake.
         """
         rows = _asked(registry, project, features, entity_rows, full_feature_names)
-        return super().get_online_features(
-            config,
-            features,
-            rows,
-            registry,
-            project,
-            full_feature_names,
-            include_feature_view_version_metadata,
-        )
+        with _asking_at(rows):
+            return super().get_online_features(
+                config,
+                features,
+                rows,
+                registry,
+                project,
+                full_feature_names,
+                include_feature_view_version_metadata,
+            )
 
     async def get_online_features_async(
         self,
@@ -263,15 +291,16 @@ class LeanReads(GuardedWrites, OnlineStore):
     ) -> OnlineResponse:
         """Answer as `get_online_features` does, without blocking."""
         rows = _asked(registry, project, features, entity_rows, full_feature_names)
-        return await super().get_online_features_async(
-            config,
-            features,
-            rows,
-            registry,
-            project,
-            full_feature_names,
-            include_feature_view_version_metadata,
-        )
+        with _asking_at(rows):
+            return await super().get_online_features_async(
+                config,
+                features,
+                rows,
+                registry,
+                project,
+                full_feature_names,
+                include_feature_view_version_metadata,
+            )
 
     def read_stored(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
         """Read what is stored: for each view, its features in the order asked for."""
@@ -294,7 +323,7 @@ class LeanReads(GuardedWrites, OnlineStore):
             if layout
             else self.read_stored(config, reads)
         )
-        return _with_empty(reads, found)
+        return _answers(reads, found)
 
     async def read_async(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
         """Read as `read` does, without blocking."""
@@ -304,7 +333,7 @@ class LeanReads(GuardedWrites, OnlineStore):
             if layout
             else await self.read_stored_async(config, reads)
         )
-        return _with_empty(reads, found)
+        return _answers(reads, found)
 
     def _read_features_per_fv(
         self,
@@ -403,8 +432,8 @@ class SqliteOnlineStore(LeanReads, sqlite.SqliteOnlineStore):
         """
         if not requested_features or not entity_keys or layout_of(config, self):
             return super().online_read(config, table, entity_keys, requested_features)
-        _, keys, names = _asked_of(config, table, entity_keys, requested_features)
-        stored = self._read_view(config, Read(table, names, keys, range(len(keys))))
+        _, keys, names, _ = _asked_of(config, table, entity_keys, requested_features)
+        stored = self._read_view(config, Read(table, names, keys, range(len(keys)), ()))
         return _rows(names, stored)
 
     def retrieve_online_documents(
@@ -496,7 +525,8 @@ class SqliteOnlineStore(LeanReads, sqlite.SqliteOnlineStore):
     def _search(self, config: RepoConfig, table: FeatureView, filters: Any = None) -> Search:
         refuse_not_online(config, table)
         limit = max_age(table)
-        oldest = None if limit is None else time_ns() - limit // MICROSECOND * 1000
+        now = microseconds(clock.now())
+        oldest = None if limit is None else (now - limit // MICROSECOND) * 1000
         return Search(table, self._table(config, table), filters, oldest)
 
     def _connected(self, config: RepoConfig, view: FeatureView) -> sqlite3.Connection:
@@ -612,11 +642,12 @@ def _asked_of(
 ) -> Asked:
     version = config.entity_key_serialization_version
     names = features or [field.name for field in view.features]
-    return view, [serialize_entity_key(key, version) for key in keys], names
+    at = [mark(microseconds(clock.now()))] * len(keys)
+    return Asked(view, [serialize_entity_key(key, version) for key in keys], names, at)
 
 
 def _asked_by(read: Read) -> Asked:
-    return read.table, read.keys, read.requested_features
+    return Asked(read.table, read.keys, read.requested_features, list(map(mark, read.at)))
 
 
 def _stored(found: Sequence[Sequence[Column]]) -> list[list[Stored]]:
@@ -660,7 +691,7 @@ def _reads(
 
     Raises RequestError, naming the key, where a view's key is missing.
     """
-    reads = []
+    reads, asked_at, now = [], _at.get(), clock.now()
     for table, features in grouped_refs:
         refuse_not_online(config, table)
         values = utils._get_table_entity_values(table, entity_name_to_join_key_map, join_key_values)  # noqa: SLF001
@@ -671,9 +702,30 @@ def _reads(
         rows = [
             _serialized_key(config, list(values), key) for key in zip(*values.values(), strict=True)
         ]
-        entities = {key: position for position, key in enumerate(dict.fromkeys(rows))}
-        reads.append(Read(table, features, list(entities), [entities[key] for key in rows]))
+        at = asked_at or [now] * len(rows)
+        reads.append(read_of(table, features, rows, at, is_asked=asked_at is not None))
     return reads
+
+
+def read_of(
+    table: FeatureView,
+    features: Sequence[str],
+    rows: Sequence[bytes],
+    at: Sequence[datetime | None],
+    *,
+    is_asked: bool,
+) -> Read:
+    """Ask for features of the rows of a request, by keys and instants, each pair of these once.
+
+    A row without an instant is one without a key.
+    """
+    asked = [
+        (NO_ENTITY, 0) if instant is None else (key, microseconds(instant))
+        for key, instant in zip(rows, at, strict=True)
+    ]
+    pairs = {pair: place for place, pair in enumerate(dict.fromkeys(asked))}
+    keys, instants = [key for key, _ in pairs], [instant for _, instant in pairs]
+    return Read(table, features, keys, [pairs[pair] for pair in asked], instants, is_asked)
 
 
 def _serialized_key(config: RepoConfig, names: list[str], values: tuple[Value, ...]) -> bytes:
@@ -726,16 +778,45 @@ def _asked(
     }
 
 
-def _with_empty(reads: Sequence[Read], found: list[list[Stored]]) -> list[list[Stored]]:
+@contextmanager
+def _asking_at(rows: Mapping[str, Sequence[Any]]) -> Iterator[None]:
+    """Let the reads of a request go by its own instants, if it has any.
+
+    Raises RequestError for what is no instant.
+    """
+    given = rows.get(EVENT_TIMESTAMP)
+    try:
+        instants = None if given is None else instants_of(given, EVENT_TIMESTAMP).to_pylist()
+    except InstantError as error:
+        raise RequestError(str(error)) from None
+    token = _at.set(instants)
+    try:
+        yield
+    finally:
+        _at.reset(token)
+
+
+def _answers(reads: Sequence[Read], found: list[list[Stored]]) -> list[list[Stored]]:
     """Give entities of which nothing is stored the values of those of which nothing counts.
 
     A view that was never materialized has no values, so it says nothing of anybody
-    either.
+    either. Raises `PastError` for an instant before that of the entity's row.
     """
+    for read, stored in zip(reads, found, strict=True):
+        _refuse_past(read, stored)
     return [
         _filled(read, stored) if read.table.state in MATERIALIZED else stored
         for read, stored in zip(reads, found, strict=True)
     ]
+
+
+def _refuse_past(read: Read, found: Sequence[Stored]) -> None:
+    if not read.is_asked:
+        return
+    for feature in found:
+        for instant, at in zip(feature.instants, read.at, strict=True):
+            if instant is not None and _nanoseconds(instant) > at * 1000:
+                raise PastError(read.table.name, at, _nanoseconds(instant) // 1000)
 
 
 def _filled(read: Read, stored: list[Stored]) -> list[Stored]:
@@ -767,8 +848,8 @@ def _answer(
     include_feature_view_version_metadata: bool,  # noqa: FBT001
 ) -> None:
     """Put what was found into a response."""
-    now = time_ns()
     for read, stored in zip(reads, found, strict=True):
+        at = [read.at[entity] for entity in read.order]
         prefix = f"{read.table.projection.name_to_use()}__" if full_feature_names else ""
         response.metadata.feature_names.val.extend(
             [prefix + name for name in read.requested_features]
@@ -786,7 +867,7 @@ def _answer(
                 True,  # noqa: FBT003
             )
         features = [feature.at(read.order) for feature in stored]
-        statuses = [_statuses(feature, feature.too_old(read.table, now)) for feature in features]
+        statuses = [_statuses(feature, feature.too_old(read.table, at)) for feature in features]
         response.MergeFromString(_serialized_results(features, statuses))
         n_present = sum(status.count(PRESENT) for status in statuses)
         track_feature_statuses(
@@ -794,13 +875,13 @@ def _answer(
         )
 
 
-def _statuses(stored: Stored, old: set[bytes]) -> bytes:
+def _statuses(stored: Stored, old: set[int]) -> bytes:
     """Whether each value is stored and within its time to live."""
     if not old and None not in stored.values:
         return bytes([PRESENT]) * len(stored.values)
     return bytes(
-        NOT_FOUND if value is None else OUTSIDE_MAX_AGE if instant in old else PRESENT
-        for value, instant in zip(stored.values, stored.instants, strict=True)
+        NOT_FOUND if value is None else OUTSIDE_MAX_AGE if place in old else PRESENT
+        for place, value in enumerate(stored.values)
     )
 
 

@@ -12,7 +12,6 @@ from itertools import compress, groupby
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from threading import Lock
-from time import time_ns
 from typing import Any, NamedTuple, TypeAlias
 
 import polars as pl
@@ -26,8 +25,17 @@ from feast.repo_config import RepoConfig
 from feast.types import FeastType
 from feast.value_type import ValueType
 
+from feature_repo.stores import clock
 from feature_repo.stores.codec import decode_values, encode_entity_keys
-from feature_repo.stores.online import NO_ENTITY, LeanReads, Read, Stored, refuse_not_online
+from feature_repo.stores.online import (
+    EVENT_TIMESTAMP,
+    NO_ENTITY,
+    LeanReads,
+    Read,
+    Stored,
+    read_of,
+    refuse_not_online,
+)
 from feature_repo.stores.values import key_values
 from transforms.features.registry import ON_DEMAND, registry
 from transforms.instants import in_utc, instants_of
@@ -37,7 +45,6 @@ Values: TypeAlias = (
     pa.Array | pl.Series
 )  # a series of Python objects, where no type holds all of a column
 
-EVENT_TIMESTAMP = "event_timestamp"
 EXPRESSIONS = "expressions"  # the tag of a view on demand that carries what it is derived by
 VIEW, TREATMENT = "on_demand", "treatment"  # those of a record view that takes a text
 PLANS = 1024  # that an open store remembers
@@ -123,8 +130,13 @@ class OpenStore:
             features if isinstance(features, str) else tuple(features), of_text=of_text
         )
         rows = [in_utc(dict(row)) for row in rows]
-        asked = _columns(rows, plan)
-        answer = self._lean(plan, asked) if self._is_lean(plan) else self._by_feast(plan, asked)
+        now, is_asked = clock.now(), bool(rows) and EVENT_TIMESTAMP in rows[0]
+        asked = _columns(rows, plan, now)
+        answer = (
+            self._lean(plan, asked, now, is_asked=is_asked)
+            if self._is_lean(plan)
+            else self._by_feast(plan, asked)
+        )
         typed = {
             column: answer[column]
             for column in plan.columns
@@ -145,16 +157,18 @@ class OpenStore:
             view.aggregations for view in plan.on_demand
         )
 
-    def _lean(self, plan: Plan, asked: Columns) -> dict[str, Values]:
+    def _lean(
+        self, plan: Plan, asked: Columns, now: datetime, *, is_asked: bool
+    ) -> dict[str, Values]:
         asked = {**asked, **_named(plan, asked)}
-        reads = [_read(view, asked) for view in plan.views]
+        at = asked.get(EVENT_TIMESTAMP, [now] * len(asked[DUMMY_ENTITY_ID]))
+        reads = [_read(view, asked, at, is_asked=is_asked) for view in plan.views]
         found = self._store.provider.online_store.read(self._store.config, reads)
-        now = time_ns()
         answer = {
             column: values
             for view, read, stored in zip(plan.views, reads, found, strict=True)
             for column, values in _decoded(
-                view, read, [feature.within(view.table, now) for feature in stored]
+                view, read, [feature.within(view.table, read.at) for feature in stored]
             )
         }
         of_text = [view for view in plan.on_demand if VIEW in view.tags]
@@ -333,15 +347,15 @@ def _features(view: FeatureView | OnDemandFeatureView) -> list[Feature]:
     ]
 
 
-def _columns(rows: Sequence[Mapping[str, Any]], plan: Plan) -> dict[str, list[Any]]:
+def _columns(rows: Sequence[Mapping[str, Any]], plan: Plan, now: datetime) -> dict[str, list[Any]]:
     """Turn rows into columns; add an instant and Feast's dummy key where views need them."""
     if any(row.keys() != rows[0].keys() for row in rows):
         message = "all rows must have the same columns"
         raise ValueError(message)
     needed = {names[0] for view in plan.views for names in view.keys.values()} | plan.request_data
     columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else needed)}
-    if EVENT_TIMESTAMP in plan.request_data:
-        asked = columns.get(EVENT_TIMESTAMP, [datetime.now(UTC)] * len(rows))
+    if EVENT_TIMESTAMP in {*plan.request_data, *columns}:
+        asked = columns.get(EVENT_TIMESTAMP, [now] * len(rows))
         columns[EVENT_TIMESTAMP] = instants_of(asked, EVENT_TIMESTAMP).to_pylist()
     if missing := sorted(plan.request_data - columns.keys()):
         message = f"the rows have no {missing[0]!r}, which a view computed on demand needs"
@@ -368,7 +382,7 @@ def _named(plan: Plan, asked: Columns) -> dict[str, list[str | None]]:
     return named
 
 
-def _read(view: ViewPlan, asked: Columns) -> Read:
+def _read(view: ViewPlan, asked: Columns, at: Sequence[datetime | None], *, is_asked: bool) -> Read:
     """Encode a view's keys, each entity once.
 
     A row with a null in its key gets a key that nothing is stored under.
@@ -382,13 +396,8 @@ def _read(view: ViewPlan, asked: Columns) -> Read:
     batch = pa.RecordBatch.from_arrays([pa.array(column) for column in known], list(view.keys))
     encoded = iter(encode_entity_keys(batch, view.key_types).to_pylist() if any(is_known) else [])
     serialized = [next(encoded) if is_row_known else NO_ENTITY for is_row_known in is_known]
-    entities = {key: position for position, key in enumerate(dict.fromkeys(serialized))}
-    return Read(
-        view.table,
-        [feature.name for feature in view.features],
-        list(entities),
-        [entities[key] for key in serialized],
-    )
+    names = [feature.name for feature in view.features]
+    return read_of(view.table, names, serialized, at, is_asked=is_asked)
 
 
 def _decoded(view: ViewPlan, read: Read, stored: Sequence[Stored]) -> Iterator[tuple[str, Values]]:

@@ -16,7 +16,7 @@ import feature_repo
 from feature_repo import online_features, similar_records, store, training_set
 from feature_repo.online import apply, due_views, is_applied, materialize
 from feature_repo.online_views import keep, online_views
-from feature_repo.stores import serving
+from feature_repo.stores import clock
 from feature_repo.stores.online import NotOnlineError
 from flows import planning
 from transforms.errors import HomeError
@@ -276,7 +276,7 @@ def test_a_view_of_records_is_online_for_as_long_as_it_says(
     keys = [{"record_id": row["record_id"]} for row in asked]
     assert online_features(reference, keys, root)["record_shape__n_letters"].null_count() == 40
     with monkeypatch.context() as then:
-        then.setattr(serving, "time_ns", lambda: int(NOW.timestamp()) * 10**9)
+        then.setattr(clock, "now", lambda: NOW)
         served = online_features(reference, keys, root)["record_shape__n_letters"]
     lengths = dict(held.select("record_id", "n_letters").iter_rows())
     assert served.to_list() == [lengths.get(key["record_id"]) for key in keys]

@@ -239,7 +239,7 @@ def contents(home: Path) -> dict[str, Any]:
             features = view_of(view).features
             # not the value as it is, which has the time of the run in it
             found[f"online {view}"] = {
-                key: [compact.event_us(value), *compact.unpack([value], features)]
+                key: [compact.event_us(value), *compact.unpack([value], features, [compact.NEVER])]
                 for key, value in rows
             }
     return found

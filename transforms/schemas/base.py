@@ -6,9 +6,9 @@ several columns is named `column:rule`, so that a failure can name the column to
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator
+import math
 from functools import cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import pandera.polars as pa
 import polars as pl
@@ -32,14 +32,6 @@ ARROW_TYPES: dict[pl.DataType, arrow.DataType] = {
     pl.List(pl.Float32()): arrow.list_(arrow.float32()),
     pl.List(pl.Float64()): arrow.list_(arrow.float64()),
     pl.Datetime("us", "UTC"): arrow.timestamp("us", "UTC"),
-}
-# Pandera's checks of a value's range, by name
-RANGES: dict[str, Callable[[pl.Expr, Any], pl.Expr]] = {
-    "greater_than_or_equal_to": pl.Expr.ge,
-    "less_than_or_equal_to": pl.Expr.le,
-    "greater_than": pl.Expr.gt,
-    "less_than": pl.Expr.lt,
-    "isin": pl.Expr.is_in,
 }
 FAILURES = {"row": pl.UInt32, "column": pl.String, "rule": pl.String}
 
@@ -153,7 +145,7 @@ class Contract(pa.DataFrameModel):
 
     @classmethod
     def _is_met(cls, frame: pl.DataFrame) -> bool:
-        """Whether a frame meets the contract, found by one query for all ranges and one for others.
+        """Whether a frame meets the contract, found by one query for all of Pandera's checks.
 
         Pandera runs some queries a check, 50 ms for the columns of a view, however few rows there
         are. False also where Pandera has to look itself, to say what is wrong.
@@ -163,33 +155,41 @@ class Contract(pa.DataFrameModel):
             return False
         if not all(_holds(frame[name], column) for name, column in columns.items()):
             return False
+        bounds, others = cls._checks()
         try:
-            in_range = frame.select(cls._ranges()).row(0) if cls._ranges() else ()
-            passed = pl.collect_all(
-                [_passed(*item, frame) for item in cls._checks() if item[0].name not in RANGES]
-            )
+            if not all(_within(frame[name], *bound) for name, bound in bounds.items()):
+                return False
+            passed = pl.collect_all([_passed(*check, frame) for check in others])
         except Exception:  # noqa: BLE001 - Pandera says what a check raises
             return False
-        return all(in_range) and all(outcome.item() for outcome in passed)
+        return all(outcome.item() for outcome in passed)
 
     @classmethod
     @cache
-    def _ranges(cls) -> list[pl.Expr]:
-        """List what Pandera's checks of ranges ask, built once, each as one value."""
-        return [
-            _all_pass(
-                RANGES[check.name](pl.col(name), *(check.statistics or {}).values()), check
-            ).alias(f"{name}:{check.error}")
-            for check, name in cls._checks()
-            if check.name in RANGES
-        ]
+    def _checks(
+        cls,
+    ) -> tuple[dict[str, tuple[float, float]], list[tuple[pa.Check, str]]]:
+        """List the bounds of columns, and Pandera's other checks, each with its column.
 
-    @classmethod
-    def _checks(cls) -> Iterator[tuple[pa.Check, str]]:
-        """List Pandera's checks, each with the column that it is of, or `*`."""
+        A check of the frame has `*` for one. Bounds are held against the least and the greatest
+        value: asking Pandera took as long as computing a view of one row.
+        """
+        bounds: dict[str, tuple[float, float]] = {}
+        others: list[tuple[pa.Check, str]] = []
         for name, column in cls._compiled().columns.items():
-            yield from ((check, str(name)) for check in column.checks)
-        yield from ((check, "*") for check in cls._compiled().checks)
+            for check in column.checks:
+                least, most = bounds.get(str(name), (-math.inf, math.inf))
+                limit: Any = next(iter((check.statistics or {}).values()), None)
+                is_flag = check.name == "isin" and tuple(limit) == (0, 1)
+                if is_flag and check.ignore_na and column.dtype.type.is_integer():
+                    bounds[str(name)] = (max(least, 0), min(most, 1))
+                elif check.name == "greater_than_or_equal_to" and check.ignore_na:
+                    bounds[str(name)] = (max(least, limit), most)
+                elif check.name == "less_than_or_equal_to" and check.ignore_na:
+                    bounds[str(name)] = (least, min(most, limit))
+                else:
+                    others.append((check, str(name)))
+        return bounds, [*others, *((check, "*") for check in cls._compiled().checks)]
 
     @classmethod
     def failures(cls, frame: pl.DataFrame) -> pl.DataFrame:
@@ -227,6 +227,8 @@ class Contract(pa.DataFrameModel):
     @classmethod
     def gate(cls, frame: pl.DataFrame) -> pl.DataFrame:
         """Return the frame if every row meets the contract, else raise `GateError`."""
+        if cls._is_met(frame):
+            return frame
         failures = cls.failures(frame)
         if failures.is_empty():
             return frame
@@ -255,15 +257,21 @@ def _holds(values: pl.Series, column: Any) -> bool:
     return is_there and not (column.unique and values.is_duplicated().any())
 
 
+def _within(values: pl.Series, least: float, most: float) -> bool:
+    """Whether all values that are there are within bounds; False also where one is NaN."""
+    if values.null_count() == len(values):
+        return True
+    smallest, largest, total = cast("Any", (values.min(), values.max(), values.sum()))
+    return bool(least <= smallest and largest <= most and not math.isnan(total))
+
+
 def _passed(check: pa.Check, name: str, frame: pl.DataFrame) -> pl.LazyFrame:
     """Ask a check of Pandera's whether all rows of a column, or the frame, pass, as one value."""
     outcome: pl.LazyFrame = PolarsCheckBackend(check).apply(PolarsData(frame.lazy(), name))
-    return outcome.select(_all_pass(pl.col(CHECK_OUTPUT_KEY), check))
-
-
-def _all_pass(passed: pl.Expr, check: pa.Check) -> pl.Expr:
-    """Whether all rows pass a check; null passes unless the check asks of it too."""
-    return (passed | passed.is_null() if check.ignore_na else passed.fill_null(value=False)).all()
+    passed = pl.col(CHECK_OUTPUT_KEY)
+    return outcome.select(
+        (passed | passed.is_null() if check.ignore_na else passed.fill_null(value=False)).all()
+    )
 
 
 def digest_of(*values: object) -> str:

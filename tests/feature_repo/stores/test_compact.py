@@ -201,14 +201,15 @@ def test_features_come_out_of_a_value_as_they_went_in(
         for name, values in columns.items()
     }
     values = compact.pack(event, np.full(3, "NaT", "datetime64[us]"), features)
-    found = compact.unpack([*values, None], [*columns, "another feature"])
+    found = compact.unpack([*values, None], [*columns, "another feature"], [compact.EVER] * 4)
     for (column, _), expected in zip(found[:-1], features.values(), strict=True):
         assert column == [*expected.to_pylist(), None]
     assert found[-1] == ([None] * 4, [None] * 4)
     assert [compact.event_us(value) for value in values] == instants
     order = sorted(range(3), key=lambda place: values[place][compact.AGE])
     assert [instants[place] for place in order] == sorted(instants)
-    again = compact.unpack([compact.merged(value, value) for value in values], list(columns))
+    completed = [compact.merged(value, value) for value in values]
+    again = compact.unpack(completed, list(columns), [compact.EVER] * 3)
     assert [column for column, _ in again] == [column.to_pylist() for column in features.values()]
 
 
@@ -219,7 +220,7 @@ def test_damaged_value_is_refused(place: int, change: int) -> None:
     damaged = bytearray(value)
     damaged[place % len(value)] ^= change
     with pytest.raises(compact.BrokenValueError, match="materialize again"):
-        compact.unpack([bytes(damaged)], ["count"])
+        compact.unpack([bytes(damaged)], ["count"], [compact.EVER])
 
 
 def test_feature_of_another_definition_is_not_there_and_the_others_are(store: FeatureStore) -> None:

@@ -21,7 +21,7 @@ from feast.types import String
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_repo.stores import columnar, online
+from feature_repo.stores import clock, columnar
 from feature_repo.stores.bulk import bulk_writer
 from feature_repo.stores.deletion import delete_entities
 from feature_repo.stores.expiry import ONLINE_SECONDS, WindowError
@@ -131,7 +131,7 @@ class Home:
     def served(self, now: datetime) -> list[tuple[str | None, int]]:
         """Each user's value and its status, as answered at an instant."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(online, "time_ns", lambda: int(now.timestamp()) * 10**9)
+            patch.setattr(clock, "now", lambda: now)
             response = self.store.get_online_features(
                 ["notes:text"], [{"user": name} for name in NAMES]
             )

@@ -51,7 +51,7 @@ from hypothesis import strategies as st
 
 from feature_repo import online_features, training_set
 from feature_repo.online import materialize
-from feature_repo.stores import online, serving
+from feature_repo.stores import clock, serving
 from feature_repo.stores.deletion import can_delete, delete_entities
 from feature_repo.stores.serving import OpenStore, opened
 from transforms.warehouse.tables import Warehouse
@@ -568,9 +568,8 @@ def test_ttl_is_exact_to_the_microsecond(
     key = next(numbers)
     stores.write(brief, {"driver_id": key}, {"value": 5, "other": None}, born)
     assert brief.ttl
-    now = round((born + brief.ttl + after - EPOCH) / timedelta(microseconds=1)) * 1000
-    for module in (online, serving):
-        monkeypatch.setattr(module, "time_ns", lambda: now)
+    now = born + brief.ttl + after
+    monkeypatch.setattr(clock, "now", lambda: now)
     rows = [{"driver_id": key}, {"driver_id": key + 1}]
     lean, stock = (
         served(store, ["brief:value", "brief:other"], rows) for store in (stores.lean, stores.stock)
