@@ -88,14 +88,14 @@ def test_roots_are_found_along_chains_of_any_length() -> None:
 def test_memory_follows_the_setting_and_changes_nothing(
     signed: Callable[[np.ndarray], Signed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    n_texts = 100_000
+    n_texts = 40_000
     monkeypatch.setattr(likeness, "_MAPPED", 10_000)
     generator = np.random.default_rng(14)
     values = generator.integers(0, 256, (n_texts // 4, N_VALUES), np.uint8)
     # every text shares its buckets with three others
     texts = signed(values[generator.integers(0, len(values), n_texts)])
     found = []
-    for memory in (4_000_000, 32_000_000):
+    for memory in (2_000_000, 16_000_000):
         tracemalloc.start()
         found.append(find_parents(texts, memory))
         peak = tracemalloc.get_traced_memory()[1]
