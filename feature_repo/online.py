@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 from feature_repo.client import (
@@ -214,8 +215,10 @@ def identities(warehouse: Warehouse, relation: str, files: Sequence[str]) -> lis
 
 
 def _definitions(home: Path) -> list[Any]:
-    """Everything `feast apply` would find in `definitions.py`, sources included, for a home."""
-    from feature_repo import definitions
+    """Everything `feast apply` would find in `definitions.py`, sources included, for a home.
+
+    The file is run each time: declarations may have changed since the process imported it.
+    """
     from feature_repo.importing import feast
     from feature_repo.on_demand import requested_view
     from feature_repo.stores.serving import VIEW
@@ -228,7 +231,7 @@ def _definitions(home: Path) -> list[Any]:
     )
     found = [
         requested_view(item.tags[VIEW], home) if VIEW in getattr(item, "tags", {}) else item
-        for item in vars(definitions).values()
+        for item in run_path(str(REPOSITORY / "definitions.py")).values()
         if isinstance(item, kinds)
     ]
     for view in found:

@@ -2,7 +2,6 @@
 
 import shutil
 import sqlite3
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -12,7 +11,6 @@ from unittest.mock import Mock
 import polars as pl
 import pytest
 
-import feature_repo
 from feature_repo import online_features, similar_records, store, training_set
 from feature_repo.online import apply, due_views, is_applied, materialize
 from feature_repo.online_views import keep, online_views
@@ -244,9 +242,6 @@ def declare(
 
     def declared(online: str) -> Warehouse:
         (folder / "own.py").write_text(OWN.format(online=online))
-        # what a process has imported once
-        monkeypatch.delitem(sys.modules, "feature_repo.definitions", raising=False)
-        monkeypatch.delattr(feature_repo, "definitions", raising=False)
         featurize(home, NOW)
         return home
 
