@@ -1,6 +1,7 @@
 """Rows to come, beside an entity's row: what is read of them at any instant, and what leaves."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from feature_repo.stores.clock import mark
 from feature_repo.stores.coming import Coming
 from feature_repo.stores.deletion import delete_entities
 from feature_repo.stores.online import PastError
+from tests.feature_repo.stores.test_expiry import KilledError, dying_after
 
 START, HOUR = datetime(2026, 1, 1, tzinfo=UTC), timedelta(hours=1)
 EVENT = "event_timestamp"
@@ -263,6 +265,19 @@ def test_an_increment_writes_an_entity_of_which_only_rows_to_come_are_new(home: 
     assert home.materialize(2) == 1
     assert home.served_at(START + 7 * HOUR) == [text("ann", 7), None]
     assert home.materialize(3) == 0
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 2])
+def test_a_killed_run_goes_on_with_all_rows_of_an_entity(home: Home, chunks: int) -> None:
+    home.append([("ann", 7), ("ann", 8), ("bob", 5), ("cid", 9), ("cid", 10)])
+    with pytest.MonkeyPatch.context() as patch, suppress(KilledError):
+        patch.setattr(columnar, "bulk_writer", dying_after(chunks))
+        home.materialize(2)
+        pytest.fail("the run was not killed")
+    assert home.materialize(2) == 3 - chunks
+    instants = [START + hour * HOUR for hour in range(12)]
+    assert [home.served_at(at) for at in instants] == [home.trained(at) for at in instants]
+    assert home.materialize(2) == 0
 
 
 def test_a_pushed_row_holds_until_the_next_that_is_to_come(home: Home) -> None:
