@@ -371,6 +371,7 @@ def test_help_is_light_and_teaches(millrace: Run) -> None:
         "quarantine",
         "features",
         "train-demo",
+        "ask",
         "serve",
     ):
         result = millrace(command, "--help")
