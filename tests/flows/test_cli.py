@@ -373,6 +373,7 @@ def test_help_is_light_and_teaches(new_millrace: Run) -> None:
         "quarantine",
         "features",
         "train-demo",
+        "ask",
         "serve",
     ):
         result = new_millrace(command, "--help")
