@@ -9,6 +9,7 @@ import click
 
 from flows.commands import home_option, open_warehouse, source_option
 from flows.commands.backfill import backfill
+from flows.commands.consume import consume
 from flows.commands.erase import erase
 from flows.commands.features import features
 from flows.commands.locks import locks
@@ -52,6 +53,7 @@ def main(*, debug: bool) -> None:
     \b
     First steps:
       millrace run --source sources/cve_events.yaml   load, check, compute and serve
+      millrace consume --source sources/cve_events.yaml  the same for records that are posted
       millrace plan --source sources/cve_events.yaml  show what the next run would do
       millrace status                                 list the tables, their disk use and row counts
       millrace report                                 write an HTML report
@@ -232,6 +234,7 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
 
 for command in (
     backfill,
+    consume,
     erase,
     features,
     locks,
