@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import sklearn  # noqa: F401
+import uvicorn
 
 import feature_repo.erase
 import feature_repo.online
@@ -28,6 +29,7 @@ import transforms.upkeep.erase
 import transforms.upkeep.maintain
 import transforms.warehouse.publishing
 from feature_repo import definitions, online_features, training_set  # noqa: F401
+from flows.consumer.app import Consumer, create_app
 from flows.stages import (
     BackfillParameters,
     MaintainParameters,
@@ -39,6 +41,7 @@ from flows.stages import (
 )
 from transforms.errors import MillraceError
 from transforms.home import Settings
+from transforms.sources.source import load_source
 from transforms.upkeep.erase import Wanted
 from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
@@ -88,6 +91,20 @@ def erase_until(point: str, author: str, home: str) -> None:
     erase(author, home)
 
 
+def consume(source: str, home: str, port: str) -> None:
+    """Take posts until SIGTERM."""
+    consumer = Consumer(
+        load_source(Path(source)), PipelineParameters(source=source, home=home), 1 << 20
+    )
+    uvicorn.run(create_app(consumer), port=int(port), log_level="warning")
+
+
+def consume_until(point: str, source: str, home: str, port: str) -> None:
+    """Take posts, and be killed at a point."""
+    die_at(point)
+    consume(source, home, port)
+
+
 def die_at(point: str) -> None:
     """Be killed `before:` or `after:` a commit, or another step that leaves a trace."""
 
@@ -129,6 +146,8 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "erase_until": erase_until,
     "maintain": lambda home: run_maintenance(MaintainParameters(home=home, keep_days=7)),
     "backfill": lambda home: run_backfill(BackfillParameters(home=home)),
+    "consume": consume,
+    "consume_until": consume_until,
     "read": read,
 }
 
