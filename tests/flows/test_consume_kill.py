@@ -2,11 +2,9 @@
 
 import os
 import random
-import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +14,6 @@ import pytest
 
 from tests.feature_repo.test_feast_cli import free_port
 from tests.flows.conftest import INCREMENTS, Notes, Warm, contents, leftovers
-from tests.flows.test_kill import STEPS
-from transforms.home import Settings
-from transforms.warehouse.tables import Warehouse
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(1200)]
 
