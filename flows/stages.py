@@ -213,6 +213,7 @@ def prepare(
     accept_schema: bool,  # noqa: FBT001 - tasks pass by position
     accept_drift: bool,  # noqa: FBT001
     accept_load: bool,  # noqa: FBT001
+    until: int | None = None,
 ) -> Any:
     """raw -> staging and quarantine."""
     from transforms.staging.prepare import prepare
@@ -223,6 +224,7 @@ def prepare(
         accept_schema=accept_schema,
         accept_drift=accept_drift,
         accept_load=accept_load,
+        until=until,
     )
 
 

@@ -36,8 +36,8 @@ class Consumer:
         """Take a source, what a run is asked to do, and the bytes that may wait."""
         self.source, self.settings, self.max_bytes = source, parameters.settings(), max_bytes
         self.queue = Queue(max_bytes)
-        self.passes = Passes(parameters, source)
         intake = Intake(source, Warehouse(self.settings))
+        self.passes = Passes(parameters, source, intake.end_load)
         self._committer = Committer(self.queue, intake, self.passes.arrived)
 
     def start(self) -> None:

@@ -56,12 +56,18 @@ class _Waiter:
 class Passes(threading.Thread):
     """Runs the stages whenever something has arrived, and tells who waits for it."""
 
-    def __init__(self, parameters: PipelineParameters, source: Source) -> None:
-        """Take what a run is asked to do, and its source."""
+    def __init__(
+        self, parameters: PipelineParameters, source: Source, end_load: Callable[[], int]
+    ) -> None:
+        """Take what a run is asked to do, its source, and what ends the load that is being taken.
+
+        What ends it returns the version of raw that has all of it, which a pass goes up to.
+        """
         super().__init__(name="millrace-passes")
         self.trouble: str | None = None
         self.versions: dict[Stage, int] = {"staged": -1, "online": -1}
         self._parameters, self._source = parameters, source
+        self._end_load = end_load
         self._folder = _Folder(source)
         self._lock = threading.Lock()
         self._is_due = threading.Event()
@@ -140,9 +146,9 @@ class Passes(threading.Thread):
             return function(arguments[0], datetime.now(UTC))
         if function is not prepare:
             return function(*arguments)
-        source, warehouse, *_ = arguments
+        source, warehouse, *accepted = arguments
         since = versions_before(warehouse)
-        account = function(*arguments)
+        account = function(source, warehouse, *accepted, self._end_load())
         version = preparing(source.name).consumed(warehouse, StagedRecord.relation())
         self._note_outcomes(warehouse, since, version)
         self._reached("staged", version)

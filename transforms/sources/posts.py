@@ -10,6 +10,7 @@ import hashlib
 import re
 import secrets
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -86,7 +87,11 @@ def read_post(key: str, body: bytes) -> Post:
 
 
 class Intake:
-    """Takes the posts of a source into raw. Use it from one thread."""
+    """Takes the posts of a source into raw, from one thread; `end_load` may come from another.
+
+    All posts until the end of a load are one load, whatever the commits: a load is checked and
+    profiled as a whole, and its tables have rows for each.
+    """
 
     def __init__(self, source: Source, warehouse: Warehouse) -> None:
         """Open a home for a source; raises `SourceError` if its rows are not UTF-8."""
@@ -98,6 +103,14 @@ class Intake:
             raise SourceError(message)
         self._source, self._warehouse = source, warehouse
         self._keys = _Keys(source, warehouse)
+        self._load_id: str | None = None
+        self._taking = threading.Lock()
+
+    def end_load(self) -> int:
+        """Let the next commit begin a new load; return the version of raw that has the last."""
+        with self._taking:
+            self._load_id = None
+            return self._warehouse.version(RAW)
 
     def close(self) -> None:
         """Close the file of keys."""
@@ -110,7 +123,7 @@ class Intake:
         Raises `HomeError` while raw cannot be written, or what is erased from it is not erased yet.
         """
         home = self._warehouse.settings.root
-        with lock_arrivals(home):
+        with self._taking, lock_arrivals(home):
             if is_erasing(home):
                 message = (
                     f"{home}: an erasure was killed; the next run finishes it, then post again"
@@ -131,7 +144,7 @@ class Intake:
 
     def _commit(self, posts: list[Post], number: int, version: int) -> None:
         now = datetime.now(UTC)
-        load_id = load_id_of(now)
+        load_id = self._load_id = self._load_id or load_id_of(now)
         rows = raw_rows(posts, self._source, load_id, now)
         transactions = taking(self._source.name).at(number)
         try:
