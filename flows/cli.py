@@ -9,7 +9,7 @@ import click
 
 from flows.commands import home_option, open_warehouse, source_option
 from flows.commands.backfill import backfill
-from flows.commands.consume import consume
+from flows.commands.consume import consume, consuming
 from flows.commands.erase import erase
 from flows.commands.features import features
 from flows.commands.locks import locks
@@ -156,18 +156,35 @@ def train_demo(home: str | None) -> None:
 @home_option
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=6566, show_default=True)
-def serve(home: str | None, host: str, port: int) -> None:
-    """Serve online features over HTTP: Feast's own feature server on this home."""
+@click.option(
+    "--ingest",
+    metavar="FILE",
+    help="Also take posted records of this source file, as `millrace consume` does.",
+)
+@click.option(
+    "--ingest-port", default=6567, show_default=True, help="Port that takes posts with --ingest."
+)
+def serve(home: str | None, host: str, port: int, ingest: str | None, ingest_port: int) -> None:
+    """Serve online features over HTTP: Feast's own feature server on this home.
+
+    With --ingest a second process takes records on a port of its own and keeps the features fresh;
+    both end together.
+    """
+    from contextlib import nullcontext
+
     from feature_repo.client import REPOSITORY, home_of
     from transforms.importing import unchecked
 
-    settings = (
-        home_of(home) / "feature_store.yaml"
-    )  # no table is opened: Delta's threads would be missing where the server forks
-    with unchecked("feast"):
-        from feast.cli.cli import cli
+    beside = consuming(ingest, home, host, ingest_port) if ingest else nullcontext()
+    with beside:
+        settings = (
+            home_of(home) / "feature_store.yaml"
+        )  # no table is opened: Delta's threads would be missing where the server forks
+        with unchecked("feast"):
+            from feast.cli.cli import cli
 
-    cli(["-c", str(REPOSITORY), "-f", str(settings), "serve", "--host", host, "--port", str(port)])
+        address = ["--host", host, "--port", str(port)]
+        cli(["-c", str(REPOSITORY), "-f", str(settings), "serve", *address])
 
 
 def _run(parameters: "PipelineParameters", *, plain: bool) -> "Summary":

@@ -1,5 +1,13 @@
 """`millrace consume`: take posted records, and keep features fresh on them."""
 
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -61,3 +69,34 @@ def consume(source: str, home: str | None, host: str, port: int, max_waiting: in
         log_level="warning",
         timeout_graceful_shutdown=60,
     )
+
+
+@contextmanager
+def consuming(source: str, home: str | None, host: str, port: int) -> Iterator[None]:
+    """Run `millrace consume` beside, in a process of its own, until the end.
+
+    Begins once the first pass is over; if that cannot be, ends the command with its exit code.
+    """
+    at_home = ["--home", home] if home else []
+    options = ["--source", source, *at_home, "--host", host, "--port", str(port)]
+    process = subprocess.Popen([sys.executable, "-m", "flows.cli", "consume", *options])  # noqa: S603
+    try:
+        while not _is_ready(f"http://{host}:{port}/health"):
+            if process.poll() is not None:
+                click.get_current_context().exit(process.returncode)
+            time.sleep(0.2)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _is_ready(url: str) -> bool:
+    """Whether a consumer has run a pass, or is stopped and says so."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own address
+            return bool(json.load(answer)["passes"])
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False

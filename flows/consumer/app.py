@@ -67,6 +67,7 @@ class Consumer:
             "raw_version": Warehouse(self.settings).version("raw.records"),
             "staged_version": self.passes.versions["staged"],
             "online_version": self.passes.versions["online"],
+            "passes": self.passes.n_passes,
             "stopped": self.passes.trouble,
         }
 

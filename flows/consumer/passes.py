@@ -74,7 +74,7 @@ class Passes(threading.Thread):
         self._is_due.set()  # a killed process may have left something
         self._is_closed = False
         self._waiters: list[_Waiter] = []
-        self._n_passes = self._n_failed = 0
+        self.n_passes = self._n_failed = 0
         self._retry_at = self._note_at = 0.0
 
     def arrived(self) -> None:
@@ -133,8 +133,8 @@ class Passes(threading.Thread):
         if is_noted:
             self._note_at = time.monotonic() + SECONDS_UNTIL_NOTED
         self._reached("online", self.versions["staged"])
-        self._n_passes += 1
-        if self._n_passes % PASSES_UNTIL_MAINTENANCE == 0:
+        self.n_passes += 1
+        if self.n_passes % PASSES_UNTIL_MAINTENANCE == 0:
             run_maintenance(MaintainParameters(home=self._parameters.home))
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:

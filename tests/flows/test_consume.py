@@ -1,6 +1,7 @@
 """Posted records over HTTP: what the answers say, what is served, what may run beside."""
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from flows import stages
 from flows.consumer.app import Consumer, create_app
 from flows.consumer.passes import _Folder
 from flows.stages import MaintainParameters, PipelineParameters, run_erasure, run_maintenance
-from tests.feature_repo.test_feast_cli import free_port
+from tests.feature_repo.test_feast_cli import free_port, serving
 from tests.flows.conftest import INCREMENTS, Notes, note
 from transforms.errors import ErasureError
 from transforms.home import Settings
@@ -31,6 +32,9 @@ from transforms.warehouse.arrivals import lock_arrivals
 from transforms.warehouse.tables import Warehouse
 
 ROOM = 20_000
+
+
+pytestmark = pytest.mark.service
 
 
 class Running:
@@ -232,6 +236,31 @@ def test_stopped_stages_keep_what_is_acknowledged_until_they_go_on(tmp_path: Pat
             time.sleep(0.2)
         assert running.client.get("/records/changed").json()["staged"] == 1
         assert running.client.get("/health").json()["stopped"] is None
+
+
+def test_server_with_ingest_serves_what_is_posted_and_ends_with_it(tmp_path: Path) -> None:
+    notes, home = Notes(tmp_path / "source"), tmp_path / "home"
+    port, posts = free_port(), free_port()
+    options = ["--home", str(home), "--port", str(port)]
+    options += ["--ingest", str(notes.source), "--ingest-port", str(posts)]
+    command = [sys.executable, "-m", "flows.cli", "serve", *options]
+    with serving(command, port, "/health") as address:
+        posted = httpx.post(
+            f"http://127.0.0.1:{posts}/records",
+            content=note(1, "2024-01-01T10:00:00Z"),
+            headers={"Idempotency-Key": "one"},
+            params={"wait": "online", "timeout": 100},
+            timeout=120,
+        )
+        assert posted.json()["reached"] == "online", posted.text
+        asked = {
+            "features": ["author_activity:n_records_lifetime"],
+            "entities": {"author_id": ["u1"]},
+        }
+        served = httpx.post(f"{address}/get-online-features", json=asked, timeout=60).json()
+        assert served["results"][-1]["values"] == [1]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{posts}/health")
 
 
 # --- beside maintenance and erasure ---
