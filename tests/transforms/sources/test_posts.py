@@ -141,6 +141,21 @@ def test_files_loaded_between_posts_hide_no_key(
     assert len(query(ROWS)) == 3
 
 
+def test_version_of_a_post_is_that_of_its_commit_whoever_commits_between(
+    notes: Source, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = posts.publish
+
+    def publish(*arguments: Any) -> None:
+        Path(notes.uri, "a.jsonl").write_bytes(b'{"id": 2}')
+        ingest(notes, again(warehouse))
+        real(*arguments)
+
+    monkeypatch.setattr(posts, "publish", publish)
+    (taken,) = Intake(notes, warehouse).take([read_post("a", b"{}")])
+    assert taken.version == warehouse.version("raw.records") == 2
+
+
 def test_run_of_a_source_that_has_posts_only_finds_no_file_to_load(
     notes: Source, warehouse: Warehouse
 ) -> None:
