@@ -12,6 +12,7 @@ import click
 
 from flows.commands import home_option, open_warehouse, source_option
 from flows.commands.backfill import backfill
+from flows.commands.consume import consume, consuming
 from flows.commands.erase import erase
 from flows.commands.features import features
 from flows.commands.locks import locks
@@ -58,6 +59,7 @@ def main(*, debug: bool) -> None:
     \b
     First steps:
       millrace run --source sources/cve_events.yaml   load, check, compute and serve
+      millrace consume --source sources/cve_events.yaml  the same for records that are posted
       millrace plan --source sources/cve_events.yaml  show what the next run would do
       millrace status                                 list the tables, their disk use and row counts
       millrace report                                 write an HTML report
@@ -187,24 +189,40 @@ def ask(
 @home_option
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=6566, show_default=True)
-def serve(home: str | None, host: str, port: int) -> None:
+@click.option(
+    "--ingest",
+    metavar="FILE",
+    help="Also take posted records of this source file, as `millrace consume` does.",
+)
+@click.option(
+    "--ingest-port", default=6567, show_default=True, help="Port that takes posts with --ingest."
+)
+def serve(home: str | None, host: str, port: int, ingest: str | None, ingest_port: int) -> None:
     """Serve online features over HTTP: Feast's own feature server on this home.
 
     Windows end as the clock says. A store that does not go by the clock (layout: feast) is brought
     up to date every five minutes, as by millrace refresh.
+
+    With --ingest a second process takes records on a port of its own and keeps the features fresh;
+    both end together.
     """
+    from contextlib import nullcontext
+
     from feature_repo.client import REPOSITORY, goes_by_the_clock, home_of
     from transforms.importing import unchecked
 
     root = home_of(home)
-    # no table is opened: Delta's threads would be missing where the server forks
-    settings = root / "feature_store.yaml"
-    if not goes_by_the_clock(root):
-        keep_fresh(root)
-    with unchecked("feast"):
-        from feast.cli.cli import cli
+    beside = consuming(ingest, home, host, ingest_port) if ingest else nullcontext()
+    with beside:
+        # no table is opened: Delta's threads would be missing where the server forks
+        settings = root / "feature_store.yaml"
+        if not goes_by_the_clock(root):
+            keep_fresh(root)
+        with unchecked("feast"):
+            from feast.cli.cli import cli
 
-    cli(["-c", str(REPOSITORY), "-f", str(settings), "serve", "--host", host, "--port", str(port)])
+        address = ["--host", host, "--port", str(port)]
+        cli(["-c", str(REPOSITORY), "-f", str(settings), "serve", *address])
 
 
 def keep_fresh(home: Path, seconds: float = REFRESH_SECONDS) -> None:
@@ -285,6 +303,7 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
 
 for command in (
     backfill,
+    consume,
     erase,
     features,
     locks,

@@ -19,6 +19,7 @@ from transforms.errors import BreakingChangeError, FileRefusedError, HomeError, 
 from transforms.home import Settings, replace_file
 from transforms.instants import instant_of
 from transforms.sources.source import Source, load_source
+from transforms.warehouse.arrivals import is_erasing, lock_arrivals
 from transforms.warehouse.scratch import sweep
 from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Report, Rows, Warehouse, rename_tables, silent
@@ -222,6 +223,7 @@ def prepare(
     accept_schema: bool,  # noqa: FBT001 - tasks pass by position
     accept_drift: bool,  # noqa: FBT001
     accept_load: bool,  # noqa: FBT001
+    until: int | None = None,
 ) -> Any:
     """raw -> staging and quarantine."""
     from transforms.staging.prepare import prepare
@@ -232,6 +234,7 @@ def prepare(
         accept_schema=accept_schema,
         accept_drift=accept_drift,
         accept_load=accept_load,
+        until=until,
     )
 
 
@@ -313,11 +316,14 @@ def materialize(warehouse: Warehouse, now: datetime) -> dict[str, int]:
     return materialize(warehouse, now, warehouse.report)
 
 
-def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Summary:
+def run_stages(
+    parameters: PipelineParameters, report: Report, call: Call, *, is_noted: bool = True
+) -> Summary:
     """Run all stages through `call`, which runs a function with its arguments.
 
     A second run on the same home waits for the first to end, then does what is left. Refused
-    files do not stop the others; they are listed in the summary.
+    files do not stop the others; they are listed in the summary. Rows and seconds are noted in the
+    home's history if `is_noted`.
     """
     from feature_repo.sizes import online_size
     from transforms.sources.schema_changes import newest_load, notices
@@ -367,10 +373,11 @@ def run_stages(parameters: PipelineParameters, report: Report, call: Call) -> Su
             refused=ingested.refused,
         )
         write_summary(warehouse.settings.root, summary)
-        n_features = sum(rows.new + rows.recomputed for rows in features.values())
-        n_rows = (ingested.rows_loaded, account.read, n_features, sum(materialized.values()))
-        rows, root = dict(zip(STAGES, n_rows, strict=True)), warehouse.settings.root
-        note_run(root, rows, clock.seconds, online_size(root).n_bytes)
+        if is_noted:
+            n_features = sum(rows.new + rows.recomputed for rows in features.values())
+            n_rows = (ingested.rows_loaded, account.read, n_features, sum(materialized.values()))
+            rows, root = dict(zip(STAGES, n_rows, strict=True)), warehouse.settings.root
+            note_run(root, rows, clock.seconds, online_size(root).n_bytes)
     return summary
 
 
@@ -383,7 +390,9 @@ def _warehouse(settings: Settings) -> Warehouse:
 def recover(warehouse: Warehouse, now: datetime) -> None:
     """Delete what a killed run left behind, and finish an erasure that was killed."""
     sweep(warehouse)
-    finish_erasure(warehouse, now)
+    if is_erasing(warehouse.settings.root):
+        with lock_arrivals(warehouse.settings.root):
+            finish_erasure(warehouse, now)
 
 
 def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
@@ -401,17 +410,18 @@ def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
     with lock_home(home):
         now = datetime.now(UTC)
         recover(warehouse, now)
-        if not is_dry:
-            refuse_other_stores(warehouse)
-            # views that are off have rows to erase too
-            update(kept_views(warehouse), warehouse, now)
-            apply(warehouse)
-        with connect(warehouse) as connection:
-            erased = find(connection, warehouse, wanted)
-            locks = touched_locks(warehouse, connection, wanted.author)
-        if not is_dry:
-            begin(warehouse, wanted)
-            finish_erasure(warehouse, now)
+        with lock_arrivals(home):  # nothing may arrive that would count as staged
+            if not is_dry:
+                refuse_other_stores(warehouse)
+                # views that are off have rows to erase too
+                update(kept_views(warehouse), warehouse, now)
+                apply(warehouse)
+            with connect(warehouse) as connection:
+                erased = find(connection, warehouse, wanted)
+                locks = touched_locks(warehouse, connection, wanted.author)
+            if not is_dry:
+                begin(warehouse, wanted)
+                finish_erasure(warehouse, now)
     return Erasure(erased, locks)
 
 

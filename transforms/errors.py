@@ -19,6 +19,10 @@ class FileRefusedError(MillraceError):
     """One source file cannot be read at all; the others can."""
 
 
+class PostError(MillraceError):
+    """A post of records cannot be taken as it is."""
+
+
 class GateError(MillraceError):
     """Rows broke their relation's contract, so none of them was committed."""
 

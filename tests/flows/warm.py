@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import sklearn  # noqa: F401
+import uvicorn
 
 import feature_repo.erase
 import feature_repo.online
@@ -30,6 +31,7 @@ import transforms.upkeep.maintain
 import transforms.warehouse.publishing
 from feature_repo import definitions, online_features, training_set  # noqa: F401
 from flows.cli import main as command_line
+from flows.consumer.app import Consumer, create_app
 from flows.stages import (
     BackfillParameters,
     MaintainParameters,
@@ -42,6 +44,7 @@ from flows.stages import (
 from transforms.errors import MillraceError
 from transforms.features.registry import views
 from transforms.home import Settings
+from transforms.sources.source import load_source
 from transforms.text.identify import identify
 from transforms.upkeep.erase import Wanted
 from transforms.warehouse.snapshot import connect
@@ -109,6 +112,20 @@ def millrace(folder: str, environment: str, *arguments: str) -> None:
     command_line(arguments)
 
 
+def consume(source: str, home: str, port: str) -> None:
+    """Take posts until SIGTERM."""
+    consumer = Consumer(
+        load_source(Path(source)), PipelineParameters(source=source, home=home), 1 << 20
+    )
+    uvicorn.run(create_app(consumer), port=int(port), log_level="warning")
+
+
+def consume_until(point: str, source: str, home: str, port: str) -> None:
+    """Take posts, and be killed at a point."""
+    die_at(point)
+    consume(source, home, port)
+
+
 def die_at(point: str) -> None:
     """Be killed `before:` or `after:` a commit, or another step that leaves a trace."""
 
@@ -151,6 +168,8 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "erase_until": erase_until,
     "maintain": lambda home: run_maintenance(MaintainParameters(home=home, keep_days=7)),
     "backfill": lambda home: run_backfill(BackfillParameters(home=home)),
+    "consume": consume,
+    "consume_until": consume_until,
     "read": read,
 }
 

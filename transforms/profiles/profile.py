@@ -213,7 +213,9 @@ def profile_loads(connection: duckdb.DuckDBPyConnection, buffer: Path) -> pl.Dat
     accepted rows.
     """
     loads: pl.DataFrame = connection.sql(
-        "select distinct source, load_id, loaded_timestamp from incoming"
+        # the posts of a load come one after the other
+        "select source, load_id, min(loaded_timestamp) as loaded_timestamp from incoming "
+        "group by source, load_id"
     ).pl()
     counts: pl.DataFrame = connection.sql(model("profiles/outcomes")).pl()
     for part in _count_accepted(connection, buffer):

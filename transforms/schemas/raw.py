@@ -23,7 +23,7 @@ class RawRecord(Contract):
     )
     payload: pl.Binary = pa.Field(description="The row's bytes, unchanged, without the line end.")
     loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
-        description="When the load began."
+        description="When the load began; of a post, when its commit began."
     )
 
     class Config(Contract.Config):

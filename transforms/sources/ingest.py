@@ -1,7 +1,6 @@
 """source -> raw: load every new file whole, unchanged and exactly once."""
 
 import hashlib
-import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -15,6 +14,7 @@ import pyarrow as pa
 
 from transforms.errors import FileRefusedError, NoFilesError
 from transforms.schemas.raw import RawRecord
+from transforms.sources.posts import SCHEME, load_id_of
 from transforms.sources.reading import read_payloads
 from transforms.sources.source import Source, SourceFile, list_files
 from transforms.warehouse.checkpoint import consumed_version
@@ -57,9 +57,11 @@ def pending_files(source: Source, warehouse: Warehouse) -> Pending:
     try:
         listing = list_files(source)
     except NoFilesError:
-        n_files = _n_loaded(source, warehouse)
-        if not n_files:
+        n_files, n_posts = _n_loaded(source, warehouse)
+        if not n_files + n_posts:
             raise
+        if not n_files:
+            return Pending([], [], [])
         return Pending(
             [], [f"{source.uri}: no file there now; {n_files:,} were loaded from there before"], []
         )
@@ -77,17 +79,19 @@ def pending_files(source: Source, warehouse: Warehouse) -> Pending:
     return Pending(new, listing.passed_over, refused)
 
 
-def _n_loaded(source: Source, warehouse: Warehouse) -> int:
-    """Count the files that were loaded from where a source points to now."""
+def _n_loaded(source: Source, warehouse: Warehouse) -> tuple[int, int]:
+    """Count the files that were loaded from where a source points to now, and the posts."""
     if warehouse.table(RawRecord.relation()) is None:
-        return 0
+        return 0, 0
     with connect(warehouse, of=("raw.records",)) as connection:
         sql = "select distinct source_uri from raw.records where source = $source"
         uris = [uri for (uri,) in connection.execute(sql, {"source": source.name}).fetchall()]
-    paths = [url2pathname(urlsplit(uri).path) for uri in uris]
-    return sum(
+    posts = [uri for uri in uris if uri.startswith(SCHEME)]
+    paths = [url2pathname(urlsplit(uri).path) for uri in set(uris).difference(posts)]
+    n_files = sum(
         Path(path).is_relative_to(source.uri) or fnmatchcase(path, source.uri) for path in paths
     )
+    return n_files, len(posts)
 
 
 def ingest(source: Source, warehouse: Warehouse) -> Ingested:
@@ -133,7 +137,7 @@ class _Reading:
         self.files, self.source, self.batch_rows = files, source, batch_rows
         self.current: NewFile | None = None
         self.loaded_timestamp = datetime.now(UTC)
-        self.load_id = f"{self.loaded_timestamp:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
+        self.load_id = load_id_of(self.loaded_timestamp)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         for new in self.files:

@@ -71,7 +71,7 @@ def read_payloads(
         elif file.format == "csv":
             yield from _csv_records(file, source, batch_rows)
         else:
-            yield from ((None, rows) for rows in _lines(_text(file, source)))
+            yield from ((None, rows) for rows in cut_lines(_text(file, source)))
 
 
 def parse_csv(text: str, delimiter: str) -> list[str]:
@@ -151,7 +151,7 @@ def _checked_encoding(file: SourceFile, source: Source, start: bytes) -> str:
     return found or source.encoding
 
 
-def _lines(chunks: Iterator[bytes]) -> Iterator[pa.Array]:
+def cut_lines(chunks: Iterator[bytes]) -> Iterator[pa.Array]:
     """Cut a stream of bytes at line feeds; the last line may lack one."""
     parts: list[bytes] = []
     for chunk in chunks:
@@ -183,7 +183,7 @@ def _csv_records(
     quote in its first line was never closed: that line becomes a record and reading goes on at the
     next, so that one stray quote cannot swallow the file.
     """
-    lines = (line for array in _lines(_text(file, source)) for line in array.to_pylist())
+    lines = (line for array in cut_lines(_text(file, source)) for line in array.to_pylist())
     header = next(lines, None)
     if header is None:
         return

@@ -18,6 +18,7 @@ from transforms.paths import scan_parquet
 from transforms.profiles.profile import store, stored
 from transforms.schemas.profiles import LoadCheck
 from transforms.schemas.staging import AccountedFile
+from transforms.sources.posts import SCHEME
 from transforms.sources.source import EPOCH, Source
 from transforms.sql import model
 from transforms.staging.mapping import candidates_parameters
@@ -93,7 +94,9 @@ def check_loads(
 ) -> pl.DataFrame:
     """Check the loads that `transforms.staging.prepare.split` just split, as `LoadCheck` rows."""
     loads = dict(
-        connection.sql("select distinct load_id, loaded_timestamp from incoming").fetchall()
+        connection.sql(
+            "select load_id, min(loaded_timestamp) from incoming group by load_id"
+        ).fetchall()
     )
     n_rows = dict(
         connection.sql("select load_id, count(*) from incoming group by load_id").fetchall()
@@ -259,10 +262,16 @@ def _rejected(
         )
         named = ", ".join(_rule(rule) for rule in of_load[:NAMED_RULES])
         more = f" and {len(of_load) - NAMED_RULES} more rules" if len(of_load) > NAMED_RULES else ""
-        warn, stop = source.warn_quarantined_ratio, source.max_quarantined_ratio
-        reason = f"{_share(found)} are rejected (max_quarantined_ratio {stop:.0%})"
+        limits: tuple[float, float | None] = (
+            source.warn_quarantined_ratio,
+            source.max_quarantined_ratio,
+        )
+        reason = f"{_share(found)} are rejected (max_quarantined_ratio {limits[1]:.0%})"
+        if str(found.get("source_uri", "")).startswith(SCHEME):
+            # each sender has the reason as an answer, and must not stop the others' records
+            limits = (min(source.warn_quarantined_ratio, source.max_quarantined_ratio), None)
         reason += f": {named}{more}" if named else ""
-        yield _row(found, "quarantined", "", (warn, stop), reason)
+        yield _row(found, "quarantined", "", limits, reason)
 
 
 def _rule(rule: Mapping[str, Any]) -> str:

@@ -122,8 +122,11 @@ def prepare(
     accept_schema: bool = False,
     accept_drift: bool = False,
     accept_load: bool = False,
+    until: int | None = None,
 ) -> Account:
     """Stage the raw rows of a source that are not staged yet; first finish a killed run or replay.
+
+    `until` is the version of raw to go up to, by default the newest.
 
     Raises `SourceError` if that began with another mapping. Unless it is accepted, and before
     anything but profiles is committed, raises `SchemaChangedError` if fields of a frozen source
@@ -143,7 +146,9 @@ def prepare(
     finished = finish_prepare(source, warehouse)
     if is_prepared(source, warehouse):
         return finished
-    newest = warehouse.versions()[RawRecord.relation()]
+    newest = warehouse.versions()[RawRecord.relation()] if until is None else until
+    if newest <= preparing(source.name).consumed(warehouse, StagedRecord.relation()):
+        return finished
     accepted = Accepted(accept_schema, accept_drift, accept_load)
     staged = _prepare_until(newest, source, warehouse, accepted)
     return Account(*map(sum, zip(finished, staged, strict=True)))

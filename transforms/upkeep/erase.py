@@ -36,6 +36,7 @@ from transforms.schemas.staging import (
 from transforms.sql import model
 from transforms.staging.accounting import recount
 from transforms.staging.prepare import ACCEPTED
+from transforms.warehouse.arrivals import erasure_folder
 from transforms.warehouse.checkpoint import ERASE, preparing, publish_once
 from transforms.warehouse.rewrite import PLACE, files_holding, rows_staying
 from transforms.warehouse.scratch import scratch_folder
@@ -347,7 +348,7 @@ def create_erasure(connection: duckdb.DuckDBPyConnection, erasure: Erasure) -> N
 
 
 def _folder(warehouse: Warehouse) -> Path:
-    return warehouse.settings.root / "erasing"
+    return erasure_folder(warehouse.settings.root)
 
 
 def _refuse_unaccounted(warehouse: Warehouse) -> None:

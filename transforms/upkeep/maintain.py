@@ -7,6 +7,7 @@ and a consumer that was up to date gets a commit that records it still is.
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import duckdb
@@ -22,6 +23,7 @@ from transforms.schemas.fields import SourceField
 from transforms.schemas.profiles import ColumnProfile, DriftStatistic, LoadCheck
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import AccountedFile, DuplicateRow, StagedRecord
+from transforms.warehouse.arrivals import lock_arrivals
 from transforms.warehouse.checkpoint import FEATURIZE, preparing
 from transforms.warehouse.publishing import publish
 from transforms.warehouse.snapshot import connect, create_view
@@ -40,6 +42,7 @@ KEPT: tuple[type[Contract], ...] = (
     StagedRecord,
     *INDEX,
 )
+RAW = RawRecord.relation()
 FEW_FILES = 4
 REPLACED_SHARE = 0.1
 ROWS_OF_A_BUCKET = 500_000
@@ -67,12 +70,12 @@ class Vacuumed(NamedTuple):
 
 def compact(warehouse: Warehouse, *, is_dry: bool) -> list[Compacted]:
     """Merge small files where there are several, and drop replaced rows where there are many."""
-    raw, staging = RawRecord.relation(), StagedRecord.relation()
+    staging = StagedRecord.relation()
     versions = warehouse.versions()
     sources = [
         source
         for source in _sources(warehouse)
-        if preparing(source).consumed(warehouse, staging) == versions[raw]
+        if preparing(source).consumed(warehouse, staging) == versions[RAW]
     ]
     of_features = [view.contract for view in views()]
     consumers = [
@@ -92,12 +95,14 @@ def compact(warehouse: Warehouse, *, is_dry: bool) -> list[Compacted]:
             )
         elif chosen:
             done.append(_compact(contract, warehouse, chosen))
-        if contract is RawRecord and chosen and not is_dry:
-            # the staged records alone record how much of raw is staged
+        is_merged = bool(chosen) and not is_dry
+        if contract is RawRecord and is_merged and warehouse.version(RAW) == versions[RAW] + 1:
+            # the staged records alone record how much of raw is staged; where posts were committed
+            # meanwhile, the next run finds by itself that the other rows were only moved
             progress = {
                 name: at
                 for source in sources
-                for name, at in preparing(source).at(warehouse.versions()[raw]).items()
+                for name, at in preparing(source).at(versions[RAW] + 1).items()
             }
             _advance(warehouse, [StagedRecord], progress)
         if (
@@ -135,6 +140,12 @@ def vacuum(
 
 
 def _vacuum(warehouse: Warehouse, relation: str, kept: set[int], *, is_dry: bool) -> Vacuumed:
+    with lock_arrivals(warehouse.settings.root) if relation == RAW else nullcontext():
+        return _vacuum_quiet(warehouse, relation, kept, is_dry=is_dry)
+
+
+def _vacuum_quiet(warehouse: Warehouse, relation: str, kept: set[int], *, is_dry: bool) -> Vacuumed:
+    """Vacuum a table to which nobody writes."""
     table = warehouse.table(relation)
     if table is None:
         return Vacuumed(relation, 0, 0)

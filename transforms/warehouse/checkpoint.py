@@ -55,6 +55,15 @@ ERASE = Consumer("erase")
 PROFILE = Consumer("profile")
 
 
+def taking(source: str) -> Consumer:
+    """Name the consumer of a source's posts; its versions number its commits.
+
+    >>> taking('tickets').name
+    'take:tickets'
+    """
+    return Consumer(f"take:{source}")
+
+
 def preparing(source: str) -> Consumer:
     """Name the consumer of raw that stages a source.
 

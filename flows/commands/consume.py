@@ -1,0 +1,102 @@
+"""`millrace consume`: take posted records, and keep features fresh on them."""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from flows.commands import home_option, source_option
+
+
+@click.command()
+@source_option
+@home_option
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=6567, show_default=True)
+@click.option(
+    "--max-waiting",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    metavar="MB",
+    help="Posted megabytes that may wait for their commit; then 429 with Retry-After.",
+)
+def consume(source: str, home: str | None, host: str, port: int, max_waiting: int) -> None:
+    """Take records over HTTP as they happen, and serve their features a moment later.
+
+    \b
+    Post records, one JSON object a line, as a file of the source has them:
+      curl -X POST http://127.0.0.1:6567/records -H 'Idempotency-Key: order-17' \\
+           --data-binary @records.jsonl
+
+    The answer comes once the rows are in raw and staged, and says what became of them: staged,
+    duplicate, or quarantined with the rule that each rejected row breaks. With ?wait=raw it comes
+    once they are safe in raw (202), with ?wait=online once their features are online.
+
+    Send the same post with the same key as often as you like: it is loaded once. Without an answer,
+    or after 429 or 503, do just that. New files in the source's folder are loaded too, once they
+    have stopped changing: move files there whole.
+
+    Records go the way of `millrace run`, which may run beside it and finds them staged once.
+    GET /records/KEY says what became of a post, GET /health how far raw is staged and served.
+    """
+    import logging
+
+    import uvicorn
+
+    from feature_repo.importing import feast  # noqa: F401 - before any thread begins
+    from flows.consumer.app import Consumer, create_app
+    from flows.stages import PipelineParameters
+    from transforms.sources.source import load_source
+
+    path = Path(source).resolve()
+    consumer = Consumer(
+        load_source(path), PipelineParameters(source=str(path), home=home), max_waiting << 20
+    )
+    logging.basicConfig(format="millrace: %(message)s", level=logging.WARNING, force=True)
+    click.echo(f"{consumer.source.name}: POST http://{host}:{port}/records")
+    uvicorn.run(
+        create_app(consumer),
+        host=host,
+        port=port,
+        log_level="warning",
+        timeout_graceful_shutdown=60,
+    )
+
+
+@contextmanager
+def consuming(source: str, home: str | None, host: str, port: int) -> Iterator[None]:
+    """Run `millrace consume` beside, in a process of its own, until the end.
+
+    Begins once the first pass is over; if that cannot be, ends the command with its exit code.
+    """
+    at_home = ["--home", home] if home else []
+    options = ["--source", source, *at_home, "--host", host, "--port", str(port)]
+    process = subprocess.Popen([sys.executable, "-m", "flows.cli", "consume", *options])  # noqa: S603
+    try:
+        while not _is_ready(f"http://{host}:{port}/health"):
+            if process.poll() is not None:
+                click.get_current_context().exit(process.returncode)
+            time.sleep(0.2)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _is_ready(url: str) -> bool:
+    """Whether a consumer has run a pass, or is stopped and says so."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own address
+            return bool(json.load(answer)["passes"])
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False

@@ -1,0 +1,220 @@
+"""The passes: the pipeline's own stages, run again and again on what has arrived in raw."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from flows.stages import (
+    MaintainParameters,
+    PipelineParameters,
+    ingest,
+    materialize,
+    prepare,
+    run_maintenance,
+    run_stages,
+)
+from transforms.errors import MillraceError, NoFilesError
+from transforms.schemas.staging import StagedRecord
+from transforms.sources.ingest import Ingested
+from transforms.sources.posts import Taken
+from transforms.sources.source import Source, list_files
+from transforms.staging.outcomes import Outcome, Since, outcomes, versions_before
+from transforms.warehouse.checkpoint import preparing
+from transforms.warehouse.tables import Warehouse, silent
+
+Stage = Literal["staged", "online"]
+Seen = tuple[tuple[Path, int, int], ...]
+SECONDS_OF_A_LOOK = 1.0
+# between passes, so that a run, maintenance or an erasure that waits for the home gets its turn
+SECONDS_OF_A_PAUSE = 0.05
+SECONDS_UNTIL_RETRY = (1, 2, 5, 15, 30)
+PASSES_UNTIL_MAINTENANCE = 500
+SECONDS_UNTIL_NOTED = 3600.0
+logger = logging.getLogger(__name__)
+
+
+class StoppedError(MillraceError):
+    """The stages are stopped; the records stay in raw until the reason is mended."""
+
+
+@dataclass
+class _Waiter:
+    stage: Stage
+    uri: str
+    version: int
+    future: Future[Outcome]
+    outcome: Outcome | None = None
+
+
+class Passes(threading.Thread):
+    """Runs the stages whenever something has arrived, and tells who waits for it."""
+
+    def __init__(
+        self, parameters: PipelineParameters, source: Source, end_load: Callable[[], int]
+    ) -> None:
+        """Take what a run is asked to do, its source, and what ends the load that is being taken.
+
+        What ends it returns the version of raw that has all of it, which a pass goes up to.
+        """
+        super().__init__(name="millrace-passes")
+        self.trouble: str | None = None
+        self.versions: dict[Stage, int] = {"staged": -1, "online": -1}
+        self._parameters, self._source = parameters, source
+        self._end_load = end_load
+        self._folder = _Folder(source)
+        self._lock = threading.Lock()
+        self._is_due = threading.Event()
+        self._is_due.set()  # a killed process may have left something
+        self._is_closed = False
+        self._waiters: list[_Waiter] = []
+        self.n_passes = self._n_failed = 0
+        self._retry_at = self._note_at = 0.0
+
+    def arrived(self) -> None:
+        """Let a pass begin: there is more in raw."""
+        self._is_due.set()
+
+    def close(self) -> None:
+        """Let the pass under way be the last."""
+        self._is_closed = True
+        self._is_due.set()
+
+    def wait_for(self, stage: Stage, uri: str, taken: Taken) -> Future[Outcome] | None:
+        """Wait until a post is staged, or online, for what became of its rows.
+
+        None if that was so before: then the tables say what became of them.
+        """
+        with self._lock:
+            if taken.version <= self.versions[stage]:
+                return None
+            waiter = _Waiter(stage, uri, taken.version, Future())
+            if self.trouble or self._is_closed:
+                waiter.future.set_exception(StoppedError(self.trouble or "millrace is closing"))
+            else:
+                self._waiters.append(waiter)
+            return waiter.future
+
+    def run(self) -> None:
+        """Run passes until closed."""
+        while not self._is_closed:
+            is_due = self._is_due.wait(SECONDS_OF_A_LOOK)
+            if self._is_closed or time.monotonic() < self._retry_at:
+                time.sleep(SECONDS_OF_A_PAUSE)
+                continue
+            self._is_due.clear()
+            if is_due or self.trouble or self._folder.is_due():
+                self._try()
+                time.sleep(SECONDS_OF_A_PAUSE)
+        self._fail(StoppedError("millrace is closing"))
+
+    def _try(self) -> None:
+        try:
+            self._pass()
+        except Exception as error:  # noqa: BLE001 - the next try may succeed; nothing is lost
+            self.trouble = str(error) if isinstance(error, MillraceError) else type(error).__name__
+            logger.error("nothing new is served: %s", self.trouble)  # noqa: TRY400 - no text
+            delay = SECONDS_UNTIL_RETRY[min(self._n_failed, len(SECONDS_UNTIL_RETRY) - 1)]
+            self._n_failed += 1
+            self._retry_at = time.monotonic() + delay
+            self._fail(StoppedError(self.trouble))
+        else:
+            self.trouble, self._n_failed = None, 0
+
+    def _pass(self) -> None:
+        is_noted = time.monotonic() >= self._note_at
+        run_stages(self._parameters, silent, self._call, is_noted=is_noted)
+        if is_noted:
+            self._note_at = time.monotonic() + SECONDS_UNTIL_NOTED
+        self._reached("online", self.versions["staged"])
+        self.n_passes += 1
+        if self.n_passes % PASSES_UNTIL_MAINTENANCE == 0:
+            run_maintenance(MaintainParameters(home=self._parameters.home))
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a stage, as `run_stages` asks for it."""
+        if function is ingest:
+            return self._folder.load(*arguments)
+        if function is materialize:
+            # not as of the pass's begin: what was known a moment later is staged too
+            return function(arguments[0], datetime.now(UTC))
+        if function is not prepare:
+            return function(*arguments)
+        source, warehouse, *accepted = arguments
+        since = versions_before(warehouse)
+        account = function(source, warehouse, *accepted, self._end_load())
+        version = preparing(source.name).consumed(warehouse, StagedRecord.relation())
+        self._note_outcomes(warehouse, since, version)
+        self._reached("staged", version)
+        return account
+
+    def _note_outcomes(self, warehouse: Warehouse, since: Since, version: int) -> None:
+        """Note for all who wait what became of their rows, now that they are staged."""
+        with self._lock:
+            waiters = [waiter for waiter in self._waiters if waiter.version <= version]
+        uris = [waiter.uri for waiter in waiters]
+        found = outcomes(self._source, warehouse, uris, since) if uris else {}
+        if missing := sorted({*uris} - {*found}):  # another process staged them
+            found |= outcomes(self._source, warehouse, missing)
+        for waiter in waiters:
+            waiter.outcome = found[waiter.uri]
+
+    def _reached(self, stage: Stage, version: int) -> None:
+        """Answer who waited for a stage that a version of raw has reached."""
+        with self._lock:
+            self.versions[stage] = version
+            ready = [waiter for waiter in self._waiters if waiter.stage == stage and waiter.outcome]
+            self._waiters = [waiter for waiter in self._waiters if waiter not in ready]
+        for waiter in ready:
+            if waiter.outcome:
+                waiter.future.set_result(waiter.outcome)
+
+    def _fail(self, error: StoppedError) -> None:
+        with self._lock:
+            failed, self._waiters = self._waiters, []
+        for waiter in failed:
+            waiter.future.set_exception(error)
+
+
+class _Folder:
+    """The files that a source points to; loaded once they have stopped changing.
+
+    Each file is loaded as a run loads it, whole and once, so files are moved into the folder.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._loaded: Seen | None = None
+        self._seen: Seen | None = None
+
+    def is_due(self) -> bool:
+        """Whether files have come, and were the same at the last look."""
+        seen, self._seen = self._seen, self._look()
+        return self._seen not in (self._loaded, ()) and self._seen == seen
+
+    def load(self, source: Source, warehouse: Warehouse) -> Ingested:
+        """Load what is new, if anything has changed since the last time."""
+        seen = self._look()
+        if not seen or seen == self._loaded or (self._loaded is not None and seen != self._seen):
+            return Ingested(0, 0, [], [])
+        ingested: Ingested = ingest(source, warehouse)
+        self._loaded = seen
+        return ingested
+
+    def _look(self) -> Seen:
+        try:
+            files = list_files(self._source).files
+        except NoFilesError:
+            return ()
+        found = []
+        for file in files:
+            with suppress(FileNotFoundError):
+                stat = file.path.stat()
+                found.append((file.path, stat.st_size, stat.st_mtime_ns))
+        return tuple(found)

@@ -1,0 +1,163 @@
+"""SIGKILL of the consumer, anywhere: what was acknowledged is there once, and equals a batch."""
+
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import polars as pl
+import pytest
+
+from tests.feature_repo.test_feast_cli import free_port
+from tests.flows.conftest import INCREMENTS, Notes, Warm, contents, leftovers
+from transforms.home import Settings
+from transforms.sources.ingest import ingest
+from transforms.sources.source import load_source
+from transforms.warehouse.tables import Warehouse
+
+pytestmark = [pytest.mark.service, pytest.mark.timeout(1200)]
+
+LINES = [line for increment in INCREMENTS for line in increment]
+POSTS = {
+    f"k{first}": "\n".join(LINES[first : first + size])
+    for size in (3,)
+    for first in range(0, len(LINES), size)
+}
+
+
+# rows of what one pass published of a view, and findings that name a file
+OF_PASSES = {"profiles.columns", "profiles.checks"}
+
+
+class Home(NamedTuple):
+    """A home that a consumer fills, its source, and the port of the consumer."""
+
+    notes: Notes
+    path: Path
+    port: int
+    warm: Warm
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, point: str | None = None) -> int:
+        """Start a consumer; its process id."""
+        name, first = ("consume_until", [point]) if point else ("consume", [])
+        return self.warm.start(name, *first, self.notes.source, self.path, self.port)
+
+    def uris(self) -> set[str]:
+        """The posts that raw has."""
+        files = Warehouse(Settings(home=self.path)).files("raw.records")
+        return {uri for file in files for uri in pl.read_parquet(file)["source_uri"]}
+
+    def post(self, key: str, **parameters: Any) -> dict[str, Any]:
+        """Send a post until it is acknowledged, as a client has to; what the answer says."""
+        while True:
+            try:
+                answer = httpx.post(
+                    f"{self.url}/records",
+                    content=POSTS[key],
+                    headers={"Idempotency-Key": key},
+                    params=parameters,
+                    timeout=60,
+                )
+            except httpx.TransportError:
+                time.sleep(0.1)
+                continue
+            if answer.status_code not in {429, 503}:
+                assert answer.status_code in {200, 202}, answer.text
+                return dict(answer.json())
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def home(tmp_path: Path, warm: Warm) -> Home:
+    return Home(Notes(tmp_path / "source"), tmp_path / "home", free_port(), warm)
+
+
+def assert_is_batch(home: Home) -> None:
+    """Every key is in raw once; all tables are as in a home that loads the same loads as files."""
+    raw = pl.read_delta(str(home.path / "raw" / "records")).sort("load_id", "row_number")
+    by_key = raw.group_by("source_uri").agg(pl.len(), pl.col("load_id").n_unique().alias("loads"))
+    assert {uri: (n_rows, loads) for uri, n_rows, loads in by_key.rows()} == {
+        f"post:{key}": (body.count("\n") + 1, 1) for key, body in POSTS.items()
+    }
+    batch = home.path.parent / "batch"
+    notes = Notes(home.path.parent / "files")
+    source, warehouse = load_source(notes.source), Warehouse(Settings(home=batch))
+    for _, load in raw.group_by("load_id", maintain_order=True):
+        for uri in load["source_uri"].unique(maintain_order=True):
+            key = uri.removeprefix("post:")
+            (notes.folder / "data" / f"{key}.jsonl").write_text(POSTS[key])
+        ingest(source, warehouse)
+    home.warm.run("run", notes.source, batch)
+    expected, found = contents(batch), contents(home.path)
+    assert sorted(found) == sorted(expected)
+    differing = {name for name in expected if found[name] != expected[name]}
+    assert differing <= OF_PASSES
+    assert leftovers(home.path) == []
+
+
+def test_killed_at_any_moment_it_ends_as_a_batch(
+    home: Home, request: pytest.FixtureRequest
+) -> None:
+    chance = random.Random(20261127)  # noqa: S311 - a seed, so that a failure can be had again
+    keys = list(POSTS)
+    chance.shuffle(keys)
+    acknowledged: list[str] = []
+
+    def send(mine: list[str]) -> None:
+        for number, key in enumerate(mine):
+            home.post(key, wait=("raw", "staged")[number % 4 == 3])
+            acknowledged.append(key)
+            home.post(mine[number // 2], wait="raw")  # again, long after it was acknowledged
+            time.sleep(0.3)
+
+    senders = [threading.Thread(target=send, args=(keys[n::3],)) for n in range(3)]
+    for sender in senders:
+        sender.start()
+    for _ in range(request.config.getoption("--kills")):
+        pid = home.start()
+        time.sleep(chance.uniform(0.5, 5))
+        os.kill(pid, signal.SIGKILL)
+        assert home.warm.wait(pid) == -signal.SIGKILL, home.warm.log.read_text()
+        assert {f"post:{key}" for key in list(acknowledged)} <= home.uris()
+    pid = home.start()
+    for sender in senders:
+        sender.join()
+    assert sorted(acknowledged) == sorted(keys)
+    answers = [home.post(key, wait="online", timeout=60) for key in keys]
+    assert {answer["reached"] for answer in answers} == {"online"}
+    assert sum(answer["quarantined"] for answer in answers) == 2
+    os.kill(pid, signal.SIGTERM)
+    assert home.warm.wait(pid) == -signal.SIGTERM, home.warm.log.read_text()  # as uvicorn ends
+    home.warm.run("run", home.notes.source, home.path)
+    assert_is_batch(home)
+
+
+def test_killed_around_commits_it_ends_as_a_batch(home: Home) -> None:
+    points = ("after:raw.records", "before:staging.records", "after:staging.records")
+    keys = iter(POSTS)
+    for point in points:
+        pid = home.start(point)
+        sender = threading.Thread(target=home.post, args=(next(keys),), kwargs={"wait": "online"})
+        sender.start()
+        assert home.warm.wait(pid) == -signal.SIGKILL, home.warm.log.read_text()
+        # an answer or none: what is not acknowledged is sent again, with its key
+        pid = home.start()
+        sender.join()
+        os.kill(pid, signal.SIGKILL)
+        home.warm.wait(pid)
+    pid = home.start()
+    for key in POSTS:
+        home.post(key, wait="raw")
+    assert home.post("k0", wait="online", timeout=60)["reached"] == "online"
+    os.kill(pid, signal.SIGKILL)  # with most of it in raw alone
+    home.warm.wait(pid)
+    home.warm.run("run", home.notes.source, home.path)
+    assert_is_batch(home)
