@@ -2,6 +2,7 @@
 
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 from flows.commands import home_option, open_warehouse, source_option
 from flows.commands.backfill import backfill
+from flows.commands.consistency import consistency
 from flows.commands.erase import erase
 from flows.commands.features import features
 from flows.commands.locks import locks
@@ -60,6 +62,7 @@ def main(*, debug: bool) -> None:
       millrace features new NAME                      start a feature file of your own, with a test
       millrace train-demo                             train and score models on the features
       millrace quarantine list                        list what was rejected, and why
+      millrace consistency                            compare served values with training
       millrace maintain                               compact tables and delete unneeded files
       millrace locks                                  list the training sets that can be rebuilt
       millrace erase --author ID --dry-run            show what erasing a person would delete
@@ -111,6 +114,7 @@ def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted
       1  a file was refused, or a gate, a check or drift stopped the run
       2  the source cannot be used
     """
+    from feature_repo.watching.freshness import note_fresh
     from flows.stages import FilesRefusedError, PipelineParameters, lock_home, pending_work
     from transforms.sources.source import load_source
     from transforms.warehouse.tables import Warehouse
@@ -120,6 +124,8 @@ def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted
     warehouse = Warehouse(parameters.settings())
     with lock_home(warehouse.settings.root):
         pending = pending_work(checked, warehouse)
+        if pending.nothing:
+            note_fresh(warehouse.settings.root, datetime.now(UTC))
     refused: FilesRefusedError | None = None
     if pending.nothing:
         _echo_notices(pending.notices)
@@ -232,6 +238,7 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
 
 for command in (
     backfill,
+    consistency,
     erase,
     features,
     locks,

@@ -28,6 +28,8 @@ from feast.value_type import ValueType
 
 from feature_repo.stores.codec import decode_values, encode_entity_keys
 from feature_repo.stores.online import NO_ENTITY, LeanReads, Read, Stored, refuse_not_online
+from feature_repo.stores.served import log_read
+from feature_repo.stores.served_log import log_of
 from feature_repo.stores.values import key_values
 from transforms.instants import in_utc, instants_of
 
@@ -101,8 +103,13 @@ class OpenStore:
 
     def __init__(self, store: FeatureStore) -> None:
         """Keep the store."""
-        self._store = store
+        self._store, self._log = store, log_of(store)
         self._plan = lru_cache(maxsize=PLANS)(partial(resolve, store))
+
+    def views(self, features: Sequence[str] | str) -> set[str]:
+        """Name the views that are read for some features, or for a service."""
+        plan = self._plan(features if isinstance(features, str) else tuple(features))
+        return {view.table.name for view in plan.views}
 
     def read(
         self, features: Sequence[str] | str, rows: Sequence[Mapping[str, Any]]
@@ -140,15 +147,18 @@ class OpenStore:
         reads = [_read(view, asked) for view in plan.views]
         found = self._store.provider.online_store.read(self._store.config, reads)
         now = time_ns()
+        found_of = list(zip(plan.views, reads, found, strict=True))
         answer = {
             column: values
-            for view, read, stored in zip(plan.views, reads, found, strict=True)
+            for view, read, stored in found_of
             for column, values in _decoded(
                 view, read, [feature.within(view.table, now) for feature in stored]
             )
         }
         for on_demand in plan.on_demand:
             answer |= _computed(on_demand, asked, answer)
+        if self._log:
+            log_read(self._log, plan, asked, answer, found_of, now)
         return answer
 
     def _by_feast(self, plan: Plan, asked: Columns) -> dict[str, Values]:
