@@ -20,7 +20,7 @@ age it judges itself.
 
 import sqlite3
 from calendar import timegm
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
@@ -130,6 +130,10 @@ class Stored(NamedTuple):
             for instant in set(self.instants)
             if instant is not None and _nanoseconds(instant) < oldest
         }
+
+
+# called with what each read of entities has found
+watchers: list[Callable[[Sequence[Read], list[list[Stored]]], None]] = []
 
 
 class NotOnlineError(MillraceError, FeastError):
@@ -732,10 +736,13 @@ def _with_empty(reads: Sequence[Read], found: list[list[Stored]]) -> list[list[S
     A view that was never materialized has no values, so it says nothing of anybody
     either.
     """
-    return [
+    answered = [
         _filled(read, stored) if read.table.state in MATERIALIZED else stored
         for read, stored in zip(reads, found, strict=True)
     ]
+    for watch in watchers:
+        watch(reads, answered)
+    return answered
 
 
 def _filled(read: Read, stored: list[Stored]) -> list[Stored]:

@@ -50,15 +50,16 @@ def note_fresh(home: Path, at: datetime, views: Iterable[str] | None = None) -> 
     replace_file(_path(home), json.dumps(noted, indent=2).encode())
 
 
+def as_of(home: Path) -> dict[str, datetime]:
+    """Up to when views are right, those of which it was noted."""
+    return {view: datetime.fromisoformat(at) for view, at in _noted(home).items()}
+
+
 def freshness(home: Path) -> list[Freshness]:
     """List the views that promise to be fresh."""
-    noted = _noted(home)
+    noted = as_of(home)
     return [
-        Freshness(
-            view.name,
-            view.fresh_within,
-            datetime.fromisoformat(noted[view.name]) if view.name in noted else None,
-        )
+        Freshness(view.name, view.fresh_within, noted.get(view.name))
         for view in home_views(home)
         if view.fresh_within
     ]
