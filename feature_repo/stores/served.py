@@ -7,7 +7,7 @@ has no entity that a training set could ask for.
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -38,15 +38,12 @@ def log_read(
     asked: "Columns",
     answer: Mapping[str, "Values"],
     found: Sequence[tuple["ViewPlan", Read, Sequence[Stored]]],
-    now: int,
+    read_at: datetime,
 ) -> None:
-    """Log an answer of `online_features`; `found` is what was stored, at `now` (nanoseconds)."""
-    read_at = datetime.fromtimestamp(now // 1_000_000_000, UTC).replace(
-        microsecond=now // 1000 % 1_000_000
-    )
+    """Log an answer of `online_features`; `found` is what was stored."""
 
     def build(rows: Sequence[int]) -> pa.Table:
-        features = dict(_stored_cells(plan, answer, found, now, rows))
+        features = dict(_stored_cells(plan, answer, found, rows))
         features |= _derived_cells(plan, answer, found, rows)
         return _table(plan, asked, read_at, features, rows)
 
@@ -125,20 +122,18 @@ def _stored_cells(
     plan: "Plan",
     answer: Mapping[str, "Values"],
     found: Sequence[tuple["ViewPlan", Read, Sequence[Stored]]],
-    now: int,
     rows: Sequence[int],
 ) -> Iterator[tuple[str, Cell]]:
     logged = set(_logged(plan))
     for view, read, stored in found:
         for feature, column in zip(view.features, stored, strict=True):
             if feature in logged:
-                old = column.too_old(view.table, now)
                 order = [read.order[row] for row in rows]
                 values = _taken(answer[feature.column], rows)
                 at = [column.instants[entity] for entity in order]
                 statuses = [
-                    TOO_OLD if instant in old else PRESENT if is_there else NOT_FOUND
-                    for instant, is_there in zip(at, values.is_valid().to_pylist(), strict=True)
+                    PRESENT if is_there else TOO_OLD if column.values[entity] else NOT_FOUND
+                    for entity, is_there in zip(order, values.is_valid().to_pylist(), strict=True)
                 ]
                 yield feature.column, Cell(values, list(map(_nanoseconds, at)), statuses)
 

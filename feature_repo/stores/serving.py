@@ -158,7 +158,8 @@ class OpenStore:
         for on_demand in plan.on_demand:
             answer |= _computed(on_demand, asked, answer)
         if self._log:
-            log_read(self._log, plan, asked, answer, found_of, now)
+            read_at = datetime.fromtimestamp(now / 1e9, UTC)
+            log_read(self._log, plan, asked, answer, found_of, read_at)
         return answer
 
     def _by_feast(self, plan: Plan, asked: Columns) -> dict[str, Values]:

@@ -36,7 +36,7 @@ from feature_repo.stores.served import log_response
 from feature_repo.stores.served_log import flush, log_of
 from feature_repo.stores.serving import Plan, resolve
 from feature_repo.stores.sources import warehouse_folder
-from feature_repo.watching.freshness import as_of, freshness
+from feature_repo.watching.freshness import as_of, promised_views
 from transforms.errors import MillraceError
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
@@ -163,7 +163,7 @@ class Fresh(Collector):
         )
         for view, at in as_of(self._home).items():
             age.add_metric([view], (now - at).total_seconds())
-        for item in freshness(self._home):
+        for item in promised_views(self._home):
             late.add_metric([item.view], float(item.is_late(now)))
         yield from (age, late)
 
@@ -179,7 +179,7 @@ def health(store: FeatureStore, home: Path) -> Response:
         return Response(status_code=503)
     now = datetime.now(UTC)
     try:
-        late = [item.words(now) for item in freshness(home) if item.is_late(now)]
+        late = [item.words(now) for item in promised_views(home) if item.is_late(now)]
     except MillraceError as error:  # a declaration that is being edited
         return JSONResponse({"status": "unknown", "late": [], "reason": str(error)})
     return JSONResponse({"status": "late" if late else "ok", "late": late})

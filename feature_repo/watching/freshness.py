@@ -55,7 +55,7 @@ def as_of(home: Path) -> dict[str, datetime]:
     return {view: datetime.fromisoformat(at) for view, at in _noted(home).items()}
 
 
-def freshness(home: Path) -> list[Freshness]:
+def promised_views(home: Path) -> list[Freshness]:
     """List the views that promise to be fresh."""
     noted = as_of(home)
     return [
@@ -67,7 +67,7 @@ def freshness(home: Path) -> list[Freshness]:
 
 def late_views(home: Path, now: datetime) -> list[Freshness]:
     """List the views that are later than they promise."""
-    return [item for item in freshness(home) if item.is_late(now)]
+    return [item for item in promised_views(home) if item.is_late(now)]
 
 
 def refuse_late(home: Path, views: Collection[str]) -> None:

@@ -88,10 +88,10 @@ def _echo_sizes(warehouse: "Warehouse", sizes: "HomeSize") -> None:
 
 
 def _refuse_late(warehouse: "Warehouse") -> None:
-    from feature_repo.watching.freshness import freshness
+    from feature_repo.watching.freshness import promised_views
     from transforms.errors import StaleError
 
-    now, promised = datetime.now(UTC), freshness(warehouse.settings.root)
+    now, promised = datetime.now(UTC), promised_views(warehouse.settings.root)
     for item in promised:
         click.echo(f"  {'late ' if item.is_late(now) else 'fresh'}  {item.words(now)}")
     if late := [item.view for item in promised if item.is_late(now)]:

@@ -171,3 +171,20 @@ def test_a_changed_promise_computes_nothing_again(home: Path) -> None:
     before = tables.version("features.author_notes")
     run(home.parent)
     assert tables.version("features.author_notes") == before
+
+
+def test_the_report_shows_what_differs_and_who_is_late(home: Path) -> None:
+    def page() -> str:
+        assert millrace("report", "--home", str(home)).exit_code == 0
+        return (home / "report.html").read_text("utf-8")
+
+    assert "Nothing that was served has been compared yet" in page()
+    ask(home)
+    declare(home.parent, where="label = 'none'")
+    run(home.parent)
+    assert millrace("consistency", "--home", str(home)).exit_code == 1
+    note_fresh(home, datetime.now(UTC) - timedelta(hours=3))
+    shown = page()
+    assert "1 differ: see serving" in shown
+    assert "<td>code changed 1</td>" in shown
+    assert '<span class="verdict stop">late</span> author_notes: brought up to date 3:00:0' in shown
