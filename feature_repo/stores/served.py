@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ from feast.type_map import feast_value_type_to_python_type
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from feature_repo.stores.online import Read, Stored
-from feature_repo.stores.served_log import EVENT_TIMESTAMP, Cell, ServedLog, log_table
+from feature_repo.stores.served_log import EVENT_TIMESTAMP, Cell, Rows, ServedLog
 from feature_repo.stores.values import key_values
 from transforms.instants import instants_of
 
@@ -42,10 +43,10 @@ def log_read(
 ) -> None:
     """Log an answer of `online_features`; `found` is what was stored."""
 
-    def build(rows: Sequence[int]) -> pa.Table:
+    def build(rows: Sequence[int]) -> Rows:
         features = dict(_stored_cells(plan, answer, found, rows))
         features |= _derived_cells(plan, answer, found, rows)
-        return _table(plan, asked, read_at, features, rows)
+        return _rows(plan, asked, read_at, features, rows)
 
     log.add(service_name(plan.references), read_at, _n_rows(asked), build)
 
@@ -60,14 +61,14 @@ def log_response(
     """Log an answer of Feast's."""
     places = {name: place for place, name in enumerate(response.metadata.feature_names.val)}
 
-    def build(rows: Sequence[int]) -> pa.Table:
+    def build(rows: Sequence[int]) -> Rows:
         features = {
             feature.column: _cell(response.results[places[name]], feature.arrow_type, rows)
             for feature in _logged(plan)
             for name in (feature.column, feature.name)
             if name in places
         }
-        return _table(plan, asked, read_at, features, rows)
+        return _rows(plan, asked, read_at, features, rows)
 
     log.add(service_name(plan.references), read_at, _n_rows(asked), build)
 
@@ -84,13 +85,13 @@ def service_name(references: FeatureService | Sequence[str]) -> str:
     return f"features_{digest[:8]}"
 
 
-def _table(
+def _rows(
     plan: "Plan",
     asked: "Columns",
     read_at: datetime,
     features: Mapping[str, Cell],
     rows: Sequence[int],
-) -> pa.Table:
+) -> Rows:
     keys = {
         names[0]: key_values(names[0], _picked(_column(asked, names), rows), view.key_types[key])
         for view in plan.views
@@ -98,8 +99,8 @@ def _table(
         if any(name in asked for name in names)
     }
     at = asked.get(EVENT_TIMESTAMP, [read_at] * _n_rows(asked))
-    return log_table(
-        {name: pa.array(values) for name, values in keys.items()},
+    return Rows(
+        keys,
         instants_of(_picked(at, rows), EVENT_TIMESTAMP),
         read_at,
         features,
@@ -194,7 +195,8 @@ def expressions_digest(view: Any) -> str:
 
 
 def _taken(column: "Values", rows: Sequence[int]) -> pa.Array:
-    return pa.array(column).take(pa.array(rows))
+    values = pa.array(column)
+    return values if len(rows) == len(values) else values.take(pa.array(rows))
 
 
 def _column(asked: Mapping[str, Sequence[Any]], names: Sequence[str]) -> Sequence[Any]:
@@ -209,5 +211,6 @@ def _n_rows(asked: Mapping[str, Sequence[Any]]) -> int:
     return len(next(iter(asked.values()), ()))
 
 
+@lru_cache(maxsize=1 << 16)
 def _nanoseconds(instant: bytes | None) -> int | None:
     return None if instant is None else int(Timestamp.FromString(instant).ToNanoseconds())

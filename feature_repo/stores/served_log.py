@@ -17,7 +17,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 from uuid import uuid4
@@ -47,7 +47,7 @@ ROWS_AT_ONCE, ROWS_WAITING = 10_000, 100_000
 DIGEST_LETTERS = 16
 
 logger = logging.getLogger(__name__)
-Build: TypeAlias = Callable[[Sequence[int]], pa.Table]
+Build: TypeAlias = Callable[[Sequence[int]], "Rows"]
 
 
 class Cell(NamedTuple):
@@ -58,41 +58,61 @@ class Cell(NamedTuple):
     statuses: Sequence[int]
 
 
+class Rows(NamedTuple):
+    """Rows of one request: keys, the instants that are asked for, when they were read, features.
+
+    `code` digests what the derived views among them are computed by.
+    """
+
+    keys: Mapping[str, Sequence[Any]]
+    at: pa.Array
+    read_at: datetime
+    features: Mapping[str, Cell]
+    code: Mapping[str, str]
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What rows of one table have in common."""
+        kinds = tuple((name, cell.values.type) for name, cell in self.features.items())
+        return (*self.keys, *kinds, *self.code.items())
+
+
 class ServedLog:
     """The log of one home; safe to share between threads."""
 
     def __init__(self, store: FeatureStore, share: float, n_bytes: int) -> None:
         """Take the store, the share of rows to log, and what the log may take on disk."""
         self._store, self._share, self._n_bytes = store, share, n_bytes
-        self._waiting: list[tuple[str, datetime, int, Callable[[], pa.Table]]] = []
+        self._waiting: list[tuple[str, datetime, Callable[[], Rows]]] = []
+        self._n_waiting = 0
         self._lock, self._flushing = threading.Lock(), threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
     def add(self, service: str, read_at: datetime, n_rows: int, build: Build) -> None:
-        """Sample the rows of an answer; `build` makes their table, later and elsewhere."""
+        """Sample the rows of an answer; `build` makes them, later and elsewhere."""
         chosen = [row for row in range(n_rows) if random.random() < self._share]  # noqa: S311
         if not chosen:
             return
         with self._lock:
-            n_waiting = sum(n for _, _, n, _ in self._waiting) + len(chosen)
-            if n_waiting > ROWS_WAITING:  # the disk is slow or full: a log is a sample anyway
+            if self._n_waiting > ROWS_WAITING:  # the disk is slow or full: a log is a sample anyway
                 return
-            self._waiting.append((service, read_at, len(chosen), lambda: build(chosen)))
+            self._waiting.append((service, read_at, lambda: build(chosen)))
+            self._n_waiting += len(chosen)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._write_on, daemon=True)
                 self._thread.start()
                 atexit.register(self.flush)
-        if n_waiting >= ROWS_AT_ONCE:
+        if self._n_waiting >= ROWS_AT_ONCE:
             self._wake.set()
 
     def flush(self) -> None:
         """Write all that waits, now; what cannot be written is reported and left out."""
         with self._flushing:
             with self._lock:
-                waiting, self._waiting = self._waiting, []
+                waiting, self._waiting, self._n_waiting = self._waiting, [], 0
             by_service = defaultdict(list)
-            for service, read_at, _, build in waiting:
+            for service, read_at, build in waiting:
                 if read_at.timestamp() > _cleared(self._folder):
                     by_service[service].append(build)
             for service, builds in by_service.items():
@@ -111,13 +131,15 @@ class ServedLog:
             self._wake.clear()
             self.flush()
 
-    def _write(self, service: str, tables: Sequence[pa.Table]) -> None:
+    def _write(self, service: str, requests: Sequence[Rows]) -> None:
         path = str(LOG / service)
         destination = LoggingConfig(FileLoggingDestination(path=path), sample_rate=self._share)
         logged = FeatureService(name=service, features=[], logging_config=destination)
-        self._store.write_logged_features(
-            pa.concat_tables(tables, promote_options="permissive"), logged
-        )
+        by_shape = defaultdict(list)
+        for rows in requests:
+            by_shape[rows.shape].append(rows)
+        for alike in by_shape.values():
+            self._store.write_logged_features(log_table(alike), logged)
         keep_within(self._folder, self._n_bytes)
 
 
@@ -166,30 +188,33 @@ def clear(home: Path) -> None:
     replace_file(_mark(home / LOG), str(time.time()).encode())
 
 
-def log_table(
-    keys: Mapping[str, pa.Array],
-    at: pa.Array,
-    read_at: datetime,
-    features: Mapping[str, Cell],
-    code: Mapping[str, str],
-) -> pa.Table:
-    """Make a table with the columns of Feast's logs; `code` digests the derived views."""
-    columns: dict[str, pa.Array] = {**keys, EVENT_TIMESTAMP: at}
-    for name, cell in features.items():
-        instants = [None if instant is None else instant // 1000 for instant in cell.instants]
-        columns |= {
-            name: masked(cell.values),
-            f"{name}{TIMESTAMP}": pa.array(instants, pa.int64()).cast(INSTANT),
-            f"{name}{STATUS}": pa.array(cell.statuses, pa.int32()),
-        }
-    n_rows, request = len(at), uuid4().hex
-    columns |= {
-        READ_AT: pa.array([read_at] * n_rows, INSTANT),
-        LOG_DATE_FIELD: pa.array([read_at.astimezone(UTC).date()] * n_rows, pa.date32()),
-        REQUEST_ID_FIELD: pa.array([request] * n_rows),
+def log_table(requests: Sequence[Rows]) -> pa.Table:
+    """Make a table of requests of one shape, with the columns of Feast's logs."""
+    first, ids = requests[0], [uuid4().hex for _ in requests]
+    columns = {
+        key: pa.array([value for rows in requests for value in rows.keys[key]])
+        for key in first.keys
     }
-    written = {CODE: json.dumps(dict(sorted(code.items()))).encode()}
-    return pa.table(columns).replace_schema_metadata(written)
+    columns[EVENT_TIMESTAMP] = pa.concat_arrays([rows.at for rows in requests])
+    for name in first.features:
+        cells = [rows.features[name] for rows in requests]
+        instants = [instant and instant // 1000 for cell in cells for instant in cell.instants]
+        columns |= {
+            name: masked(pa.concat_arrays([cell.values for cell in cells])),
+            f"{name}{TIMESTAMP}": pa.array(instants, pa.int64()).cast(INSTANT),
+            f"{name}{STATUS}": pa.array(
+                [status for cell in cells for status in cell.statuses], pa.int32()
+            ),
+        }
+    of_request = pa.array([place for place, rows in enumerate(requests) for _ in rows.at])
+    read_at = pa.array([rows.read_at for rows in requests], INSTANT)
+    columns |= {
+        READ_AT: read_at.take(of_request),
+        LOG_DATE_FIELD: read_at.take(of_request).cast(pa.date32()),
+        REQUEST_ID_FIELD: pa.array(ids).take(of_request),
+    }
+    code = json.dumps(dict(sorted(first.code.items())))
+    return pa.table(columns).replace_schema_metadata({CODE: code.encode()})
 
 
 def masked(values: pa.Array) -> pa.Array:

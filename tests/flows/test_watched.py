@@ -6,15 +6,22 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import yaml
 from click.testing import CliRunner, Result
 
 import flows.consistency as flow
 from feature_repo import online_features
+from feature_repo.watching.consistency import n_wrong
 from feature_repo.watching.freshness import late_views, note_fresh
 from flows.cli import main
-from flows.stages import ConsistencyParameters, PipelineParameters, run_plain
+from flows.stages import (
+    ConsistencyParameters,
+    PipelineParameters,
+    run_consistency,
+    run_plain,
+)
 from tests.feature_repo.test_consistency import forget_definitions
 from transforms.errors import ConsistencyError, StaleError
 from transforms.features.registry import view_of
@@ -188,3 +195,22 @@ def test_the_report_shows_what_differs_and_who_is_late(home: Path) -> None:
     assert "1 differ: see serving" in shown
     assert "<td>code changed 1</td>" in shown
     assert '<span class="verdict stop">late</span> author_notes: brought up to date 3:00:0' in shown
+
+
+def test_what_is_served_of_the_sample_is_what_training_says(
+    small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLRACE_LOG_SERVED", "1")
+    monkeypatch.setenv("MILLRACE_ONLINE", "record_text,record_quality,record_duplicates")
+    home = tmp_path / "home"
+    run_plain(PipelineParameters(source=str(small_source), home=str(home)))
+    staged = pl.read_delta(str(home / "staging" / "records"))
+    rows = staged.select("record_id", "author_id", "subject_id").unique(maintain_order=True)
+    views = ("record_text", "record_quality", "record_duplicates")
+    features = [f"{name}:{feature}" for name in views for feature in view_of(name).features]
+    for asked in ("activity_v1", features):
+        online_features(asked, rows.to_dicts(), home)
+    checked = run_consistency(ConsistencyParameters(home=str(home))).consistency
+    assert set(checked["view"]) == {"author_activity", "subject_activity", "author_tenure", *views}
+    assert set(checked["n_compared"]) == {rows.height}
+    assert n_wrong(checked) == 0
