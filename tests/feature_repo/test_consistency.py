@@ -1,5 +1,6 @@
 """What was served is what training says; planted skews are found, each with its cause."""
 
+import asyncio
 import json
 import shutil
 import sys
@@ -11,16 +12,19 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import yaml
+from feast import FeatureStore
 
 import feature_repo
 from feature_repo import online_features, store
 from feature_repo.stores import served_log
 from feature_repo.stores.served import service_name
+from feature_repo.stores.watched_server import logged
 from feature_repo.watching.consistency import check, last_check, n_wrong
-from flows.stages import PipelineParameters, featurize, ingest, prepare, run_plain
+from flows.stages import PipelineParameters, featurize, ingest, prepare, run_erasure, run_plain
 from transforms.home import Settings
 from transforms.schemas.serving import CAUSES
 from transforms.sources.source import load_source
+from transforms.upkeep.erase import Wanted
 from transforms.warehouse.tables import Warehouse
 
 # no window ends within hours
@@ -260,3 +264,32 @@ def test_a_service_is_logged_by_its_name_and_a_list_by_one_of_its_own(source: Pa
     assert set(rows.filter(view="author_notes")["service"]) == {"notes_v1"}
     assert set(rows.filter(view="author_activity")["service"]) == {service_name(FEATURES[:1])}
     assert n_wrong(rows) == 0
+
+
+def test_an_erasure_takes_the_log_with_it(source: Path) -> None:
+    online_features(FEATURES, ROWS, home(source))
+    served_log.flush(home(source))
+    online_features(FEATURES, ROWS, home(source))  # waits to be logged
+    run_erasure(home(source), Wanted(author="u0"), is_dry=False)
+    served_log.flush(home(source))
+    assert [file for files in served_log.files_of(home(source)).values() for file in files] == []
+
+
+def test_answers_of_feasts_own_are_logged_whether_awaited_or_not(source: Path) -> None:
+    asked = {name: [row[name] for row in ROWS] for name in ROWS[0]}
+    asked["event_timestamp"] = [datetime.now(UTC).isoformat()] * len(ROWS)
+    feast_store = store(home(source))
+    logged(FeatureStore.get_online_features)(feast_store, FEATURES, asked)
+    logged(FeatureStore.get_online_features)(
+        feast_store, feast_store.get_feature_service("notes_v1"), [*map(dict, ROWS)]
+    )
+    answer = logged(FeatureStore.get_online_features_async)(
+        feast_store, features=FEATURES, entity_rows=asked, full_feature_names=True
+    )
+    asyncio.run(answer)
+    rows = checked(source)
+    n_compared = dict(
+        rows.filter(feature="n_notes_lifetime").select("service", "n_compared").rows()
+    )
+    assert n_compared == {"notes_v1": 3, service_name(FEATURES): 6}
+    assert (rows["n_compared"].sum(), n_wrong(rows)) == (6 * len(FEATURES) + 3 * 2, 0)
