@@ -232,6 +232,8 @@ def online_features(
     features: "Sequence[str] | str",
     rows: "Sequence[Mapping[str, Any]]",
     home: Path | str | None = None,
+    *,
+    refuse_stale: bool = False,
 ) -> "pl.DataFrame":
     """Read the newest values of features for some entities.
 
@@ -243,7 +245,8 @@ def online_features(
     view computed on demand gets the row's `event_timestamp`, or now: a datetime (naive means UTC),
     a date or text in ISO 8601, never a number. The store stays open between calls, and each call
     sees what has been applied since. Raises `NotOnlineError` for a view that is not online: record
-    views are online only where `MILLRACE_ONLINE` names them.
+    views are online only where `MILLRACE_ONLINE` names them. With `refuse_stale` it raises
+    `StaleError` where a view is later than its `fresh_within` promises.
 
     >>> names = ["n_records_lifetime", "mean_characters_lifetime"]
     >>> features = [f"author_activity:{name}" for name in names]
@@ -252,7 +255,13 @@ def online_features(
     """
     from feature_repo.stores.serving import opened
 
-    return opened(home_of(home), store).read(features, rows)
+    root = home_of(home)
+    online = opened(root, store)
+    if refuse_stale:
+        from feature_repo.watching.freshness import refuse_late
+
+        refuse_late(root, online.views(features))
+    return online.read(features, rows)
 
 
 def similar_records(

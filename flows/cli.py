@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import click
 
 from flows.commands import home_option, open_warehouse, source_option
 from flows.commands.backfill import backfill
+from flows.commands.consistency import consistency
 from flows.commands.consume import consume, consuming
 from flows.commands.erase import erase
 from flows.commands.features import features
@@ -69,6 +71,7 @@ def main(*, debug: bool) -> None:
       millrace train-demo                             train and score models on the features
       millrace ask "TEXT"                             score a text by the model trained last
       millrace quarantine list                        list what was rejected, and why
+      millrace consistency                            compare served values with training
       millrace maintain                               compact tables and delete unneeded files
       millrace refresh                                write online what ended since the last run
       millrace locks                                  list the training sets that can be rebuilt
@@ -121,6 +124,7 @@ def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted
       1  a file was refused, or a gate, a check or drift stopped the run
       2  the source cannot be used
     """
+    from feature_repo.watching.freshness import mark_fresh
     from flows.stages import FilesRefusedError, PipelineParameters, lock_home, pending_work
     from transforms.sources.source import load_source
     from transforms.warehouse.tables import Warehouse
@@ -130,6 +134,8 @@ def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted
     warehouse = Warehouse(parameters.settings())
     with lock_home(warehouse.settings.root):
         pending = pending_work(checked, warehouse)
+        if pending.nothing:
+            mark_fresh(warehouse.settings.root, datetime.now(UTC))
     refused: FilesRefusedError | None = None
     if pending.nothing:
         _echo_notices(pending.notices)
@@ -303,6 +309,7 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
 
 for command in (
     backfill,
+    consistency,
     consume,
     erase,
     features,

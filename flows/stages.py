@@ -25,7 +25,10 @@ from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Report, Rows, Warehouse, rename_tables, silent
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from feature_repo.erase import TouchedLock
+    from feature_repo.watching.freshness import Freshness
     from transforms.features.backfill import Span
     from transforms.upkeep.erase import Erased, Wanted
 
@@ -128,6 +131,26 @@ class MaintainParameters(BaseModel):
             if self.keep_days is None
             else settings.model_copy(update={"keep_days": self.keep_days})
         )
+
+
+class ConsistencyParameters(BaseModel):
+    """What is to be compared with the log of served values."""
+
+    rows: int = Field(
+        default=100_000, ge=1, description="Logged rows of each service to compare, the newest."
+    )
+    home: str | None = Field(default=None, description=HOME_HELP)
+
+    def settings(self) -> Settings:
+        """Settings of the run."""
+        return Settings(home=Path(self.home)) if self.home else Settings()
+
+
+class Watched(NamedTuple):
+    """What was served and is not what training says, by feature, and the views that are late."""
+
+    consistency: "pl.DataFrame"
+    late: list["Freshness"]
 
 
 class Summary(BaseModel):
@@ -317,15 +340,16 @@ def materialize(warehouse: Warehouse, now: datetime) -> dict[str, int]:
 
 
 def run_stages(
-    parameters: PipelineParameters, report: Report, call: Call, *, is_noted: bool = True
+    parameters: PipelineParameters, report: Report, call: Call, *, with_history: bool = True
 ) -> Summary:
     """Run all stages through `call`, which runs a function with its arguments.
 
     A second run on the same home waits for the first to end, then does what is left. Refused
-    files do not stop the others; they are listed in the summary. Rows and seconds are noted in the
-    home's history if `is_noted`.
+    files do not stop the others; they are listed in the summary. Rows and seconds go into the
+    home's history if `with_history`.
     """
     from feature_repo.sizes import online_size
+    from feature_repo.watching.freshness import mark_fresh
     from transforms.sources.schema_changes import newest_load, notices
 
     source = load_source(Path(parameters.source))
@@ -356,6 +380,7 @@ def run_stages(
         # what was just loaded counts from an instant after this run began
         until = datetime.now(UTC)
         materialized = clock.time("materialize", call, materialize, warehouse, until)
+        mark_fresh(warehouse.settings.root, now)
         summary = Summary(
             source=source.name,
             files_loaded=ingested.files_loaded,
@@ -373,7 +398,7 @@ def run_stages(
             refused=ingested.refused,
         )
         write_summary(warehouse.settings.root, summary)
-        if is_noted:
+        if with_history:
             n_features = sum(rows.new + rows.recomputed for rows in features.values())
             n_rows = (ingested.rows_loaded, account.read, n_features, sum(materialized.values()))
             rows, root = dict(zip(STAGES, n_rows, strict=True)), warehouse.settings.root
@@ -433,6 +458,7 @@ def finish_erasure(warehouse: Warehouse, now: datetime) -> None:
     if erasure is None:
         return
     from feature_repo.erase import erase_online, erase_spines
+    from feature_repo.stores import served_log
     from transforms.upkeep.erase import (
         delete_files,
         end,
@@ -445,6 +471,7 @@ def finish_erasure(warehouse: Warehouse, now: datetime) -> None:
     recompute_views(warehouse, erasure, now)
     erase_online(warehouse, erasure, now)
     erase_spines(warehouse, erasure)
+    served_log.clear(warehouse.settings.root)
     delete_files(warehouse, erasure)
     refuse_what_is_left(warehouse, erasure)
     end(warehouse)
@@ -511,6 +538,15 @@ def run_maintenance(parameters: MaintainParameters) -> dict[str, list[dict[str, 
         "compacted": [item._asdict() for item in compacted],
         "vacuumed": [item._asdict() for item in vacuumed],
     }
+
+
+def run_consistency(parameters: ConsistencyParameters) -> Watched:
+    """Compare what was served with what training says of it now, and see who is late."""
+    from feature_repo.watching.consistency import check
+    from feature_repo.watching.freshness import late_views
+
+    warehouse, now = Warehouse(parameters.settings()), datetime.now(UTC)
+    return Watched(check(warehouse, now, parameters.rows), late_views(warehouse.settings.root, now))
 
 
 def run_plain(parameters: PipelineParameters, report: Report = silent) -> Summary:

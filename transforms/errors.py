@@ -55,6 +55,14 @@ class LineageError(MillraceError):
     """A feature value does not follow from its records."""
 
 
+class StaleError(MillraceError):
+    """Views were asked for that have not been brought up to date as lately as they promise."""
+
+
+class ConsistencyError(MillraceError):
+    """Values were served that are not what a training set says of their instants."""
+
+
 class OrchestratorError(MillraceError):
     """Prefect cannot be reached."""
 

@@ -68,6 +68,18 @@ class Settings(BaseSettings):
         "names separated by commas, `all`, or empty for none of records, declared ones too. "
         "A home keeps its choice where this is not set; a new one has none.",
     )
+    log_served: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="Share of the rows served online whose values are logged, for `millrace "
+        "consistency`; 0 logs nothing, 1 everything.",
+    )
+    log_bytes: int = Field(
+        default=256 << 20,
+        ge=1,
+        description="What the log of served values may take on disk; the oldest leave first.",
+    )
     embedder: Path | None = Field(
         default=None,
         description="Folder of a sentence-transformers model; "

@@ -20,7 +20,7 @@ age it judges itself.
 
 import sqlite3
 from calendar import timegm
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
@@ -143,6 +143,10 @@ class Stored(NamedTuple):
             for place, (instant, then) in enumerate(zip(self.instants, oldest, strict=True))
             if instant is not None and _nanoseconds(instant) < then
         }
+
+
+# called with what each read of entities has found
+watchers: list[Callable[[Sequence[Read], list[list[Stored]]], None]] = []
 
 
 class PastError(RequestError):
@@ -804,10 +808,13 @@ def _answers(reads: Sequence[Read], found: list[list[Stored]]) -> list[list[Stor
     """
     for read, stored in zip(reads, found, strict=True):
         _refuse_past(read, stored)
-    return [
+    answered = [
         _filled(read, stored) if read.table.state in MATERIALIZED else stored
         for read, stored in zip(reads, found, strict=True)
     ]
+    for watch in watchers:
+        watch(reads, answered)
+    return answered
 
 
 def _refuse_past(read: Read, found: Sequence[Stored]) -> None:

@@ -1,4 +1,7 @@
-"""What Feast's feature server gets at its start: writes of nulls, reasons for bad requests."""
+"""What Feast's feature server gets at its start.
+
+Writes of nulls, reasons for bad requests, and what `watched_server` tells of it.
+"""
 
 from http import HTTPStatus
 
@@ -8,6 +11,7 @@ from feast import FeatureStore, errors
 
 from feature_repo.stores.store import Store
 from feature_repo.stores.values import RequestError
+from feature_repo.stores.watched_server import watch
 
 # Feast answers these with 500
 MISTAKES = (
@@ -31,6 +35,7 @@ def load_artifacts(app: FastAPI) -> None:
     for mistake in MISTAKES:
         app.add_exception_handler(mistake, explain)
     app.middleware_stack = None  # rebuilt by the next request, with these handlers
+    watch(app)
 
 
 def explain(_: Request, mistake: Exception) -> JSONResponse:

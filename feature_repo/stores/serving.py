@@ -36,6 +36,8 @@ from feature_repo.stores.online import (
     read_of,
     refuse_not_online,
 )
+from feature_repo.stores.served import log_read
+from feature_repo.stores.served_log import log_of
 from feature_repo.stores.values import key_values
 from transforms.features.registry import ON_DEMAND, registry
 from transforms.instants import in_utc, instants_of
@@ -114,8 +116,13 @@ class OpenStore:
 
     def __init__(self, store: FeatureStore) -> None:
         """Keep the store."""
-        self._store = store
+        self._store, self._log = store, log_of(store)
         self._plan = lru_cache(maxsize=PLANS)(partial(resolve, store))
+
+    def views(self, features: Sequence[str] | str) -> set[str]:
+        """Name the views that are read for some features, or for a service."""
+        plan = self._plan(features if isinstance(features, str) else tuple(features))
+        return {view.table.name for view in plan.views}
 
     def read(
         self, features: Sequence[str] | str, rows: Sequence[Mapping[str, Any]]
@@ -164,9 +171,10 @@ class OpenStore:
         at = asked.get(EVENT_TIMESTAMP, [now] * len(asked[DUMMY_ENTITY_ID]))
         reads = [_read(view, asked, at, is_asked=is_asked) for view in plan.views]
         found = self._store.provider.online_store.read(self._store.config, reads)
+        found_of = list(zip(plan.views, reads, found, strict=True))
         answer = {
             column: values
-            for view, read, stored in zip(plan.views, reads, found, strict=True)
+            for view, read, stored in found_of
             for column, values in _decoded(
                 view, read, [feature.within(view.table, read.at) for feature in stored]
             )
@@ -177,6 +185,8 @@ class OpenStore:
         for on_demand in plan.on_demand:
             if VIEW not in on_demand.tags:
                 answer |= _computed(on_demand, asked, answer)
+        if self._log:
+            log_read(self._log, plan, asked, answer, found_of, now)
         return answer
 
     def _by_feast(self, plan: Plan, asked: Columns) -> dict[str, Values]:

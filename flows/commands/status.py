@@ -28,7 +28,8 @@ def status(home: str | None) -> None:
                     that nothing needs, replaced more than 7 days ago
                     (MILLRACE_KEEP_DAYS)
 
-    Exit code 1 if a row is missing from the accounts, or a stopped load is waiting.
+    Exit code 1 if a row is missing from the accounts, a stopped load is waiting, or a view is later
+    than its `fresh_within` promises.
     """
     from flows.sizes import measure
     from transforms.errors import ChecksError, MillraceError
@@ -57,6 +58,7 @@ def status(home: str | None) -> None:
         )
         raise MillraceError(message)
     click.echo("\n  Everything adds up: read = staged + duplicates + quarantined, in every load.")
+    _refuse_late(warehouse)
 
 
 def _echo_sizes(warehouse: "Warehouse", sizes: "HomeSize") -> None:
@@ -83,6 +85,18 @@ def _echo_sizes(warehouse: "Warehouse", sizes: "HomeSize") -> None:
         f"  The home takes {in_words(sizes.n_bytes)} on disk{a_record}; millrace maintain would "
         f"free {in_words(sizes.n_freed)} now."
     )
+
+
+def _refuse_late(warehouse: "Warehouse") -> None:
+    from feature_repo.watching.freshness import promised_views
+    from transforms.errors import StaleError
+
+    now, promised = datetime.now(UTC), promised_views(warehouse.settings.root)
+    for item in promised:
+        click.echo(f"  {'late ' if item.is_late(now) else 'fresh'}  {item.words(now)}")
+    if late := [item.view for item in promised if item.is_late(now)]:
+        message = f"late: {', '.join(late)}; run the sources, or see why no run has ended"
+        raise StaleError(message)
 
 
 def _echo_accounts(counted: "pl.DataFrame") -> None:

@@ -128,9 +128,9 @@ class Passes(threading.Thread):
             self.trouble, self._n_failed = None, 0
 
     def _pass(self) -> None:
-        is_noted = time.monotonic() >= self._note_at
-        run_stages(self._parameters, silent, self._call, is_noted=is_noted)
-        if is_noted:
+        with_history = time.monotonic() >= self._note_at
+        run_stages(self._parameters, silent, self._call, with_history=with_history)
+        if with_history:
             self._note_at = time.monotonic() + SECONDS_UNTIL_NOTED
         self._reached("online", self.versions["staged"])
         self.n_passes += 1

@@ -13,6 +13,8 @@ import numpy as np
 import polars as pl
 
 from feature_repo.catalogue import catalogue, kind
+from feature_repo.watching.consistency import last_check
+from feature_repo.watching.freshness import promised_views
 from flows.history import history_path
 from flows.sizes import HomeSize, measure
 from transforms.features.chosen import home_views, off_views
@@ -94,6 +96,8 @@ class Shown(NamedTuple):
     off: list[str]
     runs: pl.DataFrame
     sizes: HomeSize
+    consistency: pl.DataFrame
+    promised: list[tuple[str, bool]]
 
 
 def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
@@ -136,6 +140,10 @@ def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
         off=off_views(warehouse.settings.root),
         runs=read_runs(warehouse),
         sizes=measure(warehouse, now),
+        consistency=last_check(warehouse),
+        promised=[
+            (item.words(now), item.is_late(now)) for item in promised_views(warehouse.settings.root)
+        ],
     )
 
 

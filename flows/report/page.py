@@ -17,6 +17,7 @@ import jinja2
 import polars as pl
 import vl_convert
 
+from feature_repo.watching.consistency import causes_of, n_wrong
 from flows.report import charts
 from flows.report.data import QUALITY, Shown, ago, last_drift, read_shown, short
 from flows.report.flow import flows
@@ -30,6 +31,11 @@ VEGA = "vl-convert-python"  # the package that has the charts' JavaScript
 N_LOADS = 50
 N_TABLE_ROWS = 200
 N_DRIFT_CHARTS = 8
+SERVED = (
+    *("n_compared", "n_matched", "n_missing", "n_extra", "n_differing"),
+    "largest_difference",
+    "smape",
+)
 
 
 class Table(NamedTuple):
@@ -194,6 +200,9 @@ def _headline(shown: Shown) -> list[tuple[str, str, str, str]]:
         if shown.behind
         else ("up to date", "all views", "good")
     )
+    checked = shown.consistency
+    wrong = n_wrong(checked)
+    served = (f"{wrong:,} differ: see serving", "bad") if wrong else ("all as in training", "good")
     return [
         ("Rows read", f"{n_read:,}", *books),
         ("Versions staged", f"{n_staged:,}", of_what, ""),
@@ -215,6 +224,7 @@ def _headline(shown: Shown) -> list[tuple[str, str, str, str]]:
             "",
         ),
         ("Online store", *online),
+        *([("Served values", f"{checked['n_compared'].sum():,}", *served)] if len(checked) else []),
     ]
 
 
@@ -290,8 +300,32 @@ def _tables(shown: Shown) -> dict[str, Table]:
         "speed": _table("Rows and seconds of the last runs, by stage", runs),
         "fields": _table("Fields that are new, missing or of another type", fields),
         "checks": _table("What the checks found in loads", checks),
+        "consistency": _consistency(shown.consistency),
         "tables": Table("Tables of the home", ["table", "rows", "version"], list(shown.tables)),
     }
+
+
+def _consistency(checked: pl.DataFrame) -> Table:
+    """What was served of each feature beside what training says, the most different first."""
+    differ = pl.col("n_compared") - pl.col("n_matched")
+    rows = checked.sort(differ, descending=True, maintain_order=True).to_dicts()
+    return Table(
+        "Served values beside what a training set says of their instants",
+        ["feature", "service", *map(_heading, SERVED), "why"],
+        [
+            (
+                f"{row['view']}:{row['feature']}",
+                row["service"],
+                *(row[name] for name in SERVED),
+                causes_of(row),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _heading(column: str) -> str:
+    return column.removeprefix("n_").replace("_", " ")
 
 
 def _table(caption: str, frame: pl.DataFrame) -> Table:

@@ -84,6 +84,7 @@ REQUESTS: dict[str, tuple[str, dict[str, Any] | None, int]] = {
         200,
     ),
     "GET /health": ("/health", None, 200),
+    "GET /metrics": ("/metrics", None, 200),
     "POST /get-online-features": (
         "/get-online-features",
         {"features": [COUNT], "entities": {"author_id": ["ann"]}},
@@ -134,7 +135,7 @@ def test_every_route_that_feast_has_is_asked(ann: Warehouse) -> None:
         if isinstance(route, Route)
         for method in (route.methods or set()) - {"HEAD"}
     }
-    assert known | {"GET /static"} == REQUESTS.keys()
+    assert known | {"GET /static", "GET /metrics"} == REQUESTS.keys()
     assert {route.path for route in routes if not isinstance(route, Route)} == {
         "/static",
         "/ws/chat",

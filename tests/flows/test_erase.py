@@ -52,7 +52,7 @@ LIKE_QUALITY = {
 COMMITTED = [
     relation
     for relation in (*RELATIONS, *(view.relation for view in views()))
-    if not relation.startswith("profiles.") and relation not in LIKE_QUALITY
+    if not relation.startswith(("profiles.", "serving.")) and relation not in LIKE_QUALITY
 ]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

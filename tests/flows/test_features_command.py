@@ -60,6 +60,10 @@ WRONG = {
         "online is a time, which only views of records have",
         "say online=True or online=False",
     ),
+    "late_ever": (
+        f'GroupBy("late_ever", channel, [Count("n")], {A_DAY}, fresh_within=lifetime)',
+        "is no time that a view may be behind; say one such as hours(2) or days(1)",
+    ),
     "query_days": (
         'SqlView("query_days", author, "select 1", online=days(7))',
         "online is a time, which only views of records have",

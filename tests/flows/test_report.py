@@ -49,6 +49,7 @@ SECTIONS = (
     "fields",
     "quarantine",
     "features",
+    "serving",
     "speed",
     "disk",
 )

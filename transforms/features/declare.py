@@ -9,6 +9,7 @@ import transforms.schemas  # noqa: F401 - which imports Pandera so that the proc
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from datetime import timedelta
 from typing import Annotated, Any
 
 import pandera.polars as pa
@@ -95,6 +96,8 @@ class RecordView(Contract):
     are null. A view is `complete` where each feature has a value for every text. Raise `version`
     when the meaning of a feature changes. `online` says whether records can be read online by their
     ids: `True`, or `days(30)` for those of the last 30 days; training has all of them in any case.
+    `fresh_within`, such as `hours(2)`, is a promise to readers, which every kind of view can make:
+    a run has brought it up to date that lately, or else it is reported as late.
 
     >>> class RecordShape(RecordView):
     ...     "What a record looks like."
@@ -122,6 +125,7 @@ class RecordView(Contract):
         complete: bool = False,
         reads: Sequence[str] = ("text",),
         online: bool | Window = False,
+        fresh_within: Window | timedelta | None = None,
     ) -> None:
         """Name the relation after the class."""
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
@@ -132,6 +136,7 @@ class RecordView(Contract):
             "complete": complete,
             "reads": tuple(reads),
             "online": online,
+            "fresh_within": fresh_within,
         }
         config: Any = type(
             "Config", (Contract.Config,), {"name": f"features.{name}", "metadata": metadata}
@@ -187,8 +192,8 @@ class NearDuplicates(RecordView, version=1):
 class RecordSql:
     """Features of a record's own content, by SQL expressions.
 
-    They read its columns, its attributes and features of other record views. `online` is as in
-    `RecordView`.
+    They read its columns, its attributes and features of other record views. `online` and
+    `fresh_within` are as in `RecordView`.
 
     >>> n_commas = "length(text) - length(replace(text, ',', ''))"
     >>> RecordSql("record_shape", {"n_commas": n_commas}).name
@@ -200,13 +205,14 @@ class RecordSql:
     _: KW_ONLY
     description: str = ""
     online: bool | Window = False
+    fresh_within: Window | timedelta | None = None
 
 
 @dataclass(frozen=True)
 class GroupBy:
     """Aggregates of the records of an entity, in windows.
 
-    `where` is a condition that a record must fulfil to count.
+    `where` is a condition that a record must fulfil to count. `fresh_within` is as in `RecordView`.
 
     >>> from transforms.features import Count, GroupBy, Mean, days
     >>> from transforms.features.entities import author
@@ -222,6 +228,7 @@ class GroupBy:
     where: str | None = None
     description: str = ""
     online: bool = True
+    fresh_within: Window | timedelta | None = None
 
 
 @dataclass(frozen=True)
@@ -233,7 +240,7 @@ class SqlView:
     names, with `record_id` and `effective_from`. A row says what is known from `event_timestamp`
     on, so it may rest only on versions with `effective_from` up to that; whether it does is tested
     before anything is published. `sql` is the SQL itself or the name of a file beside the
-    declaration.
+    declaration. `fresh_within` is as in `RecordView`.
 
     >>> from transforms.features.entities import author
     >>> sql = "select author_id, effective_from as event_timestamp, length(text) as n from versions"
@@ -247,6 +254,7 @@ class SqlView:
     description: str = ""
     descriptions: Mapping[str, str] = field(default_factory=dict)
     online: bool = True
+    fresh_within: Window | timedelta | None = None
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from transforms.features.engine.sql_view import QueryView
 from transforms.features.entities import author, record, subject
 from transforms.features.entity import Entity
 from transforms.features.inputs import did_you_mean
-from transforms.features.shape import refuse_shape
+from transforms.features.shape import declared_fresh_within, refuse_shape
 from transforms.features.view import View
 from transforms.home import settings_of
 
@@ -248,6 +248,12 @@ def _is_class(item: Any) -> TypeGuard[type[RecordView]]:
 
 
 def _view(declared: Declared, record_views: Mapping[str, View]) -> View:
+    view = _bound(declared, record_views)
+    view.fresh_within = declared_fresh_within(declared.item)
+    return view
+
+
+def _bound(declared: Declared, record_views: Mapping[str, View]) -> View:
     item = declared.item
     if _is_class(item):
         return (

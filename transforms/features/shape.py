@@ -4,6 +4,7 @@ Made of parts of the right type, with nothing left out.
 """
 
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 from transforms.errors import DeclarationError
@@ -45,6 +46,7 @@ def _faults(item: Any) -> Iterator[str]:
     if isinstance(item, RecordSql | Derived):
         yield from _expression_faults(item.features)
     yield from _online_faults(item)
+    yield from _fresh_faults(item)
     if isinstance(item, GroupBy):
         yield from _group_faults(item)
     if (
@@ -81,6 +83,29 @@ def _online_faults(item: Any) -> Iterator[str]:
             f"online={online!r} is no time that a record stays online; say True, False, or a time "
             "such as days(30) or hours(6)"
         )
+
+
+def _fresh_faults(item: Any) -> Iterator[str]:
+    within = declared_fresh_within(item)
+    if within is not None and not (isinstance(within, timedelta) and within > timedelta(0)):
+        yield (
+            f"fresh_within={within!r} is no time that a view may be behind; say one such as "
+            "hours(2) or days(1)"
+        )
+
+
+def declared_fresh_within(item: Any) -> Any:
+    """How far a view may be behind as it is declared, of a window its length.
+
+    >>> from transforms.features import RecordSql, hours
+    >>> declared_fresh_within(RecordSql("shape", {}, fresh_within=hours(2)))
+    datetime.timedelta(seconds=7200)
+    """
+    is_class = isinstance(item, type) and issubclass(item, RecordView)
+    within = (
+        item.Config.metadata["fresh_within"] if is_class else getattr(item, "fresh_within", None)
+    )
+    return (within.length or within) if isinstance(within, Window) else within
 
 
 def _expression_faults(features: Any) -> Iterator[str]:

@@ -59,6 +59,8 @@ class View(ABC):
     entity: Entity
     # whether it is online, or the window in which an event must be to be there
     online: bool | Window = True
+    # how long ago it may have been brought up to date, at most; None: that does not matter
+    fresh_within: timedelta | None = None
     # whether a value depends on one record's content alone, so that it never changes
     is_of_records: bool = False
     # whether it is computed in one pass with others of its kind, from the same batches of records

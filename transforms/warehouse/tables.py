@@ -32,6 +32,7 @@ RELATIONS = (
     "profiles.columns",
     "profiles.drift",
     "profiles.checks",
+    "serving.consistency",
 )
 # former names of relations; `rename_tables` renames their folders in an older home
 FORMER = {"staging.duplicate_rows": "staging.repeats"}

@@ -1,0 +1,1 @@
+"""Watching what is served: whether it is what training says, and how fresh it is."""
