@@ -234,7 +234,7 @@ def _digest(value: Any) -> str:
 
 
 def code_of(file: Path) -> str:
-    """What the derived views of a log's file were computed by, as it was noted."""
+    """What the derived views of a log's file were computed by, as it was written down."""
     return str((pq.read_schema(file).metadata or {}).get(CODE, b"{}"), "utf-8")
 
 

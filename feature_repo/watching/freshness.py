@@ -1,6 +1,6 @@
 """How fresh views are: when a run last brought them up to date, or found that they were.
 
-A view promises it by `fresh_within=`; who is late is told by status, the report, the feature
+A view promises it by `fresh_within=`; who is late is reported by status, the report, the feature
 server's `/health` and an event, and a read may ask to be refused. Loads nothing heavy.
 """
 
@@ -46,20 +46,20 @@ def note_fresh(home: Path, at: datetime, views: Iterable[str] | None = None) -> 
     The caller has locked the home.
     """
     names = [view.name for view in home_views(home)] if views is None else list(views)
-    noted = {**_noted(home), **dict.fromkeys(names, at.isoformat())}
-    replace_file(_path(home), json.dumps(noted, indent=2).encode())
+    kept = {**_kept(home), **dict.fromkeys(names, at.isoformat())}
+    replace_file(_path(home), json.dumps(kept, indent=2).encode())
 
 
 def as_of(home: Path) -> dict[str, datetime]:
-    """Up to when views are right, those of which it was noted."""
-    return {view: datetime.fromisoformat(at) for view, at in _noted(home).items()}
+    """Up to when views are right, those of which it is known."""
+    return {view: datetime.fromisoformat(at) for view, at in _kept(home).items()}
 
 
 def promised_views(home: Path) -> list[Freshness]:
     """List the views that promise to be fresh."""
-    noted = as_of(home)
+    kept = as_of(home)
     return [
-        Freshness(view.name, view.fresh_within, noted.get(view.name))
+        Freshness(view.name, view.fresh_within, kept.get(view.name))
         for view in home_views(home)
         if view.fresh_within
     ]
@@ -80,7 +80,7 @@ def refuse_late(home: Path, views: Collection[str]) -> None:
         raise StaleError(message)
 
 
-def _noted(home: Path) -> dict[str, str]:
+def _kept(home: Path) -> dict[str, str]:
     path = _path(home)
     return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
 
