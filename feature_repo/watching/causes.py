@@ -81,22 +81,26 @@ class Case:
         """Ask for the rows again, as of these versions."""
         self.asked, self.logged, self.then, self.rows = asked, logged, then, rows
         self._place = {row: place for place, row in enumerate(rows)}
-        self._said = self._ask(0)
-        self._earlier = lru_cache(self._ask)
+        self._said = lru_cache(self._ask)
+        self._was_said = lru_cache(self._served_before)
+        self._served_at = lru_cache(self._event_timestamps)
         self._instants = lru_cache(self._known_instants)
         self._records = lru_cache(self._changed_records)
+        self._is_made_otherwise = lru_cache(self._made_otherwise)
+        self.is_derived_otherwise = lru_cache(self._derived_otherwise)
 
     def cause(self, item: Compared, row: int) -> str:
         """Name the cause of one difference."""
         bases = [self.asked.views[base] for base in self.asked.bases[item.view]]
-        if self._said is None:
+        if self._said(0) is None:
             return "unknown"
-        if self._is_served(self._said, item, row):
-            if any(self._is_made_otherwise(view) for view in bases):
+        place = self._place[row]
+        if self._was_said(item.column, 0)[place]:
+            if any(self._is_made_otherwise(view.name) for view in bases):
                 return "code_changed"
             found = {cause for view in bases for cause in self._records(view.name).get(row, ())}
             return next((cause for cause in RECORD_CAUSES if cause in found), "unknown")
-        served = self.logged.frame[f"{item.column}__timestamp"][row]
+        served = self._served_at(item.column)[place]
         known = max(
             (at for view in bases if (at := self._instants(view.name).get(row))), default=None
         )
@@ -104,18 +108,23 @@ class Case:
         if is_behind or (served is None and item.served[row] is None):
             return "store_older"
         is_former = any(
-            (said := self._earlier(back)) is not None and self._is_served(said, item, row)
-            for back in range(1, LOOK_BACK + 1)
+            self._was_said(item.column, back)[place] for back in range(1, LOOK_BACK + 1)
         )
         return "store_older" if is_former else "altered_online"
 
-    def is_derived_otherwise(self, view: str) -> bool:
+    def _derived_otherwise(self, view: str) -> bool:
         """Whether a derived view was computed by other expressions than today's."""
         return view in self.logged.code and self.logged.code[view] != _expressions(self.asked)[view]
 
-    def _is_served(self, said: pl.DataFrame, item: Compared, row: int) -> bool:
-        place = self._place[row]
-        return bool(same(said[item.column][place : place + 1], item.served[row : row + 1]).all())
+    def _served_before(self, column: str, back: int) -> list[bool]:
+        """In which rows it was served what a training set said `back` versions before the read."""
+        said = self._said(back)
+        if said is None:
+            return [False] * len(self.rows)
+        return list(same(said[column], self.logged.frame[column][list(self.rows)]))
+
+    def _event_timestamps(self, column: str) -> list[datetime | None]:
+        return list(self.logged.frame[f"{column}__timestamp"][list(self.rows)])
 
     def _ask(self, back: int) -> pl.DataFrame | None:
         """What a training set said `back` versions before the read; None where there was none."""
@@ -130,10 +139,10 @@ class Case:
     def _known_instants(self, view: str) -> dict[int, datetime]:
         return self.asked.known_instants(self.asked.views[view], self.then.views[view], self.rows)
 
-    def _is_made_otherwise(self, view: View) -> bool:
-        warehouse = self.asked.warehouse
-        then = warehouse.table_at(view.relation, self.then.views[view.name])
-        return then.transaction_version(CODE) != warehouse.transaction_version(view.relation, CODE)
+    def _made_otherwise(self, view: str) -> bool:
+        warehouse, relation = self.asked.warehouse, self.asked.views[view].relation
+        then = warehouse.table_at(relation, self.then.views[view])
+        return then.transaction_version(CODE) != warehouse.transaction_version(relation, CODE)
 
     def _changed_records(self, view: str) -> dict[int, set[str]]:
         """What has become of the records of rows' entities since the read."""

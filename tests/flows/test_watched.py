@@ -74,20 +74,20 @@ def millrace(*arguments: str) -> Result:
 @pytest.fixture
 def watched(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Emitted]:
     """Run the flow without Prefect; its artifact and events, in order."""
-    told: Emitted = []
+    emitted: Emitted = []
     monkeypatch.setattr(
-        flow, "create_table_artifact", lambda key, table, **_: told.append((key, table))
+        flow, "create_table_artifact", lambda key, table, **_: emitted.append((key, table))
     )
     monkeypatch.setattr(
         flow,
         "emit_event",
-        lambda event, resource, payload: told.append((event, {**resource, **payload})),
+        lambda event, resource, payload: emitted.append((event, {**resource, **payload})),
     )
 
     def ran() -> Emitted:
-        told.clear()
+        emitted.clear()
         flow.consistency.fn(ConsistencyParameters(home=str(home)))
-        return told
+        return emitted
 
     return ran
 
@@ -135,19 +135,19 @@ def test_the_flow_leaves_an_artifact_and_events(
     assert payload["within_seconds"] == 7200
     declare(home.parent, where="label = 'none'")
     run(home.parent)
-    told: Emitted = []
+    emitted: Emitted = []
     monkeypatch.setattr(
-        flow, "emit_event", lambda event, payload, **_: told.append((event, payload))
+        flow, "emit_event", lambda event, payload, **_: emitted.append((event, payload))
     )
     with pytest.raises(ConsistencyError, match="1 of 2 served values"):
         flow.consistency.fn(ConsistencyParameters(home=str(home)))
-    ((event, payload),) = told
+    ((event, payload),) = emitted
     assert event == "millrace.consistency.differing"
     (feature,) = payload["features"]
     assert (feature["feature"], feature["causes"]) == (FEATURES[0], "code changed 1")
 
 
-def test_who_is_late_is_told_by_status_and_refused_where_a_read_asks(home: Path) -> None:
+def test_who_is_late_is_reported_by_status_and_refused_where_a_read_asks(home: Path) -> None:
     assert view_of("author_notes").fresh_within == timedelta(hours=2)
     status = millrace("status", "--home", str(home))
     assert status.exit_code == 0
