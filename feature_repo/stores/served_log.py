@@ -234,11 +234,7 @@ def _digest(value: Any) -> str:
 
 
 def code_of(file: Path) -> str:
-<<<<<<< HEAD
-    """What the derived views of a log's file were computed by, as it was when they were served."""
-=======
     """What the derived views of a log's file were computed by, as it was written down."""
->>>>>>> w-watched
     return str((pq.read_schema(file).metadata or {}).get(CODE, b"{}"), "utf-8")
 
 

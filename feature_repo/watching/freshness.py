@@ -46,15 +46,6 @@ def mark_fresh(home: Path, at: datetime, views: Iterable[str] | None = None) -> 
     The caller has locked the home.
     """
     names = [view.name for view in home_views(home)] if views is None else list(views)
-<<<<<<< HEAD
-    marked = {**_marked(home), **dict.fromkeys(names, at.isoformat())}
-    replace_file(_path(home), json.dumps(marked, indent=2).encode())
-
-
-def as_of(home: Path) -> dict[str, datetime]:
-    """Up to when views are right, those of which it was marked."""
-    return {view: datetime.fromisoformat(at) for view, at in _marked(home).items()}
-=======
     kept = {**_kept(home), **dict.fromkeys(names, at.isoformat())}
     replace_file(_path(home), json.dumps(kept, indent=2).encode())
 
@@ -62,20 +53,13 @@ def as_of(home: Path) -> dict[str, datetime]:
 def as_of(home: Path) -> dict[str, datetime]:
     """Up to when views are right, those of which it is known."""
     return {view: datetime.fromisoformat(at) for view, at in _kept(home).items()}
->>>>>>> w-watched
 
 
 def promised_views(home: Path) -> list[Freshness]:
     """List the views that promise to be fresh."""
-<<<<<<< HEAD
-    marked = as_of(home)
-    return [
-        Freshness(view.name, view.fresh_within, marked.get(view.name))
-=======
     kept = as_of(home)
     return [
         Freshness(view.name, view.fresh_within, kept.get(view.name))
->>>>>>> w-watched
         for view in home_views(home)
         if view.fresh_within
     ]
@@ -96,11 +80,7 @@ def refuse_late(home: Path, views: Collection[str]) -> None:
         raise StaleError(message)
 
 
-<<<<<<< HEAD
-def _marked(home: Path) -> dict[str, str]:
-=======
 def _kept(home: Path) -> dict[str, str]:
->>>>>>> w-watched
     path = _path(home)
     return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
 
