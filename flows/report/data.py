@@ -413,10 +413,11 @@ def _day(seconds: float) -> str:
 def short(value: float) -> str:
     """Write a number for people: three significant digits, thousands separated.
 
-    >>> short(1234567), short(0.123456), short(3.0)
-    ('1,234,567', '0.123', '3')
+    >>> short(1234567), short(0.123456), short(3.0), short(float("nan"))
+    ('1,234,567', '0.123', '3', 'nan')
     """
-    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"  # noqa: PLR2004
+    is_long = abs(value) >= 100 or float(value).is_integer()  # noqa: PLR2004
+    return f"{value:,.0f}" if is_long else f"{value:.3g}"
 
 
 def ago(then: datetime, now: datetime) -> str:
