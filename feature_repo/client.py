@@ -235,18 +235,19 @@ def online_features(
     *,
     refuse_stale: bool = False,
 ) -> "pl.DataFrame":
-    """Read the newest values of features for some entities.
+    """Read the values of features for some entities, as they are now or at an instant of the row.
 
     For example `online_features(["author_activity:n_records_7d"], [{"author_id": "mitre"}])`.
 
     Each row carries the keys of the views asked for. Every row comes back, in order: its own
     columns, then the features as `view__feature`, null for a null key and past the view's time to
-    live. An unknown entity has 0 for counts and sums and null for the rest, as in training. A
-    view computed on demand gets the row's `event_timestamp`, or now: a datetime (naive means UTC),
-    a date or text in ISO 8601, never a number. The store stays open between calls, and each call
-    sees what has been applied since. Raises `NotOnlineError` for a view that is not online: record
-    views are online only where `MILLRACE_ONLINE` names them. With `refuse_stale` it raises
-    `StaleError` where a view is later than its `fresh_within` promises.
+    live. An unknown entity has 0 for counts and sums and null for the rest, as in training. A row
+    may name its instant, `event_timestamp`, else it is now: a datetime (naive means UTC), a date or
+    text in ISO 8601, never a number. Windows have ended by it, and views computed on demand get
+    it. The store stays open between calls, and each call sees what has been applied since. Raises
+    `PastError` for an instant before the row that the store has, and `NotOnlineError` for a view
+    that is not online: record views are online only where `MILLRACE_ONLINE` names them. With
+    `refuse_stale` it raises `StaleError` where a view is later than its `fresh_within` promises.
 
     >>> names = ["n_records_lifetime", "mean_characters_lifetime"]
     >>> features = [f"author_activity:{name}" for name in names]

@@ -3,9 +3,10 @@
 `materialize(start, end)` writes the newest row of every entity with a row in that span, as Feast's
 own engine does. `materialize-incremental` goes by arrival: it writes the entities whose newest row
 came with a file that was not there the last time, or applies from an instant passed since (a window
-that expired). So late rows get online, and nothing unchanged is written. What stays online for a
-time only is written within that time, and deleted past it. What was done is remembered in the
-warehouse's folder; a run that was killed goes on after its last whole chunk.
+that expired). So late rows get online, and nothing unchanged is written. In the compact layout the
+rows after the span are written beside it, as rows to come. What stays online for a time only is
+written within that time, without rows to come, and deleted past it. What was done is remembered in
+the warehouse's folder; a run that was killed goes on after its last whole chunk.
 """
 
 import base64

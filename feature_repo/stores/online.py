@@ -14,6 +14,9 @@ here. Reading differs:
 - SQLite finds the nearest vectors by itself, and words and filters without a setting. Feast's needs
   an extension for vectors, a Python that may load it, and columns of its own for filters.
 
+In the compact layout a read, `online_read` too, takes the row in effect at its instant: now, or
+what a column `event_timestamp` of the request says. In Feast's it takes the last written one.
+
 `online_read` returns what is stored, whatever its age: Feast calls it to precompute vectors, whose
 age it judges itself.
 """
