@@ -15,6 +15,7 @@ import uvicorn
 
 from feature_repo import online_features, training_set
 from flows import stages
+from flows.consumer import passes
 from flows.consumer.app import Consumer, create_app
 from flows.consumer.passes import _Folder
 from flows.stages import MaintainParameters, PipelineParameters, run_erasure, run_maintenance
@@ -261,6 +262,22 @@ def test_server_with_ingest_serves_what_is_posted_and_ends_with_it(tmp_path: Pat
         assert served["results"][-1]["values"] == [1]
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{posts}/health")
+
+
+def test_small_commits_are_compacted_while_posts_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "PASSES_UNTIL_MAINTENANCE", 6)
+    with Running(tmp_path) as running:
+        for number in range(8):
+            answer = running.post(f"k{number}", note(number, "2024-01-01T10:00:00Z"), wait="online")
+            assert answer.json()["staged"] == 1
+        files = running.warehouse.files("raw.records")
+        assert len(files) < 8
+        assert running.post("k0", note(0, "2024-01-01T10:00:00Z")).json()["staged"] == 1
+        assert running.warehouse.files("raw.records") == files
+    assert recount(running.warehouse)["adds_up"].all()
+    assert running.warehouse.n_rows("staging.records") == 8
 
 
 # --- beside maintenance and erasure ---

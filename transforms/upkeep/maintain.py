@@ -46,7 +46,6 @@ RAW = RawRecord.relation()
 FEW_FILES = 4
 REPLACED_SHARE = 0.1
 ROWS_OF_A_BUCKET = 500_000
-READS = 3
 
 
 class Compacted(NamedTuple):
@@ -68,8 +67,11 @@ class Vacuumed(NamedTuple):
     n_bytes: int
 
 
-def compact(warehouse: Warehouse, *, is_dry: bool) -> list[Compacted]:
-    """Merge small files where there are several, and drop replaced rows where there are many."""
+def compact(warehouse: Warehouse, *, is_dry: bool, n_reads: int = 0) -> list[Compacted]:
+    """Merge small files where there are several, and drop replaced rows where there are many.
+
+    How long a read takes is measured `n_reads` times, before and after; 0 is not at all.
+    """
     staging = StagedRecord.relation()
     versions = warehouse.versions()
     sources = [
@@ -94,7 +96,7 @@ def compact(warehouse: Warehouse, *, is_dry: bool) -> list[Compacted]:
                 )
             )
         elif chosen:
-            done.append(_compact(contract, warehouse, chosen))
+            done.append(_compact(contract, warehouse, chosen, n_reads))
         is_merged = bool(chosen) and not is_dry
         if contract is RawRecord and is_merged and warehouse.version(RAW) == versions[RAW] + 1:
             # the staged records alone record how much of raw is staged; where posts were committed
@@ -211,10 +213,12 @@ def _replaced_share(contract: type[Contract], warehouse: Warehouse) -> float:
         return float(found[0][0] or 0)
 
 
-def _compact(contract: type[Contract], warehouse: Warehouse, chosen: list[str]) -> Compacted:
+def _compact(
+    contract: type[Contract], warehouse: Warehouse, chosen: list[str], n_reads: int
+) -> Compacted:
     relation = contract.relation()
     n_files, n_rows = len(warehouse.files(relation)), warehouse.n_rows(relation)
-    seconds = _seconds_of_a_read(relation, warehouse)
+    seconds = _seconds_of_a_read(relation, warehouse, n_reads)
     with connect(warehouse) as connection:
         create_view(connection, "chosen", chosen, contract.arrow_schema())
         publish(
@@ -231,7 +235,7 @@ def _compact(contract: type[Contract], warehouse: Warehouse, chosen: list[str]) 
         len(warehouse.files(relation)),
         n_dropped,
         seconds,
-        _seconds_of_a_read(relation, warehouse),
+        _seconds_of_a_read(relation, warehouse, n_reads),
     )
 
 
@@ -259,9 +263,9 @@ def _rows(
             yield batch.cast(contract.arrow_schema())
 
 
-def _seconds_of_a_read(relation: str, warehouse: Warehouse) -> float:
-    """Measure a read of all rows and columns: the median of three."""
-    return statistics.median(_clock(relation, warehouse) for _ in range(READS))
+def _seconds_of_a_read(relation: str, warehouse: Warehouse, n_reads: int) -> float:
+    """Measure a read of all rows and columns: the median of some; 0 of none."""
+    return statistics.median([_clock(relation, warehouse) for _ in range(n_reads)] or [0.0])
 
 
 def _clock(relation: str, warehouse: Warehouse) -> float:
