@@ -108,7 +108,7 @@ def test_views_that_are_off_are_named(
     assert f"Off, so not computed: {', '.join(off)}; a run with MILLRACE_VIEWS=all" in shown.output
     shown = CliRunner().invoke(main, ["features", "--home", str(home)])
     marked = [line.split()[0] for line in shown.output.splitlines() if "off in this home" in line]
-    assert marked == [*off, "triage_v2"]
+    assert marked == [*off, "triage_v2", "triage_v3"]
     shown = CliRunner().invoke(main, ["plan", "--source", str(small_source), "--home", str(home)])
     assert f"features.{off[0]}: is off in this home" in shown.output
     assert read_shown(warehouse, datetime.now(UTC)).off == off
