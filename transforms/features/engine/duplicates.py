@@ -15,7 +15,6 @@ import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pydantic import ByteSize, TypeAdapter
 
 from transforms.features.rows import view_batches
 from transforms.schemas.base import Contract
@@ -138,15 +137,16 @@ def _find_parents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> Non
     top of it for buckets and pairs.
     """
     connection.execute("set variable n_bands = $n_bands", {"n_bands": BANDS})
-    settings = "select current_setting('temp_directory'), current_setting('memory_limit')"
-    folder, limit = connection.sql(settings).fetchall()[0]
+    limit = "parse_formatted_bytes(current_setting('memory_limit'))"
+    ((folder, memory),) = connection.sql(
+        f"select current_setting('temp_directory'), {limit} // 3"
+    ).fetchall()
     marks = [np.empty((0, 2), bool)]
     with NamedTemporaryFile(dir=folder) as file:
         for batch in connection.sql(model("duplicates/signatures")).to_arrow_reader(batch_rows):
             marks.append(pl.DataFrame(batch).select("is_fresh", "is_signed").to_numpy())
             file.write(batch["band_keys"].flatten().to_numpy())
         file.flush()
-        memory = TypeAdapter(ByteSize).validate_python(limit) // 3
         parents = find_parents(Signed(Path(file.name), *np.concatenate(marks).T), memory)
     connection.register("found_parents", parents.to_arrow())
     connection.execute("create table parents as from found_parents")
