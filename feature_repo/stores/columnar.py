@@ -384,8 +384,9 @@ class Materialization:
         """
         kinds = rows.kinds(self._columns)
         for part in self._parts(connection, rows, total, skipped):
-            order = pc.sort_indices(part["number"])
-            ranks = part["rank"].take(order).to_numpy()
+            ranks, numbers = part.columns[len(kinds) :]
+            order = pc.sort_indices(numbers)
+            ranks = ranks.take(order).to_numpy()
             for first, end in _cuts(ranks, self.chunk_rows):
                 places = order[first:end]
                 columns = [
@@ -405,7 +406,8 @@ class Materialization:
     ) -> Iterator[pa.Table]:
         """Cut the newest rows by key into parts that fit in memory.
 
-        Beside the columns are the entity's `rank`, and the row's `number` in the order of keys.
+        After the columns, which may have any name, are the entity's rank, and the row's number in
+        the order of keys.
         """
         sql = (
             "select place, rank - $skipped as rank, number from newest "

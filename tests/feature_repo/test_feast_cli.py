@@ -8,9 +8,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
+import polars as pl
 import pytest
 
 from feature_repo import training_set
@@ -19,6 +22,7 @@ from transforms.features.registry import views
 
 ROOT = Path(__file__).parent.parent.parent
 FEAST = str(Path(sys.executable).parent / "feast")
+END = datetime(2024, 6, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +88,7 @@ def test_apply_materialize_serve_read(home: Path) -> None:
     # its rows are newer than the requested span and must not be overwritten
     (home / "feast" / "online.db").unlink()
     feast(home, "apply")
-    feast(home, "materialize", "2024-01-01T00:00:00", "2024-06-01T00:00:00")
+    feast(home, "materialize", "2024-01-01T00:00:00", f"{END:%FT%T}")
     port = free_port()
     settings = ["--home", str(home)]
     with serving(
@@ -96,7 +100,11 @@ def test_apply_materialize_serve_read(home: Path) -> None:
             "features": ["author_activity:n_records_lifetime", "author_activity:n_records_28d"],
             "entities": {"author_id": ["mitre"]},
         }
-        answer = httpx.post(f"{address}/get-online-features", json=body, timeout=30).json()
+        past = {**body, "entities": {**body["entities"], "event_timestamp": [END.isoformat()]}}
+        then, now = (
+            httpx.post(f"{address}/get-online-features", json=asked, timeout=30).json()
+            for asked in (past, body)
+        )
         unknown = httpx.post(
             f"{address}/get-online-features",
             json={**body, "features": ["author_activity:never"]},
@@ -108,17 +116,19 @@ def test_apply_materialize_serve_read(home: Path) -> None:
             timeout=30,
         )
     assert (unknown.status_code, nobody.status_code) == (422, 200)
-    served = dict(
-        zip(
-            answer["metadata"]["feature_names"],
-            (result["values"][0] for result in answer["results"]),
-            strict=True,
-        )
-    )
-    spine = "select 'mitre' as author_id, '2024-06-01 00:00:00+00'::timestamptz as event_timestamp"
-    (trained,) = training_set(spine, body["features"], home).frame.to_dicts()
-    assert served["n_records_lifetime"] == trained["author_activity__n_records_lifetime"] > 0
-    assert served["n_records_28d"] == trained["author_activity__n_records_28d"]
+    instants = {"event_timestamp": [END, datetime.now(UTC)]}
+    spine = pl.DataFrame({"author_id": ["mitre"] * 2, **instants})
+    trained = training_set(spine, body["features"], home).frame.drop(spine.columns).rows()
+    assert [values_of(then), values_of(now)] == trained
+    (lifetime, month), (_, month_now) = trained
+    assert lifetime >= month > month_now == 0
+
+
+def values_of(answer: dict[str, Any]) -> tuple[Any, ...]:
+    """The two counts that the server answers of one author."""
+    names, results = answer["metadata"]["feature_names"], answer["results"]
+    served = {name: result["values"][0] for name, result in zip(names, results, strict=True)}
+    return served["n_records_lifetime"], served["n_records_28d"]
 
 
 @pytest.mark.service

@@ -53,6 +53,7 @@ OURS = [
     "column_0",
     "place",
     "rank",
+    "number",
     "seen",
     "newest",
     "instant",
@@ -76,7 +77,7 @@ OURS += [
 names = st.sampled_from([*PAIRS, *AWKWARD[:4], *AWKWARD[5:], *OURS]) | st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0:@"), min_size=1, max_size=8
 )
-MANY = ["k", "K", "x", "X", "rank", "Rank"]
+MANY = ["k", "K", "x", "X", "rank", "Rank", "number"]
 
 
 def serve(store: FeatureStore, view: FeatureView) -> None:
