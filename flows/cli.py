@@ -217,9 +217,9 @@ def serve(home: str | None, host: str, port: int, ingest: str | None, ingest_por
     from feature_repo.client import REPOSITORY, goes_by_the_clock, home_of
     from transforms.importing import unchecked
 
-    root = home_of(home)
     beside = consuming(ingest, home, host, ingest_port) if ingest else nullcontext()
     with beside:
+        root = home_of(home)  # the first pass of a consumer makes it
         # no table is opened: Delta's threads would be missing where the server forks
         settings = root / "feature_store.yaml"
         if not goes_by_the_clock(root):

@@ -5,6 +5,7 @@ import random
 import signal
 import threading
 import time
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from tests.flows.conftest import INCREMENTS, Notes, Warm, contents, leftovers
 from transforms.home import Settings
 from transforms.sources.ingest import ingest
 from transforms.sources.source import load_source
+from transforms.staging.prepare import prepare
+from transforms.warehouse.checkpoint import preparing
 from transforms.warehouse.tables import Warehouse
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(1200)]
@@ -80,8 +83,43 @@ def home(tmp_path: Path, warm: Warm) -> Home:
     return Home(Notes(tmp_path / "source"), tmp_path / "home", free_port(), warm)
 
 
+def loads_of_passes(home: Home) -> list[list[str]]:
+    """The loads that each pass staged, as staging's commits say: up to which version of raw."""
+    warehouse = Warehouse(Settings(home=home.path))
+    transaction = preparing("notes").name
+    passes: list[list[str]] = []
+    known: set[str] = set()
+    for version in range(warehouse.version("staging.records") + 1):
+        upto = warehouse.table_at("staging.records", version).transaction_version(transaction)
+        if upto is None:
+            continue
+        raw = pl.read_delta(str(warehouse.folder("raw.records")), version=upto)
+        if new := sorted({*raw["load_id"]} - known):
+            passes.append(new)
+            known.update(new)
+    return passes
+
+
+def as_read(relation: str, rows: Any) -> Any:
+    """Leave out rows of features that repeat the row before of their entity: they change no read.
+
+    They stay of an instant that was published before its version turned out to be a duplicate row.
+    """
+    if not relation.startswith("features.") and relation != "duplicates.documents":
+        return rows
+
+    def but_its_instant(row: tuple[Any, ...]) -> tuple[Any, ...]:
+        return row[:1] + row[2:]
+
+    return [next(found) for _, found in groupby(rows, but_its_instant)]
+
+
 def assert_is_batch(home: Home) -> None:
-    """Every key is in raw once; all tables are as in a home that loads the same loads as files."""
+    """Every key is in raw once; all tables are as in a home that stages the same loads of files.
+
+    It stages together what a pass did: a duplicate row that later rows make a version is recorded
+    only if it was staged before they came.
+    """
     raw = pl.read_delta(str(home.path / "raw" / "records")).sort("load_id", "row_number")
     by_key = raw.group_by("source_uri").agg(pl.len(), pl.col("load_id").n_unique().alias("loads"))
     assert {uri: (n_rows, loads) for uri, n_rows, loads in by_key.rows()} == {
@@ -90,15 +128,19 @@ def assert_is_batch(home: Home) -> None:
     batch = home.path.parent / "batch"
     notes = Notes(home.path.parent / "files")
     source, warehouse = load_source(notes.source), Warehouse(Settings(home=batch))
-    for _, load in raw.group_by("load_id", maintain_order=True):
-        for uri in load["source_uri"].unique(maintain_order=True):
-            key = uri.removeprefix("post:")
-            (notes.folder / "data" / f"{key}.jsonl").write_text(POSTS[key])
-        ingest(source, warehouse)
+    for loads in loads_of_passes(home):
+        for load_id in loads:
+            for uri in raw.filter(load_id=load_id)["source_uri"].unique():
+                key = uri.removeprefix("post:")
+                (notes.folder / "data" / f"{key}.jsonl").write_text(POSTS[key])
+            ingest(source, warehouse)
+        prepare(source, warehouse)
     home.warm.run("run", notes.source, batch)
     expected, found = contents(batch), contents(home.path)
     assert sorted(found) == sorted(expected)
-    differing = {name for name in expected if found[name] != expected[name]}
+    differing = {
+        name for name in expected if as_read(name, found[name]) != as_read(name, expected[name])
+    }
     assert differing <= OF_PASSES
     assert leftovers(home.path) == []
 
@@ -155,7 +197,8 @@ def test_killed_around_commits_it_ends_as_a_batch(home: Home) -> None:
         home.warm.wait(pid)
     pid = home.start()
     for key in POSTS:
-        home.post(key, wait="raw")
+        # k42 has a duplicate row until a version between comes
+        home.post(key, wait="staged" if key == "k42" else "raw")
     assert home.post("k0", wait="online", timeout=60)["reached"] == "online"
     os.kill(pid, signal.SIGKILL)  # with most of it in raw alone
     home.warm.wait(pid)
