@@ -41,7 +41,7 @@ class Freshness(NamedTuple):
 
 
 def mark_fresh(home: Path, at: datetime, views: Iterable[str] | None = None) -> None:
-    """Note that views are right up to an instant, by default all of the home.
+    """Record that views are right up to an instant, by default all of the home.
 
     The caller has locked the home.
     """

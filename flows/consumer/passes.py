@@ -38,7 +38,7 @@ SECONDS_UNTIL_RETRY = (1, 2, 5, 15, 30)
 # each pass leaves a file in every table, and the more there are the longer a pass takes: 2.3 s of
 # processor time at first, 5 s after 35 passes
 PASSES_UNTIL_MAINTENANCE = 20
-SECONDS_UNTIL_NOTED = 3600.0
+SECONDS_BETWEEN_HISTORY = 3600.0
 logger = logging.getLogger(__name__)
 
 
@@ -77,7 +77,7 @@ class Passes(threading.Thread):
         self._is_closed = False
         self._waiters: list[_Waiter] = []
         self.n_passes = self._n_failed = 0
-        self._retry_at = self._note_at = 0.0
+        self._retry_at = self._history_at = 0.0
 
     def arrived(self) -> None:
         """Let a pass begin: there is more in raw."""
@@ -130,10 +130,10 @@ class Passes(threading.Thread):
             self.trouble, self._n_failed = None, 0
 
     def _pass(self) -> None:
-        with_history = time.monotonic() >= self._note_at
+        with_history = time.monotonic() >= self._history_at
         run_stages(self._parameters, silent, self._call, with_history=with_history)
         if with_history:
-            self._note_at = time.monotonic() + SECONDS_UNTIL_NOTED
+            self._history_at = time.monotonic() + SECONDS_BETWEEN_HISTORY
         self._reached("online", self.versions["staged"])
         self.n_passes += 1
         if self.n_passes % PASSES_UNTIL_MAINTENANCE == 0:
@@ -152,11 +152,11 @@ class Passes(threading.Thread):
         since = versions_before(warehouse)
         account = function(source, warehouse, *accepted, self._end_load())
         version = preparing(source.name).consumed(warehouse, StagedRecord.relation())
-        self._note_outcomes(warehouse, since, version)
+        self._keep_outcomes(warehouse, since, version)
         self._reached("staged", version)
         return account
 
-    def _note_outcomes(self, warehouse: Warehouse, since: Since, version: int) -> None:
+    def _keep_outcomes(self, warehouse: Warehouse, since: Since, version: int) -> None:
         """Note for all who wait what became of their rows, now that they are staged."""
         with self._lock:
             waiters = [waiter for waiter in self._waiters if waiter.version <= version]

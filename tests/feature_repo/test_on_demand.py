@@ -31,7 +31,7 @@ from transforms.sources.ingest import ingest
 from transforms.sources.source import load_source
 from transforms.staging.mapping import WHITE_SPACE
 from transforms.staging.prepare import prepare
-from transforms.staging.treatment import note_treatment, refusal
+from transforms.staging.treatment import keep_treatment, refusal
 from transforms.warehouse.tables import Warehouse
 
 SHIPPED = ("record_quality", "record_text", "record_pii", "record_vector")
@@ -391,7 +391,7 @@ def test_a_request_is_redacted_where_the_sources_redact(tmp_path: Path) -> None:
     names = ["record_quality:n_characters", "record_pii:pii_any"]
     stored = pl.read_delta(str(warehouse.folder("features.record_quality")))["n_characters"]
     assert online_features(names, [row], home).row(0)[1:] == (stored.item(), 1)
-    note_treatment(
+    keep_treatment(
         home, load_source(tmp_path / "notes.yaml").model_copy(update={"name": "b", "text": "keep"})
     )
     assert apply(warehouse)  # another treatment is registered again

@@ -171,7 +171,7 @@ class Contract(pa.DataFrameModel):
     ) -> tuple[dict[str, tuple[float, float]], list[tuple[pa.Check, str]]]:
         """List the bounds of columns, and Pandera's other checks, each with its column.
 
-        A check of the frame has `*` for one. Bounds are held against the least and the greatest
+        A check of the frame has `*` for one. Bounds are compared with the least and the greatest
         value: asking Pandera took as long as computing a view of one row.
         """
         bounds: dict[str, tuple[float, float]] = {}

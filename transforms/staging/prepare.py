@@ -37,7 +37,7 @@ from transforms.sources.source import Source
 from transforms.sql import model
 from transforms.staging.checks import day_order, watch_checks
 from transforms.staging.mapping import DECODED, candidates_parameters, candidates_sql, decode_rows
-from transforms.staging.treatment import note_treatment
+from transforms.staging.treatment import keep_treatment
 from transforms.staging.versions import decide, publish_versions
 from transforms.text.pii import redact
 from transforms.warehouse.checkpoint import Consumer, preparing, publish_once
@@ -136,7 +136,7 @@ def prepare(
     # imports this module
     from transforms.staging.quarantine import finish_replay
 
-    note_treatment(warehouse.settings.root, source)
+    keep_treatment(warehouse.settings.root, source)
     for contract in WRITTEN:
         warehouse.create(contract)
         refuse_other_columns(warehouse, contract)

@@ -8,7 +8,7 @@ from transforms.home import replace_file
 from transforms.sources.source import Source
 
 
-def note_treatment(home: Path, source: Source) -> None:
+def keep_treatment(home: Path, source: Source) -> None:
     """Record whether a source keeps texts as they are or redacts them."""
     known = treatments(home)
     if known.get(source.name) != source.text:
