@@ -23,6 +23,7 @@ from flows.commands.plan import plan
 from flows.commands.quarantine import quarantine
 from flows.commands.refresh import refresh
 from flows.commands.report import report
+from flows.commands.sql import sql
 from flows.commands.status import status
 from flows.commands.trace import trace
 
@@ -65,6 +66,7 @@ def main(*, debug: bool) -> None:
       millrace plan --source sources/cve_events.yaml  show what the next run would do
       millrace status                                 list the tables, their disk use and row counts
       millrace report                                 write an HTML report
+      millrace sql "from staging.records"              ask the tables a question; alone, a prompt
       millrace trace --feature author_activity:ID     list the records behind a value
       millrace features                               list every feature and its meaning
       millrace features new NAME                      start a feature file of your own, with a test
@@ -319,6 +321,7 @@ for command in (
     quarantine,
     refresh,
     report,
+    sql,
     status,
     trace,
 ):
