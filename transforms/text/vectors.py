@@ -23,7 +23,7 @@ WORD = r"\w+"
 IS_WORD = np.isin(np.arange(256), list(b"0123456789_abcdefghijklmnopqrstuvwxyz"))
 # of four octets, the first none to three
 REST = np.array([0, 0xFF, 0xFFFF, 0xFFFFFF], np.uint32)
-N_TEXTS_AT_ONCE = 2_048  # their sums stay in the processor's cache
+N_TEXTS_AT_ONCE = 512  # their sums stay in the processor's cache
 
 
 def hash_text(records: pl.LazyFrame) -> pl.LazyFrame:
