@@ -20,8 +20,8 @@ from flows.commands.plan import plan
 from flows.commands.quarantine import quarantine
 from flows.commands.refresh import refresh
 from flows.commands.report import report
-from flows.commands.sql import sql
 from flows.commands.serve import serve
+from flows.commands.sql import sql
 from flows.commands.status import status
 from flows.commands.trace import trace
 
