@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from flows.history import STAGES, note_run, note_source
 from transforms.errors import BreakingChangeError, FileRefusedError, HomeError, MillraceError
-from transforms.home import Settings, replace_file
+from transforms.home import Settings, replace_file, settings_of
 from transforms.instants import instant_of
 from transforms.sources.source import Source, load_source
 from transforms.warehouse.arrivals import is_erasing, lock_arrivals
@@ -70,7 +70,7 @@ class PipelineParameters(BaseModel):
 
     def settings(self) -> Settings:
         """Settings of the run."""
-        return Settings(home=Path(self.home)) if self.home else Settings()
+        return settings_of(Path(self.home)) if self.home else Settings()
 
 
 Instant = Annotated[
@@ -91,7 +91,7 @@ class BackfillParameters(BaseModel):
 
     def settings(self) -> Settings:
         """Settings of the run."""
-        return Settings(home=Path(self.home)) if self.home else Settings()
+        return settings_of(Path(self.home)) if self.home else Settings()
 
     def span(self) -> "Span":
         """The span."""
@@ -107,7 +107,7 @@ class RefreshParameters(BaseModel):
 
     def settings(self) -> Settings:
         """Settings of the run."""
-        return Settings(home=Path(self.home)) if self.home else Settings()
+        return settings_of(Path(self.home)) if self.home else Settings()
 
 
 class MaintainParameters(BaseModel):
@@ -143,7 +143,7 @@ class ConsistencyParameters(BaseModel):
 
     def settings(self) -> Settings:
         """Settings of the run."""
-        return Settings(home=Path(self.home)) if self.home else Settings()
+        return settings_of(Path(self.home)) if self.home else Settings()
 
 
 class Watched(NamedTuple):
