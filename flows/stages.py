@@ -288,11 +288,13 @@ def notice_checks(source: Source, warehouse: Warehouse, loads: set[str]) -> list
     return notices(warehouse, source.name, loads)
 
 
-def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
+def featurize(
+    warehouse: Warehouse, now: datetime, *, with_profiles: bool = True
+) -> dict[str, Rows]:
     """staging -> features."""
     from transforms.features.build import featurize
 
-    return featurize(warehouse, now)
+    return featurize(warehouse, now, with_profiles=with_profiles)
 
 
 def changed_code(warehouse: Warehouse) -> list[str]:
@@ -524,8 +526,9 @@ def run_maintenance(
     from feature_repo.online import due_views, note_compacted
     from transforms.upkeep.maintain import compact, vacuum
 
-    warehouse = Warehouse(parameters.settings())
+    warehouse = _warehouse(parameters.settings())
     with lock_home(warehouse.settings.root):
+        warehouse.report = silent
         now = datetime.now(UTC)
         recover(warehouse, now)
         due = due_views(warehouse, now)

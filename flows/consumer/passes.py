@@ -14,6 +14,7 @@ from typing import Any, Literal
 from flows.stages import (
     MaintainParameters,
     PipelineParameters,
+    featurize,
     ingest,
     materialize,
     prepare,
@@ -135,9 +136,15 @@ class Passes(threading.Thread):
         if with_history:
             self._history_at = time.monotonic() + SECONDS_BETWEEN_HISTORY
         self._reached("online", self.versions["staged"])
+        is_maintained = self._is_before_maintenance
         self.n_passes += 1
-        if self.n_passes % PASSES_UNTIL_MAINTENANCE == 0:
+        if is_maintained:
             run_maintenance(MaintainParameters(home=self._parameters.home), n_reads=0)
+
+    @property
+    def _is_before_maintenance(self) -> bool:
+        """Whether maintenance follows the pass under way."""
+        return (self.n_passes + 1) % PASSES_UNTIL_MAINTENANCE == 0
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a stage, as `run_stages` asks for it."""
@@ -146,6 +153,9 @@ class Passes(threading.Thread):
         if function is materialize:
             # not as of the pass's begin: what was known a moment later is staged too
             return function(arguments[0], datetime.now(UTC))
+        if function is featurize:
+            # profiles of what several passes published cost what those of one do, and nobody waits
+            return function(*arguments, with_profiles=self._is_before_maintenance)
         if function is not prepare:
             return function(*arguments)
         source, warehouse, *accepted = arguments

@@ -205,18 +205,27 @@ def _consumed(view: View, warehouse: Warehouse) -> int:
     )
 
 
-def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
-    """Update the chosen views to the newest staged records; count what became of their rows."""
-    rows = update(chosen_views(warehouse.settings.root), warehouse, now)
+def featurize(
+    warehouse: Warehouse, now: datetime, *, with_profiles: bool = True
+) -> dict[str, Rows]:
+    """Update the chosen views to the newest staged records; count what became of their rows.
+
+    Without their profiles, a later run makes those of all that was published since.
+    """
+    wanted = chosen_views(warehouse.settings.root)
+    rows = update(wanted, warehouse, now, with_profiles=with_profiles)
     # last: until a view that is taken back is up to date, nobody may read it beside the others
     keep_choice(warehouse.settings.root)
     return rows
 
 
-def update(wanted: Sequence[View], warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
+def update(
+    wanted: Sequence[View], warehouse: Warehouse, now: datetime, *, with_profiles: bool = True
+) -> dict[str, Rows]:
     """Update views, listed after those that they read, with their profiles."""
     rows = compute_views(wanted, warehouse, now)
-    profile_views(warehouse, [view.contract for view in wanted])
+    if with_profiles:
+        profile_views(warehouse, [view.contract for view in wanted])
     # rows that a stopped backfill left behind are recomputed; the next backfill finds other gaps
     write_unfinished(warehouse, None)
     return rows

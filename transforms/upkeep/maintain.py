@@ -44,6 +44,7 @@ KEPT: tuple[type[Contract], ...] = (
 )
 RAW = RawRecord.relation()
 FEW_FILES = 4
+LARGER = 4
 REPLACED_SHARE = 0.1
 ROWS_OF_A_BUCKET = 500_000
 
@@ -171,7 +172,7 @@ def _vacuum_quiet(warehouse: Warehouse, relation: str, kept: set[int], *, is_dry
 def _sources(warehouse: Warehouse) -> list[str]:
     if AccountedFile.relation() not in warehouse.versions():
         return []
-    with connect(warehouse) as connection:
+    with connect(warehouse, of=(AccountedFile.relation(),)) as connection:
         sources = f"select distinct source from {AccountedFile.relation()} order by all"
         return [name for (name,) in connection.sql(sources).fetchall()]
 
@@ -188,10 +189,15 @@ def _chosen(contract: type[Contract], warehouse: Warehouse, files: list[str]) ->
     """Choose the files to rewrite.
 
     All files of a view with many replaced rows; otherwise the small files, if there are several.
+    A file that is larger by far than all that are smaller stays, so that a row is moved a few times
+    only, whatever it is merged with.
     """
     if is_dated(contract) and files and _replaced_share(contract, warehouse) >= REPLACED_SHARE:
         return files
-    small = [file for file in files if n_rows_of(file) < ROWS_OF_A_FILE // 4]
+    small = sorted((file for file in files if n_rows_of(file) < ROWS_OF_A_FILE // 4), key=n_rows_of)
+    n_rows = sum(map(n_rows_of, small))
+    while small and n_rows_of(small[-1]) > LARGER * (n_rows - n_rows_of(small[-1])):
+        n_rows -= n_rows_of(small.pop())
     return small if len(small) > FEW_FILES else []
 
 
@@ -207,7 +213,7 @@ def is_dated(contract: type[Contract]) -> bool:
 def _replaced_share(contract: type[Contract], warehouse: Warehouse) -> float:
     """Return the share of a view's rows that newer ones have replaced."""
     *key, _ = contract.key()
-    with connect(warehouse) as connection:
+    with connect(warehouse, of=(contract.relation(),)) as connection:
         share = f"1 - count(distinct hash({', '.join(key)})) / count(*)"
         found = connection.sql(f"select {share} from {contract.relation()}").fetchall()
         return float(found[0][0] or 0)
@@ -219,7 +225,7 @@ def _compact(
     relation = contract.relation()
     n_files, n_rows = len(warehouse.files(relation)), warehouse.n_rows(relation)
     seconds = _seconds_of_a_read(relation, warehouse, n_reads)
-    with connect(warehouse) as connection:
+    with connect(warehouse, of=()) as connection:
         create_view(connection, "chosen", chosen, contract.arrow_schema())
         publish(
             warehouse,
@@ -269,7 +275,7 @@ def _seconds_of_a_read(relation: str, warehouse: Warehouse, n_reads: int) -> flo
 
 
 def _clock(relation: str, warehouse: Warehouse) -> float:
-    with connect(warehouse) as connection:
+    with connect(warehouse, of=(relation,)) as connection:
         start = time.perf_counter()
         for _ in connection.sql(f"from {relation}").to_arrow_reader(warehouse.settings.batch_rows):
             pass
