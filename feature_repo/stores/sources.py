@@ -8,6 +8,7 @@ import fcntl
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -33,11 +34,13 @@ from feature_repo.stores.columns import carried, gathered
 from feature_repo.stores.empty import empty_values
 from feature_repo.stores.timeline import CREATED, INSTANT, TimeUnit, to_instant
 from transforms.paths import refuse_path
+from transforms.warehouse.tables import Warehouse
 
 # what Spark and others put beside the data; Arrow's own rule would also leave out a partition such
 # as __log_date=2026-01-01
 NO_DATA = (".", "_SUCCESS", "_metadata", "_common_metadata", "_delta_log", "_temporary")
 
+_warehouse: ContextVar[Warehouse | None] = ContextVar("warehouse", default=None)
 SAMPLE_ROWS = 10_000
 FEW_ROWS = 10_000
 # columns that Arrow adds to every file that it scans
@@ -589,6 +592,8 @@ def _delta_table(
 ) -> DeltaTable:
     if not is_remote(uri):
         refuse_path(Path(uri))
+        if version is None and (lent := _lent(Path(uri))):
+            return lent
     try:
         return DeltaTable(uri, version=version, storage_options=options)
     except DeltaError as error:
@@ -597,6 +602,23 @@ def _delta_table(
             f"as_of_versions: {error}"
         )
         raise ValueError(message) from error
+
+
+@contextmanager
+def reading_of(warehouse: Warehouse) -> Iterator[None]:
+    """Read the tables of a warehouse as it has them open: nobody may write to them meanwhile."""
+    token = _warehouse.set(warehouse)
+    try:
+        yield
+    finally:
+        _warehouse.reset(token)
+
+
+def _lent(folder: Path) -> DeltaTable | None:
+    warehouse, relation = _warehouse.get(), f"{folder.parent.name}.{folder.name}"
+    if warehouse is None or warehouse.folder(relation) != folder:
+        return None
+    return warehouse.table(relation)
 
 
 def _is_delta(uri: str, options: Mapping[str, str]) -> bool:

@@ -39,7 +39,9 @@ def hour_us(hour: int) -> int:
     return int(datetime(2024, 1, 1, hour, tzinfo=UTC).timestamp()) * 1_000_000
 
 
-def seen(index: Index, arrived: Sequence[str], passed: tuple[int, int] | None) -> list[object]:
+def seen(
+    index: Index, arrived: Sequence[str], passed: tuple[int, int] | None
+) -> list[tuple[object, ...]]:
     with duckdb.connect() as connection:
         list_rows(connection, index, arrived, passed)
         return connection.sql(
