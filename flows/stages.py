@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -515,9 +515,11 @@ def run_refresh(parameters: RefreshParameters) -> dict[str, int]:
 
 
 def run_maintenance(
-    parameters: MaintainParameters, n_reads: int = 3
+    parameters: MaintainParameters, n_reads: int = 3, relations: Sequence[str] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """Compact and vacuum the tables of a home; return what was done, as `compacted`, `vacuumed`.
+
+    All tables are maintained, or the `relations`.
 
     How long a read of each table takes is measured `n_reads` times, before and after.
     The online store is not rewritten: compaction does not change its values.
@@ -532,14 +534,16 @@ def run_maintenance(
         now = datetime.now(UTC)
         recover(warehouse, now)
         due = due_views(warehouse, now)
-        compacted = compact(warehouse, is_dry=parameters.dry_run, n_reads=n_reads)
+        compacted = compact(
+            warehouse, is_dry=parameters.dry_run, n_reads=n_reads, relations=relations
+        )
         if not parameters.dry_run:
             note_compacted(
                 warehouse,
                 {item.relation.removeprefix("features.") for item in compacted} - set(due),
             )
         locked = [lock.tables for lock in registered(warehouse.settings.root)]
-        vacuumed = vacuum(warehouse, locked, is_dry=parameters.dry_run)
+        vacuumed = vacuum(warehouse, locked, is_dry=parameters.dry_run, relations=relations)
     return {
         "compacted": [item._asdict() for item in compacted],
         "vacuumed": [item._asdict() for item in vacuumed],

@@ -36,8 +36,8 @@ SECONDS_OF_A_LOOK = 1.0
 # between passes, so that a run, maintenance or an erasure that waits for the home gets its turn
 SECONDS_OF_A_PAUSE = 0.05
 SECONDS_UNTIL_RETRY = (1, 2, 5, 15, 30)
-# each pass leaves a file in every table, and the more there are the longer a pass takes: 2.3 s of
-# processor time at first, 5 s after 35 passes
+# each pass leaves a file in every table, and the more there are the longer a pass takes. One or two
+# tables are maintained after each, for all at once would let everybody wait for seconds
 PASSES_UNTIL_MAINTENANCE = 20
 SECONDS_BETWEEN_HISTORY = 3600.0
 logger = logging.getLogger(__name__)
@@ -136,15 +136,16 @@ class Passes(threading.Thread):
         if with_history:
             self._history_at = time.monotonic() + SECONDS_BETWEEN_HISTORY
         self._reached("online", self.versions["staged"])
-        is_maintained = self._is_before_maintenance
         self.n_passes += 1
-        if is_maintained:
-            run_maintenance(MaintainParameters(home=self._parameters.home), n_reads=0)
+        self._maintain()
 
-    @property
-    def _is_before_maintenance(self) -> bool:
-        """Whether maintenance follows the pass under way."""
-        return (self.n_passes + 1) % PASSES_UNTIL_MAINTENANCE == 0
+    def _maintain(self) -> None:
+        """Maintain the tables whose turn it is."""
+        relations = Warehouse(self._parameters.settings()).relations()
+        turn = relations[self.n_passes % PASSES_UNTIL_MAINTENANCE :: PASSES_UNTIL_MAINTENANCE]
+        if turn:
+            parameters = MaintainParameters(home=self._parameters.home)
+            run_maintenance(parameters, n_reads=0, relations=turn)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a stage, as `run_stages` asks for it."""
@@ -154,8 +155,8 @@ class Passes(threading.Thread):
             # not as of the pass's begin: what was known a moment later is staged too
             return function(arguments[0], datetime.now(UTC))
         if function is featurize:
-            # profiles of what several passes published cost what those of one do, and nobody waits
-            return function(*arguments, with_profiles=self._is_before_maintenance)
+            # maintenance profiles: what several passes published costs what one pass's does
+            return function(*arguments, with_profiles=False)
         if function is not prepare:
             return function(*arguments)
         source, warehouse, *accepted = arguments

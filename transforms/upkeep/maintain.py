@@ -6,7 +6,7 @@ and a consumer that was up to date gets a commit that records it still is.
 
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from transforms.features.build import consistent_versions
 from transforms.features.engine.duplicate_index import INDEX
 from transforms.features.registry import views
 from transforms.paths import file_bytes
+from transforms.profiles.profile import profile_views
 from transforms.schemas.base import Contract
 from transforms.schemas.fields import SourceField
 from transforms.schemas.profiles import ColumnProfile, DriftStatistic, LoadCheck
@@ -68,10 +69,17 @@ class Vacuumed(NamedTuple):
     n_bytes: int
 
 
-def compact(warehouse: Warehouse, *, is_dry: bool, n_reads: int = 0) -> list[Compacted]:
+def compact(
+    warehouse: Warehouse,
+    *,
+    is_dry: bool,
+    n_reads: int = 0,
+    relations: Collection[str] | None = None,
+) -> list[Compacted]:
     """Merge small files where there are several, and drop replaced rows where there are many.
 
-    How long a read takes is measured `n_reads` times, before and after; 0 is not at all.
+    How long a read takes is measured `n_reads` times, before and after; 0 is not at all. Rows of
+    views are profiled before they may be dropped. All tables are looked at, or the `relations`.
     """
     staging = StagedRecord.relation()
     versions = warehouse.versions()
@@ -88,6 +96,8 @@ def compact(warehouse: Warehouse, *, is_dry: bool, n_reads: int = 0) -> list[Com
     ]
     done = []
     for contract in (*KEPT, *of_features):
+        if relations is not None and contract.relation() not in relations:
+            continue
         files = warehouse.files(contract.relation())
         chosen = _chosen(contract, warehouse, files)
         if chosen and is_dry:
@@ -97,6 +107,8 @@ def compact(warehouse: Warehouse, *, is_dry: bool, n_reads: int = 0) -> list[Com
                 )
             )
         elif chosen:
+            if contract in of_features:
+                profile_views(warehouse, [contract])
             done.append(_compact(contract, warehouse, chosen, n_reads))
         is_merged = bool(chosen) and not is_dry
         if contract is RawRecord and is_merged and warehouse.version(RAW) == versions[RAW] + 1:
@@ -118,9 +130,15 @@ def compact(warehouse: Warehouse, *, is_dry: bool, n_reads: int = 0) -> list[Com
 
 
 def vacuum(
-    warehouse: Warehouse, locked: Iterable[Mapping[str, int]], *, is_dry: bool
+    warehouse: Warehouse,
+    locked: Iterable[Mapping[str, int]],
+    *,
+    is_dry: bool,
+    relations: Collection[str] | None = None,
 ) -> list[Vacuumed]:
     """Delete the data files that no version needs any more, and checkpoint the tables.
+
+    All tables are looked at, or the `relations`.
 
     A version is needed if a lock names it (`locked` has its views and versions), if a consumer has
     yet to read from it, or if it was replaced less than `keep_days` ago. Files that no commit names
@@ -139,7 +157,11 @@ def vacuum(
     for needed in (consistent_versions(warehouse), *locked):
         for view, version in needed.items():
             kept.get(f"features.{view}", set()).add(version)
-    return [_vacuum(warehouse, relation, kept[relation], is_dry=is_dry) for relation in versions]
+    return [
+        _vacuum(warehouse, relation, kept[relation], is_dry=is_dry)
+        for relation in versions
+        if relations is None or relation in relations
+    ]
 
 
 def _vacuum(warehouse: Warehouse, relation: str, kept: set[int], *, is_dry: bool) -> Vacuumed:
