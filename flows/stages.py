@@ -219,7 +219,7 @@ def pending_work(source: Source, warehouse: Warehouse) -> Pending:
     # a file that cannot be opened is work too: the run must fail over it, not call the home up to
     # date
     is_current = (
-        not (found.files or found.refused)
+        not (found.files or found.n_rows or found.refused)
         and is_prepared(source, warehouse)
         and not stale_views(warehouse)
         and is_kept(warehouse.settings.root)

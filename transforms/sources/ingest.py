@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from transforms.errors import FileRefusedError, NoFilesError
 from transforms.schemas.raw import RawRecord
+from transforms.sources import pages
 from transforms.sources.posts import SCHEME, load_id_of
 from transforms.sources.reading import read_payloads
 from transforms.sources.source import Source, SourceFile, list_files
@@ -41,19 +42,22 @@ class Ingested(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """What ingest would load."""
+    """What ingest would load: files, or about how many rows of a database."""
 
     files: list[NewFile]
     notices: list[str]
     refused: list[str]
+    n_rows: int = 0
 
 
 def pending_files(source: Source, warehouse: Warehouse) -> Pending:
-    """List the files of a source that are not in raw, by URI, size and content.
+    """List the files of a source that are not in raw, by URI, size and content; count rows.
 
     So a changed file is a new one. Raises `NoFilesError` if there is no file at all, unless some
-    were loaded from there before.
+    were loaded from there before, and `SourceError` if a database cannot be read.
     """
+    if source.is_database:
+        return Pending([], [], [], pages.look(source, warehouse))
     try:
         listing = list_files(source)
     except NoFilesError:
@@ -95,7 +99,13 @@ def _n_loaded(source: Source, warehouse: Warehouse) -> tuple[int, int]:
 
 
 def ingest(source: Source, warehouse: Warehouse) -> Ingested:
-    """Load all new files to raw, in commits of at most `load_bytes`; refuse unreadable files."""
+    """Load all new files to raw, in commits of at most `load_bytes`; refuse unreadable files.
+
+    Of a database load new rows, in commits of at most `page_rows`.
+    """
+    if source.is_database:
+        taken = pages.take_all(source, warehouse)
+        return Ingested(0, taken.n_rows, taken.notices, [])
     pending = pending_files(source, warehouse)
     notices = pending.notices + _changed(pending.files, source, warehouse)
     n_files, n_rows = 0, 0

@@ -3,6 +3,7 @@
 `publishing` writes them, `snapshot` opens DuckDB over them.
 """
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -160,6 +161,14 @@ class Warehouse:
     def table_at(self, relation: str, version: int) -> DeltaTable:
         """Open a relation's Delta table as it was at a version."""
         return DeltaTable(str(self.folder(relation)), version=version)
+
+    def note(self, relation: str, version: int, name: str) -> str | None:
+        """Return a note that the commit of a version carries in the log; None if it has none."""
+        # delta-rs tells the history of an old version by the newest entries
+        entry = Path(_entry(self.folder(relation), version)).read_text("utf-8")
+        actions = map(json.loads, entry.splitlines())
+        noted = (action["commitInfo"].get(name) for action in actions if "commitInfo" in action)
+        return next(noted, None)
 
     def relations(self) -> tuple[str, ...]:
         """List the relations that a home can have, and those of features that it does have."""
