@@ -112,6 +112,11 @@ def main(*, debug: bool) -> None:
     is_flag=True,
     help="Stage loads even if most rows are rejected, or keys, dates or ids look wrong (see plan).",
 )
+@click.option(
+    "--accept-gap",
+    is_flag=True,
+    help="Go on with what a topic still has, though messages before it were deleted unread.",
+)
 def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted: bool) -> None:
     """Run the pipeline: ingest, prepare, featurize, apply, materialize.
 

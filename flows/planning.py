@@ -101,10 +101,10 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
 
 
 def _why(source: Source) -> str:
-    """Say what a run would do with the rows of a database, which `plan` has only counted."""
-    if source.is_compared:
+    """Say what a run would do with rows of a database or a stream, which are only counted."""
+    if source.is_database and source.is_compared:
         return f"rows of {source.uri}, to be compared with those loaded before"
-    return f"rows of {source.uri} after those loaded before"
+    return f"appended to {source.uri}" if source.is_stream else f"new in {source.uri}"
 
 
 def _left_out(warehouse: Warehouse) -> list[str]:

@@ -142,7 +142,7 @@ class Passes(threading.Thread):
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a stage, as `run_stages` asks for it."""
         if function is ingest:
-            return self._folder.load(*arguments)
+            return self._folder.load(*arguments[:2])
         if function is materialize:
             # not as of the pass's begin: what was known a moment later is staged too
             return function(arguments[0], datetime.now(UTC))

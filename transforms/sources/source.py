@@ -65,6 +65,7 @@ EXAMPLES = {
     "tuple_type": "is a list, e.g. [poc, active]",
     "model_type": "has keys of its own, e.g. `record_id: id`",
 }
+TOPIC = re.compile(r"kafka://(?P<hosts>[^/@?#\s]+)/(?P<topic>[\w.-]{1,249})(?P<again>#\d+)?")
 Expression = Annotated[
     str,
     Field(min_length=1),
@@ -164,15 +165,15 @@ class Source(_Model):
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     uri: Annotated[str, Field(min_length=1)]
+    format: Format | None = None
+    encoding: str = "utf-8"
+    delimiter: Annotated[str, Field(min_length=1, max_length=1, pattern=r'[^"\r\n]')] = ","
     table: Annotated[str, Field(min_length=1)] | None = None
     query: Annotated[str, Field(min_length=1)] | None = None
     cursor: tuple[str, ...] = ()
     key: tuple[str, ...] = ()
     lag: Annotated[float, Field(ge=0)] = 60
     deletes: Literal["compare"] | None = None
-    format: Format | None = None
-    encoding: str = "utf-8"
-    delimiter: Annotated[str, Field(min_length=1, max_length=1, pattern=r'[^"\r\n]')] = ","
     known: Literal["at_load", "at_event"] | KnownEpoch | KnownColumn
     record: RecordMapping
     text: Literal["keep", "redact"] = "keep"
@@ -202,6 +203,11 @@ class Source(_Model):
     def compared_by(self) -> tuple[str, ...]:
         """The columns that identify a row of the database: `key`, or the cursor's after a time."""
         return self.key or self.cursor[1:]
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether its rows are appended to a topic, rather than in files."""
+        return self.uri.startswith("kafka:")
 
     @property
     def is_transcoded(self) -> bool:
@@ -263,6 +269,29 @@ class Source(_Model):
                 for column in column_references(expression)
             }
         )
+
+
+class TopicAddress(NamedTuple):
+    """Where a topic is: brokers to begin with, its name, and a mark to read it once more."""
+
+    hosts: str
+    topic: str
+    again: str
+
+
+def topic_of(uri: str) -> TopicAddress:
+    """Take apart the `uri` of a topic; raises `SourceError`.
+
+    >>> topic_of("kafka://one:9092,two:9092/tickets")
+    TopicAddress(hosts='one:9092,two:9092', topic='tickets', again='')
+    """
+    if found := TOPIC.fullmatch(uri):
+        return TopicAddress(found["hosts"], found["topic"], found["again"] or "")
+    message = (
+        "uri: is not the address of a topic, kafka://HOST:PORT/TOPIC; names and passwords are in "
+        "the environment, e.g. MILLRACE_KAFKA_SASL_PASSWORD"
+    )
+    raise SourceError(message)
 
 
 class SourceFile(NamedTuple):
@@ -329,6 +358,9 @@ def load_source(path: Path) -> Source:
         return source.model_copy(
             update={"encoding": encoding, "uri": _absolute(source.uri, path.resolve().parent)}
         )
+    if source.is_stream:
+        _check_stream(path, source, encoding)
+        return source.model_copy(update={"encoding": encoding})
     uri = Path(source.uri).expanduser()
     return source.model_copy(
         update={
@@ -354,8 +386,8 @@ def list_files(source: Source) -> Listing:
     >>> [(file.path.name, file.format, file.compression) for file in listing.files]
     [('a.jsonl.gz', 'jsonl', 'gzip'), ('b.csv', 'csv', None)]
     """
-    if source.is_database:
-        message = f"{source.uri}: is a database, and has no files"
+    if source.is_stream or source.is_database:
+        message = f"{source.uri}: has no files"
         raise NoFilesError(message)
     target = Path(source.uri)
     root = _root_of(target)
@@ -586,6 +618,21 @@ def _check_encoding(path: Path, source: Source) -> str:
         )
         raise SourceError(message)
     return "utf-8" if name == "utf-8-sig" else name  # a byte order mark is not part of the text
+
+
+def _check_stream(path: Path, source: Source, encoding: str) -> None:
+    """Refuse a topic without an address, and one whose messages are not JSON."""
+    try:
+        topic_of(source.uri)
+    except SourceError as error:
+        message = f"{path}: {error}"
+        raise SourceError(message) from None
+    if source.format not in {None, "jsonl"} or encoding != "utf-8":
+        message = (
+            f"{path}: format: messages of a topic are JSON objects in UTF-8; leave out `format` "
+            "and `encoding`"
+        )
+        raise SourceError(message)
 
 
 def _explain(error: ValidationError) -> str:
