@@ -52,7 +52,7 @@ VARIABLE = re.compile(r"\$\{(\w+)\}")
 # where a `uri` has what lets in: after a user's name, and in parameters of such a name
 SECRETS = (
     re.compile(r"://[^/@?#]*?:([^@]*)@"),
-    re.compile(r"(?i)[?&;][^=&]*(?:password|passwd|pwd|secret|token|key)[^=&]*=([^&#]*)"),
+    re.compile(r"(?i)[?&;](?!sslkey=)[^=&]*(?:password|passwd|pwd|secret|token|key)[^=&]*=([^&#]*)"),
 )
 DELETED_AT = "_deleted_at"
 EPOCH = "{column: NAME, unit: milliseconds} (or seconds, microseconds, nanoseconds)"
