@@ -328,7 +328,8 @@ class Database:
     def page(self, before: Any, after: Sequence[Value] | None, n_rows: int) -> "Page":
         """Read the next rows by the cursor: all that are ripe, `n_rows` at most."""
         where = self._where(before, after)
-        order = ", ".join(self._kind.quoted(field.name) for field in self._cursor)
+        # of the rows, not of what is selected of them: only the former is in an index
+        order = ", ".join(f"{ROWS}.{self._kind.quoted(field.name)}" for field in self._cursor)
         sql = (
             f"select {self._columns(self.schema)} from {self._rows} as {ROWS} "
             f"where {where.sql} order by {order} limit {n_rows:d}"
