@@ -115,7 +115,7 @@ def main(*, debug: bool) -> None:
 @click.option(
     "--accept-gap",
     is_flag=True,
-    help="Go on with what a topic still has, though messages before it were deleted unread.",
+    help="Go on with what a topic or table has now, though rows before were deleted unread.",
 )
 def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted: bool) -> None:
     """Run the pipeline: ingest, prepare, featurize, apply, materialize.

@@ -42,7 +42,7 @@ class Consumer:
         self._committer = Committer(self.queue, intake, self.passes.arrived)
         self._follower = (
             Follower(source, Warehouse(self.settings), intake, self.passes.arrived)
-            if source.is_stream
+            if source.is_topic
             else None
         )
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from flows.consumer.follower import Appended
 from flows.stages import (
     MaintainParameters,
     PipelineParameters,
@@ -74,9 +75,7 @@ class Passes(threading.Thread):
         self.versions: dict[Stage, int] = {"staged": -1, "online": -1}
         self._parameters, self._source = parameters, source
         self._end_load = end_load
-        self._origin = (
-            _Database(source, parameters.settings()) if source.is_database else _Folder(source)
-        )
+        self._origin = _origin_of(source, parameters.settings())
         self._lock = threading.Lock()
         self._is_due = threading.Event()
         self._is_due.set()  # a killed process may have left something
@@ -188,6 +187,15 @@ class Passes(threading.Thread):
             failed, self._waiters = self._waiters, []
         for waiter in failed:
             waiter.future.set_exception(error)
+
+
+def _origin_of(source: Source, settings: Settings) -> "_Folder | _Database | Appended":
+    """Choose what looks for rows where a source's `uri` points to."""
+    if source.is_database:
+        return _Database(source, settings)
+    if source.format == "delta":
+        return Appended(source, Warehouse(settings))
+    return _Folder(source)
 
 
 class _Database:

@@ -24,7 +24,7 @@ from transforms.expressions import bound, column_references, quoted, sealed
 SchemaPolicy = Literal["evolve", "freeze", "quarantine"]
 Unit = Literal["seconds", "milliseconds", "microseconds", "nanoseconds"]
 Ratio = Annotated[float, Field(ge=0, le=1)]
-Format = Literal["jsonl", "csv", "parquet"]
+Format = Literal["jsonl", "csv", "parquet", "delta"]  # the last one of tables, not of files
 SUFFIXES: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -52,7 +52,9 @@ VARIABLE = re.compile(r"\$\{(\w+)\}")
 # where a `uri` has what lets in: after a user's name, and in parameters of such a name
 SECRETS = (
     re.compile(r"://[^/@?#]*?:([^@]*)@"),
-    re.compile(r"(?i)[?&;](?!sslkey=)[^=&]*(?:password|passwd|pwd|secret|token|key)[^=&]*=([^&#]*)"),
+    re.compile(
+        r"(?i)[?&;](?!sslkey=)[^=&]*(?:password|passwd|pwd|secret|token|key)[^=&]*=([^&#]*)"
+    ),
 )
 DELETED_AT = "_deleted_at"
 EPOCH = "{column: NAME, unit: milliseconds} (or seconds, microseconds, nanoseconds)"
@@ -205,9 +207,14 @@ class Source(_Model):
         return self.key or self.cursor[1:]
 
     @property
-    def is_stream(self) -> bool:
-        """Whether its rows are appended to a topic, rather than in files."""
+    def is_topic(self) -> bool:
+        """Whether its rows are messages."""
         return self.uri.startswith("kafka:")
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether its rows are appended to a topic or a table, rather than in files."""
+        return self.is_topic or self.format == "delta"
 
     @property
     def is_transcoded(self) -> bool:
@@ -358,8 +365,8 @@ def load_source(path: Path) -> Source:
         return source.model_copy(
             update={"encoding": encoding, "uri": _absolute(source.uri, path.resolve().parent)}
         )
-    if source.is_stream:
-        _check_stream(path, source, encoding)
+    if source.is_topic:
+        _check_topic(path, source, encoding)
         return source.model_copy(update={"encoding": encoding})
     uri = Path(source.uri).expanduser()
     return source.model_copy(
@@ -620,7 +627,7 @@ def _check_encoding(path: Path, source: Source) -> str:
     return "utf-8" if name == "utf-8-sig" else name  # a byte order mark is not part of the text
 
 
-def _check_stream(path: Path, source: Source, encoding: str) -> None:
+def _check_topic(path: Path, source: Source, encoding: str) -> None:
     """Refuse a topic without an address, and one whose messages are not JSON."""
     try:
         topic_of(source.uri)

@@ -70,9 +70,13 @@ class Stream(Protocol):
 
 def open_stream(source: Source) -> Stream:
     """Open the stream of a source."""
-    from transforms.sources.kafka import Topic
+    if source.is_topic:
+        from transforms.sources.kafka import Topic
 
-    return Topic(source)
+        return Topic(source)
+    from transforms.sources.delta import AppendedTable
+
+    return AppendedTable(source)
 
 
 class Following:
