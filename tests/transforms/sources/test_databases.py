@@ -22,7 +22,7 @@ from transforms.errors import SchemaChangedError, SourceError
 from transforms.home import Settings
 from transforms.schemas.raw import RawRecord
 from transforms.sources import databases, pages
-from transforms.sources.databases import Sqlite, Standard, connected, connection_of
+from transforms.sources.databases import Postgres, Sqlite, Standard, connected, connection_of
 from transforms.sources.ingest import ingest, pending_files
 from transforms.sources.source import Source, load_source
 from transforms.staging.prepare import Account, prepare
@@ -291,11 +291,12 @@ def test_a_page_that_another_process_commits_meanwhile_is_not_loaded_twice(
     def late(*arguments: Any) -> int | None:
         monkeypatch.setattr(pages, "_commit", commit)
         ingest(source, Warehouse(warehouse.settings))
+        shop.add(101, 110, minutes_ago=30)  # which the other process did not see
         return commit(*arguments)
 
     monkeypatch.setattr(pages, "_commit", late)
     ingest(source, warehouse)
-    assert query(IDS) == [(id_,) for id_ in range(1, 101)]
+    assert query(IDS) == [(id_,) for id_ in range(1, 111)]
 
 
 def test_rows_of_an_open_transaction_are_waited_for(
@@ -503,6 +504,28 @@ def test_a_secret_is_nowhere(
         ingest(source, warehouse)
 
 
+def test_a_secret_that_a_driver_quotes_is_blotted_out(
+    make_source: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_PASSWORD", SECRET)
+    monkeypatch.setenv("PGPASSWORD", "0ther")
+    source = make_source(
+        "postgresql://a:${SHOP_PASSWORD}@h/d", table="t", cursor=["at", "id"], record=RECORD
+    )
+    uri, _ = databases.expanded(source.uri)
+
+    def refuse(_: str) -> None:
+        message = f"IO: bad {uri}, {SECRET}, 0ther"
+        raise OSError(message)
+
+    monkeypatch.setattr(Postgres, "connect", staticmethod(refuse))
+    with (
+        pytest.raises(SourceError, match=r"bad postgresql://a:\*\*\*@h/d, \*\*\*, \*\*\*\)$"),
+        connected(source),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     "uri",
     [
@@ -694,19 +717,22 @@ def test_a_value_of_another_type_is_not_said(
     assert "private" not in str(caught.value)
 
 
-@pytest.mark.usefixtures("notes_db")
 def test_pages_by_plain_sql_lose_nothing(
     make_source: MakeSource,
+    notes_db: Path,
     warehouse: Warehouse,
     query: Query,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    with closing(sqlite3.connect(notes_db)) as connection, connection:
+        # the higher the id, the earlier
+        connection.execute("update notes set updated_at = printf('2026-01-02 %03d', 50 - id / 3)")
     # what all other databases get, tried where SQLite answers
     plain = type("Plain", (Standard,), {"value": Sqlite.value})  # an empty result has no types
     monkeypatch.setattr(databases, "database_of", plain)
     warehouse = Warehouse(warehouse.settings.model_copy(update={"page_rows": 7}))
     ingest(notes_source(make_source, cursor=["updated_at", "author", "id"]), warehouse)
-    assert query(IDS) == [(id_,) for id_ in range(1, 101)]
+    assert sorted(query(IDS)) == [(id_,) for id_ in range(1, 101)]
 
 
 def test_plain_sql_compares_times_as_a_column_has_them() -> None:
