@@ -45,14 +45,15 @@ select cast(least(
     clock_timestamp() - make_interval(secs => $1),
     (
         select min(xact_start) from pg_stat_activity
-        where datname = current_database() and backend_type = 'client backend'
-            and application_name <> 'millrace'
+        where datname = current_database() and application_name <> 'millrace'
+            and backend_type not in ('autovacuum worker', 'parallel worker', 'walsender')
     ),
     (
         select min(prepared) - make_interval(secs => $1) from pg_prepared_xacts
         where database = current_database()
     )
-) as timestamptz) as before, pg_has_role('pg_read_all_stats', 'usage') as sees_all
+) as timestamptz) as before,
+pg_has_role('pg_read_all_stats', 'usage') and not pg_is_in_recovery() as sees_all
 """
 
 
@@ -163,12 +164,21 @@ class Sqlite(Standard):
 class Postgres(Standard):
     """PostgreSQL: rows come by COPY, which streams, and waits for transactions that are open."""
 
+    def connect(self, uri: str) -> Any:
+        """Connect under a name by which other readers know that this one writes nothing."""
+        connection = super().connect(uri)
+        with connection.cursor() as cursor:
+            cursor.execute("select set_config('application_name', 'millrace', false)")
+            cursor.fetchall()
+        connection.commit()
+        return connection
+
     def begin(self, cursor: Any) -> None:
         """Read only, with texts that do not depend on the server's settings."""
         cursor.execute("set transaction read only")
         cursor.execute(
-            "select set_config('application_name', 'millrace', false), "
-            "set_config('timezone', 'UTC', true), set_config('intervalstyle', 'postgres', true)"
+            "select set_config('timezone', 'UTC', true), "
+            "set_config('intervalstyle', 'postgres', true)"
         )
         cursor.fetchall()
 
@@ -188,8 +198,9 @@ class Postgres(Standard):
         if not sees_all:
             return Before(
                 at,
-                "transactions of other users cannot be seen, so rows of one that is open for "
-                f"longer than {lag:g} s would be lost; grant pg_read_all_stats to the role",
+                "transactions of others cannot be seen, so rows of one that is open for longer "
+                f"than {lag:g} s would be lost; grant pg_read_all_stats to the role, and read "
+                "from the primary",
             )
         if waits > timedelta(minutes=5):
             return Before(

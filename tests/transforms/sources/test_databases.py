@@ -315,6 +315,17 @@ def test_rows_of_an_open_transaction_are_waited_for(
     assert query(IDS) == [(id_,) for id_ in range(1, 13)]
 
 
+def test_other_readers_are_not_waited_for(
+    shop: Shop, tickets: MakeSource, warehouse: Warehouse
+) -> None:
+    source = tickets(lag=0)
+    shop.add(1, 5)
+    with connected(source) as other, closing(other.whole(only_key=True).payloads()) as rows:
+        assert len(next(rows)) == 5
+        shop.add(6, 10, minutes_ago=0)
+        assert ingest(source, warehouse).rows_loaded == 10
+
+
 def test_rows_younger_than_the_lag_wait(
     shop: Shop, tickets: MakeSource, warehouse: Warehouse
 ) -> None:
