@@ -25,7 +25,7 @@ from pipeline import LIBRARIES, positive
 if TYPE_CHECKING:
     from transforms.warehouse.tables import Warehouse
 
-COMMITS_OF_A_PASS = 10
+COMMITS_OF_A_PASS = 20
 STEPS = 8
 N_READS = 9
 MOST_EXCESS = 0.2
@@ -68,7 +68,7 @@ def main() -> int:
         description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--commits", type=positive, default=3_000, metavar="N", help="commits to raw (3,000)"
+        "--commits", type=positive, default=2_400, metavar="N", help="commits to raw (2,400)"
     )
     parser.add_argument(
         "--write", type=Path, metavar="FILE", help="put the tables into this Markdown page"

@@ -28,6 +28,7 @@ from transforms.schemas.raw import RawRecord
 from transforms.sources.source import load_source
 from transforms.staging.prepare import n_unstaged
 from transforms.staging.quarantine import replay
+from transforms.upkeep.log import trim_log
 from transforms.upkeep.maintain import _chosen
 from transforms.upkeep.sizes import in_words
 from transforms.warehouse.tables import Warehouse, files_of_version
@@ -226,6 +227,18 @@ def test_growth_is_what_the_versions_of_a_week_added(grown: Warehouse) -> None:
         assert measure(grown, week_later).tables["staging.records"].n_grown == grown_by
     size = measure(grown, at).tables["staging.records"]
     assert size.n_grown == size.n_bytes > 0
+
+
+def test_growth_is_from_the_oldest_entry_where_a_log_is_trimmed(
+    grown: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transforms.upkeep.log.KEPT_ENTRIES", 1)
+    folder, newest = grown.folder("staging.records"), grown.versions()["staging.records"]
+    before = n_bytes(files_of_version(folder, newest - 1))
+    trim_log(folder, [])
+    again = Warehouse(grown.settings)  # an open table needs entries that usually stay
+    size = measure(again, datetime.now(UTC)).tables["staging.records"]
+    assert size.n_grown == size.n_bytes - before > 0
 
 
 def test_online_store_grows_from_what_past_runs_left(grown: Warehouse) -> None:
