@@ -36,7 +36,7 @@ RELATIONS = (
 )
 # former names of relations; `rename_tables` renames their folders in an older home
 FORMER = {"staging.duplicate_rows": "staging.repeats"}
-# log entries are small, and a consumer or a training set may need an old one at any time
+# by age alone; a consumer or a training set may need an old entry, so `upkeep.log` goes by need
 KEEP_LOG: dict[str, str | None] = {"delta.enableExpiredLogCleanup": "false"}
 # versions whose lists of data files a warehouse keeps in memory
 KEPT_VERSIONS = 256
