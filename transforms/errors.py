@@ -105,3 +105,7 @@ class BreakingChangeError(MillraceError):
 
 class DeclarationError(MillraceError):
     """A feature, an entity or a service is not declared as it must be."""
+
+
+class QueryError(MillraceError):
+    """A query cannot be run on a home."""

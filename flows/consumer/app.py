@@ -12,6 +12,7 @@ from fastapi import FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
+from feature_repo.guard import Authorized, Tokens
 from flows.consumer.follower import Follower
 from flows.consumer.intake import BusyError, Committer, Queue
 from flows.consumer.passes import Passes, StoppedError
@@ -83,8 +84,11 @@ class Consumer:
         }
 
 
-def create_app(consumer: Consumer) -> FastAPI:
-    """Make the application; it starts the consumer and stops it at its end."""
+def create_app(consumer: Consumer, is_known: Tokens | None = None) -> FastAPI:
+    """Make the application, which starts the consumer and stops it at its end.
+
+    `is_known` knows the tokens of those who may ask; without it nobody needs one.
+    """
 
     @asynccontextmanager
     async def run(_: FastAPI) -> AsyncIterator[None]:
@@ -93,6 +97,7 @@ def create_app(consumer: Consumer) -> FastAPI:
         await run_in_threadpool(consumer.stop)
 
     app = FastAPI(title="millrace consume", lifespan=run)
+    app.add_middleware(Authorized, is_known=is_known)
     app.add_exception_handler(MillraceError, _explain)
 
     @app.post("/records")

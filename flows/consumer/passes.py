@@ -43,6 +43,8 @@ SECONDS_UNTIL_RETRY = (1, 2, 5, 15, 30)
 # each pass leaves a file in every table, and the more there are the longer a pass takes: 2.3 s of
 # processor time at first, 5 s after 35 passes
 PASSES_UNTIL_MAINTENANCE = 20
+# of replaced data files, for who is reading them: a file a second in each table is many in a week
+DAYS_KEPT = 3 / 24
 SECONDS_BETWEEN_HISTORY = 3600.0
 logger = logging.getLogger(__name__)
 
@@ -142,7 +144,10 @@ class Passes(threading.Thread):
         self._reached("online", self.versions["staged"])
         self.n_passes += 1
         if self.n_passes % PASSES_UNTIL_MAINTENANCE == 0:
-            run_maintenance(MaintainParameters(home=self._parameters.home), n_reads=0)
+            settings = self._parameters.settings()
+            keep = None if "keep_days" in settings.model_fields_set else DAYS_KEPT
+            parameters = MaintainParameters(home=self._parameters.home, keep_days=keep)
+            run_maintenance(parameters, n_reads=0)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a stage, as `run_stages` asks for it."""

@@ -201,7 +201,10 @@ def _commit(
     table.update_incremental()
     is_alone = table.version() == before + 1  # else what others committed meanwhile is unknown
     warehouse.share(
-        contract.relation(), table, {**opened.transactions, **carried} if is_alone else None
+        contract.relation(),
+        table,
+        {**opened.transactions, **carried} if is_alone else None,
+        opened.since,
     )
 
 
