@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -80,7 +80,7 @@ def position(source: Source, warehouse: Warehouse) -> Position:
     n_pages = max(following(source.name).consumed(warehouse, RAW), 0)
     if not n_pages:
         return Position(0, None)
-    first = _leading(source).consumed(warehouse, RAW)
+    first = _leading(source.name).consumed(warehouse, RAW)
     for version in range(first, warehouse.version(RAW) + 1):
         note = json.loads(warehouse.note(RAW, version, NOTE) or "{}")
         if (note.get("source"), note.get("page")) == (source.name, n_pages):
@@ -88,6 +88,28 @@ def position(source: Source, warehouse: Warehouse) -> Position:
             return Position(n_pages, note["after"])
     message = f"{warehouse.settings.root}: the log of raw lacks the cursor of {source.name}"
     raise HomeError(message)
+
+
+def carry_cursors(warehouse: Warehouse, n_kept: int) -> None:
+    """Commit cursors once more that are in old entries of raw's log, for these may be deleted.
+
+    That is if more than twice as many entries are there as are to be kept. Nobody else may commit.
+    """
+    versions = warehouse.entries(RAW)
+    if len(versions) <= 2 * n_kept:
+        return
+    newest: dict[str, tuple[int, dict[str, Any]]] = {}
+    for version in versions:
+        if note := json.loads(warehouse.note(RAW, version, NOTE) or "{}"):
+            newest[note["source"]] = version, note
+    for name, (version, note) in newest.items():
+        if version <= versions[-1] - n_kept // 2:
+            number = note["page"] + 1
+            transactions = following(name).at(number)
+            transactions |= _leading(name).at(warehouse.version(RAW) + 1)
+            notes = {NOTE: json.dumps({**note, "page": number})}
+            with publishing(warehouse, RawRecord, transactions, notes=notes) as publication:
+                publication.commit()
 
 
 def _pages(database: Database, before: Before, warehouse: Warehouse) -> Iterator[int]:
@@ -120,7 +142,7 @@ def _commit(
     source, number, now = database.source, at.n_pages + 1, datetime.now(UTC)
     load_id, uri = load_id_of(now), f"{database.place}#{number}"
     transactions = following(source.name).at(number)
-    transactions |= _leading(source).at(warehouse.version(RAW) + 1)
+    transactions |= _leading(source.name).at(warehouse.version(RAW) + 1)
     notes: dict[str, str] = {}
     try:
         with publishing(warehouse, RawRecord, transactions, notes=notes) as publication:
@@ -143,9 +165,9 @@ def _note(source: Source, page: int, after: list[Value] | None) -> str:
     )
 
 
-def _leading(source: Source) -> Consumer:
+def _leading(source: str) -> Consumer:
     """Name the transaction whose version is one before which the last page's commit is not."""
-    return Consumer(f"{following(source.name).name}:since")
+    return Consumer(f"{following(source).name}:since")
 
 
 def _refuse_other_cursor(source: Source, columns: list[str]) -> None:

@@ -28,6 +28,8 @@ from transforms.schemas.staging import (
     QuarantinedRecord,
     StagedRecord,
 )
+from transforms.sources.pages import carry_cursors
+from transforms.upkeep import log
 from transforms.upkeep.log import trim_log
 from transforms.warehouse.arrivals import lock_arrivals
 from transforms.warehouse.checkpoint import (
@@ -161,6 +163,8 @@ def vacuum(
         with lock_arrivals(warehouse.settings.root) if relation == RAW else nullcontext():
             done.append(_vacuum(warehouse, relation, kept[relation], is_dry=is_dry))
             if not is_dry:
+                if relation == RAW:
+                    carry_cursors(warehouse, log.KEPT_ENTRIES)
                 needed = kept[relation] | positions[relation]
                 trim_log(warehouse.folder(relation), needed, since.get(relation))
     return done

@@ -173,10 +173,16 @@ class Warehouse:
         """Open a relation's Delta table as it was at a version."""
         return DeltaTable(str(self.folder(relation)), version=version)
 
+    def entries(self, relation: str) -> list[int]:
+        """List the versions whose entries a table's log still has."""
+        log = self.folder(relation) / "_delta_log"
+        return sorted(int(path.stem) for path in log.glob("*.json") if path.stem.isdigit())
+
     def note(self, relation: str, version: int, name: str) -> str | None:
         """Return a note that the commit of a version carries in the log; None if it has none."""
         # delta-rs tells the history of an old version by the newest entries
-        entry = Path(_entry(self.folder(relation), version)).read_text("utf-8")
+        path = Path(_entry(self.folder(relation), version))
+        entry = path.read_text("utf-8") if path.exists() else ""
         actions = map(json.loads, entry.splitlines())
         noted = (action["commitInfo"].get(name) for action in actions if "commitInfo" in action)
         return next(noted, None)

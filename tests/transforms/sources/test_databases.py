@@ -26,6 +26,8 @@ from transforms.sources.databases import Postgres, Sqlite, Standard, connected, 
 from transforms.sources.ingest import ingest, pending_files
 from transforms.sources.source import Source, load_source
 from transforms.staging.prepare import Account, prepare
+from transforms.upkeep import log
+from transforms.upkeep.maintain import vacuum
 from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
@@ -39,6 +41,7 @@ RECORD = {
     "text": "text",
     "label": "label",
 }
+RAW = RawRecord.relation()
 # what staging says of records, whatever they were loaded from
 CONTENT = """
 select record_id, author_id, event_timestamp, known_timestamp, text, label, is_tombstone,
@@ -726,6 +729,28 @@ def test_a_value_of_another_type_is_not_said(
     ) as caught:
         ingest(notes_source(make_source), warehouse)
     assert "private" not in str(caught.value)
+
+
+def test_a_cursor_outlives_the_entries_of_the_log(
+    make_source: MakeSource,
+    notes_db: Path,
+    warehouse: Warehouse,
+    query: Query,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log, "KEPT_ENTRIES", 4)
+    few = Warehouse(warehouse.settings.model_copy(update={"page_rows": 5}))
+    ingest(notes_source(make_source), warehouse)
+    ingest(notes_source(make_source, name="others"), few)
+    before = min(warehouse.entries(RAW))
+    for _ in range(3):  # nothing changes after the first time
+        vacuum(Warehouse(warehouse.settings), [], is_dry=False)
+    assert (before, min(warehouse.entries(RAW))) == (0, 20)
+    with closing(sqlite3.connect(notes_db)) as connection, connection:
+        connection.execute("insert into notes values (101, 'ann', '2026', '2026-02-01', 'x', 1)")
+    for source in (notes_source(make_source), notes_source(make_source, name="others")):
+        assert ingest(source, Warehouse(warehouse.settings)).rows_loaded == 1
+    assert len(query(IDS)) == 202
 
 
 def test_pages_by_plain_sql_lose_nothing(
