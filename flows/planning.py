@@ -67,7 +67,7 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
                 n_loaded,
                 f"{len(found.files):,} files, {n_bytes / 1e6:,.1f} MB"
                 if found.files
-                else f"appended to {source.uri}",
+                else _why(source),
             )
         )
     n_unstaged, n_staged = _staged(source, warehouse, n_loaded)
@@ -98,6 +98,13 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
         _fields(looked) if looked else [],
         checks,
     )
+
+
+def _why(source: Source) -> str:
+    """Say what a run would do with rows of a database or a stream, which are only counted."""
+    if source.is_database and source.is_compared:
+        return f"rows of {source.uri}, to be compared with those loaded before"
+    return f"appended to {source.uri}" if source.is_stream else f"new in {source.uri}"
 
 
 def _left_out(warehouse: Warehouse) -> list[str]:

@@ -51,6 +51,11 @@ class Settings(BaseSettings):
         ge=1,
         description="Source bytes that one load (one commit to raw) takes at most.",
     )
+    page_rows: int = Field(
+        default=250_000,
+        ge=1,
+        description="Rows of a database that one load (one commit to raw) takes at most.",
+    )
     keep_days: float = Field(
         default=7,
         ge=0,

@@ -23,8 +23,10 @@ from flows.stages import (
     run_stages,
 )
 from transforms.errors import MillraceError, NoFilesError
+from transforms.home import Settings
 from transforms.schemas.staging import StagedRecord
 from transforms.sources.ingest import Ingested
+from transforms.sources.pages import look
 from transforms.sources.posts import Taken
 from transforms.sources.source import Source, list_files
 from transforms.staging.outcomes import Outcome, Since, outcomes, versions_before
@@ -36,10 +38,14 @@ Seen = tuple[tuple[Path, int, int], ...]
 SECONDS_OF_A_LOOK = 1.0
 # between passes, so that a run, maintenance or an erasure that waits for the home gets its turn
 SECONDS_OF_A_PAUSE = 0.05
+SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_BETWEEN_COMPARISONS = 60.0
 SECONDS_UNTIL_RETRY = (1, 2, 5, 15, 30)
 # each pass leaves a file in every table, and the more there are the longer a pass takes. One or two
 # tables are maintained after each, for all at once would let everybody wait for seconds
 PASSES_UNTIL_MAINTENANCE = 20
+# of replaced data files, for who is reading them: a file a second in each table is many in a week
+DAYS_KEPT = 3 / 24
 SECONDS_BETWEEN_HISTORY = 3600.0
 logger = logging.getLogger(__name__)
 
@@ -72,11 +78,7 @@ class Passes(threading.Thread):
         self.versions: dict[Stage, int] = {"staged": -1, "online": -1}
         self._parameters, self._source = parameters, source
         self._end_load = end_load
-        self._folder: _Folder | Appended = (
-            Appended(source, Warehouse(parameters.settings()))
-            if source.format == "delta"
-            else _Folder(source)
-        )
+        self._origin = _origin_of(source, parameters.settings())
         self._lock = threading.Lock()
         self._is_due = threading.Event()
         self._is_due.set()  # a killed process may have left something
@@ -117,7 +119,7 @@ class Passes(threading.Thread):
                 time.sleep(SECONDS_OF_A_PAUSE)
                 continue
             self._is_due.clear()
-            if is_due or self.trouble or self._folder.is_due():
+            if is_due or self.trouble or self._origin.is_due():
                 self._try()
                 time.sleep(SECONDS_OF_A_PAUSE)
         self._fail(StoppedError("millrace is closing"))
@@ -146,16 +148,18 @@ class Passes(threading.Thread):
 
     def _maintain(self) -> None:
         """Maintain the tables whose turn it is."""
-        relations = Warehouse(self._parameters.settings()).relations()
+        settings = self._parameters.settings()
+        relations = Warehouse(settings).relations()
         turn = relations[self.n_passes % PASSES_UNTIL_MAINTENANCE :: PASSES_UNTIL_MAINTENANCE]
         if turn:
-            parameters = MaintainParameters(home=self._parameters.home)
+            keep = None if "keep_days" in settings.model_fields_set else DAYS_KEPT
+            parameters = MaintainParameters(home=self._parameters.home, keep_days=keep)
             run_maintenance(parameters, n_reads=0, relations=turn)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a stage, as `run_stages` asks for it."""
         if function is ingest:
-            return self._folder.load(*arguments[:2])
+            return self._origin.load(*arguments[:2])
         if function is materialize:
             # not as of the pass's begin: what was known a moment later is staged too
             return function(arguments[0], datetime.now(UTC))
@@ -198,6 +202,46 @@ class Passes(threading.Thread):
             failed, self._waiters = self._waiters, []
         for waiter in failed:
             waiter.future.set_exception(error)
+
+
+def _origin_of(source: Source, settings: Settings) -> "_Folder | _Database | Appended":
+    """Choose what looks for rows where a source's `uri` points to."""
+    if source.is_database:
+        return _Database(source, settings)
+    if source.format == "delta":
+        return Appended(source, Warehouse(settings))
+    return _Folder(source)
+
+
+class _Database:
+    """The database that a source points to; looked at now and then."""
+
+    def __init__(self, source: Source, settings: Settings) -> None:
+        self._source, self._settings = source, settings
+        self._look_at, self._is_due = 0.0, True
+
+    def is_due(self) -> bool:
+        """Whether there are rows to read, or it is time to compare all."""
+        if time.monotonic() >= self._look_at:
+            is_compared = self._source.is_compared
+            seconds = SECONDS_BETWEEN_COMPARISONS if is_compared else SECONDS_BETWEEN_LOOKS
+            self._look_at = time.monotonic() + seconds
+            self._is_due = self._is_due or is_compared or self._has_rows()
+        return self._is_due
+
+    def load(self, source: Source, warehouse: Warehouse) -> Ingested:
+        """Load what is new, if there is anything."""
+        if not self._is_due:
+            return Ingested(0, 0, [], [])
+        ingested: Ingested = ingest(source, warehouse)
+        self._is_due = False
+        return ingested
+
+    def _has_rows(self) -> bool:
+        try:
+            return look(self._source, Warehouse(self._settings)) > 0
+        except MillraceError:
+            return True  # the pass says why
 
 
 class _Folder:

@@ -24,7 +24,8 @@ from flows.consumer.passes import _Folder
 from flows.stages import MaintainParameters, PipelineParameters, run_erasure, run_maintenance
 from tests.feature_repo.test_feast_cli import ROOT, free_port, serving
 from tests.feature_repo.test_guard import certificate
-from tests.flows.conftest import INCREMENTS, Notes, note
+from tests.flows.conftest import INCREMENTS, Notes, contents, note
+from tests.flows.test_consume_kill import as_read
 from transforms.errors import ErasureError
 from transforms.home import Settings
 from transforms.sources.posts import Intake, read_post
@@ -331,6 +332,56 @@ def test_small_commits_are_compacted_while_posts_are_taken(
     assert len(running.warehouse.files("features.record_quality")) < 8
     stages.run_plain(PipelineParameters(source=str(running.notes.source), home=str(running.home)))
     assert n_profiled() == 8
+
+
+def test_logs_stay_short_while_posts_are_taken_and_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "PASSES_UNTIL_MAINTENANCE", 3)
+    monkeypatch.setattr("transforms.upkeep.log.KEPT_ENTRIES", 8)
+    monkeypatch.setattr("transforms.warehouse.tables.REOPENED_AFTER", 4)
+    with Running(tmp_path) as running:
+        for number in range(14):
+            line = note(number, f"2024-01-01T10:{number:02}:00Z")
+            answer = running.post(f"k{number}", line, wait="online").json()
+            assert (answer["reached"], answer["staged"]) == ("online", 1)
+        assert running.post("k0", note(0, "2024-01-01T10:00:00Z")).json()["staged"] == 1
+    warehouse = running.warehouse
+    for relation in ("raw.records", "staging.records", "features.author_activity"):
+        entries = list((warehouse.folder(relation) / "_delta_log").glob("*.json"))
+        assert warehouse.version(relation) > len(entries), relation
+        assert len(entries) <= 2 * 8 + 6
+    assert recount(warehouse)["adds_up"].all()
+    batch = Notes(tmp_path / "files")
+    lines = [note(number, f"2024-01-01T10:{number:02}:00Z") for number in range(14)]
+    (batch.folder / "data" / "all.jsonl").write_text("\n".join(lines))
+    stages.run_plain(PipelineParameters(source=str(batch.source), home=str(tmp_path / "batch")))
+    found, expected = contents(running.home), contents(tmp_path / "batch")
+    views = [name for name in expected if name.startswith(("features.", "online "))]
+    assert {name: as_read(name, found[name]) for name in views} == {
+        name: as_read(name, expected[name]) for name in views
+    }
+
+
+def test_replaced_files_of_a_consumer_stay_for_hours_or_as_long_as_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "PASSES_UNTIL_MAINTENANCE", 1)
+    asked: list[float | None] = []
+
+    def maintain(parameters: MaintainParameters, n_reads: int) -> None:
+        asked.append(parameters.keep_days)
+        assert n_reads == 0
+
+    monkeypatch.setattr(passes, "run_maintenance", maintain)
+    with Running(tmp_path / "a") as running:
+        running.post("a", note(1, "2024-01-01T10:00:00Z"), wait="online")
+    assert {*asked} == {passes.DAYS_KEPT}
+    asked.clear()
+    monkeypatch.setenv("MILLRACE_KEEP_DAYS", "2")
+    with Running(tmp_path / "b") as running:
+        running.post("a", note(1, "2024-01-01T10:00:00Z"), wait="online")
+    assert {*asked} == {None}
 
 
 # --- beside maintenance and erasure ---

@@ -5,12 +5,14 @@ import shutil
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from feature_repo import training_set
 from feature_repo.locks import LockError, remove
+from flows import stages
 from flows.history import history_path
 from flows.sizes import measure
 from flows.stages import (
@@ -20,10 +22,15 @@ from flows.stages import (
     run_maintenance,
     run_plain,
 )
+from tests.flows.conftest import Notes, contents, note
 from transforms.home import Settings
+from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import StagedRecord
 from transforms.sources.source import load_source
-from transforms.upkeep import maintain as maintain_module
+from transforms.staging.prepare import n_unstaged
+from transforms.staging.quarantine import replay
+from transforms.upkeep.log import trim_log
+from transforms.upkeep.maintain import _chosen
 from transforms.upkeep.sizes import in_words
 from transforms.warehouse.tables import Warehouse, files_of_version
 
@@ -133,7 +140,7 @@ def test_files_are_merged_with_those_that_are_not_larger_by_far(
     monkeypatch.setattr("transforms.upkeep.maintain.LARGER", 4)
     files = {f"file {number}": n_rows for number, n_rows in enumerate(sizes)}
     monkeypatch.setattr("transforms.upkeep.maintain.n_rows_of", files.__getitem__)
-    chosen = maintain_module._chosen(StagedRecord, grown, list(files))
+    chosen = _chosen(StagedRecord, grown, list(files))
     assert [files[file] for file in chosen] == merged
 
 
@@ -243,6 +250,18 @@ def test_growth_is_what_the_versions_of_a_week_added(grown: Warehouse) -> None:
     assert size.n_grown == size.n_bytes > 0
 
 
+def test_growth_is_from_the_oldest_entry_where_a_log_is_trimmed(
+    grown: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transforms.upkeep.log.KEPT_ENTRIES", 1)
+    folder, newest = grown.folder("staging.records"), grown.versions()["staging.records"]
+    before = n_bytes(files_of_version(folder, newest - 1))
+    trim_log(folder, [])
+    again = Warehouse(grown.settings)  # an open table needs entries that usually stay
+    size = measure(again, datetime.now(UTC)).tables["staging.records"]
+    assert size.n_grown == size.n_bytes - before > 0
+
+
 def test_online_store_grows_from_what_past_runs_left(grown: Warehouse) -> None:
     runs = [
         json.loads(line) for line in history_path(grown.settings.root).read_text().split("\n")[1:]
@@ -270,3 +289,50 @@ def test_setting_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_KEEP_DAYS", "3")
     assert MaintainParameters().settings().keep_days == Settings().keep_days == 3
     assert MaintainParameters(keep_days=1).settings().keep_days == 1
+
+
+def test_file_that_is_much_larger_waits_for_more_small_ones(
+    grown: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transforms.upkeep.maintain.FEW_ROWS", 5)
+    sizes = {"large": 100, **{f"small{number}": 4 for number in range(6)}}
+    monkeypatch.setattr("transforms.upkeep.maintain.n_rows_of", sizes.__getitem__)
+    assert sorted(_chosen(RawRecord, grown, list(sizes))) == sorted(set(sizes) - {"large"})
+    sizes["middle"] = 24
+    assert sorted(_chosen(RawRecord, grown, list(sizes))) == sorted(sizes)
+    assert _chosen(RawRecord, grown, ["large", "small1", "small2"]) == []
+
+
+def test_tables_whose_logs_are_trimmed_go_on_as_others_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transforms.upkeep.log.KEPT_ENTRIES", 0)
+    notes, others = Notes(tmp_path / "source"), Notes(tmp_path / "others")
+    others.source.write_text(others.source.read_text().replace("name: notes", "name: others"))
+    (others.folder / "data" / "0.jsonl").write_text(note(500, "2024-01-01T10:00:00Z") + "\n")
+    trimmed, other = tmp_path / "trimmed", tmp_path / "other"
+    for home in (trimmed, other):
+        run_plain(PipelineParameters(source=str(others.source), home=str(home)))
+    for number in range(3):
+        notes.add()
+        for home in (trimmed, other):
+            run_plain(PipelineParameters(source=str(notes.source), home=str(home)))
+        if number == 0:
+            first = training_set(SPINE, FEATURES, trimmed)
+            first.register("first")
+        maintain(Warehouse(Settings(home=trimmed)), keep_days=0)
+        stages._warehouse.cache_clear()  # an open table needs entries that usually stay
+    warehouse = Warehouse(Settings(home=trimmed))
+    log = warehouse.folder("features.author_activity") / "_delta_log"
+    assert len(list(log.glob("*.json"))) < warehouse.version("features.author_activity")
+    # a source that was long not run, rejected rows, and a training set of before
+    assert n_unstaged(load_source(others.source), warehouse) >= 0
+    replay(load_source(notes.source), warehouse)
+    run_plain(PipelineParameters(source=str(others.source), home=str(trimmed)))
+    assert training_set.rebuild("first", home=trimmed).frame.equals(first.frame)
+    found, expected = contents(trimmed), contents(other)
+    assert [name for name in served(expected) if found[name] != expected[name]] == []
+
+
+def served(tables: dict[str, Any]) -> list[str]:
+    return [name for name in tables if name.startswith(("staging.", "features.", "online "))]

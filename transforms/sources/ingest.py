@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from transforms.errors import FileRefusedError, NoFilesError
 from transforms.schemas.raw import RawRecord
-from transforms.sources import streams
+from transforms.sources import pages, streams
 from transforms.sources.posts import SCHEME, load_id_of
 from transforms.sources.reading import read_payloads
 from transforms.sources.source import Source, SourceFile, list_files
@@ -42,7 +42,7 @@ class Ingested(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """What ingest would load: files, or about how many rows of a stream."""
+    """What ingest would load: files, or about how many rows of a database or a stream."""
 
     files: list[NewFile]
     notices: list[str]
@@ -51,11 +51,13 @@ class Pending(NamedTuple):
 
 
 def pending_files(source: Source, warehouse: Warehouse) -> Pending:
-    """List the files of a source that are not in raw, by URI, size and content; count a stream.
+    """List the files of a source that are not in raw, by URI, size and content; or count rows.
 
     So a changed file is a new one. Raises `NoFilesError` if there is no file at all, unless some
-    were loaded from there before.
+    were loaded from there before, and `SourceError` if a database cannot be read.
     """
+    if source.is_database:
+        return Pending([], [], [], pages.look(source, warehouse))
     if source.is_stream:
         behind = streams.look(source, warehouse)
         return Pending([], [], behind.gaps, behind.n_rows)
@@ -102,8 +104,12 @@ def _n_loaded(source: Source, warehouse: Warehouse) -> tuple[int, int]:
 def ingest(source: Source, warehouse: Warehouse, *, accept_gap: bool = False) -> Ingested:
     """Load all new files to raw, in commits of at most `load_bytes`; refuse unreadable files.
 
-    Of a stream load what is there; raises `GapError` if rows are lost, unless that is accepted.
+    Of a database load new rows, in commits of at most `page_rows`. Of a stream load what is there;
+    raises `GapError` if rows are lost, unless that is accepted.
     """
+    if source.is_database:
+        taken = pages.take_all(source, warehouse)
+        return Ingested(0, taken.n_rows, taken.notices, [])
     if source.is_stream:
         n_rows, notices = streams.take_all(source, warehouse, accept_gap=accept_gap)
         return Ingested(0, n_rows, notices, [])

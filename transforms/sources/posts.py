@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from deltalake.exceptions import DeltaError
 
 from transforms.errors import HomeError, PostError, SourceError
 from transforms.schemas.raw import RawRecord
@@ -244,7 +245,11 @@ class _Keys:
         if known is None or known[0] != of_table or known[1] > version:
             self._database.execute("delete from posts")
             known = (of_table, -1)
-        self.add(self._committed(known[1], version), version, of_table)
+        try:
+            committed = self._committed(known[1], version)
+        except DeltaError:  # the log no longer has that version
+            committed = self._committed(-1, version)
+        self.add(committed, version, of_table)
         return version
 
     def add(
@@ -263,10 +268,9 @@ class _Keys:
         )
         self._database.execute("commit")
 
-    def _committed(self, since: int, version: int) -> Iterator[tuple[str, str, int, str, int]]:
+    def _committed(self, since: int, version: int) -> list[tuple[str, str, int, str, int]]:
         added = self._warehouse.changes(RAW, since, version).added
         with connect(self._warehouse, of=()) as connection:
             create_view(connection, "arrived", added, RawRecord.arrow_schema())
             posts = connection.sql(model("staging/posts"), params={"source": self._source.name})
-            for uri, load_id, n_rows, digest in posts.fetchall():
-                yield uri, load_id, n_rows, digest, version
+            return [(*post, version) for post in posts.fetchall()]

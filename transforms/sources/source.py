@@ -36,6 +36,27 @@ STATEFUL = ("hz", "iso2022", "utf-7")
 # ways to write text in ASCII, not encodings of files
 NO_FILE_IS_IN = {"idna", "punycode", "raw-unicode-escape", "unicode-escape"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+# what begins the `uri` of a database, and the ADBC driver that reads it
+DRIVERS = {
+    "postgresql": "postgresql",
+    "postgres": "postgresql",
+    "sqlite": "sqlite",
+    "snowflake": "snowflake",
+    "bigquery": "bigquery",
+    "grpc": "flightsql",
+    "grpc+tls": "flightsql",
+    "mysql": "mysql",
+}
+DATABASE = re.compile(rf"({'|'.join(map(re.escape, DRIVERS))})://.*")
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+# where a `uri` has what lets in: after a user's name, and in parameters of such a name
+SECRETS = (
+    re.compile(r"://[^/@?#]*?:([^@]*)@"),
+    re.compile(
+        r"(?i)[?&;](?!sslkey=)[^=&]*(?:password|passwd|pwd|secret|token|key)[^=&]*=([^&#]*)"
+    ),
+)
+DELETED_AT = "_deleted_at"
 EPOCH = "{column: NAME, unit: milliseconds} (or seconds, microseconds, nanoseconds)"
 REPLACED = {
     "drift.beyond_usual": "thresholds now follow from the source's own history; "
@@ -149,6 +170,12 @@ class Source(_Model):
     format: Format | None = None
     encoding: str = "utf-8"
     delimiter: Annotated[str, Field(min_length=1, max_length=1, pattern=r'[^"\r\n]')] = ","
+    table: Annotated[str, Field(min_length=1)] | None = None
+    query: Annotated[str, Field(min_length=1)] | None = None
+    cursor: tuple[str, ...] = ()
+    key: tuple[str, ...] = ()
+    lag: Annotated[float, Field(ge=0)] = 60
+    deletes: Literal["compare"] | None = None
     known: Literal["at_load", "at_event"] | KnownEpoch | KnownColumn
     record: RecordMapping
     text: Literal["keep", "redact"] = "keep"
@@ -162,6 +189,22 @@ class Source(_Model):
     max_quarantined_ratio: Ratio = 0.5
     warn_quarantined_ratio: Ratio = 0.1
     max_collision_ratio: Ratio = 0.01
+
+    @property
+    def is_database(self) -> bool:
+        """Whether its rows are those of a table or a query, rather than in files."""
+        has_rows = self.table is not None or self.query is not None
+        return bool(DATABASE.fullmatch(self.uri) or (has_rows and VARIABLE.match(self.uri)))
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether every run compares all rows of the database with those of raw."""
+        return self.deletes == "compare" or not self.cursor
+
+    @property
+    def compared_by(self) -> tuple[str, ...]:
+        """The columns that identify a row of the database: `key`, or the cursor's after a time."""
+        return self.key or self.cursor[1:]
 
     @property
     def is_topic(self) -> bool:
@@ -192,11 +235,16 @@ class Source(_Model):
         known = (
             {"known_timestamp": self.known.column} if isinstance(self.known, KnownColumn) else {}
         )
+        tombstone = self.tombstone
+        if self.is_database and self.is_compared:
+            # a row that the database has no more comes as it was, with the time it was missed
+            known = {name: f"coalesce({DELETED_AT}, ({at}\n))" for name, at in known.items()}
+            tombstone = f"{DELETED_AT} is not null or ({tombstone}\n)"
         times = {
             "event_timestamp": event.column if isinstance(event, EpochColumn) else event,
             **known,
         }
-        return {**self.record.model_dump(), **times, "is_tombstone": self.tombstone}
+        return {**self.record.model_dump(), **times, "is_tombstone": tombstone}
 
     def units(self) -> dict[str, Unit]:
         """Map the canonical names of times that are numbers since 1970 to their units."""
@@ -309,9 +357,14 @@ def load_source(path: Path) -> Source:
     except ValidationError as error:
         message = f"{path}: {_explain(error)}"
         raise SourceError(message) from None
+    _check_place(path, source)
     _check_expressions(path, source)
     _check_columns(path, source)
     encoding = _check_encoding(path, source)
+    if source.is_database:
+        return source.model_copy(
+            update={"encoding": encoding, "uri": _absolute(source.uri, path.resolve().parent)}
+        )
     if source.is_topic:
         _check_topic(path, source, encoding)
         return source.model_copy(update={"encoding": encoding})
@@ -340,7 +393,7 @@ def list_files(source: Source) -> Listing:
     >>> [(file.path.name, file.format, file.compression) for file in listing.files]
     [('a.jsonl.gz', 'jsonl', 'gzip'), ('b.csv', 'csv', None)]
     """
-    if source.is_stream:
+    if source.is_stream or source.is_database:
         message = f"{source.uri}: has no files"
         raise NoFilesError(message)
     target = Path(source.uri)
@@ -452,6 +505,59 @@ def _root_of(target: Path) -> Path:
         return target if target.is_dir() else target.parent
     fixed = itertools.takewhile(lambda part: not glob.has_magic(part), target.parts[:-1])
     return Path(*fixed)
+
+
+def _absolute(uri: str, folder: Path) -> str:
+    """Let the path of an SQLite file start at a folder."""
+    scheme, _, rest = uri.partition("://")
+    return f"{scheme}://{folder / Path(rest).expanduser()}" if scheme == "sqlite" else uri
+
+
+def _check_place(path: Path, source: Source) -> None:
+    """Refuse keys of a database that lack one, or that do not go together, and secrets."""
+    if any(
+        VARIABLE.sub("", found[1]) for secret in SECRETS for found in secret.finditer(source.uri)
+    ):
+        message = (
+            f"{path}: uri: has a password or a key in it; put that into a variable of the "
+            "environment, and its name here: ${NAME}"
+        )
+        raise SourceError(message)
+    fault = _fault_of_database(source) if source.is_database else _fault_of_files(source)
+    if fault:
+        message = f"{path}: {fault}"
+        raise SourceError(message)
+
+
+def _fault_of_files(source: Source) -> str | None:
+    given = {"table", "query", "cursor", "key", "lag", "deletes"} & source.model_fields_set
+    return (
+        f"{min(given)}: goes with a database, and `uri` names files; a database is "
+        "postgresql://HOST/DATABASE or sqlite://PATH, or see docs/databases.md"
+        if given
+        else None
+    )
+
+
+def _fault_of_database(source: Source) -> str | None:
+    columns = [*source.cursor, *source.compared_by]
+    if (source.table is None) == (source.query is None):
+        return "table: name the table, e.g. `table: public.tickets`, or write a `query`, not both"
+    if given := {"format", "encoding", "delimiter"} & source.model_fields_set:
+        return f"{min(given)}: is about files, and `uri` names a database; leave it out"
+    if "" in columns or len(set(source.cursor)) < len(source.cursor):
+        return "cursor: names each column once, e.g. [updated_at, id]"
+    if source.is_compared and not source.compared_by:
+        return (
+            "cursor: say which columns say what is new, e.g. [updated_at, id]; or `key`, the "
+            "primary key, and every run compares the whole table"
+        )
+    if source.is_compared and (source.known == "at_event" or isinstance(source.known, KnownEpoch)):
+        return (
+            "known: that a row was deleted is known when it is missed, so with a comparison "
+            "`known` is at_load or {column: NAME}, a time"
+        )
+    return None
 
 
 def _check_expressions(path: Path, source: Source) -> None:

@@ -23,9 +23,23 @@ from transforms.schemas.base import Contract
 from transforms.schemas.fields import SourceField
 from transforms.schemas.profiles import ColumnProfile, DriftStatistic, LoadCheck
 from transforms.schemas.raw import RawRecord
-from transforms.schemas.staging import AccountedFile, DuplicateRow, StagedRecord
+from transforms.schemas.staging import (
+    AccountedFile,
+    DuplicateRow,
+    QuarantinedRecord,
+    StagedRecord,
+)
+from transforms.sources.pages import carry_cursors
+from transforms.upkeep import log
+from transforms.upkeep.log import trim_log
 from transforms.warehouse.arrivals import lock_arrivals
-from transforms.warehouse.checkpoint import FEATURIZE, preparing
+from transforms.warehouse.checkpoint import (
+    FEATURIZE,
+    consumed_version,
+    preparing,
+    profiling,
+    replaying,
+)
 from transforms.warehouse.publishing import publish
 from transforms.warehouse.snapshot import connect, create_view
 from transforms.warehouse.tables import Warehouse, n_rows_of
@@ -45,7 +59,8 @@ KEPT: tuple[type[Contract], ...] = (
 )
 RAW = RawRecord.relation()
 FEW_FILES = 4
-LARGER = 4
+FEW_ROWS = 50_000  # rewritten in a tenth of a second
+MUCH_LARGER = 4
 REPLACED_SHARE = 0.1
 ROWS_OF_A_BUCKET = 500_000
 
@@ -136,7 +151,7 @@ def vacuum(
     is_dry: bool,
     relations: Collection[str] | None = None,
 ) -> list[Vacuumed]:
-    """Delete the data files that no version needs any more, and checkpoint the tables.
+    """Delete the data files and log entries that nothing needs any more; checkpoint the tables.
 
     All tables are looked at, or the `relations`.
 
@@ -154,22 +169,37 @@ def vacuum(
         kept.get(StagedRecord.relation(), set()).add(
             FEATURIZE.consumed(warehouse, contract.relation())
         )
-    for needed in (consistent_versions(warehouse), *locked):
-        for view, version in needed.items():
+    consistent = consistent_versions(warehouse)
+    for of_views in (consistent, *locked):
+        for view, version in of_views.items():
             kept.get(f"features.{view}", set()).add(version)
-    return [
-        _vacuum(warehouse, relation, kept[relation], is_dry=is_dry)
-        for relation in versions
-        if relations is None or relation in relations
-    ]
+    since = {f"features.{view}": version for view, version in consistent.items()}
+    looked_at = [name for name in versions if relations is None or name in relations]
+    # read by what is in them since, not their files
+    positions = {relation: _positions(warehouse, relation) for relation in looked_at}
+    done = []
+    for relation in looked_at:
+        with lock_arrivals(warehouse.settings.root) if relation == RAW else nullcontext():
+            done.append(_vacuum(warehouse, relation, kept[relation], is_dry=is_dry))
+            if not is_dry:
+                if relation == RAW:
+                    carry_cursors(warehouse, log.KEPT_ENTRIES)
+                needed = kept[relation] | positions[relation]
+                trim_log(warehouse.folder(relation), needed, since.get(relation))
+    return done
+
+
+def _positions(warehouse: Warehouse, relation: str) -> set[int]:
+    """Return the versions of a table that replays, views of its rows and profiles go on from."""
+    if relation == QuarantinedRecord.relation():
+        accounts = AccountedFile.relation()
+        return {replaying(name).consumed(warehouse, accounts) for name in _sources(warehouse)}
+    if relation in {contract.relation() for contract in INDEX}:
+        return {consumed_version(warehouse, view.relation, relation) for view in views()}
+    return {profiling(relation).consumed(warehouse, ColumnProfile.relation())}
 
 
 def _vacuum(warehouse: Warehouse, relation: str, kept: set[int], *, is_dry: bool) -> Vacuumed:
-    with lock_arrivals(warehouse.settings.root) if relation == RAW else nullcontext():
-        return _vacuum_quiet(warehouse, relation, kept, is_dry=is_dry)
-
-
-def _vacuum_quiet(warehouse: Warehouse, relation: str, kept: set[int], *, is_dry: bool) -> Vacuumed:
     """Vacuum a table to which nobody writes."""
     table = warehouse.table(relation)
     if table is None:
@@ -210,17 +240,21 @@ def _advance(
 def _chosen(contract: type[Contract], warehouse: Warehouse, files: list[str]) -> list[str]:
     """Choose the files to rewrite.
 
-    All files of a view with many replaced rows; otherwise the small files, if there are several.
-    A file that is larger by far than all that are smaller stays, so that a row is moved a few times
-    only, whatever it is merged with.
+    All files of a view with many replaced rows; otherwise the small files, if there are several. A
+    file that is much larger than all smaller ones together waits for more of them: where a consumer
+    has its tables compacted again and again, each row is rewritten a few times, not every time.
     """
     if is_dated(contract) and files and _replaced_share(contract, warehouse) >= REPLACED_SHARE:
         return files
     small = sorted((file for file in files if n_rows_of(file) < ROWS_OF_A_FILE // 4), key=n_rows_of)
-    n_rows = sum(map(n_rows_of, small))
-    while small and n_rows_of(small[-1]) > LARGER * (n_rows - n_rows_of(small[-1])):
-        n_rows -= n_rows_of(small.pop())
-    return small if len(small) > FEW_FILES else []
+    chosen: list[str] = []
+    n_rows = 0
+    for file in small:
+        if n_rows_of(file) > max(FEW_ROWS, MUCH_LARGER * n_rows):
+            break
+        chosen.append(file)
+        n_rows += n_rows_of(file)
+    return chosen if len(chosen) > FEW_FILES else []
 
 
 def is_dated(contract: type[Contract]) -> bool:

@@ -112,17 +112,17 @@ def _bytes_at(folder: Path, version: int) -> int:
 def _version_before(warehouse: Warehouse, relation: str, instant: datetime) -> int:
     """Return the last version committed before an instant; -1 if there is none.
 
-    Commits follow each other in time, so that a few entries of the log are enough.
+    Commits follow each other in time, so that a few entries of the log are enough. If maintenance
+    has deleted those of then, it is the oldest version that has one.
     """
     log, newest = warehouse.folder(relation) / "_delta_log", warehouse.versions()[relation]
-    return (
-        bisect_left(
-            range(newest + 1),
-            instant.timestamp() * 1000,
-            key=lambda version: _committed_ms(log / f"{version:020d}.json"),
-        )
-        - 1
+    oldest = min(int(entry.stem) for entry in log.glob("*.json"))
+    found = bisect_left(
+        range(newest + 1),
+        instant.timestamp() * 1000,
+        key=lambda version: _committed_ms(log / f"{version:020d}.json"),
     )
+    return max(found - 1, oldest if oldest > 0 else -1)
 
 
 def _committed_ms(entry: Path) -> int:

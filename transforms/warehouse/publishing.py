@@ -140,18 +140,20 @@ def publishing(
     without: Sequence[str] = (),
     *,
     is_whole: bool = False,
+    notes: Mapping[str, str] | None = None,
 ) -> Iterator[Publication]:
     """Open a publication, as `publish` makes one of all batches at once.
 
-    So several tables can be written side by side. Raises as `publish` does. What is not committed
-    at the end is deleted.
+    So several tables can be written side by side. `transactions` and `notes`, which the commit's
+    entry in the log has, may be added to until the commit. Raises as `publish` does. What is not
+    committed at the end is deleted.
     """
     relation = contract.relation()
     _refuse_repeat(warehouse.open_or_create(contract), relation, transactions, code)
     mode = "overwrite" if is_whole else "append"
 
     def commit(added: list[AddAction]) -> None:
-        _commit(warehouse, contract, added, without, transactions, code, mode)
+        _commit(warehouse, contract, added, without, transactions, code, mode, notes)
 
     with scratch_folder(warehouse.settings.root) as scratch:
         writer = PartWriter(warehouse.folder(relation), contract, scratch / PARTS)
@@ -171,6 +173,7 @@ def _commit(
     transactions: Mapping[str, int],
     code: int | None,
     mode: str,
+    notes: Mapping[str, str] | None,
 ) -> None:
     """Commit on top of what other runs have committed, unless that is of the same input.
 
@@ -179,7 +182,10 @@ def _commit(
     carried = (
         transactions if code is None else {**transactions, CODE: code, FAMILY: contract.version()}
     )
-    commit = CommitProperties(app_transactions=[Transaction(*item) for item in carried.items()])
+    commit = CommitProperties(
+        app_transactions=[Transaction(*item) for item in carried.items()],
+        custom_metadata=dict(notes or {}),
+    )
     actions: list[AddAction | RemoveAction] = [*added, *map(_remove, without)]
     for tries_left in reversed(range(COMMIT_TRIES)):
         opened = warehouse.take(contract)
@@ -200,7 +206,10 @@ def _commit(
         table.create_checkpoint()
     is_alone = table.version() == before + 1  # else what others committed meanwhile is unknown
     warehouse.share(
-        contract.relation(), table, {**opened.transactions, **carried} if is_alone else None
+        contract.relation(),
+        table,
+        {**opened.transactions, **carried} if is_alone else None,
+        opened.since,
     )
 
 

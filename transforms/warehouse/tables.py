@@ -3,6 +3,7 @@
 `publishing` writes them, `snapshot` opens DuckDB over them.
 """
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -37,10 +38,12 @@ RELATIONS = (
 )
 # former names of relations; `rename_tables` renames their folders in an older home
 FORMER = {"staging.duplicate_rows": "staging.repeats"}
-# log entries are small, and a consumer or a training set may need an old one at any time
+# by age alone; a consumer or a training set may need an old entry, so `upkeep.log` goes by need
 KEEP_LOG: dict[str, str | None] = {"delta.enableExpiredLogCleanup": "false"}
 # versions whose lists of data files a warehouse keeps in memory
 KEPT_VERSIONS = 256
+# an open table reads its log from where it was opened, of which `upkeep.log` keeps more than that
+REOPENED_AFTER = 500
 Report = Callable[[str, int, int], None]
 
 
@@ -64,11 +67,15 @@ class Changes(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """An open table, what distinguishes its log entry, and the transactions known of it."""
+    """An open table, what distinguishes its log entry, and the transactions known of it.
+
+    `since` is the version at which it was opened; it was brought up to date from there.
+    """
 
     table: DeltaTable
     identity: tuple[int, int] | None
     transactions: dict[str, int | None]
+    since: int
 
     def transaction_version(self, transaction: str) -> int | None:
         """Return the version that the newest commit of a transaction recorded.
@@ -128,22 +135,27 @@ class Warehouse:
         """Open a table as `table` does, with what is known of it."""
         folder = self.folder(relation)
         opened = self._opened.get(folder)
-        if opened and _is_newest(folder, opened):
+        if opened and _is_newest(folder, opened) and not _is_long_open(opened):
             return opened
         if not DeltaTable.is_deltatable(str(folder)):
             return None
         return self.share(relation, DeltaTable(str(folder)))
 
     def share(
-        self, relation: str, table: DeltaTable, transactions: Mapping[str, int | None] | None = None
+        self,
+        relation: str,
+        table: DeltaTable,
+        transactions: Mapping[str, int | None] | None = None,
+        since: int | None = None,
     ) -> Opened:
         """Share an opened table with later callers, as the newest version.
 
-        `transactions` are those that are known of this version.
+        `transactions` are those that are known of this version; `since` it has been open.
         """
         folder = self.folder(relation)
         entry = _entry(folder, table.version())
-        opened = Opened(table, _identity(entry), dict(transactions or {}))
+        since = table.version() if since is None else since
+        opened = Opened(table, _identity(entry), dict(transactions or {}), since)
         self._opened[folder] = opened
         self._keep_files(entry, table)
         return opened
@@ -162,6 +174,20 @@ class Warehouse:
     def table_at(self, relation: str, version: int) -> DeltaTable:
         """Open a relation's Delta table as it was at a version."""
         return DeltaTable(str(self.folder(relation)), version=version)
+
+    def entries(self, relation: str) -> list[int]:
+        """List the versions whose entries a table's log still has."""
+        log = self.folder(relation) / "_delta_log"
+        return sorted(int(path.stem) for path in log.glob("*.json") if path.stem.isdigit())
+
+    def note(self, relation: str, version: int, name: str) -> str | None:
+        """Return a note that the commit of a version carries in the log; None if it has none."""
+        # delta-rs tells the history of an old version by the newest entries
+        path = Path(_entry(self.folder(relation), version))
+        entry = path.read_text("utf-8") if path.exists() else ""
+        actions = map(json.loads, entry.splitlines())
+        noted = (action["commitInfo"].get(name) for action in actions if "commitInfo" in action)
+        return next(noted, None)
 
     def relations(self) -> tuple[str, ...]:
         """List the relations that a home can have, and those of features that it does have."""
@@ -284,6 +310,10 @@ def _is_newest(folder: Path, opened: Opened) -> bool:
     version = opened.table.version()
     is_there = opened.identity is not None and _identity(_entry(folder, version)) == opened.identity
     return is_there and _identity(_entry(folder, version + 1)) is None
+
+
+def _is_long_open(opened: Opened) -> bool:
+    return opened.table.version() - opened.since >= REOPENED_AFTER
 
 
 def files_of_version(folder: Path, version: int) -> list[str]:

@@ -1,0 +1,253 @@
+"""A day of small commits: what they leave to read, and what each costs after thousands of others.
+
+Records are committed to raw in small posts, staged every few commits and maintained every twenty
+passes, as `millrace consume` does; the last passes before the end compute features too, with no
+maintenance after them, which is the most that is ever left. Then each table is read as it was left,
+and compacted to one file. Commits come one after the other, not one a second.
+"""
+
+import argparse
+import os
+import resource
+import shlex
+import shutil
+import sys
+import tempfile
+from itertools import count
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, NamedTuple
+
+from fresh import DATA, RECORDS_OF_A_POST, SAMPLE, record, templates
+from harness import Goal, goal_table, machine, say, table, write
+from pipeline import LIBRARIES, positive
+
+if TYPE_CHECKING:
+    from transforms.warehouse.tables import Warehouse
+
+COMMITS_OF_A_PASS = 20
+STEPS = 8
+N_READS = 9
+MOST_EXCESS = 0.2
+READ = ("raw.records", "staging.records", "features.record_quality", "features.author_activity")
+ABOUT = """measure what thousands of small commits cost, and what they leave beside compacted tables
+
+The home lies in a temp folder (TMPDIR says where; 1 GB) that is removed at the end.
+"""
+
+
+class Step(NamedTuple):
+    """An eighth of the commits: processor time of each kind of work, and what raw has by then."""
+
+    n_commits: int
+    commit_ms: float
+    staging_ms: float
+    maintenance_s: float
+    n_entries: int
+    n_files: int
+    megabytes: float
+
+
+class Read(NamedTuple):
+    """A table: its rows, and its files and the seconds of a read, as left and compacted."""
+
+    relation: str
+    n_rows: int
+    n_files: int
+    seconds: float
+    seconds_compacted: float
+
+    @property
+    def excess(self) -> float:
+        """How much longer a read takes than of the compacted table."""
+        return self.seconds / self.seconds_compacted - 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--commits", type=positive, default=2_400, metavar="N", help="commits to raw (2,400)"
+    )
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="put the tables into this Markdown page"
+    )
+    arguments = parser.parse_args()
+    os.environ["MILLRACE_FEATURES"] = ""
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
+        steps, reads = measure(Path(folder), arguments.commits)
+    report = describe(steps, reads, load)
+    print(report)
+    if arguments.write:
+        write(arguments.write, "commits", report)
+    return 0
+
+
+def measure(folder: Path, n_commits: int) -> tuple[list[Step], list[Read]]:
+    """Commit, stage and maintain; the costs of each eighth, and the reads at the end."""
+    from flows.consumer.passes import DAYS_KEPT, PASSES_UNTIL_MAINTENANCE
+    from flows.stages import MaintainParameters, PipelineParameters, run_maintenance, run_plain
+    from transforms.sources.posts import Intake, read_post
+    from transforms.sources.source import load_source
+    from transforms.staging.prepare import prepare
+    from transforms.warehouse.tables import Warehouse
+
+    shutil.copytree(DATA, folder / "data")
+    file = folder / "source.yaml"
+    file.write_text(SAMPLE.read_text("utf-8").replace("data/cve_events/*.jsonl.zst", "data/*"))
+    parameters = PipelineParameters(source=str(file), home=str(folder / "home"))
+    run_plain(parameters)
+    source, warehouse = load_source(file), Warehouse(parameters.settings())
+    intake, lines, numbers = Intake(source, warehouse), templates(), count()
+    maintained = MaintainParameters(home=parameters.home, keep_days=DAYS_KEPT)
+    steps, taken = [], {"commit": 0.0, "staging": 0.0, "maintenance": 0.0}
+
+    def timed(what: str, begin: float) -> None:
+        taken[what] += processor() - begin
+
+    n_passes = n_maintained = 0
+    for number in range(1, n_commits + 1):
+        body = "\n".join(record(lines, next(numbers)) for _ in range(RECORDS_OF_A_POST))
+        post, begin = read_post(f"commit-{number}", body.encode()), processor()
+        intake.take([post])
+        timed("commit", begin)
+        if number % COMMITS_OF_A_PASS == 0:
+            begin = processor()
+            if number > n_commits - COMMITS_OF_A_PASS * (PASSES_UNTIL_MAINTENANCE - 1):
+                run_plain(parameters)
+            else:
+                prepare(source, warehouse, until=intake.end_load())
+                timed("staging", begin)
+            n_passes += 1
+            if n_passes % PASSES_UNTIL_MAINTENANCE == 0 and number < n_commits:
+                begin = processor()
+                run_maintenance(maintained, n_reads=0)
+                timed("maintenance", begin)
+                n_maintained += 1
+        if number % (n_commits // STEPS) == 0:
+            steps.append(step(warehouse, number, n_commits // STEPS, n_maintained, taken))
+            say(str(steps[-1]))
+            taken, n_maintained = dict.fromkeys(taken, 0.0), 0
+    compacted = compacted_copy(folder / "home")
+    return steps, [read(folder / "home", compacted, relation) for relation in READ]
+
+
+def step(
+    warehouse: "Warehouse", number: int, n_commits: int, n_maintained: int, taken: dict[str, float]
+) -> Step:
+    """Describe an eighth: processor time of each kind of work, and what raw has on disk."""
+    folder = warehouse.folder("raw.records")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return Step(
+        number,
+        taken["commit"] / n_commits * 1000,
+        taken["staging"] / n_commits * COMMITS_OF_A_PASS * 1000,
+        taken["maintenance"] / max(1, n_maintained),
+        sum(path.suffix == ".json" for path in files),
+        sum(path.suffix == ".parquet" and path.parent == folder for path in files),
+        sum(path.stat().st_size for path in files) / 1e6,
+    )
+
+
+def compacted_copy(home: Path) -> Path:
+    """Copy a home, and merge each table that is read into one file there."""
+    from transforms.features.registry import views
+    from transforms.home import Settings
+    from transforms.upkeep.maintain import KEPT, _compact
+    from transforms.warehouse.tables import Warehouse
+
+    warehouse = Warehouse(Settings(home=shutil.copytree(home, home.parent / "compacted")))
+    for contract in (*KEPT, *(view.contract for view in views())):
+        if (relation := contract.relation()) in READ:
+            _compact(contract, warehouse, warehouse.files(relation), n_reads=0)
+    return warehouse.settings.root
+
+
+def read(home: Path, compacted: Path, relation: str) -> Read:
+    """Read a table in both homes in turn, as a process does that reads it for the first time."""
+    from transforms.home import Settings
+    from transforms.warehouse.snapshot import connect
+    from transforms.warehouse.tables import Warehouse
+
+    def seconds(settings: Settings) -> float:
+        begin = processor()
+        with connect(Warehouse(settings), of=(relation,)) as connection:
+            for _ in connection.sql(f"from {relation}").to_arrow_reader(settings.batch_rows):
+                pass
+        return processor() - begin
+
+    homes = [Settings(home=home), Settings(home=compacted)]
+    left, merged = zip(*([seconds(one) for one in homes] for _ in range(N_READS)), strict=True)
+    warehouse = Warehouse(homes[0])
+    n_files, n_rows = len(warehouse.files(relation)), warehouse.n_rows(relation)
+    return Read(relation, n_rows, n_files, median(left), median(merged))
+
+
+def processor() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def describe(steps: list[Step], reads: list[Read], load: float) -> str:
+    """Tell what was measured, on what, as Markdown."""
+    command = shlex.join([".venv/bin/python", "benchmarks/commits.py", *sys.argv[1:]])
+    costs = table(
+        [
+            "commits to raw",
+            "CPU ms a commit",
+            "CPU ms to stage a pass",
+            "CPU s a maintenance",
+            "entries in raw's log",
+            "data files of raw on disk",
+            "MB of raw",
+        ],
+        [
+            [
+                f"{step.n_commits:,}",
+                f"{step.commit_ms:.1f}",
+                f"{step.staging_ms:.0f}",
+                f"{step.maintenance_s:.2f}",
+                f"{step.n_entries:,}",
+                f"{step.n_files:,}",
+                f"{step.megabytes:,.0f}",
+            ]
+            for step in steps
+        ],
+    )
+    tables = table(
+        ["table", "rows", "files", "read, CPU ms", "compacted to one file", "more"],
+        [
+            [
+                read.relation,
+                f"{read.n_rows:,}",
+                f"{read.n_files:,}",
+                f"{read.seconds * 1000:.1f}",
+                f"{read.seconds_compacted * 1000:.1f}",
+                f"{read.excess:+.0%}",
+            ]
+            for read in reads
+        ],
+    )
+    goals = [
+        Goal(
+            f"{read.relation}, a read beside one of the compacted table",
+            f"{read.excess:+.0%}",
+            "<= +20%",
+            read.excess <= MOST_EXCESS,
+        )
+        for read in reads
+    ]
+    about = (
+        f"{steps[-1].n_commits:,} commits of {RECORDS_OF_A_POST} records, one after the other, a "
+        f"pass that stages every {COMMITS_OF_A_PASS} and maintenance every 20 passes; the last 19 "
+        "passes compute features too, and none was compacted after them. A read opens the table "
+        "and reads all of it, the median of nine, in turn with the compacted copy."
+    )
+    head = ["## Small commits", f"`{command}`", machine(load, LIBRARIES)]
+    return "\n\n".join([*head, about, costs, tables, goal_table("small commits", goals)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
