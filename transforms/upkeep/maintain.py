@@ -59,7 +59,7 @@ KEPT: tuple[type[Contract], ...] = (
 )
 RAW = RawRecord.relation()
 FEW_FILES = 4
-FEW_ROWS = 50_000  # rewritten in a tenth of a second
+FEW_ROWS = 5_000  # rewritten in a hundredth of a second
 MUCH_LARGER = 4
 REPLACED_SHARE = 0.1
 ROWS_OF_A_BUCKET = 500_000
