@@ -58,6 +58,8 @@ class _Engine:
         options: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": memory_limit,
             "preserve_insertion_order": "false",
+            # else a gigabyte that tables took stays with the process after they are dropped
+            "allocator_background_threads": "true",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
         }
