@@ -97,11 +97,9 @@ def _count(text: pl.Expr, pattern: str) -> pl.Expr:
 
 
 def _count_where(may_match: pl.Expr, pattern: str) -> pl.Expr:
-    """Count a pattern in the texts that may match, which is quicker to find out.
-
-    The others are null meanwhile, for `when` evaluates its branches for all rows.
-    """
-    return _count(pl.when(may_match).then("text"), pattern).fill_null(0)
+    """Count a pattern in the texts that may match, which is quicker to find out."""
+    counted = pl.when(may_match).then(_count(pl.col("text"), pattern))
+    return counted.otherwise(pl.lit(0, pl.Int64))
 
 
 def _per(part: pl.Expr, whole: pl.Expr) -> pl.Expr:
