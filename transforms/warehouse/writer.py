@@ -85,7 +85,7 @@ def _encoding(values: pa.Array) -> Encoding:
         return _encoding_of_numbers(values) if share > 1 / 32 else REPEATING
     if share <= 1 / 4 or pa.types.is_boolean(of):
         return REPEATING
-    return TEXTS if pa.types.is_string(of) or pa.types.is_binary(of) else PLAIN
+    return TEXTS if pa.types.is_string(of) else PLAIN
 
 
 def _encoding_of_numbers(values: pa.Array) -> Encoding:

@@ -90,6 +90,7 @@ def test_each_reader_gets_what_was_written_bit_for_bit(
     [
         pytest.param(["a", "b"] * (N_MANY // 2), "RLE_DICTIONARY", id="words that repeat"),
         pytest.param([f"a{n}" for n in range(N_MANY)], "DELTA_LENGTH_BYTE_ARRAY", id="ids"),
+        pytest.param([b"%d" % n for n in range(N_MANY)], "PLAIN", id="payloads"),
         pytest.param([n % 7 for n in range(N_MANY)], "RLE_DICTIONARY", id="counts that repeat"),
         pytest.param(list(range(N_MANY)), "DELTA_BINARY_PACKED", id="running numbers"),
         pytest.param([n**5 for n in range(N_MANY)], "PLAIN", id="numbers far apart"),
