@@ -113,7 +113,7 @@ def measure(folder: Path, n_commits: int) -> tuple[list[Step], list[Read]]:
     source, warehouse = load_source(file), Warehouse(parameters.settings())
     intake, lines, numbers = Intake(source, warehouse), templates(), count()
     maintained = MaintainParameters(home=parameters.home, keep_days=DAYS_KEPT)
-    steps, taken = [], {"commit": 0.0, "staging": 0.0, "maintenance": 0.0}
+    steps, taken = [], dict.fromkeys(("commit", "staging", "passes", "maintenance"), 0.0)
 
     def timed(what: str, begin: float) -> None:
         taken[what] += processor() - begin
@@ -131,6 +131,7 @@ def measure(folder: Path, n_commits: int) -> tuple[list[Step], list[Read]]:
             else:
                 prepare(source, warehouse, until=intake.end_load())
                 timed("staging", begin)
+                taken["passes"] += 1
             n_passes += 1
             if n_passes % PASSES_UNTIL_MAINTENANCE == 0 and number < n_commits:
                 begin = processor()
@@ -154,7 +155,7 @@ def step(
     return Step(
         number,
         taken["commit"] / n_commits * 1000,
-        taken["staging"] / n_commits * COMMITS_OF_A_PASS * 1000,
+        taken["staging"] / max(1, taken["passes"]) * 1000,
         taken["maintenance"] / max(1, n_maintained),
         sum(path.suffix == ".json" for path in files),
         sum(path.suffix == ".parquet" and path.parent == folder for path in files),
