@@ -220,9 +220,17 @@ def describe(found: dict[str, Measured], n_rows: int, load: float) -> str:
         Goal("PostgreSQL to raw, rows/s", f"{rate:,.0f}", ">= 150,000", rate >= 150_000),
         Goal("nothing new, s", f"{look.seconds:.2f}", "< 0.3", look.seconds < 0.3),
     ]
+    bare = found["postgres plain"]
+    cpu, bare_cpu = loaded.made[1], bare.made[1]
+    busy = (
+        "The cores were shared with other programs (see the load): CPU seconds say more than "
+        f"seconds. To raw, PostgreSQL's rows take {cpu / n_rows * 1e6:.1f} CPU s a million, "
+        f"{cpu / bare_cpu:.1f} times those of plain ADBC to Parquet in the same run, and "
+        f"{loaded.seconds / bare.seconds:.1f} times its seconds."
+    )
     head = ["rows of a database", "rows", "s", "CPU s", "rows/s", "peak MB"]
     parts = ["## Databases", f"`{command}`", machine(load, (*LIBRARIES, "adbc-driver-manager"))]
-    return "\n\n".join([*parts, table(head, rows), goal_table("databases", goals)])
+    return "\n\n".join([*parts, busy, table(head, rows), goal_table("databases", goals)])
 
 
 if __name__ == "__main__":

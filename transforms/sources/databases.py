@@ -21,12 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.errors import SourceError
-from transforms.expressions import literal, quoted
+from transforms.expressions import literal, quoted, unlike
 from transforms.sources.numbers import finite_sql
 from transforms.sources.source import DELETED_AT, DRIVERS, VARIABLE, Source
 
 Value = str | int | float
 Batches = Generator[Any, None, None]
+COMMA = " || ',' || "
 # the rows of a source are a subquery of this name
 ROWS = "rows__"
 # Arrow has an equal of these types of PostgreSQL; a value of any other one comes as its JSON
@@ -405,8 +406,8 @@ class Page:
         self.last: list[Value] | None = None
         self._stream, self._cursor = stream, [field.name for field in cursor]
 
-    def payloads(self, more: str = "") -> Batches:
-        """Yield its rows as JSON objects, with more fields at their end.
+    def payloads(self, nulls: Sequence[str] = ()) -> Batches:
+        """Yield its rows as JSON objects, with more fields that are null at their end.
 
         Raises `SourceError` if rows share the columns of the cursor.
         """
@@ -416,7 +417,7 @@ class Page:
                 for batch in batches:
                     if batch.num_rows:
                         self._note(batch)
-                        yield payloads_of(connection, batch, more)
+                        yield payloads_of(connection, batch, nulls)
 
     def _note(self, batch: pa.RecordBatch) -> None:
         self.n_rows += batch.num_rows
@@ -503,32 +504,37 @@ def place_of(source: Source, uri: str) -> str:
 
 
 def payloads_of(
-    connection: duckdb.DuckDBPyConnection, batch: pa.RecordBatch, more: str = ""
+    connection: duckdb.DuckDBPyConnection, batch: pa.RecordBatch, nulls: Sequence[str] = ()
 ) -> pa.Array:
-    """Write rows as JSON objects.
+    """Write rows as JSON objects, with more fields that are null at their end.
 
     >>> batch = pa.record_batch({"id": [1], "text": ['say "no"'], "ratio": [float("nan")]})
-    >>> payloads_of(duckdb.connect(), batch)[0].as_py().decode()
-    '{"id":1,"text":"say \\\\"no\\\\"","ratio":null}'
+    >>> payloads_of(duckdb.connect(), batch, ["more"])[0].as_py().decode()
+    '{"id":1,"text":"say \\\\"no\\\\"","ratio":null,"more":null}'
     """
     rows = pa.RecordBatch.from_arrays(list(map(_stored, batch.columns)), names=batch.schema.names)
-    plain = [field.name for field in batch.schema if not _is_json(field.type)]
-    struct, separator = (
-        ", ".join(f"{quoted(name)}: {quoted(name)}" for name in plain),
-        " || ',' || ",
-    )
-    fields = [f"(to_json({{{struct}}})::varchar)[2:-2]"] if plain else []
-    fields += [
-        f"{literal(json.dumps(field.name, ensure_ascii=False))} || ':' || "
-        f"coalesce({quoted(field.name)}, 'null')"
-        for field in batch.schema
-        if _is_json(field.type)
-    ]
-    document = f"'{{' || {separator.join(fields)} || {literal(more + '}')}"
-    documents = connection.from_arrow(rows).select(f"{document} as document")
-    finite = "document" if all(map(_is_finite, batch.schema.types)) else finite_sql("document")
-    payloads = documents.select(f"encode({finite}) as payload").to_arrow_table()
+    written = [_written(field.name) for field in batch.schema if _is_json(field.type)]
+    plain = [field for field in batch.schema if not _is_json(field.type)]
+    values = {field.name: quoted(field.name) for field in plain} | dict.fromkeys(nulls, "null")
+    struct = ", ".join(f"{quoted(name)}: {value}" for name, value in values.items())
+    rest = unlike(batch.schema.names)
+    others = connection.from_arrow(rows).select(f"*, to_json({{{struct}}})::varchar as {rest}")
+    is_finite = all(_is_finite(field.type) for field in plain)
+    payload = f"encode({rest if is_finite else finite_sql(rest)})"
+    if written:
+        begun = f"{literal('{')} || {COMMA.join(written)}"
+        payload = (
+            f"encode({begun} || ',') || {payload}[2:]" if values else f"encode({begun} || '}}')"
+        )
+    payloads = others.select(f"{payload} as payload").to_arrow_table()
     return payloads.column("payload").cast(pa.binary()).combine_chunks()
+
+
+def _written(name: str) -> str:
+    """Compose SQL for a field whose value is the text of a JSON value, or of no finite number."""
+    is_finite = f"{quoted(name)} not in ('nan', 'inf', '-inf')"
+    value = f"coalesce(case when {is_finite} then {quoted(name)} end, 'null')"
+    return f"{literal(json.dumps(name, ensure_ascii=False) + ':')} || {value}"
 
 
 def _stored(column: pa.Array) -> pa.Array:

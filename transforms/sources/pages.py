@@ -32,8 +32,8 @@ from transforms.warehouse.tables import Warehouse
 
 RAW = RawRecord.relation()
 NOTE = "millrace.cursor"
-# what a row says at its end where deleted ones are looked for
-NOT_DELETED = f',"{DELETED_AT}":null'
+# what a row has at its end where deleted ones are looked for
+NOT_DELETED = [DELETED_AT]
 # a look need not count further
 LOOKED_AT = 1_000_000
 FOUND = pa.schema({"payload": pa.binary()})
@@ -122,8 +122,7 @@ def _pages(database: Database, before: Before, warehouse: Warehouse) -> Iterator
             database.refuse_without_place()
             is_checked = True
         page = database.page(before.value, at.after, page_rows)
-        more = NOT_DELETED if source.is_compared else ""
-        with closing(page.payloads(more)) as payloads:
+        with closing(page.payloads(NOT_DELETED if source.is_compared else [])) as payloads:
             n_rows = _commit(database, warehouse, at, payloads, page)
         if n_rows is not None:
             yield n_rows

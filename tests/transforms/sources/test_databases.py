@@ -15,6 +15,7 @@ from typing import Any
 
 import duckdb
 import psycopg
+import pyarrow as pa
 import pytest
 
 from benchmarks.servers import Address
@@ -485,6 +486,34 @@ def test_every_type_has_its_outcome(
     assert b'"huge":12345678901234567890.123456789012345678' in payload
 
 
+@pytest.mark.parametrize(
+    ("columns", "nulls", "payload"),
+    [
+        ({"a": 1}, [], '{"a":1}'),
+        ({"a": 1}, ["z"], '{"a":1,"z":null}'),
+        ({"j": "[1.10]"}, [], '{"j":[1.10]}'),
+        ({"j": None, "k": "{}"}, ["z"], '{"j":null,"k":{},"z":null}'),
+        (
+            {"a": float("nan"), "j": "1e3", "\u00e9": "\u00e9"},
+            [],
+            '{"j":1e3,"a":null,"\u00e9":"\u00e9"}',
+        ),
+    ],
+)
+def test_documents_are_put_into_a_row_as_they_are(
+    columns: dict[str, object], nulls: list[str], payload: str
+) -> None:
+    json_columns = {
+        name: pa.ExtensionArray.from_storage(pa.json_(), pa.array([value], pa.string()))
+        if name in "jk"
+        else pa.array([value])
+        for name, value in columns.items()
+    }
+    with duckdb.connect() as connection:
+        (row,) = databases.payloads_of(connection, pa.record_batch(json_columns), nulls)
+    assert row.as_py().decode() == payload
+
+
 SECRET = "s3cr3t/p@ss"  # noqa: S105
 
 
@@ -772,8 +801,6 @@ def test_pages_by_plain_sql_lose_nothing(
 
 
 def test_plain_sql_compares_times_as_a_column_has_them() -> None:
-    import pyarrow as pa
-
     plain, before = Standard("mysql"), datetime(2026, 1, 2, 3, tzinfo=UTC)
     assert plain.is_ripe(pa.field("at", pa.timestamp("us", "UTC")), before) == (
         "`at` < ?",
