@@ -493,13 +493,16 @@ def _of_request(views: Sequence[OnDemandFeatureView], asked: Columns) -> dict[st
 
     codes = {view.tags[VIEW]: view.tags["code"] for view in views}
     found = computed(codes, json.loads(views[0].tags[TREATMENT]), asked)
-    tables = {name: frame.to_arrow() for name, frame in found.items()}
+    arrays = {
+        (name, column.name): column.to_arrow() for name, frame in found.items() for column in frame
+    }
     return {
-        feature.column: tables[view.tags[VIEW]][feature.name]
-        .combine_chunks()
-        .cast(feature.arrow_type)
+        feature.column: array
+        if array.type == feature.arrow_type
+        else array.cast(feature.arrow_type)
         for view in views
         for feature in _features(view)
+        for array in [arrays[view.tags[VIEW], feature.name]]
     }
 
 

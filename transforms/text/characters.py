@@ -52,16 +52,19 @@ def measure_characters(text: pl.Series) -> dict[str, Array]:
 
 
 def _measure_at_once(text: pl.Series) -> dict[str, Array]:
-    n_bytes = text.str.len_bytes().to_numpy().astype(np.int64)
+    _, ends, content = text.to_arrow().buffers()
+    n_bytes: Array = np.diff(np.frombuffer(ends, np.int64, len(text) + 1))
     row = np.repeat(np.arange(len(text)), n_bytes)
-    octets = np.frombuffer(text.str.join("").item().encode(), np.uint8)
+    octets = np.frombuffer(content or b"", np.uint8, len(row))
     counts = np.bincount(row * 256 + octets, minlength=len(text) * 256).reshape(-1, 256)
     of_classes = dict(
         zip(CLASSES, (np.add.reduceat(counts, ALIKE, axis=1) @ OF_CLASSES).T, strict=True)
     )
     return {
         "byte_entropy": _entropy(counts, n_bytes),
-        "max_char_run": _longest_runs(text, octets, row, n_bytes > of_classes["n_blanks"]),
+        "max_char_run": _longest_runs(
+            text, octets, row, n_bytes > of_classes["n_blanks"], of_classes["n_beyond_ascii"] > 0
+        ),
         **of_classes,
     }
 
@@ -74,24 +77,23 @@ def _entropy(counts: Array, n: Array) -> Array:
     return entropy
 
 
-def _longest_runs(text: pl.Series, octets: Array, row: Array, has_marks: Array) -> Array:
+def _longest_runs(
+    text: pl.Series, octets: Array, row: Array, has_marks: Array, is_wide: Array
+) -> Array:
     """The longest run of one non-blank character in each text; at least 1 unless the text is blank.
 
     Bytes rarely repeat, and in ASCII a byte is a character. Other texts are read by character.
     """
     longest = has_marks.astype(np.int64)
     _lengthen(longest, octets, row)
-    n_characters = text.str.len_chars()
-    is_wide = (text.str.len_bytes() != n_characters).to_numpy()
     if is_wide.any():
         longest[is_wide] = has_marks[is_wide]
-        characters = np.frombuffer(
-            text.filter(is_wide).str.join("").item().encode("utf-32-le"), np.uint32
-        )
+        wide = text.filter(pl.Series(is_wide))
+        characters = np.frombuffer(wide.str.join("").item().encode("utf-32-le"), np.uint32)
         _lengthen(
             longest,
             characters,
-            np.repeat(np.flatnonzero(is_wide), n_characters.to_numpy()[is_wide]),
+            np.repeat(np.flatnonzero(is_wide), wide.str.len_chars().to_numpy()),
         )
     return longest
 
@@ -102,5 +104,6 @@ def _lengthen(longest: Array, units: Array, row: Array) -> None:
     places = places[row[places + 1] == row[places]]
     first = np.flatnonzero(np.append(True, np.diff(places) != 1))[: len(places)]
     lengths, starts = np.diff(np.append(first, len(places))) + 1, places[first]
-    is_mark = ~np.isin(units[starts], list(BLANKS))
+    unit = units[starts]
+    is_mark = (unit != BLANKS[-1]) & ((unit < BLANKS[0]) | (unit > BLANKS[-2]))
     np.maximum.at(longest, row[starts[is_mark]], lengths[is_mark])

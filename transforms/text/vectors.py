@@ -7,13 +7,14 @@ Place and sign are taken from it as scikit-learn's `HashingVectorizer` does.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transforms.text.measured import beside_key
+from transforms.text.measured import beside_key, of_frame, select
 
 Array: TypeAlias = npt.NDArray[Any]
 Vectors: TypeAlias = npt.NDArray[np.float32]
@@ -26,7 +27,8 @@ REST = np.array([0, 0xFF, 0xFFFF, 0xFFFFFF], np.uint32)
 N_TEXTS_AT_ONCE = 2_048  # their sums stay in the processor's cache
 
 
-def hash_text(records: pl.LazyFrame) -> pl.LazyFrame:
+@of_frame
+def hash_text(records: pl.DataFrame) -> pl.DataFrame:
     """Hash each record's `text` into `hash_vec_256`, as `RecordVector`; a null text gives null.
 
     Reads `record_id`, `event_timestamp`, `created_timestamp` and `text`; returns the first three
@@ -42,16 +44,14 @@ def hash_text(records: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def with_vectors(
-    records: pl.LazyFrame, name: str, vectors_of: Callable[[pl.Series], Vectors]
-) -> pl.LazyFrame:
+    records: pl.DataFrame, name: str, vectors_of: Callable[[pl.Series], Vectors]
+) -> pl.DataFrame:
     """Replace each record's text by a vector, null where the text is null."""
-    # collected here: Polars within a Polars callback may wait for a thread that it occupies itself
-    frame = records.collect()
-    vectors = vectors_of(frame["text"])
+    vectors = vectors_of(records["text"])
     lists = pl.Series(name, vectors, pl.Array(pl.Float32, vectors.shape[1])).cast(
         pl.List(pl.Float32)
     )
-    return beside_key(frame, lists.to_frame())
+    return beside_key(records, lists.to_frame())
 
 
 def hashed(text: pl.Series) -> Vectors:
@@ -75,11 +75,14 @@ def hashed(text: pl.Series) -> Vectors:
 
 def _signed_counts(text: pl.Series) -> npt.NDArray[np.float64]:
     """Add up the signs of each text's words by their places."""
-    lower = text.fill_null("").str.to_lowercase()
-    is_ascii = (lower.str.len_bytes() == lower.str.len_chars()).to_numpy()
+    there = text.fill_null("") if text.null_count() else text
+    lower, ascii_only = select(there.alias("text").to_frame(), _lower()).get_columns()
+    is_ascii = ascii_only.to_numpy()
     cells, signs = zip(
         *(
-            _cells_and_signs(np.flatnonzero(of), *words(lower.filter(pl.Series(of))))
+            _cells_and_signs(
+                np.flatnonzero(of), *words(lower if of.all() else lower.filter(pl.Series(of)))
+            )
             for of, words in ((is_ascii, _ascii_words), (~is_ascii, _words))
             if of.any() or not len(of)
         ),
@@ -88,6 +91,12 @@ def _signed_counts(text: pl.Series) -> npt.NDArray[np.float64]:
     sums = np.bincount(np.concatenate(cells), np.concatenate(signs), len(text) * DIMENSION)
     # without any word these are integers
     return sums.astype(np.float64, copy=False).reshape(len(text), DIMENSION)
+
+
+@cache
+def _lower() -> list[pl.Expr]:
+    lower = pl.col("text").str.to_lowercase()
+    return [lower, (lower.str.len_bytes() == lower.str.len_chars()).alias("is_ascii")]
 
 
 def _cells_and_signs(
