@@ -49,6 +49,7 @@ from feast.value_type import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from feature_repo.stores import clock
+from feature_repo.stores.asked_home import asking
 from feature_repo.stores.bulk import Asked, GuardedWrites, Layout, layout_of
 from feature_repo.stores.clock import EPOCH, mark, microseconds
 from feature_repo.stores.compact import Column
@@ -275,7 +276,7 @@ class LeanReads(GuardedWrites, OnlineStore):
         now. Raises RequestError for a caller's mistake.
         """
         rows = _asked(registry, project, features, entity_rows, full_feature_names)
-        with _asking_at(rows):
+        with _asking_at(rows), asking(config):
             return super().get_online_features(
                 config,
                 features,
@@ -298,7 +299,7 @@ class LeanReads(GuardedWrites, OnlineStore):
     ) -> OnlineResponse:
         """Answer as `get_online_features` does, without blocking."""
         rows = _asked(registry, project, features, entity_rows, full_feature_names)
-        with _asking_at(rows):
+        with _asking_at(rows), asking(config):
             return await super().get_online_features_async(
                 config,
                 features,

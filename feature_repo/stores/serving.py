@@ -26,6 +26,7 @@ from feast.types import FeastType
 from feast.value_type import ValueType
 
 from feature_repo.stores import clock
+from feature_repo.stores.asked_home import home_in
 from feature_repo.stores.codec import decode_values, encode_entity_keys
 from feature_repo.stores.online import (
     EVENT_TIMESTAMP,
@@ -181,7 +182,7 @@ class OpenStore:
         }
         of_text = [view for view in plan.on_demand if VIEW in view.tags]
         if of_text:
-            answer |= _of_request(of_text, asked)
+            answer |= _of_request(of_text, asked, home_in(self._store.config))
         for on_demand in plan.on_demand:
             if VIEW not in on_demand.tags:
                 answer |= _computed(on_demand, asked, answer)
@@ -487,12 +488,14 @@ def _derived(
     return {feature.column: table[feature.name].combine_chunks() for feature in _features(view)}
 
 
-def _of_request(views: Sequence[OnDemandFeatureView], asked: Columns) -> dict[str, Values]:
+def _of_request(
+    views: Sequence[OnDemandFeatureView], asked: Columns, home: Path | None
+) -> dict[str, Values]:
     """Compute record views of the request's text, as `feature_repo.on_demand` defines them."""
     from feature_repo.on_demand import computed  # which imports this module
 
     codes = {view.tags[VIEW]: view.tags["code"] for view in views}
-    found = computed(codes, json.loads(views[0].tags[TREATMENT]), asked)
+    found = computed(codes, json.loads(views[0].tags[TREATMENT]), asked, home)
     arrays = {
         (name, column.name): column.to_arrow() for name, frame in found.items() for column in frame
     }

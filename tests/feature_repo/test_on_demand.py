@@ -23,7 +23,7 @@ from feature_repo import online_features, store
 from feature_repo.on_demand import computed
 from feature_repo.online import apply
 from tests.feature_repo.test_feast_cli import ROOT, free_port, serving
-from transforms.errors import DerivedError, RefusedTextError
+from transforms.errors import DerivedError, HomeError, RefusedTextError
 from transforms.features.build import featurize
 from transforms.features.on_demand import compute, on_demand_views, requested
 from transforms.home import Settings
@@ -182,7 +182,7 @@ VIEWS = (*SHIPPED, "record_shape", "record_commas")
 
 
 def test_every_view_that_reads_what_a_request_carries_is_served_on_demand(home: Home) -> None:
-    assert set(on_demand_views()) == set(VIEWS)
+    assert set(on_demand_views()) == {*VIEWS, "record_duplicates"}
     assert home.root.is_dir()
 
 
@@ -224,6 +224,32 @@ def test_feasts_own_client_answers_as_the_batch(home: Home, view: str, *, full: 
         prefix = f"{view}_on_demand__" if full else ""
         answered = {name: found.to_dict()[prefix + name] for name in table.columns}
         assert_frame_equal(pl.DataFrame(answered, table.schema), table[rows], check_exact=True)
+
+
+def duplicates_of(home: Home, texts: list[str | None]) -> pl.DataFrame:
+    """What tests/transforms/features/engine/test_duplicates.py proves of a text that came last."""
+    view = on_demand_views()["record_duplicates"]
+    return compute(view, requested({"text": texts}, {}), home.root).select(view.features)
+
+
+def test_near_duplicates_of_a_text_are_answered_by_function_and_feasts_client(home: Home) -> None:
+    asked = [ODD[0], f"{ODD[0]} Indeed.", "nobody has said this before", None, "?!"]
+    expected = duplicates_of(home, asked)
+    assert expected["dup_of"].to_list() == ["0", "0", None, None, None]
+    assert expected["dup_cluster_size"].to_list() == [2, 2, 1, None, 1]
+    rows = [{"text": text} for text in asked]
+    assert_frame_equal(home.answered("record_duplicates", rows), expected, check_exact=True)
+    names = features_of("record_duplicates", home)
+    found = store(home.root).get_online_features(names, rows).to_dict()
+    answered = {name: found[name] for name in expected.columns}
+    assert_frame_equal(pl.DataFrame(answered, expected.schema), expected, check_exact=True)
+
+
+def test_an_index_that_may_lack_texts_is_not_asked(tmp_path: Path) -> None:
+    view, versions = on_demand_views()["record_duplicates"], requested({"text": ["a"]}, {})
+    (tmp_path / "views").write_text("record_quality")
+    with pytest.raises(HomeError, match=r"^record_duplicates: is off in this home.* run once"):
+        compute(view, versions, tmp_path)
 
 
 def test_services_are_answered_under_the_names_that_a_model_was_trained_on(home: Home) -> None:
@@ -292,6 +318,25 @@ def test_the_running_server_answers_as_the_batch(
                 table[rows].select(name),
                 check_exact=True,
             )
+
+
+@pytest.mark.service
+def test_the_running_server_compares_a_text_with_the_index(
+    home: Home, server: httpx.Client
+) -> None:
+    asked = [ODD[0], f"{ODD[0]} Indeed.", "nobody has said this before", None]
+    body = {"features": features_of("record_duplicates", home), "entities": {"text": asked}}
+    answer = server.post("/get-online-features", json=body)
+    assert answer.status_code == 200, answer.text
+    names = answer.json()["metadata"]["feature_names"]
+    results = {
+        name: result["values"] for name, result in zip(names, answer.json()["results"], strict=True)
+    }
+    expected = duplicates_of(home, asked)
+    assert [results[name] for name in expected.columns[:2]] == [
+        expected[name].to_list() for name in expected.columns[:2]
+    ]
+    assert [value and int(value) for value in results["dup_cluster_size"]] == [2, 2, 1, None]
 
 
 @pytest.mark.service
@@ -409,7 +454,7 @@ def test_other_code_than_the_registered_serves_nothing() -> None:
 
 
 def test_what_reads_more_than_a_request_has_needs_the_record(home: Home) -> None:
-    assert not {"record_of_id", "record_of_author", "record_duplicates"} & set(on_demand_views())
+    assert not {"record_of_id", "record_of_author"} & set(on_demand_views())
     with pytest.raises(ValueError, match="the rows have no 'text'"):
         online_features(["record_quality_on_demand:n_words"], [{"author_id": "ann"}], home.root)
     with pytest.raises(ValueError, match="the rows have no 'attributes'"):

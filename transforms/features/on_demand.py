@@ -6,7 +6,8 @@ What a run would quarantine is refused with its reason. Feast, HTTP and entities
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -14,10 +15,10 @@ import pyarrow as pa
 from transforms.errors import RefusedTextError
 from transforms.expressions import sealed
 from transforms.features.aggregates import INSTANT
-from transforms.features.engine.kernels import KEY, given_name, score
-from transforms.features.engine.record import KernelView
+from transforms.features.engine.kernels import KEY, given_name
 from transforms.features.entity import Entity
 from transforms.features.registry import registry, view_of
+from transforms.features.view import View
 from transforms.home import settings_of
 from transforms.instants import instants_of
 from transforms.staging.treatment import refusal
@@ -27,27 +28,23 @@ Columns = Mapping[str, Sequence[Any]]
 OTHERS, NAMED = ("label", "attributes"), ("author_id", "subject_id")
 
 
-def on_demand_views() -> dict[str, KernelView]:
+def on_demand_views() -> dict[str, View]:
     """The views that a request can be asked for, by name, each after those that it reads.
 
     >>> "record_quality" in on_demand_views(), "record_duplicates" in on_demand_views()
-    (True, False)
+    (True, True)
     """
-    return {
-        name: cast("KernelView", view)
-        for name, view in registry().views.items()
-        if view.is_on_demand
-    }
+    return {name: view for name, view in registry().views.items() if view.is_on_demand}
 
 
-def carried(view: KernelView) -> list[str]:
+def carried(view: View) -> list[str]:
     """The columns that a request must have for a view.
 
     >>> carried(on_demand_views()["record_quality"])
     ['text']
     """
     own = {"text", *(name for name in view.columns_read if "." not in name)} - {"text_redacted"}
-    return sorted(own.union(*(carried(cast("KernelView", view_of(name))) for name in view.reads)))
+    return sorted(own.union(*(carried(view_of(name)) for name in view.reads)))
 
 
 def requested(request: Columns, treatment: Mapping[str, str]) -> pl.DataFrame:
@@ -77,10 +74,11 @@ def requested(request: Columns, treatment: Mapping[str, str]) -> pl.DataFrame:
     )
 
 
-def compute(view: KernelView, versions: pl.DataFrame) -> pl.DataFrame:
+def compute(view: View, versions: pl.DataFrame, home: Path | None = None) -> pl.DataFrame:
     """Compute a view's features of what was `requested`, a row for each; a null text has nulls.
 
-    Raises `GateError` where the features break the view's contract, as a run does.
+    `home` is the one that is asked. Raises `GateError` where the features break the view's
+    contract, as a run does.
 
     >>> versions = requested({"text": ["Is it safe?", None]}, {})
     >>> compute(on_demand_views()["record_quality"], versions)["n_words"].to_list()
@@ -91,12 +89,12 @@ def compute(view: KernelView, versions: pl.DataFrame) -> pl.DataFrame:
         redacted = mask(versions["text"].to_list())
         versions = versions.with_columns(text_redacted=pl.Series(redacted, dtype=pl.String))
     for name in view.reads:
-        found = compute(cast("KernelView", view_of(name)), versions)
+        found = compute(view_of(name), versions, home)
         versions = versions.with_columns(
             found[feature].alias(given_name(f"{name}.{feature}"))
             for feature in found.columns[len(KEY) :]
         )
-    return view.contract.gate(score(view.contract, view.kernel, versions[list(names)]))
+    return view.contract.gate(view.of_request(versions[list(names)], home))
 
 
 def entity_keys(entity: Entity, request: Columns) -> dict[str, list[str | None]]:
