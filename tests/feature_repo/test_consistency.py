@@ -39,13 +39,17 @@ FEATURES = [
     "author_notes:last_label_lifetime",
 ]
 DECLARED = """
-from transforms.features import Count, GroupBy, Last, Service, lifetime
+from transforms.features import Count, Entity, GroupBy, Last, Service, lifetime
 from transforms.features.entities import author
 
 author_notes = GroupBy(
     "author_notes", author, [Count("n_notes"{where}), Last("label", "last_label")], [lifetime]
 )
 notes_v1 = Service("notes_v1", [author_notes])
+topic = Entity("topic", key="label")
+word = Entity("word", key="string_split(text, ' ')", many=True)
+topic_notes = GroupBy("topic_notes", topic, [Count("n_of_topic")], [lifetime])
+word_notes = GroupBy("word_notes", word, [Count("n_of_word")], [lifetime])
 """
 
 
@@ -85,7 +89,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as environment:
         forget_definitions(environment)
         environment.setenv("MILLRACE_FEATURES", str(folder / "features"))
-        environment.setenv("MILLRACE_VIEWS", "author_activity, author_tenure, author_notes")
+        environment.setenv(
+            "MILLRACE_VIEWS",
+            "author_activity, author_tenure, author_notes, topic_notes, word_notes",
+        )
         run_plain(PipelineParameters(source=str(source), home=str(folder / "home")))
     return folder
 
@@ -293,3 +300,15 @@ def test_answers_of_feasts_own_are_logged_whether_awaited_or_not(source: Path) -
     )
     assert n_compared == {"notes_v1": 3, service_name(FEATURES): 6}
     assert (rows["n_compared"].sum(), n_wrong(rows)) == (6 * len(FEATURES) + 3 * 2, 0)
+
+
+def test_what_a_text_names_is_logged_with_its_key_and_lists_are_not(source: Path) -> None:
+    row = {"text": "secret words", "label": "label 1"}
+    names = ["topic_notes:n_of_topic_lifetime", "word_notes:n_of_word_lifetime"]
+    served = online_features(names, [row], home(source))
+    assert served.row(0)[2:] == (["secret", "words"], 1, [6, 0])
+    asked = {name: [value] for name, value in row.items()}
+    logged(FeatureStore.get_online_features)(store(home(source)), names[:1], asked)
+    rows = checked(source)
+    assert rows.select("feature", "n_compared").rows() == [("n_of_topic_lifetime", 1)] * 2
+    assert n_wrong(rows) == 0

@@ -24,14 +24,17 @@ from feature_repo.on_demand import computed
 from feature_repo.online import apply
 from tests.feature_repo.test_feast_cli import ROOT, free_port, serving
 from transforms.errors import DerivedError, HomeError, RefusedTextError
+from transforms.features import Entity
 from transforms.features.build import featurize
-from transforms.features.on_demand import compute, on_demand_views, requested
+from transforms.features.on_demand import compute, entity_keys, on_demand_views, requested
+from transforms.features.registry import registry
 from transforms.home import Settings
 from transforms.sources.ingest import ingest
 from transforms.sources.source import load_source
 from transforms.staging.mapping import WHITE_SPACE
 from transforms.staging.prepare import prepare
 from transforms.staging.treatment import keep_treatment, refusal
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 SHIPPED = ("record_quality", "record_text", "record_pii", "record_vector")
@@ -39,7 +42,7 @@ OWN = '''
 """Features of a record's text, label, attributes and time, and of another view."""
 import polars as pl
 from transforms.features import (
-    Count, Entity, Field, GroupBy, RecordSql, RecordView, Service, lifetime,
+    Count, Derived, Entity, Field, GroupBy, Last, RecordSql, RecordView, Service, lifetime,
 )
 
 class RecordShape(RecordView, reads=("text", "text_redacted", "label", "attributes",
@@ -71,7 +74,8 @@ pair = Entity("pair", key=["author_id", "label"])
 tag = Entity("tag", key="regexp_extract_all(text, '#([a-z]+)', 1)", many=True)
 topic_activity = GroupBy("topic_activity", topic, [Count("n_records")], [lifetime])
 pair_activity = GroupBy("pair_activity", pair, [Count("n_records")], [lifetime])
-tag_activity = GroupBy("tag_activity", tag, [Count("n_records")], [lifetime])
+tag_activity = GroupBy("tag_activity", tag, [Count("n_records"), Last("label")], [lifetime])
+tag_share = Derived("tag_share", [tag_activity], {"twice": "2 * n_records_lifetime"})
 own_v1 = Service("own_v1", [RecordShape, commas, "record_pii:pii_any"])
 '''
 ODD = [
@@ -87,6 +91,9 @@ ODD = [
     "7",
     "a\x00b \x00",
     "<EMAIL_ADDRESS> <US_SSN>",
+    "#one and #two",
+    "#one #one",
+    "of #one",
 ]
 
 
@@ -283,8 +290,82 @@ def test_one_call_gives_the_activity_of_those_that_the_text_names(home: Home) ->
     assert found["pair_activity__n_records_lifetime"].to_list() == [n_bad, 0]
     given = [row | {"topic": topic} for row, topic in zip(rows, ("L7", "L-1"), strict=True)]
     assert_frame_equal(online_features(names, given, home.root)[:, -2:], found[:, -2:])
-    with pytest.raises(ValueError, match="the rows have no 'tag'"):
-        online_features(["tag_activity:n_records_lifetime"], rows, home.root)
+
+
+ACTIVITIES = [f"{view}:n_records_lifetime" for view in ("topic_activity", "pair_activity")]
+WHO = {
+    "text": ["a note", "a note"],
+    "attributes": ['{"lang":"l7"}', '{"lang":"l-1"}'],
+    "author_id": ["ann", "bob"],
+    "label": ["bad", "bad"],
+}
+
+
+def test_feasts_client_is_answered_for_those_that_the_text_names(home: Home) -> None:
+    rows = [dict(zip(WHO, values, strict=True)) for values in zip(*WHO.values(), strict=True)]
+    expected = online_features(["record_quality:n_words", *ACTIVITIES], rows, home.root)
+    names = ["record_quality_on_demand:n_words", *ACTIVITIES]
+    for asked in (rows, WHO):
+        found = store(home.root).get_online_features(names, asked, full_feature_names=True)
+        answered = found.to_dict()
+        assert answered["topic"] == ["L7", "L-1"]
+        for name in ACTIVITIES:
+            assert answered[name.replace(":", "__")] == expected[name.replace(":", "__")].to_list()
+        assert answered["record_quality_on_demand__n_words"] == [2, 2]
+
+
+TAG = ["tag_activity:n_records_lifetime", "tag_activity:last_label_lifetime"]
+
+
+def test_a_text_has_lists_of_all_that_it_names(home: Home) -> None:
+    rows = [{"text": text} for text in ("#two, #one or #none; #one", "nothing", None, "#ein")]
+    found = online_features(["record_quality:n_words", *TAG], rows, home.root)
+    assert found["tag"].to_list() == [["none", "one", "two"], [], [], ["ein"]]
+    assert found["record_quality__n_words"].to_list() == [5, 1, None, 1]
+    assert found["tag_activity__n_records_lifetime"].to_list() == [[0, 3, 1], [], [], [0]]
+    given = [{"tag": tag} for tag in ("none", "one", "two")]  # as a row for each has it
+    alone = online_features(TAG, given, home.root)
+    for name in (name.replace(":", "__") for name in TAG):
+        assert found[name][0].to_list() == alone[name].to_list()
+    nobody = online_features(TAG, [{"text": "nothing"}], home.root)
+    assert nobody[:, 1:].rows() == [([], [], [])]
+
+
+@pytest.mark.parametrize("name", ["topic", "pair", "tag"])
+def test_keys_of_a_request_are_those_that_a_run_makes(home: Home, name: str) -> None:
+    entity = registry().entities[name]
+    with connect(Warehouse(Settings(home=home.root))) as connection:
+        made = f"select record_id, try({entity.sql}) as entity_id from staging.records"
+        by_number = f"select {entity.columns_of_id} from ({made}) order by record_id::integer"
+        expected: pl.DataFrame = connection.sql(by_number).pl()
+    columns = columns_for(home, [*range(len(home.requests))])
+    found = entity_keys(entity, {**columns, "author_id": ["ann"] * len(home.requests)}, {})
+    is_there = [text is not None for text in columns["text"]]  # a tombstone names nobody
+    for column, keys in found.items():
+        rows = zip(keys, expected[column].to_list(), is_there, strict=True)
+        assert all(
+            key == (sorted(known or []) if entity.many else known)
+            for key, known, there in rows
+            if there
+        )
+    assert any(found[entity.columns[-1]])
+
+
+def test_keys_are_made_of_a_text_as_the_sources_treat_it() -> None:
+    mail = Entity("mail", key="regexp_extract_all(text, '[a-z]+@[a-z.]+')", many=True)
+    request = {"text": ["write to ann@example.org"]}
+    assert entity_keys(mail, request, {"notes": "keep"}) == {"mail": [["ann@example.org"]]}
+    assert entity_keys(mail, request, {"notes": "redact"}) == {"mail": [[]]}
+
+
+def test_what_cannot_answer_with_lists_says_so(home: Home) -> None:
+    row = {"text": "#one"}
+    with pytest.raises(ValueError, match="the rows have no 'tag', of which one text may name"):
+        store(home.root).get_online_features(TAG, [row])
+    with pytest.raises(ValueError, match=r"tag_share is computed of one .* give a row for each"):
+        online_features(["tag_share:twice"], [row], home.root)
+    with pytest.raises(RefusedTextError, match=r"^row 1: text: empty"):
+        online_features(TAG, [{"text": " "}], home.root)
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +399,28 @@ def test_the_running_server_answers_as_the_batch(
                 table[rows].select(name),
                 check_exact=True,
             )
+
+
+@pytest.mark.service
+def test_the_running_server_answers_for_those_that_the_text_names(
+    home: Home, server: httpx.Client
+) -> None:
+    body = {"features": ["record_quality_on_demand:n_words", *ACTIVITIES], "entities": WHO}
+    answer = server.post("/get-online-features", json={**body, "full_feature_names": True})
+    assert answer.status_code == 200, answer.text
+    names = answer.json()["metadata"]["feature_names"]
+    results = {
+        name: result["values"] for name, result in zip(names, answer.json()["results"], strict=True)
+    }
+    rows = [dict(zip(WHO, values, strict=True)) for values in zip(*WHO.values(), strict=True)]
+    expected = online_features(ACTIVITIES, rows, home.root)
+    for name in (name.replace(":", "__") for name in ACTIVITIES):
+        assert [int(value) for value in results[name]] == expected[name].to_list()
+    refused = server.post(
+        "/get-online-features", json={"features": TAG, "entities": {"text": ["#one"]}}
+    )
+    assert refused.status_code == 422
+    assert "one text may name several" in refused.text
 
 
 @pytest.mark.service

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import polars as pl
 import pyarrow as pa
@@ -57,7 +58,7 @@ def requested(request: Columns, treatment: Mapping[str, str]) -> pl.DataFrame:
     'write to <EMAIL_ADDRESS>'
     """
     n_texts, now = len(request["text"]), datetime.now(UTC)
-    texts = _treated(request["text"], request.get("source", [None] * n_texts), treatment)
+    texts = _texts(request, treatment)
     given = {name: list(map(_as_text, request[name])) for name in OTHERS if name in request}
     at = instants_of(request.get("event_timestamp", [now] * n_texts), "event_timestamp")
     instants = pl.Series("event_timestamp", at, INSTANT)
@@ -97,22 +98,43 @@ def compute(view: View, versions: pl.DataFrame, home: Path | None = None) -> pl.
     return view.contract.gate(view.of_request(versions[list(names)], home))
 
 
-def entity_keys(entity: Entity, request: Columns) -> dict[str, list[str | None]]:
+def entity_keys(
+    entity: Entity, request: Columns, treatment: Mapping[str, str]
+) -> dict[str, list[Any]]:
     """Make an entity's keys of a request by the entity's own expression; none if it reads more.
 
+    An entity of which a record may name several (`many`) has a list for each row, in order. The
+    record has an id that no other has, and its text is treated as `requested` does.
+
     >>> channel = Entity("channel", key="attributes->>'channel'")
-    >>> entity_keys(channel, {"text": ["Hi"], "attributes": ['{"channel": "mail"}']})
+    >>> entity_keys(channel, {"text": ["Hi"], "attributes": ['{"channel": "mail"}']}, {})
     {'channel': ['mail']}
+    >>> tag = Entity("tag", key="regexp_extract_all(text, '#([a-z]+)', 1)", many=True)
+    >>> entity_keys(tag, {"text": ["#b or #a", "none", None]}, {})
+    {'tag': [['a', 'b'], [], []]}
     """
-    names = sorted({*NAMED, *OTHERS, "text"} & request.keys())
-    if entity.many or not entity.references <= {(name,) for name in names}:
+    n_rows, reads = len(request["text"]), {name for name, *_ in entity.references}
+    if not reads <= {"record_id", *({*NAMED, *OTHERS, "text"} & request.keys())}:
         return {}
-    columns = {name: pa.array(list(map(_as_text, request[name])), pa.string()) for name in names}
-    with sealed() as connection:
+    given = {name: list(map(_as_text, request[name])) for name in reads - {"record_id", "text"}}
+    given |= {"text": _texts(request, treatment)} if "text" in reads else {}
+    given |= {"record_id": [uuid4().hex for _ in range(n_rows)]}
+    columns = {name: pa.array(values, pa.string()) for name, values in given.items()}
+    with sealed(preserve_insertion_order="true") as connection:
         connection.register("request", pa.table(columns))
         keys = f"select try({entity.sql}) as entity_id from request"
         found: pl.DataFrame = connection.sql(f"select {entity.columns_of_id} from ({keys})").pl()
-    return found.to_dict(as_series=False)
+    made = found.to_dict(as_series=False)
+    return {name: list(map(_sorted, keys)) for name, keys in made.items()} if entity.many else made
+
+
+def _sorted(keys: Sequence[str | None] | None) -> list[str]:
+    return sorted(key for key in keys or () if key is not None)
+
+
+def _texts(request: Columns, treatment: Mapping[str, str]) -> list[str | None]:
+    texts = request["text"]
+    return _treated(texts, request.get("source", [None] * len(texts)), treatment)
 
 
 def _treated(
