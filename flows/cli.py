@@ -211,15 +211,16 @@ def ask(
 def serve(home: str | None, host: str, port: int, ingest: str | None, ingest_port: int) -> None:
     """Serve online features over HTTP: Feast's own feature server on this home.
 
-    Windows end as the clock says. A store that does not go by the clock (layout: feast) is brought
-    up to date every five minutes, as by millrace refresh.
+    Windows end as the clock says. What does not go by the clock (a store with layout: feast, a view
+    with online=days(n)) is brought up to date every five minutes, as by millrace refresh.
 
     With --ingest a second process takes records on a port of its own and keeps the features fresh;
     both end together.
     """
     from contextlib import nullcontext
 
-    from feature_repo.client import REPOSITORY, goes_by_the_clock, home_of
+    from feature_repo.client import REPOSITORY, home_of
+    from feature_repo.online import need_refresh
     from transforms.importing import unchecked
 
     beside = consuming(ingest, home, host, ingest_port) if ingest else nullcontext()
@@ -227,7 +228,7 @@ def serve(home: str | None, host: str, port: int, ingest: str | None, ingest_por
         root = home_of(home)  # the first pass of a consumer makes it
         # no table is opened: Delta's threads would be missing where the server forks
         settings = root / "feature_store.yaml"
-        if not goes_by_the_clock(root):
+        if need_refresh(root):
             keep_fresh(root)
         with unchecked("feast"):
             from feast.cli.cli import cli
