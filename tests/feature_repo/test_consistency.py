@@ -4,9 +4,10 @@ import asyncio
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -20,7 +21,10 @@ from feature_repo.stores import served_log
 from feature_repo.stores.served import service_name
 from feature_repo.stores.watched_server import logged
 from feature_repo.watching.consistency import check, last_check, n_wrong
+from feature_repo.watching.freshness import mark_fresh
 from flows.stages import PipelineParameters, featurize, ingest, prepare, run_erasure, run_plain
+from tests.feature_repo.conftest import store_at
+from transforms.errors import StaleError
 from transforms.home import Settings
 from transforms.schemas.serving import CAUSES
 from transforms.sources.source import load_source
@@ -39,7 +43,7 @@ FEATURES = [
     "author_notes:last_label_lifetime",
 ]
 DECLARED = """
-from transforms.features import Count, Entity, GroupBy, Last, Service, lifetime
+from transforms.features import Count, Entity, GroupBy, Last, Service, hours, lifetime
 from transforms.features.entities import author
 
 author_notes = GroupBy(
@@ -48,7 +52,9 @@ author_notes = GroupBy(
 notes_v1 = Service("notes_v1", [author_notes])
 topic = Entity("topic", key="label")
 word = Entity("word", key="string_split(text, ' ')", many=True)
-topic_notes = GroupBy("topic_notes", topic, [Count("n_of_topic")], [lifetime])
+topic_notes = GroupBy(
+    "topic_notes", topic, [Count("n_of_topic")], [lifetime], fresh_within=hours(1)
+)
 word_notes = GroupBy("word_notes", word, [Count("n_of_word")], [lifetime])
 """
 
@@ -312,3 +318,41 @@ def test_what_a_text_names_is_logged_with_its_key_and_lists_are_not(source: Path
     rows = checked(source)
     assert rows.select("feature", "n_compared").rows() == [("n_of_topic_lifetime", 1)] * 2
     assert n_wrong(rows) == 0
+
+
+def test_a_read_refuses_what_is_late_where_it_is_asked_to(source: Path) -> None:
+    names, row = ["topic_notes:n_of_topic_lifetime"], {"topic": "label 1"}
+    run(source)
+    assert online_features(names, [row], home(source), refuse_stale=True).item(0, 1) == 1
+    mark_fresh(home(source), datetime.now(UTC) - timedelta(hours=2))
+    assert online_features(names, [row], home(source)).item(0, 1) == 1
+    with pytest.raises(StaleError, match="topic_notes: brought up to date 2:00:0"):
+        online_features(names, [row], home(source), refuse_stale=True)
+
+
+@pytest.fixture
+def elsewhere(source: Path, place: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same home with its online store at a place, after a run."""
+    store_at(place, monkeypatch)
+    shutil.rmtree(home(source) / "feast")
+    run(source)
+    return source
+
+
+@pytest.mark.parametrize("place", ["redis", "postgres"], indirect=True)
+@pytest.mark.parametrize(
+    "check",
+    [
+        test_what_was_served_after_a_run_is_what_training_says,
+        test_a_value_that_was_altered_online_is_named,
+        test_a_record_that_came_later_is_named,
+        test_a_store_that_is_behind_is_named,
+        test_answers_of_feasts_own_are_logged_whether_awaited_or_not,
+        test_what_a_text_names_is_logged_with_its_key_and_lists_are_not,
+        test_a_read_refuses_what_is_late_where_it_is_asked_to,
+    ],
+)
+def test_a_store_of_another_kind_is_watched_as_sqlite_is(
+    elsewhere: Path, check: Callable[[Path], None]
+) -> None:
+    check(elsewhere)
