@@ -22,6 +22,7 @@ from feature_repo.client import (
 )
 from feature_repo.done import Done, done_path, read_done, write_done
 from feature_repo.online_views import choice, keep, online_views
+from feature_repo.registry_digest import is_named
 from transforms.features.engine import derived
 from transforms.features.on_demand import on_demand_views
 from transforms.features.registry import registry, view_of, views
@@ -65,9 +66,10 @@ def definitions_digest(home: Path) -> str:
 
 
 def is_applied(warehouse: Warehouse) -> bool:
-    """Whether the home's registry contains the definitions as they are now."""
-    path = _applied_path(warehouse)
-    return path.is_file() and path.read_text("utf-8") == definitions_digest(warehouse.settings.root)
+    """Whether the home's registry is the pipeline's, with the definitions as they are now."""
+    path, home = _applied_path(warehouse), warehouse.settings.root
+    is_so = path.is_file() and path.read_text("utf-8") == definitions_digest(home)
+    return is_so and is_named(home / "feast" / "registry.db")
 
 
 def apply(warehouse: Warehouse) -> bool:
@@ -93,6 +95,9 @@ def apply(warehouse: Warehouse) -> bool:
 def _register(warehouse: Warehouse) -> None:
     from feature_repo.importing import feast
 
+    registered_in = warehouse.settings.root / "feast" / "registry.db"
+    if not is_named(registered_in):  # somebody else's, whose code is not to run: written again
+        registered_in.unlink(missing_ok=True)
     store = feast.FeatureStore(config=repo_config(warehouse.settings.root))
     defined = _definitions(warehouse.settings.root)
     names = {(type(item).__name__, item.name) for item in defined}

@@ -1,10 +1,7 @@
 """The command line. Commands import heavy packages inside, so that `--help` is quick."""
 
 import os
-import subprocess
 import sys
-import threading
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +11,7 @@ import click
 from flows.commands import home_option, open_warehouse, source_option
 from flows.commands.backfill import backfill
 from flows.commands.consistency import consistency
-from flows.commands.consume import consume, consuming
+from flows.commands.consume import consume
 from flows.commands.erase import erase
 from flows.commands.features import features
 from flows.commands.locks import locks
@@ -23,14 +20,14 @@ from flows.commands.plan import plan
 from flows.commands.quarantine import quarantine
 from flows.commands.refresh import refresh
 from flows.commands.report import report
+from flows.commands.serve import serve
+from flows.commands.sql import sql
 from flows.commands.status import status
 from flows.commands.trace import trace
 
 if TYPE_CHECKING:
     from flows.stages import PipelineParameters, Summary
     from transforms.warehouse.tables import Warehouse
-
-REFRESH_SECONDS = 300  # the hop of the shortest windows
 
 
 class Teaching(click.Group):
@@ -65,6 +62,7 @@ def main(*, debug: bool) -> None:
       millrace plan --source sources/cve_events.yaml  show what the next run would do
       millrace status                                 list the tables, their disk use and row counts
       millrace report                                 write an HTML report
+      millrace sql "from staging.records"              ask the tables a question; alone, a prompt
       millrace trace --feature author_activity:ID     list the records behind a value
       millrace features                               list every feature and its meaning
       millrace features new NAME                      start a feature file of your own, with a test
@@ -111,6 +109,11 @@ def main(*, debug: bool) -> None:
     "--accept-load",
     is_flag=True,
     help="Stage loads even if most rows are rejected, or keys, dates or ids look wrong (see plan).",
+)
+@click.option(
+    "--accept-gap",
+    is_flag=True,
+    help="Go on with what a topic or table has now, though rows before were deleted unread.",
 )
 def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted: bool) -> None:
     """Run the pipeline: ingest, prepare, featurize, apply, materialize.
@@ -196,61 +199,6 @@ def ask(
         click.echo(f"  {name:<52}{features[name][0]}")
 
 
-@main.command()
-@home_option
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=6566, show_default=True)
-@click.option(
-    "--ingest",
-    metavar="FILE",
-    help="Also take posted records of this source file, as `millrace consume` does.",
-)
-@click.option(
-    "--ingest-port", default=6567, show_default=True, help="Port that takes posts with --ingest."
-)
-def serve(home: str | None, host: str, port: int, ingest: str | None, ingest_port: int) -> None:
-    """Serve online features over HTTP: Feast's own feature server on this home.
-
-    Windows end as the clock says. What does not go by the clock (a store with layout: feast, a view
-    with online=days(n)) is brought up to date every five minutes, as by millrace refresh.
-
-    With --ingest a second process takes records on a port of its own and keeps the features fresh;
-    both end together.
-    """
-    from contextlib import nullcontext
-
-    from feature_repo.client import REPOSITORY, home_of
-    from feature_repo.online import need_refresh
-    from transforms.importing import unchecked
-
-    beside = consuming(ingest, home, host, ingest_port) if ingest else nullcontext()
-    with beside:
-        root = home_of(home)  # the first pass of a consumer makes it
-        # no table is opened: Delta's threads would be missing where the server forks
-        settings = root / "feature_store.yaml"
-        if need_refresh(root):
-            keep_fresh(root)
-        with unchecked("feast"):
-            from feast.cli.cli import cli
-
-        address = ["--host", host, "--port", str(port)]
-        cli(["-c", str(REPOSITORY), "-f", str(settings), "serve", *address])
-
-
-def keep_fresh(home: Path, seconds: float = REFRESH_SECONDS) -> None:
-    """Start a refresh of a home in a process of its own at every so many seconds of the clock."""
-    command = [sys.executable, "-m", "flows.cli", "refresh", "--home", str(home)]
-
-    def run_on() -> None:
-        while True:
-            time.sleep(seconds - time.time() % seconds)
-            done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)  # noqa: S603 - ours
-            if done.returncode:
-                click.echo("millrace: the online store was not refreshed; see above", err=True)
-
-    threading.Thread(target=run_on, name="refresh", daemon=True).start()
-
-
 def _run(parameters: "PipelineParameters", *, plain: bool) -> "Summary":
     from flows.progress import show_progress
 
@@ -325,6 +273,8 @@ for command in (
     quarantine,
     refresh,
     report,
+    sql,
+    serve,
     status,
     trace,
 ):

@@ -1,16 +1,24 @@
-"""Feast's registry in a file that is replaced whole: a reader never sees half a write."""
+"""Feast's registry in a file that is replaced whole, and read only if its home names its digest."""
 
+import logging
 import uuid
 from datetime import UTC, datetime
 
 from feast.infra.registry.file import FileRegistryStore
 from feast.protos.feast.core.Registry_pb2 import Registry
 
-from transforms.home import replace_file
+from feature_repo.registry_digest import ForeignRegistryError, read, write
+from transforms.errors import MillraceError
+
+logger = logging.getLogger(__name__)
+
+
+class ReadOnlyRegistryError(MillraceError):
+    """The feature server was about to write the registry."""
 
 
 class AtomicFileRegistryStore(FileRegistryStore):
-    """A file registry, replaced whole.
+    """A file registry, replaced whole; its readers load nothing that this class did not write.
 
     `registry: {registry_store_type: feature_repo.stores.registry.AtomicFileRegistryStore}`.
 
@@ -18,7 +26,28 @@ class AtomicFileRegistryStore(FileRegistryStore):
     it finds no views. On a disk that is full it keeps what found room, and says nothing.
     """
 
+    is_read_only: bool = False  # that of a feature server
+    _content: bytes | None = None
+
+    def get_registry_proto(self) -> Registry:
+        """Read the registry; a server that has read one goes on with it if it was tampered with.
+
+        Raises `ForeignRegistryError` if the home does not name it, FileNotFoundError for none.
+        """
+        try:
+            self._content = read(self._filepath)
+        except ForeignRegistryError as error:
+            if not (self.is_read_only and self._content):
+                raise
+            logger.error("%s; the registry before it is served on", error)  # noqa: TRY400 - one line
+        registry = Registry()
+        registry.ParseFromString(self._content)
+        return registry
+
     def _write_registry(self, registry_proto: Registry) -> None:
+        if self.is_read_only:
+            message = f"{self._filepath}: the feature server does not write the registry"
+            raise ReadOnlyRegistryError(message)
         registry_proto.version_id = str(uuid.uuid4())
         registry_proto.last_updated.FromDatetime(datetime.now(UTC))
-        replace_file(self._filepath, registry_proto.SerializeToString())
+        write(self._filepath, registry_proto.SerializeToString())

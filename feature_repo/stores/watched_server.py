@@ -31,6 +31,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from feature_repo.registry_digest import is_named
 from feature_repo.stores.online import Read, Stored, _nanoseconds, watchers
 from feature_repo.stores.served import log_response
 from feature_repo.stores.served_log import flush, log_of
@@ -73,7 +74,7 @@ ages = Histogram(
 
 def watch(app: FastAPI) -> None:
     """Watch a server's process, with no middleware built yet."""
-    home = warehouse_folder(_store(app).config)
+    home = warehouse_folder(store_of(app).config)
     _replace_health(app, home)
 
     @app.get("/metrics", response_class=Response)
@@ -177,6 +178,9 @@ def health(store: FeatureStore, home: Path) -> Response:
         store.registry.list_projects(allow_cache=True)
     except Exception:  # noqa: BLE001 - as Feast answers
         return Response(status_code=503)
+    if not is_named(home / "feast" / "registry.db"):
+        reason = "the registry in the home is not the pipeline's; the one before it is served"
+        return JSONResponse({"status": "unknown", "late": [], "reason": reason})
     now = datetime.now(UTC)
     try:
         late = [item.words(now) for item in promised_views(home) if item.is_late(now)]
@@ -248,7 +252,7 @@ def _columns(rows: Any) -> dict[str, Sequence[Any]]:
 
 
 def _replace_health(app: FastAPI, home: Path) -> None:
-    store = _store(app)
+    store = store_of(app)
     app.router.routes[:] = [
         route for route in app.router.routes if getattr(route, "path", "") != "/health"
     ]
@@ -258,8 +262,8 @@ def _replace_health(app: FastAPI, home: Path) -> None:
         return await run_in_threadpool(health, store, home)
 
 
-def _store(app: FastAPI) -> FeatureStore:
-    """The store that an application serves; Feast gives it to its routes alone, as a variable."""
+def store_of(app: FastAPI) -> FeatureStore:
+    """Find the store that an application serves, which only its routes have, as a variable."""
     (route,) = (
         route
         for route in app.router.routes

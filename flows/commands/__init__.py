@@ -23,6 +23,14 @@ source_option = click.option(
     help="YAML file that says where the records are and which field is which.",
 )
 home_option = click.option("--home", metavar="DIR", help=HOME_HELP)
+cert_option = click.option(
+    "--cert",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Certificate, PEM: speak TLS, with --key.",
+)
+key_option = click.option(
+    "--key", type=click.Path(exists=True, dir_okay=False), help="Private key of --cert, PEM."
+)
 
 
 class Instant(click.ParamType):  # type: ignore[type-arg]  # which only newer versions take
@@ -41,6 +49,22 @@ class Instant(click.ParamType):  # type: ignore[type-arg]  # which only newer ve
             return value if isinstance(value, datetime) else parse_instant(value)
         except InstantError as error:
             self.fail(f"{value!r} is {error}", param, ctx)
+
+
+def check_server(host: str, cert: str | None, key: str | None) -> None:
+    """Refuse half of a TLS pair; tell who is about to let anybody in from other machines."""
+    from feature_repo.guard import PREFIX, server_settings
+
+    if bool(cert) != bool(key):
+        message = "--cert and --key go together"
+        raise click.UsageError(message)
+    is_asked_for_token = server_settings().tokens
+    if host not in {"127.0.0.1", "::1", "localhost"} and not is_asked_for_token:
+        click.echo(
+            f"note: whoever reaches {host} may ask, unless feature_store.yaml has auth: oidc; "
+            f"{PREFIX}TOKEN asks for a token",
+            err=True,
+        )
 
 
 def open_warehouse(home: str | None) -> "Warehouse":

@@ -23,7 +23,7 @@ from feature_repo import online_features, store, training_set
 from feature_repo.online import apply, materialize, refresh
 from feature_repo.stores import clock
 from feature_repo.stores.server import load_artifacts
-from flows import cli
+from flows.commands import serve
 from flows.stages import RefreshParameters, run_refresh
 from tests.feature_repo.conftest import OUR, store_at
 from tests.transforms import histories
@@ -219,8 +219,8 @@ def test_serving_refreshes_a_store_that_does_not_go_by_the_clock(
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # ignores an exit
-    monkeypatch.setattr(cli, "subprocess", SimpleNamespace(run=run, DEVNULL=None))
-    cli.keep_fresh(tmp_path, seconds=0.01)
+    monkeypatch.setattr(serve, "subprocess", SimpleNamespace(run=run, DEVNULL=None))
+    serve.keep_fresh(tmp_path, seconds=0.01)
     started.get(timeout=60).join(60)
     assert [command[-3:] for command in refreshed] == [["refresh", "--home", str(tmp_path)]] * 2
 

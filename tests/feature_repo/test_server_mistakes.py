@@ -1,5 +1,6 @@
 """A client's mistakes over HTTP get nulls, an empty answer or 4xx with the reason, never 500."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -78,7 +79,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     )
     port = free_port()
     process = subprocess.Popen(
-        [*feast, "serve", "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*feast, "serve", "--port", str(port)],
+        env=os.environ | {"MILLRACE_SERVER_WRITES": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     client = httpx.Client(
         base_url=f"http://127.0.0.1:{port}",

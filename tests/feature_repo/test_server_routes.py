@@ -40,7 +40,7 @@ def server(ann: Warehouse) -> Iterator[Server]:
     """The server on ann's home, before anything was materialized."""
     port, home = free_port(), ann.settings.root
     command = [sys.executable, "-m", "flows.cli", "serve", "--home", str(home), "--port", str(port)]
-    with serving(command, port, "/health") as address:
+    with serving([*command, "--writes"], port, "/health") as address:
         (process,) = (
             child
             for child in psutil.Process().children()

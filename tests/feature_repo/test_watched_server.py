@@ -132,7 +132,8 @@ def test_what_the_server_answered_is_logged_and_is_what_training_says(
         environment.setenv("MILLRACE_LOG_SERVED", "1")
         with serving(command, port, "/health") as address:
             answer = ask(address, COUNT, MEAN, TENURE).json()
-    assert [result["values"][0] for result in answer["results"]][-3:-1] == [2, 6.0]
+    # in any order: Feast's is that of a set
+    assert {result["values"][0] for result in answer["results"]} >= {2, 6.0}
     (files,) = files_of(home).values()  # written as the server ended
     logged = pl.read_parquet(files)
     assert logged["author_activity__n_records_lifetime"].to_list() == [2, 2, 0]

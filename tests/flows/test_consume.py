@@ -1,6 +1,9 @@
 """Posted records over HTTP: what the answers say, what is served, what may run beside."""
 
 import json
+import os
+import ssl
+import subprocess
 import sys
 import threading
 import time
@@ -19,7 +22,8 @@ from flows.consumer import passes
 from flows.consumer.app import Consumer, create_app
 from flows.consumer.passes import _Folder
 from flows.stages import MaintainParameters, PipelineParameters, run_erasure, run_maintenance
-from tests.feature_repo.test_feast_cli import free_port, serving
+from tests.feature_repo.test_feast_cli import ROOT, free_port, serving
+from tests.feature_repo.test_guard import certificate
 from tests.flows.conftest import INCREMENTS, Notes, note
 from transforms.errors import ErasureError
 from transforms.home import Settings
@@ -262,6 +266,41 @@ def test_server_with_ingest_serves_what_is_posted_and_ends_with_it(tmp_path: Pat
         assert served["results"][-1]["values"] == [1]
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{posts}/health")
+
+
+def test_the_consumer_asks_for_the_token_and_speaks_tls(tmp_path: Path) -> None:
+    notes, home, port, token = Notes(tmp_path / "source"), tmp_path / "home", free_port(), "x" * 20
+    cert, key = certificate(tmp_path)
+    command = [sys.executable, "-m", "flows.cli", "consume", "--source", str(notes.source)]
+    command += ["--home", str(home), "--port", str(port), "--cert", str(cert), "--key", str(key)]
+    environment = os.environ | {"MILLRACE_SERVER_TOKEN": token}
+    process = subprocess.Popen(command, env=environment, cwd=ROOT)
+    trust = ssl.create_default_context(cafile=str(cert))
+    address, content = f"https://127.0.0.1:{port}", note(1, "2024-01-01T10:00:00Z")
+    try:
+        with httpx.Client(base_url=address, verify=trust, timeout=100) as client:
+            until = time.monotonic() + 100
+            while not is_up(client) and time.monotonic() < until:
+                time.sleep(0.2)
+            assert client.get("/health").status_code == 200
+            for headers in ({}, {"Authorization": f"Bearer {token[1:]}"}):
+                assert client.post("/records", content=content, headers=headers).status_code == 401
+                assert client.get("/records/one", headers=headers).status_code == 401
+            known = {"Authorization": f"Bearer {token}", "Idempotency-Key": "one"}
+            posted = client.post("/records", content=content, headers=known, params={"wait": "raw"})
+            assert posted.json()["read"] == 1
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"http://127.0.0.1:{port}/health")
+    finally:
+        process.terminate()
+        process.wait(100)
+
+
+def is_up(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health").is_success
+    except httpx.HTTPError:
+        return False
 
 
 def test_small_commits_are_compacted_while_posts_are_taken(
