@@ -217,14 +217,15 @@ def columns_for(home: Home, rows: list[int]) -> dict[str, list[Any]]:
     return {name: [home.requests[row][name] for row in rows] for name in names}
 
 
-ROWS = [0, 1, 4, 6, 50, 171, 172]
+LARGE, NONE = len(texts()) - 2, len(texts()) - 1
+ROWS = [0, 1, 4, 6, 50, LARGE, NONE]
 
 
 @pytest.mark.parametrize("full", [True, False])
 @pytest.mark.parametrize("view", VIEWS)
 def test_feasts_own_client_answers_as_the_batch(home: Home, view: str, *, full: bool) -> None:
     table = home.table(view)
-    for rows in (ROWS, [0], [172]):
+    for rows in (ROWS, [0], [LARGE], [NONE]):
         found = store(home.root).get_online_features(
             features_of(view, home), columns_for(home, rows), full_feature_names=full
         )
@@ -385,7 +386,7 @@ def test_the_running_server_answers_as_the_batch(
     home: Home, server: httpx.Client, view: str
 ) -> None:
     table = home.table(view)
-    for rows in (ROWS, [0], [172]):
+    for rows in (ROWS, [0], [LARGE], [NONE]):
         body = {"features": features_of(view, home), "entities": columns_for(home, rows)}
         answer = server.post("/get-online-features", json=body)
         assert answer.status_code == 200, answer.text
@@ -456,6 +457,8 @@ def test_a_text_that_a_run_would_quarantine_is_answered_with_the_reason(
     assert answer.status_code == 422
     assert f"row {len(texts)}: text: {rule}" in answer.text
     assert len(answer.text) < 500
+    with pytest.raises(RefusedTextError, match=f"^row {len(texts)}: text: {rule}[^\n]*$"):
+        store(home.root).get_online_features(body["features"], body["entities"])
     with pytest.raises(RefusedTextError, match=f"^row 2: text: {rule}[^\n]*$"):
         online_features(["record_quality:n_words"], [{"text": "a note"}, {"text": text}], home.root)
 
@@ -476,6 +479,63 @@ def test_the_company_of_a_text_changes_no_bit(texts: list[str | None]) -> None:
             for some in (texts, *([text] for text in texts))
         )
         assert_frame_equal(together, pl.concat(alone), check_exact=True)
+
+
+def shipped(texts: list[str | None]) -> pl.DataFrame:
+    """What the kernels of a run make of texts, under the names of an answer."""
+    versions = requested({"text": texts}, {})
+    return pl.DataFrame(
+        [
+            column.alias(f"{name}_on_demand__{column.name}")
+            for name in SHIPPED
+            for column in compute(on_demand_views()[name], versions)[
+                on_demand_views()[name].features
+            ]
+        ]
+    )
+
+
+@settings(max_examples=10)
+@given(texts=TEXTS)
+def test_any_texts_are_answered_alike_by_function_and_feasts_client(
+    home: Home, texts: list[str | None]
+) -> None:
+    expected = shipped(texts)
+    names = [name.replace("__", ":", 1) for name in expected.columns]
+    rows = [{"text": text} for text in texts]
+    found = online_features([name.replace("_on_demand", "") for name in names], rows, home.root)
+    assert_frame_equal(found[:, 1:], expected.rename(without_end), check_exact=True)
+    answered = store(home.root).get_online_features(names, rows, full_feature_names=True).to_dict()
+    theirs = {name: answered[name] for name in expected.columns}
+    assert_frame_equal(pl.DataFrame(theirs, expected.schema), expected, check_exact=True)
+
+
+def without_end(name: str) -> str:
+    return name.replace("_on_demand", "")
+
+
+@pytest.mark.service
+@settings(max_examples=10)
+@given(texts=TEXTS)
+def test_any_texts_are_answered_alike_by_the_running_server(
+    server: httpx.Client, texts: list[str | None]
+) -> None:
+    expected = shipped(texts)
+    names = [name.replace("__", ":", 1) for name in expected.columns]
+    body = {"features": names, "entities": {"text": texts}, "full_feature_names": True}
+    answer = server.post("/get-online-features", json=body)
+    assert answer.status_code == 200, answer.text
+    answered = dict(
+        zip(answer.json()["metadata"]["feature_names"], answer.json()["results"], strict=True)
+    )
+    for name, kind in expected.schema.items():
+        values = answered[name]["values"]
+        numbers = [value and int(value) for value in values] if kind == pl.Int64 else values
+        assert_frame_equal(
+            pl.DataFrame({name: pl.Series(numbers, dtype=kind)}),
+            expected.select(name),
+            check_exact=True,
+        )
 
 
 def test_blank_is_the_same_for_a_request_and_a_run() -> None:
