@@ -19,7 +19,8 @@ from transforms.text.workers import begin_in_pool
 # pycld2 refuses noncharacters and control characters other than tab, LF, FF and CR
 REFUSED = r"[\x00-\x08\x0B\x0E-\x1F\x7F-\x9F\p{Noncharacter_Code_Point}]"
 # addresses have no language, and pycld2 takes them for English or for none
-ADDRESS = r"https?://[^\s<>\"]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+\.[A-Za-z0-9.-]+"
+ADDRESS = rf"https?://[^\s<>\"{REFUSED}]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+\.[A-Za-z0-9.-]+"
+NO_LANGUAGE = f"{REFUSED}|{ADDRESS}"
 # the beginning of a longer text is enough, and bounds the cost of a record
 N_CHARACTERS_READ = 10_000
 # for fewer texts, starting workers and reading the model in each costs more than it saves
@@ -164,8 +165,7 @@ def begin_identifying(text: pl.Series, n_workers: int | None = None) -> Callable
 @cache
 def _read() -> list[pl.Expr]:
     read = pl.col("text").str.slice(0, N_CHARACTERS_READ)
-    without = read.str.replace_all(REFUSED, " ").str.replace_all(ADDRESS, " ")
-    return [read, without.alias("without")]
+    return [read, read.str.replace_all(NO_LANGUAGE, " ").alias("without")]
 
 
 def _languages(answers: Answers) -> pl.DataFrame:
