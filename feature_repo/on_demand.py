@@ -21,12 +21,13 @@ from feast.transformation.udf_rehydrate import rehydrate_udf_from_source
 from feast.types import String, UnixTimestamp
 
 from feature_repo.fields import FEAST_TYPES
+from feature_repo.stores.asked_home import asked_home
 from feature_repo.stores.serving import TREATMENT, VIEW
 from transforms.errors import DerivedError
 from transforms.features.declare import Service
-from transforms.features.engine.record import KernelView
 from transforms.features.on_demand import carried, compute, on_demand_views, requested
 from transforms.features.registry import ON_DEMAND, registry, view_name
+from transforms.features.view import View
 from transforms.staging.treatment import treatments
 
 # Feast runs this text wherever it reads the view from its registry
@@ -110,24 +111,30 @@ def answer(
     name: str, code: str, treatment: Mapping[str, str], request: Mapping[str, Sequence[Any]]
 ) -> dict[str, list[Any]]:
     """Answer Feast: each feature by its name alone and by those that it has in services."""
-    found = computed({name: code}, treatment, request)[name]
+    found = computed({name: code}, treatment, request, asked_home())[name]
     values = {feature: found[feature].to_list() for feature in found.columns}
     prefixes = ("", f"{name}__", f"{name}{ON_DEMAND}__")
     return {f"{prefix}{feature}": values[feature] for prefix in prefixes for feature in values}
 
 
 def computed(
-    codes: Mapping[str, str], treatment: Mapping[str, str], request: Mapping[str, Sequence[Any]]
+    codes: Mapping[str, str],
+    treatment: Mapping[str, str],
+    request: Mapping[str, Sequence[Any]],
+    home: Path | None = None,
 ) -> dict[str, pl.DataFrame]:
-    """Compute the features of views, each registered with a code, which must be the code here."""
+    """Compute the features of views, each registered with a code, which must be the code here.
+
+    `home` is the one that is asked.
+    """
     views, versions = on_demand_views(), requested(request, treatment)
     for name, code in codes.items():
         _refuse_other_code(views[name], code)
-    return {name: compute(views[name], versions)[views[name].features] for name in codes}
+    return {name: compute(views[name], versions, home)[views[name].features] for name in codes}
 
 
 @lru_cache
-def _refuse_other_code(view: KernelView, code: str) -> None:
+def _refuse_other_code(view: View, code: str) -> None:
     if f"{view.digest():x}" != code:
         message = (
             f"{view.name}: this process has other code than the one that the view was registered "

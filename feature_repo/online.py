@@ -162,10 +162,15 @@ def due_views(warehouse: Warehouse, now: datetime) -> list[str]:
     return [view for view in online_views(warehouse.settings.root) if _is_due(view, warehouse, now)]
 
 
-def materialize(warehouse: Warehouse, now: datetime, report: Report) -> dict[str, int]:
-    """Write the newest values of every entity that is behind; entities written, by online view."""
-    entities = dict.fromkeys(online_views(warehouse.settings.root), 0)
-    due = due_views(warehouse, now)
+def materialize(
+    warehouse: Warehouse, now: datetime, report: Report, views: Collection[str] | None = None
+) -> dict[str, int]:
+    """Write the newest values of every entity that is behind; entities written, by online view.
+
+    `views` are those to look at, by default all that are online.
+    """
+    entities = dict.fromkeys(online_views(warehouse.settings.root) if views is None else views, 0)
+    due = [view for view in entities if _is_due(view, warehouse, now)]
     if not due:
         return entities
     from feature_repo.importing import feast
@@ -192,13 +197,20 @@ def materialize(warehouse: Warehouse, now: datetime, report: Report) -> dict[str
 
 
 def refresh(warehouse: Warehouse, now: datetime, report: Report) -> dict[str, int]:
-    """Write the entities whose window ended since the last run, where the store cannot know it.
+    """Write what took effect since the last run, where the store cannot know it.
 
-    Returns the entities written, by online view; none in a store that goes by the clock.
+    Returns the entities written, by view of those that `need_refresh`.
     """
-    if goes_by_the_clock(warehouse.settings.root):
-        return dict.fromkeys(online_views(warehouse.settings.root), 0)
-    return materialize(warehouse, now, report)
+    return materialize(warehouse, now, report, need_refresh(warehouse.settings.root))
+
+
+def need_refresh(home: Path) -> list[str]:
+    """Name the views online whose rows to come the store does not keep.
+
+    They are those that stay for a time only; where the store does not go by the clock, all.
+    """
+    is_clock = goes_by_the_clock(home)
+    return [view for view in online_views(home) if not is_clock or view_of(view).online_for]
 
 
 def note_compacted(warehouse: Warehouse, views: Collection[str]) -> None:

@@ -174,7 +174,12 @@ def train_demo(home: str | None) -> None:
 @home_option
 @click.option("--author", metavar="ID", help="Who wrote it, if known.")
 @click.option("--subject", metavar="ID", help="What it is about, if known.")
-@click.option("--features", "is_listed", is_flag=True, help="List the features served.")
+@click.option(
+    "--features",
+    "is_listed",
+    is_flag=True,
+    help="List the features served, and which record the text repeats.",
+)
 def ask(
     text: str, home: str | None, author: str | None, subject: str | None, *, is_listed: bool
 ) -> None:

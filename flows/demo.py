@@ -20,6 +20,7 @@ from transforms.warehouse.tables import Warehouse
 TEST_SHARE = 0.3
 # the features that can be served for a text in a request, and the service that does
 SERVED, SERVICE = "record_quality, record_text, activity", "triage_v3"
+REPEATED = [f"record_duplicates:{name}" for name in ("dup_of", "dup_similarity", "is_duplicate")]
 EXAMPLE = "cve_v1"
 EXAMPLE_VIEWS = ("vendor_", "weakness_", "cve_")
 RECORDS_OFFLINE = """
@@ -80,7 +81,8 @@ def example_keys(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
 def ask(home: Path, text: str, author: str | None, subject: str | None) -> tuple[str, pl.DataFrame]:
     """Score a text that is stored nowhere by the model that `train` left, on served features.
 
-    Returns the answer and the features. Raises `HomeError` where no model was trained.
+    Returns the answer and the features, and beside them which record the text repeats. Raises
+    `HomeError` where no model was trained.
     """
     if not model_path(home).is_file():
         message = f"{home}: no model was trained there; run millrace train-demo first"
@@ -92,7 +94,8 @@ def ask(home: Path, text: str, author: str | None, subject: str | None) -> tuple
     served = online_features(SERVICE, [row], home)
     seconds = perf_counter() - start
     chance = estimator.predict_proba(served.select(inputs).to_numpy())[0, 1]
-    features = served.drop(row)
+    repeated = online_features(REPEATED, [row], home)
+    features = served.drop(row).hstack(repeated.drop(row))
     return (
         f"{chance:.1%} chance of a positive label, by {len(inputs)} features of {SERVICE} that "
         f"were served in {seconds * 1000:.0f} ms"

@@ -504,13 +504,12 @@ def run_backfill(
 
 
 def run_refresh(parameters: RefreshParameters) -> dict[str, int]:
-    """Bring an online store up to date that does not go by the clock; entities written, by view."""
-    from feature_repo.client import goes_by_the_clock
-    from feature_repo.online import refresh
+    """Bring views up to date that do not go by the clock online; entities written, by view."""
+    from feature_repo.online import need_refresh, refresh
 
     warehouse = Warehouse(parameters.settings())
     root = warehouse.settings.root
-    if not root.is_dir() or goes_by_the_clock(root):
+    if not root.is_dir() or not need_refresh(root):
         return {}
     with lock_home(root):
         now = datetime.now(UTC)

@@ -124,8 +124,8 @@ def settings_of(home: Path = CHECKOUT) -> Settings:
     >>> settings_of(Path("here")) is settings_of(Path("here")), settings_of(Path("here")).home.name
     (True, 'here')
     """
-    chosen = (item for item in os.environ.items() if item[0].upper().startswith("MILLRACE_"))
-    return _settings(home, tuple(sorted(chosen)))
+    chosen = [name for name in os.environ if name.upper().startswith("MILLRACE_")]
+    return _settings(home, tuple((name, os.environ[name]) for name in sorted(chosen)))
 
 
 @lru_cache(maxsize=16)

@@ -49,12 +49,14 @@ from feast.value_type import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from feature_repo.stores import clock
+from feature_repo.stores.asked_home import asking, home_in
 from feature_repo.stores.bulk import Asked, GuardedWrites, Layout, layout_of
 from feature_repo.stores.clock import EPOCH, mark, microseconds
 from feature_repo.stores.compact import Column
 from feature_repo.stores.compact_sqlite import CompactSqlite
 from feature_repo.stores.empty import empty_values
 from feature_repo.stores.expiry import max_age
+from feature_repo.stores.named import named_keys
 from feature_repo.stores.nearest import nearest
 from feature_repo.stores.searching import Search
 from feature_repo.stores.sources import warehouse_folder
@@ -274,8 +276,8 @@ class LeanReads(GuardedWrites, OnlineStore):
         A column `event_timestamp` says the instant of each row, null for none; without it, it is
         now. Raises RequestError for a caller's mistake.
         """
-        rows = _asked(registry, project, features, entity_rows, full_feature_names)
-        with _asking_at(rows):
+        rows = _asked(config, registry, project, features, entity_rows, full_feature_names)
+        with _asking_at(rows), asking(config):
             return super().get_online_features(
                 config,
                 features,
@@ -297,8 +299,8 @@ class LeanReads(GuardedWrites, OnlineStore):
         include_feature_view_version_metadata: bool = False,  # noqa: FBT001, FBT002
     ) -> OnlineResponse:
         """Answer as `get_online_features` does, without blocking."""
-        rows = _asked(registry, project, features, entity_rows, full_feature_names)
-        with _asking_at(rows):
+        rows = _asked(config, registry, project, features, entity_rows, full_feature_names)
+        with _asking_at(rows), asking(config):
             return await super().get_online_features_async(
                 config,
                 features,
@@ -747,6 +749,7 @@ def _serialized_key(config: RepoConfig, names: list[str], values: tuple[Value, .
 
 
 def _asked(
+    config: RepoConfig,
     registry: Any,
     project: str,
     features: list[str] | FeatureService,
@@ -758,7 +761,7 @@ def _asked(
     Raises RequestError where rows differ in their columns, columns in length, or a key is of
     another kind than its type.
     """
-    _, _, join_keys, types, _, _, _, needed, _ = utils._get_cached_request_context(  # noqa: SLF001
+    _, _, join_keys, types, _, grouped, _, needed, _ = utils._get_cached_request_context(  # noqa: SLF001
         registry, project, features, full_feature_names
     )
     if not isinstance(rows, Mapping):
@@ -771,7 +774,7 @@ def _asked(
     if any(isinstance(values, str | bytes) for values in rows.values()):
         message = "a request has a list of values for each column, not one text"
         raise RequestError(message)
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         name: list(values.val if isinstance(values, RepeatedValue) else values)
         for name, values in rows.items()
     }
@@ -782,11 +785,31 @@ def _asked(
             else "all columns of a request must have as many values as each other"
         )
         raise RequestError(message)
+    lacking = types.keys() - {join_keys.get(name, name) for name in columns} - columns.keys()
+    views = [table.name for table, _ in grouped]
+    columns = {**columns, **_made_keys(config, views, lacking, columns)}
     typed = {name: types.get(name, types.get(join_keys.get(name))) for name in columns}
     return {
         name: key_values(name, values, kind) if (kind := typed[name]) else values
         for name, values in columns.items()
     }
+
+
+def _made_keys(
+    config: RepoConfig, views: list[str], lacking: set[str], columns: Mapping[str, Sequence[Any]]
+) -> Mapping[str, Sequence[Any]]:
+    """Make the keys that a text's rows lack by the expressions of the entities that it names.
+
+    Raises RequestError where a text may name several, for Feast answers one value a row.
+    """
+    named = named_keys(views, lacking, columns, home_in(config))
+    if named.of_lists:
+        message = (
+            f"the rows have no {next(iter(named.of_lists))!r}, of which one text may name several; "
+            "give a row for each, or ask by feature_repo.online_features, which answers lists"
+        )
+        raise RequestError(message)
+    return named.keys
 
 
 @contextmanager

@@ -60,6 +60,7 @@ def log_response(
 ) -> None:
     """Log an answer of Feast's."""
     places = {name: place for place, name in enumerate(response.metadata.feature_names.val)}
+    asked = {**_made_keys(plan, places, response), **asked}
 
     def build(rows: Sequence[int]) -> Rows:
         features = {
@@ -71,6 +72,17 @@ def log_response(
         return _rows(plan, asked, read_at, features, rows)
 
     log.add(service_name(plan.references), read_at, _n_rows(asked), build)
+
+
+def _made_keys(
+    plan: "Plan", places: Mapping[str, int], response: GetOnlineFeaturesResponse
+) -> dict[str, Sequence[Any]]:
+    """The keys of an answer, of which some may have been made of the request's text."""
+    names = {names[0] for view in plan.views for names in view.keys.values()}
+    return {
+        name: list(map(feast_value_type_to_python_type, response.results[places[name]].values))
+        for name in names & places.keys()
+    }
 
 
 def service_name(references: FeatureService | Sequence[str]) -> str:

@@ -4,11 +4,11 @@ Reading the stores belongs into `online`, and what is in the bytes into `codec`.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from itertools import compress, groupby
+from itertools import compress, groupby, pairwise
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from threading import Lock
@@ -26,8 +26,10 @@ from feast.types import FeastType
 from feast.value_type import ValueType
 
 from feature_repo.stores import clock
+from feature_repo.stores.asked_home import home_in
 from feature_repo.stores.codec import decode_values, encode_entity_keys, encode_plain_keys
 from feature_repo.stores.expiry import max_age
+from feature_repo.stores.named import Named, named_keys
 from feature_repo.stores.online import (
     EVENT_TIMESTAMP,
     NO_ENTITY,
@@ -40,7 +42,7 @@ from feature_repo.stores.online import (
 from feature_repo.stores.served import log_read
 from feature_repo.stores.served_log import log_of
 from feature_repo.stores.values import key_values
-from transforms.features.registry import ON_DEMAND, registry
+from transforms.features.registry import ON_DEMAND
 from transforms.instants import in_utc, instants_of
 
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
@@ -150,16 +152,17 @@ class OpenStore:
     def read_columns(self, features: Sequence[str] | str, given: Columns) -> pl.DataFrame:
         """Answer the rows of some columns of one length: the features alone, as `read` names them.
 
-        Raises ValueError as `read` does.
+        Before them are the keys that a text may name several of. Raises ValueError as `read` does.
         """
         n_rows = len(next(iter(given.values()), ()))
         plan = self.plan_of(features, given)
         now, is_asked = clock.now(), bool(n_rows) and EVENT_TIMESTAMP in given
         asked = _columns(given, n_rows, plan, now)
+        named = _named(plan, asked, self._store.config)
         answer = (
-            self._lean(plan, asked, now, is_asked=is_asked)
+            self._lean(plan, asked, named, now, is_asked=is_asked)
             if self._is_lean(plan)
-            else self._by_feast(plan, asked)
+            else self._by_feast(plan, {**asked, **named.keys})
         )
         typed = {
             column: answer[column]
@@ -174,7 +177,7 @@ class OpenStore:
                     for name in plan.columns
                 ]
             )
-        return found
+        return pl.DataFrame([*_key_lists(named), *found])
 
     def _is_lean(self, plan: Plan) -> bool:
         return isinstance(self._store.provider.online_store, LeanReads) and not any(
@@ -182,26 +185,38 @@ class OpenStore:
         )
 
     def _lean(
-        self, plan: Plan, asked: Columns, now: datetime, *, is_asked: bool
+        self, plan: Plan, asked: Columns, named: Named, now: datetime, *, is_asked: bool
     ) -> dict[str, Values]:
-        asked = {**asked, **_named(plan, asked)}
+        asked = {**asked, **named.keys}
         at = asked.get(EVENT_TIMESTAMP, [now] * len(asked[DUMMY_ENTITY_ID]))
-        reads = [_read(view, asked, at, is_asked=is_asked) for view in plan.views]
+        several = {view.table.name: ends for view in plan.views if (ends := _ends(view, named))}
+        _refuse_derived(plan, several)
+        reads = [
+            _read(
+                view,
+                {**asked, **named.of_lists},
+                _each(at, several.get(view.table.name)),
+                is_asked=is_asked,
+            )
+            for view in plan.views
+        ]
         found = self._store.provider.online_store.read(self._store.config, reads)
         found_of = list(zip(plan.views, reads, found, strict=True))
         answer = {
-            column: values
+            column: _lists(values, several.get(view.table.name))
             for view, read, stored in found_of
             for column, values in _decoded(view, read, _within(view.table, read, stored))
         }
         of_text = [view for view in plan.on_demand if VIEW in view.tags]
         if of_text:
-            answer |= _of_request(of_text, asked)
+            answer |= _of_request(of_text, asked, home_in(self._store.config))
         for on_demand in plan.on_demand:
             if VIEW not in on_demand.tags:
                 answer |= _computed(on_demand, asked, answer)
-        if self._log:
-            log_read(self._log, plan, asked, answer, found_of, now)
+        if self._log:  # which has a row for each entity
+            of_one = [found for found in found_of if found[0].table.name not in several]
+            plan = plan._replace(views=[view for view, _, _ in of_one])
+            log_read(self._log, plan, asked, answer, of_one, now)
         return answer
 
     def _by_feast(self, plan: Plan, asked: Columns) -> dict[str, Values]:
@@ -392,23 +407,66 @@ def _columns(given: Columns, n_rows: int, plan: Plan, now: datetime) -> dict[str
     return {**columns, DUMMY_ENTITY_ID: [DUMMY_ENTITY_VAL] * n_rows}
 
 
-def _named(plan: Plan, asked: Columns) -> dict[str, list[str | None]]:
+def _named(plan: Plan, asked: Columns, config: RepoConfig) -> Named:
     """Make the keys that a text's rows lack by the expressions of the entities that it names."""
-    if "text" not in asked:
-        return {}
-    from transforms.features.on_demand import entity_keys  # which plain reads do without
-
-    declared = registry().views
-    lacking = [
-        declared[view.table.name].entity
+    lacking = {
+        names[0]
         for view in plan.views
-        if view.table.name in declared
-        and any(not {*names} & asked.keys() for names in view.keys.values())
+        for names in view.keys.values()
+        if not {*names} & asked.keys()
+    }
+    return named_keys((view.table.name for view in plan.views), lacking, asked, home_in(config))
+
+
+def _ends(view: ViewPlan, named: Named) -> Sequence[int] | None:
+    """Where the keys of each row end, for a view of which a text may name several."""
+    return next(
+        (named.ends[names[0]] for names in view.keys.values() if names[0] in named.ends), None
+    )
+
+
+def _each(values: Sequence[Any], ends: Sequence[int] | None) -> Sequence[Any]:
+    """Repeat the value of a row for each of its keys."""
+    if ends is None:
+        return values
+    return [
+        value
+        for value, (start, end) in zip(values, pairwise(ends), strict=True)
+        for _ in range(start, end)
     ]
-    named: dict[str, list[str | None]] = {}
-    for entity in lacking:
-        named |= {} if {*entity.columns} <= named.keys() else entity_keys(entity, asked)
-    return named
+
+
+def _lists(values: Values, ends: Sequence[int] | None) -> Values:
+    """Put the values of each row's keys into one list."""
+    if ends is None:
+        return values
+    if isinstance(values, pl.Series):
+        return pl.Series(
+            [values[start:end].to_list() for start, end in pairwise(ends)], dtype=pl.Object
+        )
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values)
+
+
+def _key_lists(named: Named) -> list[pl.Series]:
+    """The keys of which each row has a list, beside the features that are lists in their order."""
+    return [
+        pl.Series(
+            name, [keys[start:end] for start, end in pairwise(named.ends[name])], pl.List(pl.String)
+        )
+        for name, keys in named.of_lists.items()
+    ]
+
+
+def _refuse_derived(plan: Plan, several: Collection[str]) -> None:
+    """Raise ValueError where a view that is computed of single values would get lists."""
+    for view in plan.on_demand:
+        sources = {source.name for source in view.source_feature_view_projections.values()}
+        if lists := sorted(sources & {*several}):
+            message = (
+                f"view {view.name} is computed of one entity of {lists[0]}, of which a text may "
+                "name several; give a row for each, with its key"
+            )
+            raise ValueError(message)
 
 
 def _read(view: ViewPlan, asked: Columns, at: Sequence[datetime | None], *, is_asked: bool) -> Read:
@@ -528,19 +586,24 @@ def _derived(
     return {feature.column: table[feature.name].combine_chunks() for feature in _features(view)}
 
 
-def _of_request(views: Sequence[OnDemandFeatureView], asked: Columns) -> dict[str, Values]:
+def _of_request(
+    views: Sequence[OnDemandFeatureView], asked: Columns, home: Path | None
+) -> dict[str, Values]:
     """Compute record views of the request's text, as `feature_repo.on_demand` defines them."""
     from feature_repo.on_demand import computed  # which imports this module
 
     codes = {view.tags[VIEW]: view.tags["code"] for view in views}
-    found = computed(codes, json.loads(views[0].tags[TREATMENT]), asked)
-    tables = {name: frame.to_arrow() for name, frame in found.items()}
+    found = computed(codes, json.loads(views[0].tags[TREATMENT]), asked, home)
+    arrays = {
+        (name, column.name): column.to_arrow() for name, frame in found.items() for column in frame
+    }
     return {
-        feature.column: tables[view.tags[VIEW]][feature.name]
-        .combine_chunks()
-        .cast(feature.arrow_type)
+        feature.column: array
+        if array.type == feature.arrow_type
+        else array.cast(feature.arrow_type)
         for view in views
         for feature in _features(view)
+        for array in [arrays[view.tags[VIEW], feature.name]]
     }
 
 

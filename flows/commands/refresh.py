@@ -12,8 +12,9 @@ def refresh(home: str | None) -> None:
 
     A store with `layout: feast`, or one of another kind than ours, has the values of its last
     update; schedule this at every hop of your windows, as the deployment of that name does.
-    millrace serve does it by itself. With `layout: compact`, the default, there is nothing to do:
-    the store has what is to come and goes by the clock. Reads no new records: see millrace run.
+    millrace serve does it by itself. With `layout: compact`, the default, only views with
+    online=days(n) need it: of all others the store has what is to come and goes by the clock. Reads
+    no new records: see millrace run.
     """
     from flows.stages import RefreshParameters, run_refresh
 

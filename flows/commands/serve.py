@@ -52,8 +52,8 @@ def serve(
 ) -> None:
     """Serve online features over HTTP: Feast's own feature server on this home.
 
-    Windows end as the clock says. A store that does not go by the clock (layout: feast) is brought
-    up to date every five minutes, as by millrace refresh.
+    Windows end as the clock says. What does not go by the clock (a store with layout: feast, a view
+    with online=days(n)) is brought up to date every five minutes, as by millrace refresh.
 
     With --ingest a second process takes records on a port of its own and keeps the features fresh;
     both end together.
@@ -66,8 +66,9 @@ def serve(
 
     OIDC is Feast's: `auth:` in feature_store.yaml, with audience and issuer.
     """
-    from feature_repo.client import REPOSITORY, goes_by_the_clock, home_of
+    from feature_repo.client import REPOSITORY, home_of
     from feature_repo.guard import PREFIX, auth_of, checked_auth, server_settings
+    from feature_repo.online import need_refresh
     from feature_repo.registry_digest import read
     from transforms.importing import unchecked
 
@@ -82,7 +83,7 @@ def serve(
         checked_auth(server_settings(), auth_of(root))
         # no table is opened: Delta's threads would be missing where the server forks
         settings = root / "feature_store.yaml"
-        if not goes_by_the_clock(root):
+        if need_refresh(root):
             keep_fresh(root)
         with unchecked("feast"):
             from feast.cli.cli import cli

@@ -1,15 +1,18 @@
 """A small home of the sample, and homes of any staged records, ready for retrieval."""
 
+import itertools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 import yaml
 
+from feature_repo import client
 from feature_repo.online import apply
 from feature_repo.online_views import keep
 from transforms.features.build import featurize
@@ -117,3 +120,33 @@ def ready(warehouse: Warehouse, now: datetime = NOW) -> Warehouse:
     keep(warehouse.settings.root, [view.name for view in views() if view.is_of_records])
     apply(warehouse)
     return warehouse
+
+
+# --- online stores of every kind ---
+
+OUR = "feature_repo.stores"
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "redis", "postgres"])
+def place(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Settings of a real store of each kind; none for the one that is shipped."""
+    if request.param == "sqlite":
+        return {}
+    address = request.getfixturevalue(f"{request.param}_address")
+    if request.param == "redis":
+        database = next(request.getfixturevalue("redis_databases"))
+        at = f"{address.host}:{address.port},db={database}"
+        return {"type": f"{OUR}.online_redis.RedisOnlineStore", "connection_string": at}
+    login = {"user": "postgres", "password": "", "database": "postgres", "sslmode": "disable"}
+    kind = f"{OUR}.online_postgres.PostgresOnlineStore"
+    at = {"host": address.host, "port": address.port, "db_schema": "served"}
+    return {"type": kind, **at, **login}
+
+
+def store_at(place: Mapping[str, Any], patch: pytest.MonkeyPatch) -> None:
+    """Let homes have their online store at a place, in a project of its own."""
+    shipped = yaml.safe_load((client.REPOSITORY / "feature_store.yaml").read_text("utf-8"))
+    project = f"served{next(_numbers)}" if place else shipped["project"]
+    changed = {**shipped, "project": project, "online_store": place or shipped["online_store"]}
+    patch.setattr(client, "_parsed", lambda _: changed)

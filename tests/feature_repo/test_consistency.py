@@ -4,9 +4,10 @@ import asyncio
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -20,7 +21,10 @@ from feature_repo.stores import served_log
 from feature_repo.stores.served import service_name
 from feature_repo.stores.watched_server import logged
 from feature_repo.watching.consistency import check, last_check, n_wrong
+from feature_repo.watching.freshness import mark_fresh
 from flows.stages import PipelineParameters, featurize, ingest, prepare, run_erasure, run_plain
+from tests.feature_repo.conftest import store_at
+from transforms.errors import StaleError
 from transforms.home import Settings
 from transforms.schemas.serving import CAUSES
 from transforms.sources.source import load_source
@@ -39,13 +43,19 @@ FEATURES = [
     "author_notes:last_label_lifetime",
 ]
 DECLARED = """
-from transforms.features import Count, GroupBy, Last, Service, lifetime
+from transforms.features import Count, Entity, GroupBy, Last, Service, hours, lifetime
 from transforms.features.entities import author
 
 author_notes = GroupBy(
     "author_notes", author, [Count("n_notes"{where}), Last("label", "last_label")], [lifetime]
 )
 notes_v1 = Service("notes_v1", [author_notes])
+topic = Entity("topic", key="label")
+word = Entity("word", key="string_split(text, ' ')", many=True)
+topic_notes = GroupBy(
+    "topic_notes", topic, [Count("n_of_topic")], [lifetime], fresh_within=hours(1)
+)
+word_notes = GroupBy("word_notes", word, [Count("n_of_word")], [lifetime])
 """
 
 
@@ -85,7 +95,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as environment:
         forget_definitions(environment)
         environment.setenv("MILLRACE_FEATURES", str(folder / "features"))
-        environment.setenv("MILLRACE_VIEWS", "author_activity, author_tenure, author_notes")
+        environment.setenv(
+            "MILLRACE_VIEWS",
+            "author_activity, author_tenure, author_notes, topic_notes, word_notes",
+        )
         run_plain(PipelineParameters(source=str(source), home=str(folder / "home")))
     return folder
 
@@ -293,3 +306,53 @@ def test_answers_of_feasts_own_are_logged_whether_awaited_or_not(source: Path) -
     )
     assert n_compared == {"notes_v1": 3, service_name(FEATURES): 6}
     assert (rows["n_compared"].sum(), n_wrong(rows)) == (6 * len(FEATURES) + 3 * 2, 0)
+
+
+def test_what_a_text_names_is_logged_with_its_key_and_lists_are_not(source: Path) -> None:
+    row = {"text": "secret words", "label": "label 1"}
+    names = ["topic_notes:n_of_topic_lifetime", "word_notes:n_of_word_lifetime"]
+    served = online_features(names, [row], home(source))
+    assert served.row(0)[2:] == (["secret", "words"], 1, [6, 0])
+    asked = {name: [value] for name, value in row.items()}
+    logged(FeatureStore.get_online_features)(store(home(source)), names[:1], asked)
+    rows = checked(source)
+    assert rows.select("feature", "n_compared").rows() == [("n_of_topic_lifetime", 1)] * 2
+    assert n_wrong(rows) == 0
+
+
+def test_a_read_refuses_what_is_late_where_it_is_asked_to(source: Path) -> None:
+    names, row = ["topic_notes:n_of_topic_lifetime"], {"topic": "label 1"}
+    run(source)
+    assert online_features(names, [row], home(source), refuse_stale=True).item(0, 1) == 1
+    mark_fresh(home(source), datetime.now(UTC) - timedelta(hours=2))
+    assert online_features(names, [row], home(source)).item(0, 1) == 1
+    with pytest.raises(StaleError, match="topic_notes: brought up to date 2:00:0"):
+        online_features(names, [row], home(source), refuse_stale=True)
+
+
+@pytest.fixture
+def elsewhere(source: Path, place: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same home with its online store at a place, after a run."""
+    store_at(place, monkeypatch)
+    shutil.rmtree(home(source) / "feast")
+    run(source)
+    return source
+
+
+@pytest.mark.parametrize("place", ["redis", "postgres"], indirect=True)
+@pytest.mark.parametrize(
+    "check",
+    [
+        test_what_was_served_after_a_run_is_what_training_says,
+        test_a_value_that_was_altered_online_is_named,
+        test_a_record_that_came_later_is_named,
+        test_a_store_that_is_behind_is_named,
+        test_answers_of_feasts_own_are_logged_whether_awaited_or_not,
+        test_what_a_text_names_is_logged_with_its_key_and_lists_are_not,
+        test_a_read_refuses_what_is_late_where_it_is_asked_to,
+    ],
+)
+def test_a_store_of_another_kind_is_watched_as_sqlite_is(
+    elsewhere: Path, check: Callable[[Path], None]
+) -> None:
+    check(elsewhere)

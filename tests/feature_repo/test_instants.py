@@ -1,7 +1,6 @@
 """What is served at any instant from a run on is what is trained on of it, with no run between."""
 
 import asyncio
-import itertools
 import queue
 import subprocess
 import sys
@@ -16,17 +15,17 @@ from typing import Any
 import httpx
 import polars as pl
 import pytest
-import yaml
 from feast.feature_server import get_app
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from feature_repo import client, online_features, store, training_set
+from feature_repo import online_features, store, training_set
 from feature_repo.online import apply, materialize, refresh
 from feature_repo.stores import clock
 from feature_repo.stores.server import load_artifacts
 from flows.commands import serve
 from flows.stages import RefreshParameters, run_refresh
+from tests.feature_repo.conftest import OUR, store_at
 from tests.transforms import histories
 from tests.transforms.histories import HISTORIES, HOUR, OFFSETS, Version
 from transforms.features.build import featurize
@@ -35,7 +34,6 @@ from transforms.home import Settings
 from transforms.warehouse.tables import Warehouse, silent
 
 EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
-OUR = "feature_repo.stores"
 VIEWS = ("author_activity", "subject_activity")
 STORED = [f"{view}:{name}" for view in VIEWS for name in view_of(view).features]
 TENURE = "author_tenure:days_since_first_record"
@@ -45,7 +43,6 @@ KEYS = [
     {"author_id": author, "subject_id": subject}
     for author, subject in [("u1", "s1"), ("u2", "s2"), ("never", "s1"), (None, None)]
 ]
-numbers = itertools.count()
 
 
 class Home:
@@ -149,28 +146,9 @@ def clock_at(instant: datetime) -> Iterator[None]:
 @contextmanager
 def home_in(folder: Path, place: Mapping[str, Any]) -> Iterator[Home]:
     """A home whose online store is at a place."""
-    shipped = yaml.safe_load((client.REPOSITORY / "feature_store.yaml").read_text("utf-8"))
-    project = f"instants{next(numbers)}" if place else shipped["project"]
-    changed = {**shipped, "project": project, "online_store": place or shipped["online_store"]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "_parsed", lambda _: changed)
+        store_at(place, patch)
         yield Home(folder)
-
-
-@pytest.fixture(scope="module", params=["sqlite", "redis", "postgres"])
-def place(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Settings of a real store of each kind; none for the one that is shipped."""
-    if request.param == "sqlite":
-        return {}
-    address = request.getfixturevalue(f"{request.param}_address")
-    if request.param == "redis":
-        database = next(request.getfixturevalue("redis_databases"))
-        at = f"{address.host}:{address.port},db={database}"
-        return {"type": f"{OUR}.online_redis.RedisOnlineStore", "connection_string": at}
-    login = {"user": "postgres", "password": "", "database": "postgres", "sslmode": "disable"}
-    kind = f"{OUR}.online_postgres.PostgresOnlineStore"
-    at = {"host": address.host, "port": address.port, "db_schema": "instants"}
-    return {"type": kind, **at, **login}
 
 
 # --- a store that does not go by the clock ---

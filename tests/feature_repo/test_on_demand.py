@@ -23,15 +23,18 @@ from feature_repo import online_features, store
 from feature_repo.on_demand import computed
 from feature_repo.online import apply
 from tests.feature_repo.test_feast_cli import ROOT, free_port, serving
-from transforms.errors import DerivedError, RefusedTextError
+from transforms.errors import DerivedError, HomeError, RefusedTextError
+from transforms.features import Entity
 from transforms.features.build import featurize
-from transforms.features.on_demand import compute, on_demand_views, requested
+from transforms.features.on_demand import compute, entity_keys, on_demand_views, requested
+from transforms.features.registry import registry
 from transforms.home import Settings
 from transforms.sources.ingest import ingest
 from transforms.sources.source import load_source
 from transforms.staging.mapping import WHITE_SPACE
 from transforms.staging.prepare import prepare
 from transforms.staging.treatment import keep_treatment, refusal
+from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
 SHIPPED = ("record_quality", "record_text", "record_pii", "record_vector")
@@ -39,7 +42,7 @@ OWN = '''
 """Features of a record's text, label, attributes and time, and of another view."""
 import polars as pl
 from transforms.features import (
-    Count, Entity, Field, GroupBy, RecordSql, RecordView, Service, lifetime,
+    Count, Derived, Entity, Field, GroupBy, Last, RecordSql, RecordView, Service, lifetime,
 )
 
 class RecordShape(RecordView, reads=("text", "text_redacted", "label", "attributes",
@@ -71,7 +74,8 @@ pair = Entity("pair", key=["author_id", "label"])
 tag = Entity("tag", key="regexp_extract_all(text, '#([a-z]+)', 1)", many=True)
 topic_activity = GroupBy("topic_activity", topic, [Count("n_records")], [lifetime])
 pair_activity = GroupBy("pair_activity", pair, [Count("n_records")], [lifetime])
-tag_activity = GroupBy("tag_activity", tag, [Count("n_records")], [lifetime])
+tag_activity = GroupBy("tag_activity", tag, [Count("n_records"), Last("label")], [lifetime])
+tag_share = Derived("tag_share", [tag_activity], {"twice": "2 * n_records_lifetime"})
 own_v1 = Service("own_v1", [RecordShape, commas, "record_pii:pii_any"])
 '''
 ODD = [
@@ -87,6 +91,9 @@ ODD = [
     "7",
     "a\x00b \x00",
     "<EMAIL_ADDRESS> <US_SSN>",
+    "#one and #two",
+    "#one #one",
+    "of #one",
 ]
 
 
@@ -182,7 +189,7 @@ VIEWS = (*SHIPPED, "record_shape", "record_commas")
 
 
 def test_every_view_that_reads_what_a_request_carries_is_served_on_demand(home: Home) -> None:
-    assert set(on_demand_views()) == set(VIEWS)
+    assert set(on_demand_views()) == {*VIEWS, "record_duplicates"}
     assert home.root.is_dir()
 
 
@@ -210,20 +217,47 @@ def columns_for(home: Home, rows: list[int]) -> dict[str, list[Any]]:
     return {name: [home.requests[row][name] for row in rows] for name in names}
 
 
-ROWS = [0, 1, 4, 6, 50, 171, 172]
+LARGE, NONE = len(texts()) - 2, len(texts()) - 1
+ROWS = [0, 1, 4, 6, 50, LARGE, NONE]
 
 
 @pytest.mark.parametrize("full", [True, False])
 @pytest.mark.parametrize("view", VIEWS)
 def test_feasts_own_client_answers_as_the_batch(home: Home, view: str, *, full: bool) -> None:
     table = home.table(view)
-    for rows in (ROWS, [0], [172]):
+    for rows in (ROWS, [0], [LARGE], [NONE]):
         found = store(home.root).get_online_features(
             features_of(view, home), columns_for(home, rows), full_feature_names=full
         )
         prefix = f"{view}_on_demand__" if full else ""
         answered = {name: found.to_dict()[prefix + name] for name in table.columns}
         assert_frame_equal(pl.DataFrame(answered, table.schema), table[rows], check_exact=True)
+
+
+def duplicates_of(home: Home, texts: list[str | None]) -> pl.DataFrame:
+    """What tests/transforms/features/engine/test_duplicates.py proves of a text that came last."""
+    view = on_demand_views()["record_duplicates"]
+    return compute(view, requested({"text": texts}, {}), home.root).select(view.features)
+
+
+def test_near_duplicates_of_a_text_are_answered_by_function_and_feasts_client(home: Home) -> None:
+    asked = [ODD[0], f"{ODD[0]} Indeed.", "nobody has said this before", None, "?!"]
+    expected = duplicates_of(home, asked)
+    assert expected["dup_of"].to_list() == ["0", "0", None, None, None]
+    assert expected["dup_cluster_size"].to_list() == [2, 2, 1, None, 1]
+    rows = [{"text": text} for text in asked]
+    assert_frame_equal(home.answered("record_duplicates", rows), expected, check_exact=True)
+    names = features_of("record_duplicates", home)
+    found = store(home.root).get_online_features(names, rows).to_dict()
+    answered = {name: found[name] for name in expected.columns}
+    assert_frame_equal(pl.DataFrame(answered, expected.schema), expected, check_exact=True)
+
+
+def test_an_index_that_may_lack_texts_is_not_asked(tmp_path: Path) -> None:
+    view, versions = on_demand_views()["record_duplicates"], requested({"text": ["a"]}, {})
+    (tmp_path / "views").write_text("record_quality")
+    with pytest.raises(HomeError, match=r"^record_duplicates: is off in this home.* run once"):
+        compute(view, versions, tmp_path)
 
 
 def test_services_are_answered_under_the_names_that_a_model_was_trained_on(home: Home) -> None:
@@ -257,8 +291,82 @@ def test_one_call_gives_the_activity_of_those_that_the_text_names(home: Home) ->
     assert found["pair_activity__n_records_lifetime"].to_list() == [n_bad, 0]
     given = [row | {"topic": topic} for row, topic in zip(rows, ("L7", "L-1"), strict=True)]
     assert_frame_equal(online_features(names, given, home.root)[:, -2:], found[:, -2:])
-    with pytest.raises(ValueError, match="the rows have no 'tag'"):
-        online_features(["tag_activity:n_records_lifetime"], rows, home.root)
+
+
+ACTIVITIES = [f"{view}:n_records_lifetime" for view in ("topic_activity", "pair_activity")]
+WHO = {
+    "text": ["a note", "a note"],
+    "attributes": ['{"lang":"l7"}', '{"lang":"l-1"}'],
+    "author_id": ["ann", "bob"],
+    "label": ["bad", "bad"],
+}
+
+
+def test_feasts_client_is_answered_for_those_that_the_text_names(home: Home) -> None:
+    rows = [dict(zip(WHO, values, strict=True)) for values in zip(*WHO.values(), strict=True)]
+    expected = online_features(["record_quality:n_words", *ACTIVITIES], rows, home.root)
+    names = ["record_quality_on_demand:n_words", *ACTIVITIES]
+    for asked in (rows, WHO):
+        found = store(home.root).get_online_features(names, asked, full_feature_names=True)
+        answered = found.to_dict()
+        assert answered["topic"] == ["L7", "L-1"]
+        for name in ACTIVITIES:
+            assert answered[name.replace(":", "__")] == expected[name.replace(":", "__")].to_list()
+        assert answered["record_quality_on_demand__n_words"] == [2, 2]
+
+
+TAG = ["tag_activity:n_records_lifetime", "tag_activity:last_label_lifetime"]
+
+
+def test_a_text_has_lists_of_all_that_it_names(home: Home) -> None:
+    rows = [{"text": text} for text in ("#two, #one or #none; #one", "nothing", None, "#ein")]
+    found = online_features(["record_quality:n_words", *TAG], rows, home.root)
+    assert found["tag"].to_list() == [["none", "one", "two"], [], [], ["ein"]]
+    assert found["record_quality__n_words"].to_list() == [5, 1, None, 1]
+    assert found["tag_activity__n_records_lifetime"].to_list() == [[0, 3, 1], [], [], [0]]
+    given = [{"tag": tag} for tag in ("none", "one", "two")]  # as a row for each has it
+    alone = online_features(TAG, given, home.root)
+    for name in (name.replace(":", "__") for name in TAG):
+        assert found[name][0].to_list() == alone[name].to_list()
+    nobody = online_features(TAG, [{"text": "nothing"}], home.root)
+    assert nobody[:, 1:].rows() == [([], [], [])]
+
+
+@pytest.mark.parametrize("name", ["topic", "pair", "tag"])
+def test_keys_of_a_request_are_those_that_a_run_makes(home: Home, name: str) -> None:
+    entity = registry().entities[name]
+    with connect(Warehouse(Settings(home=home.root))) as connection:
+        made = f"select record_id, try({entity.sql}) as entity_id from staging.records"
+        by_number = f"select {entity.columns_of_id} from ({made}) order by record_id::integer"
+        expected: pl.DataFrame = connection.sql(by_number).pl()
+    columns = columns_for(home, [*range(len(home.requests))])
+    found = entity_keys(entity, {**columns, "author_id": ["ann"] * len(home.requests)}, {})
+    is_there = [text is not None for text in columns["text"]]  # a tombstone names nobody
+    for column, keys in found.items():
+        rows = zip(keys, expected[column].to_list(), is_there, strict=True)
+        assert all(
+            key == (sorted(known or []) if entity.many else known)
+            for key, known, there in rows
+            if there
+        )
+    assert any(found[entity.columns[-1]])
+
+
+def test_keys_are_made_of_a_text_as_the_sources_treat_it() -> None:
+    mail = Entity("mail", key="regexp_extract_all(text, '[a-z]+@[a-z.]+')", many=True)
+    request = {"text": ["write to ann@example.org"]}
+    assert entity_keys(mail, request, {"notes": "keep"}) == {"mail": [["ann@example.org"]]}
+    assert entity_keys(mail, request, {"notes": "redact"}) == {"mail": [[]]}
+
+
+def test_what_cannot_answer_with_lists_says_so(home: Home) -> None:
+    row = {"text": "#one"}
+    with pytest.raises(ValueError, match="the rows have no 'tag', of which one text may name"):
+        store(home.root).get_online_features(TAG, [row])
+    with pytest.raises(ValueError, match=r"tag_share is computed of one .* give a row for each"):
+        online_features(["tag_share:twice"], [row], home.root)
+    with pytest.raises(RefusedTextError, match=r"^row 1: text: empty"):
+        online_features(TAG, [{"text": " "}], home.root)
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +386,7 @@ def test_the_running_server_answers_as_the_batch(
     home: Home, server: httpx.Client, view: str
 ) -> None:
     table = home.table(view)
-    for rows in (ROWS, [0], [172]):
+    for rows in (ROWS, [0], [LARGE], [NONE]):
         body = {"features": features_of(view, home), "entities": columns_for(home, rows)}
         answer = server.post("/get-online-features", json=body)
         assert answer.status_code == 200, answer.text
@@ -295,6 +403,47 @@ def test_the_running_server_answers_as_the_batch(
 
 
 @pytest.mark.service
+def test_the_running_server_answers_for_those_that_the_text_names(
+    home: Home, server: httpx.Client
+) -> None:
+    body = {"features": ["record_quality_on_demand:n_words", *ACTIVITIES], "entities": WHO}
+    answer = server.post("/get-online-features", json={**body, "full_feature_names": True})
+    assert answer.status_code == 200, answer.text
+    names = answer.json()["metadata"]["feature_names"]
+    results = {
+        name: result["values"] for name, result in zip(names, answer.json()["results"], strict=True)
+    }
+    rows = [dict(zip(WHO, values, strict=True)) for values in zip(*WHO.values(), strict=True)]
+    expected = online_features(ACTIVITIES, rows, home.root)
+    for name in (name.replace(":", "__") for name in ACTIVITIES):
+        assert [int(value) for value in results[name]] == expected[name].to_list()
+    refused = server.post(
+        "/get-online-features", json={"features": TAG, "entities": {"text": ["#one"]}}
+    )
+    assert refused.status_code == 422
+    assert "one text may name several" in refused.text
+
+
+@pytest.mark.service
+def test_the_running_server_compares_a_text_with_the_index(
+    home: Home, server: httpx.Client
+) -> None:
+    asked = [ODD[0], f"{ODD[0]} Indeed.", "nobody has said this before", None]
+    body = {"features": features_of("record_duplicates", home), "entities": {"text": asked}}
+    answer = server.post("/get-online-features", json=body)
+    assert answer.status_code == 200, answer.text
+    names = answer.json()["metadata"]["feature_names"]
+    results = {
+        name: result["values"] for name, result in zip(names, answer.json()["results"], strict=True)
+    }
+    expected = duplicates_of(home, asked)
+    assert [results[name] for name in expected.columns[:2]] == [
+        expected[name].to_list() for name in expected.columns[:2]
+    ]
+    assert [value and int(value) for value in results["dup_cluster_size"]] == [2, 2, 1, None]
+
+
+@pytest.mark.service
 @pytest.mark.parametrize(
     ("text", "rule"),
     [("", "empty"), (" \n\u2003", "empty"), ("x" * (17 << 20), "too_long"), (7, "not_text")],
@@ -308,6 +457,8 @@ def test_a_text_that_a_run_would_quarantine_is_answered_with_the_reason(
     assert answer.status_code == 422
     assert f"row {len(texts)}: text: {rule}" in answer.text
     assert len(answer.text) < 500
+    with pytest.raises(RefusedTextError, match=f"^row {len(texts)}: text: {rule}[^\n]*$"):
+        store(home.root).get_online_features(body["features"], body["entities"])
     with pytest.raises(RefusedTextError, match=f"^row 2: text: {rule}[^\n]*$"):
         online_features(["record_quality:n_words"], [{"text": "a note"}, {"text": text}], home.root)
 
@@ -328,6 +479,63 @@ def test_the_company_of_a_text_changes_no_bit(texts: list[str | None]) -> None:
             for some in (texts, *([text] for text in texts))
         )
         assert_frame_equal(together, pl.concat(alone), check_exact=True)
+
+
+def shipped(texts: list[str | None]) -> pl.DataFrame:
+    """What the kernels of a run make of texts, under the names of an answer."""
+    versions = requested({"text": texts}, {})
+    return pl.DataFrame(
+        [
+            column.alias(f"{name}_on_demand__{column.name}")
+            for name in SHIPPED
+            for column in compute(on_demand_views()[name], versions)[
+                on_demand_views()[name].features
+            ]
+        ]
+    )
+
+
+@settings(max_examples=10)
+@given(texts=TEXTS)
+def test_any_texts_are_answered_alike_by_function_and_feasts_client(
+    home: Home, texts: list[str | None]
+) -> None:
+    expected = shipped(texts)
+    names = [name.replace("__", ":", 1) for name in expected.columns]
+    rows = [{"text": text} for text in texts]
+    found = online_features([name.replace("_on_demand", "") for name in names], rows, home.root)
+    assert_frame_equal(found[:, 1:], expected.rename(without_end), check_exact=True)
+    answered = store(home.root).get_online_features(names, rows, full_feature_names=True).to_dict()
+    theirs = {name: answered[name] for name in expected.columns}
+    assert_frame_equal(pl.DataFrame(theirs, expected.schema), expected, check_exact=True)
+
+
+def without_end(name: str) -> str:
+    return name.replace("_on_demand", "")
+
+
+@pytest.mark.service
+@settings(max_examples=10)
+@given(texts=TEXTS)
+def test_any_texts_are_answered_alike_by_the_running_server(
+    server: httpx.Client, texts: list[str | None]
+) -> None:
+    expected = shipped(texts)
+    names = [name.replace("__", ":", 1) for name in expected.columns]
+    body = {"features": names, "entities": {"text": texts}, "full_feature_names": True}
+    answer = server.post("/get-online-features", json=body)
+    assert answer.status_code == 200, answer.text
+    answered = dict(
+        zip(answer.json()["metadata"]["feature_names"], answer.json()["results"], strict=True)
+    )
+    for name, kind in expected.schema.items():
+        values = answered[name]["values"]
+        numbers = [value and int(value) for value in values] if kind == pl.Int64 else values
+        assert_frame_equal(
+            pl.DataFrame({name: pl.Series(numbers, dtype=kind)}),
+            expected.select(name),
+            check_exact=True,
+        )
 
 
 def test_blank_is_the_same_for_a_request_and_a_run() -> None:
@@ -409,7 +617,7 @@ def test_other_code_than_the_registered_serves_nothing() -> None:
 
 
 def test_what_reads_more_than_a_request_has_needs_the_record(home: Home) -> None:
-    assert not {"record_of_id", "record_of_author", "record_duplicates"} & set(on_demand_views())
+    assert not {"record_of_id", "record_of_author"} & set(on_demand_views())
     with pytest.raises(ValueError, match="the rows have no 'text'"):
         online_features(["record_quality_on_demand:n_words"], [{"author_id": "ann"}], home.root)
     with pytest.raises(ValueError, match="the rows have no 'attributes'"):

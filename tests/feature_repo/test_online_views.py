@@ -12,7 +12,14 @@ import polars as pl
 import pytest
 
 from feature_repo import online_features, similar_records, store, training_set
-from feature_repo.online import apply, due_views, is_applied, materialize
+from feature_repo.online import (
+    apply,
+    due_views,
+    is_applied,
+    materialize,
+    need_refresh,
+    refresh,
+)
 from feature_repo.online_views import keep, online_views
 from feature_repo.stores import clock
 from feature_repo.stores.online import NotOnlineError
@@ -21,7 +28,7 @@ from transforms.errors import HomeError
 from transforms.features.build import featurize
 from transforms.features.registry import views
 from transforms.home import Settings
-from transforms.warehouse.tables import Warehouse
+from transforms.warehouse.tables import Warehouse, silent
 
 NOW = datetime(2024, 9, 1, tzinfo=UTC)
 ENTITIES = ["author_activity", "subject_activity"]
@@ -291,6 +298,44 @@ def test_a_view_of_records_is_online_for_as_long_as_it_says(
     materialize(home, everything, lambda *_: None)
     assert "record_shape" not in tables(home)
     assert due_views(home, everything) == []
+
+
+def test_a_view_that_stays_for_a_time_is_right_between_runs_and_ahead_of_them_by_a_refresh(
+    declare: Callable[[str], Warehouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = shapes(declare("False"))
+    instants = rows["event_timestamp"].unique().sort()
+    ahead, last = instants[-2:]  # of records that take effect after the run
+    end, stay, microsecond = (
+        ahead - timedelta(seconds=1),
+        timedelta(days=30),
+        timedelta(microseconds=1),
+    )
+    home = declare("days(30)")
+    apply(home)
+    materialize(home, end, silent)
+    root, reference = home.settings.root, ["record_shape:n_letters"]
+
+    def check(at: datetime) -> bool:
+        """Whether all is served at an instant as training has it, and what is too old is not."""
+        spine = rows.select("record_id", event_timestamp=pl.lit(at))
+        trained = training_set(spine, reference, root).frame["record_shape__n_letters"]
+        is_young = rows["event_timestamp"] >= at - stay
+        monkeypatch.setattr(clock, "now", lambda: at)
+        keys = rows.select("record_id").to_dicts()
+        served = online_features(reference, keys, root)["record_shape__n_letters"]
+        return served.equals(pl.select(pl.when(is_young).then(trained)).to_series())
+
+    assert check(end)
+    assert check(ahead - microsecond)
+    assert not check(ahead)
+    assert need_refresh(root) == ["record_shape"]
+    assert refresh(home, last, silent)["record_shape"] >= 2
+    assert refresh(home, last, silent) == {"record_shape": 0}
+    for instant in instants:
+        for at in (instant + stay, instant + stay + microsecond):
+            assert at < last or check(at)
+    assert check(last)
 
 
 def test_a_declaration_puts_a_view_online_and_a_run_may_take_it_off(

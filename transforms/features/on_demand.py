@@ -6,7 +6,9 @@ What a run would quarantine is refused with its reason. Feast, HTTP and entities
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import polars as pl
 import pyarrow as pa
@@ -14,10 +16,10 @@ import pyarrow as pa
 from transforms.errors import RefusedTextError
 from transforms.expressions import sealed
 from transforms.features.aggregates import INSTANT
-from transforms.features.engine.kernels import KEY, given_name, score
-from transforms.features.engine.record import KernelView
+from transforms.features.engine.kernels import KEY, given_name
 from transforms.features.entity import Entity
 from transforms.features.registry import registry, view_of
+from transforms.features.view import View
 from transforms.home import settings_of
 from transforms.instants import instants_of
 from transforms.staging.treatment import refusal
@@ -27,27 +29,23 @@ Columns = Mapping[str, Sequence[Any]]
 OTHERS, NAMED = ("label", "attributes"), ("author_id", "subject_id")
 
 
-def on_demand_views() -> dict[str, KernelView]:
+def on_demand_views() -> dict[str, View]:
     """The views that a request can be asked for, by name, each after those that it reads.
 
     >>> "record_quality" in on_demand_views(), "record_duplicates" in on_demand_views()
-    (True, False)
+    (True, True)
     """
-    return {
-        name: cast("KernelView", view)
-        for name, view in registry().views.items()
-        if view.is_on_demand
-    }
+    return {name: view for name, view in registry().views.items() if view.is_on_demand}
 
 
-def carried(view: KernelView) -> list[str]:
+def carried(view: View) -> list[str]:
     """The columns that a request must have for a view.
 
     >>> carried(on_demand_views()["record_quality"])
     ['text']
     """
     own = {"text", *(name for name in view.columns_read if "." not in name)} - {"text_redacted"}
-    return sorted(own.union(*(carried(cast("KernelView", view_of(name))) for name in view.reads)))
+    return sorted(own.union(*(carried(view_of(name)) for name in view.reads)))
 
 
 def requested(request: Columns, treatment: Mapping[str, str]) -> pl.DataFrame:
@@ -60,7 +58,7 @@ def requested(request: Columns, treatment: Mapping[str, str]) -> pl.DataFrame:
     'write to <EMAIL_ADDRESS>'
     """
     n_texts, now = len(request["text"]), datetime.now(UTC)
-    texts = _treated(request["text"], request.get("source", [None] * n_texts), treatment)
+    texts = _texts(request, treatment)
     given = {name: list(map(_as_text, request[name])) for name in OTHERS if name in request}
     at = instants_of(request.get("event_timestamp", [now] * n_texts), "event_timestamp")
     instants = pl.Series("event_timestamp", at, INSTANT)
@@ -77,10 +75,11 @@ def requested(request: Columns, treatment: Mapping[str, str]) -> pl.DataFrame:
     )
 
 
-def compute(view: KernelView, versions: pl.DataFrame) -> pl.DataFrame:
+def compute(view: View, versions: pl.DataFrame, home: Path | None = None) -> pl.DataFrame:
     """Compute a view's features of what was `requested`, a row for each; a null text has nulls.
 
-    Raises `GateError` where the features break the view's contract, as a run does.
+    `home` is the one that is asked. Raises `GateError` where the features break the view's
+    contract, as a run does.
 
     >>> versions = requested({"text": ["Is it safe?", None]}, {})
     >>> compute(on_demand_views()["record_quality"], versions)["n_words"].to_list()
@@ -91,30 +90,51 @@ def compute(view: KernelView, versions: pl.DataFrame) -> pl.DataFrame:
         redacted = mask(versions["text"].to_list())
         versions = versions.with_columns(text_redacted=pl.Series(redacted, dtype=pl.String))
     for name in view.reads:
-        found = compute(cast("KernelView", view_of(name)), versions)
+        found = compute(view_of(name), versions, home)
         versions = versions.with_columns(
             found[feature].alias(given_name(f"{name}.{feature}"))
             for feature in found.columns[len(KEY) :]
         )
-    return view.contract.gate(score(view.contract, view.kernel, versions[list(names)]))
+    return view.contract.gate(view.of_request(versions[list(names)], home))
 
 
-def entity_keys(entity: Entity, request: Columns) -> dict[str, list[str | None]]:
+def entity_keys(
+    entity: Entity, request: Columns, treatment: Mapping[str, str]
+) -> dict[str, list[Any]]:
     """Make an entity's keys of a request by the entity's own expression; none if it reads more.
 
+    An entity of which a record may name several (`many`) has a list for each row, in order. The
+    record has an id that no other has, and its text is treated as `requested` does.
+
     >>> channel = Entity("channel", key="attributes->>'channel'")
-    >>> entity_keys(channel, {"text": ["Hi"], "attributes": ['{"channel": "mail"}']})
+    >>> entity_keys(channel, {"text": ["Hi"], "attributes": ['{"channel": "mail"}']}, {})
     {'channel': ['mail']}
+    >>> tag = Entity("tag", key="regexp_extract_all(text, '#([a-z]+)', 1)", many=True)
+    >>> entity_keys(tag, {"text": ["#b or #a", "none", None]}, {})
+    {'tag': [['a', 'b'], [], []]}
     """
-    names = sorted({*NAMED, *OTHERS, "text"} & request.keys())
-    if entity.many or not entity.references <= {(name,) for name in names}:
+    n_rows, reads = len(request["text"]), {name for name, *_ in entity.references}
+    if not reads <= {"record_id", *({*NAMED, *OTHERS, "text"} & request.keys())}:
         return {}
-    columns = {name: pa.array(list(map(_as_text, request[name])), pa.string()) for name in names}
-    with sealed() as connection:
+    given = {name: list(map(_as_text, request[name])) for name in reads - {"record_id", "text"}}
+    given |= {"text": _texts(request, treatment)} if "text" in reads else {}
+    given |= {"record_id": [uuid4().hex for _ in range(n_rows)]}
+    columns = {name: pa.array(values, pa.string()) for name, values in given.items()}
+    with sealed(preserve_insertion_order="true") as connection:
         connection.register("request", pa.table(columns))
         keys = f"select try({entity.sql}) as entity_id from request"
         found: pl.DataFrame = connection.sql(f"select {entity.columns_of_id} from ({keys})").pl()
-    return found.to_dict(as_series=False)
+    made = found.to_dict(as_series=False)
+    return {name: list(map(_sorted, keys)) for name, keys in made.items()} if entity.many else made
+
+
+def _sorted(keys: Sequence[str | None] | None) -> list[str]:
+    return sorted(key for key in keys or () if key is not None)
+
+
+def _texts(request: Columns, treatment: Mapping[str, str]) -> list[str | None]:
+    texts = request["text"]
+    return _treated(texts, request.get("source", [None] * len(texts)), treatment)
 
 
 def _treated(

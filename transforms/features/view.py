@@ -4,9 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
+import polars as pl
 import pyarrow as pa
 
 from transforms.features.entity import Entity
@@ -205,6 +207,18 @@ class View(ABC):
         With them come the newest `limit` of the records behind them, or with `feature`, of those
         behind that feature alone.
         """
+
+    def of_request(self, versions: pl.DataFrame, home: Path | None) -> pl.DataFrame:
+        """Compute the features of versions that are not stored, where the view `is_on_demand`.
+
+        `home` is the one that is asked, for views that compare with what it has.
+        """
+        raise NotImplementedError
+
+    @property
+    def columns_read(self) -> tuple[str, ...]:
+        """What is read of a record: its columns, and features of other views as `view.feature`."""
+        return ("text",)
 
     @abstractmethod
     def digest(self) -> int:

@@ -52,8 +52,9 @@ def measure_characters(text: pl.Series) -> dict[str, Array]:
 
 
 def _measure_at_once(text: pl.Series) -> dict[str, Array]:
-    n_bytes = text.str.len_bytes().to_numpy().astype(np.int64)
-    octets = np.frombuffer(text.str.join("").item().encode(), np.uint8)
+    _, ends, content = text.to_arrow().buffers()
+    n_bytes: Array = np.diff(np.frombuffer(ends, np.int64, len(text) + 1))
+    octets = np.frombuffer(content or b"", np.uint8, n_bytes.sum())
     cells = np.repeat(np.arange(len(text)) * 256, n_bytes)
     cells += octets
     counts = np.bincount(cells, minlength=len(text) * 256).reshape(-1, 256)
@@ -96,7 +97,8 @@ def _longest_runs(
 def _lengthened(at_least: Array, units: Array, n_units: Array) -> Array:
     """Raise each text's least to the longest run of its units, blanks aside."""
     places = np.flatnonzero(units[1:] == units[:-1])
-    places = places[~np.isin(units[places], list(BLANKS))]
+    unit = units[places]
+    places = places[(unit != BLANKS[-1]) & ((unit < BLANKS[0]) | (unit > BLANKS[-2]))]
     ends = np.cumsum(n_units)
     row = np.searchsorted(ends, places, side="right")
     is_within = places + 1 < ends[row]

@@ -18,6 +18,7 @@ import polars as pl
 
 from transforms.errors import MillraceError
 from transforms.home import Settings
+from transforms.text.measured import of_frame
 from transforms.text.vectors import DIMENSION, Vectors, hashed, with_vectors
 
 TEXTS_AT_ONCE = 64
@@ -86,7 +87,8 @@ class SentenceTransformerEmbedder:
         return np.asarray(vectors, np.float32).reshape(len(texts), self.dimension)
 
 
-def embed_text(records: pl.LazyFrame) -> pl.LazyFrame:
+@of_frame
+def embed_text(records: pl.DataFrame) -> pl.DataFrame:
     """Embed each record's `text`, as `RecordEmbedding`; a null text gives null.
 
     The model is the one that `MILLRACE_EMBEDDER` names. Reads `record_id`, `event_timestamp`,

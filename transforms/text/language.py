@@ -6,12 +6,14 @@ docs/accuracy.md says how often they are right.
 
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from transforms.text.identify import SURE_PROBABILITY, Answers, identify
+from transforms.text.measured import columns, select
 from transforms.text.workers import begin_in_pool
 
 # pycld2 refuses noncharacters and control characters other than tab, LF, FF and CR
@@ -140,17 +142,16 @@ def begin_identifying(text: pl.Series, n_workers: int | None = None) -> Callable
     """
     there = text.drop_nulls() if text.null_count() else text
     unique = (there.unique(maintain_order=True) if len(there) > 1 else there).rename("text")
-    read = unique.str.slice(0, N_CHARACTERS_READ)
-    cleaned = read.str.replace_all(NO_LANGUAGE, " ").to_list()
+    read, without = select(unique.to_frame(), _read()).get_columns()
+    cleaned = without.to_list()
     n_workers = n_workers or (pl.thread_pool_size() if len(read) >= LEAST_FOR_WORKERS else 1)
     answers = partial(identify, cleaned) if n_workers == 1 else begin_in_pool(cleaned, n_workers)
 
     def end() -> pl.DataFrame:
-        found = pl.concat(
-            [unique.to_frame(), _languages(answers()), _scripts(read)], how="horizontal"
-        )
+        found = pl.DataFrame([*_languages(answers()), *_scripts(read)])
         if len(unique) == len(text):  # neither a null nor the same text twice
-            return found.drop("text")
+            return found
+        found.insert_column(0, unique)
         return (
             text.rename("text")
             .to_frame()
@@ -161,12 +162,23 @@ def begin_identifying(text: pl.Series, n_workers: int | None = None) -> Callable
     return end
 
 
+@cache
+def _read() -> list[pl.Expr]:
+    read = pl.col("text").str.slice(0, N_CHARACTERS_READ)
+    return [read, read.str.replace_all(NO_LANGUAGE, " ").alias("without")]
+
+
 def _languages(answers: Answers) -> pl.DataFrame:
     languages, scores, seconds = answers
     groups = [LANGUAGE_GROUPS.get(language, language) for language in languages]
     are_reliable = [int(score >= SURE_PROBABILITY) for score in scores]
-    columns = (languages, groups, scores, are_reliable, seconds)
-    return pl.DataFrame(dict(zip(LANGUAGE, columns, strict=True)), LANGUAGE)
+    answered: tuple[list[Any], ...] = (languages, groups, scores, are_reliable, seconds)
+    return pl.DataFrame(
+        [
+            pl.Series(name, values, dtype)
+            for (name, dtype), values in zip(LANGUAGE.items(), answered, strict=True)
+        ]
+    )
 
 
 def _scripts(text: pl.Series) -> pl.DataFrame:
@@ -179,21 +191,24 @@ def _scripts(text: pl.Series) -> pl.DataFrame:
 def _scripts_at_once(text: pl.Series) -> pl.DataFrame:
     n_letters = np.zeros((len(text), len(SCRIPTS)), np.int64)
     # most texts are ASCII: one letter is enough to know the script, so none is looked up
-    n_letters[:, LATIN] = text.str.contains("[A-Za-z]").to_numpy()
-    has_others = text.str.len_bytes() != text.str.len_chars()
+    is_latin, has_others = select(text.alias("text").to_frame(), _letters()).get_columns()
+    n_letters[:, LATIN] = is_latin.to_numpy()
     if has_others.any():
         n_letters[has_others.to_numpy()] = _count_letters(text.filter(has_others))
     total, main = n_letters.sum(axis=1), n_letters.argmax(axis=1)
-    return pl.DataFrame(
-        {
-            "script": pl.Series([*SCRIPTS, NO_SCRIPT]).gather(
-                np.where(total > 0, main, len(SCRIPTS))
-            ),
-            "script_ratio": n_letters.max(axis=1) / np.maximum(total, 1),
-            "n_scripts": (n_letters > 0).sum(axis=1),
-        },
-        schema_overrides=SCRIPT,
-    )
+    names = [SCRIPTS[place] if n else NO_SCRIPT for place, n in zip(main, total, strict=True)]
+    found = {
+        "script_ratio": n_letters.max(axis=1) / np.maximum(total, 1),
+        "n_scripts": (n_letters > 0).sum(axis=1),
+    }
+    return columns(found).insert_column(0, pl.Series("script", names, pl.String))
+
+
+@cache
+def _letters() -> list[pl.Expr]:
+    text = pl.col("text")
+    is_wide = text.str.len_bytes() != text.str.len_chars()
+    return [text.str.contains("[A-Za-z]"), is_wide.alias("is_wide")]
 
 
 def _count_letters(text: pl.Series) -> npt.NDArray[np.int64]:

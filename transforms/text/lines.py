@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import polars as pl
 
+from transforms.text.measured import columns, select
 from transforms.text.words import Array, ratio
 
 # the marks of C4 and FineWeb, and the full stops of other scripts as in FineWeb-2
@@ -25,20 +26,13 @@ def measure_lines(text: pl.Series) -> dict[str, Array]:
     [0.33, 0.36]
     """
     pieces = text.str.split("\n")
-    lines = (
-        pl.DataFrame(
-            {
-                "line": pieces.explode(empty_as_null=False).str.strip_chars(" \t\r\x0b\x0c"),
-                "row": np.repeat(np.arange(len(text)), pieces.list.len().to_numpy()),
-            }
-        )
-        .filter(pl.col("line") != "")
-        .with_columns(n_characters=pl.col("line").str.len_chars())
-    )
+    lines = columns({"row": np.repeat(np.arange(len(text)), pieces.list.len().to_numpy())})
+    line = pieces.explode(empty_as_null=False).alias("line")
+    lines = select(lines.insert_column(0, line), _stripped()).filter(pl.col("n_characters") > 0)
     row, n_characters = lines["row"].to_numpy(), lines["n_characters"].to_numpy()
     n_lines = np.bincount(row, minlength=len(text))
 
-    found = {kind.name: kind.to_numpy() for kind in lines.select(_kinds())}
+    found = {kind.name: kind.to_numpy() for kind in select(lines, _kinds())}
     is_repeat = ~found.pop("is_first")
     return {
         **{
@@ -51,6 +45,12 @@ def measure_lines(text: pl.Series) -> dict[str, Array]:
         ),
         "paragraph_duplicates": _paragraph_duplicates(text),
     }
+
+
+@cache
+def _stripped() -> list[pl.Expr]:
+    line = pl.col("line").str.strip_chars(" \t\r\x0b\x0c")
+    return [line, pl.col("row"), line.str.len_chars().alias("n_characters")]
 
 
 @cache

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transforms.text.measured import beside_key
+from transforms.text.measured import beside_key, columns, of_frame
 
 KINDS = (
     "EMAIL_ADDRESS",
@@ -153,7 +153,8 @@ def mask(texts: Sequence[str]) -> list[str]:
     return _redact(pl.Series(texts, dtype=pl.String)).to_list() if texts else []
 
 
-def score_pii(records: pl.LazyFrame) -> pl.LazyFrame:
+@of_frame
+def score_pii(records: pl.DataFrame) -> pl.DataFrame:
     """Count the identifiers in each record's `text` by kind, as `RecordPii`.
 
     A null text gives nulls. Placeholders in the redacted text are counted, so a text that
@@ -165,20 +166,19 @@ def score_pii(records: pl.LazyFrame) -> pl.LazyFrame:
     >>> scored.select("record_id", "pii_email_address_count", "pii_any").collect().rows()
     [('a', 1, 1), ('b', 1, 1)]
     """
-    # collected here: Polars within a Polars callback may wait for a thread that it occupies itself
-    frame = records.collect()
-    counts = _count_placeholders(_redact(frame["text"]))
-    is_any = (counts.sum_horizontal() > 0).cast(pl.Int64)
-    return beside_key(frame, counts.with_columns(is_any.alias("pii_any")))
+    counts = _count_placeholders(_redact(records["text"]))
+    names = [*(f"pii_{kind.lower()}_count" for kind in KINDS), "pii_any"]
+    found = [*counts.T, counts.any(axis=1).astype(np.int64)]
+    return beside_key(records, columns(dict(zip(names, found, strict=True))))
 
 
-def _count_placeholders(redacted: pl.Series) -> pl.DataFrame:
+def _count_placeholders(redacted: pl.Series) -> npt.NDArray[np.int64]:
     # few texts have any
     rows = redacted.str.contains("<", literal=True).arg_true()
     counts = np.zeros((len(redacted), len(KINDS)), np.int64)
     if len(rows):
         counts[rows] = redacted.gather(rows).to_frame("text").select(_placeholders()).to_numpy()
-    return pl.DataFrame(counts, [f"pii_{kind.lower()}_count" for kind in KINDS])
+    return counts
 
 
 @cache

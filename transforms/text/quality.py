@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from transforms.text.characters import CLASSES, measure_characters
-from transforms.text.measured import beside_key
+from transforms.text.measured import beside_key, columns, of_frame, select
 from transforms.text.words import split_words
 
 WORD = r"[^ \t\n\r\x0B\x0C]+"
@@ -21,7 +21,8 @@ BULLET_LINE = r"(?m)^[ \t]*(?:[-*]|•)[ \t]"
 SENTENCE_END = r"[.!?]+(?:[ \t\n\r\"')\]]|$)"
 
 
-def score_quality(records: pl.LazyFrame) -> pl.LazyFrame:
+@of_frame
+def score_quality(records: pl.DataFrame) -> pl.DataFrame:
     """Measure each record's `text`, as `RecordQuality`; a null text gives nulls.
 
     Reads `record_id`, `event_timestamp`, `created_timestamp` and `text`; returns the first three
@@ -33,23 +34,23 @@ def score_quality(records: pl.LazyFrame) -> pl.LazyFrame:
     >>> scored.select("n_words", "n_urls", "n_numbers", "unique_word_ratio").collect().rows()
     [(5, 1, 1, 1.0)]
     """
-    # collected here: Polars within a Polars callback may wait for a thread that it occupies itself
-    frame = records.collect()
-    return beside_key(frame, _measure(_count_shared(frame["text"].fill_null(""))))
+    text = records["text"]
+    return beside_key(
+        records, _measure(_count_shared(text.fill_null("") if text.null_count() else text))
+    )
 
 
 def _count_shared(text: pl.Series) -> pl.DataFrame:
     """Count what other views of the same texts need too."""
     words, characters = split_words(text), measure_characters(text)
     counts = {name: characters[name].astype(np.int64) for name in CLASSES}
-    return pl.DataFrame(
-        {"text": text, "n_words": words.n_words, "n_distinct": words.n_distinct, **counts}
-    )
+    counted = {"n_words": words.n_words, "n_distinct": words.n_distinct, **counts}
+    return columns(counted).insert_column(0, text.alias("text"))
 
 
 def _measure(counted: pl.DataFrame) -> pl.DataFrame:
     lines, n_lines, measures = _expressions()
-    return counted.with_columns(lines).with_columns(n_lines).select(measures)
+    return select(counted.with_columns_seq(lines).with_columns_seq(n_lines), measures)
 
 
 @cache

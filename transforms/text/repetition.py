@@ -8,6 +8,7 @@ no repetition; otherwise the top n-gram of a short text would be a large share o
 import numpy as np
 import polars as pl
 
+from transforms.text.measured import columns
 from transforms.text.words import Array, Words, ratio
 
 TOP = (2, 3, 4)
@@ -78,19 +79,18 @@ def _top(words: Words, first: Array, keys: Array, ends: Array, n: int) -> Array:
     """The characters of each text's most frequent repeated n-gram, over all its occurrences."""
     if not len(first):
         return np.zeros(words.n_texts, np.int64)
-    found = pl.DataFrame(
+    found = columns(
         {"row": words.row[first], "key": keys, "n_characters": ends[first + n] - ends[first]}
     )
     counted = found.group_by("row", "key").agg(
         n=pl.len(), n_characters=pl.col("n_characters").first()
     )
-    top = counted.sort("n", "n_characters", descending=True).unique(
-        "row", keep="first", maintain_order=True
-    )
-    n_characters = np.zeros(words.n_texts, np.int64)
-    n_characters[top["row"].to_numpy()] = (top["n"].cast(pl.Int64) * top["n_characters"]).to_numpy()
+    # both in one number, to compare how often first
+    often = (counted["n"].to_numpy().astype(np.int64) << 32) + counted["n_characters"].to_numpy()
+    top = np.zeros(words.n_texts, np.int64)
+    np.maximum.at(top, counted["row"].to_numpy(), often)
     # an n-gram may overlap itself, as in "ha ha ha"
-    return np.minimum(n_characters, words.sum(words.n_characters))
+    return np.minimum((top >> 32) * (top & 0xFFFF_FFFF), words.sum(words.n_characters))
 
 
 def _covered(words: Words, first: Array, ends: Array, n: int) -> Array:

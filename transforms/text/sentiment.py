@@ -11,6 +11,7 @@ from itertools import repeat
 import numpy as np
 import polars as pl
 
+from transforms.text.characters import measure_characters
 from transforms.text.words import Array, Words, ratio
 
 CAPITALS, NEGATION, BEFORE_BUT, AFTER_BUT = 0.733, -0.74, 0.5, 1.5
@@ -97,8 +98,10 @@ def _around_but(words: Words, said: Array, row: Array) -> Array:
 
 
 def _emphasis(text: pl.Series) -> Array:
-    n_exclamations = text.str.count_matches("!", literal=True).to_numpy().astype(np.int64)
-    n_questions = text.str.count_matches("?", literal=True).to_numpy().astype(np.int64)
+    characters = measure_characters(text)
+    n_exclamations, n_questions = (
+        characters[name].astype(np.int64) for name in ("n_exclamation_marks", "n_question_marks")
+    )
     questions = np.where(n_questions > MOST_QUESTIONS, MANY_QUESTIONS, QUESTION * n_questions) * (
         n_questions > 1
     )

@@ -14,6 +14,7 @@ import polars as pl
 from transforms.text.characters import measure_characters
 from transforms.text.language import begin_identifying
 from transforms.text.lines import measure_lines
+from transforms.text.measured import KEY, columns, of_frame, select
 from transforms.text.quality import SENTENCE_END
 from transforms.text.repetition import measure_repetition
 from transforms.text.sentiment import measure_sentiment
@@ -34,7 +35,8 @@ CODE_BLOCK = r"(?s)```.*?```"
 HTML_TAG = r"<(?:[A-Za-z][A-Za-z0-9]*[ />]|/[A-Za-z]|!--|!DOCTYPE)"
 
 
-def score_text(records: pl.LazyFrame) -> pl.LazyFrame:
+@of_frame
+def score_text(records: pl.DataFrame) -> pl.DataFrame:
     """Measure each record's `text`, as `RecordText`.
 
     A null text gives nulls, and a text in another language gives nulls where English is needed.
@@ -47,12 +49,8 @@ def score_text(records: pl.LazyFrame) -> pl.LazyFrame:
     >>> scored.select("language", "max_word_length", "n_tokens_est", "is_html").collect().rows()
     [('en', 7, 8, 0)]
     """
-    # collected here: Polars within a Polars callback may wait for a thread that it occupies itself
-    return _score(records.collect()).lazy()
-
-
-def _score(records: pl.DataFrame) -> pl.DataFrame:
-    present = records.filter(pl.col("text").is_not_null())
+    n_nulls = records["text"].null_count()
+    present = records.filter(pl.col("text").is_not_null()) if n_nulls else records
     text = present["text"]
     language = begin_identifying(text)
     words, characters = split_words(text), measure_characters(text)
@@ -66,16 +64,15 @@ def _score(records: pl.DataFrame) -> pl.DataFrame:
         "max_char_run": characters["max_char_run"].astype(np.int64),
         "list_ratio": ratio(characters["n_line_breaks"], words.n_words),
     }
-    scored = pl.concat(
-        [present, pl.DataFrame(measured), _characters(text, characters), language()],
-        how="horizontal",
+    scored = pl.DataFrame(
+        [*present[KEY], *columns(measured), *_characters(text, characters), *language()]
     )
     is_english = pl.when(pl.col("language") == "en")
-    scored = scored.with_columns(is_english.then(pl.col(ENGLISH_ONLY))).drop("text")
-    if present.height == records.height:
+    scored = scored.with_columns(is_english.then(pl.col(ENGLISH_ONLY)))
+    if not n_nulls:
         return scored
     return pl.concat(
-        [scored, records.filter(pl.col("text").is_null()).drop("text")], how="diagonal_relaxed"
+        [scored, records.filter(pl.col("text").is_null())[KEY]], how="diagonal_relaxed"
     )
 
 
@@ -134,15 +131,10 @@ def _characters(text: pl.Series, characters: dict[str, Array]) -> pl.DataFrame:
     if len(beyond):
         n_emoji[beyond] = text.gather(beyond).str.count_matches(EMOJI).to_numpy()
         n_symbols[beyond] = text.gather(beyond).str.count_matches(SYMBOL).to_numpy()
-    counted = pl.DataFrame(
-        {
-            "text": text,
-            "n_emoji": n_emoji,
-            "n_symbols": n_symbols,
-            "n_braces": characters["n_braces"],
-        }
+    counted = columns(
+        {"n_emoji": n_emoji, "n_symbols": n_symbols, "n_braces": characters["n_braces"]}
     )
-    return counted.select(_of_characters())
+    return select(counted.insert_column(0, text.alias("text")), _of_characters())
 
 
 @cache

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transforms.text.measured import beside_key
+from transforms.text.measured import beside_key, of_frame
 from transforms.text.words import Array, split_words
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
@@ -26,7 +26,8 @@ REST = np.array([0, 0xFF, 0xFFFF, 0xFFFFFF], np.uint32)
 N_TEXTS_AT_ONCE = 512  # their sums stay in the processor's cache
 
 
-def hash_text(records: pl.LazyFrame) -> pl.LazyFrame:
+@of_frame
+def hash_text(records: pl.DataFrame) -> pl.DataFrame:
     """Hash each record's `text` into `hash_vec_256`, as `RecordVector`; a null text gives null.
 
     Reads `record_id`, `event_timestamp`, `created_timestamp` and `text`; returns the first three
@@ -42,16 +43,14 @@ def hash_text(records: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def with_vectors(
-    records: pl.LazyFrame, name: str, vectors_of: Callable[[pl.Series], Vectors]
-) -> pl.LazyFrame:
+    records: pl.DataFrame, name: str, vectors_of: Callable[[pl.Series], Vectors]
+) -> pl.DataFrame:
     """Replace each record's text by a vector, null where the text is null."""
-    # collected here: Polars within a Polars callback may wait for a thread that it occupies itself
-    frame = records.collect()
-    vectors = vectors_of(frame["text"])
+    vectors = vectors_of(records["text"])
     lists = pl.Series(name, vectors, pl.Array(pl.Float32, vectors.shape[1])).cast(
         pl.List(pl.Float32)
     )
-    return beside_key(frame, lists.to_frame())
+    return beside_key(records, lists.to_frame())
 
 
 def hashed(text: pl.Series) -> Vectors:
@@ -63,7 +62,7 @@ def hashed(text: pl.Series) -> Vectors:
     >>> (vectors @ vectors.T).astype(float).round(2).tolist()
     [[1.0, 1.0, 0.41], [1.0, 1.0, 0.41], [0.41, 0.41, 1.0]]
     """
-    words = split_words(text.fill_null(""))
+    words = split_words(text.fill_null("") if text.null_count() else text)
     places, signs, first, n_hashes = _hash_vocabulary(words.vocabulary)
     vectors = np.empty((len(text), DIMENSION), np.float32)
     for start in range(0, len(text), N_TEXTS_AT_ONCE):

@@ -11,7 +11,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
+from pyarrow import compute
 
+from transforms.text.measured import select
 from transforms.text.shared import shared
 
 # white space without the space itself: a pattern that stops at every space takes twice as long
@@ -61,8 +64,7 @@ class Words:
     @cached_property
     def is_repeated(self) -> Array:
         """Whether a word occurs in its text at least twice."""
-        again = pl.Series(self._sorted_keys[1:][~self._is_first[1:]])
-        return pl.Series(self.keys).is_in(again.unique().implode()).to_numpy()
+        return pl.Series(self.keys).is_duplicated().to_numpy()
 
     @property
     def n_distinct(self) -> Array:
@@ -88,10 +90,8 @@ class Words:
     @cached_property
     def known(self) -> pl.DataFrame:
         """What is asked of each distinct word, in one pass; `key` is its form in a lexicon."""
-        word = self.vocabulary.to_frame()
-        return word.select("word", pl.col("word").str.to_lowercase().alias("plain")).select(
-            _asked()
-        )
+        word = self.vocabulary.to_frame().with_columns(plain=self.vocabulary.str.to_lowercase())
+        return select(word, _asked())
 
     def of_vocabulary(self, name: str) -> Array:
         """Give every word what a column of `known` has of it.
@@ -151,12 +151,13 @@ def split_words(text: pl.Series) -> Words:
     >>> words.vocabulary.to_list(), words.word.tolist(), words.row.tolist()
     (['a', 'cat', 'dog'], [0, 1, 0, 2, 0], [0, 0, 0, 0, 1])
     """
-    pieces = text.str.replace_all(OTHER_BLANK, " ").str.split(" ")
-    word = pieces.explode(empty_as_null=False)
-    row = np.repeat(np.arange(len(text)), pieces.list.len().to_numpy())
-    is_word = (word != "").to_numpy()
-    word, row = word.filter(is_word), row[is_word]
-    encoded = word.to_arrow().dictionary_encode()
+    pieces = select(text.alias("text").to_frame(), _pieces()).to_series().to_arrow()
+    word = pieces.flatten()
+    row = np.repeat(np.arange(len(text)), pieces.value_lengths().to_numpy())
+    is_word = compute.binary_length(word).to_numpy() > 0
+    if not is_word.all():
+        word, row = word.filter(pa.array(is_word)), row[is_word]
+    encoded = word.dictionary_encode()
     start = np.searchsorted(row, np.arange(len(text) + 1))
     return Words(
         pl.Series("word", encoded.dictionary),
@@ -164,6 +165,11 @@ def split_words(text: pl.Series) -> Words:
         row,
         start,
     )
+
+
+@cache
+def _pieces() -> list[pl.Expr]:
+    return [pl.col("text").str.replace_all(OTHER_BLANK, " ").str.split(" ")]
 
 
 def ratio(part: Array, whole: Array) -> Array:

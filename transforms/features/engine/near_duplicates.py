@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import polars as pl
 import pyarrow as pa
 
+from transforms.errors import HomeError
 from transforms.features.declare import NearDuplicates
+from transforms.features.engine.asked_duplicates import label_texts
 from transforms.features.engine.duplicate_index import bring_index_up
 from transforms.features.engine.duplicates import duplicate_rows
+from transforms.features.engine.kernels import KEY
 from transforms.features.engine.record import count_in_effect, record_behind
 from transforms.features.entities import record
 from transforms.features.fingerprint import digest
@@ -34,6 +38,7 @@ class NearDuplicatesView(View):
     entity = record
     is_of_records = True
     is_rebuilt_whole = True
+    is_on_demand = True
 
     def __init__(self, declared: type[NearDuplicates]) -> None:
         """Take the declared class."""
@@ -96,6 +101,23 @@ class NearDuplicatesView(View):
     ) -> dict[str, int]:
         """Count the instants at which a version of the file is in effect."""
         return count_in_effect(connection, self.relation, source_uri)
+
+    def of_request(self, versions: pl.DataFrame, home: Path | None) -> pl.DataFrame:
+        """Label texts by the index of the home, each as a new record's that came after all."""
+        if home is None:
+            message = (
+                f"{self.name}: compares with the texts of a home, and this online store of Feast's "
+                "does not say which; ask by feature_repo.online_features(..., home=...)"
+            )
+            raise HomeError(message)
+        from transforms.features.chosen import refuse_off  # which imports this module
+
+        refuse_off(home, self.name)  # its index may lack texts
+        there = versions.filter(pl.col("text").is_not_null())
+        labelled = there[list(KEY)].hstack(label_texts(there["text"], home))
+        return versions[list(KEY)].join(
+            labelled.drop(KEY[2]), on=KEY[:2], how="left", maintain_order="left"
+        )
 
     def explain(
         self,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -112,6 +113,11 @@ class KernelView(View):
     ) -> dict[str, int]:
         """Count the instants at which a version of the file is in effect."""
         return count_in_effect(connection, self.relation, source_uri)
+
+    def of_request(self, versions: pl.DataFrame, home: Path | None) -> pl.DataFrame:
+        """Compute versions by the kernel of a run."""
+        del home
+        return score(self.contract, self.kernel, versions)
 
     def explain(
         self,

@@ -31,18 +31,29 @@ from tests.transforms.histories import (
     stage,
     version,
 )
+from transforms.errors import HomeError
 from transforms.features import fingerprint
 from transforms.features.backfill import Span, fill, find
 from transforms.features.build import featurize, recompute
+from transforms.features.on_demand import compute, requested
 from transforms.features.registry import view_of
 from transforms.features.views.record_duplicates import RecordDuplicates
+from transforms.home import Settings
 from transforms.lineage.trace import trace_feature
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownContent, KnownDocument
 from transforms.schemas.staging import StagedRecord
-from transforms.text.duplicates import BANDS, HEADS, MIN_SIMILARITY, estimate_similarity, sign
+from transforms.text.duplicates import (
+    BANDS,
+    HEADS,
+    MIN_SIMILARITY,
+    digest_contents,
+    estimate_similarity,
+    sign,
+)
 from transforms.text.likeness import Parents, Signed
 from transforms.text.likeness import _compare as compare_pairs
+from transforms.text.measured import FEW_TEXTS
 from transforms.upkeep.maintain import compact
 from transforms.warehouse.publishing import publish
 from transforms.warehouse.tables import Warehouse
@@ -368,6 +379,94 @@ def compare_counting(n_pairs: list[int]) -> Callable[..., None]:
         compare_pairs(texts, parents, later, earlier)
 
     return compare
+
+
+# --- a text that nobody has seen ---
+
+ASKED = [
+    *TEXTS,
+    f"{SHIP} and a dog",
+    f"{FOX} {SHIP}",
+    "b",
+    "\u0345?",
+    "\uff32\uff34: " + FOX,
+    "日本語の文章です",
+]
+
+FOXES = [
+    FOX.replace("quick", "x1").replace("forest", "qq"),
+    FOX.replace("lazy", "zebra").replace("runs", "qq").replace("green forest", "zebra yy"),
+    FOX.replace("jumps", "qq"),
+    FOX.replace("behind", "x1"),
+    FOX.replace("fox", "yy"),
+]
+
+
+def ask(warehouse: Warehouse, texts: list[str | None]) -> list[dict[str, Any]]:
+    view, home = view_of("record_duplicates"), warehouse.settings.root
+    return compute(view, requested({"text": texts}, {}), home).select(*NOTHING).to_dicts()
+
+
+@pytest.mark.parametrize("n_heads", [1, HEADS])
+@settings(max_examples=8)
+@given(
+    versions=HISTORIES,
+    cuts=st.lists(st.integers(1, 11), max_size=2),
+    texts=st.lists(st.sampled_from(ASKED), min_size=1, max_size=3),
+)
+@example(
+    versions=[version(f"r{place}", place, text=text) for place, text in enumerate(CHAIN)],
+    cuts=[2],
+    texts=[CHAIN[3], FOX[4:74], FOX[32:]],
+)
+# the fourth is alike, and in none of its buckets the first
+@example(
+    versions=[version(f"r{place}", place, text=text) for place, text in enumerate(FOXES)],
+    cuts=[],
+    texts=[FOX.replace("dog and", "dog zebra")],
+)
+# what a record said first is taken out
+@example(
+    versions=[version("r1", 1, text=FOX), version("r2", 2, text=SHIP), version("r1", 3, text=None)],
+    cuts=[],
+    texts=[FOX, f"RT: {FOX}"],
+)
+def test_a_text_has_what_the_table_has_once_a_record_said_it_last(
+    new_home: NewHome,
+    n_heads: int,
+    versions: list[Version],
+    cuts: list[int],
+    texts: list[str | None],
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        for module in ("transforms.text.likeness", "transforms.features.engine.asked_duplicates"):
+            patched.setattr(f"{module}.HEADS", n_heads)
+        warehouse = run(new_home(), *cut(versions, cuts))
+        assert ask(warehouse, [*texts, None]) == [
+            *(ask(warehouse, [text])[0] for text in texts),
+            NOTHING,
+        ]
+        for place, text in enumerate(texts):
+            (asked,) = ask(warehouse, [text])
+            at = max(v.effective for v in versions) - START + 1 + place
+            stage(warehouse, [version(f"new{place}", at, text=text)])
+            featurize(warehouse, NOW + timedelta(days=1, hours=place))
+            rows = by_entity(warehouse, "record_duplicates")[f"new{place}"]
+            assert asked == values_at(rows, START + at)
+
+
+@given(st.lists(st.none() | st.text()))
+def test_few_texts_have_the_numbers_that_many_have(texts: list[str | None]) -> None:
+    normal = pl.Series(texts, dtype=pl.String)
+    many = digest_contents(pl.concat([normal, pl.Series(["a"] * FEW_TEXTS)]))
+    assert digest_contents(normal).to_list() == many.head(len(texts)).to_list()
+
+
+def test_a_home_without_an_index_says_so(tmp_path: Path) -> None:
+    with pytest.raises(HomeError, match=r"no index of texts there.*millrace run"):
+        ask(Warehouse(Settings(home=tmp_path)), ["a"])
+    with pytest.raises(HomeError, match=r"record_duplicates: compares with the texts of a home"):
+        compute(view_of("record_duplicates"), requested({"text": ["a"]}, {}))
 
 
 # --- lineage, erasing, maintenance, backfill ---
