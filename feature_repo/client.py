@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    import duckdb
     import pandas as pd
     import polars as pl
     import pyarrow as pa
@@ -66,6 +69,47 @@ def store(home: Path | str | None = None) -> "FeatureStore":
     from feature_repo.stores.store import Store  # which imports Feast
 
     return Store(config=repo_config(home_of(home)))
+
+
+def warehouse(
+    home: Path | str | None = None, at: "datetime | None" = None, *, reveal: bool = False
+) -> "duckdb.DuckDBPyConnection":
+    """Open a home's tables for SQL, as `millrace sql` does: one version of each, sealed, masked.
+
+    `at` shows the tables as they were at an instant, and `reveal` shows texts as they are. The
+    connection is DuckDB's own, so `.sql(...)` gives a relation, and that `.pl()`, `.df()` or
+    `.arrow()`. Raises `HomeError` where no pipeline has run yet, `QueryError` where nothing was
+    there at that instant.
+
+        from feature_repo import warehouse
+
+        warehouse().sql("select label, count(*) from staging.records group by all").pl()
+    """
+    from contextlib import ExitStack
+    from weakref import finalize
+
+    from transforms.errors import HomeError
+    from transforms.home import Settings
+    from transforms.warehouse.queries import open_queries
+    from transforms.warehouse.scratch import scratch_folder
+    from transforms.warehouse.tables import Warehouse
+
+    opened = Warehouse(Settings(home=_root(home)))
+    if not opened.versions():
+        message = (
+            f"{opened.settings.root}: nothing is there yet; run the pipeline first, or say where "
+            "it ran: MILLRACE_HOME or home=..."
+        )
+        raise HomeError(message)
+    stack = ExitStack()
+    scratch = stack.enter_context(scratch_folder(opened.settings.root))
+    try:
+        connection = open_queries(opened, scratch, at, reveal=reveal)
+    except BaseException:
+        stack.close()
+        raise
+    finalize(connection, stack.close)
+    return connection
 
 
 def repo_config(home: Path) -> Any:
@@ -314,13 +358,8 @@ def home_of(home: Path | str | None) -> Path:
     `HomeError` where no pipeline has run yet.
     """
     from transforms.errors import HomeError
-    from transforms.home import HOME_NAME, default_home
 
-    given = home or os.environ.get("MILLRACE_HOME")
-    root = Path(given or default_home()).expanduser().resolve()
-    beside_checkout = REPOSITORY.parent / HOME_NAME
-    if not home and not root.is_dir() and beside_checkout.is_dir():
-        root = beside_checkout
+    root = _root(home)
     if not (root / "feast" / "registry.db").is_file():
         message = (
             f"{root}: no feature store there; run the pipeline first, or say where it ran: "
@@ -328,6 +367,15 @@ def home_of(home: Path | str | None) -> Path:
         )
         raise HomeError(message)
     return root
+
+
+def _root(home: Path | str | None) -> Path:
+    from transforms.home import HOME_NAME, default_home
+
+    given = home or os.environ.get("MILLRACE_HOME") or default_home()  # all settings take 3 ms
+    root = Path(given).expanduser().resolve()
+    beside_checkout = REPOSITORY.parent / HOME_NAME
+    return beside_checkout if not home and not root.is_dir() and beside_checkout.is_dir() else root
 
 
 def _arrow(spine: Any, connection: Any) -> "pa.Table":

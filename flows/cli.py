@@ -21,6 +21,7 @@ from flows.commands.quarantine import quarantine
 from flows.commands.refresh import refresh
 from flows.commands.report import report
 from flows.commands.serve import serve
+from flows.commands.sql import sql
 from flows.commands.status import status
 from flows.commands.trace import trace
 
@@ -61,6 +62,7 @@ def main(*, debug: bool) -> None:
       millrace plan --source sources/cve_events.yaml  show what the next run would do
       millrace status                                 list the tables, their disk use and row counts
       millrace report                                 write an HTML report
+      millrace sql "from staging.records"              ask the tables a question; alone, a prompt
       millrace trace --feature author_activity:ID     list the records behind a value
       millrace features                               list every feature and its meaning
       millrace features new NAME                      start a feature file of your own, with a test
@@ -107,6 +109,11 @@ def main(*, debug: bool) -> None:
     "--accept-load",
     is_flag=True,
     help="Stage loads even if most rows are rejected, or keys, dates or ids look wrong (see plan).",
+)
+@click.option(
+    "--accept-gap",
+    is_flag=True,
+    help="Go on with what a topic or table has now, though rows before were deleted unread.",
 )
 def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted: bool) -> None:
     """Run the pipeline: ingest, prepare, featurize, apply, materialize.
@@ -261,6 +268,7 @@ for command in (
     quarantine,
     refresh,
     report,
+    sql,
     serve,
     status,
     trace,

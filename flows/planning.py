@@ -57,22 +57,25 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
         return Step(relation, rows, seconds, None if a_row is None else rows * a_row, why)
 
     steps = []
-    n_loaded = _rows_of_bytes(source, warehouse, n_bytes)
-    if found.files:
+    n_loaded = found.n_rows or _rows_of_bytes(source, warehouse, n_bytes)
+    is_loading = bool(found.files or found.n_rows)
+    if is_loading:
         steps.append(
             step(
                 "raw.records",
                 "ingest",
                 n_loaded,
-                f"{len(found.files):,} files, {n_bytes / 1e6:,.1f} MB",
+                f"{len(found.files):,} files, {n_bytes / 1e6:,.1f} MB"
+                if found.files
+                else f"appended to {source.uri}",
             )
         )
     n_unstaged, n_staged = _staged(source, warehouse, n_loaded)
-    if n_unstaged or found.files:
+    if n_unstaged or is_loading:
         why = f"{n_unstaged:,} raw rows are loaded already" if n_unstaged else "of what is loaded"
         steps.append(step("staging.records", "prepare", n_staged, why))
     for relation, rows, why in _views(
-        warehouse, n_staged, is_loading=bool(found.files or n_unstaged)
+        warehouse, n_staged, is_loading=bool(is_loading or n_unstaged)
     ):
         steps.append(step(relation, "featurize", rows, why))
     gained = {step.relation: step.rows for step in steps}

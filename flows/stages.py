@@ -68,6 +68,11 @@ class PipelineParameters(BaseModel):
         description="Stage loads even if a check stops them: rejected rows, keys, dates, ids.",
     )
 
+    accept_gap: bool = Field(
+        default=False,
+        description="Go on where a topic or table goes on, though rows before are lost.",
+    )
+
     def settings(self) -> Settings:
         """Settings of the run."""
         return Settings(home=Path(self.home)) if self.home else Settings()
@@ -219,7 +224,7 @@ def pending_work(source: Source, warehouse: Warehouse) -> Pending:
     # a file that cannot be opened is work too: the run must fail over it, not call the home up to
     # date
     is_current = (
-        not (found.files or found.refused)
+        not (found.files or found.n_rows or found.refused)
         and is_prepared(source, warehouse)
         and not stale_views(warehouse)
         and is_kept(warehouse.settings.root)
@@ -233,11 +238,11 @@ def _is_behind(warehouse: Warehouse) -> bool:
     return not is_applied(warehouse) or bool(due_views(warehouse, datetime.now(UTC)))
 
 
-def ingest(source: Source, warehouse: Warehouse) -> Any:
+def ingest(source: Source, warehouse: Warehouse, accept_gap: bool = False) -> Any:  # noqa: FBT001, FBT002 - tasks pass by position
     """source -> raw."""
     from transforms.sources.ingest import ingest
 
-    return ingest(source, warehouse)
+    return ingest(source, warehouse, accept_gap=accept_gap)
 
 
 def prepare(
@@ -362,7 +367,7 @@ def run_stages(
         refuse_breaking(warehouse, accepted=parameters.accept_breaking)
         note_source(warehouse.settings.root, source)
         before = {relation: warehouse.n_rows(relation) for relation in (RAW, STAGING)}
-        ingested = clock.time("ingest", call, ingest, source, warehouse)
+        ingested = clock.time("ingest", call, ingest, source, warehouse, parameters.accept_gap)
         newest, known = newest_load(warehouse, source.name), staged_loads(source, warehouse)
         accepted = (parameters.accept_schema, parameters.accept_drift, parameters.accept_load)
         account = clock.time("prepare", call, prepare, source, warehouse, *accepted)

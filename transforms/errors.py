@@ -15,6 +15,10 @@ class NoFilesError(SourceError):
     """A source points to no file."""
 
 
+class GapError(SourceError):
+    """Rows of a stream are lost: they are no longer there, and raw does not have them."""
+
+
 class FileRefusedError(MillraceError):
     """One source file cannot be read at all; the others can."""
 
@@ -101,3 +105,7 @@ class BreakingChangeError(MillraceError):
 
 class DeclarationError(MillraceError):
     """A feature, an entity or a service is not declared as it must be."""
+
+
+class QueryError(MillraceError):
+    """A query cannot be run on a home."""

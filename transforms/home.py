@@ -89,14 +89,16 @@ class Settings(BaseSettings):
     features: str | None = Field(
         default=None,
         description="Folders of your own features, one Python file per subject, separated by "
-        f"{os.pathsep!r}; by default `features` of the checkout, if it exists. Empty for none.",
+        f"{os.pathsep!r}; by default `features` of the checkout, or where the package is installed "
+        "without one, `features` beside the nearest `.millrace`. Empty for none.",
     )
 
     @property
     def feature_folders(self) -> list[Path]:
         """The folders of the user's own features, as absolute paths."""
         if self.features is None:
-            return [CHECKOUT / "features"]
+            is_checkout = (CHECKOUT / "pyproject.toml").is_file()
+            return [(CHECKOUT if is_checkout else default_home().parent) / "features"]
         return [
             Path(folder).expanduser().resolve()
             for folder in self.features.split(os.pathsep)

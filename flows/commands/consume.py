@@ -40,10 +40,10 @@ def consume(
     cert: str | None,
     key: str | None,
 ) -> None:
-    """Take records over HTTP as they happen, and serve their features a moment later.
+    """Take records as they happen, and serve their features a moment later.
 
     \b
-    Post records, one JSON object a line, as a file of the source has them:
+    Post records over HTTP, one JSON object a line, as a file of the source has them:
       curl -X POST http://127.0.0.1:6567/records -H 'Idempotency-Key: order-17' \\
            --data-binary @records.jsonl
 
@@ -54,6 +54,9 @@ def consume(
     Send the same post with the same key as often as you like: it is loaded once. Without an answer,
     or after 429 or 503, do just that. New files in the source's folder are loaded too, once they
     have stopped changing: move files there whole.
+
+    A source that is a Kafka topic (uri: kafka://HOST:PORT/TOPIC) or a Delta table (format: delta)
+    is followed as well. Passwords are in the environment, e.g. MILLRACE_KAFKA_SASL_PASSWORD.
 
     Records go the way of `millrace run`, which may run beside it and finds them staged once.
     GET /records/KEY says what became of a post, GET /health how far raw is staged and served.

@@ -13,6 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from feature_repo.guard import Authorized, Tokens
+from flows.consumer.follower import Follower
 from flows.consumer.intake import BusyError, Committer, Queue
 from flows.consumer.passes import Passes, StoppedError
 from flows.stages import PipelineParameters
@@ -40,15 +41,25 @@ class Consumer:
         intake = Intake(source, Warehouse(self.settings))
         self.passes = Passes(parameters, source, intake.end_load)
         self._committer = Committer(self.queue, intake, self.passes.arrived)
+        self._follower = (
+            Follower(source, Warehouse(self.settings), intake, self.passes.arrived)
+            if source.is_topic
+            else None
+        )
 
     def start(self) -> None:
         """Begin to commit and to run passes."""
         self._committer.start()
+        if self._follower:
+            self._follower.start()
         self.passes.start()
 
     def stop(self) -> None:
         """Commit what waits, and end after the pass under way; the next start goes on there."""
         self.queue.close()
+        if self._follower:
+            self._follower.close()
+            self._follower.join()
         self._committer.join()
         self.passes.close()
         self.passes.join()
@@ -69,7 +80,7 @@ class Consumer:
             "staged_version": self.passes.versions["staged"],
             "online_version": self.passes.versions["online"],
             "passes": self.passes.n_passes,
-            "stopped": self.passes.trouble,
+            "stopped": self.passes.trouble or (self._follower and self._follower.trouble),
         }
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from flows.consumer.follower import Appended
 from flows.stages import (
     MaintainParameters,
     PipelineParameters,
@@ -70,7 +71,11 @@ class Passes(threading.Thread):
         self.versions: dict[Stage, int] = {"staged": -1, "online": -1}
         self._parameters, self._source = parameters, source
         self._end_load = end_load
-        self._folder = _Folder(source)
+        self._folder: _Folder | Appended = (
+            Appended(source, Warehouse(parameters.settings()))
+            if source.format == "delta"
+            else _Folder(source)
+        )
         self._lock = threading.Lock()
         self._is_due = threading.Event()
         self._is_due.set()  # a killed process may have left something
@@ -142,7 +147,7 @@ class Passes(threading.Thread):
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a stage, as `run_stages` asks for it."""
         if function is ingest:
-            return self._folder.load(*arguments)
+            return self._folder.load(*arguments[:2])
         if function is materialize:
             # not as of the pass's begin: what was known a moment later is staged too
             return function(arguments[0], datetime.now(UTC))

@@ -13,9 +13,9 @@ class RawRecord(Contract):
 
     load_id: str = pa.Field(description="The load that brought the row; sorts by time.")
     source: str = pa.Field(description="Name of the source, as its YAML file gives it.")
-    source_uri: str = pa.Field(description="File the row came from.")
+    source_uri: str = pa.Field(description="File, post or partition the row came from.")
     row_number: int = pa.Field(
-        ge=1, description="Position of the row in its file, from 1; a CSV header is not counted."
+        ge=1, description="Position of the row there, from 1; a CSV header is not counted."
     )
     header: str = pa.Field(
         nullable=True,
@@ -23,7 +23,7 @@ class RawRecord(Contract):
     )
     payload: pl.Binary = pa.Field(description="The row's bytes, unchanged, without the line end.")
     loaded_timestamp: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
-        description="When the load began; of a post, when its commit began."
+        description="When the load began; of what is posted or streamed, when its commit began."
     )
 
     class Config(Contract.Config):

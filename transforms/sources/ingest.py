@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from transforms.errors import FileRefusedError, NoFilesError
 from transforms.schemas.raw import RawRecord
+from transforms.sources import streams
 from transforms.sources.posts import SCHEME, load_id_of
 from transforms.sources.reading import read_payloads
 from transforms.sources.source import Source, SourceFile, list_files
@@ -41,19 +42,23 @@ class Ingested(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """What ingest would load."""
+    """What ingest would load: files, or about how many rows of a stream."""
 
     files: list[NewFile]
     notices: list[str]
     refused: list[str]
+    n_rows: int = 0
 
 
 def pending_files(source: Source, warehouse: Warehouse) -> Pending:
-    """List the files of a source that are not in raw, by URI, size and content.
+    """List the files of a source that are not in raw, by URI, size and content; count a stream.
 
     So a changed file is a new one. Raises `NoFilesError` if there is no file at all, unless some
     were loaded from there before.
     """
+    if source.is_stream:
+        behind = streams.look(source, warehouse)
+        return Pending([], [], behind.gaps, behind.n_rows)
     try:
         listing = list_files(source)
     except NoFilesError:
@@ -94,8 +99,14 @@ def _n_loaded(source: Source, warehouse: Warehouse) -> tuple[int, int]:
     return n_files, len(posts)
 
 
-def ingest(source: Source, warehouse: Warehouse) -> Ingested:
-    """Load all new files to raw, in commits of at most `load_bytes`; refuse unreadable files."""
+def ingest(source: Source, warehouse: Warehouse, *, accept_gap: bool = False) -> Ingested:
+    """Load all new files to raw, in commits of at most `load_bytes`; refuse unreadable files.
+
+    Of a stream load what is there; raises `GapError` if rows are lost, unless that is accepted.
+    """
+    if source.is_stream:
+        n_rows, notices = streams.take_all(source, warehouse, accept_gap=accept_gap)
+        return Ingested(0, n_rows, notices, [])
     pending = pending_files(source, warehouse)
     notices = pending.notices + _changed(pending.files, source, warehouse)
     n_files, n_rows = 0, 0

@@ -11,7 +11,8 @@ import re
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -112,6 +113,30 @@ class Intake:
             self._load_id = None
             return self._warehouse.version(RAW)
 
+    def let(self, commit: Callable[[str], int]) -> int:
+        """Let others commit to raw as part of the load that is being taken, which they are told.
+
+        Raises `HomeError` as `take` does.
+        """
+        with self._alone():
+            return commit(self._load())
+
+    def _load(self) -> str:
+        self._load_id = self._load_id or load_id_of(datetime.now(UTC))
+        return self._load_id
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let nobody else commit, compact or erase; raises `HomeError` if that was killed."""
+        home = self._warehouse.settings.root
+        with self._taking, lock_arrivals(home):
+            if is_erasing(home):
+                message = (
+                    f"{home}: an erasure was killed; the next run finishes it, then post again"
+                )
+                raise HomeError(message)
+            yield
+
     def close(self) -> None:
         """Close the file of keys."""
         self._keys.close()
@@ -122,13 +147,7 @@ class Intake:
         The digest of what was taken differs from the post's if the key had other rows before.
         Raises `HomeError` while raw cannot be written, or what is erased from it is not erased yet.
         """
-        home = self._warehouse.settings.root
-        with self._taking, lock_arrivals(home):
-            if is_erasing(home):
-                message = (
-                    f"{home}: an erasure was killed; the next run finishes it, then post again"
-                )
-                raise HomeError(message)
+        with self._alone():
             while True:
                 # before the keys are read: who commits in between makes this number a repeat
                 number = taking(self._source.name).consumed(self._warehouse, RAW) + 1
@@ -143,9 +162,8 @@ class Intake:
         return [taken for post in posts if (taken := self._keys.find(post.key))]
 
     def _commit(self, posts: list[Post], number: int, version: int) -> None:
-        now = datetime.now(UTC)
-        load_id = self._load_id = self._load_id or load_id_of(now)
-        rows = raw_rows(posts, self._source, load_id, now)
+        load_id = self._load()
+        rows = raw_rows(posts, self._source, load_id, datetime.now(UTC))
         transactions = taking(self._source.name).at(number)
         try:
             publish(self._warehouse, RawRecord, [rows], transactions)

@@ -5,6 +5,7 @@ import difflib
 import glob
 import itertools
 import os
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -23,7 +24,7 @@ from transforms.expressions import bound, column_references, quoted, sealed
 SchemaPolicy = Literal["evolve", "freeze", "quarantine"]
 Unit = Literal["seconds", "milliseconds", "microseconds", "nanoseconds"]
 Ratio = Annotated[float, Field(ge=0, le=1)]
-Format = Literal["jsonl", "csv", "parquet"]
+Format = Literal["jsonl", "csv", "parquet", "delta"]  # the last one of tables, not of files
 SUFFIXES: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -45,6 +46,7 @@ EXAMPLES = {
     "tuple_type": "is a list, e.g. [poc, active]",
     "model_type": "has keys of its own, e.g. `record_id: id`",
 }
+TOPIC = re.compile(r"kafka://(?P<hosts>[^/@?#\s]+)/(?P<topic>[\w.-]{1,249})(?P<again>#\d+)?")
 Expression = Annotated[
     str,
     Field(min_length=1),
@@ -162,6 +164,16 @@ class Source(_Model):
     max_collision_ratio: Ratio = 0.01
 
     @property
+    def is_topic(self) -> bool:
+        """Whether its rows are messages."""
+        return self.uri.startswith("kafka:")
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether its rows are appended to a topic or a table, rather than in files."""
+        return self.is_topic or self.format == "delta"
+
+    @property
     def is_transcoded(self) -> bool:
         """Whether text is converted to UTF-8 before it is cut into rows.
 
@@ -216,6 +228,29 @@ class Source(_Model):
                 for column in column_references(expression)
             }
         )
+
+
+class TopicAddress(NamedTuple):
+    """Where a topic is: brokers to begin with, its name, and a mark to read it once more."""
+
+    hosts: str
+    topic: str
+    again: str
+
+
+def topic_of(uri: str) -> TopicAddress:
+    """Take apart the `uri` of a topic; raises `SourceError`.
+
+    >>> topic_of("kafka://one:9092,two:9092/tickets")
+    TopicAddress(hosts='one:9092,two:9092', topic='tickets', again='')
+    """
+    if found := TOPIC.fullmatch(uri):
+        return TopicAddress(found["hosts"], found["topic"], found["again"] or "")
+    message = (
+        "uri: is not the address of a topic, kafka://HOST:PORT/TOPIC; names and passwords are in "
+        "the environment, e.g. MILLRACE_KAFKA_SASL_PASSWORD"
+    )
+    raise SourceError(message)
 
 
 class SourceFile(NamedTuple):
@@ -277,6 +312,9 @@ def load_source(path: Path) -> Source:
     _check_expressions(path, source)
     _check_columns(path, source)
     encoding = _check_encoding(path, source)
+    if source.is_topic:
+        _check_topic(path, source, encoding)
+        return source.model_copy(update={"encoding": encoding})
     uri = Path(source.uri).expanduser()
     return source.model_copy(
         update={
@@ -302,6 +340,9 @@ def list_files(source: Source) -> Listing:
     >>> [(file.path.name, file.format, file.compression) for file in listing.files]
     [('a.jsonl.gz', 'jsonl', 'gzip'), ('b.csv', 'csv', None)]
     """
+    if source.is_stream:
+        message = f"{source.uri}: has no files"
+        raise NoFilesError(message)
     target = Path(source.uri)
     root = _root_of(target)
     files: list[SourceFile] = []
@@ -478,6 +519,21 @@ def _check_encoding(path: Path, source: Source) -> str:
         )
         raise SourceError(message)
     return "utf-8" if name == "utf-8-sig" else name  # a byte order mark is not part of the text
+
+
+def _check_topic(path: Path, source: Source, encoding: str) -> None:
+    """Refuse a topic without an address, and one whose messages are not JSON."""
+    try:
+        topic_of(source.uri)
+    except SourceError as error:
+        message = f"{path}: {error}"
+        raise SourceError(message) from None
+    if source.format not in {None, "jsonl"} or encoding != "utf-8":
+        message = (
+            f"{path}: format: messages of a topic are JSON objects in UTF-8; leave out `format` "
+            "and `encoding`"
+        )
+        raise SourceError(message)
 
 
 def _explain(error: ValidationError) -> str:

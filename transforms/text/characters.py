@@ -53,15 +53,16 @@ def measure_characters(text: pl.Series) -> dict[str, Array]:
 
 def _measure_at_once(text: pl.Series) -> dict[str, Array]:
     n_bytes = text.str.len_bytes().to_numpy().astype(np.int64)
-    row = np.repeat(np.arange(len(text)), n_bytes)
     octets = np.frombuffer(text.str.join("").item().encode(), np.uint8)
-    counts = np.bincount(row * 256 + octets, minlength=len(text) * 256).reshape(-1, 256)
+    cells = np.repeat(np.arange(len(text)) * 256, n_bytes)
+    cells += octets
+    counts = np.bincount(cells, minlength=len(text) * 256).reshape(-1, 256)
     of_classes = dict(
         zip(CLASSES, (np.add.reduceat(counts, ALIKE, axis=1) @ OF_CLASSES).T, strict=True)
     )
     return {
         "byte_entropy": _entropy(counts, n_bytes),
-        "max_char_run": _longest_runs(text, octets, row, n_bytes > of_classes["n_blanks"]),
+        "max_char_run": _longest_runs(text, octets, n_bytes, of_classes),
         **of_classes,
     }
 
@@ -74,33 +75,33 @@ def _entropy(counts: Array, n: Array) -> Array:
     return entropy
 
 
-def _longest_runs(text: pl.Series, octets: Array, row: Array, has_marks: Array) -> Array:
+def _longest_runs(
+    text: pl.Series, octets: Array, n_bytes: Array, of_classes: dict[str, Array]
+) -> Array:
     """The longest run of one non-blank character in each text; at least 1 unless the text is blank.
 
     Bytes rarely repeat, and in ASCII a byte is a character. Other texts are read by character.
     """
-    longest = has_marks.astype(np.int64)
-    _lengthen(longest, octets, row)
-    n_characters = text.str.len_chars()
-    is_wide = (text.str.len_bytes() != n_characters).to_numpy()
+    at_least = (n_bytes > of_classes["n_blanks"]).astype(np.int64)
+    longest = _lengthened(at_least, octets, n_bytes)
+    is_wide = of_classes["n_beyond_ascii"] > 0
     if is_wide.any():
-        longest[is_wide] = has_marks[is_wide]
-        characters = np.frombuffer(
-            text.filter(is_wide).str.join("").item().encode("utf-32-le"), np.uint32
-        )
-        _lengthen(
-            longest,
-            characters,
-            np.repeat(np.flatnonzero(is_wide), n_characters.to_numpy()[is_wide]),
-        )
+        wide = text.filter(pl.Series(is_wide))
+        characters = np.frombuffer(wide.str.join("").item().encode("utf-32-le"), np.uint32)
+        n_characters = wide.str.len_chars().to_numpy()
+        longest[is_wide] = _lengthened(at_least[is_wide], characters, n_characters)
     return longest
 
 
-def _lengthen(longest: Array, units: Array, row: Array) -> None:
-    """Raise each row's longest run to that of its units, blanks aside."""
+def _lengthened(at_least: Array, units: Array, n_units: Array) -> Array:
+    """Raise each text's least to the longest run of its units, blanks aside."""
     places = np.flatnonzero(units[1:] == units[:-1])
-    places = places[row[places + 1] == row[places]]
-    first = np.flatnonzero(np.append(True, np.diff(places) != 1))[: len(places)]
-    lengths, starts = np.diff(np.append(first, len(places))) + 1, places[first]
-    is_mark = ~np.isin(units[starts], list(BLANKS))
-    np.maximum.at(longest, row[starts[is_mark]], lengths[is_mark])
+    places = places[~np.isin(units[places], list(BLANKS))]
+    ends = np.cumsum(n_units)
+    row = np.searchsorted(ends, places, side="right")
+    is_within = places + 1 < ends[row]
+    places, row = places[is_within], row[is_within]
+    first = np.flatnonzero(np.diff(places, prepend=-2) != 1)
+    longest = at_least.copy()
+    np.maximum.at(longest, row[first], np.diff(first, append=len(places)) + 1)
+    return longest

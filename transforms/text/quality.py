@@ -16,6 +16,7 @@ from transforms.text.words import split_words
 WORD = r"[^ \t\n\r\x0B\x0C]+"
 EMAIL_ADDRESS = r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+\.[A-Za-z0-9.-]*[A-Za-z]"
 URL = r"https?://"
+BULLET = r"[-*•][ \t]"
 BULLET_LINE = r"(?m)^[ \t]*(?:[-*]|•)[ \t]"
 SENTENCE_END = r"[.!?]+(?:[ \t\n\r\"')\]]|$)"
 
@@ -57,18 +58,14 @@ def _expressions() -> tuple[list[pl.Expr], pl.Expr, list[pl.Expr]]:
     text, n_words = pl.col("text"), pl.col("n_words")
     n_characters, n_lines = pl.col("n_characters"), pl.col("n_lines")
     lines = pl.when(pl.col("n_line_breaks") > 0).then(text.str.strip_suffix("\n").str.split("\n"))
-    n_symbols = (
-        pl.col("n_hashes")
-        + text.str.count_matches("...", literal=True)
-        + text.str.count_matches("…", literal=True)
+    n_ellipses = _count_where(text.str.contains("...", literal=True), r"\.\.\.") + _count_where(
+        pl.col("n_beyond_ascii") > 0, "…"
     )
     found = {
         "n_bytes": text.str.len_bytes().cast(pl.Int64),
         "n_sentences": pl.max_horizontal(_count(text, SENTENCE_END), (n_words > 0).cast(pl.Int64)),
         "n_urls": _count(text, URL),
-        "n_email_addresses": pl.when(text.str.contains("@", literal=True))
-        .then(_count(text, EMAIL_ADDRESS))
-        .otherwise(pl.lit(0, pl.Int64)),
+        "n_email_addresses": _count_where(text.str.contains("@", literal=True), EMAIL_ADDRESS),
         "n_numbers": _count(text, "[0-9]+"),
         "mean_word_length": _per(n_characters - pl.col("n_blanks"), n_words),
         "whitespace_ratio": _per(pl.col("n_blanks"), n_characters),
@@ -80,8 +77,8 @@ def _expressions() -> tuple[list[pl.Expr], pl.Expr, list[pl.Expr]]:
         "duplicate_line_ratio": _per(
             n_lines - pl.col("_lines").list.n_unique().fill_null(n_lines), n_lines
         ),
-        "bullet_line_ratio": _per(_count(text, BULLET_LINE), n_lines),
-        "symbol_to_word_ratio": _per(n_symbols, n_words),
+        "bullet_line_ratio": _per(_count_where(text.str.contains(BULLET), BULLET_LINE), n_lines),
+        "symbol_to_word_ratio": _per(pl.col("n_hashes") + n_ellipses, n_words),
     }
     n_split = pl.col("_lines").list.len()
     return (
@@ -97,6 +94,14 @@ def _expressions() -> tuple[list[pl.Expr], pl.Expr, list[pl.Expr]]:
 
 def _count(text: pl.Expr, pattern: str) -> pl.Expr:
     return text.str.count_matches(pattern).cast(pl.Int64)
+
+
+def _count_where(may_match: pl.Expr, pattern: str) -> pl.Expr:
+    """Count a pattern in the texts that may match, which is quicker to find out.
+
+    The others are null meanwhile, for `when` evaluates its branches for all rows.
+    """
+    return _count(pl.when(may_match).then("text"), pattern).fill_null(0)
 
 
 def _per(part: pl.Expr, whole: pl.Expr) -> pl.Expr:

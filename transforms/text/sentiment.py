@@ -6,6 +6,7 @@ negations come from the package vaderSentiment. Its idioms ("kind of"), its rule
 """
 
 from functools import cache
+from itertools import repeat
 
 import numpy as np
 import polars as pl
@@ -64,7 +65,7 @@ def _look_up(keys: pl.Series) -> tuple[Array, Array, Array]:
     """What the lexicon says about each word: valence, boost, whether it is a negation."""
     place_of, *columns = _lexicon()
     # a join would hash all of the lexicon each time
-    places = [place_of.get(word, 0) for word in keys.to_list()]
+    places = np.fromiter(map(place_of.get, keys.to_list(), repeat(0)), np.intp, len(keys))
     valence, boost, is_negation = (column[places] for column in columns)
     return valence, boost, is_negation
 

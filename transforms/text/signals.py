@@ -148,7 +148,9 @@ def _characters(text: pl.Series, characters: dict[str, Array]) -> pl.DataFrame:
 @cache
 def _of_characters() -> list[pl.Expr]:
     column, n = pl.col("text"), pl.col("text").str.len_chars()
-    lower = column.str.to_lowercase()
+    # few texts have either; lower case is costly, and need not be made of the others
+    of_few = pl.when(column.str.contains("(?i)lorem ipsum|javascript")).then(column)
+    lower = of_few.str.to_lowercase()
     n_in_blocks = column.str.extract_all(CODE_BLOCK).list.eval(pl.element().str.len_chars())
     found = {
         "n_tokens_est": (column.str.len_bytes() * TOKENS_A_BYTE).round().cast(pl.Int64),
@@ -156,8 +158,10 @@ def _of_characters() -> list[pl.Expr]:
         "emoji_ratio": _share(pl.col("n_emoji"), n),
         "symbol_ratio": _share(pl.col("n_symbols"), n),
         "curly_bracket": _share(pl.col("n_braces"), n),
-        "lorem_ipsum": _share(lower.str.count_matches("lorem ipsum", literal=True), n),
-        "javascript_count": lower.str.count_matches("javascript", literal=True).cast(pl.Int64),
+        "lorem_ipsum": _share(lower.str.count_matches("lorem ipsum", literal=True).fill_null(0), n),
+        "javascript_count": lower.str.count_matches("javascript", literal=True)
+        .fill_null(0)
+        .cast(pl.Int64),
         "code_block_ratio": pl.when(column.str.contains("```", literal=True))
         .then(_share(n_in_blocks.list.sum(), n))
         .otherwise(0.0),

@@ -7,15 +7,15 @@ Place and sign are taken from it as scikit-learn's `HashingVectorizer` does.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from transforms.text.measured import beside_key
+from transforms.text.words import Array, split_words
 
-Array: TypeAlias = npt.NDArray[Any]
 Vectors: TypeAlias = npt.NDArray[np.float32]
 
 DIMENSION = 256
@@ -23,7 +23,7 @@ WORD = r"\w+"
 IS_WORD = np.isin(np.arange(256), list(b"0123456789_abcdefghijklmnopqrstuvwxyz"))
 # of four octets, the first none to three
 REST = np.array([0, 0xFF, 0xFFFF, 0xFFFFFF], np.uint32)
-N_TEXTS_AT_ONCE = 2_048  # their sums stay in the processor's cache
+N_TEXTS_AT_ONCE = 512  # their sums stay in the processor's cache
 
 
 def hash_text(records: pl.LazyFrame) -> pl.LazyFrame:
@@ -63,40 +63,45 @@ def hashed(text: pl.Series) -> Vectors:
     >>> (vectors @ vectors.T).astype(float).round(2).tolist()
     [[1.0, 1.0, 0.41], [1.0, 1.0, 0.41], [0.41, 0.41, 1.0]]
     """
+    words = split_words(text.fill_null(""))
+    places, signs, first, n_hashes = _hash_vocabulary(words.vocabulary)
     vectors = np.empty((len(text), DIMENSION), np.float32)
     for start in range(0, len(text), N_TEXTS_AT_ONCE):
-        sums = _signed_counts(text[start : start + N_TEXTS_AT_ONCE])
+        quotients = vectors[start : start + N_TEXTS_AT_ONCE]
+        some = slice(words.start[start], words.start[start + len(quotients)])
+        word, row = words.word[some], words.row[some] - start
+        n = n_hashes[word]
+        ends = np.cumsum(n)
+        hashes = np.repeat(first[word] - ends + n, n) + np.arange(n.sum())
+        cells = np.repeat(row * DIMENSION, n) + places[hashes]
+        sums = np.bincount(cells, signs[hashes], quotients.size).reshape(quotients.shape)
         norms = np.sqrt(np.einsum("ij,ij->i", sums, sums))[:, None]
         # sums are integers, so a norm is 0 or at least 1
-        quotients = vectors[start : start + len(sums)]
         np.divide(sums, np.maximum(norms, 1), out=quotients, casting="same_kind")
     return vectors
 
 
-def _signed_counts(text: pl.Series) -> npt.NDArray[np.float64]:
-    """Add up the signs of each text's words by their places."""
-    lower = text.fill_null("").str.to_lowercase()
-    is_ascii = (lower.str.len_bytes() == lower.str.len_chars()).to_numpy()
-    cells, signs = zip(
-        *(
-            _cells_and_signs(np.flatnonzero(of), *words(lower.filter(pl.Series(of))))
-            for of, words in ((is_ascii, _ascii_words), (~is_ascii, _words))
-            if of.any() or not len(of)
-        ),
-        strict=True,
-    )
-    sums = np.bincount(np.concatenate(cells), np.concatenate(signs), len(text) * DIMENSION)
-    # without any word these are integers
-    return sums.astype(np.float64, copy=False).reshape(len(text), DIMENSION)
+def _hash_vocabulary(vocabulary: pl.Series) -> tuple[Array, Array, Array, Array]:
+    """Hash what `WORD` finds in each word: all places and signs; each word's first, and how many.
 
-
-def _cells_and_signs(
-    texts: Array, octets: Array, row: Array, start: Array, n_octets: Array
-) -> tuple[Array, Array]:
-    hashes = murmur_hash(octets, start, n_octets).view(np.int32)
+    Lower case depends on no letter beyond a blank, so it does not matter that words are apart.
+    """
+    lower = vocabulary.str.to_lowercase()
+    is_ascii = lower.str.len_bytes() == lower.str.len_chars()
+    hashed = np.zeros(0, np.int32)
+    first, n_hashes = np.zeros((2, len(lower)), np.int64)
+    for is_of, find in ((is_ascii, _ascii_words), (~is_ascii, _words)):
+        if not len(some := lower.filter(is_of)):
+            continue
+        octets, owner, start, n_octets = find(some)
+        n = np.bincount(owner, minlength=len(some))
+        first[is_of.to_numpy()] = np.cumsum(n) - n + len(hashed)
+        n_hashes[is_of.to_numpy()] = n
+        hashes = murmur_hash(octets, start, n_octets).view(np.int32)
+        hashed = np.concatenate([hashed, hashes])
     # the remainder, for the dimension is a power of two
-    cells = texts[row] * DIMENSION + (np.abs(hashes) & (DIMENSION - 1))
-    return cells, np.where(hashes >= 0, 1.0, -1.0)
+    places = np.abs(hashed).astype(np.int64) & (DIMENSION - 1)
+    return places, np.where(hashed >= 0, 1.0, -1.0), first, n_hashes
 
 
 def _ascii_words(text: pl.Series) -> tuple[Array, Array, Array, Array]:

@@ -64,6 +64,15 @@ def taking(source: str) -> Consumer:
     return Consumer(f"take:{source}")
 
 
+def following(source: str) -> Consumer:
+    """Name the consumer of a source's stream; its versions number its commits.
+
+    >>> following('tickets').name
+    'follow:tickets'
+    """
+    return Consumer(f"follow:{source}")
+
+
 def preparing(source: str) -> Consumer:
     """Name the consumer of raw that stages a source.
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transforms.errors import HomeError, PostError, SourceError
 from transforms.home import Settings
 from transforms.sources import posts
-from transforms.sources.ingest import ingest, pending_files
+from transforms.sources.ingest import Pending, ingest, pending_files
 from transforms.sources.posts import Intake, find_post, read_post
 from transforms.sources.reading import read_payloads
 from transforms.sources.source import Source, SourceFile
@@ -160,7 +160,7 @@ def test_run_of_a_source_that_has_posts_only_finds_no_file_to_load(
     notes: Source, warehouse: Warehouse
 ) -> None:
     Intake(notes, warehouse).take([read_post("a", b'{"id": 1}')])
-    assert pending_files(notes, warehouse) == ([], [], [])
+    assert pending_files(notes, warehouse) == Pending([], [], [])
 
 
 def test_nothing_is_taken_until_a_killed_erasure_is_finished(

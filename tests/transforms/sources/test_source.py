@@ -67,7 +67,7 @@ def names(source: Source) -> list[str]:
         ),
         ({"known": None}, ": known: give when a row could be known"),
         ({"name": "My Notes"}, ": name: string should match pattern"),
-        ({"format": "xml"}, ": format: input should be 'jsonl', 'csv' or 'parquet'"),
+        ({"format": "xml"}, ": format: input should be 'jsonl', 'csv', 'parquet' or 'delta'"),
         ({"delimiter": ";;"}, ": delimiter: string should have at most 1 character"),
         ({"delimiter": '"'}, ": delimiter: string should match pattern"),
         (
