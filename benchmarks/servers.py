@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-START_SECONDS = 60
+START_SECONDS = 180
 REDIS_DATABASES = 1_024
 POSTGRES_PROGRAMS = Path(
     "/usr/lib/postgresql"

@@ -6,6 +6,7 @@ counts. Feast's own parts are the contender `stock`.
 """
 
 import argparse
+import itertools
 import json
 import os
 import shlex
@@ -1034,32 +1035,50 @@ def serve_case(folder: Path, sizes: Sizes) -> Report:
                 ),
                 "millrace, /features": (read_through_server, data, compact, sizes, "/features"),
             }
-            found = take_turns(contenders, sizes.rounds, (*COUNTS, CLIENTS))
-            rows += latency_rows(f", {name}", found, (*COUNTS, CLIENTS))
+            counts = [*COUNTS, CLIENTS, *(processor_of(count) for count in (*COUNTS, CLIENTS))]
+            found = take_turns(contenders, sizes.rounds, counts)
             p50 = {
                 who: {count: statistics.median(times) for count, times in taken.items()}
                 for who, taken in found.items()
             }
-            for count in (100, CLIENTS):
-                ratio = p50["millrace, /features"][count] / p50["stock Feast"][count]
-                ratios[f"serve_{name}_{count}_over_stock"] = ratio
-                what = "100 rows" if count == 100 else f"{N_CLIENTS} clients, 100 rows"
+            for row, (count, who) in zip(
+                latency_rows(f", {name}", found, (*COUNTS, CLIENTS)),
+                itertools.product((*COUNTS, CLIENTS), found),
+                strict=True,
+            ):
+                rows.append([*row, f"{p50[who][processor_of(count)]:.2f}"])
+            for who, (what, count) in itertools.product(OURS_SERVED, SERVED_GOALS.items()):
+                ratio = p50[who][count] / p50["stock Feast"][count]
+                ratios[f"serve_{name}_{who}_{count}_over_stock"] = ratio
                 goals.append(
                     Goal(
-                        f"/features, {name}, {what}, x stock Feast",
+                        f"{who}, {name}, {what}, x stock Feast",
                         f"{ratio:.2f}",
                         "<= 0.5",
                         ratio <= 0.5,
                     )
                 )
             say(f"serve: {name}: " + ", ".join(f"{who} {p50[who][100]:.2f} ms" for who in p50))
-    header = ["feature server, rows x features", "contender", "p50 ms", "p99 ms"]
+    header = ["feature server, rows x features", "contender", "p50 ms", "p99 ms", "processor ms"]
     return Report(table(header, rows), ratios, goals)
 
 
 FEASTS_ROUTE, N_CLIENTS = "/get-online-features", 64
 CLIENTS = -1  # in place of a number of rows
 LABELS = {CLIENTS: f"{N_CLIENTS} clients, 100"}
+OURS_SERVED = ("millrace, Feast's route", "millrace, /features")
+
+
+def processor_of(count: int) -> int:
+    """What stands for the server's processor time of requests of some rows."""
+    return count - 1_000
+
+
+SERVED_GOALS = {
+    "100 rows": 100,
+    "100 rows, processor": processor_of(100),
+    f"{N_CLIENTS} clients": CLIENTS,
+}
 
 
 def read_through_server(
@@ -1100,8 +1119,25 @@ def read_through_server(
                 return client.post(f"{address}{route}", json=asked).raise_for_status().json()
 
             read(ASKED)
-            found = latencies(read, sizes)
-            return Measured(0, 0, {**found, CLIENTS: together(read, sizes)})
+            found: dict[int, list[float]] = {}
+            for count in (*COUNTS, CLIENTS):
+                before = used_by_children()
+                found[count] = (
+                    together(read, sizes)
+                    if count == CLIENTS
+                    else latencies(read, sizes, [count])[count]
+                )
+                used = 1000 * (used_by_children() - before)
+                found[processor_of(count)] = [used / len(found[count])]
+            return Measured(0, 0, found)
+
+
+def used_by_children() -> float:
+    """Seconds of processor time that the living children of this process have taken, and theirs."""
+    import psutil
+
+    times = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+    return sum(taken.user + taken.system for taken in times)
 
 
 def together(read: Callable[..., Any], sizes: Sizes) -> list[float]:
@@ -1135,12 +1171,14 @@ def answers(url: str) -> bool:
         return False
 
 
-def latencies(read: Callable[[list[dict[str, int]]], Any], sizes: Sizes) -> dict[int, list[float]]:
+def latencies(
+    read: Callable[[list[dict[str, int]]], Any], sizes: Sizes, counts: Sequence[int] = COUNTS
+) -> dict[int, list[float]]:
     """Read random entities many times; the milliseconds of each call, for each number of rows."""
     import numpy as np
 
     generator, found = np.random.default_rng(7), {}
-    for count in COUNTS:
+    for count in counts:
         taken = []
         for _ in range(sizes.calls):
             rows = [

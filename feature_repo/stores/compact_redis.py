@@ -151,11 +151,14 @@ class CompactRedis:
         self, asked: Sequence[tuple[FeatureView, Sequence[bytes]]]
     ) -> list[list[bytes | None]]:
         project = self._config.project.encode()
+        fields = [[self._field(view)] for view, _ in asked]
         commands = [
-            (self._field(view), [key + project for key in keys]) for view, keys in asked if keys
+            (key + project, field)
+            for field, (_, keys) in zip(fields, asked, strict=True)
+            for key in keys
         ]
-        replies = iter(self._store.read_fields(self._config, commands))
-        return [next(replies) if keys else [] for _, keys in asked]
+        replies = iter(self._store.read_hashes(self._config, commands))
+        return [[next(replies)[0] for _ in keys] for _, keys in asked]
 
     def delete(self, view: FeatureView, keys: Sequence[bytes]) -> None:
         """Delete what a view has of entities."""
@@ -174,10 +177,12 @@ class CompactRedis:
         """
         if self._client.zscore(self._events(view), ALL_LISTED) is None:
             for keys in _calls(self._hashes()):
-                (values,) = self._store.read_fields(self._config, [(self._field(view), keys)])
+                values = self._store.read_hashes(
+                    self._config, [(key, [self._field(view)]) for key in keys]
+                )
                 events = {
                     key: compact.event_us(value)
-                    for key, value in zip(keys, values, strict=True)
+                    for key, (value,) in zip(keys, values, strict=True)
                     if value is not None
                 }
                 self._list(view, events)
