@@ -223,7 +223,6 @@ class _Keys:
         self._database = sqlite3.connect(
             folder / f"{digest}.db", isolation_level=None, check_same_thread=False
         )
-        self._database.execute("pragma journal_mode = wal")
         self._database.execute("pragma synchronous = off")
         self._database.executescript(TABLES)
 
@@ -237,9 +236,10 @@ class _Keys:
 
     def follow(self) -> int:
         """Add the posts of what was committed to raw since; return the version it is at."""
+        # known before the table is opened: who commits in between makes what is known older only
+        known = self._database.execute("select of_table, version from upto").fetchone()
         table = self._warehouse.create(RawRecord)
         of_table, version = str(table.metadata().id), table.version()
-        known = self._database.execute("select of_table, version from upto").fetchone()
         if known == (of_table, version):
             return version
         if known is None or known[0] != of_table or known[1] > version:
