@@ -15,6 +15,7 @@ from flows.consumer.follower import Appended
 from flows.stages import (
     MaintainParameters,
     PipelineParameters,
+    featurize,
     ingest,
     materialize,
     prepare,
@@ -36,8 +37,8 @@ SECONDS_OF_A_LOOK = 1.0
 # between passes, so that a run, maintenance or an erasure that waits for the home gets its turn
 SECONDS_OF_A_PAUSE = 0.05
 SECONDS_UNTIL_RETRY = (1, 2, 5, 15, 30)
-# each pass leaves a file in every table, and the more there are the longer a pass takes: 2.3 s of
-# processor time at first, 5 s after 35 passes
+# each pass leaves a file in every table, and the more there are the longer a pass takes. One or two
+# tables are maintained after each, for all at once would let everybody wait for seconds
 PASSES_UNTIL_MAINTENANCE = 20
 SECONDS_BETWEEN_HISTORY = 3600.0
 logger = logging.getLogger(__name__)
@@ -141,8 +142,15 @@ class Passes(threading.Thread):
             self._history_at = time.monotonic() + SECONDS_BETWEEN_HISTORY
         self._reached("online", self.versions["staged"])
         self.n_passes += 1
-        if self.n_passes % PASSES_UNTIL_MAINTENANCE == 0:
-            run_maintenance(MaintainParameters(home=self._parameters.home), n_reads=0)
+        self._maintain()
+
+    def _maintain(self) -> None:
+        """Maintain the tables whose turn it is."""
+        relations = Warehouse(self._parameters.settings()).relations()
+        turn = relations[self.n_passes % PASSES_UNTIL_MAINTENANCE :: PASSES_UNTIL_MAINTENANCE]
+        if turn:
+            parameters = MaintainParameters(home=self._parameters.home)
+            run_maintenance(parameters, n_reads=0, relations=turn)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a stage, as `run_stages` asks for it."""
@@ -151,6 +159,9 @@ class Passes(threading.Thread):
         if function is materialize:
             # not as of the pass's begin: what was known a moment later is staged too
             return function(arguments[0], datetime.now(UTC))
+        if function is featurize:
+            # maintenance profiles: what several passes published costs what one pass's does
+            return function(*arguments, with_profiles=False)
         if function is not prepare:
             return function(*arguments)
         source, warehouse, *accepted = arguments

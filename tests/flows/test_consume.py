@@ -307,8 +307,18 @@ def test_small_commits_are_compacted_while_posts_are_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(passes, "PASSES_UNTIL_MAINTENANCE", 6)
+    monkeypatch.setattr(maintain, "FEW_FILES", 1)
+
+    def n_profiled() -> int:
+        """Count the rows of a view that are profiled."""
+        of_view = {"relation": "features.record_quality", "column": "n_words"}
+        profiles = pl.read_delta(str(running.warehouse.folder("profiles.columns")))
+        return int(profiles.filter(**of_view)["n_rows"].sum())
+
     with Running(tmp_path) as running:
         for number in range(8):
+            if number == 1:
+                assert not n_profiled()  # nobody waits for that
             answer = running.post(f"k{number}", note(number, "2024-01-01T10:00:00Z"), wait="online")
             assert answer.json()["staged"] == 1
         files = running.warehouse.files("raw.records")
@@ -317,6 +327,10 @@ def test_small_commits_are_compacted_while_posts_are_taken(
         assert running.warehouse.files("raw.records") == files
     assert recount(running.warehouse)["adds_up"].all()
     assert running.warehouse.n_rows("staging.records") == 8
+    assert n_profiled() > 0  # before its rows were moved
+    assert len(running.warehouse.files("features.record_quality")) < 8
+    stages.run_plain(PipelineParameters(source=str(running.notes.source), home=str(running.home)))
+    assert n_profiled() == 8
 
 
 # --- beside maintenance and erasure ---

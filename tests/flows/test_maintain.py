@@ -21,7 +21,9 @@ from flows.stages import (
     run_plain,
 )
 from transforms.home import Settings
+from transforms.schemas.staging import StagedRecord
 from transforms.sources.source import load_source
+from transforms.upkeep import maintain as maintain_module
 from transforms.upkeep.sizes import in_words
 from transforms.warehouse.tables import Warehouse, files_of_version
 
@@ -67,8 +69,9 @@ def source(grown_once: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three files are several, and every replaced row is one too many."""
+    """Three files are several, none is too large, and every replaced row is one too many."""
     monkeypatch.setattr("transforms.upkeep.maintain.FEW_FILES", 2)
+    monkeypatch.setattr("transforms.upkeep.maintain.LARGER", 1_000)
     monkeypatch.setattr("transforms.upkeep.maintain.REPLACED_SHARE", 0.000001)
 
 
@@ -113,6 +116,25 @@ def test_rows_stay_and_no_run_has_anything_to_do(grown: Warehouse, source: Path)
     assert all(after[relation].equals(frame) for relation, frame in before.items())
     assert pending_work(load_source(source), grown).nothing
     assert maintain(grown)["compacted"] == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "merged"),
+    [
+        ([24_000, 10, 10, 10], [10, 10, 10]),  # the large one stays until there is more to merge
+        ([24_000, 300, 5_000, 300, 900], [300, 300, 900, 5_000, 24_000]),
+        ([900_000, 500, 90_000, 10, 10, 10], [10, 10, 10]),
+        ([10, 10], []),
+    ],
+)
+def test_files_are_merged_with_those_that_are_not_larger_by_far(
+    grown: Warehouse, monkeypatch: pytest.MonkeyPatch, sizes: list[int], merged: list[int]
+) -> None:
+    monkeypatch.setattr("transforms.upkeep.maintain.LARGER", 4)
+    files = {f"file {number}": n_rows for number, n_rows in enumerate(sizes)}
+    monkeypatch.setattr("transforms.upkeep.maintain.n_rows_of", files.__getitem__)
+    chosen = maintain_module._chosen(StagedRecord, grown, list(files))
+    assert [files[file] for file in chosen] == merged
 
 
 def test_run_after_a_killed_compaction_takes_up_nothing_twice(

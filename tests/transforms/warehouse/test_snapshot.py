@@ -84,6 +84,16 @@ def test_an_engine_that_failed_or_spilled_is_not_lent_again(
     assert len(started) == 3
 
 
+def test_an_engine_ends_after_some_loans(
+    warehouse: Warehouse, started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "LOANS_OF_AN_ENGINE", 3)
+    for _ in range(7):
+        with connect(warehouse) as connection:
+            assert connection.execute("select 42").fetchall() == [(42,)]
+    assert len(started) == 3
+
+
 def test_a_forked_process_starts_its_own(warehouse: Warehouse, started: list[str]) -> None:
     with connect(warehouse):
         pass
