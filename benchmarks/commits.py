@@ -29,6 +29,9 @@ COMMITS_OF_A_PASS = 20
 STEPS = 8
 N_READS = 9
 MOST_EXCESS = 0.2
+SECONDS_OF_A_DAY = 86_400
+# between two compactions, of twenty passes that take three seconds each, at one commit a second
+FILES_OF_A_DAY = {"raw": 60, "others": 20}
 READ = ("raw.records", "staging.records", "features.record_quality", "features.author_activity")
 ABOUT = """measure what thousands of small commits cost, and what they leave beside compacted tables
 
@@ -61,6 +64,14 @@ class Read(NamedTuple):
     def excess(self) -> float:
         """How much longer a read takes than of the compacted table."""
         return self.seconds / self.seconds_compacted - 1
+
+    @property
+    def excess_of_a_day(self) -> float:
+        """The same after a day: what a file more costs is constant, the read grows by the rows."""
+        a_file = (self.seconds - self.seconds_compacted) / max(1, self.n_files - 1)
+        n_files = FILES_OF_A_DAY["raw" if self.relation == "raw.records" else "others"]
+        n_rows = self.n_rows + SECONDS_OF_A_DAY * RECORDS_OF_A_POST
+        return a_file * n_files / (self.seconds_compacted * n_rows / self.n_rows)
 
 
 def main() -> int:
@@ -102,7 +113,7 @@ def measure(folder: Path, n_commits: int) -> tuple[list[Step], list[Read]]:
     source, warehouse = load_source(file), Warehouse(parameters.settings())
     intake, lines, numbers = Intake(source, warehouse), templates(), count()
     maintained = MaintainParameters(home=parameters.home, keep_days=DAYS_KEPT)
-    steps, taken = [], {"commit": 0.0, "staging": 0.0, "maintenance": 0.0}
+    steps, taken = [], dict.fromkeys(("commit", "staging", "passes", "maintenance"), 0.0)
 
     def timed(what: str, begin: float) -> None:
         taken[what] += processor() - begin
@@ -120,6 +131,7 @@ def measure(folder: Path, n_commits: int) -> tuple[list[Step], list[Read]]:
             else:
                 prepare(source, warehouse, until=intake.end_load())
                 timed("staging", begin)
+                taken["passes"] += 1
             n_passes += 1
             if n_passes % PASSES_UNTIL_MAINTENANCE == 0 and number < n_commits:
                 begin = processor()
@@ -143,7 +155,7 @@ def step(
     return Step(
         number,
         taken["commit"] / n_commits * 1000,
-        taken["staging"] / n_commits * COMMITS_OF_A_PASS * 1000,
+        taken["staging"] / max(1, taken["passes"]) * 1000,
         taken["maintenance"] / max(1, n_maintained),
         sum(path.suffix == ".json" for path in files),
         sum(path.suffix == ".parquet" and path.parent == folder for path in files),
@@ -207,8 +219,8 @@ def describe(steps: list[Step], reads: list[Read], load: float) -> str:
             [
                 f"{step.n_commits:,}",
                 f"{step.commit_ms:.1f}",
-                f"{step.staging_ms:.0f}",
-                f"{step.maintenance_s:.2f}",
+                f"{step.staging_ms:.0f}" if step.staging_ms else "",
+                f"{step.maintenance_s:.2f}" if step.maintenance_s else "",
                 f"{step.n_entries:,}",
                 f"{step.n_files:,}",
                 f"{step.megabytes:,.0f}",
@@ -217,7 +229,15 @@ def describe(steps: list[Step], reads: list[Read], load: float) -> str:
         ],
     )
     tables = table(
-        ["table", "rows", "files", "read, CPU ms", "compacted to one file", "more"],
+        [
+            "table",
+            "rows",
+            "files",
+            "read, CPU ms",
+            "compacted to one file",
+            "more",
+            "after a day, extrapolated",
+        ],
         [
             [
                 read.relation,
@@ -226,24 +246,31 @@ def describe(steps: list[Step], reads: list[Read], load: float) -> str:
                 f"{read.seconds * 1000:.1f}",
                 f"{read.seconds_compacted * 1000:.1f}",
                 f"{read.excess:+.0%}",
+                f"{read.excess_of_a_day:+.1%}",
             ]
             for read in reads
         ],
     )
     goals = [
         Goal(
-            f"{read.relation}, a read beside one of the compacted table",
-            f"{read.excess:+.0%}",
+            f"{read.relation}, a read beside one of the compacted table{when}",
+            f"{excess:+.1%}",
             "<= +20%",
-            read.excess <= MOST_EXCESS,
+            excess <= MOST_EXCESS,
         )
         for read in reads
+        for when, excess in (
+            ("", read.excess),
+            (", after a day, extrapolated", read.excess_of_a_day),
+        )
     ]
     about = (
         f"{steps[-1].n_commits:,} commits of {RECORDS_OF_A_POST} records, one after the other, a "
         f"pass that stages every {COMMITS_OF_A_PASS} and maintenance every 20 passes; the last 19 "
         "passes compute features too, and none was compacted after them. A read opens the table "
-        "and reads all of it, the median of nine, in turn with the compacted copy."
+        "and reads all of it, the median of nine, in turn with the compacted copy. A day of one "
+        "commit a second was not run: for it, what a file more costs is set against a read of "
+        "864,000 rows more, with 60 files of raw and 20 of other tables between two compactions."
     )
     head = ["## Small commits", f"`{command}`", machine(load, LIBRARIES)]
     return "\n\n".join([*head, about, costs, tables, goal_table("small commits", goals)])

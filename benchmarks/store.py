@@ -23,6 +23,7 @@ from threading import Thread
 from typing import Any, NamedTuple
 
 from harness import (
+    ROOT,
     CaseFailedError,
     Goal,
     Measured,
@@ -931,11 +932,11 @@ READ_GOALS = (  # the first of each contender has the ceiling in floors.json
 
 
 def take_turns(
-    contenders: dict[str, tuple[Any, ...]], rounds: int
+    contenders: dict[str, tuple[Any, ...]], rounds: int, counts: Sequence[int] = COUNTS
 ) -> dict[str, dict[int, list[float]]]:
     """Let all read in turn; return the milliseconds of every call, by number of rows."""
     found: dict[str, dict[int, list[float]]] = {
-        who: {count: [] for count in COUNTS} for who in contenders
+        who: {count: [] for count in counts} for who in contenders
     }
     for _ in range(rounds):
         for who, contender in contenders.items():
@@ -944,15 +945,22 @@ def take_turns(
     return found
 
 
-def latency_rows(where: str, found: dict[str, dict[int, list[float]]]) -> list[list[str]]:
+def latency_rows(
+    where: str, found: dict[str, dict[int, list[float]]], counts: Sequence[int] = COUNTS
+) -> list[list[str]]:
     """Lay out p50 and p99."""
     cuts = {
         (count, who): statistics.quantiles(taken[count], n=100)
-        for count in COUNTS
+        for count in counts
         for who, taken in found.items()
     }
     return [
-        [f"{count} x {N_FEATURES}{where}", who, f"{cut[49]:.2f}", f"{cut[98]:.2f}"]
+        [
+            f"{LABELS.get(count, count)} x {N_FEATURES}{where}",
+            who,
+            f"{cut[49]:.2f}",
+            f"{cut[98]:.2f}",
+        ]
         for (count, who), cut in cuts.items()
     ]
 
@@ -999,26 +1007,65 @@ def read_through_client(data: Path, online_store: dict[str, Any], sizes: Sizes) 
 
 
 def serve_case(folder: Path, sizes: Sizes) -> Report:
-    """The same over HTTP: Feast's feature server, one worker, on SQLite."""
-    with lend(folder, "online") as data:
+    """The same over HTTP, one worker: stock Feast, and ours by Feast's route and by our own."""
+    rows, ratios, goals = [], {}, []
+    with lend(folder, "online") as data, redis_server() as redis:
         in_fresh_process(make_online, data, sizes.online_entities)
-        stock = {"type": "sqlite", "path": str(data / "online.db")}
-        in_fresh_process(materialize, data, stock, "millrace")
-        stores = {"stock store": stock, "our store": {**stock, "type": LEAN["sqlite"]}}
-        found = take_turns(
-            {who: (read_through_server, data, store, sizes) for who, store in stores.items()},
-            sizes.rounds,
-        )
-    ratio = statistics.median(found["our store"][100]) / statistics.median(
-        found["stock store"][100]
-    )
-    say(f"serve: 100 rows, ours over stock: {ratio:.2f}")
-    header = ["feast serve, rows x features", "contender", "p50 ms", "p99 ms"]
-    return Report(table(header, latency_rows("", found)), {"serve_over_stock": ratio}, [])
+        stocks = {
+            "sqlite": {"type": "sqlite", "path": str(data / "online.db")},
+            "redis": {"type": "redis", "connection_string": f"{redis.host}:{redis.port}"},
+        }
+        other = {
+            "sqlite": {"path": str(data / "compact.db")},
+            "redis": {"connection_string": f"{redis.host}:{redis.port},db=1"},
+        }
+        for name, stock in stocks.items():
+            compact = ours_of(name, stock, "compact") | other[name]
+            for store in (stock, compact):
+                in_fresh_process(materialize, data, store, "millrace")
+            contenders: dict[str, tuple[Any, ...]] = {
+                "stock Feast": (read_through_server, data, stock, sizes, FEASTS_ROUTE),
+                "millrace, Feast's route": (
+                    read_through_server,
+                    data,
+                    compact,
+                    sizes,
+                    FEASTS_ROUTE,
+                ),
+                "millrace, /features": (read_through_server, data, compact, sizes, "/features"),
+            }
+            found = take_turns(contenders, sizes.rounds, (*COUNTS, CLIENTS))
+            rows += latency_rows(f", {name}", found, (*COUNTS, CLIENTS))
+            p50 = {
+                who: {count: statistics.median(times) for count, times in taken.items()}
+                for who, taken in found.items()
+            }
+            for count in (100, CLIENTS):
+                ratio = p50["millrace, /features"][count] / p50["stock Feast"][count]
+                ratios[f"serve_{name}_{count}_over_stock"] = ratio
+                what = "100 rows" if count == 100 else f"{N_CLIENTS} clients, 100 rows"
+                goals.append(
+                    Goal(
+                        f"/features, {name}, {what}, x stock Feast",
+                        f"{ratio:.2f}",
+                        "<= 0.5",
+                        ratio <= 0.5,
+                    )
+                )
+            say(f"serve: {name}: " + ", ".join(f"{who} {p50[who][100]:.2f} ms" for who in p50))
+    header = ["feature server, rows x features", "contender", "p50 ms", "p99 ms"]
+    return Report(table(header, rows), ratios, goals)
 
 
-def read_through_server(data: Path, online_store: dict[str, Any], sizes: Sizes) -> Measured:
-    """POST /get-online-features, the answer parsed."""
+FEASTS_ROUTE, N_CLIENTS = "/get-online-features", 64
+CLIENTS = -1  # in place of a number of rows
+LABELS = {CLIENTS: f"{N_CLIENTS} clients, 100"}
+
+
+def read_through_server(
+    data: Path, online_store: dict[str, Any], sizes: Sizes, route: str
+) -> Measured:
+    """POST, the answer parsed; the server is Feast's, of our stores with our guards and route."""
     import httpx
     import yaml
 
@@ -1033,32 +1080,50 @@ def read_through_server(data: Path, online_store: dict[str, Any], sizes: Sizes) 
             "offline_store": {**ASOF, "warehouse": str(data)},
         }
         (place / "feature_store.yaml").write_text(yaml.safe_dump(settings), "utf-8")
+        if str(online_store["type"]).startswith(OURS):
+            shutil.copy(ROOT / "feature_repo" / "static_artifacts.py", place)
         command = [
             Path(sys.executable).with_name("feast"),
-            "-c",
-            place,
-            "serve",
-            "--port",
-            address.rsplit(":", 1)[1],
-            "--no-access-log",
+            *("-c", place, "serve", "--no-access-log", "--max-requests", "0"),
+            *("--port", address.rsplit(":", 1)[1]),
         ]
         with (
             running(command, lambda: answers(f"{address}/health")),
             httpx.Client(timeout=60) as client,
         ):
 
-            def read(rows: list[dict[str, int]]) -> Any:
+            def read(rows: list[dict[str, int]], client: httpx.Client = client) -> Any:
                 asked = {
                     "features": features,
                     "entities": {"user_id": [row["user_id"] for row in rows]},
                 }
-                return (
-                    client.post(f"{address}/get-online-features", json=asked)
-                    .raise_for_status()
-                    .json()
-                )
+                return client.post(f"{address}{route}", json=asked).raise_for_status().json()
 
-            return Measured(0, 0, latencies(read, sizes))
+            read(ASKED)
+            found = latencies(read, sizes)
+            return Measured(0, 0, {**found, CLIENTS: together(read, sizes)})
+
+
+def together(read: Callable[..., Any], sizes: Sizes) -> list[float]:
+    """Let many clients ask for 100 rows each at once; the milliseconds of each call."""
+    import httpx
+
+    taken: list[float] = []
+
+    def ask(number: int) -> None:
+        rows = [{"user_id": (number * 100 + row) % sizes.online_entities} for row in range(100)]
+        with httpx.Client(timeout=60) as client:
+            for _ in range(max(sizes.calls // 30, 2)):
+                start = time.perf_counter()
+                read(rows, client)
+                taken.append(1000 * (time.perf_counter() - start))
+
+    threads = [Thread(target=ask, args=(number,)) for number in range(N_CLIENTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return taken
 
 
 def answers(url: str) -> bool:

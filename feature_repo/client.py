@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -369,9 +370,10 @@ def home_of(home: Path | str | None) -> Path:
 
 
 def _root(home: Path | str | None) -> Path:
-    from transforms.home import HOME_NAME, Settings
+    from transforms.home import HOME_NAME, default_home
 
-    root = Path(home).expanduser().resolve() if home else Settings().root
+    given = home or os.environ.get("MILLRACE_HOME")
+    root = Path(given or default_home()).expanduser().resolve()
     beside_checkout = REPOSITORY.parent / HOME_NAME
     return beside_checkout if not home and not root.is_dir() and beside_checkout.is_dir() else root
 

@@ -170,6 +170,7 @@ def materialize(warehouse: Warehouse, now: datetime, report: Report) -> dict[str
         return entities
     from feature_repo.importing import feast
     from feature_repo.stores.columnar import reporting
+    from feature_repo.stores.sources import reading_of
 
     def count(view: str, written: int, _total: int) -> None:
         entities[view] += written
@@ -182,7 +183,7 @@ def materialize(warehouse: Warehouse, now: datetime, report: Report) -> dict[str
         _register(warehouse)
         store.refresh_registry()
     begun = [view for view in due if store.get_feature_view(view).most_recent_end_time]
-    with reporting(count), _quiet():
+    with reporting(count), reading_of(warehouse), _quiet():
         for view in (view for view in due if view not in begun):
             store.materialize(start_date=EPOCH, end_date=now, feature_views=[view])
         if begun:  # together: Feast reads all services after each call

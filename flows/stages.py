@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from flows.history import STAGES, note_run, note_source
 from transforms.errors import BreakingChangeError, FileRefusedError, HomeError, MillraceError
-from transforms.home import Settings, replace_file
+from transforms.home import Settings, replace_file, settings_of
 from transforms.instants import instant_of
 from transforms.sources.source import Source, load_source
 from transforms.warehouse.arrivals import is_erasing, lock_arrivals
@@ -75,7 +75,7 @@ class PipelineParameters(BaseModel):
 
     def settings(self) -> Settings:
         """Settings of the run."""
-        return Settings(home=Path(self.home)) if self.home else Settings()
+        return settings_of(Path(self.home)) if self.home else Settings()
 
 
 Instant = Annotated[
@@ -96,7 +96,7 @@ class BackfillParameters(BaseModel):
 
     def settings(self) -> Settings:
         """Settings of the run."""
-        return Settings(home=Path(self.home)) if self.home else Settings()
+        return settings_of(Path(self.home)) if self.home else Settings()
 
     def span(self) -> "Span":
         """The span."""
@@ -112,7 +112,7 @@ class RefreshParameters(BaseModel):
 
     def settings(self) -> Settings:
         """Settings of the run."""
-        return Settings(home=Path(self.home)) if self.home else Settings()
+        return settings_of(Path(self.home)) if self.home else Settings()
 
 
 class MaintainParameters(BaseModel):
@@ -148,7 +148,7 @@ class ConsistencyParameters(BaseModel):
 
     def settings(self) -> Settings:
         """Settings of the run."""
-        return Settings(home=Path(self.home)) if self.home else Settings()
+        return settings_of(Path(self.home)) if self.home else Settings()
 
 
 class Watched(NamedTuple):
@@ -293,11 +293,13 @@ def notice_checks(source: Source, warehouse: Warehouse, loads: set[str]) -> list
     return notices(warehouse, source.name, loads)
 
 
-def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
+def featurize(
+    warehouse: Warehouse, now: datetime, *, with_profiles: bool = True
+) -> dict[str, Rows]:
     """staging -> features."""
     from transforms.features.build import featurize
 
-    return featurize(warehouse, now)
+    return featurize(warehouse, now, with_profiles=with_profiles)
 
 
 def changed_code(warehouse: Warehouse) -> list[str]:
@@ -518,9 +520,11 @@ def run_refresh(parameters: RefreshParameters) -> dict[str, int]:
 
 
 def run_maintenance(
-    parameters: MaintainParameters, n_reads: int = 3
+    parameters: MaintainParameters, n_reads: int = 3, relations: Sequence[str] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """Compact and vacuum the tables of a home; return what was done, as `compacted`, `vacuumed`.
+
+    All tables are maintained, or the `relations`.
 
     How long a read of each table takes is measured `n_reads` times, before and after.
     The online store is not rewritten: compaction does not change its values.
@@ -529,19 +533,22 @@ def run_maintenance(
     from feature_repo.online import due_views, note_compacted
     from transforms.upkeep.maintain import compact, vacuum
 
-    warehouse = Warehouse(parameters.settings())
+    warehouse = _warehouse(parameters.settings())
     with lock_home(warehouse.settings.root):
+        warehouse.report = silent
         now = datetime.now(UTC)
         recover(warehouse, now)
         due = due_views(warehouse, now)
-        compacted = compact(warehouse, is_dry=parameters.dry_run, n_reads=n_reads)
+        compacted = compact(
+            warehouse, is_dry=parameters.dry_run, n_reads=n_reads, relations=relations
+        )
         if not parameters.dry_run:
             note_compacted(
                 warehouse,
                 {item.relation.removeprefix("features.") for item in compacted} - set(due),
             )
         locked = [lock.tables for lock in registered(warehouse.settings.root)]
-        vacuumed = vacuum(warehouse, locked, is_dry=parameters.dry_run)
+        vacuumed = vacuum(warehouse, locked, is_dry=parameters.dry_run, relations=relations)
     return {
         "compacted": [item._asdict() for item in compacted],
         "vacuumed": [item._asdict() for item in vacuumed],

@@ -32,8 +32,10 @@ SEALED: dict[str, str | bool | int | float | list[str]] = {
 }
 # idle engines of the same settings that a process keeps
 KEPT_ENGINES = 2
+# each statement leaves a few kilobytes in its engine that only its end gives back
+LOANS_OF_AN_ENGINE = 100
 # by process, for a forked child has none of its parent's threads, and by settings
-_idle: defaultdict[tuple[int, str], list[duckdb.DuckDBPyConnection]] = defaultdict(list)
+_idle: defaultdict[tuple[int, str], list[tuple[duckdb.DuckDBPyConnection, int]]] = defaultdict(list)
 CLASSES = frozenset(
     "BETWEEN CASE CAST COLLATE COLUMN_REF COMPARISON CONJUNCTION CONSTANT "  # noqa: SIM905
     "FUNCTION LAMBDA OPERATOR TYPE".split(),
@@ -87,15 +89,15 @@ def sealed(
     """
     config = SEALED | ({"memory_limit": memory_limit} if memory_limit else {}) | options
     idle = _idle[os.getpid(), repr(sorted(config.items()))]
-    engine = idle.pop() if idle else _start(config)
+    engine, n_loans = idle.pop() if idle else (_start(config), 0)
     is_sound = False
     try:
         with engine.cursor() as connection:
             yield connection
-        is_sound = len(idle) < KEPT_ENGINES
+        is_sound = len(idle) < KEPT_ENGINES and n_loans + 1 < LOANS_OF_AN_ENGINE
     finally:
         if is_sound:
-            idle.append(engine)
+            idle.append((engine, n_loans + 1))
         else:
             engine.close()
 
@@ -111,7 +113,8 @@ def _start(config: dict[str, str | bool | int | float | list[str]]) -> duckdb.Du
 def _close_idle() -> None:
     for (process, _), kept in _idle.items():
         while process == os.getpid() and kept:
-            kept.pop().close()
+            engine, _ = kept.pop()
+            engine.close()
 
 
 def quoted(name: str) -> str:

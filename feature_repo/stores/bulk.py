@@ -407,6 +407,10 @@ def _column(view: FeatureView, rows: pa.RecordBatch, name: str) -> pa.Array:
 
 def read_instants(column: pa.Array) -> Instants:
     """Read instants as Feast does: naive is UTC, nanoseconds are cut off."""
+    if pa.types.is_timestamp(column.type) and column.type.unit == "us":  # as our own tables have
+        return np.asarray(
+            column.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False), "datetime64[us]"
+        )
     instants = pd.to_datetime(column.to_numpy(zero_copy_only=False), utc=True)
     return np.asarray(instants.tz_localize(None), "datetime64[us]")
 

@@ -1,6 +1,7 @@
 """The clock that reads go by, in one place, and instants as bytes that sort as they do."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,11 @@ def microseconds(instant: datetime) -> int:
     >>> microseconds(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
     1000000
     """
-    return (instant - EPOCH) // timedelta(microseconds=1)
+    since = instant - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
+@lru_cache(maxsize=1 << 12)
 def mark(us: int) -> bytes:
     """Write microseconds since 1970 as bytes, of which the greater are the later.
 

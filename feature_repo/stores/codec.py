@@ -10,6 +10,9 @@ own conversion, a column at a time.
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
+from operator import add
+from struct import Struct
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -18,12 +21,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast.infra.key_encoding_utils import _serialize_val, serialize_entity_key_prefix
 from feast.protos.feast.types.Value_pb2 import (
-    BoolList,
-    BytesList,
-    DoubleList,
-    FloatList,
-    Int64List,
-    StringList,
     Value,
 )
 from feast.type_map import (
@@ -32,6 +29,9 @@ from feast.type_map import (
     python_values_to_proto_values,
 )
 from feast.value_type import ValueType
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 
 from feature_repo.stores.values import (
     HOLD_NULLS,
@@ -51,35 +51,63 @@ NULL_TIMESTAMP = int(NULL_TIMESTAMP_INT_VALUE)
 
 
 class Scalar(NamedTuple):
-    """How values of a type are written: the field of `Value`, its wire type, and its list proto."""
+    """How values of a type are written: the field of `Value`, and its wire type."""
 
     field: int
     wire: int
-    batch: Any
 
 
-_BYTES = Scalar(1, LENGTH, BytesList)
+_BYTES = Scalar(1, LENGTH)
 SCALARS: Mapping[ValueType, Scalar] = {
     ValueType.BYTES: _BYTES,
     ValueType.PDF_BYTES: _BYTES,
     ValueType.IMAGE_BYTES: _BYTES,
-    ValueType.STRING: Scalar(2, LENGTH, StringList),
-    ValueType.INT32: Scalar(3, VARINT, Int64List),
-    ValueType.INT64: Scalar(4, VARINT, Int64List),
-    ValueType.DOUBLE: Scalar(5, FIXED64, DoubleList),
-    ValueType.FLOAT: Scalar(6, FIXED32, FloatList),
-    ValueType.BOOL: Scalar(7, VARINT, BoolList),
-    ValueType.UNIX_TIMESTAMP: Scalar(8, VARINT, Int64List),
+    ValueType.STRING: Scalar(2, LENGTH),
+    ValueType.INT32: Scalar(3, VARINT),
+    ValueType.INT64: Scalar(4, VARINT),
+    ValueType.DOUBLE: Scalar(5, FIXED64),
+    ValueType.FLOAT: Scalar(6, FIXED32),
+    ValueType.BOOL: Scalar(7, VARINT),
+    ValueType.UNIX_TIMESTAMP: Scalar(8, VARINT),
+}
+_TYPES = FieldDescriptorProto
+SCALAR_TYPES: Mapping[int, int] = {
+    1: _TYPES.TYPE_BYTES,
+    2: _TYPES.TYPE_STRING,
+    3: _TYPES.TYPE_INT64,
+    4: _TYPES.TYPE_INT64,
+    5: _TYPES.TYPE_DOUBLE,
+    6: _TYPES.TYPE_FLOAT,
+    7: _TYPES.TYPE_BOOL,
+    8: _TYPES.TYPE_INT64,
 }
 EMBEDDINGS: Mapping[ValueType, tuple[int, pa.DataType]] = {
     ValueType.DOUBLE_LIST: (15, pa.float64()),
     ValueType.FLOAT_LIST: (16, pa.float32()),
 }
+PLAIN_KEYS: Mapping[ValueType, type] = {ValueType.STRING: str, ValueType.INT64: int}
+TAGGED_DOUBLE = np.dtype([("tag", "u1"), ("value", "<f8")])  # without a field between
+KEY_HEAD, INTEGER_KEY = Struct("<II"), Struct("<IIq")  # kind and length, and the number
 KEY_FORMATS: Mapping[ValueType, str] = {
     ValueType.INT32: "<i4",
     ValueType.INT64: "<i8",
     ValueType.UNIX_TIMESTAMP: "<i8",
 }
+
+
+def _lists_of_scalars() -> Any:
+    """A message that repeats the scalar fields of `Value`: of many values, one parse reads all."""
+    file = FileDescriptorProto(name="millrace/scalars.proto", package="millrace", syntax="proto3")
+    message = file.message_type.add(name="Scalars")
+    for field, kind in SCALAR_TYPES.items():
+        label = _TYPES.LABEL_REPEATED
+        message.field.add(name=f"f{field}", number=field, type=kind, label=label)
+    pool = DescriptorPool()
+    pool.Add(file)
+    return GetMessageClass(pool.FindMessageTypeByName("millrace.Scalars"))
+
+
+SCALAR_LISTS = _lists_of_scalars()
 
 
 def encode_values(column: Column, value_type: ValueType) -> pa.LargeBinaryArray:
@@ -127,6 +155,37 @@ def encode_entity_keys(
     return joined(prefix, *parts)
 
 
+def encode_plain_keys(
+    columns: Mapping[str, Sequence[Any]], join_keys: Mapping[str, ValueType]
+) -> list[bytes] | None:
+    r"""Serialize keys of texts and 64-bit integers, in Python; None for others, and for no key.
+
+    For the few rows of a request that is quicker than `encode_entity_keys`, to which it is equal.
+
+    >>> encode_plain_keys({"n": [7]}, {"n": ValueType.INT64})[0].hex()
+    '0100000002000000010000006e04000000080000000700000000000000'
+    """
+    names = tuple(sorted(join_keys))
+    prefix, keys = _key_prefix(names), [b""] * len(columns[names[0]] if names else ())
+    for name in names:
+        kind = join_keys[name]
+        if set(map(type, columns[name])) != {PLAIN_KEYS.get(kind)}:
+            return None
+        if kind == ValueType.STRING:
+            texts = [text.encode() for text in columns[name]]
+            parts = [KEY_HEAD.pack(kind.value, len(text)) + text for text in texts]
+        else:
+            size = INTEGER_KEY.size - KEY_HEAD.size
+            parts = [INTEGER_KEY.pack(kind.value, size, number) for number in columns[name]]
+        keys = list(map(add, keys, parts))
+    return [prefix + key for key in keys] if names else None
+
+
+@lru_cache
+def _key_prefix(names: tuple[str, ...]) -> bytes:
+    return bytes(serialize_entity_key_prefix(list(names)))
+
+
 def encode_instants(microseconds: npt.NDArray[np.int64]) -> pa.LargeBinaryArray:
     r"""Serialize instants (microseconds since 1970, UTC) as `Timestamp` protos.
 
@@ -143,8 +202,7 @@ def encode_instants(microseconds: npt.NDArray[np.int64]) -> pa.LargeBinaryArray:
 def decode_values(serialized: Sequence[bytes | None], value_type: ValueType) -> list[Any]:
     r"""Read values as `OnlineResponse.to_dict` does, by the bytes' type; None for null or absent.
 
-    The values of a feature are read as one list proto: field 1 of a list has the same bytes as
-    in a `Value`.
+    The values of a feature are read as one message that repeats the fields of a `Value`.
 
     >>> decode_values([b'\x20\x03', b''], ValueType.INT64)
     [3, None]
@@ -156,14 +214,21 @@ def decode_values(serialized: Sequence[bytes | None], value_type: ValueType) -> 
             feast_value_type_to_python_type(Value.FromString(value), value_type) if value else None
             for value in serialized
         ]
-    tag = _tag(1, scalar.wire)
-    values = list(scalar.batch.FromString(tag + tag.join([value[1:] for value in present])).val)
+    if value_type == ValueType.DOUBLE:
+        numbers = np.frombuffer(b"".join(present), TAGGED_DOUBLE)["value"].tolist()
+        return _spread(numbers, serialized)
+    values = list(getattr(SCALAR_LISTS.FromString(b"".join(present)), f"f{scalar.field}"))
     if value_type == ValueType.UNIX_TIMESTAMP:
         values = [
             None if value == NULL_TIMESTAMP else datetime.fromtimestamp(value, UTC)
             for value in values
         ]
-    if len(present) == len(serialized):
+    return _spread(values, serialized)
+
+
+def _spread(values: list[Any], serialized: Sequence[bytes | None]) -> list[Any]:
+    """Put None where nothing is stored, between the values that are."""
+    if len(values) == len(serialized):
         return values
     left = iter(values)
     return [next(left) if value else None for value in serialized]

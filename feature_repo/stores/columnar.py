@@ -365,7 +365,8 @@ class Materialization:
         oldest = units_since_1970(self._oldest(span.end), index.unit)
         known = span.since.identities if span.since else []
         with connect(self.config) as connection:
-            list_rows(connection, index, arrived=set(rows.identities) - set(known))
+            arrived = set(rows.identities) - set(known)
+            list_rows(connection, index, arrived, (until, end) if span.since else None)
             connection.execute(
                 f"create temp table newest as {self._sql(span)}",
                 {"start": start, "end": end, "until": until, "oldest": oldest},

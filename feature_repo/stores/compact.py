@@ -18,9 +18,10 @@ of an entity whose first row is to come has the least event timestamp, and nothi
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 from zlib import crc32
 
@@ -172,6 +173,7 @@ class _Shape(NamedTuple):
     first_end: int
     start: int
     places: list[int | None]
+    pick: Callable[[Sequence[bytes]], Sequence[bytes]] | None  # where all asked for are there
 
 
 @lru_cache
@@ -183,9 +185,10 @@ def _shape(described: bytes, names: tuple[str, ...]) -> _Shape:
     place = {digest: number for number, digest in enumerate(digests)}
     ends = struct.Struct(f"<{n_features}{ENDS_OF_WIDTH[width]}")
     first_end = NAMES + 4 * n_features
-    return _Shape(
-        ends, first_end, first_end + ends.size, [place.get(_digest(name)) for name in names]
-    )
+    places = [place.get(_digest(name)) for name in names]
+    is_whole = len(places) > 1 and None not in places
+    pick = itemgetter(*places) if is_whole else None
+    return _Shape(ends, first_end, first_end + ends.size, places, pick)
 
 
 def _row(
@@ -195,10 +198,14 @@ def _row(
     shape = _shape(_described(value), names)
     start = shape.start
     ends = (0, *shape.ends.unpack_from(value, shape.first_end))
-    row: Sequence[bytes | None] = [
-        None if place is None else value[start + ends[place] : start + ends[place + 1]]
-        for place in shape.places
-    ]
+    stored, features = value[start:], pairwise(ends)
+    if shape.pick:
+        row: Sequence[bytes | None] = shape.pick([stored[first:end] for first, end in features])
+    else:
+        row = [
+            None if place is None else stored[ends[place] : ends[place + 1]]
+            for place in shape.places
+        ]
     event, behind = value[EVENT:CREATED], start + ends[-1]
     if len(value) > behind + CHECKSUM and value[behind + 1 : behind + 1 + MARK] <= at:
         for instant, changed in coming_rows.read(value[behind:-CHECKSUM], len(ends) - 1, at):

@@ -138,8 +138,9 @@ class CompactRedis:
         client = await self._store._get_client_async(self._config.online_store)  # noqa: SLF001
         async with client.pipeline(transaction=False) as pipe:
             for asked in reads:
+                field = self._field(asked.view)
                 for key in asked.keys:
-                    pipe.hget(key + self._config.project.encode(), self._field(asked.view))
+                    pipe.hget(key + self._config.project.encode(), field)
             replies = iter(await pipe.execute())
         return [
             compact.unpack([next(replies) for _ in asked.keys], asked.names, asked.at)
@@ -150,9 +151,11 @@ class CompactRedis:
         self, asked: Sequence[tuple[FeatureView, Sequence[bytes]]]
     ) -> list[list[bytes | None]]:
         project = self._config.project.encode()
-        commands = [(key + project, [self._field(view)]) for view, keys in asked for key in keys]
-        replies = iter(self._store.read_hashes(self._config, commands))
-        return [[next(replies)[0] for _ in keys] for _, keys in asked]
+        commands = [
+            (self._field(view), [key + project for key in keys]) for view, keys in asked if keys
+        ]
+        replies = iter(self._store.read_fields(self._config, commands))
+        return [next(replies) if keys else [] for _, keys in asked]
 
     def delete(self, view: FeatureView, keys: Sequence[bytes]) -> None:
         """Delete what a view has of entities."""
@@ -171,12 +174,10 @@ class CompactRedis:
         """
         if self._client.zscore(self._events(view), ALL_LISTED) is None:
             for keys in _calls(self._hashes()):
-                values = self._store.read_hashes(
-                    self._config, [(key, [self._field(view)]) for key in keys]
-                )
+                (values,) = self._store.read_fields(self._config, [(self._field(view), keys)])
                 events = {
                     key: compact.event_us(value)
-                    for key, (value,) in zip(keys, values, strict=True)
+                    for key, value in zip(keys, values, strict=True)
                     if value is not None
                 }
                 self._list(view, events)

@@ -4,7 +4,8 @@ DuckDB sorts, and spills, keys and instants under names of ours; no other column
 user's passes through it.
 """
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from functools import partial
 
 import duckdb
 import numpy as np
@@ -15,27 +16,28 @@ from feature_repo.stores.sources import Index, Snapshot, numbered
 from feature_repo.stores.timeline import CREATED, INSTANT
 
 FOUND_ROWS = 100_000
+FEW_ROWS = 200_000
 NEWEST_FIRST = f"{INSTANT} desc nulls last, {CREATED} desc nulls last"
 
 
 def list_rows(
-    connection: duckdb.DuckDBPyConnection, index: Index, arrived: Container[str] = ()
+    connection: duckdb.DuckDBPyConnection,
+    index: Index,
+    arrived: Container[str] = (),
+    passed: tuple[int, int] | None = None,
 ) -> None:
     """Make the index a table `seen`, with each row's `place`.
 
-    `has_arrived` marks rows of the files of these identities.
+    `has_arrived` marks rows of the files of these identities. With `passed`, only entities are
+    listed that have such a row, or one from after its first instant up to its second.
     """
-
-    def numbered_rows() -> Iterator[pl.DataFrame]:
-        first = 0
-        for identity, batch in index.rows.batches(index.columns):
-            places = pl.int_range(first, first + batch.num_rows).alias("place")
-            yield index.frame(batch).with_columns(places, has_arrived=pl.lit(identity in arrived))
-            first += batch.num_rows
+    frames, keys = _frames(index, arrived), list(numbered("key", index.keys))
+    changed = _changed(index, frames(), keys, passed) if passed and keys else None
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for frame in numbered_rows():
-            yield from frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches()
+        for frame in frames():
+            kept = frame if changed is None else frame.join(changed, on=keys, how="semi")
+            yield from kept.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches()
 
     columns = (
         index.schema.to_frame()
@@ -47,6 +49,37 @@ def list_rows(
         connection.register("indexed_rows", reader)
         connection.execute("create temp table seen as from indexed_rows")
         connection.unregister("indexed_rows")
+
+
+def _frames(index: Index, arrived: Container[str]) -> Callable[[], Iterator[pl.DataFrame]]:
+    """Number the rows of an index; few are read at once, and kept for a second time."""
+    if index.rows.n_rows() > FEW_ROWS:
+        return partial(_numbered, index, arrived)
+    are_new = [identity in arrived for identity in index.rows.identities]
+    rows = index.frame(index.rows.table(index.columns)).with_columns(
+        pl.int_range(pl.len()).alias("place"),
+        has_arrived=pl.Series(np.repeat(np.array(are_new, bool), index.rows.counts)),
+    )
+    return lambda: iter([rows])
+
+
+def _numbered(index: Index, arrived: Container[str]) -> Iterator[pl.DataFrame]:
+    first = 0
+    for identity, batch in index.rows.batches(index.columns):
+        places = pl.int_range(first, first + batch.num_rows).alias("place")
+        yield index.frame(batch).with_columns(places, has_arrived=pl.lit(identity in arrived))
+        first += batch.num_rows
+
+
+def _changed(
+    index: Index, frames: Iterator[pl.DataFrame], keys: list[str], passed: tuple[int, int]
+) -> pl.DataFrame:
+    """Find the keys of entities with a row that has arrived, or of which an instant has passed."""
+    after, until = passed
+    instant = pl.col(INSTANT)
+    is_new = pl.col("has_arrived") | ((instant > after) & (instant <= until))
+    none = index.schema.to_frame().select(keys)
+    return pl.concat([none, *(frame.filter(is_new).select(keys) for frame in frames)]).unique()
 
 
 def latest(
@@ -70,16 +103,24 @@ def picked(
     Yield each batch, its places and its part of what was found, by place.
     """
     waiting, first = found.schema.empty_table(), 0
-    for _, batch in rows.batches(columns):
-        end = first + batch.num_rows
+
+    def wait_for(end: int) -> int:
+        """Read of what was found until a place; return how much of it waits."""
+        nonlocal waiting
         while not waiting.num_rows or waiting["place"][-1].as_py() < end:
             try:
-                waiting = pa.concat_tables(
-                    [waiting, pa.Table.from_batches([found.read_next_batch()])]
-                )
+                batch = found.read_next_batch()
             except StopIteration:
                 break
-        places = waiting["place"].to_numpy()
-        number = int(np.searchsorted(places, end))
-        yield waiting.slice(0, number), batch, pa.array(places[:number] - first)
-        waiting, first = waiting.slice(number), end
+            waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
+        return int(np.searchsorted(waiting["place"].to_numpy(), end))
+
+    for n_rows, batches in rows.by_file(columns):
+        if not wait_for(first + n_rows):  # nothing of this file
+            first += n_rows
+            continue
+        for batch in batches:
+            number = wait_for(first + batch.num_rows)
+            places = waiting["place"].to_numpy()[:number]
+            yield waiting.slice(0, number), batch, pa.array(places - first)
+            waiting, first = waiting.slice(number), first + batch.num_rows

@@ -726,10 +726,14 @@ def read_of(
 
     A row without an instant is one without a key.
     """
-    asked = [
-        (NO_ENTITY, 0) if instant is None else (key, microseconds(instant))
-        for key, instant in zip(rows, at, strict=True)
-    ]
+    if is_asked:
+        asked = [
+            (NO_ENTITY, 0) if instant is None else (key, microseconds(instant))
+            for key, instant in zip(rows, at, strict=True)
+        ]
+    else:  # all at one instant
+        now = microseconds(at[0]) if at and at[0] else 0
+        asked = [(key, now) for key in rows]
     pairs = {pair: place for place, pair in enumerate(dict.fromkeys(asked))}
     keys, instants = [key for key, _ in pairs], [instant for _, instant in pairs]
     return Read(table, features, keys, [pairs[pair] for pair in asked], instants, is_asked)

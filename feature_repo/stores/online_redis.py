@@ -1,18 +1,24 @@
 """Feast's Redis store with lean reads; needs the extra `feast[redis]`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Literal, TypeAlias
 
 from feast.infra.online_stores import redis
 from feast.repo_config import RepoConfig
+from redis.exceptions import NoPermissionError
 
 from feature_repo.stores.bulk import Layout
 from feature_repo.stores.compact_redis import CompactRedis
 from feature_repo.stores.online import LeanReads, Read, Stored
 
 Command: TypeAlias = tuple[bytes, list[str | bytes]]  # a hash, and the fields to get of it
+GET_FIELD = b"""
+local values = {}
+for entity, key in ipairs(KEYS) do values[entity] = redis.call('HGET', key, ARGV[1]) end
+return values
+"""
 
 
 class RedisOnlineStoreConfig(redis.RedisOnlineStoreConfig):
@@ -34,6 +40,8 @@ class RedisOnlineStore(LeanReads, redis.RedisOnlineStore):
     from a stored null.
     """
 
+    _may_run_scripts = True
+
     def compact(self, config: RepoConfig) -> Layout:
         """A field a view."""
         return CompactRedis(config, self)
@@ -46,16 +54,35 @@ class RedisOnlineStore(LeanReads, redis.RedisOnlineStore):
         self, config: RepoConfig, commands: Sequence[Command]
     ) -> list[list[bytes | None]]:
         """Read fields of hashes by one pipeline."""
-        is_plain = (
+        if self._is_plain(config):
+            # the client's own pipeline takes twice as long
+            return self._exchange(config, _packed(commands), len(commands))
+        found: list[list[bytes | None]] = self._read_hash_fields(config, commands)
+        return found
+
+    def _is_plain(self, config: RepoConfig) -> bool:
+        return bool(
             config.online_store.redis_type == redis.RedisType.redis
             and config.online_store.client == redis.RedisClient.redis
         )
-        found: list[list[bytes | None]] = (
-            self._read_packed(config, commands)
-            if is_plain
-            else self._read_hash_fields(config, commands)
-        )
-        return found
+
+    def read_fields(
+        self, config: RepoConfig, commands: Sequence[tuple[bytes, Sequence[bytes]]]
+    ) -> list[list[bytes | None]]:
+        """Read one field of many hashes, for each of some fields, by one pipeline.
+
+        A script answers for all hashes at once. A user of Redis who may run none, or a cluster, is
+        asked hash by hash.
+        """
+        if self._is_plain(config) and self._may_run_scripts:
+            try:
+                packed = [_packed_script(field, keys) for field, keys in commands]
+                return self._exchange(config, packed, len(commands))
+            except NoPermissionError:
+                self._may_run_scripts = False
+        hashes: list[Command] = [(key, [field]) for field, keys in commands for key in keys]
+        replies = iter(self.read_hashes(config, hashes))
+        return [[next(replies)[0] for _ in keys] for _, keys in commands]
 
     async def read_stored_async(
         self, config: RepoConfig, reads: Sequence[Read]
@@ -67,19 +94,16 @@ class RedisOnlineStore(LeanReads, redis.RedisOnlineStore):
                 pipe.hmget(key, fields)
             return _by_view(reads, await pipe.execute())
 
-    def _read_packed(
-        self, config: RepoConfig, commands: Sequence[Command]
+    def _exchange(
+        self, config: RepoConfig, commands: Iterable[bytes], n_replies: int
     ) -> list[list[bytes | None]]:
-        """Send all commands at once, fields packed once.
-
-        The client's own pipeline takes twice as long.
-        """
-        packed = b"".join(_packed(commands))
+        """Send all commands at once, then read the replies."""
+        packed = b"".join(commands)
         pool = self._get_client(config.online_store).connection_pool
 
         def exchange() -> list[list[bytes | None]]:
             connection.send_packed_command([packed])
-            return [connection.read_response() for _ in commands]
+            return [connection.read_response() for _ in range(n_replies)]
 
         connection = pool.get_connection()
         try:
@@ -119,6 +143,13 @@ def _packed(commands: Sequence[Command]) -> Iterator[bytes]:
         tail = b"".join(map(_bulk_string, fields))
         head = b"*%d\r\n%b" % (len(fields) + 2, _bulk_string(b"HMGET"))
         yield from (head + _bulk_string(key) + tail for key, _ in same)
+
+
+def _packed_script(field: bytes, keys: Sequence[bytes]) -> bytes:
+    """Write the call of the script that gets a field of hashes."""
+    head = b"*%d\r\n" % (len(keys) + 4)
+    begin = [b"EVAL", GET_FIELD, b"%d" % len(keys)]
+    return head + b"".join(map(_bulk_string, [*begin, *keys, field]))
 
 
 def _bulk_string(part: str | bytes) -> bytes:

@@ -21,6 +21,7 @@ from feature_repo.guard import (
     server_settings,
     too_many_rows,
 )
+from feature_repo.stores.features_route import add_features_route
 from feature_repo.stores.registry import AtomicFileRegistryStore
 from feature_repo.stores.store import Store
 from feature_repo.stores.values import RequestError
@@ -81,6 +82,7 @@ def _prepare(app: FastAPI) -> None:
         app.router.routes[:] = [
             route for route in app.router.routes if getattr(route, "path", "") in READING
         ]
+    add_features_route(app, store, settings.max_rows)
     app.middleware_stack = None  # rebuilt by the next request, with these handlers
     app.add_middleware(Bounded, settings=settings)
     is_known = known_tokens(settings, store.config.auth_config)

@@ -26,7 +26,8 @@ from feast.types import FeastType
 from feast.value_type import ValueType
 
 from feature_repo.stores import clock
-from feature_repo.stores.codec import decode_values, encode_entity_keys
+from feature_repo.stores.codec import decode_values, encode_entity_keys, encode_plain_keys
+from feature_repo.stores.expiry import max_age
 from feature_repo.stores.online import (
     EVENT_TIMESTAMP,
     NO_ENTITY,
@@ -49,6 +50,7 @@ Values: TypeAlias = (
 
 EXPRESSIONS = "expressions"  # the tag of a view on demand that carries what it is derived by
 VIEW, TREATMENT = "on_demand", "treatment"  # those of a record view that takes a text
+PLAIN = {str, int, float, bool, bytes, type(None)}  # types of values that have no zone
 PLANS = 1024  # that an open store remembers
 INSTANT = pa.timestamp("us", "UTC")
 # Arrow finds the types of maps, structs, decimals, zoned times and nested lists, whose Feast type
@@ -92,6 +94,7 @@ class ViewPlan(NamedTuple):
 
     table: FeatureView
     features: Sequence[Feature]
+    names: Sequence[str]
     kinds: Sequence[str]
     keys: Mapping[str, Sequence[str]]
     key_types: Mapping[str, ValueType]
@@ -121,8 +124,7 @@ class OpenStore:
 
     def views(self, features: Sequence[str] | str) -> set[str]:
         """Name the views that are read for some features, or for a service."""
-        plan = self._plan(features if isinstance(features, str) else tuple(features))
-        return {view.table.name for view in plan.views}
+        return {view.table.name for view in self.plan_of(features, {}).views}
 
     def read(
         self, features: Sequence[str] | str, rows: Sequence[Mapping[str, Any]]
@@ -132,13 +134,28 @@ class OpenStore:
         Raises ValueError where rows differ in their columns, lack a key or a request value that a
         view needs, or give an `event_timestamp` that can be read in more than one way, as a number.
         """
-        of_text = bool(rows) and "text" in rows[0] and "record_id" not in rows[0]
-        plan = self._plan(
-            features if isinstance(features, str) else tuple(features), of_text=of_text
-        )
-        rows = [in_utc(dict(row)) for row in rows]
-        now, is_asked = clock.now(), bool(rows) and EVENT_TIMESTAMP in rows[0]
-        asked = _columns(rows, plan, now)
+        if any(row.keys() != rows[0].keys() for row in rows[1:]):
+            message = "all rows must have the same columns"
+            raise ValueError(message)
+        if not {type(value) for row in rows for value in row.values()} <= PLAIN:
+            rows = [in_utc(dict(row)) for row in rows]
+        given = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+        return _own(rows).hstack(self.read_columns(features, given))
+
+    def plan_of(self, features: Sequence[str] | str, given: Columns) -> Plan:
+        """Resolve what is asked for of the rows of some columns, or remember it."""
+        asked = features if isinstance(features, str) else tuple(features)
+        return self._plan(asked, of_text=bool(given.get("text")) and "record_id" not in given)
+
+    def read_columns(self, features: Sequence[str] | str, given: Columns) -> pl.DataFrame:
+        """Answer the rows of some columns of one length: the features alone, as `read` names them.
+
+        Raises ValueError as `read` does.
+        """
+        n_rows = len(next(iter(given.values()), ()))
+        plan = self.plan_of(features, given)
+        now, is_asked = clock.now(), bool(n_rows) and EVENT_TIMESTAMP in given
+        asked = _columns(given, n_rows, plan, now)
         answer = (
             self._lean(plan, asked, now, is_asked=is_asked)
             if self._is_lean(plan)
@@ -157,7 +174,7 @@ class OpenStore:
                     for name in plan.columns
                 ]
             )
-        return pl.DataFrame([*_own(rows), *found])
+        return found
 
     def _is_lean(self, plan: Plan) -> bool:
         return isinstance(self._store.provider.online_store, LeanReads) and not any(
@@ -175,9 +192,7 @@ class OpenStore:
         answer = {
             column: values
             for view, read, stored in found_of
-            for column, values in _decoded(
-                view, read, [feature.within(view.table, read.at) for feature in stored]
-            )
+            for column, values in _decoded(view, read, _within(view.table, read, stored))
         }
         of_text = [view for view in plan.on_demand if VIEW in view.tags]
         if of_text:
@@ -283,6 +298,9 @@ def arrow_type(kind: FeastType) -> pa.DataType | None:
 
 def _array(values: Sequence[Any], kind: pa.DataType | None) -> Values:
     """Make a column of values: Python objects where no type of Arrow's or Polars' fits."""
+    if kind is not None and {*map(type, values)} <= PLAIN:
+        with suppress(pa.ArrowException, OverflowError):
+            return pa.array(values, kind)
     plain = _convert_uuids_for_arrow({"": values})[""]
     zones = (
         {value.tzinfo for value in plain if isinstance(value, datetime)} if kind is None else set()
@@ -341,7 +359,8 @@ def _view_plan(
         key: (table.projection.join_key_map.get(key, key), entity) for key, entity in names.items()
     }
     key_types = {column.name: column.dtype.to_value_type() for column in table.entity_columns}
-    return ViewPlan(table, asked, [feature.kind for feature in asked], keys, key_types)
+    features_of = [feature.name for feature in asked], [feature.kind for feature in asked]
+    return ViewPlan(table, asked, *features_of, keys, key_types)
 
 
 def _features(view: FeatureView | OnDemandFeatureView) -> list[Feature]:
@@ -357,20 +376,20 @@ def _features(view: FeatureView | OnDemandFeatureView) -> list[Feature]:
     ]
 
 
-def _columns(rows: Sequence[Mapping[str, Any]], plan: Plan, now: datetime) -> dict[str, list[Any]]:
-    """Turn rows into columns; add an instant and Feast's dummy key where views need them."""
-    if any(row.keys() != rows[0].keys() for row in rows):
-        message = "all rows must have the same columns"
-        raise ValueError(message)
+def _columns(given: Columns, n_rows: int, plan: Plan, now: datetime) -> dict[str, Any]:
+    """Complete the columns of a request: an instant and Feast's dummy key where views need them.
+
+    Without rows, all that is needed is there.
+    """
     needed = {names[0] for view in plan.views for names in view.keys.values()} | plan.request_data
-    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else needed)}
+    columns = dict(given) if n_rows else {name: [] for name in needed}
     if EVENT_TIMESTAMP in {*plan.request_data, *columns}:
-        asked = columns.get(EVENT_TIMESTAMP, [now] * len(rows))
+        asked = columns.get(EVENT_TIMESTAMP, [now] * n_rows)
         columns[EVENT_TIMESTAMP] = instants_of(asked, EVENT_TIMESTAMP).to_pylist()
     if missing := sorted(plan.request_data - columns.keys()):
         message = f"the rows have no {missing[0]!r}, which a view computed on demand needs"
         raise ValueError(message)
-    return {**columns, DUMMY_ENTITY_ID: [DUMMY_ENTITY_VAL] * len(rows)}
+    return {**columns, DUMMY_ENTITY_ID: [DUMMY_ENTITY_VAL] * n_rows}
 
 
 def _named(plan: Plan, asked: Columns) -> dict[str, list[str | None]]:
@@ -401,28 +420,50 @@ def _read(view: ViewPlan, asked: Columns, at: Sequence[datetime | None], *, is_a
         key_values(names[0], _key(view, names, asked), view.key_types[key])
         for key, names in view.keys.items()
     ]
-    is_known = [None not in key for key in zip(*columns, strict=True)]
-    known = [list(compress(column, is_known)) for column in columns]
-    batch = pa.RecordBatch.from_arrays([pa.array(column) for column in known], list(view.keys))
-    encoded = iter(encode_entity_keys(batch, view.key_types).to_pylist() if any(is_known) else [])
-    serialized = [next(encoded) if is_row_known else NO_ENTITY for is_row_known in is_known]
-    names = [feature.name for feature in view.features]
-    return read_of(view.table, names, serialized, at, is_asked=is_asked)
+    if any(None in column for column in columns):
+        is_known = [None not in key for key in zip(*columns, strict=True)]
+        encoded = iter(_encoded(view, [list(compress(column, is_known)) for column in columns]))
+        keys = [next(encoded) if is_row_known else NO_ENTITY for is_row_known in is_known]
+    else:
+        keys = _encoded(view, columns)
+    return read_of(view.table, view.names, keys, at, is_asked=is_asked)
+
+
+def _encoded(view: ViewPlan, columns: Sequence[Sequence[Any]]) -> list[bytes]:
+    """Encode keys that are all there."""
+    if not columns or not len(columns[0]):
+        return []
+    plain = encode_plain_keys(dict(zip(view.keys, columns, strict=True)), view.key_types)
+    if plain is not None:
+        return plain
+    batch = pa.RecordBatch.from_arrays([pa.array(column) for column in columns], list(view.keys))
+    return list(encode_entity_keys(batch, view.key_types).to_pylist())
+
+
+def _within(table: FeatureView, read: Read, stored: Sequence[Stored]) -> Sequence[Stored]:
+    if max_age(table) is None:
+        return stored
+    return [feature.within(table, read.at) for feature in stored]
 
 
 def _decoded(view: ViewPlan, read: Read, stored: Sequence[Stored]) -> Iterator[tuple[str, Values]]:
     """Decode a view's features, one kind at a time, in the order of the request's rows."""
     n_keys, n_rows = len(read.keys), len(read.order)
+    is_in_order = n_keys == n_rows  # for keys come in the order of their first rows
     for _, group in groupby(zip(view.kinds, view.features, stored, strict=True), key=itemgetter(0)):
         _, features, columns = zip(*group, strict=True)
         values = _decode(
             [value for column in columns for value in column.values], features[0].value_type
         )
-        rows = [
-            values[number * n_keys + entity]
-            for number in range(len(features))
-            for entity in read.order
-        ]
+        rows = (
+            values
+            if is_in_order
+            else [
+                values[number * n_keys + entity]
+                for number in range(len(features))
+                for entity in read.order
+            ]
+        )
         array = _array(rows, features[0].arrow_type)
         yield from (
             (feature.column, array.slice(number * n_rows, n_rows))

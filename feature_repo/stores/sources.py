@@ -8,8 +8,10 @@ import fcntl
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote
@@ -32,12 +34,15 @@ from feature_repo.stores.columns import carried, gathered
 from feature_repo.stores.empty import empty_values
 from feature_repo.stores.timeline import CREATED, INSTANT, TimeUnit, to_instant
 from transforms.paths import refuse_path
+from transforms.warehouse.tables import Warehouse
 
 # what Spark and others put beside the data; Arrow's own rule would also leave out a partition such
 # as __log_date=2026-01-01
 NO_DATA = (".", "_SUCCESS", "_metadata", "_common_metadata", "_delta_log", "_temporary")
 
+_warehouse: ContextVar[Warehouse | None] = ContextVar("warehouse", default=None)
 SAMPLE_ROWS = 10_000
+FEW_ROWS = 10_000
 # columns that Arrow adds to every file that it scans
 NAMES_OF_ARROWS = {"__fragment_index", "__batch_index", "__last_in_fragment", "__filename"}
 
@@ -68,11 +73,16 @@ class Snapshot:
 
         Types are those of `carried`; `picked` and `gathered` return the source's own.
         """
-        projection = {name: pads.field(column) for name, column in columns.items()}
-        dataset = self._dataset()
-        for identity, file in zip(self.identities, dataset.get_fragments(), strict=True):
-            for batch in file.to_batches(schema=dataset.schema, columns=projection):
+        for identity, (_, batches) in zip(self.identities, self.by_file(columns), strict=True):
+            for batch in batches:
                 yield identity, batch
+
+    def by_file(self, columns: Mapping[str, str]) -> Iterator[tuple[int, Iterator[pa.RecordBatch]]]:
+        """Yield of each file how many rows it has, and its batches, which are read if asked for."""
+        projection = {name: pads.field(column) for name, column in columns.items()}
+        dataset = self._dataset
+        for file, n_rows in zip(dataset.get_fragments(), self.counts, strict=True):
+            yield n_rows, _batches(file, dataset.schema, projection, n_rows)
 
     def carried(self, columns: Mapping[str, str]) -> pa.Schema:
         """Return the types in which columns are read."""
@@ -80,7 +90,7 @@ class Snapshot:
 
     def table(self, columns: Mapping[str, str]) -> pa.Table:
         """Read columns at once, with the types of `carried`."""
-        return self._dataset().to_table(
+        return self._dataset.to_table(
             columns={name: pads.field(column) for name, column in columns.items()}
         )
 
@@ -95,7 +105,7 @@ class Snapshot:
             "batch_readahead": 0,
             "fragment_readahead": 0,
         }  # else whole files are read ahead
-        sample = self._dataset().head(SAMPLE_ROWS, columns=projection, **few)
+        sample = self._dataset.head(SAMPLE_ROWS, columns=projection, **few)
         return float(sample.nbytes / max(1, sample.num_rows))
 
     def picked(
@@ -111,7 +121,12 @@ class Snapshot:
 
     def n_rows(self) -> int:
         """Count the rows, by what the files say of themselves."""
-        return int(self._dataset().count_rows())
+        return sum(self.counts)
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """The rows of each file, by what it says of itself."""
+        return [file.count_rows() for file in self._dataset.get_fragments()]
 
     def is_whole(self) -> bool:
         """Whether all files still exist: old versions of a Delta table are eventually removed."""
@@ -127,8 +142,9 @@ class Snapshot:
             return [file.removeprefix(self.uri) for file in self.files]
         return [f"{info.path} {info.mtime_ns} {info.size}" for info in self._infos()]
 
+    @cached_property
     def _dataset(self) -> pads.Dataset:
-        """Open the files, in their order."""
+        """Open the files, in their order; what their footers say is read once."""
         schema = pa.schema([field.with_type(carried(field.type)) for field in self.schema])
         filesystem, path = file_system(self.uri, self.storage_options)
         if self.version is None or not (self.partitions or is_remote(self.uri)):
@@ -152,6 +168,13 @@ class Snapshot:
         filesystem, _ = file_system(self.uri, self.storage_options)
         infos: list[pafs.FileInfo] = filesystem.get_file_info([_path(file) for file in self.files])
         return infos
+
+
+def _batches(
+    file: pads.Fragment, schema: pa.Schema, projection: Mapping[str, pads.Expression], n_rows: int
+) -> Iterator[pa.RecordBatch]:
+    # threads cost more than few rows
+    yield from file.to_batches(schema, projection, use_threads=n_rows > FEW_ROWS)
 
 
 @dataclass(frozen=True)
@@ -569,6 +592,8 @@ def _delta_table(
 ) -> DeltaTable:
     if not is_remote(uri):
         refuse_path(Path(uri))
+        if version is None and (lent := _lent(Path(uri))):
+            return lent
     try:
         return DeltaTable(uri, version=version, storage_options=options)
     except DeltaError as error:
@@ -577,6 +602,23 @@ def _delta_table(
             f"as_of_versions: {error}"
         )
         raise ValueError(message) from error
+
+
+@contextmanager
+def reading_of(warehouse: Warehouse) -> Iterator[None]:
+    """Read the tables of a warehouse as it has them open: nobody may write to them meanwhile."""
+    token = _warehouse.set(warehouse)
+    try:
+        yield
+    finally:
+        _warehouse.reset(token)
+
+
+def _lent(folder: Path) -> DeltaTable | None:
+    warehouse, relation = _warehouse.get(), f"{folder.parent.name}.{folder.name}"
+    if warehouse is None or warehouse.folder(relation) != folder:
+        return None
+    return warehouse.table(relation)
 
 
 def _is_delta(uri: str, options: Mapping[str, str]) -> bool:

@@ -189,6 +189,13 @@ def key_values(name: str, values: Sequence[Any], kind: ValueType) -> list[Any]:
         str if kind == ValueType.STRING else bytes
     }:
         return list(values)  # nearly always
+    if kind == ValueType.INT64 and {*map(type, values)} == {int}:
+        end = INTEGERS[kind]
+        return (
+            list(values)
+            if -end <= min(values) and max(values) < end
+            else [value if -end <= value < end else None for value in values]
+        )
     return [_key(name, value, kind) for value in values]
 
 

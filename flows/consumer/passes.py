@@ -15,6 +15,7 @@ from flows.consumer.follower import Appended
 from flows.stages import (
     MaintainParameters,
     PipelineParameters,
+    featurize,
     ingest,
     materialize,
     prepare,
@@ -40,8 +41,8 @@ SECONDS_OF_A_PAUSE = 0.05
 SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_BETWEEN_COMPARISONS = 60.0
 SECONDS_UNTIL_RETRY = (1, 2, 5, 15, 30)
-# each pass leaves a file in every table, and the more there are the longer a pass takes: 2.3 s of
-# processor time at first, 5 s after 35 passes
+# each pass leaves a file in every table, and the more there are the longer a pass takes. One or two
+# tables are maintained after each, for all at once would let everybody wait for seconds
 PASSES_UNTIL_MAINTENANCE = 20
 # of replaced data files, for who is reading them: a file a second in each table is many in a week
 DAYS_KEPT = 3 / 24
@@ -143,11 +144,17 @@ class Passes(threading.Thread):
             self._history_at = time.monotonic() + SECONDS_BETWEEN_HISTORY
         self._reached("online", self.versions["staged"])
         self.n_passes += 1
-        if self.n_passes % PASSES_UNTIL_MAINTENANCE == 0:
-            settings = self._parameters.settings()
-            keep = None if "keep_days" in settings.model_fields_set else DAYS_KEPT
+        self._maintain()
+
+    def _maintain(self) -> None:
+        """Maintain the tables whose turn it is."""
+        settings = self._parameters.settings()
+        keep = None if "keep_days" in settings.model_fields_set else DAYS_KEPT
+        relations = Warehouse(settings).relations()
+        turn = relations[self.n_passes % PASSES_UNTIL_MAINTENANCE :: PASSES_UNTIL_MAINTENANCE]
+        if turn:
             parameters = MaintainParameters(home=self._parameters.home, keep_days=keep)
-            run_maintenance(parameters, n_reads=0)
+            run_maintenance(parameters, n_reads=0, relations=turn)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a stage, as `run_stages` asks for it."""
@@ -156,6 +163,9 @@ class Passes(threading.Thread):
         if function is materialize:
             # not as of the pass's begin: what was known a moment later is staged too
             return function(arguments[0], datetime.now(UTC))
+        if function is featurize:
+            # maintenance profiles: what several passes published costs what one pass's does
+            return function(*arguments, with_profiles=False)
         if function is not prepare:
             return function(*arguments)
         source, warehouse, *accepted = arguments

@@ -198,6 +198,9 @@ def test_more_rows_than_allowed_are_refused_with_the_number(server: Server) -> N
     refused = server.ask(TOKEN, entities=rows(MAX_ROWS + 1))
     assert refused.status_code == 422
     assert "6 rows; a request has at most 5 (MILLRACE_SERVER_MAX_ROWS)" in refused.text
+    body = {"features": [COUNT], "entities": rows(MAX_ROWS + 1)}
+    own = server.client.post("/features", json=body, headers=bearer(TOKEN))
+    assert (own.status_code, "MAX_ROWS" in own.text) == (422, True)
     search = {"features": ["record_vector:hash_vec_256"], "query": [1.0], "top_k": MAX_ROWS + 1}
     for version in (1, 2):
         body = search | {"api_version": version}
@@ -263,7 +266,7 @@ WRITES: dict[str, tuple[str, Any]] = {
     "GET /chat": ("/chat", None),
     "POST /chat": ("/chat", {"messages": []}),
 }
-READS = {f"POST {path}" for path in ("/get-online-features", "/search")}
+READS = {f"POST {path}" for path in ("/get-online-features", "/search", "/features")}
 READS |= {"POST /retrieve-online-documents", "POST /v1/vector_stores/{vector_store_id}/search"}
 
 
@@ -305,7 +308,7 @@ def test_feast_has_no_route_that_is_neither_known_to_read_nor_tried(ann: Warehou
         for route in routes
         if "POST" in (route.methods or set()) and route.path in READING
     }
-    assert reading == READS
+    assert reading | {"POST /features"} == READS
 
 
 # --- the registry ---
@@ -439,6 +442,12 @@ def test_tokens_of_the_issuer_for_this_server_are_taken_and_no_others(
         good = issuer.token()
         for _ in range(2):  # the second is known
             assert server.ask(good).json()["results"][-1]["values"] == [2, 0]
+        own = [
+            server.client.post("/features", json=ASKED, headers=bearer(token))
+            for token in (good, others["wrong audience"])
+        ]
+        assert own[0].json() == {"author_activity__n_records_lifetime": [2, 0]}
+        assert own[1].status_code == 401
         short = issuer.token(exp=time.time() - 8)  # within the leeway
         assert [server.ask(short).status_code, time.sleep(3), server.ask(short).status_code] == [
             200,

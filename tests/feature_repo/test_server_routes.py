@@ -14,7 +14,7 @@ import websockets
 from feast.feature_server import get_app
 from starlette.routing import Route
 
-from feature_repo import store
+from feature_repo import online_features, store
 from tests.feature_repo.test_feast_cli import free_port, serving
 from transforms.features.views.record_quality import RecordQuality
 from transforms.warehouse.tables import Warehouse
@@ -90,6 +90,11 @@ REQUESTS: dict[str, tuple[str, dict[str, Any] | None, int]] = {
         {"features": [COUNT], "entities": {"author_id": ["ann"]}},
         200,
     ),
+    "POST /features": (
+        "/features",
+        {"features": [COUNT], "entities": {"author_id": ["ann"]}},
+        200,
+    ),
     "POST /search": ("/search", VECTORS, 200),
     "POST /retrieve-online-documents": ("/retrieve-online-documents", VECTORS, 200),
     "GET /v1/vector_stores": ("/v1/vector_stores", None, 200),
@@ -135,7 +140,7 @@ def test_every_route_that_feast_has_is_asked(ann: Warehouse) -> None:
         if isinstance(route, Route)
         for method in (route.methods or set()) - {"HEAD"}
     }
-    assert known | {"GET /static", "GET /metrics"} == REQUESTS.keys()
+    assert known | {"GET /static", "GET /metrics", "POST /features"} == REQUESTS.keys()
     assert {route.path for route in routes if not isinstance(route, Route)} == {
         "/static",
         "/ws/chat",
@@ -149,6 +154,65 @@ def test_the_socket_of_the_started_server_answers(server: Server) -> None:
             return str(await asyncio.wait_for(socket.recv(), 60))
 
     assert asyncio.run(ask()).strip() == "You"
+
+
+# --- our own route ---
+
+MEAN = "author_activity:mean_characters_lifetime"
+ROWS = {
+    "author_id": ["ann", None, "nobody", "ann"],
+    "event_timestamp": ["2026-02-11T15:00:00+05:00", "2026-02-11", "2026-02-11", "2026-02-12"],
+}
+
+
+def test_our_own_route_answers_as_the_function_and_as_feasts(server: Server) -> None:
+    server.post("/materialize", SPAN).raise_for_status()
+    features = [COUNT, MEAN, TENURE]
+    body = {"features": features, "entities": ROWS}
+    answer = server.post("/features", body)
+    assert answer.status_code == 200, answer.text
+    rows = [dict(zip(ROWS, row, strict=True)) for row in zip(*ROWS.values(), strict=True)]
+    found = online_features(features, rows, server.home).drop(*ROWS)
+    assert answer.json() == found.to_dict(as_series=False)
+    assert answer.json()["author_activity__n_records_lifetime"] == [2, None, 0, 2]
+    feasts = server.post("/get-online-features", body | {"full_feature_names": True}).json()
+    names = feasts["metadata"]["feature_names"]
+    values = [result["values"] for result in feasts["results"]]
+    assert answer.json().items() <= dict(zip(names, values, strict=True)).items()
+
+
+def test_our_own_route_computes_a_text_and_reads_a_service(server: Server) -> None:
+    entities = {"text": ["a note of one", None], "author_id": ["ann", "nobody"]}
+    body = {"feature_service": "activity_v1", "entities": entities | {"subject_id": [None, None]}}
+    read = server.post("/features", body).json()
+    assert read["author_activity__n_records_lifetime"] == [2, 0]
+    text = server.post("/features", {"features": ["record_quality:n_words"], "entities": entities})
+    assert text.json() == {"record_quality__n_words": [4, None]}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ([], 'write {"features"'),
+        ({"features": [COUNT]}, 'write {"features"'),
+        ({"features": [1], "entities": {}}, 'write {"features"'),
+        ({"features": [COUNT], "entities": {"author_id": "ann"}}, "lists of one length"),
+        ({"features": [COUNT], "entities": {"author_id": [1], "a": []}}, "lists of one length"),
+        ({"features": [COUNT], "entities": {"writer": ["ann"]}}, "the rows have no 'author_id'"),
+        ({"features": ["nobody:n"], "entities": {"author_id": ["ann"]}}, "nobody"),
+        ({"features": [COUNT], "entities": {"author_id": [["ann"]]}}, "'author_id' is STRING"),
+        (
+            {"features": [COUNT], "entities": {"author_id": ["a"], "event_timestamp": [7]}},
+            "'event_timestamp'",
+        ),
+    ],
+)
+def test_a_mistake_to_our_own_route_is_answered_with_its_reason(
+    server: Server, body: Any, reason: str
+) -> None:
+    answer = server.post("/features", body)
+    assert answer.status_code in {404, 422}
+    assert reason in json.loads(answer.json())["message"]
 
 
 # --- instants over HTTP ---

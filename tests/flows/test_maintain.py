@@ -24,12 +24,12 @@ from flows.stages import (
 )
 from tests.flows.conftest import Notes, contents, note
 from transforms.home import Settings
-from transforms.schemas.raw import RawRecord
+from transforms.schemas.staging import StagedRecord
 from transforms.sources.source import load_source
 from transforms.staging.prepare import n_unstaged
 from transforms.staging.quarantine import replay
+from transforms.upkeep import maintain as maintain_module
 from transforms.upkeep.log import trim_log
-from transforms.upkeep.maintain import _chosen
 from transforms.upkeep.sizes import in_words
 from transforms.warehouse.tables import Warehouse, files_of_version
 
@@ -75,8 +75,9 @@ def source(grown_once: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three files are several, and every replaced row is one too many."""
+    """Three files are several, none is too large, and every replaced row is one too many."""
     monkeypatch.setattr("transforms.upkeep.maintain.FEW_FILES", 2)
+    monkeypatch.setattr("transforms.upkeep.maintain.LARGER", 1_000)
     monkeypatch.setattr("transforms.upkeep.maintain.REPLACED_SHARE", 0.000001)
 
 
@@ -121,6 +122,25 @@ def test_rows_stay_and_no_run_has_anything_to_do(grown: Warehouse, source: Path)
     assert all(after[relation].equals(frame) for relation, frame in before.items())
     assert pending_work(load_source(source), grown).nothing
     assert maintain(grown)["compacted"] == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "merged"),
+    [
+        ([24_000, 10, 10, 10], [10, 10, 10]),  # the large one stays until there is more to merge
+        ([24_000, 300, 5_000, 300, 900], [300, 300, 900, 5_000, 24_000]),
+        ([900_000, 500, 90_000, 10, 10, 10], [10, 10, 10]),
+        ([10, 10], []),
+    ],
+)
+def test_files_are_merged_with_those_that_are_not_larger_by_far(
+    grown: Warehouse, monkeypatch: pytest.MonkeyPatch, sizes: list[int], merged: list[int]
+) -> None:
+    monkeypatch.setattr("transforms.upkeep.maintain.LARGER", 4)
+    files = {f"file {number}": n_rows for number, n_rows in enumerate(sizes)}
+    monkeypatch.setattr("transforms.upkeep.maintain.n_rows_of", files.__getitem__)
+    chosen = maintain_module._chosen(StagedRecord, grown, list(files))
+    assert [files[file] for file in chosen] == merged
 
 
 def test_run_after_a_killed_compaction_takes_up_nothing_twice(
@@ -268,18 +288,6 @@ def test_setting_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_KEEP_DAYS", "3")
     assert MaintainParameters().settings().keep_days == Settings().keep_days == 3
     assert MaintainParameters(keep_days=1).settings().keep_days == 1
-
-
-def test_file_that_is_much_larger_waits_for_more_small_ones(
-    grown: Warehouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("transforms.upkeep.maintain.FEW_ROWS", 5)
-    sizes = {"large": 100, **{f"small{number}": 4 for number in range(6)}}
-    monkeypatch.setattr("transforms.upkeep.maintain.n_rows_of", sizes.__getitem__)
-    assert sorted(_chosen(RawRecord, grown, list(sizes))) == sorted(set(sizes) - {"large"})
-    sizes["middle"] = 24
-    assert sorted(_chosen(RawRecord, grown, list(sizes))) == sorted(sizes)
-    assert _chosen(RawRecord, grown, ["large", "small1", "small2"]) == []
 
 
 def test_tables_whose_logs_are_trimmed_go_on_as_others_do(

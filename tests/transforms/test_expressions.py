@@ -288,6 +288,22 @@ def test_a_sealed_engine_that_failed_is_not_lent_again() -> None:
     assert not engines[kept]
 
 
+def test_a_sealed_engine_ends_after_some_loans(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expressions, "LOANS_OF_AN_ENGINE", 3)
+    monkeypatch.setattr(expressions, "_idle", type(expressions._idle)(list))
+    starts: list[object] = []
+
+    def start(config: object) -> duckdb.DuckDBPyConnection:
+        starts.append(config)
+        return duckdb.connect()
+
+    monkeypatch.setattr(expressions, "_start", start)
+    for _ in range(9):
+        with sealed() as connection:
+            assert connection.execute("select 42").fetchall() == [(42,)]
+    assert len(starts) == 3
+
+
 def test_every_function_of_this_duckdb_is_allowed_or_refused_with_a_reason() -> None:
     with sealed() as connection:
         kinds = dict(

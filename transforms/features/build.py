@@ -7,6 +7,7 @@ another, on all of them.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from itertools import groupby
@@ -35,6 +36,8 @@ from transforms.warehouse.publishing import (
 )
 from transforms.warehouse.snapshot import connect, create_arrivals, create_view
 from transforms.warehouse.tables import Rows, Warehouse
+
+FEW_ROWS = 10_000
 
 
 def stale_views(warehouse: Warehouse, wanted: Sequence[View] | None = None) -> list[View]:
@@ -205,18 +208,27 @@ def _consumed(view: View, warehouse: Warehouse) -> int:
     )
 
 
-def featurize(warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
-    """Update the chosen views to the newest staged records; count what became of their rows."""
-    rows = update(chosen_views(warehouse.settings.root), warehouse, now)
+def featurize(
+    warehouse: Warehouse, now: datetime, *, with_profiles: bool = True
+) -> dict[str, Rows]:
+    """Update the chosen views to the newest staged records; count what became of their rows.
+
+    Without their profiles, a later run makes those of all that was published since.
+    """
+    wanted = chosen_views(warehouse.settings.root)
+    rows = update(wanted, warehouse, now, with_profiles=with_profiles)
     # last: until a view that is taken back is up to date, nobody may read it beside the others
     keep_choice(warehouse.settings.root)
     return rows
 
 
-def update(wanted: Sequence[View], warehouse: Warehouse, now: datetime) -> dict[str, Rows]:
+def update(
+    wanted: Sequence[View], warehouse: Warehouse, now: datetime, *, with_profiles: bool = True
+) -> dict[str, Rows]:
     """Update views, listed after those that they read, with their profiles."""
     rows = compute_views(wanted, warehouse, now)
-    profile_views(warehouse, [view.contract for view in wanted])
+    if with_profiles:
+        profile_views(warehouse, [view.contract for view in wanted])
     # rows that a stopped backfill left behind are recomputed; the next backfill finds other gaps
     write_unfinished(warehouse, None)
     return rows
@@ -232,15 +244,36 @@ def compute_views(wanted: Sequence[View], warehouse: Warehouse, now: datetime) -
         warehouse.create(view.contract)
     stale = stale_views(warehouse, wanted)
     rows = {view.name: Rows(untouched=warehouse.n_rows(view.relation)) for view in wanted}
-    for beside in _passes([view for view in stale if view.is_of_records], warehouse):
-        rows |= _publish(warehouse, now, beside)
-    of_entities = sorted(
-        (view for view in stale if not view.is_of_records),
-        key=lambda view: _consumed(view, warehouse),
-    )
-    for _, group in groupby(of_entities, key=lambda view: _consumed(view, warehouse)):
-        rows |= _publish(warehouse, now, list(group))
+    aside = _aside(stale, warehouse)
+    with ThreadPoolExecutor(1) as second:
+        waiting = [second.submit(_publish, warehouse, now, [view]) for view in aside]
+        stale = [view for view in stale if view not in aside]
+        for beside in _passes([view for view in stale if view.is_of_records], warehouse):
+            rows |= _publish(warehouse, now, beside)
+        of_entities = sorted(
+            (view for view in stale if not view.is_of_records),
+            key=lambda view: _consumed(view, warehouse),
+        )
+        for _, group in groupby(of_entities, key=lambda view: _consumed(view, warehouse)):
+            rows |= _publish(warehouse, now, list(group))
+        for published in waiting:
+            rows |= published.result()
     return rows
+
+
+def _aside(due: Sequence[View], warehouse: Warehouse) -> list[View]:
+    """Choose the views to compute in a second thread, beside the others.
+
+    They read no view and no view reads them. Many arrivals get all memory for one view at a time.
+    """
+    read, staged = {name for view in due for name in view.reads}, StagedRecord.relation()
+    return [
+        view
+        for view in due
+        if view.is_of_records
+        and not (view.is_computed_beside or view.reads or view.name in read)
+        and warehouse.n_rows(staged, since=_consumed(view, warehouse)) <= FEW_ROWS
+    ]
 
 
 def _passes(due: Sequence[View], warehouse: Warehouse) -> Iterator[list[View]]:

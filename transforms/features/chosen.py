@@ -10,7 +10,7 @@ from pathlib import Path
 from transforms.errors import HomeError
 from transforms.features.registry import registry, view_name
 from transforms.features.view import View
-from transforms.home import Settings, replace_file
+from transforms.home import replace_file, settings_of
 from transforms.warehouse.checkpoint import FEATURIZE
 from transforms.warehouse.tables import Warehouse
 
@@ -77,7 +77,7 @@ def refuse_off(home: Path, view: str) -> None:
 
 def is_kept(home: Path) -> bool:
     """Whether the home's choice is already what is asked for."""
-    asked = Settings().views
+    asked = settings_of().views
     return asked is None or _checked(asked) == _kept(home)
 
 
@@ -91,7 +91,7 @@ def keep_choice(home: Path) -> None:
 
 
 def _asked(home: Path) -> set[str]:
-    asked = Settings().views
+    asked = settings_of().views
     return _declared(home) if asked is None else _checked(asked)
 
 

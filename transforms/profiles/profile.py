@@ -153,14 +153,14 @@ def merge(counts: Iterable[pl.DataFrame]) -> pl.DataFrame:
     return parts.group_by(pl.exclude("n")).agg(pl.col("n").sum())
 
 
-def as_profiles(counts: pl.DataFrame, relation: str) -> pl.DataFrame:
-    """Turn counts, which have the columns of `LOAD`, into rows of `ColumnProfile`."""
+def as_profiles(counts: pl.DataFrame) -> pl.DataFrame:
+    """Turn counts, which have a `relation` and the columns of `LOAD`, into `ColumnProfile`."""
     is_bucket = pl.col("key") != ALL_ROWS  # null where there is no value, which is no bucket either
     n_all = pl.col("n").filter(pl.col("key") == ALL_ROWS).sum()
     profiles = (
         counts.filter(pl.col("n") > 0)
         .sort("key")
-        .group_by(*LOAD, "column", "kind")
+        .group_by("relation", *LOAD, "column", "kind")
         .agg(
             n_rows=pl.when(pl.col("kind").first() == "vocabulary")
             .then(n_all)
@@ -169,7 +169,6 @@ def as_profiles(counts: pl.DataFrame, relation: str) -> pl.DataFrame:
             bucket_keys=pl.col("key").filter(is_bucket),
             bucket_counts=pl.col("n").filter(is_bucket),
         )
-        .with_columns(relation=pl.lit(relation))
     )
     is_kept = (pl.col("kind") != "vocabulary") | (pl.col("n_rows") >= MIN_VOCABULARY_ROWS)
     return (
@@ -221,7 +220,8 @@ def profile_loads(connection: duckdb.DuckDBPyConnection, buffer: Path) -> pl.Dat
     for part in _count_accepted(connection, buffer):
         counts = merge([counts, part])
     counts = merge([counts, connection.sql(model("profiles/repeated_texts")).pl()])
-    return as_profiles(_name_few_labels(counts).join(loads, on="load_id"), StagedRecord.relation())
+    loaded = _name_few_labels(counts).join(loads, on="load_id")
+    return as_profiles(loaded.with_columns(relation=pl.lit(StagedRecord.relation())))
 
 
 def profile_views(warehouse: Warehouse, contracts: Iterable[type[Contract]]) -> None:
@@ -245,23 +245,18 @@ def profile_views(warehouse: Warehouse, contracts: Iterable[type[Contract]]) -> 
     for contract in stale:
         relation = contract.relation()
         known = profiled.filter(relation=relation)["loaded_timestamp"]
-        files = warehouse.files(relation, since[contract])
-        found.append(_profile_publications(contract, files, known))
+        if files := warehouse.files(relation, since[contract]):
+            found.append(_count_publications(contract, files, known))
         transactions |= profiling(relation).at(versions[relation])
-    publish_once(
-        warehouse,
-        ColumnProfile,
-        pl.concat(found).to_arrow().cast(ColumnProfile.arrow_schema()).to_batches(),
-        transactions,
-    )
+    schema = ColumnProfile.arrow_schema()
+    rows = as_profiles(pl.concat(found)).to_arrow().cast(schema) if found else schema.empty_table()
+    publish_once(warehouse, ColumnProfile, rows.to_batches(), transactions)
 
 
-def _profile_publications(
+def _count_publications(
     contract: type[Contract], files: list[str], known: pl.Series
 ) -> pl.DataFrame:
-    """Profile the publications in a view's data files that have no profile yet."""
-    if not files:
-        return pl.DataFrame(ColumnProfile.arrow_schema().empty_table())
+    """Count the publications in a view's data files that have no profile yet."""
     created = pl.col("created_timestamp")
     rows = (
         scan_parquet(files)
@@ -271,7 +266,8 @@ def _profile_publications(
     n_rows = sum(map(n_rows_of, files))
     counts = count(rows, ["loaded_timestamp"], _columns_of(contract), n_rows=n_rows)
     load_id = pl.col("loaded_timestamp").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
-    return as_profiles(counts.with_columns(source=pl.lit(""), load_id=load_id), contract.relation())
+    relation = pl.lit(contract.relation())
+    return counts.with_columns(source=pl.lit(""), load_id=load_id, relation=relation)
 
 
 @cache

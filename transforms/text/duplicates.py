@@ -23,7 +23,7 @@ _VALUES = BANDS * ROWS
 _EMPTY = np.uint32(0xFFFFFFFF)
 _PADDING = "\0" * (SHINGLE - 1)
 # texts per block, so that their shingles fit a processor's cache
-_BLOCK = 500
+_BLOCK = 300
 # the values that an empty one asks, step by step: an order for each value, and it never changes
 _SEEKS = (
     np.random.Generator(np.random.PCG64(2014))
@@ -139,12 +139,14 @@ def _likeness(left: pl.Series | None, right: pl.Series | None) -> float:
 
 def _sign_block(words: pl.Series) -> np.ndarray:
     hashes, owners = _hash_shingles(words)
-    # the upper 7 bits choose the value that a shingle is for; of the other bits the least wins
-    places = (hashes >> np.uint64(57)).view(np.int64)
+    # the upper 7 bits choose the value that a shingle is for; of bits 24 to 55 the least wins
+    bits = np.ndarray(len(hashes), "<u4", hashes, offset=3, strides=(8,)).copy()
+    hashes >>= np.uint64(57)
+    places = hashes.view(np.int64)
     places *= len(words) + 1
     places += owners
     least = np.full((_VALUES, len(words) + 1), _EMPTY, np.uint32)
-    np.minimum.at(least.reshape(-1), places, (hashes >> np.uint64(24)).astype(np.uint32))
+    np.minimum.at(least.reshape(-1), places, bits)
     return np.ascontiguousarray(_densify(least[:, :-1]).T).view(np.int64)
 
 

@@ -17,7 +17,8 @@ from transforms.text.workers import begin_in_pool
 # pycld2 refuses noncharacters and control characters other than tab, LF, FF and CR
 REFUSED = r"[\x00-\x08\x0B\x0E-\x1F\x7F-\x9F\p{Noncharacter_Code_Point}]"
 # addresses have no language, and pycld2 takes them for English or for none
-ADDRESS = r"https?://[^\s<>\"]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+\.[A-Za-z0-9.-]+"
+ADDRESS = rf"https?://[^\s<>\"{REFUSED}]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+\.[A-Za-z0-9.-]+"
+NO_LANGUAGE = f"{REFUSED}|{ADDRESS}"
 # the beginning of a longer text is enough, and bounds the cost of a record
 N_CHARACTERS_READ = 10_000
 # for fewer texts, starting workers and reading the model in each costs more than it saves
@@ -140,7 +141,7 @@ def begin_identifying(text: pl.Series, n_workers: int | None = None) -> Callable
     there = text.drop_nulls() if text.null_count() else text
     unique = (there.unique(maintain_order=True) if len(there) > 1 else there).rename("text")
     read = unique.str.slice(0, N_CHARACTERS_READ)
-    cleaned = read.str.replace_all(REFUSED, " ").str.replace_all(ADDRESS, " ").to_list()
+    cleaned = read.str.replace_all(NO_LANGUAGE, " ").to_list()
     n_workers = n_workers or (pl.thread_pool_size() if len(read) >= LEAST_FOR_WORKERS else 1)
     answers = partial(identify, cleaned) if n_workers == 1 else begin_in_pool(cleaned, n_workers)
 
@@ -185,7 +186,9 @@ def _scripts_at_once(text: pl.Series) -> pl.DataFrame:
     total, main = n_letters.sum(axis=1), n_letters.argmax(axis=1)
     return pl.DataFrame(
         {
-            "script": np.where(total > 0, np.array(SCRIPTS)[main], NO_SCRIPT),
+            "script": pl.Series([*SCRIPTS, NO_SCRIPT]).gather(
+                np.where(total > 0, main, len(SCRIPTS))
+            ),
             "script_ratio": n_letters.max(axis=1) / np.maximum(total, 1),
             "n_scripts": (n_letters > 0).sum(axis=1),
         },

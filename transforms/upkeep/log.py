@@ -12,18 +12,21 @@ from deltalake import DeltaTable
 
 # of about 4 microseconds each, whenever a table is committed to or opened
 KEPT_ENTRIES = 1_000  # twice `tables.REOPENED_AFTER`
+# checkpoints by which recent versions are opened quickly; each lists all files replaced in a week
+KEPT_BY_CHECKPOINT = 100
 DIGITS = 20
 
 
 def trim_log(folder: Path, needed: Iterable[int], since: int | None = None) -> int:
     """Delete old entries of a table's log, once twice as many are there as stay; return how many.
 
-    `needed` versions can be opened afterwards, and all from `since` on. Nobody else may commit.
+    Old checkpoints are deleted every time. `needed` versions can be opened afterwards, and all from
+    `since` on. Nobody else may commit.
     """
     log = folder / "_delta_log"
-    entries = [path for path in log.iterdir() if path.suffix == ".json" and _is_numbered(path)]
+    entries = {int(path.stem) for path in log.glob("*.json") if _is_numbered(path)}
     if len(entries) <= 2 * KEPT_ENTRIES:
-        return 0
+        return _drop_checkpoints(log, entries)
     table = DeltaTable(str(folder))
     newest = table.version()
     first = min(newest - KEPT_ENTRIES, newest if since is None else since)
@@ -38,6 +41,19 @@ def trim_log(folder: Path, needed: Iterable[int], since: int | None = None) -> i
         if _is_numbered(path) and _leaves(path, staying, first, newest)
     ]
     for path in sorted(leaving):
+        path.unlink()
+    return len(leaving)
+
+
+def _drop_checkpoints(log: Path, entries: set[int]) -> int:
+    """Delete the checkpoints of older versions that can be opened by the entries before them."""
+    oldest = max(entries) - KEPT_BY_CHECKPOINT
+    leaving = [
+        path
+        for path in log.glob("*.checkpoint*.parquet")
+        if (version := int(path.name[:DIGITS])) < oldest and {version - 1, version} <= entries
+    ]
+    for path in leaving:
         path.unlink()
     return len(leaving)
 

@@ -6,7 +6,7 @@ and a consumer that was up to date gets a commit that records it still is.
 
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from transforms.features.build import consistent_versions
 from transforms.features.engine.duplicate_index import INDEX
 from transforms.features.registry import views
 from transforms.paths import file_bytes
+from transforms.profiles.profile import profile_views
 from transforms.schemas.base import Contract
 from transforms.schemas.fields import SourceField
 from transforms.schemas.profiles import ColumnProfile, DriftStatistic, LoadCheck
@@ -58,8 +59,7 @@ KEPT: tuple[type[Contract], ...] = (
 )
 RAW = RawRecord.relation()
 FEW_FILES = 4
-FEW_ROWS = 50_000  # rewritten in a tenth of a second
-MUCH_LARGER = 4
+LARGER = 4
 REPLACED_SHARE = 0.1
 ROWS_OF_A_BUCKET = 500_000
 
@@ -83,10 +83,17 @@ class Vacuumed(NamedTuple):
     n_bytes: int
 
 
-def compact(warehouse: Warehouse, *, is_dry: bool, n_reads: int = 0) -> list[Compacted]:
+def compact(
+    warehouse: Warehouse,
+    *,
+    is_dry: bool,
+    n_reads: int = 0,
+    relations: Collection[str] | None = None,
+) -> list[Compacted]:
     """Merge small files where there are several, and drop replaced rows where there are many.
 
-    How long a read takes is measured `n_reads` times, before and after; 0 is not at all.
+    How long a read takes is measured `n_reads` times, before and after; 0 is not at all. Rows of
+    views are profiled before they may be dropped. All tables are looked at, or the `relations`.
     """
     staging = StagedRecord.relation()
     versions = warehouse.versions()
@@ -103,6 +110,8 @@ def compact(warehouse: Warehouse, *, is_dry: bool, n_reads: int = 0) -> list[Com
     ]
     done = []
     for contract in (*KEPT, *of_features):
+        if relations is not None and contract.relation() not in relations:
+            continue
         files = warehouse.files(contract.relation())
         chosen = _chosen(contract, warehouse, files)
         if chosen and is_dry:
@@ -112,6 +121,8 @@ def compact(warehouse: Warehouse, *, is_dry: bool, n_reads: int = 0) -> list[Com
                 )
             )
         elif chosen:
+            if contract in of_features:
+                profile_views(warehouse, [contract])
             done.append(_compact(contract, warehouse, chosen, n_reads))
         is_merged = bool(chosen) and not is_dry
         if contract is RawRecord and is_merged and warehouse.version(RAW) == versions[RAW] + 1:
@@ -133,9 +144,15 @@ def compact(warehouse: Warehouse, *, is_dry: bool, n_reads: int = 0) -> list[Com
 
 
 def vacuum(
-    warehouse: Warehouse, locked: Iterable[Mapping[str, int]], *, is_dry: bool
+    warehouse: Warehouse,
+    locked: Iterable[Mapping[str, int]],
+    *,
+    is_dry: bool,
+    relations: Collection[str] | None = None,
 ) -> list[Vacuumed]:
     """Delete the data files and log entries that nothing needs any more; checkpoint the tables.
+
+    All tables are looked at, or the `relations`.
 
     A version is needed if a lock names it (`locked` has its views and versions), if a consumer has
     yet to read from it, or if it was replaced less than `keep_days` ago. Files that no commit names
@@ -157,9 +174,10 @@ def vacuum(
             kept.get(f"features.{view}", set()).add(version)
     since = {f"features.{view}": version for view, version in consistent.items()}
     # read by what is in them since, not their files
-    positions = {relation: _positions(warehouse, relation) for relation in versions}
+    asked = [relation for relation in versions if relations is None or relation in relations]
+    positions = {relation: _positions(warehouse, relation) for relation in asked}
     done = []
-    for relation in versions:
+    for relation in asked:
         with lock_arrivals(warehouse.settings.root) if relation == RAW else nullcontext():
             done.append(_vacuum(warehouse, relation, kept[relation], is_dry=is_dry))
             if not is_dry:
@@ -205,7 +223,7 @@ def _vacuum(warehouse: Warehouse, relation: str, kept: set[int], *, is_dry: bool
 def _sources(warehouse: Warehouse) -> list[str]:
     if AccountedFile.relation() not in warehouse.versions():
         return []
-    with connect(warehouse) as connection:
+    with connect(warehouse, of=(AccountedFile.relation(),)) as connection:
         sources = f"select distinct source from {AccountedFile.relation()} order by all"
         return [name for (name,) in connection.sql(sources).fetchall()]
 
@@ -221,21 +239,17 @@ def _advance(
 def _chosen(contract: type[Contract], warehouse: Warehouse, files: list[str]) -> list[str]:
     """Choose the files to rewrite.
 
-    All files of a view with many replaced rows; otherwise the small files, if there are several. A
-    file that is much larger than all smaller ones together waits for more of them: where a consumer
-    has its tables compacted again and again, each row is rewritten a few times, not every time.
+    All files of a view with many replaced rows; otherwise the small files, if there are several.
+    A file that is larger by far than all that are smaller stays, so that a row is moved a few times
+    only, whatever it is merged with.
     """
     if is_dated(contract) and files and _replaced_share(contract, warehouse) >= REPLACED_SHARE:
         return files
     small = sorted((file for file in files if n_rows_of(file) < ROWS_OF_A_FILE // 4), key=n_rows_of)
-    chosen: list[str] = []
-    n_rows = 0
-    for file in small:
-        if n_rows_of(file) > max(FEW_ROWS, MUCH_LARGER * n_rows):
-            break
-        chosen.append(file)
-        n_rows += n_rows_of(file)
-    return chosen if len(chosen) > FEW_FILES else []
+    n_rows = sum(map(n_rows_of, small))
+    while small and n_rows_of(small[-1]) > LARGER * (n_rows - n_rows_of(small[-1])):
+        n_rows -= n_rows_of(small.pop())
+    return small if len(small) > FEW_FILES else []
 
 
 def is_dated(contract: type[Contract]) -> bool:
@@ -250,7 +264,7 @@ def is_dated(contract: type[Contract]) -> bool:
 def _replaced_share(contract: type[Contract], warehouse: Warehouse) -> float:
     """Return the share of a view's rows that newer ones have replaced."""
     *key, _ = contract.key()
-    with connect(warehouse) as connection:
+    with connect(warehouse, of=(contract.relation(),)) as connection:
         share = f"1 - count(distinct hash({', '.join(key)})) / count(*)"
         found = connection.sql(f"select {share} from {contract.relation()}").fetchall()
         return float(found[0][0] or 0)
@@ -262,7 +276,7 @@ def _compact(
     relation = contract.relation()
     n_files, n_rows = len(warehouse.files(relation)), warehouse.n_rows(relation)
     seconds = _seconds_of_a_read(relation, warehouse, n_reads)
-    with connect(warehouse) as connection:
+    with connect(warehouse, of=()) as connection:
         create_view(connection, "chosen", chosen, contract.arrow_schema())
         publish(
             warehouse,
@@ -312,7 +326,7 @@ def _seconds_of_a_read(relation: str, warehouse: Warehouse, n_reads: int) -> flo
 
 
 def _clock(relation: str, warehouse: Warehouse) -> float:
-    with connect(warehouse) as connection:
+    with connect(warehouse, of=(relation,)) as connection:
         start = time.perf_counter()
         for _ in connection.sql(f"from {relation}").to_arrow_reader(warehouse.settings.batch_rows):
             pass

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -112,6 +113,7 @@ class Warehouse:
         self._root = settings.root
         self._opened: dict[Path, Opened] = {}
         self._files: dict[tuple[str, tuple[int, int] | None], list[str]] = {}
+        self._keeping = Lock()  # tables may be written side by side
 
     def folder(self, relation: str) -> Path:
         """Return the folder of a relation's Delta table; in an older home by its former name."""
@@ -228,10 +230,11 @@ class Warehouse:
     def _keep_files(self, entry: str, table: DeltaTable) -> list[str]:
         """Keep the data files of a version for the runs that continue from it; return them."""
         files = data_files(table)
-        if (identity := _identity(entry)) is not None:
-            self._files[entry, identity] = files
-        while len(self._files) > KEPT_VERSIONS:
-            del self._files[next(iter(self._files))]
+        with self._keeping:
+            if (identity := _identity(entry)) is not None:
+                self._files[entry, identity] = files
+            while len(self._files) > KEPT_VERSIONS:
+                del self._files[next(iter(self._files))]
         return files
 
     def n_rows(self, relation: str, since: int = -1) -> int:

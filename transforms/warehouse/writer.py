@@ -6,9 +6,11 @@ No reader sees a file before it is committed.
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
@@ -16,34 +18,79 @@ from transforms.schemas.base import Contract
 
 ROWS_OF_A_FILE = 2_000_000
 DICTIONARY_BYTES = 64 * 1024
+# the first values of a file, by which its encodings are chosen
+SAMPLED_VALUES = 4096
 
 
-def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """Open a zstd Parquet file in the encodings that tables of records take least room in.
+class Encoding(NamedTuple):
+    """How values that hardly repeat are stored; None is by a dictionary, as those that repeat."""
 
-    Instants are stored as differences. Ids, texts and numbers that hardly repeat leave their
-    dictionary early, since a large one costs more bytes and time than it saves; lists have none.
+    name: str | None
+    level: int = 1
+
+
+REPEATING = Encoding(None)
+DIFFERENCES = Encoding("DELTA_BINARY_PACKED")
+# at a still higher level ids take more room, not less
+TEXTS = Encoding("DELTA_LENGTH_BYTE_ARRAY", level=2)
+PLAIN = Encoding("PLAIN", level=2)
+# greater differences than these are between digests, and are as long as these
+GREATEST_DIFFERENCE = 1 << 48
+
+
+def parquet_writer(path: Path, schema: pa.Schema, first: pa.RecordBatch) -> pq.ParquetWriter:
+    """Open a zstd Parquet file in the encodings that its first rows take least room in.
+
+    Values that repeat have a dictionary. Of others, instants and whole numbers are stored as
+    differences, and texts apart from their lengths.
 
     >>> import tempfile
-    >>> at = pa.array(range(50_000), pa.timestamp("us"))
-    >>> rows = pa.table({"at": at, "label": ["a"] * 50_000})
+    >>> rows = pa.record_batch({"at": range(5000), "label": ["a"] * 5000})
     >>> with tempfile.NamedTemporaryFile() as file:
-    ...     with parquet_writer(Path(file.name), rows.schema) as writer:
-    ...         writer.write_table(rows)
+    ...     with parquet_writer(Path(file.name), rows.schema, rows) as writer:
+    ...         writer.write_batch(rows)
     ...     written = pq.read_metadata(file.name).row_group(0)
-    >>> ["DELTA_BINARY_PACKED" in written.column(number).encodings for number in (0, 1)]
-    [True, False]
+    >>> ["RLE_DICTIONARY" in written.column(number).encodings for number in (0, 1)]
+    [False, True]
     """
-    instants = [field.name for field in schema if pa.types.is_timestamp(field.type)]
+    chosen = {}
+    for name, column in zip(schema.names, first.columns, strict=True):
+        path_of_values, values = _values(name, column[:SAMPLED_VALUES])
+        chosen[path_of_values] = _encoding(values[:SAMPLED_VALUES])
     return pq.ParquetWriter(
         path,
         schema,
         compression="zstd",
-        compression_level=1,
-        use_dictionary=[name for name in schema.names if name not in instants] or False,
-        column_encoding=dict.fromkeys(instants, "DELTA_BINARY_PACKED"),
+        compression_level={name: encoding.level for name, encoding in chosen.items()},
+        use_dictionary=[name for name, encoding in chosen.items() if not encoding.name] or False,
+        column_encoding={name: of.name for name, of in chosen.items() if of.name},
         dictionary_pagesize_limit=DICTIONARY_BYTES,
     )
+
+
+def _values(name: str, column: pa.Array) -> tuple[str, pa.Array]:
+    """Return the path in Parquet and the values of a column; of lists, those in them."""
+    if pa.types.is_list(column.type):
+        return _values(f"{name}.list.element", column.flatten())
+    return name, column
+
+
+def _encoding(values: pa.Array) -> Encoding:
+    """Choose how values are stored by how many of them are different ones."""
+    of = values.type
+    share = pc.count_distinct(values).as_py() / (len(values) or 1)
+    if pa.types.is_timestamp(of):
+        return DIFFERENCES
+    if pa.types.is_integer(of):
+        return _encoding_of_numbers(values) if share > 1 / 32 else REPEATING
+    if share <= 1 / 4 or pa.types.is_boolean(of):
+        return REPEATING
+    return TEXTS if pa.types.is_string(of) or pa.types.is_binary(of) else PLAIN
+
+
+def _encoding_of_numbers(values: pa.Array) -> Encoding:
+    least, greatest = pc.min_max(values).values()
+    return PLAIN if greatest.as_py() - least.as_py() > GREATEST_DIFFERENCE else DIFFERENCES
 
 
 class PartWriter:
@@ -121,13 +168,14 @@ class _Lane:
 
     def _write(self, batch: pa.RecordBatch) -> None:
         self.contract.gate(pl.DataFrame(batch))
+        rows = batch.cast(self.schema)
         if self._part is None:
             self._path = self.folder / f"part-{uuid.uuid4().hex}.parquet"
             with self.journal.open("a", encoding="utf-8") as file:
                 file.write(f"{self.contract.relation()} {self._path.name}\n")
-            self._part = parquet_writer(self._path, self.schema)
-        self._part.write_batch(batch.cast(self.schema))
-        self._rows_of_part += batch.num_rows
+            self._part = parquet_writer(self._path, self.schema, rows)
+        self._part.write_batch(rows)
+        self._rows_of_part += rows.num_rows
         if self._rows_of_part >= ROWS_OF_A_FILE:
             self._finish_part()
 

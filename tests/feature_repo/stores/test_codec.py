@@ -25,6 +25,7 @@ from feature_repo.stores.codec import (
     decode_values,
     encode_entity_keys,
     encode_instants,
+    encode_plain_keys,
     encode_values,
 )
 from feature_repo.stores.values import proto_values
@@ -246,6 +247,18 @@ def test_entity_keys_are_written_as_feast_writes_them(
     ]
     key = EntityKey(join_keys=list(types), entity_values=values)
     assert encode_entity_keys(rows, types).to_pylist() == [serialize_entity_key(key, 3)]
+    given = {name: [value] for name, (_, _, value) in drawn.items()}
+    assert encode_plain_keys(given, types) in (None, [serialize_entity_key(key, 3)])
+
+
+@given(st.lists(st.tuples(st.text(), st.integers(-(1 << 63), (1 << 63) - 1)), min_size=1))
+def test_plain_keys_of_many_rows_are_written_as_their_columns(keys: list[tuple[str, int]]) -> None:
+    columns = dict(zip(("user", "at"), map(list, zip(*keys, strict=True)), strict=True))
+    types = {"user": ValueType.STRING, "at": ValueType.INT64}
+    assert (
+        encode_plain_keys(columns, types)
+        == encode_entity_keys(pa.table(columns), types).to_pylist()
+    )
 
 
 @pytest.mark.parametrize(

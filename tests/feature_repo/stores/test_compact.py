@@ -20,7 +20,9 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Float64, Int64, String
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis import Redis
 
+from benchmarks.servers import Address
 from feature_repo import sizes
 from feature_repo.stores import compact
 from feature_repo.stores.deletion import delete_views
@@ -151,6 +153,31 @@ def read(
 def plain(value: Value) -> Any:
     kind = value.WhichOneof("val")
     return None if kind is None else getattr(value, kind)
+
+
+def test_a_user_of_redis_who_may_run_no_script_reads_the_same(
+    redis_address: Address, redis_databases: Iterator[int], tmp_path: Path
+) -> None:
+    where = f"{redis_address.host}:{redis_address.port},db={next(redis_databases)}"
+    writer = open_store(tmp_path, {"type": TYPES["redis"], "connection_string": where})
+    writer.apply([user, activity])
+    write(writer, "ann", START, {"count": 3})
+    client = Redis(redis_address.host, redis_address.port)
+    client.acl_setuser(
+        "reader",
+        enabled=True,
+        passwords="+secret",
+        keys=["*"],
+        categories=["+@read", "+@connection"],
+    )
+    asked = f"{where},username=reader,password=secret"
+    reader = open_store(tmp_path, {"type": TYPES["redis"], "connection_string": asked})
+    online = reader.provider.online_store
+    for _ in range(2):
+        assert read(reader, "ann", "nobody") == read(writer, "ann", "nobody")
+        assert not online._may_run_scripts
+    assert read(writer, "ann")[0][1] == {"count": 3}
+    assert writer.provider.online_store._may_run_scripts
 
 
 VALUES = {

@@ -3,8 +3,10 @@
 Instants are whole microseconds since 1970, as in the SQL models.
 """
 
+import threading
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import polars as pl
 import pytest
@@ -33,9 +35,11 @@ from tests.transforms.histories import (
     version,
 )
 from transforms.errors import GateError
-from transforms.features import fingerprint
+from transforms.features import build, fingerprint
 from transforms.features.build import consistent_versions, featurize, stale_views
+from transforms.features.engine import near_duplicates
 from transforms.features.registry import view_of, views
+from transforms.features.view import View
 from transforms.schemas.staging import StagedRecord
 from transforms.text import quality
 from transforms.warehouse.tables import Rows, Warehouse
@@ -405,3 +409,37 @@ def test_reader_between_two_views_of_a_run_sees_the_run_before(
     after = consistent_versions(warehouse)
     assert after == {view: warehouse.versions()[f"features.{view}"] for view in after}
     assert min(after[view] - before[view] for view in before) > 0
+
+
+def test_near_duplicates_are_found_while_the_other_views_are_computed(
+    new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others_are_published = threading.Event()
+    publish_views, bring_index_up = build._publish, near_duplicates.bring_index_up
+
+    def published(warehouse: Warehouse, now: datetime, beside: list[View]) -> dict[str, Rows]:
+        rows = publish_views(warehouse, now, beside)
+        if beside[-1].name == "subject_activity":
+            others_are_published.set()
+        return rows
+
+    def brought_up(*arguments: Any, **options: Any) -> dict[str, int]:
+        assert others_are_published.wait(60)
+        return bring_index_up(*arguments, **options)
+
+    monkeypatch.setattr(build, "_publish", published)
+    monkeypatch.setattr(near_duplicates, "bring_index_up", brought_up)
+    warehouse = new_home()
+    stage(warehouse, [version("r", 0)])
+    rows = featurize(warehouse, NOW)
+    assert {rows[name].new for name in ("record_duplicates", "record_quality")} == {1}
+
+
+def test_a_view_that_is_read_or_reads_is_not_computed_aside(
+    new_home: Callable[[], Warehouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = run(new_home(), [version("r", 0)])
+    due = [view_of(name) for name in ("record_quality", "record_duplicates", "author_activity")]
+    assert build._aside(due, warehouse) == [view_of("record_duplicates")]
+    monkeypatch.setattr(type(due[2]), "reads", ("record_duplicates",))
+    assert build._aside(due, warehouse) == []

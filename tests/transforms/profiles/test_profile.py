@@ -281,9 +281,12 @@ def test_rows_of_a_load_replace_its_earlier_ones(warehouse: Warehouse) -> None:
     def profiled(load: str, *numbers: float) -> pl.DataFrame:
         loaded = pl.lit(datetime(2026, 1, 1, tzinfo=UTC), pl.Datetime("us", "UTC"))
         counts = counted(numbers).with_columns(
-            source=pl.lit("notes"), load_id=pl.lit(load), loaded_timestamp=loaded
+            source=pl.lit("notes"),
+            load_id=pl.lit(load),
+            loaded_timestamp=loaded,
+            relation=pl.lit("staging.records"),
         )
-        return as_profiles(counts, "staging.records")
+        return as_profiles(counts)
 
     warehouse.create(ColumnProfile)
     for load, numbers in (("a", [1.0]), ("b", [1.0]), ("a", [1.0, 2.0]), ("a", [1.0, 2.0])):

@@ -340,3 +340,11 @@ def test_a_worker_imports_neither_polars_nor_the_package() -> None:
         [sys.executable, "-P", "-c", asked], capture_output=True, text=True, check=True
     ).stdout.split()
     assert {"polars", "transforms", "prefect"} & set(imported) == set()
+
+
+@given(st.lists(st.sampled_from(["https://", "a@b.org", "x", "\0", "\x85", "\ufdd0", " "])))
+def test_an_address_ends_at_what_pycld2_refuses(pieces: list[str]) -> None:
+    text = pl.Series(["".join(pieces)])
+    plain = text.str.replace_all(language.REFUSED, " ")
+    without_addresses = plain.str.replace_all(language.ADDRESS, " ")
+    assert text.str.replace_all(language.NO_LANGUAGE, " ").equals(without_addresses)

@@ -69,6 +69,12 @@ def test_text_repeated_as_a_whole_is_the_same_vector(words: list[str], times: in
     assert np.allclose(vector(" ".join(words * times)), vector(" ".join(words)), atol=1e-6)
 
 
+@given(st.text(alphabet="ab\u03a3\u0130' \t\u00a0_-", max_size=12))
+def test_words_are_found_in_the_lower_case_of_the_whole_text(text: str) -> None:
+    words = pl.Series([text]).str.to_lowercase().str.extract_all(r"\w+").explode().drop_nulls()
+    assert vector(text).tolist() == vector(" ".join(words)).tolist()
+
+
 def test_repeated_word_weighs_more() -> None:
     once, twice, alone, other = (
         vector("disk failure"),

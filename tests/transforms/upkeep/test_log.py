@@ -72,6 +72,23 @@ def test_short_log_is_left_alone_and_a_long_one_stays_short(table: Path) -> None
     assert len(list((table / "_delta_log").glob("*.checkpoint.parquet"))) <= 3
 
 
+def test_old_checkpoints_are_deleted_where_entries_are_left(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "KEPT_BY_CHECKPOINT", 5)
+    trim_log(table, [2])
+    for _ in range(9):
+        write_deltalake(table, pa.table({"n": [0]}), mode="append")
+        DeltaTable(table).create_checkpoint()
+        trim_log(table, [2])
+    versions = range(N_VERSIONS - 11, N_VERSIONS + 9)
+    assert [len(numbers(table, version)) for version in (2, *versions)] == [
+        version + 1 for version in (2, *versions)
+    ]
+    # of the needed version, of the first that has an entry, and of the newest
+    assert len(list((table / "_delta_log").glob("*.checkpoint.parquet"))) == 2 + 6
+
+
 def test_killed_between_two_deletions_the_table_can_be_opened(
     table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

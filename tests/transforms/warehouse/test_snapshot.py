@@ -1,6 +1,8 @@
 """DuckDB over the warehouse: one engine after the other's work, and nothing of it is left."""
 
 import multiprocessing
+import resource
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +84,16 @@ def test_an_engine_that_failed_or_spilled_is_not_lent_again(
     assert len(started) == 3
 
 
+def test_an_engine_ends_after_some_loans(
+    warehouse: Warehouse, started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "LOANS_OF_AN_ENGINE", 3)
+    for _ in range(7):
+        with connect(warehouse) as connection:
+            assert connection.execute("select 42").fetchall() == [(42,)]
+    assert len(started) == 3
+
+
 def test_a_forked_process_starts_its_own(warehouse: Warehouse, started: list[str]) -> None:
     with connect(warehouse):
         pass
@@ -97,3 +109,22 @@ def test_a_forked_process_starts_its_own(warehouse: Warehouse, started: list[str
     child.join(30)
     child.kill()
     assert answers.get() == ([(42,)], 2)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads what Linux tells")
+def test_memory_of_tables_goes_back_to_the_system(warehouse: Warehouse, started: list[str]) -> None:
+    before = resident_mb()
+    with connect(warehouse) as connection:
+        connection.execute("create table numbers as select i, hash(i) from range(8_000_000) r(i)")
+        taken = resident_mb() - before
+    assert started
+    until = time.monotonic() + 20
+    while resident_mb() - before > taken / 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert resident_mb() - before <= taken / 2
+
+
+def resident_mb() -> float:
+    """Memory of this process, in MB."""
+    pages = int(Path("/proc/self/statm").read_text("utf-8").split()[1])
+    return pages * resource.getpagesize() / 1e6

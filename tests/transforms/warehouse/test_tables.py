@@ -143,3 +143,21 @@ def test_transactions_that_another_run_commits_meanwhile_are_asked_for_again(
     publish("b", own=1)
     assert warehouse.transaction_version(RELATION, "other") == 3
     assert warehouse.transaction_version(RELATION, "own") == 1
+
+
+def test_the_log_is_checkpointed_every_few_commits_and_loses_no_version_or_transaction(
+    warehouse: Warehouse, publish: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "COMMITS_UNTIL_CHECKPOINT", 3)
+    for number in range(1, 6):
+        publish(f"load {number}", **{f"run {number}": number})
+    log = warehouse.folder(RELATION) / "_delta_log"
+    assert [path.name for path in log.glob("*.checkpoint.parquet")] == [
+        f"{3:020}.checkpoint.parquet"
+    ]
+    again = Warehouse(warehouse.settings)
+    assert loads(again) == [f"load {number}" for number in range(1, 6)]
+    assert [again.transaction_version(RELATION, f"run {n}") for n in range(1, 6)] == [*range(1, 6)]
+    assert [len(again.table_at(RELATION, version).file_uris()) for version in range(6)] == [
+        *range(6)
+    ]

@@ -285,16 +285,13 @@ class GroupView(View):
             Wanted(f"p{i}", part, window, of[part], on[part])
             for i, (part, window) in enumerate(self.stored)
         ]
-        (n_rows,) = run.connection.execute(
-            f"select (select count(*) from ({spans})) + (select count(*) from published)"
-        ).fetchall()[0]
-        n_buckets = 1 + n_rows // SPANS_OF_A_BUCKET
+        n_buckets, bucket_of = _buckets(run.connection, spans)
         instants = (
             "select * exclude (event_timestamp), epoch_us(event_timestamp) as instant_us "
             f"from ({published})"
         )
         for bucket in range(n_buckets):
-            of_bucket = f"hash(entity_id) % {n_buckets} = {bucket}"
+            of_bucket = f"{bucket_of} = {bucket}"
             found = run.connection.sql(f"select * from ({spans}) where {of_bucket}").pl()
             before = run.connection.sql(f"{instants} where {of_bucket}").pl()
             try:
@@ -464,6 +461,29 @@ class GroupView(View):
             )
             parts[name] = part.over(columns[part.input] if part.input else "true", where)
         return feature.value.format(**parts)
+
+
+def _buckets(connection: duckdb.DuckDBPyConnection, spans: str) -> tuple[int, str]:
+    """Divide entities into buckets of about `SPANS_OF_A_BUCKET` spans and rows of `published`.
+
+    Returns the number of buckets, and SQL of an entity's. An entity with half as many or more has a
+    bucket of its own: of few entities, a hash alone may put all the large ones into one.
+    """
+    place = "hash(entity_id)"
+    rows = f"select {place} as place from ({spans}) union all select {place} from published"
+    ((n_rows,),) = connection.sql(f"select count(*) from ({rows})").fetchall()
+    if n_rows < SPANS_OF_A_BUCKET:
+        return 1, "0"
+    heavy = connection.sql(
+        f"select place, count(*) as n from ({rows}) group by place "
+        f"having n >= {SPANS_OF_A_BUCKET // 2} order by place"
+    ).fetchall()
+    n_light = 1 + (n_rows - sum(n for _, n in heavy)) // SPANS_OF_A_BUCKET
+    light = f"{place} % {n_light}"
+    if not heavy:
+        return n_light, light
+    own = " ".join(f"when {of} then {n_light + i}" for i, (of, _) in enumerate(heavy))
+    return n_light + len(heavy), f"case {place} {own} else {light} end"
 
 
 def create_published_instants(connection: duckdb.DuckDBPyConnection, view: View) -> None:

@@ -50,7 +50,7 @@ class Values(NamedTuple):
         """Return the values of some rows."""
         codes = self.codes[rows]
         if self.ordered is None:
-            return pl.Series(codes)
+            return pl.Series(codes, dtype=pl.Int64)
         return _lists(self.ordered, codes) if codes.ndim > 1 else _gather(self.ordered, codes)
 
 
@@ -165,11 +165,11 @@ def lay_out(spans: pl.DataFrame, published: pl.DataFrame, windows: set[Window]) 
         published["instant_us"].to_numpy(),
     ]
     of_point, instant = np.concatenate(places), np.concatenate(instants)
+    sizes = [len(place) for place in places]
+    del places, instants, leaves  # of a million spans these take 90 MB beside the sorting
     row_of, first = intervals.rows_of(entities[of_point], instant)
     entity_of_row = entities[of_point[first]]
-    begin, at_ending, *at_leaving, at_published = np.split(
-        row_of, np.cumsum([len(place) for place in places])[:-1]
-    )
+    begin, at_ending, *at_leaving, at_published = np.split(row_of, np.cumsum(sizes)[:-1])
 
     # the row after the entity's last
     lifetime_end = np.cumsum(np.bincount(entity_of_row))[entities[:n]]
@@ -224,7 +224,7 @@ def _sum(rows: Rows, span: Spans, weights: Ints | int, before: pl.Series | None)
         if np.abs(sums).max(initial=0) >= intervals.MAX_SUM:
             message = "a sum passes 2**62"
             raise OverflowError(message)
-    return Values(sums)
+    return _numbers(sums)
 
 
 def _newest_published(rows: Rows) -> Ints:
@@ -282,7 +282,7 @@ def _other(part: Part, span: Spans, values: pl.Series, spans: pl.DataFrame) -> V
         return _coded(values, np.append(order, -1)[best])
     ordered, codes = _ranks(values)
     if part.kind == "distinct":
-        return Values(intervals.distinct(begin, end, n, codes))
+        return _numbers(intervals.distinct(begin, end, n, codes))
     if part.kind == "top_k":
         return _coded(ordered, intervals.most_frequent(begin, end, n, codes, part.k))
     return _coded(ordered, intervals.quantile(begin, end, n, codes, part.q))
@@ -302,14 +302,28 @@ def _codes(ids: pl.Series) -> Ints:
 def _ranks(values: pl.Series) -> tuple[pl.Series, Ints]:
     """Rank values: the distinct values in order, and the index of each value in them, -1 for null.
 
-    Only distinct values are sorted: sorting all of 500,000 texts takes five times as long.
+    Of texts only distinct ones are sorted: sorting all of 500,000 takes five times as long. Numbers
+    are, in a tenth of the time and a fifth of the memory of a dictionary.
     """
+    if values.dtype.is_integer() or values.dtype.is_temporal():
+        known = values.is_not_null().to_numpy()
+        numbers = values.drop_nulls().to_physical().to_numpy()
+        ordered, ranks_of_known = np.unique(numbers, return_inverse=True)
+        ranks = np.full(len(values), -1)
+        ranks[known] = ranks_of_known
+        return pl.Series(values.name, ordered).cast(values.dtype), ranks
     encoded = values.to_arrow(compat_level=pl.CompatLevel.oldest()).dictionary_encode()
     distinct = pl.Series(values.name, encoded.dictionary)
     order = distinct.arg_sort().cast(pl.Int64).to_numpy()
     ranks = np.empty(len(order) + 1, np.int64)
     ranks[order], ranks[-1] = np.arange(len(order)), -1
     return distinct.sort(), ranks[encoded.indices.fill_null(len(order)).to_numpy()]
+
+
+def _numbers(numbers: Ints) -> Values:
+    """Keep numbers in half the memory where they fit."""
+    is_small = -(1 << 31) <= numbers.min(initial=0) <= numbers.max(initial=0) < 1 << 31
+    return Values(numbers.astype(np.int32) if is_small else numbers)
 
 
 def _coded(ordered: pl.Series, places: Ints) -> Values:
