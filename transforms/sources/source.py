@@ -515,9 +515,8 @@ def _absolute(uri: str, folder: Path) -> str:
 
 def _check_place(path: Path, source: Source) -> None:
     """Refuse keys of a database that lack one, or that do not go together, and secrets."""
-    if any(
-        VARIABLE.sub("", found[1]) for secret in SECRETS for found in secret.finditer(source.uri)
-    ):
+    written = (found[1] for secret in SECRETS for found in secret.finditer(source.uri))
+    if source.is_database and any(VARIABLE.sub("", found) for found in written):
         message = (
             f"{path}: uri: has a password or a key in it; put that into a variable of the "
             "environment, and its name here: ${NAME}"
