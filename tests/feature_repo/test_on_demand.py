@@ -425,6 +425,19 @@ def test_the_running_server_answers_for_those_that_the_text_names(
 
 
 @pytest.mark.service
+def test_the_servers_own_route_answers_with_lists_and_duplicates(
+    home: Home, server: httpx.Client
+) -> None:
+    names = ["record_quality:n_words", *TAG, "record_duplicates:dup_of"]
+    asked = ["#two, #one or #none; #one", ODD[0], None]
+    answer = server.post("/features", json={"features": names, "entities": {"text": asked}})
+    assert answer.status_code == 200, answer.text
+    expected = online_features(names, [{"text": text} for text in asked], home.root)
+    assert answer.json() == expected.drop("text").to_dict(as_series=False)
+    assert answer.json()["tag"] == [["none", "one", "two"], [], []]
+
+
+@pytest.mark.service
 def test_the_running_server_compares_a_text_with_the_index(
     home: Home, server: httpx.Client
 ) -> None:

@@ -109,7 +109,7 @@ def edit(path: Path, old: str, new: str) -> None:
             "text/words.py",
             "import numpy as np",
             "import numpy as np, zlib",
-            {"record_quality", "record_text", *ACTIVITY},
+            {"record_quality", "record_text", "record_vector", *ACTIVITY},
         ),
         (
             "text/quality.py",
