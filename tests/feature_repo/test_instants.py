@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import polars as pl
 import pytest
+from fastapi import FastAPI
+from feast import FeatureStore
 from feast.feature_server import get_app
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -22,6 +24,7 @@ from hypothesis import strategies as st
 from feature_repo import online_features, store, training_set
 from feature_repo.online import apply, materialize, refresh
 from feature_repo.stores import clock
+from feature_repo.stores.online import watchers
 from feature_repo.stores.server import load_artifacts
 from flows.commands import serve
 from flows.stages import RefreshParameters, run_refresh
@@ -96,7 +99,6 @@ class Home:
         entities = {name: [keys[name] for keys in KEYS] for name in KEYS[0]}
         instants = {"event_timestamp": [at.isoformat()] * len(KEYS)} if at else {}
         app = get_app(store(self.root))
-        load_artifacts(app)
         body = {"features": features, "entities": {**entities, **instants}}
 
         async def post() -> httpx.Response:
@@ -105,7 +107,8 @@ class Home:
                 named = {**body, "full_feature_names": True}
                 return await session.post("/get-online-features", json=named)
 
-        answer = asyncio.run(post())
+        with started(app):
+            answer = asyncio.run(post())
         assert answer.status_code == 200, answer.text
         found = answer.json()
         names = found["metadata"]["feature_names"]
@@ -134,6 +137,20 @@ def tenures(rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
 def approximately(days: Sequence[float | None]) -> list[Any]:
     """Feast reads the time of a feature to the second."""
     return [day if day is None else pytest.approx(day, abs=1 / 86_400) for day in days]
+
+
+@contextmanager
+def started(app: FastAPI) -> Iterator[None]:
+    """Prepare an application as a server's process does; Feast's class is as before afterwards."""
+    methods, watching = dict(vars(FeatureStore)), list(watchers)
+    try:
+        load_artifacts(app)
+        yield
+    finally:
+        watchers[:] = watching
+        for name, method in methods.items():
+            if vars(FeatureStore)[name] is not method:
+                setattr(FeatureStore, name, method)
 
 
 @contextmanager
