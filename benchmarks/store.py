@@ -1070,7 +1070,7 @@ OURS_SERVED = ("millrace, Feast's route", "millrace, /features")
 
 
 def processor_of(count: int) -> int:
-    """What stands for the server's processor time of requests of some rows."""
+    """The measure of the server's processor time of requests of some rows."""
     return count - 1_000
 
 

@@ -1,4 +1,4 @@
-"""Which registry a home trusts: the digest of the file, noted beside it by whoever writes it.
+"""Which registry a home trusts: the digest of the file, recorded beside it by whoever writes it.
 
 A registry contains code that its readers run. Importing this loads no Feast.
 """

@@ -37,7 +37,7 @@ MISTAKES = (
     errors.InvalidFeaturesParameterType,
     errors.DataFrameSerializationError,
 )
-# Feast's routes that only read, which are all that a server has unless it is told to have more
+# Feast's routes that only read, which are all that a server has unless it is asked to have more
 READING = {
     "/get-online-features",
     "/search",

@@ -142,19 +142,22 @@ class OpenStore:
         if not {type(value) for row in rows for value in row.values()} <= PLAIN:
             rows = [in_utc(dict(row)) for row in rows]
         given = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
-        return _own(rows).hstack(self.read_columns(features, given))
+        return _own(rows).hstack(self.read_columns(features, given, len(rows)))
 
     def plan_of(self, features: Sequence[str] | str, given: Columns) -> Plan:
         """Resolve what is asked for of the rows of some columns, or remember it."""
         asked = features if isinstance(features, str) else tuple(features)
         return self._plan(asked, of_text=bool(given.get("text")) and "record_id" not in given)
 
-    def read_columns(self, features: Sequence[str] | str, given: Columns) -> pl.DataFrame:
+    def read_columns(
+        self, features: Sequence[str] | str, given: Columns, n_rows: int | None = None
+    ) -> pl.DataFrame:
         """Answer the rows of some columns of one length: the features alone, as `read` names them.
 
-        Before them are the keys that a text may name several of. Raises ValueError as `read` does.
+        Before them are the keys that a text may name several of. `n_rows` says how many rows there
+        are where they may have no column. Raises ValueError as `read` does.
         """
-        n_rows = len(next(iter(given.values()), ()))
+        n_rows = len(next(iter(given.values()), ())) if n_rows is None else n_rows
         plan = self.plan_of(features, given)
         now, is_asked = clock.now(), bool(n_rows) and EVENT_TIMESTAMP in given
         asked = _columns(given, n_rows, plan, now)

@@ -1,4 +1,4 @@
-"""Who may ask the running feature server and how much; it writes nothing unless it is told to."""
+"""Who may ask the running feature server and how much; it writes nothing unless it is asked to."""
 
 import asyncio
 import json

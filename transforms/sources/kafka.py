@@ -34,7 +34,7 @@ DEFAULTS = {"group.id": "millrace", "queued.max.messages.kbytes": 32_768}
 OURS = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
-    "auto.offset.reset": "error",  # else messages that are gone unread would be passed over
+    "auto.offset.reset": "error",  # else messages that were deleted unread would be passed over
     "enable.partition.eof": True,
     "allow.auto.create.topics": False,
     "isolation.level": "read_committed",

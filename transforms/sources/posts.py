@@ -115,7 +115,7 @@ class Intake:
             return self._warehouse.version(RAW)
 
     def let(self, commit: Callable[[str], int]) -> int:
-        """Let others commit to raw as part of the load that is being taken, which they are told.
+        """Let others commit to raw as part of the load that is being taken, whose id they get.
 
         Raises `HomeError` as `take` does.
         """

@@ -52,6 +52,12 @@ OF_LOADS = ("raw.", "staging.", "quarantine.", "accounting.", "profiles.")
 # keys of a source that do not affect how a row is staged
 UNMAPPED = {
     "uri",
+    "table",
+    "query",
+    "cursor",
+    "key",
+    "lag",
+    "deletes",
     "drift",
     "max_quarantined_ratio",
     "warn_quarantined_ratio",

@@ -42,8 +42,9 @@ FORMER = {"staging.duplicate_rows": "staging.repeats"}
 KEEP_LOG: dict[str, str | None] = {"delta.enableExpiredLogCleanup": "false"}
 # versions whose lists of data files a warehouse keeps in memory
 KEPT_VERSIONS = 256
-# an open table reads its log from where it was opened, of which `upkeep.log` keeps more than that
-REOPENED_AFTER = 500
+# commits after which an open table is opened again: it reads its log from the checkpoint by which
+# it was opened, and `upkeep.log` keeps those of twice as many
+REOPENED_AFTER = 100
 Report = Callable[[str, int, int], None]
 
 
@@ -186,8 +187,8 @@ class Warehouse:
         path = Path(_entry(self.folder(relation), version))
         entry = path.read_text("utf-8") if path.exists() else ""
         actions = map(json.loads, entry.splitlines())
-        noted = (action["commitInfo"].get(name) for action in actions if "commitInfo" in action)
-        return next(noted, None)
+        recorded = (action["commitInfo"].get(name) for action in actions if "commitInfo" in action)
+        return next(recorded, None)
 
     def relations(self) -> tuple[str, ...]:
         """List the relations that a home can have, and those of features that it does have."""
