@@ -229,7 +229,7 @@ def _tree(expression: str) -> dict[str, Any]:
             message = "is not a single SQL expression"
             raise ValueError(message)
     tree: dict[str, Any] = alone["select_list"][0]
-    for node in _walk(tree):
+    for node in walk(tree):
         _check(node)
     return tree
 
@@ -254,7 +254,7 @@ def read_query(sql: str, relations: frozenset[str]) -> Query:
     if around["from_table"].get("subquery", {}).get("node") != tree:
         message = "is not a single select statement"
         raise ValueError(message)
-    nodes = list(_walk(tree))
+    nodes = list(walk(tree))
     given = {
         entry["key"].lower()
         for node in nodes
@@ -478,10 +478,15 @@ def _rename(node: Any, names: Mapping[tuple[str, ...], str], own: frozenset[str]
         _rename(list(node.values()), names, own)
 
 
-def _walk(node: Any) -> Iterator[dict[str, Any]]:
+def walk(node: Any) -> Iterator[dict[str, Any]]:
+    """Yield every node of a tree that DuckDB made of SQL.
+
+    >>> [node["n"] for node in walk([{"n": 1, "child": {"n": 2}}])]
+    [1, 2]
+    """
     if isinstance(node, dict):
         yield node
         node = list(node.values())
     if isinstance(node, list):
         for child in node:
-            yield from _walk(child)
+            yield from walk(child)

@@ -4,14 +4,13 @@ import json
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
 from deltalake import DeltaTable
 
 from transforms.errors import QueryError
-from transforms.expressions import SEALED, literal, quoted
+from transforms.expressions import SEALED, literal, quoted, walk
 from transforms.paths import parquet_relation
 from transforms.warehouse.snapshot import create_view
 from transforms.warehouse.tables import Warehouse, data_files
@@ -107,7 +106,7 @@ def check_query(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     >>> check_query(duckdb.connect(), "from read_csv('/etc/passwd')")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    transforms.errors.QueryError: read_csv() reads what is no relation of the home; ...
+    transforms.errors.QueryError: read_csv is no relation of the home; ...
     """
     ((text,),) = connection.execute("select json_serialize_sql($text)", {"text": sql}).fetchall()
     tree = json.loads(text)
@@ -119,15 +118,15 @@ def check_query(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     if len(tree["statements"]) != 1:
         message = f"one query at a time; this is {len(tree['statements'])}"
         raise QueryError(message)
-    for node in _walk(tree):
-        if node.get("type") == "TABLE_FUNCTION":
-            name = node["function"]["qualified_name"]["path"][-1]
-            if name not in ROWS:
-                message = (
-                    f"{name}() reads what is no relation of the home; "
-                    "show all tables lists the relations"
-                )
-                raise QueryError(message)
+    for node in walk(tree):
+        kind = node.get("type")
+        if kind not in {"BASE_TABLE", "TABLE_FUNCTION"}:
+            continue
+        name = node.get("function", node)["qualified_name"]["path"][-1]
+        # a table whose name is a path is read from that file, which may be one of the home's
+        if name not in ROWS if kind == "TABLE_FUNCTION" else {*name} & {*"./\\"}:
+            message = f"{name} is no relation of the home; show all tables lists the relations"
+            raise QueryError(message)
 
 
 def _at(warehouse: Warehouse, relation: str, at: datetime) -> DeltaTable | None:
@@ -160,12 +159,3 @@ def _mask(value: str) -> str:
         f"case when regexp_matches({value}, {literal(PERSON)}) "
         f"then 'masked:' || left(md5({value}), 12) else {value} end"
     )
-
-
-def _walk(node: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, list):
-        for child in node:
-            yield from _walk(child)

@@ -116,9 +116,11 @@ def test_queries_see_the_version_that_was_there_when_they_were_opened(
         ("copy (select 1) to 'x'", "only queries run here"),
         ("explain analyze copy (select 1) to 'x'", "only queries run here"),
         ("selec 1", 'syntax error at or near "selec"'),
-        ("from read_parquet('staging/records/*.parquet')", r"read_parquet\(\) reads what is no"),
-        ("with a as (from query('select 1')) from a", r"query\(\) reads what is no"),
-        ("select (select max(a) from Read_Text('x'))", r"read_text\(\) reads what is no"),
+        ("from read_parquet('staging/records/*.parquet')", "read_parquet is no relation"),
+        ("from '/home/staging/records/part-1.parquet'", "part-1.parquet is no relation"),
+        ('summarize "part-1.parquet"', "part-1.parquet is no relation"),
+        ("with a as (from query('select 1')) from a", "query is no relation"),
+        ("select (select max(a) from Read_Text('x'))", "read_text is no relation"),
     ],
 )
 def test_what_is_no_query_of_relations_is_refused(query: str, reason: str) -> None:
