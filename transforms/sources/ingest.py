@@ -9,13 +9,13 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import numpy as np
 import pyarrow as pa
 
 from transforms.errors import FileRefusedError, NoFilesError
 from transforms.schemas.raw import RawRecord
 from transforms.sources import pages, streams
-from transforms.sources.posts import SCHEME, load_id_of
+from transforms.sources.loads import Load, load_id_of
+from transforms.sources.posts import SCHEME
 from transforms.sources.reading import read_payloads
 from transforms.sources.source import Source, SourceFile, list_files
 from transforms.warehouse.checkpoint import consumed_version
@@ -153,8 +153,8 @@ class _Reading:
     def __init__(self, files: list[NewFile], source: Source, batch_rows: int) -> None:
         self.files, self.source, self.batch_rows = files, source, batch_rows
         self.current: NewFile | None = None
-        self.loaded_timestamp = datetime.now(UTC)
-        self.load_id = load_id_of(self.loaded_timestamp)
+        now = datetime.now(UTC)
+        self.load = Load(source.name, load_id_of(now), now)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         for new in self.files:
@@ -167,23 +167,7 @@ class _Reading:
     def _batch(
         self, file: SourceFile, first: int, header: str | None, payloads: pa.Array
     ) -> pa.RecordBatch:
-        n_rows = len(payloads)
-        values = {
-            "load_id": _repeat(self.load_id, n_rows),
-            "source": _repeat(self.source.name, n_rows),
-            "source_uri": _repeat(file.uri, n_rows),
-            "row_number": pa.array(np.arange(first, first + n_rows)),
-            "header": _repeat(header, n_rows),
-            "payload": payloads,
-            "loaded_timestamp": pa.repeat(
-                pa.scalar(self.loaded_timestamp, pa.timestamp("us", "UTC")), n_rows
-            ),
-        }
-        return pa.record_batch(values, schema=RawRecord.arrow_schema())
-
-
-def _repeat(value: str | None, n_rows: int) -> pa.Array:
-    return pa.repeat(pa.scalar(value, pa.string()), n_rows)
+        return self.load.rows(file.uri, range(first, first + len(payloads)), payloads, header)
 
 
 def _identify(file: SourceFile, source: Source) -> NewFile:

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms.errors import HomeError, SourceError
 from transforms.schemas.raw import RawRecord
 from transforms.sources.databases import Before, Database, Page, Value, connected
-from transforms.sources.posts import load_id_of
+from transforms.sources.loads import Load, load_id_of
 from transforms.sources.source import DELETED_AT, Source
 from transforms.sql import model
 from transforms.warehouse.checkpoint import Consumer, following
@@ -139,7 +138,7 @@ def _commit(
 ) -> int | None:
     """Commit rows with the cursor after them; None if another process has committed meanwhile."""
     source, number, now = database.source, at.n_pages + 1, datetime.now(UTC)
-    load_id, uri = load_id_of(now), f"{database.place}#{number}"
+    load, uri = Load(source.name, load_id_of(now), now), f"{database.place}#{number}"
     transactions = following(source.name).at(number)
     transactions |= _leading(source.name).at(warehouse.version(RAW) + 1)
     notes: dict[str, str] = {}
@@ -147,8 +146,8 @@ def _commit(
         with publishing(warehouse, RawRecord, transactions, notes=notes) as publication:
             n_rows = 0
             for rows in payloads:
-                publication.write(_raw_rows(rows, source, uri, n_rows + 1, load_id, now))
-                n_rows += len(rows)
+                first, n_rows = n_rows + 1, n_rows + len(rows)
+                publication.write(load.rows(uri, range(first, n_rows + 1), rows))
             if n_rows:
                 after = page.last if page else at.after
                 notes[NOTE] = _note(source, number, after)
@@ -233,23 +232,3 @@ def _refuse_same_key(connection: duckdb.DuckDBPyConnection, source: Source) -> N
 def _paths(source: Source) -> list[str]:
     """Write where a row has its key, as JSON pointers."""
     return ["/" + name.replace("~", "~0").replace("/", "~1") for name in source.compared_by]
-
-
-def _raw_rows(
-    payloads: pa.Array, source: Source, uri: str, first: int, load_id: str, now: datetime
-) -> pa.RecordBatch:
-    """Lay out rows of a page as rows of raw."""
-    n_rows, schema = len(payloads), RawRecord.arrow_schema()
-    same = {
-        "load_id": load_id,
-        "source": source.name,
-        "source_uri": uri,
-        "header": None,
-        "loaded_timestamp": now,
-    }
-    columns = {
-        name: pa.repeat(pa.scalar(value, schema.field(name).type), n_rows)
-        for name, value in same.items()
-    }
-    columns |= {"row_number": pa.array(np.arange(first, first + n_rows)), "payload": payloads}
-    return pa.record_batch([columns[name] for name in schema.names], schema=schema)

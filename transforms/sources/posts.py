@@ -8,7 +8,6 @@ take posts at once each sees what the other has committed.
 
 import hashlib
 import re
-import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from deltalake.exceptions import DeltaError
 
 from transforms.errors import HomeError, PostError, SourceError
 from transforms.schemas.raw import RawRecord
+from transforms.sources.loads import Load, load_id_of
 from transforms.sources.reading import cut_lines
 from transforms.sources.source import Source
 from transforms.sql import model
@@ -164,7 +164,7 @@ class Intake:
 
     def _commit(self, posts: list[Post], number: int, version: int) -> None:
         load_id = self._load()
-        rows = raw_rows(posts, self._source, load_id, datetime.now(UTC))
+        rows = raw_rows(posts, Load(self._source.name, load_id, datetime.now(UTC)))
         transactions = taking(self._source.name).at(number)
         try:
             publish(self._warehouse, RawRecord, [rows], transactions)
@@ -186,29 +186,14 @@ def find_post(source: Source, warehouse: Warehouse, key: str) -> Taken | None:
         keys.close()
 
 
-def load_id_of(now: datetime) -> str:
-    """Name a load that begins now: names sort by time."""
-    return f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
-
-
-def raw_rows(
-    posts: Sequence[Post], source: Source, load_id: str, loaded_timestamp: datetime
-) -> pa.RecordBatch:
+def raw_rows(posts: Sequence[Post], load: Load) -> pa.RecordBatch:
     """Lay out posts as rows of raw."""
     sizes = [len(post.payloads) for post in posts]
-    n_rows = sum(sizes)
-    values = {
-        "load_id": [load_id] * n_rows,
-        "source": [source.name] * n_rows,
-        "source_uri": np.repeat([post.uri for post in posts], sizes).tolist(),
-        "row_number": np.concatenate([np.arange(1, size + 1) for size in sizes]),
-        "header": pa.nulls(n_rows, pa.string()),
-        "payload": pa.concat_arrays([post.payloads for post in posts]),
-        "loaded_timestamp": pa.repeat(
-            pa.scalar(loaded_timestamp, pa.timestamp("us", "UTC")), n_rows
-        ),
-    }
-    return pa.record_batch(values, schema=RawRecord.arrow_schema())
+    return load.rows(
+        pa.array(np.repeat([post.uri for post in posts], sizes).tolist(), pa.string()),
+        pa.array(np.concatenate([np.arange(1, size + 1) for size in sizes])),
+        pa.concat_arrays([post.payloads for post in posts]),
+    )
 
 
 class _Keys:

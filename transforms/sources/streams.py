@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from transforms.errors import GapError
 from transforms.schemas.raw import RawRecord
-from transforms.sources.posts import load_id_of
+from transforms.sources.loads import Load, load_id_of
 from transforms.sources.source import Source
 from transforms.warehouse.checkpoint import consumed_version, following
 from transforms.warehouse.publishing import AlreadyPublishedError, publishing
@@ -107,13 +107,13 @@ class Following:
         number, self._number = self._number, None  # unless committed, it is read again
         if number is None:
             return 0
-        now = datetime.now(UTC)
+        load = Load(self._source.name, load_id, datetime.now(UTC))
         transactions = following(self._source.name).at(number)
         try:
             with publishing(self._warehouse, RawRecord, transactions) as publication:
                 for chunk in chunks:
                     if len(chunk.payloads):
-                        publication.write(raw_rows(chunk, self._source, load_id, now))
+                        publication.write(load.rows(chunk.uri, chunk.row_numbers, chunk.payloads))
                     transactions[transaction_of(self._source, chunk.part)] = chunk.end
                 n_rows = publication.commit().n_rows
         except AlreadyPublishedError:
@@ -167,21 +167,3 @@ def gap_error(lines: Iterable[str]) -> GapError:
         "nothing, let the stream keep its rows for longer, or run more often"
     )
     return GapError("\n  ".join([*lines, fix]))
-
-
-def raw_rows(chunk: Chunk, source: Source, load_id: str, now: datetime) -> pa.RecordBatch:
-    """Lay out a chunk as rows of raw."""
-    n_rows, schema = len(chunk.payloads), RawRecord.arrow_schema()
-    same = {
-        "load_id": load_id,
-        "source": source.name,
-        "source_uri": chunk.uri,
-        "header": None,
-        "loaded_timestamp": now,
-    }
-    columns = {
-        name: pa.repeat(pa.scalar(value, schema.field(name).type), n_rows)
-        for name, value in same.items()
-    }
-    columns |= {"row_number": chunk.row_numbers, "payload": chunk.payloads}
-    return pa.record_batch([columns[name] for name in schema.names], schema=schema)
