@@ -111,7 +111,7 @@ class AppendedTable:
             first += len(payloads)
 
     def _chunk(self, version: _Version, path: Path, first: int, payloads: pa.Array) -> Chunk:
-        numbers = pa.array(range(first, first + len(payloads)), pa.int64())
+        numbers = range(first, first + len(payloads))
         return Chunk(self._part, path.as_uri(), numbers, payloads, version.number + 1)
 
     def _versions(self, position: int) -> list[_Version]:

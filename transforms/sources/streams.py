@@ -30,7 +30,7 @@ class Chunk(NamedTuple):
 
     part: str
     uri: str
-    row_numbers: pa.Array
+    row_numbers: range | pa.Array
     payloads: pa.Array
     end: int
 
