@@ -166,7 +166,7 @@ def values_of(groups: Sequence[Group], columns: Mapping[str, str]) -> Iterator[s
     under: dict[str, set[str]] = {}
     for group in groups:
         of_group = bound(group.where) if group.where else "true"
-        asked = [(group.entity.sql, of_group)]
+        asked = [(of_group, "true"), (group.entity.sql, of_group)]
         for part in group.parts:
             of_part = f"{of_group} and {bound(part.where)}" if part.where else of_group
             asked += [(bound(part.where), of_group)] if part.where else []

@@ -95,3 +95,31 @@ def test_nothing_is_computed_of_records_that_cannot_count(warehouse: Warehouse) 
     )
     assert compute_views([view], warehouse, START)["numbers"].new == 1
     assert pl.read_delta(str(warehouse.folder(view.relation)))["number_lifetime"].to_list() == [5]
+
+
+def test_a_condition_that_another_group_has_of_an_aggregate_is_asked_of_every_record(
+    warehouse: Warehouse,
+) -> None:
+    of_tickets = [Count("n_records"), Count("n_positive", where="is_positive")]
+    groups = [
+        GroupBy("of_tickets", author, of_tickets, [lifetime], where="source = 'tickets'"),
+        GroupBy("of_positive", author, [Count("n_records")], [lifetime], where="is_positive"),
+    ]
+    of = [("tickets", "ada", False), ("reviews", "ben", True)]
+    arrive(
+        warehouse,
+        [
+            {
+                "record_id": source,
+                "author_id": author_id,
+                "source": source,
+                "is_positive": is_positive,
+                "event_timestamp": START,
+            }
+            for source, author_id, is_positive in of
+        ],
+    )
+    views = [GroupView(group, {}) for group in groups]
+    compute_views(views, warehouse, START)
+    read = [pl.read_delta(str(warehouse.folder(view.relation))) for view in views]
+    assert [frame["author_id"].to_list() for frame in read] == [["ada"], ["ben"]]
