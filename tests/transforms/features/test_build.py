@@ -49,6 +49,13 @@ NAMES = [view.name for view in views()]
 # --- (1) right by the definition ---
 
 
+@pytest.fixture
+def few_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have homes with the views that are defined here in plain Python, and no others."""
+    monkeypatch.setenv("MILLRACE_VIEWS", "author_activity, subject_activity")
+
+
+@pytest.mark.usefixtures("few_views")
 @settings(max_examples=8)
 @given(HISTORIES, st.lists(st.integers(-DAY, 80 * DAY), max_size=5))
 def test_activity_and_quality_are_as_defined_at_any_instant(
@@ -166,6 +173,7 @@ def test_increments_in_order_of_knowledge_equal_a_rebuild(
         assert newest(grown, view).rows(named=True) == newest(rebuilt, view).rows(named=True)
 
 
+@pytest.mark.usefixtures("few_views")
 @settings(max_examples=5)
 @given(HISTORIES, st.lists(st.integers(1, 8), min_size=1, max_size=2))
 # a version in between arrives last and moves the older one's end; another record arrives too
@@ -187,6 +195,7 @@ def test_increments_in_any_order_have_the_values_of_a_rebuild(
     assert_quality_is_as_defined(warehouse, versions, instants)
 
 
+@pytest.mark.usefixtures("few_views")
 @settings(max_examples=4)
 @given(HISTORIES, HISTORIES)
 # an author's first record is removed; a whole record is removed; another text replaces one
