@@ -66,15 +66,31 @@ class Warm:
         """Run a command to its end; it must succeed."""
         assert self.wait(self.start(name, *arguments)) == 0, self.log.read_text()
 
+    def begin(
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        said: Path,
+    ) -> Callable[[], Ended]:
+        """Begin the command line in a folder, with just this environment; call it to wait.
+
+        The output goes to files in the folder `said`.
+        """
+        said.mkdir(exist_ok=True)
+        output, errors = said / "output", said / "errors"
+        words = [str(folder), json.dumps(dict(environment)), *arguments]
+        pid = self._ask(["millrace", words, str(output), str(errors)])
+        return lambda: Ended(
+            words, self.wait(pid), output.read_text("utf-8"), errors.read_text("utf-8")
+        )
+
     def millrace(
         self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]
     ) -> Ended:
-        """Run the command line in a folder, with just this environment."""
+        """Run the command line to its end."""
         with tempfile.TemporaryDirectory() as said:
-            output, errors = Path(said, "output"), Path(said, "errors")
-            words = [str(folder), json.dumps(dict(environment)), *arguments]
-            code = self.wait(self._ask(["millrace", words, str(output), str(errors)]))
-            return Ended(words, code, output.read_text("utf-8"), errors.read_text("utf-8"))
+            return self.begin(arguments, folder, environment, Path(said))()
 
     def close(self) -> None:
         """End the process; its children have been waited for."""

@@ -22,6 +22,7 @@ from flows.commands.plan import plan
 from flows.planning import plan_run
 from flows.report.data import read_shown
 from flows.stages import PipelineParameters, lock_home, pending_work, run_plain
+from tests.flows.conftest import Warm, environment_of
 from transforms.features.registry import view_of, views
 from transforms.home import Settings
 from transforms.sources.source import load_source
@@ -48,7 +49,7 @@ def the_one_line(result: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_run_then_run_again_changes_nothing(
-    new_millrace: Run, small_source: Path, tmp_path: Path
+    new_millrace: Run, millrace: Run, small_source: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
     first = new_millrace(
@@ -70,7 +71,7 @@ def test_run_then_run_again_changes_nothing(
     assert list(summary["seconds"]) == ["ingest", "prepare", "featurize", "apply", "materialize"]
 
     versions = Warehouse(Settings(home=home)).versions()
-    second = new_millrace("run", "--source", str(small_source), "--home", str(home), "--json")
+    second = millrace("run", "--source", str(small_source), "--home", str(home), "--json")
     assert second.returncode == 0, second.stderr
     assert "nothing new" in second.stdout
     assert json.loads(second.stdout.splitlines()[-1])["read"] == 0
@@ -129,7 +130,7 @@ def test_views_that_are_off_are_named(
     ],
 )
 def test_a_mistake_costs_one_line(
-    new_millrace: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+    millrace: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     (tmp_path / "folder").mkdir()
     record = "record: {record_id: a, author_id: b, event_timestamp: c, text: d"
@@ -138,7 +139,7 @@ def test_a_mistake_costs_one_line(
     )
     (tmp_path / "empty.yaml").write_text(f"name: x\nuri: folder\nknown: at_load\n{record}}}\n")
     (tmp_path / "broken.yaml").write_text("name: [x\nuri: y\n")
-    result = new_millrace(*arguments)
+    result = millrace(*arguments)
     assert result.returncode == code
     assert words in the_one_line(result)
 
@@ -200,38 +201,27 @@ def waits_for_a_lock(process_id: int) -> bool:
     return any(str(process_id) in fields for fields in waiting)
 
 
-def test_two_runs_at_once_load_every_row_once(tmp_path: Path, small_source: Path) -> None:
+def test_two_runs_at_once_load_every_row_once(
+    warm: Warm, tmp_path: Path, small_source: Path
+) -> None:
     home = tmp_path / "home"
-    command = [
-        sys.executable,
-        "-m",
-        "flows.cli",
-        "run",
-        "--plain",
-        "--json",
-        "--source",
-        str(small_source),
-        "--home",
-        str(home),
-    ]
+    command = ("run", "--plain", "--json", "--source", str(small_source), "--home", str(home))
     runs = [
-        subprocess.Popen(
-            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
+        warm.begin(command, tmp_path, environment_of(tmp_path), tmp_path / name)
+        for name in ("one", "other")
     ]
-    outs = [process.communicate(timeout=280)[0] for process in runs]
-    assert [process.returncode for process in runs] == [0, 0]
-    assert sorted(json.loads(out.splitlines()[-1])["read"] for out in outs) == [0, 2859]
+    ended = [wait() for wait in runs]
+    assert [run.returncode for run in ended] == [0, 0]
+    assert sorted(json.loads(run.stdout.splitlines()[-1])["read"] for run in ended) == [0, 2859]
     assert Warehouse(Settings(home=home)).n_rows("raw.records") == 2859
 
 
 def test_home_may_have_a_blank_and_other_letters_in_its_path(
-    new_millrace: Run, small_source: Path, tmp_path: Path
+    millrace: Run, small_source: Path, tmp_path: Path
 ) -> None:
     home = str(tmp_path / "my häuser home")
     for expected in ("features.author_activity", "nothing new"):
-        result = new_millrace("run", "--source", str(small_source), "--home", home, "--plain")
+        result = millrace("run", "--source", str(small_source), "--home", home, "--plain")
         assert result.returncode == 0, result.stderr
         assert expected in result.stdout
     spine = (
