@@ -28,7 +28,7 @@ demo: setup ## the whole pipeline on the shipped sample, with a model at the end
 	@echo "Next: millrace status; millrace features; millrace serve; your own source: README.md. (millrace is in $(BIN)/)"
 
 test: setup ## all tests, a process a core
-	@$(BIN)/pytest --numprocesses auto --dist worksteal
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses auto --dist worksteal
 
 soak: setup ## the tests that draw their moments and orders, many times over (an hour)
 	@$(BIN)/pytest --kills 1000 --rounds 200 --orders 20 tests/flows/test_kill.py tests/flows/test_concurrency.py tests/transforms/test_order.py

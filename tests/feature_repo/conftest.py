@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import yaml
 
+import feature_repo.importing  # noqa: F401 - Feast as the product has it, not checked by typeguard
 from feature_repo import client
 from feature_repo.online import apply
 from feature_repo.online_views import keep
