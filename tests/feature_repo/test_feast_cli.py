@@ -50,10 +50,14 @@ def feast(home: Path, *arguments: str) -> str:
 
 
 @contextmanager
-def serving(command: list[str], port: int, path: str) -> Iterator[str]:
+def serving(command: list[str], port: int, path: str, **environment: str) -> Iterator[str]:
     """Start a server, wait until it answers, end it by its process id."""
     process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     address = f"http://127.0.0.1:{port}"
     try:

@@ -1,10 +1,7 @@
 """A client's mistakes over HTTP get nulls, an empty answer or 4xx with the reason, never 500."""
 
-import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+
+from tests.feature_repo.test_feast_cli import free_port, serving
 
 REPOSITORY = Path(__file__).parent.parent.parent / "feature_repo"
 DEFINITIONS = """
@@ -78,36 +77,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         [*feast, "apply", "--skip-source-validation"], check=True, capture_output=True, timeout=300
     )
     port = free_port()
-    process = subprocess.Popen(
-        [*feast, "serve", "--port", str(port)],
-        env=os.environ | {"MILLRACE_SERVER_WRITES": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    client = httpx.Client(
-        base_url=f"http://127.0.0.1:{port}",
-        timeout=60,
-        limits=httpx.Limits(max_keepalive_connections=0),
-    )
-    try:
-        for _ in range(600):
-            assert process.poll() is None, "the server ended before it answered"
-            try:
-                client.get("/health").raise_for_status()
-                break
-            except httpx.HTTPError:
-                time.sleep(0.2)
+    command = [*feast, "serve", "--port", str(port)]
+    limits = httpx.Limits(max_keepalive_connections=0)
+    with (
+        serving(command, port, "/health", MILLRACE_SERVER_WRITES="1") as address,
+        httpx.Client(base_url=address, timeout=60, limits=limits) as client,
+    ):
         yield client
-    finally:
-        client.close()
-        process.terminate()
-        process.wait(60)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def asked(

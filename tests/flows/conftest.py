@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -65,6 +66,15 @@ class Warm:
     def run(self, name: str, *arguments: object) -> None:
         """Run a command to its end; it must succeed."""
         assert self.wait(self.start(name, *arguments)) == 0, self.log.read_text()
+
+    def end(self, pid: int, by: signal.Signals = signal.SIGTERM) -> None:
+        """End a child by a signal, and by nothing else."""
+        os.kill(pid, by)
+        assert self.wait(pid) == -by, self.log.read_text()
+
+    def die(self, name: str, *arguments: object) -> None:
+        """Run a command that is killed at a point."""
+        assert self.wait(self.start(name, *arguments)) == -signal.SIGKILL, self.log.read_text()
 
     def begin(
         self,

@@ -1,10 +1,7 @@
 """A topic that a consumer follows: served as it comes, and once, whatever is killed."""
 
-import os
 import random
-import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,14 @@ import pytest
 from tests.broker import N_PARTITIONS, Broker
 from tests.feature_repo.test_feast_cli import free_port
 from tests.flows.conftest import INCREMENTS, Notes, Warm, contents, leftovers, note
-from tests.flows.test_consume_kill import as_read
+from tests.flows.consumers import (
+    consume_and_die,
+    differing,
+    health,
+    until,
+    until_healthy,
+    until_stopped,
+)
 from transforms.home import Settings
 from transforms.schemas.raw import RawRecord
 from transforms.sources.ingest import ingest
@@ -45,22 +49,6 @@ def topic_of_notes(folder: Path, broker: Broker, topic: str) -> Notes:
     notes.source.write_text(notes.source.read_text().replace("data/*.jsonl", broker.uri(topic)))
     broker.make(topic)
     return notes
-
-
-def until(is_so: Callable[[], Any], seconds: float = 120) -> Any:
-    """Wait until something is so; what it is then."""
-    end = time.monotonic() + seconds
-    while not (found := is_so()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return found
-
-
-def health(port: int) -> httpx.Response | None:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=60)
-    except httpx.TransportError:
-        return None
 
 
 def places(home: Path) -> list[tuple[str, int]]:
@@ -100,14 +88,8 @@ def test_killed_at_any_moment_a_topic_ends_as_a_batch(
     for number in range(n_kills):
         for partition, line in waiting[number * size : (number + 1) * size]:
             broker.send("killed", [line.encode()], partition)
-        port = free_port()
-        if number < len(points):
-            pid = warm.start("consume_until", points[number], notes.source, home, port)
-        else:
-            pid = warm.start("consume", notes.source, home, port)
-            time.sleep(chance.uniform(0.5, 5))
-            os.kill(pid, signal.SIGKILL)
-        assert warm.wait(pid) == -signal.SIGKILL, warm.log.read_text()
+        point = points[number] if number < len(points) else None
+        consume_and_die(warm, notes.source, home, point, chance)
     warm.run("run", notes.source, home)
     expected = [
         (f"partition-{n}", 1 + row) for n, part in enumerate(parts) for row in range(len(part))
@@ -117,10 +99,7 @@ def test_killed_at_any_moment_a_topic_ends_as_a_batch(
     for number, part in enumerate(parts):
         (files.folder / "data" / f"{number}.jsonl").write_text("\n".join(part))
     warm.run("run", files.source, tmp_path / "batch")
-    batch, found = contents(tmp_path / "batch"), contents(home)
-    assert sorted(found) == sorted(batch)
-    differing = {name for name in batch if as_read(name, found[name]) != as_read(name, batch[name])}
-    assert differing <= OF_LOADS
+    assert differing(contents(home), contents(tmp_path / "batch")) <= OF_LOADS
     assert leftovers(home) == []
 
 
@@ -146,8 +125,7 @@ def test_topic_is_followed_beside_posts_and_runs(
     until(lambda: Warehouse(Settings(home=home)).n_rows("staging.records") == 3)
     found = until(lambda: health(port))
     assert (found.status_code, found.json()["stopped"]) == (200, None)
-    os.kill(pid, signal.SIGTERM)
-    assert warm.wait(pid) == -signal.SIGTERM, warm.log.read_text()
+    warm.end(pid)
     warm.run("run", notes.source, home)
     assert len(places(home)) == 3
 
@@ -163,15 +141,13 @@ def test_messages_that_are_lost_are_said_until_a_run_accepts_it(
     broker.send("lost", lines)
     port = free_port()
     pid = warm.start("consume", notes.source, home, port)
-    found = until(lambda: (answer := health(port)) and answer.status_code == 503 and answer)
-    assert "messages from offset 1 on were deleted" in found.json()["stopped"]
+    assert "messages from offset 1 on were deleted" in until_stopped(port)
     refused = millrace(*run)
     assert refused.returncode == 2
     assert "--accept-gap goes on with what is still there" in refused.stderr
     accepted = millrace(*run, "--accept-gap")
     assert accepted.returncode == 0, accepted.stderr
     assert "deleted before they were read" in accepted.stderr
-    until(lambda: (answer := health(port)) and answer.status_code == 200)
-    os.kill(pid, signal.SIGTERM)
-    assert warm.wait(pid) == -signal.SIGTERM, warm.log.read_text()
+    until_healthy(port)
+    warm.end(pid)
     assert places(home)[-1] == ("partition-0", 6_001)

@@ -1,11 +1,9 @@
 """SIGKILL of the consumer, anywhere: what was acknowledged is there once, and equals a batch."""
 
-import os
 import random
 import signal
 import threading
 import time
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +13,7 @@ import pytest
 
 from tests.feature_repo.test_feast_cli import free_port
 from tests.flows.conftest import INCREMENTS, Notes, Warm, contents, leftovers
+from tests.flows.consumers import differing
 from transforms.home import Settings
 from transforms.sources.ingest import ingest
 from transforms.sources.source import load_source
@@ -100,20 +99,6 @@ def loads_of_passes(home: Home) -> list[list[str]]:
     return passes
 
 
-def as_read(relation: str, rows: Any) -> Any:
-    """Leave out rows of features that repeat the row before of their entity: they change no read.
-
-    They stay of an instant that was published before its version turned out to be a duplicate row.
-    """
-    if not relation.startswith("features.") and relation != "duplicates.documents":
-        return rows
-
-    def but_its_instant(row: tuple[Any, ...]) -> tuple[Any, ...]:
-        return row[:1] + row[2:]
-
-    return [next(found) for _, found in groupby(rows, but_its_instant)]
-
-
 def assert_is_batch(home: Home) -> None:
     """Every key is in raw once; all tables are as in a home that stages the same loads of files.
 
@@ -136,12 +121,7 @@ def assert_is_batch(home: Home) -> None:
             ingest(source, warehouse)
         prepare(source, warehouse)
     home.warm.run("run", notes.source, batch)
-    expected, found = contents(batch), contents(home.path)
-    assert sorted(found) == sorted(expected)
-    differing = {
-        name for name in expected if as_read(name, found[name]) != as_read(name, expected[name])
-    }
-    assert differing <= OF_PASSES
+    assert differing(contents(home.path), contents(batch)) <= OF_PASSES
     assert leftovers(home.path) == []
 
 
@@ -166,8 +146,7 @@ def test_killed_at_any_moment_it_ends_as_a_batch(
     for _ in range(request.config.getoption("--kills")):
         pid = home.start()
         time.sleep(chance.uniform(0.5, 5))
-        os.kill(pid, signal.SIGKILL)
-        assert home.warm.wait(pid) == -signal.SIGKILL, home.warm.log.read_text()
+        home.warm.end(pid, signal.SIGKILL)
         assert {f"post:{key}" for key in list(acknowledged)} <= home.uris()
     pid = home.start()
     for sender in senders:
@@ -176,8 +155,7 @@ def test_killed_at_any_moment_it_ends_as_a_batch(
     answers = [home.post(key, wait="online", timeout=60) for key in keys]
     assert {answer["reached"] for answer in answers} == {"online"}
     assert sum(answer["quarantined"] for answer in answers) == 2
-    os.kill(pid, signal.SIGTERM)
-    assert home.warm.wait(pid) == -signal.SIGTERM, home.warm.log.read_text()  # as uvicorn ends
+    home.warm.end(pid)  # as uvicorn ends
     home.warm.run("run", home.notes.source, home.path)
     assert_is_batch(home)
 
@@ -193,14 +171,12 @@ def test_killed_around_commits_it_ends_as_a_batch(home: Home) -> None:
         # an answer or none: what is not acknowledged is sent again, with its key
         pid = home.start()
         sender.join()
-        os.kill(pid, signal.SIGKILL)
-        home.warm.wait(pid)
+        home.warm.end(pid, signal.SIGKILL)
     pid = home.start()
     for key in POSTS:
         # k42 has a duplicate row until a version between comes
         home.post(key, wait="staged" if key == "k42" else "raw")
     assert home.post("k0", wait="online", timeout=60)["reached"] == "online"
-    os.kill(pid, signal.SIGKILL)  # with most of it in raw alone
-    home.warm.wait(pid)
+    home.warm.end(pid, signal.SIGKILL)  # with most of it in raw alone
     home.warm.run("run", home.notes.source, home.path)
     assert_is_batch(home)

@@ -1,10 +1,7 @@
 """A Delta table that a consumer follows: what is appended is served, once, whatever is killed."""
 
 import json
-import os
 import random
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +11,15 @@ from deltalake import DeltaTable
 
 from tests.feature_repo.test_feast_cli import free_port
 from tests.flows.conftest import INCREMENTS, Notes, Warm, contents, leftovers
-from tests.flows.test_consume_kafka import health, until
-from tests.flows.test_consume_kill import as_read
+from tests.flows.consumers import (
+    consume_and_die,
+    differing,
+    health,
+    served,
+    until,
+    until_healthy,
+    until_stopped,
+)
 from transforms.home import Settings
 from transforms.warehouse.tables import Warehouse
 
@@ -54,14 +58,8 @@ def test_killed_at_any_moment_a_table_ends_as_a_batch(
         lines = LINES[1:][number * size : (number + 1) * size]
         append(notes, lines[::2])
         append(notes, lines[1::2])
-        port = free_port()
-        if number < len(points):
-            pid = warm.start("consume_until", points[number], notes.source, home, port)
-        else:
-            pid = warm.start("consume", notes.source, home, port)
-            time.sleep(chance.uniform(0.5, 5))
-            os.kill(pid, signal.SIGKILL)
-        assert warm.wait(pid) == -signal.SIGKILL, warm.log.read_text()
+        point = points[number] if number < len(points) else None
+        consume_and_die(warm, notes.source, home, point, chance)
         if number % 2:
             DeltaTable(notes.folder / "table").optimize.compact()
     warm.run("run", notes.source, home)
@@ -70,12 +68,9 @@ def test_killed_at_any_moment_a_table_ends_as_a_batch(
     files = Notes(tmp_path / "files")
     (files.folder / "data" / "all.jsonl").write_text("\n".join(LINES))
     warm.run("run", files.source, tmp_path / "batch")
-    batch, found = contents(tmp_path / "batch"), contents(home)
-    served = [name for name in batch if name.startswith(("features.", "online "))]
-    assert len(served) > 5
-    assert [
-        name for name in served if as_read(name, found[name]) != as_read(name, batch[name])
-    ] == []
+    batch = served(contents(tmp_path / "batch"))
+    assert len(batch) > 5
+    assert differing(served(contents(home)), batch) == set()
     assert leftovers(home) == []
 
 
@@ -94,14 +89,12 @@ def test_what_is_appended_is_served_and_what_is_deleted_is_said(
     assert until(lambda: health(port)).status_code == 200
     DeltaTable(notes.folder / "table").delete("id = 'r1'")
     append(notes, LINES[4:6])
-    found = until(lambda: (answer := health(port)) and answer.status_code == 503 and answer)
-    assert "version 2 (DELETE) deletes or overwrites rows" in found.json()["stopped"]
+    assert "version 2 (DELETE) deletes or overwrites rows" in until_stopped(port)
     assert n_staged() == 4
     run = ("run", "--plain", "--source", str(notes.source), "--home", str(home))
     refused = millrace(*run)
     assert (refused.returncode, "--accept-gap takes" in refused.stderr) == (2, True)
     assert millrace(*run, "--accept-gap").returncode == 0
-    until(lambda: (answer := health(port)) and answer.status_code == 200)
+    until_healthy(port)
     assert n_staged() == 6
-    os.kill(pid, signal.SIGTERM)
-    assert warm.wait(pid) == -signal.SIGTERM, warm.log.read_text()
+    warm.end(pid)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -322,7 +321,7 @@ def test_erasure_that_is_killed_is_finished_by_the_next_run(
     """Killed twice: the erasure itself, then the run that was to finish it."""
     home, source = own / "home", own / "source" / "notes.yaml"
     for command in (("erase_until", kills[0], PERSON), ("run_until", kills[1], source)):
-        assert warm.wait(warm.start(*command, home)) == -signal.SIGKILL, warm.log.read_text()
+        warm.die(*command, home)
     warm.run("run", source, home)
     assert begun_erasure(Warehouse(Settings(home=home))) is None
     assert places_of(home, NEEDLES) == []

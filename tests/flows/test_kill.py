@@ -34,8 +34,7 @@ def test_run_after_two_kills_ends_where_an_undisturbed_one_does(lives: Lives, st
     number = 0 if step == "apply" else 1
     lives.go_back(number)
     for side in ("before", "after"):
-        pid = lives.warm.start("run_until", f"{side}:{step}", lives.source, lives.home)
-        assert lives.warm.wait(pid) == -signal.SIGKILL, lives.warm.log.read_text()
+        lives.warm.die("run_until", f"{side}:{step}", lives.source, lives.home)
     lives.assert_ends_as_undisturbed(number, step)
 
 
