@@ -241,7 +241,10 @@ def _script_numbers() -> npt.NDArray[np.uint8]:
     ] = len(SCRIPTS) - 1
     is_letter = characters.str.contains(r"\p{L}")
     code_points, letters = code_points[is_letter.to_numpy()], characters.filter(is_letter)
-    for number, script in enumerate(SCRIPTS[:-1]):
+    # a letter is of one script, and most are Han or Hangul, so these leave few to the others
+    for script in sorted(SCRIPTS[:-1], key=("Hani", "Kore").__contains__, reverse=True):
         names = "".join(rf"\p{{sc={name}}}" for name in WRITTEN_WITH_HAN.get(script, (script,)))
-        numbers[code_points[letters.str.contains(f"[{names}]").to_numpy()]] = number
+        is_of = letters.str.contains(f"[{names}]")
+        numbers[code_points[is_of.to_numpy()]] = SCRIPTS.index(script)
+        code_points, letters = code_points[~is_of.to_numpy()], letters.filter(~is_of)
     return numbers
