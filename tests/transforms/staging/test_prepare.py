@@ -18,6 +18,7 @@ import pytest
 
 from transforms.errors import DriftError, SourceError
 from transforms.home import Settings
+from transforms.profiles.drift import watch
 from transforms.schemas.base import Contract
 from transforms.schemas.staging import (
     AccountedFile,
@@ -552,7 +553,7 @@ def test_versions_are_written_while_the_load_is_profiled_and_deleted_if_it_is_re
 ) -> None:
     source = make_source(write("a.jsonl", note("r1"), note("r2")))
     ingest(source, warehouse)
-    folder, watch = warehouse.folder(StagedRecord.relation()), prepare_module.watch
+    folder = warehouse.folder(StagedRecord.relation())
     refused: tuple[str, dict[str, Any]] = ("refused", {})
 
     def waiting(*arguments: Any, **options: Any) -> None:
