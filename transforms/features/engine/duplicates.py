@@ -16,7 +16,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from transforms.ahead import ahead
 from transforms.features.rows import view_batches
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownContent, KnownDocument
@@ -69,7 +68,9 @@ def new_contents(
     in_effect = (
         f"select record_id, event_timestamp, text from ({model('features/versions_in_effect')})"
     )
-    for documents in ahead(_digest, connection.sql(in_effect).to_arrow_reader(batch_rows)):
+    for batch in connection.sql(in_effect).to_arrow_reader(batch_rows):
+        documents = pl.DataFrame(batch).with_columns(normal=normalise(pl.col("text")))
+        documents = documents.with_columns(content_id=digest_contents(documents["normal"]))
         writing.register(
             "batch_documents",
             documents.select("record_id", "event_timestamp", "content_id").to_arrow(),
@@ -91,11 +92,6 @@ def new_contents(
         writing.execute("insert into new_contents from batch_signed")
         writing.execute("insert into seen_contents select content_id from batch_signed")
         yield from signed.to_batches()
-
-
-def _digest(batch: pa.RecordBatch) -> pl.DataFrame:
-    documents = pl.DataFrame(batch).with_columns(normal=normalise(pl.col("text")))
-    return documents.with_columns(content_id=digest_contents(documents["normal"]))
 
 
 def changed_documents(
