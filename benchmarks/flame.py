@@ -5,10 +5,11 @@
     .venv/bin/python benchmarks/flame.py stacks.txt docs/benchmarks/flame.svg
 
 py-spy (`pip install py-spy`) draws one too, but of every frame and thread: a megabyte, most of it
-imports. This one has the main threads of the stages only, which wait where Polars' and DuckDB's
-threads work for them, and frames that had at least one sample in two hundred. Each bar is a frame,
-as wide as its share of the samples, above its caller: ours in orange, other Python in grey, native
-code in blue. Point at a bar for its name and share.
+imports. This one has the main threads of the stages, which wait where Polars' and DuckDB's threads
+work for them, and the threads that compute batches, without the main thread's wait for these; and
+frames that had at least one sample in two hundred. Each bar is a frame, as wide as its share of the
+samples, above its caller: ours in orange, other Python in grey, native code in blue. Point at a bar
+for its name and share.
 """
 
 import re
@@ -20,6 +21,9 @@ from typing import NamedTuple
 
 LEAST_SHARE = 0.005
 LINE_NUMBER = re.compile(r":[0-9]+\)$")
+# what a thread makes of a batch, and where the main thread waits for it (`transforms.ahead`)
+OF_BATCH = "_compute_batch (transforms/"
+WAITING = "ahead (transforms/ahead.py);Future.result"
 WIDTH, ROW, LETTER = 1200, 17, 6.6
 OURS = ("transforms", "feature_repo", "flows", "features")
 FILLS = {"ours": "#f2a65a", "native": "#9ec5e8", "python": "#d9d9d9"}
@@ -49,13 +53,14 @@ def main(stacks: Path, picture: Path) -> None:
 
 
 def read(stacks: Path) -> Frame:
-    """Read lines of `outermost;...;innermost samples`, from the stage on, without imports."""
+    """Read lines of `outermost;...;innermost samples`, from stage or batch on, without imports."""
     root = Frame()
     for line in stacks.read_text("utf-8").splitlines():
         path, _, count = line.rpartition(" ")
         names = [LINE_NUMBER.sub(")", name) for name in path.split(";") if name[:2] != "0x"]
-        start = next((at for at, name in enumerate(names) if name.startswith("stage_")), None)
-        if start is None or "importlib" in path:
+        begins = (at for at, name in enumerate(names) if name.startswith(("stage_", OF_BATCH)))
+        start = next(begins, None)
+        if start is None or "importlib" in path or WAITING in ";".join(names):
             continue
         frame = root
         frame.n_samples += int(count)

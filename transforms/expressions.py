@@ -89,7 +89,10 @@ def sealed(
     """
     config = SEALED | ({"memory_limit": memory_limit} if memory_limit else {}) | options
     idle = _idle[os.getpid(), repr(sorted(config.items()))]
-    engine, n_loans = idle.pop() if idle else (_start(config), 0)
+    try:  # another thread may take the last one
+        engine, n_loans = idle.pop()
+    except IndexError:
+        engine, n_loans = _start(config), 0
     is_sound = False
     try:
         with engine.cursor() as connection:

@@ -38,7 +38,7 @@ from transforms.sql import model
 from transforms.staging.checks import day_order, watch_checks
 from transforms.staging.mapping import DECODED, candidates_parameters, candidates_sql, decode_rows
 from transforms.staging.treatment import keep_treatment
-from transforms.staging.versions import decide, publish_versions
+from transforms.staging.versions import decide, writing_versions
 from transforms.text.pii import redact
 from transforms.warehouse.checkpoint import Consumer, preparing, publish_once
 from transforms.warehouse.publishing import refuse_other_columns
@@ -195,10 +195,13 @@ def _prepare_until(
         transactions = preparing(source.name).at(version, mapping_digest(source))
         accounts = account(connection, source)
         watch_checks(connection, source, warehouse, is_accepted=accepted.load)
-        watch(connection, source, warehouse, buffer, is_accepted=accepted.drift)
-        publish_once(warehouse, QuarantinedRecord, quarantined(connection, warehouse), transactions)
-        publish_once(warehouse, SourceField, compared.batches(), transactions)
-        publish_versions(connection, warehouse, buffer, accounts, transactions)
+        with writing_versions(connection, warehouse, buffer, transactions) as publish_versions:
+            watch(connection, source, warehouse, buffer, is_accepted=accepted.drift)
+            publish_once(
+                warehouse, QuarantinedRecord, quarantined(connection, warehouse), transactions
+            )
+            publish_once(warehouse, SourceField, compared.batches(), transactions)
+            publish_versions(accounts)
     return total(accounts)
 
 

@@ -23,7 +23,7 @@ from transforms.staging.prepare import (
     split,
     total,
 )
-from transforms.staging.versions import publish_versions
+from transforms.staging.versions import writing_versions
 from transforms.warehouse.checkpoint import publish_once, replaying
 from transforms.warehouse.scratch import scratch_folder
 from transforms.warehouse.snapshot import connect, create_view
@@ -105,7 +105,8 @@ def _replay_until(
             n_passed > 0
         )
         if passed.height:
-            publish_versions(connection, warehouse, buffer, passed, transactions)
+            with writing_versions(connection, warehouse, buffer, transactions) as publish_versions:
+                publish_versions(passed)
             publish_once(warehouse, SourceField, compared.batches(), transactions)
         publish_once(
             warehouse,

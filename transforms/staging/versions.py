@@ -6,7 +6,8 @@ ever in neither table, and a row in both is a version. So a killed run that is r
 same rows and decides the same.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -17,7 +18,7 @@ import pyarrow as pa
 from transforms.schemas.base import Contract
 from transforms.schemas.staging import AccountedFile, DuplicateRow, StagedRecord
 from transforms.sql import model
-from transforms.warehouse.checkpoint import publish_once
+from transforms.warehouse.checkpoint import publish_once, publishing_once
 from transforms.warehouse.rewrite import files_holding, rows_staying
 from transforms.warehouse.tables import Warehouse
 
@@ -35,33 +36,38 @@ def decide(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def publish_versions(
+@contextmanager
+def writing_versions(
     connection: duckdb.DuckDBPyConnection,
     warehouse: Warehouse,
     buffer: Path,
-    accounts: pl.DataFrame,
     transactions: Mapping[str, int],
-) -> None:
-    """Publish the accounts of accepted and moved rows, then duplicate rows, then versions."""
+) -> Iterator[Callable[[pl.DataFrame], None]]:
+    """Begin to write the versions in a second thread; yield what publishes, given the accounts.
+
+    It publishes the accounts of accepted and moved rows, then duplicate rows, then the versions.
+    """
     moved: pl.DataFrame = connection.sql(model("staging/moved_accounts")).pl()
-    publish_once(
-        warehouse, AccountedFile, pl.concat([accounts, moved]).to_arrow().to_batches(), transactions
-    )
-    publish_once(
-        warehouse, DuplicateRow, _duplicate_rows(connection, warehouse, buffer), transactions
-    )
     files = (
         files_holding(connection, warehouse.files(StagedRecord.relation()), "moved_rows")
         if moved.height
         else []
     )
-    publish_once(
-        warehouse,
-        StagedRecord,
-        _versions(connection, warehouse, buffer, files),
-        transactions,
-        files,
-    )
+    versions = _versions(connection.cursor(), warehouse, buffer, files)
+    with publishing_once(warehouse, StagedRecord, versions, transactions, files) as publish_written:
+
+        def publish(accounts: pl.DataFrame) -> None:
+            rows = pl.concat([accounts, moved]).to_arrow().to_batches()
+            publish_once(warehouse, AccountedFile, rows, transactions)
+            publish_once(
+                warehouse,
+                DuplicateRow,
+                _duplicate_rows(connection, warehouse, buffer),
+                transactions,
+            )
+            publish_written()
+
+        yield publish
 
 
 def _duplicate_rows(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transforms.text.identify import SURE_PROBABILITY, Answers, identify
+from transforms.text.identify import SURE_PROBABILITY, Answer, Answers, identify
 from transforms.text.measured import columns, select
 from transforms.text.workers import begin_in_pool
 
@@ -25,6 +25,9 @@ NO_LANGUAGE = f"{REFUSED}|{ADDRESS}"
 N_CHARACTERS_READ = 10_000
 # for fewer texts, starting workers and reading the model in each costs more than it saves
 LEAST_FOR_WORKERS = 20_000
+# a profile's sample, whose answers are kept
+MOST_KEPT, MOST_CHARACTERS_KEPT = 10_000, 1 << 24
+_kept: list[dict[str, Answer]] = [{}]
 # languages that no library distinguishes in short text: the ISO 639-3 macrolanguage of both
 LANGUAGE_GROUPS = {
     "id": "ms",
@@ -145,7 +148,7 @@ def begin_identifying(text: pl.Series, n_workers: int | None = None) -> Callable
     read, without = select(unique.to_frame(), _read()).get_columns()
     cleaned = without.to_list()
     n_workers = n_workers or (pl.thread_pool_size() if len(read) >= LEAST_FOR_WORKERS else 1)
-    answers = partial(identify, cleaned) if n_workers == 1 else begin_in_pool(cleaned, n_workers)
+    answers = _begin_asking(cleaned, n_workers)
 
     def end() -> pl.DataFrame:
         found = pl.DataFrame([*_languages(answers()), *_scripts(read)])
@@ -158,6 +161,31 @@ def begin_identifying(text: pl.Series, n_workers: int | None = None) -> Callable
             .join(found, on="text", how="left", maintain_order="left")
             .drop("text")
         )
+
+    return end
+
+
+def _begin_asking(texts: list[str], n_workers: int) -> Callable[[], Answers]:
+    """Begin to name the language of different texts, but those whose answers are kept.
+
+    Answers about few texts are kept until the next few: a run names those of a profile's sample,
+    then the same texts for `record_text`.
+
+    >>> [_begin_asking(["The weather is lovely."], 1)().languages for _ in range(2)]
+    [['en'], ['en']]
+    """
+    (kept,) = _kept
+    fresh = [text for text in texts if text not in kept]
+    wait = partial(identify, fresh) if n_workers == 1 else begin_in_pool(fresh, n_workers)
+
+    def end() -> Answers:
+        answers = wait()
+        if len(fresh) < len(texts):
+            found = kept | dict(zip(fresh, zip(*answers, strict=True), strict=True))
+            answers = Answers(*map(list, zip(*map(found.__getitem__, texts), strict=True)))
+        if len(texts) <= MOST_KEPT and sum(map(len, texts)) <= MOST_CHARACTERS_KEPT:
+            _kept[0] = dict(zip(texts, zip(*answers, strict=True), strict=True))
+        return answers
 
     return end
 
@@ -241,7 +269,10 @@ def _script_numbers() -> npt.NDArray[np.uint8]:
     ] = len(SCRIPTS) - 1
     is_letter = characters.str.contains(r"\p{L}")
     code_points, letters = code_points[is_letter.to_numpy()], characters.filter(is_letter)
-    for number, script in enumerate(SCRIPTS[:-1]):
+    # a letter is of one script, and most are Han or Hangul, so these leave few to the others
+    for script in sorted(SCRIPTS[:-1], key=("Hani", "Kore").__contains__, reverse=True):
         names = "".join(rf"\p{{sc={name}}}" for name in WRITTEN_WITH_HAN.get(script, (script,)))
-        numbers[code_points[letters.str.contains(f"[{names}]").to_numpy()]] = number
+        is_of = letters.str.contains(f"[{names}]")
+        numbers[code_points[is_of.to_numpy()]] = SCRIPTS.index(script)
+        code_points, letters = code_points[~is_of.to_numpy()], letters.filter(~is_of)
     return numbers

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from threading import local
 from typing import TypeVar
 
 import polars as pl
@@ -13,7 +14,7 @@ def shared(function: Callable[[pl.Series], Made]) -> Callable[[pl.Series], Made]
     """Keep what a function made of the last texts, for the next view that is given the same ones.
 
     Texts are compared by what they say, so a result is never another's. Whoever gets it must not
-    change it.
+    change it. Each thread has its own, for two batches may be computed side by side.
 
     >>> @shared
     ... def count(text: pl.Series) -> int:
@@ -23,15 +24,15 @@ def shared(function: Callable[[pl.Series], Made]) -> Callable[[pl.Series], Made]
     counting
     (2, 2)
     """
-    kept: list[tuple[pl.Series, Made]] = []
+    of_thread = local()
 
     @wraps(function)
     def made_once(text: pl.Series) -> Made:
-        last = kept[:]  # another thread may replace it meanwhile
-        if last and last[0][0].equals(text):
-            return last[0][1]
+        last: tuple[pl.Series, Made] | None = getattr(of_thread, "last", None)
+        if last and last[0].equals(text):
+            return last[1]
         made = function(text)
-        kept[:] = [(text, made)]
+        of_thread.last = (text, made)
         return made
 
     return made_once

@@ -5,13 +5,22 @@ of the input it goes. A consumer that was killed between two commits has begun a
 finished it; the next run finishes that version first.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import takewhile
+from threading import Event
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from transforms.schemas.base import Contract
-from transforms.warehouse.publishing import AlreadyPublishedError, publish
+from transforms.warehouse.publishing import (
+    AlreadyPublishedError,
+    Publication,
+    publish,
+    publishing,
+)
 from transforms.warehouse.tables import Warehouse
 
 
@@ -123,12 +132,58 @@ def publish_once(
     without: Sequence[str] = (),
 ) -> None:
     """Publish batches, unless an earlier, interrupted run already has."""
-    if any(
-        consumed_version(warehouse, contract.relation(), name) >= version
-        for name, version in transactions.items()
-    ):
+    if _is_published(warehouse, contract, transactions):
         return
     try:
         publish(warehouse, contract, batches, transactions, without=without)
     except AlreadyPublishedError:
         return
+
+
+@contextmanager
+def publishing_once(
+    warehouse: Warehouse,
+    contract: type[Contract],
+    batches: Iterator[pa.RecordBatch],
+    transactions: Mapping[str, int],
+    without: Sequence[str] = (),
+) -> Iterator[Callable[[], None]]:
+    """Begin to write batches in a second thread; yield what publishes them, as `publish_once`.
+
+    So whether they may be published is found out meanwhile. If not, what is written is deleted.
+    """
+    with ExitStack() as stack:
+        publication = None
+        if not _is_published(warehouse, contract, transactions):
+            with suppress(AlreadyPublishedError):
+                publication = stack.enter_context(
+                    publishing(warehouse, contract, transactions, without=without)
+                )
+        if publication is None:
+            yield lambda: None
+            return
+        second = stack.enter_context(ThreadPoolExecutor(1))
+        has_ended = Event()
+        stack.callback(has_ended.set)  # nothing more is written where nobody wants it
+        written = second.submit(_write, publication, batches, has_ended)
+
+        def publish_written() -> None:
+            written.result()
+            with suppress(AlreadyPublishedError):
+                publication.commit()
+
+        yield publish_written
+
+
+def _write(publication: Publication, batches: Iterator[pa.RecordBatch], has_ended: Event) -> None:
+    for batch in takewhile(lambda _: not has_ended.is_set(), batches):
+        publication.write(batch)
+
+
+def _is_published(
+    warehouse: Warehouse, contract: type[Contract], transactions: Mapping[str, int]
+) -> bool:
+    return any(
+        consumed_version(warehouse, contract.relation(), name) >= version
+        for name, version in transactions.items()
+    )

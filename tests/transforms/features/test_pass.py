@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import polars as pl
@@ -12,6 +14,7 @@ from transforms.features import RecordSql
 from transforms.features.build import featurize, stale_views
 from transforms.features.engine import kernels
 from transforms.features.engine.record import sql_view
+from transforms.home import Settings
 from transforms.text import words
 from transforms.warehouse import publishing
 from transforms.warehouse.tables import Warehouse
@@ -46,6 +49,21 @@ def test_arrivals_are_read_once_and_split_once(new_home: NewHome, count: Any) ->
     rows = featurize(warehouse, NOW + timedelta(hours=1))
     assert (len(reads), len(splits)) == (1, 1)
     assert {rows[name].new for name in TOGETHER} == {2}
+
+
+def test_two_batches_are_computed_side_by_side_each_in_one_thread(
+    tmp_path: Path, count: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, score, splits = Barrier(2, timeout=10), kernels.score, count(words, "Words")
+
+    def waiting(*arguments: Any) -> pl.DataFrame:
+        both.wait()  # breaks where no other batch is computed meanwhile
+        return score(*arguments)
+
+    monkeypatch.setattr(kernels, "score", waiting)
+    versions = [version(f"r{number}", number * HOUR, text=f"text {number}") for number in range(4)]
+    run(Warehouse(Settings(home=tmp_path, batch_rows=1)), versions)
+    assert len(splits) == len(versions)
 
 
 @pytest.mark.parametrize("n_committed", range(len(TOGETHER) + 1))

@@ -310,7 +310,7 @@ def test_a_killed_run_leaves_one_profile_of_a_load(
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr("transforms.staging.prepare.publish_versions", die)
+        patch.setattr("transforms.staging.prepare.publish_once", die)
         with pytest.raises(KilledError):
             prepare(source, warehouse)
     before = pl.read_delta(str(warehouse.folder("profiles.columns")))

@@ -5,9 +5,10 @@ import logging
 import shutil
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from transforms.errors import SourceError
+from transforms.errors import DriftError, SourceError
 from transforms.home import Settings
+from transforms.profiles.drift import watch
 from transforms.schemas.base import Contract
 from transforms.schemas.staging import (
     AccountedFile,
@@ -538,6 +540,37 @@ def test_a_killed_prepare_is_not_finished_with_another_mapping(
     assert prepare(source, warehouse) == Account(read=2, staged=1, quarantined=1)
     assert prepare(edited, warehouse) == Account()
     assert recount(warehouse)["adds_up"].to_list() == [True]
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_versions_are_written_while_the_load_is_profiled_and_deleted_if_it_is_refused(
+    make_source: MakeSource,
+    warehouse: Warehouse,
+    write: Write,
+    note: Note,
+    monkeypatch: pytest.MonkeyPatch,
+    is_refused: bool,  # noqa: FBT001 - a case
+) -> None:
+    source = make_source(write("a.jsonl", note("r1"), note("r2")))
+    ingest(source, warehouse)
+    folder = warehouse.folder(StagedRecord.relation())
+    refused: tuple[str, dict[str, Any]] = ("refused", {})
+
+    def waiting(*arguments: Any, **options: Any) -> None:
+        deadline = time.monotonic() + 20
+        while not list(folder.glob("*.parquet")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert list(folder.glob("*.parquet"))
+        assert warehouse.files(StagedRecord.relation()) == []
+        watch(*arguments, **options)
+        if is_refused:
+            raise DriftError(*refused)
+
+    with monkeypatch.context() as patch, pytest.raises(DriftError) if is_refused else nullcontext():
+        patch.setattr(prepare_module, "watch", waiting)
+        assert prepare(source, warehouse) == Account(read=2, staged=2)
+    assert len(list(folder.glob("*.parquet"))) == (not is_refused)
+    assert prepare(source, warehouse) == Account(*((2, 2) if is_refused else ()))
 
 
 def test_nothing_is_left_in_the_scratch_folder(

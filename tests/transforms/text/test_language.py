@@ -23,6 +23,7 @@ needs_pycld2 = pytest.mark.skipif(
     pycld2 is None, reason="pycld2 is not installed: it has no wheel for this Python"
 )
 
+
 SENTENCES = {
     "en": "Everyone may say what they think without fear.",
     "de": "Jeder Mensch darf ohne Angst sagen, was er denkt.",
@@ -80,6 +81,7 @@ TEXTS = st.lists(
 
 
 def named(*texts: str | None, n_workers: int = 1) -> pl.DataFrame:
+    language._kept[0] = {}
     return identify_language(pl.Series("text", texts, pl.String), n_workers)
 
 
@@ -262,6 +264,24 @@ def test_workers_name_as_this_process_does_and_in_order(monkeypatch: pytest.Monk
     ]
     texts += [None, *NOT_A_LANGUAGE]
     assert named(*texts, n_workers=2).equals(named(*texts))
+
+
+def test_answers_about_few_texts_are_kept_until_the_next_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = list(SENTENCES.values())[:4], list(SENTENCES.values())[2:8]
+    expected = [named(*texts) for texts in (second, first[::-1])]
+    asked: list[str] = []
+    identify_texts = identify.identify
+    monkeypatch.setattr(
+        language, "identify", lambda texts: asked.extend(texts) or identify_texts(texts)
+    )
+    monkeypatch.setattr(language, "MOST_KEPT", 4)
+    monkeypatch.setattr(language, "_kept", [{}])
+    identify_language(pl.Series(first))
+    assert identify_language(pl.Series(second)).equals(expected[0])  # more than are kept
+    assert identify_language(pl.Series(first[::-1])).equals(expected[1])
+    assert asked == first + second[2:]
 
 
 def test_only_a_big_batch_goes_to_workers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,17 @@
 import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
+from functools import partial
+from threading import Lock
 from typing import Any, Protocol, TypeVar
 
 import duckdb
 import polars as pl
 import pyarrow as pa
 
+from transforms.ahead import ahead
 from transforms.errors import GateError, MillraceError
 from transforms.expressions import quoted, sealed
 from transforms.features.joined import joined
@@ -44,8 +48,9 @@ def record_rows(
 ) -> Iterator[tuple[AView, pa.RecordBatch]]:
     """Compute record views from the versions in `inserted`, which are read once.
 
-    A batch goes through all kernels before the next is read, so they share what they make of its
-    texts (`transforms.text.shared`). `is_new` marks the instants that were not published before.
+    A batch goes through all kernels in one thread, so they share what they make of its texts
+    (`transforms.text.shared`); the next one does meanwhile, in another. `is_new` marks the instants
+    that were not published before.
     """
     changed = "select record_id from inserted union all select record_id from deleted"
     touched = "true" if is_whole else f"record_id in ({changed})"
@@ -58,15 +63,31 @@ def record_rows(
             from ({read_in_effect(connection, reads)}) as in_effect
             left join published_instants using (record_id, event_timestamp)
         """
-        for batch in connection.sql(in_effect).to_arrow_reader(batch_rows):
-            versions = pl.DataFrame(batch).with_columns(
-                created_timestamp=pl.lit(now, pl.Datetime("us", "UTC"))
-            )
-            for view in beside:
-                given = dict.fromkeys((*KEY, "text", *map(given_name, _reads(view))))
-                scored = score(view.contract, view.kernel, versions.select(*given))
-                rows = scored.with_columns(versions["is_new"]).to_arrow()
-                yield from ((view, rows) for rows in view_batches(view.contract, rows))
+        batches = connection.sql(in_effect).to_arrow_reader(batch_rows)
+        compute = partial(_compute_batch, {view: _turn(view) for view in beside}, now)
+        for computed in ahead(compute, batches):
+            yield from computed
+
+
+def _compute_batch(
+    views: Mapping[AView, AbstractContextManager[Any]], now: datetime, batch: pa.RecordBatch
+) -> list[tuple[AView, pa.RecordBatch]]:
+    versions = pl.DataFrame(batch).with_columns(
+        created_timestamp=pl.lit(now, pl.Datetime("us", "UTC"))
+    )
+    computed: list[tuple[AView, pa.RecordBatch]] = []
+    for view, turn in views.items():
+        given = dict.fromkeys((*KEY, "text", *map(given_name, _reads(view))))
+        with turn:
+            scored = score(view.contract, view.kernel, versions.select(*given))
+        rows = scored.with_columns(versions["is_new"]).to_arrow()
+        computed += ((view, rows) for rows in view_batches(view.contract, rows))
+    return computed
+
+
+def _turn(view: Computed) -> AbstractContextManager[Any]:
+    """Let a declared kernel compute one batch at a time, for it may keep state; ours do not."""
+    return nullcontext() if view.contract.__module__.startswith("transforms.") else Lock()
 
 
 def _reads(view: Computed) -> tuple[str, ...]:

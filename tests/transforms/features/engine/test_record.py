@@ -33,6 +33,7 @@ from transforms.features.engine.record import KernelView, sql_view
 from transforms.features.engine.sql_view import QueryView
 from transforms.features.entities import author
 from transforms.features.view import View
+from transforms.home import Settings
 from transforms.schemas.staging import StagedRecord
 from transforms.warehouse.publishing import publish
 from transforms.warehouse.snapshot import connect
@@ -87,10 +88,13 @@ def views_of(module: ModuleType) -> tuple[KernelView, KernelView]:
 
 
 def kernel(
-    declare: Declare, compute: str, feature: str = 'n: int = Field.count("N.")'
+    declare: Declare,
+    compute: str,
+    feature: str = 'n: int = Field.count("N.")',
+    text: str = TONE,
 ) -> KernelView:
     """A view with the body of `compute`, which begins at line 16 of its file."""
-    head, _, _ = TONE.partition("def shouts")
+    head, _, _ = text.partition("def shouts")
     indented = compute.replace("\n", "\n        ")
     body = f"    {feature}\n\n    @staticmethod\n    def compute(records):\n        {indented}\n"
     return KernelView(declare(f"{head}class RecordOwn(RecordView):\n{body}").RecordOwn, {})
@@ -150,6 +154,22 @@ def test_reading_what_is_not_there_is_refused(declare: Declare, reads: str) -> N
     module = declare(TONE.replace('"record_tone.n_shouts"', f'"{reads}"'))
     with pytest.raises(DeclarationError, match=f"reads {reads}, which is no column of a record"):
         KernelView(module.RecordEcho, {})
+
+
+def test_a_declared_kernel_computes_one_batch_at_a_time(
+    tmp_path: Path, only: Only, declare: Declare
+) -> None:
+    compute = """busy = LOUD.setdefault("busy", [])
+busy.append(1)
+time.sleep(0.02)
+n = len(busy)
+busy.pop()
+return records.with_columns(n=pl.lit(n, pl.Int64))"""
+    timed = TONE.replace("import polars as pl", "import time\n\nimport polars as pl")
+    only(kernel(declare, compute, text=timed))
+    warehouse = Warehouse(Settings(home=tmp_path / "home", batch_rows=1))
+    versions = [version(f"r{number}", number * HOUR) for number in range(6)]
+    assert newest(run(warehouse, versions), "record_own")["n"].to_list() == [1] * 6
 
 
 # --- (2) what a kernel must return ---
