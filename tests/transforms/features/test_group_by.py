@@ -266,7 +266,7 @@ def test_increments_in_order_of_knowledge_have_the_rows_of_a_rebuild(
     assert rows[0].equals(rows[1])
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(groups(kinds=EXTENDED), histories(max_steps=2))
 def test_entity_cut_into_stretches_of_time_has_the_rows_of_one_that_is_not(
     bench: Any, drawn: Drawn, states: list[list[Version]]

@@ -308,14 +308,14 @@ class GroupView(View):
         wanted: Sequence[Wanted],
     ) -> Iterator[Timelines]:
         """Compute parts bucket by bucket, and those of an entity with many records by stretches."""
-        n_light, n_buckets, bucket_of = _buckets(connection, spans)
+        n_whole, n_buckets, bucket_of = _buckets(connection, spans)
         has_parts = "p0" in connection.sql(f"{published} limit 0").columns
         may_be_cut = not has_parts and {part.kind for part in self.parts} <= EXTENDED
         for bucket in range(n_buckets):
             found, before = (
                 f"select * from ({sql}) where {bucket_of} = {bucket}" for sql in (spans, published)
             )
-            if bucket >= n_light and may_be_cut:
+            if bucket >= n_whole and may_be_cut:
                 yield from timelines_by_stretch(connection, self, found, before, wanted)
             else:
                 yield timelines(connection.sql(found).pl(), wanted, connection.sql(before).pl())
@@ -482,9 +482,9 @@ class GroupView(View):
 def _buckets(connection: duckdb.DuckDBPyConnection, spans: str) -> tuple[int, int, str]:
     """Divide entities into buckets of about `SPANS_OF_A_BUCKET` spans and rows of `published`.
 
-    Returns the number of buckets that entities share, that of all buckets, and SQL of an entity's.
-    An entity with half as many or more has a bucket of its own, after the shared ones: of few
-    entities, a hash alone may put all the large ones into one.
+    Returns the number of buckets of at most about that size, that of all buckets, which the others
+    come at the end of, and SQL of an entity's. An entity with half as many or more has a bucket of
+    its own: of few entities, a hash alone may put all the large ones into one.
     """
     place = "hash(entity_id)"
     rows = f"select {place} as place from ({spans}) union all select {place} from published"
@@ -493,14 +493,15 @@ def _buckets(connection: duckdb.DuckDBPyConnection, spans: str) -> tuple[int, in
         return 1, 1, "0"
     heavy = connection.sql(
         f"select place, count(*) as n from ({rows}) group by place "
-        f"having n >= {SPANS_OF_A_BUCKET // 2} order by place"
+        f"having n >= {SPANS_OF_A_BUCKET // 2} order by n, place"
     ).fetchall()
     n_light = 1 + (n_rows - sum(n for _, n in heavy)) // SPANS_OF_A_BUCKET
     light = f"{place} % {n_light}"
     if not heavy:
         return n_light, n_light, light
     own = " ".join(f"when {of} then {n_light + i}" for i, (of, _) in enumerate(heavy))
-    return n_light, n_light + len(heavy), f"case {place} {own} else {light} end"
+    n_whole = n_light + sum(n <= SPANS_OF_A_BUCKET for _, n in heavy)
+    return n_whole, n_light + len(heavy), f"case {place} {own} else {light} end"
 
 
 def create_published_instants(connection: duckdb.DuckDBPyConnection, view: View) -> None:
