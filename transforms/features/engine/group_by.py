@@ -234,6 +234,9 @@ class GroupView(View):
         ):
             columns = create_spans(run.connection, read, of, table) if of else {}
             run.spans |= {group.name: (table, columns) for group in of}
+        # what spans were made of would stay in memory until the views are published
+        run.connection.execute("drop table if exists record_spans")
+        run.connection.execute("drop table if exists changed_spans")
 
     def _extended(
         self, run: Run, spans: str, columns: Mapping[str, str]
