@@ -35,6 +35,8 @@ SMALLEST = 1e-9
 SHIFT = 1 << 20
 SAMPLED_ROWS = 10_000
 FEW_ROWS = 10_000
+# counted at a time: of all rows at once, Polars keeps what one column has read before another
+ROWS_OF_A_PART = 500_000
 VOCABULARY_BUCKETS = 1024
 # below this, a vocabulary would give single texts away
 MIN_VOCABULARY_ROWS = 20
@@ -258,13 +260,17 @@ def _count_publications(
 ) -> pl.DataFrame:
     """Count the publications in a view's data files that have no profile yet."""
     created = pl.col("created_timestamp")
-    rows = (
-        scan_parquet(files)
-        .filter(~created.is_in(known.unique().implode()))
-        .with_columns(loaded_timestamp=created)
+    rows, n_rows = scan_parquet(files), sum(map(n_rows_of, files))
+    is_new = ~created.is_in(known.unique().implode())
+    counts = merge(
+        count(
+            rows.slice(first, ROWS_OF_A_PART).filter(is_new).with_columns(loaded_timestamp=created),
+            ["loaded_timestamp"],
+            _columns_of(contract),
+            n_rows=n_rows,
+        )
+        for first in range(0, n_rows or 1, ROWS_OF_A_PART)
     )
-    n_rows = sum(map(n_rows_of, files))
-    counts = count(rows, ["loaded_timestamp"], _columns_of(contract), n_rows=n_rows)
     load_id = pl.col("loaded_timestamp").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
     relation = pl.lit(contract.relation())
     return counts.with_columns(source=pl.lit(""), load_id=load_id, relation=relation)

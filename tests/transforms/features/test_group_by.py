@@ -35,7 +35,7 @@ from tests.transforms.features.strategies import (
 from transforms.errors import DeclarationError, GateError
 from transforms.features import Count, Entity, GroupBy, LastK, Max, Mean, Sum, TopK, hours, lifetime
 from transforms.features.build import compute_views
-from transforms.features.engine import intervals
+from transforms.features.engine import group_by, intervals, stretches
 from transforms.features.engine.group_by import GroupView
 from transforms.features.engine.record import KernelView
 from transforms.features.entities import author, subject
@@ -263,6 +263,27 @@ def test_increments_in_order_of_knowledge_have_the_rows_of_a_rebuild(
         for until in sorted(bounds):
             home.take([v for v in in_order if v.known < until])
         rows.append(newest(home.views[1], home.rows(home.views[1])))
+    assert rows[0].equals(rows[1])
+
+
+@settings(max_examples=10)
+@given(groups(kinds=EXTENDED), histories(max_steps=2))
+def test_entity_cut_into_stretches_of_time_has_the_rows_of_one_that_is_not(
+    bench: Any, drawn: Drawn, states: list[list[Version]]
+) -> None:
+    rows = []
+    for n_spans, n_points in ((500_000, 2_000_000), (2, 3)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(group_by, "SPANS_OF_A_BUCKET", n_spans)
+            patch.setattr(stretches, "POINTS_OF_A_STRETCH", n_points)
+            home = bench(drawn)
+            view = home.views[1]
+            for state in states:
+                home.take(state)
+            rows.append(newest(view, home.rows(view)))
+            ids = f"select distinct {view.entity.id_of_columns} as entity_id from {view.relation}"
+            again = list(view.rebuild(home.run([view]), f"({ids})"))
+            assert all(batch.column("is_new").false_count == 0 for batch in again)
     assert rows[0].equals(rows[1])
 
 

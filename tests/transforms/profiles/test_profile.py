@@ -40,6 +40,7 @@ NUMBERS = st.lists(
     min_size=1,
 )
 PLANTED = "kingfisher"
+CREATED = pl.Datetime("us", "UTC")
 
 
 def counted(numbers: Sequence[float | None]) -> pl.DataFrame:
@@ -275,6 +276,34 @@ def test_a_publication_of_a_view_is_profiled_once_even_if_its_run_was_killed(
     assert quantiles(words["bucket_keys"], words["bucket_counts"], [0, 1]) == pytest.approx(
         [1, 20], rel=0.01
     )
+
+
+def test_a_large_publication_is_counted_in_parts_that_add_up(
+    warehouse: Warehouse,
+    make_source: MakeSource,
+    write: Write,
+    note: Note,
+    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes = (note(f"r{n}", text="word " * (n + 1)) for n in range(20))
+    stage(make_source(write("notes.jsonl", *notes)))
+    featurize(warehouse, datetime(2026, 2, 1, tzinfo=UTC), with_profiles=False)
+    sizes: list[int] = []
+
+    def counting(rows: pl.LazyFrame, *rest: Any, **options: Any) -> pl.DataFrame:
+        sizes.append(rows.select(pl.len()).collect().item())
+        return count(rows, *rest, **options)
+
+    def counted_in_parts_of(n_rows: int) -> pl.DataFrame:
+        monkeypatch.setattr(profile, "ROWS_OF_A_PART", n_rows)
+        files, known = warehouse.files(RecordQuality.relation()), pl.Series(dtype=CREATED)
+        found = profile._count_publications(RecordQuality, files, known)
+        return found.sort("column", "kind", "key", "n")
+
+    monkeypatch.setattr(profile, "count", counting)
+    assert counted_in_parts_of(7).equals(counted_in_parts_of(20))
+    assert sizes == [7, 7, 6, 20]
 
 
 def test_rows_of_a_load_replace_its_earlier_ones(warehouse: Warehouse) -> None:

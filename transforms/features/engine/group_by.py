@@ -4,7 +4,7 @@ A run extends the newest published rows of an entity by what arrived since. What
 is computed from all of the entity's records.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -28,7 +28,8 @@ from transforms.features.engine.spans import (
     spans_of,
     versions_of,
 )
-from transforms.features.engine.timelines import Wanted, timelines
+from transforms.features.engine.stretches import timelines_by_stretch
+from transforms.features.engine.timelines import Timelines, Wanted, timelines
 from transforms.features.fingerprint import digest
 from transforms.features.inputs import Inputs
 from transforms.features.joined import References
@@ -233,6 +234,9 @@ class GroupView(View):
         ):
             columns = create_spans(run.connection, read, of, table) if of else {}
             run.spans |= {group.name: (table, columns) for group in of}
+        # what spans were made of would stay in memory until the views are published
+        run.connection.execute("drop table if exists record_spans")
+        run.connection.execute("drop table if exists changed_spans")
 
     def _extended(
         self, run: Run, spans: str, columns: Mapping[str, str]
@@ -285,24 +289,39 @@ class GroupView(View):
             Wanted(f"p{i}", part, window, of[part], on[part])
             for i, (part, window) in enumerate(self.stored)
         ]
-        n_buckets, bucket_of = _buckets(run.connection, spans)
         instants = (
             "select * exclude (event_timestamp), epoch_us(event_timestamp) as instant_us "
             f"from ({published})"
         )
+        try:
+            for made in self._timelines(run.connection, spans, instants, wanted):
+                if made.incomplete.len():
+                    run.connection.register("further", made.incomplete.to_frame().to_arrow())
+                    run.connection.execute("insert into incomplete from further")
+                for rows in made.slices():
+                    yield from self._batches(run, rows, is_whole=is_whole)
+        except OverflowError as error:
+            raise self._too_large(str(error)) from None
+
+    def _timelines(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        spans: str,
+        published: str,
+        wanted: Sequence[Wanted],
+    ) -> Iterator[Timelines]:
+        """Compute parts bucket by bucket, and those of an entity with many records by stretches."""
+        n_whole, n_buckets, bucket_of = _buckets(connection, spans)
+        has_parts = "p0" in connection.sql(f"{published} limit 0").columns
+        may_be_cut = not has_parts and {part.kind for part in self.parts} <= EXTENDED
         for bucket in range(n_buckets):
-            of_bucket = f"{bucket_of} = {bucket}"
-            found = run.connection.sql(f"select * from ({spans}) where {of_bucket}").pl()
-            before = run.connection.sql(f"{instants} where {of_bucket}").pl()
-            try:
-                made = timelines(found, wanted, before)
-            except OverflowError as error:
-                raise self._too_large(str(error)) from None
-            if made.incomplete.len():
-                run.connection.register("further", made.incomplete.to_frame().to_arrow())
-                run.connection.execute("insert into incomplete from further")
-            for rows in made.slices():
-                yield from self._batches(run, rows, is_whole=is_whole)
+            found, before = (
+                f"select * from ({sql}) where {bucket_of} = {bucket}" for sql in (spans, published)
+            )
+            if bucket >= n_whole and may_be_cut:
+                yield from timelines_by_stretch(connection, self, found, before, wanted)
+            else:
+                yield timelines(connection.sql(found).pl(), wanted, connection.sql(before).pl())
 
     def _too_large(self, part: str) -> GateError:
         """Name the feature whose sum does not fit."""
@@ -463,27 +482,29 @@ class GroupView(View):
         return feature.value.format(**parts)
 
 
-def _buckets(connection: duckdb.DuckDBPyConnection, spans: str) -> tuple[int, str]:
+def _buckets(connection: duckdb.DuckDBPyConnection, spans: str) -> tuple[int, int, str]:
     """Divide entities into buckets of about `SPANS_OF_A_BUCKET` spans and rows of `published`.
 
-    Returns the number of buckets, and SQL of an entity's. An entity with half as many or more has a
-    bucket of its own: of few entities, a hash alone may put all the large ones into one.
+    Returns the number of buckets of at most about that size, that of all buckets, which the others
+    come at the end of, and SQL of an entity's. An entity with half as many or more has a bucket of
+    its own: of few entities, a hash alone may put all the large ones into one.
     """
     place = "hash(entity_id)"
     rows = f"select {place} as place from ({spans}) union all select {place} from published"
     ((n_rows,),) = connection.sql(f"select count(*) from ({rows})").fetchall()
     if n_rows < SPANS_OF_A_BUCKET:
-        return 1, "0"
+        return 1, 1, "0"
     heavy = connection.sql(
         f"select place, count(*) as n from ({rows}) group by place "
-        f"having n >= {SPANS_OF_A_BUCKET // 2} order by place"
+        f"having n >= {SPANS_OF_A_BUCKET // 2} order by n, place"
     ).fetchall()
     n_light = 1 + (n_rows - sum(n for _, n in heavy)) // SPANS_OF_A_BUCKET
     light = f"{place} % {n_light}"
     if not heavy:
-        return n_light, light
+        return n_light, n_light, light
     own = " ".join(f"when {of} then {n_light + i}" for i, (of, _) in enumerate(heavy))
-    return n_light + len(heavy), f"case {place} {own} else {light} end"
+    n_whole = n_light + sum(n <= SPANS_OF_A_BUCKET for _, n in heavy)
+    return n_whole, n_light + len(heavy), f"case {place} {own} else {light} end"
 
 
 def create_published_instants(connection: duckdb.DuckDBPyConnection, view: View) -> None:

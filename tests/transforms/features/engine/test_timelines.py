@@ -75,7 +75,7 @@ def test_large_entities_have_buckets_of_their_own_and_each_span_is_in_one(sizes:
         patch.setattr(group_by, "SPANS_OF_A_BUCKET", 20)
         connection.register("spans", pl.DataFrame({"entity_id": spans}, {"entity_id": pl.String}))
         connection.execute("create table published as from spans limit 0")
-        n_buckets, bucket = group_by._buckets(connection, "from spans")
+        _, n_buckets, bucket = group_by._buckets(connection, "from spans")
         placed = connection.sql(f"select {bucket}, entity_id from spans").fetchall()
     assert len(placed) == len(spans)
     assert {number for number, _ in placed} <= set(range(n_buckets))
