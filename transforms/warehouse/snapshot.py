@@ -131,7 +131,8 @@ def create_view(
 ) -> None:
     """Create a view of data files; without files, an empty one with the given schema."""
     schema_name, _, view = name.rpartition(".")
-    connection.execute(f"create schema if not exists {schema_name or 'main'}")
+    if schema_name:
+        connection.execute(f"create schema if not exists {schema_name}")
     if files:
         connection.execute(f"create or replace view {name} as from {parquet_relation(files)}")
         return
