@@ -246,11 +246,16 @@ def compute_views(wanted: Sequence[View], warehouse: Warehouse, now: datetime) -
     rows = {view.name: Rows(untouched=warehouse.n_rows(view.relation)) for view in wanted}
     aside = _aside(stale, warehouse)
     with ThreadPoolExecutor(1) as second:
-        waiting = [
-            second.submit(_publish, warehouse, now, beside) for beside in _passes(aside, warehouse)
-        ]
-        for beside in _passes([view for view in stale if view not in aside], warehouse):
+        waiting = [second.submit(_publish, warehouse, now, [view]) for view in aside]
+        stale = [view for view in stale if view not in aside]
+        for beside in _passes([view for view in stale if view.is_of_records], warehouse):
             rows |= _publish(warehouse, now, beside)
+        of_entities = sorted(
+            (view for view in stale if not view.is_of_records),
+            key=lambda view: _consumed(view, warehouse),
+        )
+        for _, group in groupby(of_entities, key=lambda view: _consumed(view, warehouse)):
+            rows |= _publish(warehouse, now, list(group))
         for published in waiting:
             rows |= published.result()
     return rows
@@ -265,26 +270,13 @@ def _aside(due: Sequence[View], warehouse: Warehouse) -> list[View]:
     return [
         view
         for view in due
-        if not (view.is_computed_beside or view.reads or view.name in read)
+        if view.is_of_records
+        and not (view.is_computed_beside or view.reads or view.name in read)
         and warehouse.n_rows(staged, since=_consumed(view, warehouse)) <= FEW_ROWS
     ]
 
 
 def _passes(due: Sequence[View], warehouse: Warehouse) -> Iterator[list[View]]:
-    """Group views that are published together: those of records first, then those of entities.
-
-    Views of entities that continue from the same staging version share what they read.
-    """
-    yield from _passes_of_records([view for view in due if view.is_of_records], warehouse)
-    of_entities = sorted(
-        (view for view in due if not view.is_of_records),
-        key=lambda view: _consumed(view, warehouse),
-    )
-    for _, group in groupby(of_entities, key=lambda view: _consumed(view, warehouse)):
-        yield list(group)
-
-
-def _passes_of_records(due: Sequence[View], warehouse: Warehouse) -> Iterator[list[View]]:
     """Group views of records, listed after those that they read, that one pass can compute.
 
     None of a pass reads another, and all continue from the same staging version: a view that lags,
