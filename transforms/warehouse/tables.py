@@ -43,7 +43,7 @@ KEEP_LOG: dict[str, str | None] = {"delta.enableExpiredLogCleanup": "false"}
 # versions whose lists of data files a warehouse keeps in memory
 KEPT_VERSIONS = 256
 # commits after which an open table is opened again: at each commit it reads its log from the
-# checkpoint by which it was opened, 4 ms after ten commits and 27 ms after seventy
+# checkpoint by which it was opened, 4 ms for few entries and 30 ms for seventy
 REOPENED_AFTER = 10
 Report = Callable[[str, int, int], None]
 
