@@ -525,11 +525,9 @@ def staged_loads(warehouse: Warehouse, source: str) -> set[str]:
     if warehouse.table("accounting.files") is None:
         return set()
     with connect(warehouse, of=("accounting.files",)) as connection:
-        rows = connection.sql(
-            "select distinct load_id from accounting.files where source = $source",
-            params={"source": source},
-        )
-        return {load_id for (load_id,) in rows.fetchall()}
+        loads = "select distinct load_id from accounting.files where source = $source"
+        rows = connection.execute(loads, {"source": source}).fetchall()
+        return {load_id for (load_id,) in rows}
 
 
 def drifted(

@@ -93,22 +93,18 @@ def check_loads(
     connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse
 ) -> pl.DataFrame:
     """Check the loads that `transforms.staging.prepare.split` just split, as `LoadCheck` rows."""
-    loads = dict(
-        connection.sql(
-            "select load_id, min(loaded_timestamp) from incoming group by load_id"
-        ).fetchall()
-    )
-    n_rows = dict(
-        connection.sql("select load_id, count(*) from incoming group by load_id").fetchall()
-    )
-    n_accepted = dict.fromkeys(n_rows, 0) | dict(
-        connection.sql("select load_id, count(*) from accepted group by load_id").fetchall()
-    )
-    found = [*_rejected(connection, source, n_rows), *_collisions(connection, source, n_accepted)]
+    of_loads = "select load_id, min(loaded_timestamp), count(*) from incoming group by load_id"
+    incoming = connection.execute(of_loads).fetchall()
+    loads = {load_id: loaded for load_id, loaded, _ in incoming}
+    n_rows = {load_id: n for load_id, _, n in incoming}
+    of_accepted = "select load_id, count(*) from accepted group by load_id"
+    n_accepted = dict.fromkeys(n_rows, 0) | dict(connection.execute(of_accepted).fetchall())
+    rejections = connection.sql(model("checks/rejections")).pl()
+    found = [*_rejected(rejections, source, n_rows), *_collisions(connection, source, n_accepted)]
     found += [
         *_day_orders(connection),
         *_foreign_ids(connection, source),
-        *_failures(connection, source, warehouse),
+        *_failures(connection, source, warehouse, rejections),
     ]
     rows = [
         {"source": source.name, "loaded_timestamp": loads[row["load_id"]], **row} for row in found
@@ -246,10 +242,10 @@ def _row(
 
 
 def _rejected(
-    connection: duckdb.DuckDBPyConnection, source: Source, n_rows: Mapping[str, int]
+    rejections: pl.DataFrame, source: Source, n_rows: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
     """Check what share of each load is rejected, and by which rules."""
-    rules = connection.sql(model("checks/rejections")).pl().to_dicts()
+    rules = rejections.to_dicts()
     for load_id, n_read in n_rows.items():
         of_load = [rule for rule in rules if rule["load_id"] == load_id]
         found = {
@@ -336,13 +332,15 @@ def _foreign_ids(connection: duckdb.DuckDBPyConnection, source: Source) -> Itera
 
 
 def _failures(
-    connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse
+    connection: duckdb.DuckDBPyConnection,
+    source: Source,
+    warehouse: Warehouse,
+    rejections: pl.DataFrame,
 ) -> Iterator[dict[str, Any]]:
     """Explain each expression that failed: the kind of the first such value, the engine's message.
 
     The value itself is left out.
     """
-    rejections = connection.sql(model("checks/rejections")).pl()
     for row in rejections.filter(rule="expression_failed").to_dicts():
         reason = _explain(connection, source, warehouse, row)
         reason = f"{row['column']}: the expression fails in {_share(row)}: {reason}"

@@ -439,8 +439,8 @@ def _corrected_rows(connection: duckdb.DuckDBPyConnection) -> str:
     """Compose the query for `incoming` as corrected, with a join only if there are corrections."""
     table = "table_schema = 'quarantine' and table_name = 'corrections'"
     is_corrected = (
-        connection.sql(f"select 1 from information_schema.tables where {table}").fetchall()
-        and connection.sql("select 1 from quarantine.corrections limit 1").fetchall()
+        connection.execute(f"select 1 from information_schema.tables where {table}").fetchall()
+        and connection.execute("select 1 from quarantine.corrections limit 1").fetchall()
     )
     return model("staging/corrected_rows") if is_corrected else "select * from incoming"
 

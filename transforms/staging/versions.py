@@ -93,7 +93,7 @@ def _versions(
     Of a rewritten file come the rows that stay.
     """
     yield from _buffered(connection, buffer, "from kept", StagedRecord)
-    if connection.sql("select 1 from moved_rows where not is_staged limit 1").fetchall():
+    if connection.execute("select 1 from moved_rows where not is_staged limit 1").fetchall():
         with pa.OSFile(str(buffer)) as file, pa.ipc.open_stream(file) as stream:
             connection.register("buffered", stream)
             yield from connection.sql(model("staging/returned_versions")).to_arrow_reader(

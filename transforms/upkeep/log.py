@@ -10,12 +10,10 @@ from pathlib import Path
 
 from deltalake import DeltaTable
 
-from transforms.warehouse.tables import REOPENED_AFTER
-
 # of about 4 microseconds each, whenever a table is committed to or opened
 KEPT_ENTRIES = 1_000
 # versions whose checkpoints stay, for open tables; each lists all files replaced in a week
-KEPT_BY_CHECKPOINT = 2 * REOPENED_AFTER
+KEPT_BY_CHECKPOINT = 200
 DIGITS = 20
 
 

@@ -18,6 +18,9 @@ from transforms.warehouse.tables import Warehouse, data_files
 
 # idle engines of a memory limit that a process keeps
 KEPT_ENGINES = 2
+# arrivals whose data files have fewer bytes are read once: each statement over a file opens it
+# again, which costs more than few rows do
+FEW_BYTES = 1 << 20
 # each statement leaves a few kilobytes in its engine that only its end gives back
 LOANS_OF_AN_ENGINE = 100
 
@@ -65,6 +68,8 @@ class _Engine:
         }
         self._connection = duckdb.connect(config=options)
         self._connection.execute("set global timezone = 'UTC'")
+        # what a file says of itself is read once; no data file is ever changed
+        self._connection.execute("set global parquet_metadata_cache = true")
         self._database, self.n_loans = "memory", 0
 
     def lend(self, scratch: Path) -> duckdb.DuckDBPyConnection:
@@ -126,7 +131,8 @@ def create_view(
 ) -> None:
     """Create a view of data files; without files, an empty one with the given schema."""
     schema_name, _, view = name.rpartition(".")
-    connection.execute(f"create schema if not exists {schema_name or 'main'}")
+    if schema_name:
+        connection.execute(f"create schema if not exists {schema_name}")
     if files:
         connection.execute(f"create or replace view {name} as from {parquet_relation(files)}")
         return
@@ -142,23 +148,19 @@ def create_arrivals(
     since: int,
     until: int | None = None,
 ) -> None:
-    """Create the views `inserted` and `deleted`: rows added to and removed from a relation.
+    """Create `inserted` and `deleted`: rows added to and removed from a relation.
 
     They compare the version `until`, by default the newest, with the version `since`. Rows only
-    moved to another file, as compaction does, are in neither.
+    moved to another file, as compaction does, are in neither. They are views, or tables where the
+    rows are few.
     """
     added, removed = warehouse.changes(contract.relation(), since, until)
     schema = contract.arrow_schema()
-    if not removed:
-        create_view(connection, "inserted", added, schema)
-        create_view(connection, "deleted", [], schema)
-        return
     create_view(connection, "added", added, schema)
     create_view(connection, "removed", removed, schema)
+    is_few = sum(os.path.getsize(file) for file in (*added, *removed)) < FEW_BYTES  # noqa: PTH202
+    kind = "table" if is_few else "view"
     same = [name for name in (*contract.key(), "content_digest") if name in schema.names]
-    connection.execute(
-        f"create view inserted as from added anti join removed using ({', '.join(same)})"
-    )
-    connection.execute(
-        f"create view deleted as from removed anti join added using ({', '.join(same)})"
-    )
+    for name, of, others in (("inserted", "added", "removed"), ("deleted", "removed", "added")):
+        unmoved = f"anti join {others} using ({', '.join(same)})" if removed else ""
+        connection.execute(f"create {kind} {name} as from {of} {unmoved}")

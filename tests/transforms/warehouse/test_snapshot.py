@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from transforms.home import Settings
+from transforms.schemas.raw import RawRecord
 from transforms.warehouse import snapshot
-from transforms.warehouse.snapshot import connect
+from transforms.warehouse.publishing import publish
+from transforms.warehouse.snapshot import connect, create_arrivals
 from transforms.warehouse.tables import Warehouse
 
 
@@ -128,3 +131,34 @@ def resident_mb() -> float:
     """Memory of this process, in MB."""
     pages = int(Path("/proc/self/statm").read_text("utf-8").split()[1])
     return pages * resource.getpagesize() / 1e6
+
+
+@pytest.mark.parametrize(("few_bytes", "kind"), [(snapshot.FEW_BYTES, "BASE TABLE"), (0, "VIEW")])
+def test_arrivals_are_what_was_added_and_removed_and_not_what_only_moved(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, few_bytes: int, kind: str
+) -> None:
+    monkeypatch.setattr(snapshot, "FEW_BYTES", few_bytes)
+    publish(warehouse, RawRecord, _raw(1, 2), {})
+    publish(warehouse, RawRecord, _raw(2, 3), {}, without=warehouse.files(RawRecord.relation()))
+    with connect(warehouse) as connection:
+        create_arrivals(connection, warehouse, RawRecord, since=1)
+        found = {
+            name: connection.sql(f"select row_number from {name}").fetchall()
+            for name in ("inserted", "deleted")
+        }
+        kinds = connection.sql(
+            "select table_type from information_schema.tables where table_name like '%ted'"
+        )
+        assert kinds.fetchall() == [(kind,)] * 2
+    assert found == {"inserted": [(3,)], "deleted": [(1,)]}
+
+
+def _raw(*numbers: int) -> list[pa.RecordBatch]:
+    names = RawRecord.arrow_schema().names
+    row = dict.fromkeys(names) | {"loaded_timestamp": 0, "payload": b"{}"}
+    texts = {"load_id": "l1", "source": "own", "source_uri": "file:///a"}
+    rows = [row | texts | {"row_number": number} for number in numbers]
+    batches: list[pa.RecordBatch] = pa.Table.from_pylist(
+        rows, RawRecord.arrow_schema()
+    ).to_batches()
+    return batches

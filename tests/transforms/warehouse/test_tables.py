@@ -12,9 +12,9 @@ from deltalake import DeltaTable
 from transforms.errors import HomeError
 from transforms.schemas.staging import AccountedFile
 from transforms.warehouse import publishing
-from transforms.warehouse.publishing import AlreadyPublishedError
+from transforms.warehouse.publishing import COMMITS_UNTIL_CHECKPOINT, AlreadyPublishedError
 from transforms.warehouse.snapshot import connect
-from transforms.warehouse.tables import Warehouse
+from transforms.warehouse.tables import REOPENED_AFTER, Warehouse
 
 RELATION = AccountedFile.relation()
 
@@ -143,6 +143,17 @@ def test_transactions_that_another_run_commits_meanwhile_are_asked_for_again(
     publish("b", own=1)
     assert warehouse.transaction_version(RELATION, "other") == 3
     assert warehouse.transaction_version(RELATION, "own") == 1
+
+
+def test_a_table_that_is_written_again_and_again_reads_few_entries_of_its_log(
+    warehouse: Warehouse, publish: Callable[..., None]
+) -> None:
+    for number in range(2 * REOPENED_AFTER + 2):
+        publish(f"load {number}", own=number)
+        opened = warehouse.open_or_create(AccountedFile)
+        assert opened.table.version() - opened.since < REOPENED_AFTER == COMMITS_UNTIL_CHECKPOINT
+    assert warehouse.transaction_version(RELATION, "own") == 2 * REOPENED_AFTER + 1
+    assert len(loads(warehouse)) == 2 * REOPENED_AFTER + 2
 
 
 def test_the_log_is_checkpointed_every_few_commits_and_loses_no_version_or_transaction(

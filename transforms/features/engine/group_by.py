@@ -212,7 +212,7 @@ class GroupView(View):
         if is_extended:
             of_others = "where entity_id not in (select entity_id from incomplete)"
             yield from self._extended(run, f"select * from ({spans}) {of_others}", columns)
-        if run.connection.sql("from incomplete limit 1").fetchall():
+        if run.connection.execute("from incomplete limit 1").fetchall():
             yield from self.rebuild(run, "incomplete")
 
     def _create_spans(self, run: Run, *, is_whole: bool) -> None:
@@ -491,7 +491,7 @@ def _buckets(connection: duckdb.DuckDBPyConnection, spans: str) -> tuple[int, in
     """
     place = "hash(entity_id)"
     rows = f"select {place} as place from ({spans}) union all select {place} from published"
-    ((n_rows,),) = connection.sql(f"select count(*) from ({rows})").fetchall()
+    ((n_rows,),) = connection.execute(f"select count(*) from ({rows})").fetchall()
     if n_rows < SPANS_OF_A_BUCKET:
         return 1, 1, "0"
     heavy = connection.sql(

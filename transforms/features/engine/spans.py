@@ -131,16 +131,17 @@ def create_spans(
         connection.execute(
             f"create or replace table changed_spans as {model('features/changed_spans')}"
         )
-        # which row of a record view a retracted version was read with is unknown: it is joined to
-        # every row of its instant, and so has every entity that it may have counted for
         present, retracted = (
             f"(select * from changed_spans where is_retracted = {flag})"
             for flag in ("false", "true")
         )
-        found = (
-            f"{values} from {joined(present, references)} union all "
-            f"select {values} from {joined(retracted, references, is_every=True)}"
-        )
+        found = f"{values} from {joined(present, references)}"
+        # which row of a record view a retracted version was read with is unknown: it is joined to
+        # every row of its instant, and so has every entity that it may have counted for
+        if connection.execute(f"from {retracted} limit 1").fetchall():
+            found += (
+                f" union all select {values} from {joined(retracted, references, is_every=True)}"
+            )
     else:
         connection.execute(
             "create or replace view all_spans as select *, false as is_retracted from record_spans"
