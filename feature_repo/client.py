@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from feast import FeatureStore
 
+    from transforms.training.question import Question
     from transforms.warehouse.tables import Warehouse
 
-    Spine: TypeAlias = pl.DataFrame | pl.LazyFrame | pd.DataFrame | pa.Table | Path | str
+    Spine: TypeAlias = pl.DataFrame | pl.LazyFrame | pd.DataFrame | pa.Table | Path | str | Question
 
 REPOSITORY = Path(__file__).parent
 PACKAGES = ("deltalake", "duckdb", "feast", "millrace", "pandera", "polars", "pyarrow")
@@ -56,6 +57,18 @@ class TrainingSet:
         from feature_repo.locks import register
 
         register(self.home, name, self.lock, self.spine)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the rows are, where `spine` asked for them, and what was left out.
+
+        Their entity and horizon, up to when the home knows labels (`known_until`), rows left out
+        because their horizon is open (`n_horizon_open`) or have no label (`n_unlabelled`), and how
+        many rows have each value of the label (`balance`; after negatives were drawn, `drawn`).
+        """
+        from transforms.training.rows import about
+
+        return about(self.spine)
 
 
 def store(home: Path | str | None = None) -> "FeatureStore":
@@ -163,8 +176,9 @@ class _TrainingSets:
 
         `spine` is a Polars, pandas or Arrow frame, an SQL query over the warehouse (`select ...
         from staging.records`) or a path to Parquet, with `event_timestamp` (naive means UTC, text
-        is ISO 8601) and the keys of the views asked for. `features` is the name of a feature
-        service (`"triage_v1"`) or a list of `"view:feature"`; columns come back as `view__feature`.
+        is ISO 8601) and the keys of the views asked for; or what `spine` asks for. `features` is
+        the name of a feature service (`"triage_v1"`) or a list of `"view:feature"`; columns come
+        back as `view__feature`.
         `as_of_versions`, the `tables` of an earlier lock, reads the views as they were then.
         Without it, views are read as the last complete run left them, even while another run is at
         work.
@@ -179,6 +193,7 @@ class _TrainingSets:
         """
         from transforms.features.build import consistent_versions, staging_version
         from transforms.home import Settings
+        from transforms.training.question import Question
         from transforms.warehouse.snapshot import connect
         from transforms.warehouse.tables import Warehouse
 
@@ -193,7 +208,8 @@ class _TrainingSets:
             else list(features)
         )
         # a spine in SQL must not be ahead of the views: it reads what they were made from
-        staged = staging_version(warehouse, versions) if isinstance(spine, str) else -1
+        is_read = isinstance(spine, str | Question)
+        staged = staging_version(warehouse, versions) if is_read else -1
         at = (
             {
                 "staging.records": staged,
@@ -380,7 +396,11 @@ def _root(home: Path | str | None) -> Path:
 
 def _arrow(spine: Any, connection: Any) -> "pa.Table":
     from feature_repo.stores.spine import to_arrow
+    from transforms.training.question import Question
+    from transforms.training.rows import question_rows
 
+    if isinstance(spine, Question):
+        return question_rows(connection, spine)
     return to_arrow(connection, spine)
 
 
