@@ -33,6 +33,10 @@ def instant(microseconds: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
 
 
+def positive(record: str, known: int, event: int | None = None, **other: Any) -> Version:
+    return version(record, known, event, **other)._replace(positive=True)
+
+
 @contextmanager
 def staged(versions: Sequence[Version]) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a connection over nothing but these versions."""
@@ -70,8 +74,8 @@ def asked(versions: Sequence[Version], question: Question) -> pl.DataFrame:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Version]:
-    """Versions that come late, early and again, change subject, and are taken out."""
-    times = st.integers(0, 12)
+    """Versions of few records that come late, early and again, move, and are taken out."""
+    times = st.integers(0, 8)
     found = draw(
         st.lists(
             st.builds(
@@ -84,14 +88,14 @@ def histories(draw: st.DrawFn) -> list[Version]:
                     text,
                     positive and text is not None,
                 ),
-                st.sampled_from("abc"),
-                st.sampled_from(["s", "t", None]),
+                st.sampled_from("ab"),
+                st.sampled_from(["s", "s", "s", "t", None]),
                 times,
                 times,
-                st.sampled_from(["one", "two", None]),
-                st.booleans(),
+                st.sampled_from(["one", "two", "three", None]),
+                st.sampled_from([True, True, False]),
             ),
-            min_size=1,
+            min_size=3,
             max_size=10,
             unique_by=lambda v: (v.record, v.known),
         )
@@ -133,7 +137,7 @@ def labelled(versions: Sequence[Version], subject: str, start: int, horizon: int
     end = start + horizon
     begun = [
         (when, record)
-        for record in "abc"
+        for record in "ab"
         if (when := began(versions, record, subject, start, end, is_any=take == "next")) is not None
     ]
     if take == "any":
@@ -149,22 +153,19 @@ def labelled(versions: Sequence[Version], subject: str, start: int, horizon: int
 
 @given(histories(), st.sampled_from(HORIZONS), st.sampled_from(["any", "count", "next"]))
 @settings(max_examples=60)
-# a positive record that is corrected within the horizon, one taken out, and one that comes late
-@example([version("a", 0), version("b", DAY)._replace(positive=True)], DAY, "any")
-@example(
-    [version("a", 0), version("b", DAY)._replace(positive=True), version("b", 2 * DAY, DAY)],
-    DAY,
-    "count",
-)
-@example(
-    [version("a", 0), version("b", DAY), version("b", DAY + GRID, DAY, text=None)], DAY, "next"
-)
+# corrected at the end of the horizon; corrected from positive to positive within it; taken out;
+# late
+@example([version("a", 0), positive("b", 2 * DAY), version("b", 3 * DAY)], 2 * DAY, "any")
+@example([positive("a", 0), positive("a", DAY + GRID, text="new")], DAY, "count")
+@example([version("a", 0), version("b", DAY + GRID), version("b", 2 * DAY, text=None)], DAY, "next")
+@example([version("a", 0), positive("b", 3 * DAY, 0)], 2 * DAY, "count")
 def test_labels_equal_a_plain_count_over_any_history(
     versions: list[Version], horizon: int, take: Any
 ) -> None:
     question = spine(
         "subject",
-        at="daily",
+        at=f"select unnest(range({START}, {START} + 9 * {GRID}, {GRID})) as us, "
+        "make_timestamptz(us) as event_timestamp",
         label=label(
             "text" if take == "next" else "is_positive",
             within=timedelta(microseconds=horizon),
@@ -176,7 +177,7 @@ def test_labels_equal_a_plain_count_over_any_history(
     expected = {
         (subject, when): labelled(versions, subject, when, horizon, take)
         for subject in "st"
-        for when in range(START, max(v.known for v in versions) + 1, DAY)
+        for when in range(START, START + 9 * GRID, GRID)
         if any(
             at(versions, v.record, v.effective) == v and v.effective < when
             for v in versions
