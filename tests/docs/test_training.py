@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from feature_repo.online import apply
-from tests.transforms.histories import DAY, HOUR, START, Version, run
+from tests.transforms.histories import DAY, START, Version, run
 from transforms.home import Settings
 from transforms.warehouse.tables import Warehouse
 
@@ -15,15 +15,15 @@ PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home of 300 records of ten subjects over 150 days; every seventh is positive."""
+    """a home of 300 records of ten subjects over 300 days; every seventh is positive."""
     warehouse = Warehouse(Settings(home=tmp_path_factory.mktemp("training") / "home"))
     records = [
         Version(
             f"r{n}",
             f"u{n % 7}",
             f"s{n * n % 10}",
-            START + n * 12 * HOUR,
-            START + n * 12 * HOUR + DAY // 24,
+            START + n * DAY,
+            START + n * DAY + DAY // 24,
             f"note {n} says {'a lot' * (n % 5)}",
             n % 7 == 0,
         )
