@@ -15,7 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """a home of 300 records of ten subjects over 300 days; every seventh is positive."""
+    """A home of 300 records of ten subjects over 300 days; every seventh is positive."""
     warehouse = Warehouse(Settings(home=tmp_path_factory.mktemp("training") / "home"))
     records = [
         Version(
