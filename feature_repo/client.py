@@ -93,6 +93,19 @@ class TrainingSet:
         horizon = timedelta(microseconds=self.about.get("horizon_us", 0))
         return split(self.frame, parts, horizon=horizon, embargo=embargo, by=by)
 
+    def report(
+        self, path: Path | str, splits: "Splits | None" = None, *, n_probed: int = 20
+    ) -> list[str]:
+        """Write a report as one HTML file; return the leaks that were found, a line each.
+
+        Rows, nulls and drift of each feature between `splits`, how old values were, and two probes
+        for leaks: a feature that predicts the label nearly alone, and one that has another value
+        when `n_probed` rows are computed again of what was known at their instants.
+        """
+        from feature_repo.training_report import write
+
+        return write(self, Path(path), splits, n_probed)
+
 
 def store(home: Path | str | None = None) -> "FeatureStore":
     """Open the Feast store of a home, from any folder.
