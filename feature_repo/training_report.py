@@ -94,9 +94,10 @@ def _headline(
     ]
     if "balance" in told:
         n_rows = max(sum(told["balance"].values()), 1)
-        value, n_of_it = min(told["balance"].items(), key=lambda one: one[1], default=("", 0))
-        rarest = f"{n_of_it:,} of {n_rows:,} rows"
-        shown.append((f"Label {value}", f"{n_of_it / n_rows:.2%}", rarest, ""))
+        rarest_first = sorted(told["balance"].items(), key=lambda one: (one[0] != "true", one[1]))
+        value, n_of_it = next(iter(rarest_first), ("", 0))
+        of_all = f"{n_of_it:,} of {n_rows:,} rows"
+        shown.append((f"Label {value}", f"{n_of_it / n_rows:.2%}", of_all, ""))
         shown.append(("Without a label", f"{told['n_horizon_open']:,}", "horizon still open", ""))
     return shown
 
