@@ -33,9 +33,9 @@ UNITS = ((86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds"))
 
 def write(made: "TrainingSet", path: Path, splits: Splits | None, n_probed: int) -> list[str]:
     """Write the report of a training set; return its leaks, a line each."""
-    told, frame = made.about, made.frame
+    facts, frame = made.about, made.frame
     parts: Mapping[str, pl.DataFrame] = _halves(frame) if splits is None else splits
-    measured = sorted(measure(parts, told.get("keys", ())), key=lambda one: -(one.auc or 0))
+    measured = sorted(measure(parts, facts.get("keys", ())), key=lambda one: -(one.auc or 0))
     warehouse = Warehouse(Settings(home=made.home))
     versions = {view: at for view, at in made.lock["tables"].items() if at is not None}
     names = [view for view in versions if view in registry().views]
@@ -48,9 +48,9 @@ def write(made: "TrainingSet", path: Path, splits: Splits | None, n_probed: int)
         files("feature_repo.pages").joinpath("training.html").read_text("utf-8"),
         home=made.home.name,
         made=datetime.now(UTC),
-        headline=_headline(frame, told, leaks),
+        headline=_headline(frame, facts, leaks),
         splits=_splits(parts),
-        notes=list(_notes(told, splits)),
+        notes=list(_notes(facts, splits)),
         leaks=leaks,
         too_well=TOO_WELL,
         n_probed=min(n_probed, frame.height),
@@ -85,20 +85,20 @@ def _changed(again: Sequence[Recomputed]) -> Iterator[str]:
 
 
 def _headline(
-    frame: pl.DataFrame, told: Mapping[str, Any], leaks: Sequence[str]
+    frame: pl.DataFrame, facts: Mapping[str, Any], leaks: Sequence[str]
 ) -> list[tuple[str, str, str, str]]:
     mood = ("see below", "bad") if leaks else ("by what was probed", "good")
     shown = [
-        ("Rows", f"{frame.height:,}", f"of {', '.join(told.get('of', ['a spine']))}", ""),
+        ("Rows", f"{frame.height:,}", f"of {', '.join(facts.get('of', ['a spine']))}", ""),
         ("Leaks", f"{len(leaks)}", *mood),
     ]
-    if "balance" in told:
-        n_rows = max(sum(told["balance"].values()), 1)
-        rarest_first = sorted(told["balance"].items(), key=lambda one: (one[0] != "true", one[1]))
+    if "balance" in facts:
+        n_rows = max(sum(facts["balance"].values()), 1)
+        rarest_first = sorted(facts["balance"].items(), key=lambda one: (one[0] != "true", one[1]))
         value, n_of_it = next(iter(rarest_first), ("", 0))
         of_all = f"{n_of_it:,} of {n_rows:,} rows"
         shown.append((f"Label {value}", f"{n_of_it / n_rows:.2%}", of_all, ""))
-        shown.append(("Without a label", f"{told['n_horizon_open']:,}", "horizon still open", ""))
+        shown.append(("Without a label", f"{facts['n_horizon_open']:,}", "horizon still open", ""))
     return shown
 
 
@@ -119,13 +119,13 @@ def _ratio(share: float | None) -> str:
     return "" if share is None else f"{share:.2%}"
 
 
-def _notes(told: Mapping[str, Any], splits: Splits | None) -> Iterator[str]:
-    if "known_until" in told:
-        yield f"The home knows what happened until {told['known_until']}."
-    if told.get("n_unlabelled"):
-        yield f"{told['n_unlabelled']:,} rows have no label and are left out."
-    if "drawn" in told:
-        drawn = ", ".join(f"{value}: {n:,}" for value, n in told["drawn"].items())
+def _notes(facts: Mapping[str, Any], splits: Splits | None) -> Iterator[str]:
+    if "known_until" in facts:
+        yield f"The home knows what happened until {facts['known_until']}."
+    if facts.get("n_unlabelled"):
+        yield f"{facts['n_unlabelled']:,} rows have no label and are left out."
+    if "drawn" in facts:
+        drawn = ", ".join(f"{value}: {n:,}" for value, n in facts["drawn"].items())
         yield f"Negative rows were drawn, and the rows have weights; kept are {drawn}."
     if splits is None:
         yield "No splits were given; the halves have no embargo between them."

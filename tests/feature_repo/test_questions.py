@@ -31,7 +31,7 @@ def made(small: Warehouse) -> TrainingSet:
 
 
 def test_question_says_what_its_rows_are(made: TrainingSet) -> None:
-    told = made.about
+    facts = made.about
     assert made.frame.columns[:6] == [
         "event_timestamp",
         "subject_id",
@@ -40,10 +40,10 @@ def test_question_says_what_its_rows_are(made: TrainingSet) -> None:
         "label",
         "weight",
     ]
-    assert made.frame.height == sum(told["drawn"].values()) > 5
-    assert 20 < sum(told["balance"].values()) <= 30
-    assert told["balance"]["true"] == made.frame["label"].sum() > 2
-    assert told["keys"] == ["subject_id", "record_id", "author_id"]
+    assert made.frame.height == sum(facts["drawn"].values()) > 5
+    assert 20 < sum(facts["balance"].values()) <= 30
+    assert facts["balance"]["true"] == made.frame["label"].sum() > 2
+    assert facts["keys"] == ["subject_id", "record_id", "author_id"]
 
 
 def test_question_is_rebuilt_equal_to_the_byte_after_more_runs(

@@ -303,14 +303,14 @@ def _create_labels(
     ((n_unlabelled,),) = connection.execute(
         "delete from labelled_rows where label is null"
     ).fetchall()
-    told: dict[str, Any] = {"take": label.take, "label": label.condition}
-    told |= {"n_unlabelled": n_unlabelled, "balance": _balance(connection)}
+    facts: dict[str, Any] = {"take": label.take, "label": label.condition}
+    facts |= {"n_unlabelled": n_unlabelled, "balance": _balance(connection)}
     if label.negatives is not None:
-        _refuse_no_positive(connection, label, told["balance"])
+        _refuse_no_positive(connection, label, facts["balance"])
         parameters = {"seed": str(seed), "negatives": label.negatives}
         _replace(connection, "labelled_rows", "weighted_rows", **parameters)
-        told["drawn"] = _balance(connection)
-    return told
+        facts["drawn"] = _balance(connection)
+    return facts
 
 
 def _refuse_no_positive(
@@ -330,8 +330,8 @@ def _balance(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
     counts = connection.sql(
         "select label::varchar, count(*) as n from labelled_rows group by 1 order by n desc, 1"
     ).fetchall()
-    told = dict(counts[:20])
-    return told | ({"others": sum(n for _, n in counts[20:])} if len(counts) > 20 else {})  # noqa: PLR2004
+    facts = dict(counts[:20])
+    return facts | ({"others": sum(n for _, n in counts[20:])} if len(counts) > 20 else {})  # noqa: PLR2004
 
 
 def _finished(connection: duckdb.DuckDBPyConnection, table: str, asked: _Asked) -> pa.Table:

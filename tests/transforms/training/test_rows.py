@@ -241,11 +241,11 @@ def test_rows_whose_horizon_has_not_passed_are_left_out_and_counted() -> None:
     versions = [version("a", 0), version("b", 10 * DAY)._replace(subject="t")]
     with staged(versions) as connection:
         rows = question_rows(connection, spine("subject", "daily", label=label(within=days(4))))
-        told = about(rows)
+        facts = about(rows)
     assert rows.num_rows == 6
-    assert told["n_horizon_open"] == 4
-    assert told["known_until"] == "2026-01-11T00:00:00+00:00"
-    assert told["balance"] == {"false": 6}
+    assert facts["n_horizon_open"] == 4
+    assert facts["known_until"] == "2026-01-11T00:00:00+00:00"
+    assert facts["balance"] == {"false": 6}
 
 
 def test_source_that_lags_says_up_to_when_labels_are_known() -> None:

@@ -2,27 +2,46 @@
 -- They are drawn as in drawn_rows. Their weights add up to the number of all negative rows.
 -- grain: that of labelled_rows
 -- reads: labelled_rows
-with placed as (
+with counts as (
+    select
+        ceil($negatives * count(*) filter (where label)) as n_wanted,
+        count(*) filter (where not label) as n_negative
+    from labelled_rows
+),
+
+digested as (
     select
         *,
-        count(*) filter (where label) over () as n_positive,
-        count(*) filter (where not label) over () as n_negative,
+        md5_number_lower(
+            concat_ws('/', $seed, 'negatives', entity_id::varchar, record_id, instant_us)
+        ) as digest
+    from labelled_rows
+),
+
+placed as (
+    select
+        *,
         row_number() over (
             partition by label
-            order by
-                md5_number_lower(
-                    concat_ws('/', $seed, 'negatives', entity_id::varchar, record_id, instant_us)
-                ),
-                instant_us
+            order by digest, instant_us
         ) as place
-    from labelled_rows
+    from digested
+),
+
+kept as (
+    select
+        placed.*,
+        counts.n_negative,
+        counts.n_wanted
+    from placed
+    cross join counts
+    where placed.label or placed.place <= counts.n_wanted
 )
 
 select
-    * exclude (n_positive, n_negative, place),
+    * exclude (digest, place, n_negative, n_wanted),
     case
         when label then 1.0
-        else n_negative / least(n_negative, ceil($negatives * n_positive))
+        else n_negative / least(n_negative, n_wanted)
     end::double as weight
-from placed
-where label or place <= ceil($negatives * n_positive)
+from kept
