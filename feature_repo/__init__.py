@@ -1,6 +1,7 @@
 """What is served: Feast definitions, the offline store, the client for training and serving code.
 
     from feature_repo import online_features, similar_records, store, training_set, warehouse
+    from feature_repo import label, spine
 
 Importing this loads neither Feast nor Prefect; calling a function does.
 """
@@ -13,11 +14,14 @@ from feature_repo.client import (
     training_set,
     warehouse,
 )
+from transforms.training.question import label, spine
 
 __all__ = [
     "TrainingSet",
+    "label",
     "online_features",
     "similar_records",
+    "spine",
     "store",
     "training_set",
     "warehouse",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     import duckdb
     import pandas as pd
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from feast import FeatureStore
 
+    from transforms.features.windows import Window
+    from transforms.training.question import Question
+    from transforms.training.splits import Splits
     from transforms.warehouse.tables import Warehouse
 
-    Spine: TypeAlias = pl.DataFrame | pl.LazyFrame | pd.DataFrame | pa.Table | Path | str
+    Spine: TypeAlias = pl.DataFrame | pl.LazyFrame | pd.DataFrame | pa.Table | Path | str | Question
 
 REPOSITORY = Path(__file__).parent
 PACKAGES = ("deltalake", "duckdb", "feast", "millrace", "pandera", "polars", "pyarrow")
@@ -56,6 +59,52 @@ class TrainingSet:
         from feature_repo.locks import register
 
         register(self.home, name, self.lock, self.spine)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the rows are, where `spine` asked for them, and what was left out.
+
+        Their entity and horizon, up to when the home knows labels (`known_until`), rows left out
+        because their horizon is open (`n_horizon_open`) or have no label (`n_unlabelled`), and how
+        many rows have each value of the label (`balance`; after negatives were drawn, `drawn`).
+        """
+        from transforms.training.rows import about
+
+        return about(self.spine)
+
+    def split(
+        self,
+        *,
+        embargo: "timedelta | Window | None" = None,
+        by: str | Sequence[str] | None = None,
+        **parts: "float | datetime | str | None",
+    ) -> "Splits":
+        """Split by time: `split(train=0.7, valid=0.3)`, or `split(train="2026-05-01", valid=None)`.
+
+        Each split has its share of the rows, or ends at an instant (None: with the last row). The
+        rows of an `embargo` between two are left out: at least the horizon of the label, so that no
+        label tells what happens in the next split. With `by="author_id"` an author is in one only.
+        Raises `QuestionError` where a split would leak or have no rows.
+        """
+        from datetime import timedelta
+
+        from transforms.training.splits import split
+
+        horizon = timedelta(microseconds=self.about.get("horizon_us", 0))
+        return split(self.frame, parts, horizon=horizon, embargo=embargo, by=by)
+
+    def report(
+        self, path: Path | str, splits: "Splits | None" = None, *, n_probed: int = 20
+    ) -> list[str]:
+        """Write a report as one HTML file; return the leaks that were found, a line each.
+
+        Rows, nulls and drift of each feature between `splits`, how old values were, and two probes
+        for leaks: a feature that predicts the label nearly alone, and one that has another value
+        when `n_probed` rows are computed again of what was known at their instants.
+        """
+        from feature_repo.training_report import write
+
+        return write(self, Path(path), splits, n_probed)
 
 
 def store(home: Path | str | None = None) -> "FeatureStore":
@@ -163,8 +212,9 @@ class _TrainingSets:
 
         `spine` is a Polars, pandas or Arrow frame, an SQL query over the warehouse (`select ...
         from staging.records`) or a path to Parquet, with `event_timestamp` (naive means UTC, text
-        is ISO 8601) and the keys of the views asked for. `features` is the name of a feature
-        service (`"triage_v1"`) or a list of `"view:feature"`; columns come back as `view__feature`.
+        is ISO 8601) and the keys of the views asked for; or what `spine` asks for. `features` is
+        the name of a feature service (`"triage_v1"`) or a list of `"view:feature"`; columns come
+        back as `view__feature`.
         `as_of_versions`, the `tables` of an earlier lock, reads the views as they were then.
         Without it, views are read as the last complete run left them, even while another run is at
         work.
@@ -177,35 +227,11 @@ class _TrainingSets:
         >>> made.frame["author_activity__n_records_7d"].to_list()
         [1, 2]
         """
-        from transforms.features.build import consistent_versions, staging_version
-        from transforms.home import Settings
-        from transforms.warehouse.snapshot import connect
-        from transforms.warehouse.tables import Warehouse
-
         root = home_of(home)
-        warehouse = Warehouse(Settings(home=root))
         feature_store = store(root)
-        versions = dict(as_of_versions or consistent_versions(warehouse))
-        feature_store.config.offline_store.as_of_versions = versions
-        references: Any = (
-            feature_store.get_feature_service(features)
-            if isinstance(features, str)
-            else list(features)
-        )
-        # a spine in SQL must not be ahead of the views: it reads what they were made from
-        staged = staging_version(warehouse, versions) if isinstance(spine, str) else -1
-        at = (
-            {
-                "staging.records": staged,
-                **{f"features.{view}": version for view, version in versions.items()},
-            }
-            if staged >= 0
-            else {}
-        )
-        with connect(warehouse, at) as connection:
-            table = _arrow(spine, connection)
-        job = feature_store.get_historical_features(table, references, full_feature_names=True)
+        table, job = _joined(feature_store, spine, features, root, as_of_versions)
         frame = job.to_polars()
+        warehouse = _warehouse_of(root)
         lock = {
             "spine": _digest(table),
             "features": features if isinstance(features, str) else list(features),
@@ -218,6 +244,22 @@ class _TrainingSets:
             "packages": {package: version(package) for package in PACKAGES},
         }
         return TrainingSet(frame, lock, table, root)
+
+    def write(
+        self,
+        path: Path | str,
+        spine: "Spine",
+        features: "Sequence[str] | str",
+        home: Path | str | None = None,
+    ) -> int:
+        """Write a training set to a Parquet file, of which only a part is in memory at a time.
+
+        The file appears when it is complete. Returns its number of rows; there is no lock.
+        """
+        root = home_of(home)
+        _, job = _joined(store(root), spine, features, root)
+        n_rows: int = job.to_parquet(path)
+        return n_rows
 
     def rebuild(
         self,
@@ -255,6 +297,47 @@ class _TrainingSets:
 
 
 training_set = _TrainingSets()
+
+
+def _joined(
+    feature_store: "FeatureStore",
+    spine: "Spine",
+    features: "Sequence[str] | str",
+    root: Path,
+    as_of_versions: Mapping[str, int] | None = None,
+) -> "tuple[pa.Table, Any]":
+    """Read a spine and prepare the job that joins features to it, both of one snapshot."""
+    from transforms.features.build import consistent_versions, staging_version
+    from transforms.training.question import Question
+    from transforms.warehouse.snapshot import connect
+
+    warehouse = _warehouse_of(root)
+    versions = dict(as_of_versions or consistent_versions(warehouse))
+    feature_store.config.offline_store.as_of_versions = versions
+    references: Any = (
+        feature_store.get_feature_service(features) if isinstance(features, str) else list(features)
+    )
+    # a spine in SQL must not be ahead of the views: it reads what they were made from
+    is_read = isinstance(spine, str | Question)
+    staged = staging_version(warehouse, versions) if is_read else -1
+    at = (
+        {
+            "staging.records": staged,
+            **{f"features.{view}": version for view, version in versions.items()},
+        }
+        if staged >= 0
+        else {}
+    )
+    with connect(warehouse, at) as connection:
+        table = _arrow(spine, connection)
+    return table, feature_store.get_historical_features(table, references, full_feature_names=True)
+
+
+def _warehouse_of(root: Path) -> "Warehouse":
+    from transforms.home import Settings
+    from transforms.warehouse.tables import Warehouse
+
+    return Warehouse(Settings(home=root))
 
 
 def _locked(
@@ -380,7 +463,11 @@ def _root(home: Path | str | None) -> Path:
 
 def _arrow(spine: Any, connection: Any) -> "pa.Table":
     from feature_repo.stores.spine import to_arrow
+    from transforms.training.question import Question
+    from transforms.training.rows import question_rows
 
+    if isinstance(spine, Question):
+        return question_rows(connection, spine)
     return to_arrow(connection, spine)
 
 

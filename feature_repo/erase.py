@@ -130,7 +130,8 @@ def _spine_left(
     is_by_author = author is not None and "author_id" in spine.column_names
     named += ["author_id::varchar = $author"] if is_by_author else []
     connection.register("spine", spine)
-    return connection.sql(
+    left = connection.sql(
         f"from spine where not coalesce({' or '.join(named) or 'false'}, false)",
         params={"author": author} if is_by_author else None,
     ).to_arrow_table()
+    return left.replace_schema_metadata(spine.schema.metadata)

@@ -123,3 +123,7 @@ class DeclarationError(MillraceError):
 
 class QueryError(MillraceError):
     """A query cannot be run on a home."""
+
+
+class QuestionError(MillraceError):
+    """A training set is asked for in a way that has no answer, or one that would leak."""

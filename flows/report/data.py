@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from feature_repo.catalogue import catalogue, kind
+from feature_repo.pages import short
 from feature_repo.watching.consistency import last_check
 from feature_repo.watching.freshness import promised_views
 from flows.history import history_path
@@ -408,16 +409,6 @@ def _with_histogram(feature: Feature, values: pl.Series) -> Feature:
 
 def _day(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
-
-
-def short(value: float) -> str:
-    """Write a number for people: three significant digits, thousands separated.
-
-    >>> short(1234567), short(0.123456), short(3.0), short(float("nan"))
-    ('1,234,567', '0.123', '3', 'nan')
-    """
-    is_long = abs(value) >= 100 or float(value).is_integer()  # noqa: PLR2004
-    return f"{value:,.0f}" if is_long else f"{value:.3g}"
 
 
 def ago(then: datetime, now: datetime) -> str:

@@ -1,11 +1,8 @@
 """The page: one HTML file with its style, charts and JavaScript, safe for any name.
 
-Every name is escaped by the template, specs are JSON in which `<` is written `\\u003c`, and the
-page's own policy lets the browser run the two scripts of known digest and fetch nothing at all.
+Specs are JSON in which `<` is written `\\u003c`; `feature_repo.pages` has the rest.
 """
 
-import base64
-import hashlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,15 +10,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import polars as pl
 import vl_convert
 
+from feature_repo import pages
+from feature_repo.pages import Table, minute
+from feature_repo.pages.palette import THEMES, chart_config
 from feature_repo.watching.consistency import causes_of, n_wrong
 from flows.report import charts
-from flows.report.data import QUALITY, Shown, ago, last_drift, read_shown, short
+from flows.report.data import QUALITY, Shown, ago, last_drift, read_shown
 from flows.report.flow import flows
-from flows.report.palette import THEMES, chart_config
 from transforms.errors import HomeError
 from transforms.home import replace_file
 from transforms.upkeep.sizes import in_words
@@ -36,15 +34,6 @@ SERVED = (
     "largest_difference",
     "smape",
 )
-
-
-class Table(NamedTuple):
-    """A table under its caption: headings, then rows of what is written in the cells."""
-
-    caption: str
-    columns: list[str]
-    rows: list[tuple[Any, ...]]
-    left_out: int = 0
 
 
 class Chart(NamedTuple):
@@ -91,25 +80,12 @@ def chart_script(home: Path) -> str:
 def render(shown: Shown, script: str) -> str:
     """Make the page of what is shown."""
     drawn = _charts(shown)
-    own_script = _text("page.js")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "n": lambda number: f"{number:,}",
-        "percent": _percent,
-        "minute": _minute,
-        "second": _second,
-        "bars": _bars,
-        "cell": _cell,
-        "bytes": _bytes,
-    }
-    return environment.from_string(_text("page.html")).render(
+    return pages.render(
+        _text("page.html"),
+        script,
+        _text("page.js"),
+        filters={"second": _second, "bytes": _bytes},
         shown=shown,
-        style=_text("page.css"),
-        themes=THEMES,
-        scripts=[script, own_script],
-        policy=_policy(script, own_script),
         drawn={
             "specs": {chart.name: chart.spec for chart in drawn},
             "themes": {theme: chart_config(theme) for theme in THEMES},
@@ -124,17 +100,6 @@ def render(shown: Shown, script: str) -> str:
         drifted=last_drift(shown.drift).to_dicts(),
         rules=_rules(shown.rejects, shown.loads),
         tables=_tables(shown),
-    )
-
-
-def _policy(*scripts: str) -> str:
-    digests = (
-        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts
-    )
-    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
     )
 
 
@@ -230,7 +195,7 @@ def _headline(shown: Shown) -> list[tuple[str, str, str, str]]:
 
 def _age(shown: Shown, column: str) -> tuple[str, str, str]:
     newest: Any = shown.freshness[column].max()
-    return (ago(newest, shown.made), _minute(newest), "") if newest else ("none", "", "")
+    return (ago(newest, shown.made), minute(newest), "") if newest else ("none", "", "")
 
 
 def _rules(rejects: pl.DataFrame, loads: pl.DataFrame) -> list[dict[str, Any]]:
@@ -339,38 +304,13 @@ def _text(name: str) -> str:
     return files(__package__).joinpath(name).read_text("utf-8")
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}"
-
-
 def _several(number: int, thing: str) -> str:
     return f"{number:,} {thing}" + "s" * (number != 1)
-
-
-def _minute(instant: datetime | None) -> str:
-    return f"{instant:%Y-%m-%d %H:%M} UTC" if instant else ""
 
 
 def _second(instant: datetime | None) -> str:
     return f"{instant:%Y-%m-%d %H:%M:%S} UTC" if instant else ""
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, datetime):
-        return _minute(value)
-    return short(value) if isinstance(value, int | float) else "" if value is None else str(value)
-
-
 def _bytes(n_bytes: float | None) -> str:
     return "" if n_bytes is None else in_words(n_bytes)
-
-
-def _bars(counts: list[int]) -> str:
-    """A histogram as the path of an SVG, 100 wide and 24 high; only empty bars are flat."""
-    width, most = 100 / max(len(counts), 1), max([1, *counts])
-    heights = [max(1.0, 24 * n / most) if n else 0 for n in counts]
-    return "".join(
-        f"M{place * width:.1f} 24v-{height:.1f}h{width * 0.85:.1f}V24z"
-        for place, height in enumerate(heights)
-        if height
-    )

@@ -15,8 +15,10 @@ def test_importing_the_client_does_not_load(heavy: str) -> None:
     assert done.stdout.split() == [
         "False",
         "TrainingSet",
+        "label",
         "online_features",
         "similar_records",
+        "spine",
         "store",
         "training_set",
         "warehouse",

@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, expect
 
+from feature_repo.pages.palette import THEMES
 from flows.report import page as report_page
 from flows.report.data import N_BINS, ago, describe, period_unit, read_shown, short
 from flows.report.flow import SLOT, flow
 from flows.report.page import chart_script, report_path, write_report
-from flows.report.palette import THEMES
 from flows.stages import PipelineParameters, run_plain
 from tests.flows.conftest import Notes
 from transforms.errors import HomeError

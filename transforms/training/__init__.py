@@ -1,0 +1,1 @@
+"""Training sets from a question: rows, labels, splits. Joining features to them is Feast's part."""
