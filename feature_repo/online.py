@@ -197,7 +197,7 @@ def materialize(
 
 
 def refresh(warehouse: Warehouse, now: datetime, report: Report) -> dict[str, int]:
-    """Write what took effect since the last run, where the store cannot know it.
+    """Write what took effect since the last run where the store cannot know it; delete what is old.
 
     Returns the entities written, by view of those that `need_refresh`.
     """
@@ -205,9 +205,10 @@ def refresh(warehouse: Warehouse, now: datetime, report: Report) -> dict[str, in
 
 
 def need_refresh(home: Path) -> list[str]:
-    """Name the views online whose rows to come the store does not keep.
+    """Name the views online that change without a run.
 
-    They are those that stay for a time only; where the store does not go by the clock, all.
+    Of those that stay for a time only, what is too old leaves. Where the store does not go by the
+    clock, windows end, of all.
     """
     is_clock = goes_by_the_clock(home)
     return [view for view in online_views(home) if not is_clock or view_of(view).online_for]
