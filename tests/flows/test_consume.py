@@ -334,6 +334,22 @@ def test_small_commits_are_compacted_while_posts_are_taken(
     assert n_profiled() == 8
 
 
+def test_tables_are_compacted_before_their_turn_where_small_files_make_them_dear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "PASSES_UNTIL_MAINTENANCE", 1_000)
+    monkeypatch.setattr(passes, "CROWDED_OF_A_PASS", 100)
+    with Running(tmp_path) as running:
+        for number in range(9):
+            line = note(number, f"2024-01-01T10:{number:02}:00Z")
+            running.post(f"k{number}", line, wait="online")
+    warehouse = running.warehouse
+    n_files = {name: len(warehouse.files(name)) for name in warehouse.relations()}
+    views = [name for name in n_files if name.startswith("features.")]
+    assert max(n_files[name] for name in views) <= maintain.FEW_FILES + 1
+    assert all(warehouse.n_rows(name) >= 9 for name in ("features.record_quality", *views[:1]))
+
+
 def test_logs_stay_short_while_posts_are_taken_and_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
