@@ -22,7 +22,7 @@ from feature_repo.client import (
 )
 from feature_repo.done import Done, done_path, read_done, write_done
 from feature_repo.online_views import choice, keep, online_views
-from feature_repo.registry_digest import is_named
+from feature_repo.registry_digest import has_digest, is_named
 from transforms.features.engine import derived
 from transforms.features.on_demand import on_demand_views
 from transforms.features.registry import registry, view_of, views
@@ -69,7 +69,13 @@ def is_applied(warehouse: Warehouse) -> bool:
     """Whether the home's registry is the pipeline's, with the definitions as they are now."""
     path, home = _applied_path(warehouse), warehouse.settings.root
     is_so = path.is_file() and path.read_text("utf-8") == definitions_digest(home)
-    return is_so and is_named(home / "feast" / "registry.db")
+    return is_so and _is_trusted(home)
+
+
+def _is_trusted(home: Path) -> bool:
+    """Whether a home's registry is the one that it names, or one that a setting allows."""
+    registry = store_settings(home)["registry"]
+    return not has_digest(registry, str(home)) or is_named(home / "feast" / "registry.db")
 
 
 def apply(warehouse: Warehouse) -> bool:
@@ -95,10 +101,10 @@ def apply(warehouse: Warehouse) -> bool:
 def _register(warehouse: Warehouse) -> None:
     from feature_repo.importing import feast
 
-    registered_in = warehouse.settings.root / "feast" / "registry.db"
-    if not is_named(registered_in):  # somebody else's, whose code is not to run: written again
-        registered_in.unlink(missing_ok=True)
-    store = feast.FeatureStore(config=repo_config(warehouse.settings.root))
+    home = warehouse.settings.root
+    if not _is_trusted(home):  # somebody else's, whose code is not to run: written again
+        (home / "feast" / "registry.db").unlink(missing_ok=True)
+    store = feast.FeatureStore(config=repo_config(home))
     defined = _definitions(warehouse.settings.root)
     names = {(type(item).__name__, item.name) for item in defined}
     views = store.registry.list_all_feature_views(

@@ -21,6 +21,7 @@ from feature_repo.guard import (
     server_settings,
     too_many_rows,
 )
+from feature_repo.registry_digest import has_digest
 from feature_repo.stores.features_route import add_features_route
 from feature_repo.stores.registry import AtomicFileRegistryStore
 from feature_repo.stores.store import Store
@@ -71,6 +72,7 @@ def load_artifacts(app: FastAPI) -> None:
 
 def _prepare(app: FastAPI) -> None:
     settings, store = server_settings(), store_of(app)
+    has_digest(store.config.registry.model_dump(), "feature_store.yaml")
     in_file = getattr(store.registry, "_registry_store", None)
     if isinstance(in_file, AtomicFileRegistryStore):
         in_file.is_read_only = not settings.writes
