@@ -1,5 +1,6 @@
 """Posted records over HTTP: what the answers say, what is served, what may run beside."""
 
+import ctypes
 import json
 import os
 import ssl
@@ -18,6 +19,7 @@ import uvicorn
 
 from feature_repo import online_features, training_set
 from flows import stages
+from flows.commands.consume import FEW_ARENAS
 from flows.consumer import passes
 from flows.consumer.app import Consumer, create_app
 from flows.consumer.passes import _Folder
@@ -459,3 +461,36 @@ def test_erasure_is_refused_while_posts_are_not_staged(posted: Running) -> None:
     intake.take([read_post("unstaged", note(92, "2024-01-01T10:00:00Z").encode())])
     with pytest.raises(ErasureError, match="stages what is loaded"):
         run_erasure(posted.home, Wanted(author="u1"), is_dry=False)
+
+
+ARENAS = """
+import ctypes, sys, threading
+from flows.commands.consume import keep_few_arenas
+if sys.argv[1] == "few":
+    keep_few_arenas()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.fopen.restype = ctypes.c_void_p, ctypes.c_void_p
+libc.malloc_info.argtypes, libc.fclose.argtypes = [ctypes.c_int, ctypes.c_void_p], [ctypes.c_void_p]
+waiting = threading.Barrier(9)
+def allocate():
+    libc.malloc(1000)
+    waiting.wait()
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads:
+    thread.start()
+waiting.wait()
+file = libc.fopen(sys.argv[2].encode(), b"w")
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="not glibc")
+def test_threads_of_a_consumer_share_few_arenas_of_memory(tmp_path: Path) -> None:
+    def n_arenas(asked: str) -> int:
+        file = tmp_path / asked
+        command = [sys.executable, "-c", ARENAS, asked, str(file)]
+        subprocess.run(command, cwd=ROOT, check=True)
+        return file.read_text().count("<heap nr=")
+
+    assert n_arenas("few") == FEW_ARENAS < n_arenas("many")
