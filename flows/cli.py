@@ -14,6 +14,7 @@ from flows.commands.consistency import consistency
 from flows.commands.consume import consume
 from flows.commands.erase import erase
 from flows.commands.features import features
+from flows.commands.init import init
 from flows.commands.locks import locks
 from flows.commands.maintain import maintain
 from flows.commands.plan import plan
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 
 
 class Teaching(click.Group):
-    """A group whose commands fail with one line that says what to do, unless `--debug` is set."""
+    """A group whose commands fail with one line that says what to do, unless `--debug` is set.
+
+    The line ends with the place in docs/reference/errors.md that explains errors of its kind.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; report an expected error in one line, with exit code 1 or 2.
@@ -45,7 +49,7 @@ class Teaching(click.Group):
         except MillraceError as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"millrace: {error}", err=True)
+            click.echo(f"millrace: {error} [errors#{error.anchor()}]", err=True)
             ctx.exit(2 if isinstance(error, SourceError) else 1)
 
 
@@ -57,6 +61,7 @@ def main(*, debug: bool) -> None:
 
     \b
     First steps:
+      millrace init FILE                              look at a file, write its source file
       millrace run --source sources/cve_events.yaml   load, check, compute and serve
       millrace consume --source sources/cve_events.yaml  the same for records that are posted
       millrace plan --source sources/cve_events.yaml  show what the next run would do
@@ -76,7 +81,7 @@ def main(*, debug: bool) -> None:
       millrace erase --author ID --dry-run            show what erasing a person would delete
       millrace backfill --dry-run                     list gaps in the features
 
-    A source is described by a small YAML file; start from a copy of sources/cve_events.yaml.
+    A source is described by a small YAML file, which millrace init writes for a file of yours.
     """
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
@@ -267,6 +272,7 @@ for command in (
     consume,
     erase,
     features,
+    init,
     locks,
     maintain,
     plan,

@@ -2,7 +2,7 @@
 
 With `--write` their output is written into the page.
 
-A block whose first line names a file is written to that file. A command runs in a child of this
+A block with a title is written to the file of that name. A command runs in a child of this
 process, which has imported the slow modules but has read no declarations and opened no table.
 """
 
@@ -10,6 +10,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = "~/tickets"
-BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r'^```(\w+)(?: title="(\S+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
 class Said(NamedTuple):
@@ -69,7 +70,7 @@ def run_page(page: str) -> list[Said]:
 
 def run(command: str) -> Said:
     """Run a command in a child, or set a variable here."""
-    program, *words = command.split()
+    program, *words = shlex.split(command)
     if program == "export":
         name, _, value = words[0].partition("=")
         os.environ[name] = value
