@@ -378,9 +378,8 @@ def test_registry_in_a_database_is_refused_unless_a_setting_allows_it(
     assert served.returncode == 1
     (line,) = served.stderr.splitlines()
     assert line.startswith(f"millrace: {stated}: a registry of the kind sql has no digest, so ")
-    assert line.endswith(
-        "or set MILLRACE_UNCHECKED_REGISTRY=1 if nobody but the pipeline can write it"
-    )
+    mend = "set MILLRACE_UNCHECKED_REGISTRY=1 if nobody but the pipeline can write it"
+    assert line.endswith(f"or {mend} [errors#unchecked-registry]")
 
     default = client._parsed((client.REPOSITORY / "feature_store.yaml").read_text("utf-8"))
     monkeypatch.setattr(client, "_parsed", lambda _: default | {"registry": in_database})
