@@ -1,9 +1,9 @@
 """A day of small commits: what they leave to read, and what each costs after thousands of others.
 
-Records are committed to raw in small posts, staged every few commits and maintained every twenty
-passes, as `millrace consume` does; the last passes before the end compute features too, with no
-maintenance after them, which is the most that is ever left. Then each table is read as it was left,
-and compacted to one file. Commits come one after the other, not one a second.
+Records are committed to raw in small posts, staged every few commits, and some tables maintained
+after each pass, as `millrace consume` does; the last passes before the end compute features too.
+Then each table is read as the last pass left it, before maintenance, and compacted to one file.
+Commits come one after the other, not one a second.
 """
 
 import argparse
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 COMMITS_OF_A_PASS = 20
 STEPS = 8
 N_READS = 9
+PASSES_WITH_FEATURES = 19
 MOST_EXCESS = 0.2
 SECONDS_OF_A_DAY = 86_400
 # between two compactions, of twenty passes that take three seconds each, at one commit a second
@@ -45,7 +46,7 @@ class Step(NamedTuple):
     n_commits: int
     commit_ms: float
     staging_ms: float
-    maintenance_s: float
+    maintenance_ms: float
     n_entries: int
     n_files: int
     megabytes: float
@@ -98,8 +99,8 @@ def main() -> int:
 
 def measure(folder: Path, n_commits: int) -> tuple[list[Step], list[Read]]:
     """Commit, stage and maintain; the costs of each eighth, and the reads at the end."""
-    from flows.consumer.passes import DAYS_KEPT, PASSES_UNTIL_MAINTENANCE
-    from flows.stages import MaintainParameters, PipelineParameters, run_maintenance, run_plain
+    from flows.consumer.passes import maintain_after
+    from flows.stages import PipelineParameters, run_plain
     from transforms.sources.posts import Intake, read_post
     from transforms.sources.source import load_source
     from transforms.staging.prepare import prepare
@@ -112,13 +113,11 @@ def measure(folder: Path, n_commits: int) -> tuple[list[Step], list[Read]]:
     run_plain(parameters)
     source, warehouse = load_source(file), Warehouse(parameters.settings())
     intake, lines, numbers = Intake(source, warehouse), templates(), count()
-    maintained = MaintainParameters(home=parameters.home, keep_days=DAYS_KEPT)
     steps, taken = [], dict.fromkeys(("commit", "staging", "passes", "maintenance"), 0.0)
 
     def timed(what: str, begin: float) -> None:
         taken[what] += processor() - begin
 
-    n_passes = n_maintained = 0
     for number in range(1, n_commits + 1):
         body = "\n".join(record(lines, next(numbers)) for _ in range(RECORDS_OF_A_POST))
         post, begin = read_post(f"commit-{number}", body.encode()), processor()
@@ -126,29 +125,25 @@ def measure(folder: Path, n_commits: int) -> tuple[list[Step], list[Read]]:
         timed("commit", begin)
         if number % COMMITS_OF_A_PASS == 0:
             begin = processor()
-            if number > n_commits - COMMITS_OF_A_PASS * (PASSES_UNTIL_MAINTENANCE - 1):
+            if number > n_commits - COMMITS_OF_A_PASS * PASSES_WITH_FEATURES:
                 run_plain(parameters)
             else:
                 prepare(source, warehouse, until=intake.end_load())
                 timed("staging", begin)
                 taken["passes"] += 1
-            n_passes += 1
-            if n_passes % PASSES_UNTIL_MAINTENANCE == 0 and number < n_commits:
+            if number < n_commits:
                 begin = processor()
-                run_maintenance(maintained, n_reads=0)
+                maintain_after(number // COMMITS_OF_A_PASS, parameters)
                 timed("maintenance", begin)
-                n_maintained += 1
         if number % (n_commits // STEPS) == 0:
-            steps.append(step(warehouse, number, n_commits // STEPS, n_maintained, taken))
+            steps.append(step(warehouse, number, n_commits // STEPS, taken))
             say(str(steps[-1]))
-            taken, n_maintained = dict.fromkeys(taken, 0.0), 0
+            taken = dict.fromkeys(taken, 0.0)
     compacted = compacted_copy(folder / "home")
     return steps, [read(folder / "home", compacted, relation) for relation in READ]
 
 
-def step(
-    warehouse: "Warehouse", number: int, n_commits: int, n_maintained: int, taken: dict[str, float]
-) -> Step:
+def step(warehouse: "Warehouse", number: int, n_commits: int, taken: dict[str, float]) -> Step:
     """Describe an eighth: processor time of each kind of work, and what raw has on disk."""
     folder = warehouse.folder("raw.records")
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -156,7 +151,7 @@ def step(
         number,
         taken["commit"] / n_commits * 1000,
         taken["staging"] / max(1, taken["passes"]) * 1000,
-        taken["maintenance"] / max(1, n_maintained),
+        taken["maintenance"] / (n_commits / COMMITS_OF_A_PASS) * 1000,
         sum(path.suffix == ".json" for path in files),
         sum(path.suffix == ".parquet" and path.parent == folder for path in files),
         sum(path.stat().st_size for path in files) / 1e6,
@@ -210,7 +205,7 @@ def describe(steps: list[Step], reads: list[Read], load: float) -> str:
             "commits to raw",
             "CPU ms a commit",
             "CPU ms to stage a pass",
-            "CPU s a maintenance",
+            "CPU ms to maintain after a pass",
             "entries in raw's log",
             "data files of raw on disk",
             "MB of raw",
@@ -220,7 +215,7 @@ def describe(steps: list[Step], reads: list[Read], load: float) -> str:
                 f"{step.n_commits:,}",
                 f"{step.commit_ms:.1f}",
                 f"{step.staging_ms:.0f}" if step.staging_ms else "",
-                f"{step.maintenance_s:.2f}" if step.maintenance_s else "",
+                f"{step.maintenance_ms:.0f}",
                 f"{step.n_entries:,}",
                 f"{step.n_files:,}",
                 f"{step.megabytes:,.0f}",
@@ -266,8 +261,8 @@ def describe(steps: list[Step], reads: list[Read], load: float) -> str:
     ]
     about = (
         f"{steps[-1].n_commits:,} commits of {RECORDS_OF_A_POST} records, one after the other, a "
-        f"pass that stages every {COMMITS_OF_A_PASS} and maintenance every 20 passes; the last 19 "
-        "passes compute features too, and none was compacted after them. A read opens the table "
+        f"pass that stages every {COMMITS_OF_A_PASS}, and after it the maintenance of a consumer; "
+        f"the last {PASSES_WITH_FEATURES} passes compute features too. A read opens the table "
         "and reads all of it, the median of nine, in turn with the compacted copy. A day of one "
         "commit a second was not run: for it, what a file more costs is set against a read of "
         "864,000 rows more, with 60 files of raw and 20 of other tables between two compactions."

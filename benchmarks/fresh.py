@@ -33,7 +33,11 @@ DATA = ROOT / "sources" / "data" / "cve_events"
 RECORDS_OF_A_POST = 10
 SAMPLED = 5
 SECONDS_TO_SETTLE = 20
+MOST_GROWTH = 1.1
 ABOUT = """measure how long a posted record takes until it is acknowledged, and until it is online
+
+  benchmarks/fresh.py --rates 200                   five minutes at 200 records a second, memory too
+  benchmarks/fresh.py --rates 20 200 --seconds 60   a minute each
 
 The home and the data lie in a temp folder (TMPDIR says where; 100 MB) that is removed at the end.
 """
@@ -222,6 +226,11 @@ def processor(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def after_a_fifth(result: Result) -> float:
+    """The megabytes once caches are full."""
+    return result.megabytes[len(result.megabytes) // 5]
+
+
 def in_words(seconds: list[float]) -> str:
     return f"p50 {median(seconds):.2f} s, p95 {p95(seconds):.2f} s"
 
@@ -241,6 +250,7 @@ def describe(results: list[Result], seconds: int, load: float) -> str:
         "p95, s",
         "answered 429",
         "CPU s a second",
+        "MB at the start",
         "MB after a fifth",
         "MB at the end",
     ]
@@ -253,7 +263,8 @@ def describe(results: list[Result], seconds: int, load: float) -> str:
             f"{p95(result.online):.2f}",
             f"{result.n_refused:,}",
             f"{result.processor:.2f}",
-            f"{result.megabytes[len(result.megabytes) // 5]:,.0f}",
+            f"{result.megabytes[0]:,.0f}",
+            f"{after_a_fifth(result):,.0f}",
             f"{result.megabytes[-1]:,.0f}",
         ]
         for result in results
@@ -271,6 +282,10 @@ def describe(results: list[Result], seconds: int, load: float) -> str:
             ("p95", p95(result.online), 1.0),
         )
     ]
+    for result in results:
+        growth = result.megabytes[-1] / after_a_fifth(result)
+        what = f"{result.rate:,} records/s, MB at the end over those after a fifth"
+        goals.append(Goal(what, f"{growth:.2f}", f"<= {MOST_GROWTH}", growth <= MOST_GROWTH))
     text = (
         f"Posts of {RECORDS_OF_A_POST} records or fewer to `millrace consume`, {seconds} s of each "
         "rate, on a home of 24,000 records with all views. The program that posts has the same "

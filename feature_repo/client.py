@@ -168,16 +168,24 @@ def repo_config(home: Path) -> Any:
     settings = store_settings(home)
     # set afterwards: Feast warns that it has no effect with a file registry, but it has (a test
     # reads while rows are written)
-    serves_meanwhile = settings["registry"].pop("serve_features_while_materializing", False)
+    meanwhile = "serve_features_while_materializing"
+    serves_meanwhile = settings["registry"].pop(meanwhile, None)
     config = feast.RepoConfig(**settings, repo_path=REPOSITORY)
-    config.registry.serve_features_while_materializing = serves_meanwhile
+    if serves_meanwhile is not None:
+        setattr(config.registry, meanwhile, serves_meanwhile)
     return config
 
 
 def store_settings(home: Path) -> dict[str, Any]:
-    """Read `feature_store.yaml` and replace the default home with this one."""
+    """Read `feature_store.yaml` and replace the default home with this one.
+
+    Raises `UncheckedRegistryError` for a registry without a digest that no setting allows.
+    """
+    from feature_repo.registry_digest import has_digest
+
     settings = copy.deepcopy(_parsed((REPOSITORY / "feature_store.yaml").read_text("utf-8")))
-    settings["registry"]["path"] = str(home / "feast" / "registry.db")
+    if has_digest(settings["registry"], str(REPOSITORY / "feature_store.yaml")):
+        settings["registry"]["path"] = str(home / "feast" / "registry.db")
     settings["offline_store"]["warehouse"] = str(home)
     if "path" in settings["online_store"]:
         settings["online_store"]["path"] = str(home / "feast" / "online.db")
@@ -443,7 +451,7 @@ def home_of(home: Path | str | None) -> Path:
     from transforms.errors import HomeError
 
     root = _root(home)
-    if not (root / "feast" / "registry.db").is_file():
+    if not any((root / "feast" / name).is_file() for name in ("registry.db", "applied")):
         message = (
             f"{root}: no feature store there; run the pipeline first, or say where it ran: "
             "MILLRACE_HOME or home=..."

@@ -22,7 +22,7 @@ from feature_repo.client import (
 )
 from feature_repo.done import Done, done_path, read_done, write_done
 from feature_repo.online_views import choice, keep, online_views
-from feature_repo.registry_digest import is_named
+from feature_repo.registry_digest import has_digest, is_named
 from transforms.features.engine import derived
 from transforms.features.on_demand import on_demand_views
 from transforms.features.registry import registry, view_of, views
@@ -69,7 +69,13 @@ def is_applied(warehouse: Warehouse) -> bool:
     """Whether the home's registry is the pipeline's, with the definitions as they are now."""
     path, home = _applied_path(warehouse), warehouse.settings.root
     is_so = path.is_file() and path.read_text("utf-8") == definitions_digest(home)
-    return is_so and is_named(home / "feast" / "registry.db")
+    return is_so and _is_trusted(home)
+
+
+def _is_trusted(home: Path) -> bool:
+    """Whether a home's registry is the one that it names, or one that a setting allows."""
+    registry = store_settings(home)["registry"]
+    return not has_digest(registry, str(home)) or is_named(home / "feast" / "registry.db")
 
 
 def apply(warehouse: Warehouse) -> bool:
@@ -95,10 +101,10 @@ def apply(warehouse: Warehouse) -> bool:
 def _register(warehouse: Warehouse) -> None:
     from feature_repo.importing import feast
 
-    registered_in = warehouse.settings.root / "feast" / "registry.db"
-    if not is_named(registered_in):  # somebody else's, whose code is not to run: written again
-        registered_in.unlink(missing_ok=True)
-    store = feast.FeatureStore(config=repo_config(warehouse.settings.root))
+    home = warehouse.settings.root
+    if not _is_trusted(home):  # somebody else's, whose code is not to run: written again
+        (home / "feast" / "registry.db").unlink(missing_ok=True)
+    store = feast.FeatureStore(config=repo_config(home))
     defined = _definitions(warehouse.settings.root)
     names = {(type(item).__name__, item.name) for item in defined}
     views = store.registry.list_all_feature_views(
@@ -197,7 +203,7 @@ def materialize(
 
 
 def refresh(warehouse: Warehouse, now: datetime, report: Report) -> dict[str, int]:
-    """Write what took effect since the last run, where the store cannot know it.
+    """Write what took effect since the last run where the store cannot know it; delete what is old.
 
     Returns the entities written, by view of those that `need_refresh`.
     """
@@ -205,9 +211,10 @@ def refresh(warehouse: Warehouse, now: datetime, report: Report) -> dict[str, in
 
 
 def need_refresh(home: Path) -> list[str]:
-    """Name the views online whose rows to come the store does not keep.
+    """Name the views online that change without a run.
 
-    They are those that stay for a time only; where the store does not go by the clock, all.
+    Of those that stay for a time only, what is too old leaves. Where the store does not go by the
+    clock, windows end, of all.
     """
     is_clock = goes_by_the_clock(home)
     return [view for view in online_views(home) if not is_clock or view_of(view).online_for]

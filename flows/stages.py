@@ -519,35 +519,44 @@ def run_refresh(parameters: RefreshParameters) -> dict[str, int]:
 
 
 def run_maintenance(
-    parameters: MaintainParameters, n_reads: int = 3, relations: Sequence[str] | None = None
+    parameters: MaintainParameters,
+    n_reads: int = 3,
+    relations: Sequence[str] | None = None,
+    n_crowded: int = 0,
 ) -> dict[str, list[dict[str, Any]]]:
     """Compact and vacuum the tables of a home; return what was done, as `compacted`, `vacuumed`.
 
-    All tables are maintained, or the `relations`.
+    All tables are maintained, or the `relations`; then as many as `n_crowded` are compacted besides
+    whose small files make them dear to read.
 
     How long a read of each table takes is measured `n_reads` times, before and after.
     The online store is not rewritten: compaction does not change its values.
     """
     from feature_repo.locks import registered
     from feature_repo.online import due_views, note_compacted
-    from transforms.upkeep.maintain import compact, vacuum
+    from transforms.upkeep.maintain import compact, crowded, vacuum
 
-    warehouse = _warehouse(parameters.settings())
+    warehouse = _warehouse(MaintainParameters(home=parameters.home).settings())  # as runs have it
     with lock_home(warehouse.settings.root):
         warehouse.report = silent
         now = datetime.now(UTC)
         recover(warehouse, now)
         due = due_views(warehouse, now)
-        compacted = compact(
-            warehouse, is_dry=parameters.dry_run, n_reads=n_reads, relations=relations
-        )
+        chosen = None if relations is None else {*relations, *crowded(warehouse, n_crowded)}
+        compacted = compact(warehouse, is_dry=parameters.dry_run, n_reads=n_reads, relations=chosen)
         if not parameters.dry_run:
             note_compacted(
                 warehouse,
                 {item.relation.removeprefix("features.") for item in compacted} - set(due),
             )
         locked = [lock.tables for lock in registered(warehouse.settings.root)]
-        vacuumed = vacuum(warehouse, locked, is_dry=parameters.dry_run, relations=relations)
+        vacuumed = vacuum(
+            warehouse,
+            locked,
+            is_dry=parameters.dry_run,
+            relations=relations,
+            keep_days=parameters.settings().keep_days,
+        )
     return {
         "compacted": [item._asdict() for item in compacted],
         "vacuumed": [item._asdict() for item in vacuumed],

@@ -43,7 +43,6 @@ from feature_repo.stores.codec import (
 )
 from feature_repo.stores.coming import Coming
 from feature_repo.stores.compact import Column
-from feature_repo.stores.expiry import online_for
 
 Write: TypeAlias = Callable[[pa.RecordBatch], int]
 Row: TypeAlias = tuple[
@@ -226,7 +225,7 @@ class Layout(Protocol):
         """Delete what a view has of entities."""
 
     def expire(self, view: FeatureView, oldest: datetime) -> None:
-        """Delete the values of a view whose event is before an instant."""
+        """Delete the entities of a view whose last row, be it to come, is before an instant."""
 
 
 def layout_of(config: RepoConfig, online_store: Any) -> Layout | None:
@@ -321,14 +320,6 @@ def _type_of(values: Sequence[Value]) -> ValueType:
     return PROTO_VALUE_TO_VALUE_TYPE_MAP.get(
         kind, ValueType.UNKNOWN
     )  # Feast has forgotten zoned timestamps there
-
-
-def keeps_coming(config: RepoConfig, online_store: OnlineStore, view: FeatureView) -> bool:
-    """Whether a store keeps the rows to come of a view.
-
-    Feast's layout has no room for them, and what stays online for a time must leave with its row.
-    """
-    return layout_of(config, online_store) is not None and online_for(view) is None
 
 
 def _encode(view: FeatureView, rows: pa.RecordBatch, until: datetime | None) -> Batch:

@@ -4,9 +4,10 @@
 own engine does. `materialize-incremental` goes by arrival: it writes the entities whose newest row
 came with a file that was not there the last time, or applies from an instant passed since (a window
 that expired). So late rows get online, and nothing unchanged is written. In the compact layout the
-rows after the span are written beside it, as rows to come. What stays online for a time only is
-written within that time, without rows to come, and deleted past it. What was done is remembered in
-the warehouse's folder; a run that was killed goes on after its last whole chunk.
+rows after the span are written beside it, as rows to come. Of what stays online for a time only, an
+entity is deleted once its last row is older; one that has rows to come is written without the
+values of a row that is. What was done is remembered in the warehouse's folder; a run that was
+killed goes on after its last whole chunk.
 """
 
 import base64
@@ -48,7 +49,7 @@ from tqdm import tqdm
 from feature_repo.done import Done, done_path, read_done, write_done
 from feature_repo.stores import compact, sources
 from feature_repo.stores.asof import AsofOfflineStore, connect, memory_limit, warehouse
-from feature_repo.stores.bulk import bulk_writer, keeps_coming, layout_of, read_instants
+from feature_repo.stores.bulk import bulk_writer, layout_of, read_instants
 from feature_repo.stores.clock import EPOCH
 from feature_repo.stores.codec import encode_entity_keys
 from feature_repo.stores.columns import Files, gathered
@@ -215,10 +216,10 @@ class Materialization:
         self._expire(span.end)  # a run that is killed after this still has to write, so it is due
         return written + self._write(snapshot(self.config, self.view.batch_source), span, 0, task)
 
-    def _oldest(self, end: datetime) -> datetime:
-        """The earliest event that a run up to an instant keeps online."""
+    def _oldest(self, end: datetime | None) -> datetime:
+        """The earliest event that a run up to an instant keeps online; without a run, any."""
         stay = online_for(self.view)
-        return FIRST if stay is None else end - stay
+        return FIRST if stay is None or end is None else end - stay
 
     def _expire(self, end: datetime) -> None:
         """Delete from the online store what does not stay there any longer.
@@ -310,9 +311,21 @@ class Materialization:
         ):
             bar.update(skipped)
             for chunk in newest(skipped):
-                yield chunk, write(chunk.rows)
+                yield chunk, write(self._without_old(chunk.rows, end))
                 bar.update(chunk.n_entities)
                 report(self.view.name, chunk.n_entities, total)
+
+    def _without_old(self, rows: pa.RecordBatch, end: datetime) -> pa.RecordBatch:
+        """Leave out the features of rows that are too old to stay online; rows come after them."""
+        if online_for(self.view) is None:
+            return rows
+        instants = read_instants(rows[self.view.batch_source.timestamp_field])
+        is_old = instants < np.datetime64(to_naive_utc(self._oldest(end)), "us")
+        staying = pa.array(np.arange(len(rows)), mask=is_old)
+        for name in {field.name for field in self.view.features}:
+            place = rows.schema.get_field_index(name)
+            rows = rows.set_column(place, name, rows[name].take(staying))
+        return rows
 
     def _zones(self, schema: pa.Schema) -> dict[str, pa.DataType]:
         """The source's types of the features that keep a zone, which DuckDB does not carry."""
@@ -346,7 +359,7 @@ class Materialization:
     @property
     def _has_coming(self) -> bool:
         """Whether rows after the end of a run are written too."""
-        return keeps_coming(self.config, self.online_store, self.view)
+        return layout_of(self.config, self.online_store) is not None
 
     @contextmanager
     def _newest(
@@ -359,18 +372,18 @@ class Materialization:
         """
         index = self._index(rows)
         start, end = (units_since_1970(time, index.unit) for time in (span.start, span.end))
-        until = units_since_1970(
-            datetime.fromisoformat(span.since.until) if span.since else FIRST, index.unit
+        before = datetime.fromisoformat(span.since.until) if span.since else None
+        until, left, oldest = (
+            units_since_1970(time, index.unit)
+            for time in (before or FIRST, self._oldest(before), self._oldest(span.end))
         )
-        oldest = units_since_1970(self._oldest(span.end), index.unit)
         known = span.since.identities if span.since else []
         with connect(self.config) as connection:
             arrived = set(rows.identities) - set(known)
-            list_rows(connection, index, arrived, (until, end) if span.since else None)
-            connection.execute(
-                f"create temp table newest as {self._sql(span)}",
-                {"start": start, "end": end, "until": until, "oldest": oldest},
-            )
+            passed = [(until, end), (left - 1, oldest - 1)] if span.since else []
+            list_rows(connection, index, arrived, passed)
+            instants = {"start": start, "end": end, "until": until, "left": left, "oldest": oldest}
+            connection.execute(f"create temp table newest as {self._sql(span)}", instants)
             ((total,),) = connection.execute("select count(distinct rank) from newest").fetchall()
             earlier = f"select exists (from seen where has_arrived and {INSTANT} < $start)"
             ((has_earlier,),) = connection.execute(earlier, {"start": start}).fetchall()
@@ -467,9 +480,8 @@ class Materialization:
         key_list = ", ".join(keys) or "1"
         changed = f"where ({key_list}) in (select ({key_list}) from fresh)" if span.since else ""
         last = "true" if self._has_coming else f"{INSTANT} <= $end"
-        is_new = f"has_arrived or {INSTANT} > $until and {INSTANT} <= $end"
-        # an entity without a row in a part of the past may have one before that
-        is_known = "true" if span.start <= EPOCH else f"bool_or({INSTANT} <= $end) over entity"
+        is_new = f"""has_arrived or {INSTANT} > $until and {INSTANT} <= $end
+                or {INSTANT} >= $left and {INSTANT} < $oldest"""
         return f"""
             with passed as (from seen where {there} and {INSTANT} >= $start and {last}),
             fresh as (from passed where {is_new}),
@@ -481,9 +493,9 @@ class Materialization:
                 ) = 1
             ),
             newest as (
-                from kept where {INSTANT} >= $oldest
+                from kept
                 window entity as (partition by {key_list})
-                qualify bool_or({is_new}) over entity and {is_known}
+                qualify bool_or({is_new}) over entity and max({INSTANT}) over entity >= $oldest
             )
             select
                 place,

@@ -10,8 +10,11 @@ A value is, in this order:
 - how many bytes an end has, and how many features there are (1 and 2 bytes);
 - a digest of the name of each feature (4 bytes each), then where each feature ends (little endian);
 - the features as serialized `Value` protos, one behind the other;
-- the rows to come (`coming`), which version 1 did not have;
+- the rows to come (`coming`), which version 1 did not have, and in version 3 the instant of the
+  last of them, a `mark`;
 - CRC-32 of all before it (4 bytes).
+
+A value with rows to come is of version 3, any other of version 2. Version 2 had rows to come too.
 
 A value names its features, so it stays readable when a view gains or loses some. The row in effect
 of an entity whose first row is to come has the least event timestamp, and nothing for features.
@@ -41,7 +44,7 @@ from transforms.errors import MillraceError
 # none
 Column: TypeAlias = tuple[list[bytes | None], list[bytes | None]]
 
-VERSION, READ = 2, {1, 2}
+VERSION, WITH_LAST, READ = 2, 3, {1, 2, 3}
 EVENT, CREATED, ENDS, N_FEATURES, NAMES = 1, 9, 17, 18, 20
 # the bytes that decide which of two values is newer
 AGE = slice(EVENT, ENDS)
@@ -85,8 +88,9 @@ def pack(
     ends = np.cumsum(np.reshape(lengths, (len(names), n_rows)), axis=0).T
     width = 2 if ends.max(initial=0) < 1 << 16 else 4
     described = struct.pack(">BH", width, len(names)) + b"".join(map(_digest, names))
+    has_coming = coming.counts > 0 if coming else np.zeros(n_rows, np.bool_)
     parts = [
-        np.full((n_rows, 1), VERSION, np.uint8),
+        np.where(has_coming, WITH_LAST, VERSION).astype(np.uint8).reshape(n_rows, 1),
         _cells(marks(np.stack([event, created], axis=1))),
         np.tile(np.frombuffer(described, np.uint8), (n_rows, 1)),
         _cells(ends.astype(f"<u{width}")),
@@ -95,7 +99,10 @@ def pack(
     rows = fixed(
         b"", heads.view(np.dtype((np.void, heads.shape[1]))).ravel(), np.ones(n_rows, np.bool_)
     )
-    behind = [coming_rows.write(features, coming)] if coming and len(coming.event) else []
+    behind = []
+    if coming and len(coming.event):
+        last = coming.event[np.maximum(np.cumsum(coming.counts) - 1, 0)]
+        behind = [coming_rows.write(features, coming), fixed(b"", marks(last), has_coming)]
     return [
         row + crc32(row).to_bytes(CHECKSUM)
         for row in joined(rows, *(features[name] for name in names), *behind).to_pylist()
@@ -133,12 +140,14 @@ def merged(stored: bytes | None, given: bytes) -> bytes:
     ends = np.cumsum([len(feature) for feature in features.values()]).astype(f"<u{width}")
     row = b"".join(
         [
-            given[:ENDS],
+            bytes([WITH_LAST if later else VERSION]),
+            given[EVENT:ENDS],
             struct.pack(">BH", width, len(features)),
             *features,
             ends.tobytes(),
             *features.values(),
             coming_rows.written(later, len(features)),
+            later[-1][0] if later else b"",
         ]
     )
     return row + crc32(row).to_bytes(CHECKSUM)
@@ -149,9 +158,22 @@ def age(value: str) -> str:
     return f"substr({value}, {AGE.start + 1}, {AGE.stop - AGE.start})"
 
 
-def event(value: str) -> str:
-    """SQL of the bytes of a stored value that tell its event timestamp, a `mark`."""
-    return f"substr({value}, {EVENT + 1}, {MARK})"
+def last(value: str, with_last: str) -> str:
+    """SQL of the event timestamp of a stored value's last row, be it to come, a `mark`.
+
+    `with_last` is the byte `WITH_LAST` in SQL.
+    """
+    return (
+        f"case when substr({value}, 1, 1) = {with_last} "
+        f"then substr({value}, length({value}) - {CHECKSUM + MARK - 1}, {MARK}) "
+        f"else substr({value}, {EVENT + 1}, {MARK}) end"
+    )
+
+
+def last_us(value: bytes) -> int:
+    """The event timestamp of a value's last row, be it to come, in microseconds since 1970."""
+    has_last = value[0] == WITH_LAST
+    return of_mark(value[-CHECKSUM - MARK : -CHECKSUM] if has_last else value[EVENT:CREATED])
 
 
 def event_us(value: bytes, at: bytes = NEVER) -> int:
@@ -208,7 +230,7 @@ def _row(
         ]
     event, behind = value[EVENT:CREATED], start + ends[-1]
     if len(value) > behind + CHECKSUM and value[behind + 1 : behind + 1 + MARK] <= at:
-        for instant, changed in coming_rows.read(value[behind:-CHECKSUM], len(ends) - 1, at):
+        for instant, changed in coming_rows.read(_coming(value, behind), len(ends) - 1, at):
             event = instant
             row = [
                 known if place is None else changed.get(place, known)
@@ -224,7 +246,7 @@ def _at(value: bytes, at: bytes) -> tuple[dict[bytes, bytes], list[Changes]]:
     """
     features, later = _by_digest(value), list[Changes]()
     row = dict(enumerate(features.values()))
-    for instant, changed in coming_rows.read(value[_behind(value) : -CHECKSUM], len(features)):
+    for instant, changed in coming_rows.read(_coming(value, _behind(value)), len(features)):
         if instant <= at:
             row |= changed
         else:
@@ -248,6 +270,11 @@ def _behind(value: bytes) -> int:
     shape = _shape(_described(value), ())
     *_, end = (0, *shape.ends.unpack_from(value, shape.first_end))
     return shape.start + int(end)
+
+
+def _coming(value: bytes, behind: int) -> bytes:
+    """The rows to come of a value, from where they begin."""
+    return value[behind : -CHECKSUM - (MARK if value[0] == WITH_LAST else 0)]
 
 
 def _described(value: bytes) -> bytes:

@@ -31,7 +31,8 @@ UPSERT = f"""
     on conflict (entity_key) do update set value = excluded.value
     where {compact.age("stored.value")} <= {compact.age("excluded.value")}
 """
-EXPIRE = f"delete from {{table}} where {compact.event('value')} < %b"
+WITH_LAST = rf"'\x{compact.WITH_LAST:02x}'::bytea"
+EXPIRE = f"delete from {{table}} where {compact.last('value', WITH_LAST)} < %b"
 READ = "select {number} as number, entity_key, value from {table} where entity_key = any(%b)"
 
 

@@ -10,7 +10,6 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
 from feast.feature_view import FeatureView
 from feast.infra.online_stores.helpers import compute_versioned_name
@@ -71,8 +70,8 @@ Item = TypeVar("Item")
 class CompactRedis:
     """The compact layout in a Redis store: the hash of an entity is Feast's, its fields are not.
 
-    Of a view whose values expire, a sorted set lists the hashes by their events, for a field of a
-    hash cannot expire by itself before Redis 7.4.
+    Of a view whose values expire, a sorted set lists the hashes by the events of their last rows,
+    for a field of a hash cannot expire by itself before Redis 7.4.
     """
 
     def __init__(self, config: RepoConfig, store: Any) -> None:
@@ -121,8 +120,8 @@ class CompactRedis:
         call = RedisCall(digest, bulk_strings(b"%d" % seconds, self._field(view)), 2, 1)
         keys = redis_keys(batch, self._config.project)
         if online_for(view):  # listed before they are written, so that none is written unlisted
-            events = batch.event.astype("datetime64[us]").astype(np.int64).tolist()
-            self._list(view, dict(zip(keys.to_pylist(), events, strict=True)))
+            last = map(compact.last_us, values)
+            self._list(view, dict(zip(keys.to_pylist(), last, strict=True)))
         return call_redis(connection, call, keys, [pa.array(values, pa.large_binary())])
 
     def read(self, reads: Sequence[Asked]) -> list[list[compact.Column]]:
@@ -181,7 +180,7 @@ class CompactRedis:
                     self._config, [(key, [self._field(view)]) for key in keys]
                 )
                 events = {
-                    key: compact.event_us(value)
+                    key: compact.last_us(value)
                     for key, (value,) in zip(keys, values, strict=True)
                     if value is not None
                 }

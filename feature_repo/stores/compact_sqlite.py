@@ -29,6 +29,7 @@ from feature_repo.stores.expiry import online_for
 from transforms.expressions import quoted
 
 QUOTE = "'"
+WITH_LAST = f"x'{compact.WITH_LAST:02x}'"
 UPSERT = f"""
     insert into {{table}} as stored values (?, ?)
     on conflict (entity_key) do update set value = excluded.value
@@ -36,7 +37,7 @@ UPSERT = f"""
 """
 # not every SQLite does so by itself; else what is deleted stays in the file for a while
 OVERWRITE = "pragma secure_delete = on"
-EXPIRE = f"delete from {{table}} where {compact.event('value')} < ?"
+EXPIRE = f"delete from {{table}} where {compact.last('value', WITH_LAST)} < ?"
 # what Feast's layout has, of values in this one: for searches, and for whatever of Feast's reads
 # the table by itself
 AS_FEAST = """

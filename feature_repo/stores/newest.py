@@ -4,7 +4,7 @@ DuckDB sorts, and spills, keys and instants under names of ours; no other column
 user's passes through it.
 """
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 
 import duckdb
@@ -24,12 +24,12 @@ def list_rows(
     connection: duckdb.DuckDBPyConnection,
     index: Index,
     arrived: Container[str] = (),
-    passed: tuple[int, int] | None = None,
+    passed: Sequence[tuple[int, int]] = (),
 ) -> None:
     """Make the index a table `seen`, with each row's `place`.
 
     `has_arrived` marks rows of the files of these identities. With `passed`, only entities are
-    listed that have such a row, or one from after its first instant up to its second.
+    listed that have such a row, or one from after the first instant up to the second of a pair.
     """
     frames, keys = _frames(index, arrived), list(numbered("key", index.keys))
     changed = _changed(index, frames(), keys, passed) if passed and keys else None
@@ -72,12 +72,15 @@ def _numbered(index: Index, arrived: Container[str]) -> Iterator[pl.DataFrame]:
 
 
 def _changed(
-    index: Index, frames: Iterator[pl.DataFrame], keys: list[str], passed: tuple[int, int]
+    index: Index,
+    frames: Iterator[pl.DataFrame],
+    keys: list[str],
+    passed: Sequence[tuple[int, int]],
 ) -> pl.DataFrame:
     """Find the keys of entities with a row that has arrived, or of which an instant has passed."""
-    after, until = passed
     instant = pl.col(INSTANT)
-    is_new = pl.col("has_arrived") | ((instant > after) & (instant <= until))
+    has_passed = [(instant > after) & (instant <= until) for after, until in passed]
+    is_new = pl.any_horizontal("has_arrived", *has_passed)
     none = index.schema.to_frame().select(keys)
     return pl.concat([none, *(frame.filter(is_new).select(keys) for frame in frames)]).unique()
 

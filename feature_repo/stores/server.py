@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
+import orjson
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
-from feast import FeatureStore, errors
+from feast import FeatureStore, errors, feature_server, feature_server_utils
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from feature_repo.guard import (
     Authorized,
@@ -21,6 +23,7 @@ from feature_repo.guard import (
     server_settings,
     too_many_rows,
 )
+from feature_repo.registry_digest import has_digest
 from feature_repo.stores.features_route import add_features_route
 from feature_repo.stores.registry import AtomicFileRegistryStore
 from feature_repo.stores.store import Store
@@ -55,6 +58,15 @@ READS = ("get_online_features", "get_online_features_async")
 SEARCHES = ("retrieve_online_documents", "retrieve_online_documents_v2")
 
 logger = logging.getLogger(__name__)
+_written = feature_server_utils._timestamp_to_str  # noqa: SLF001 - it has no public name
+
+
+class Answer(JSONResponse):
+    """An answer of Feast's, written by orjson."""
+
+    def render(self, content: Any) -> bytes:
+        """Write the same JSON as Feast does."""
+        return orjson.dumps(content)
 
 
 def load_artifacts(app: FastAPI) -> None:
@@ -71,6 +83,7 @@ def load_artifacts(app: FastAPI) -> None:
 
 def _prepare(app: FastAPI) -> None:
     settings, store = server_settings(), store_of(app)
+    has_digest(store.config.registry.model_dump(), "feature_store.yaml")
     in_file = getattr(store.registry, "_registry_store", None)
     if isinstance(in_file, AtomicFileRegistryStore):
         in_file.is_read_only = not settings.writes
@@ -89,6 +102,30 @@ def _prepare(app: FastAPI) -> None:
     app.add_middleware(Authorized, is_known=is_known, open_metrics=settings.open_metrics)
     watch(app)
     _bound_rows(settings.max_rows)
+    _quicken()
+
+
+def _quicken() -> None:
+    """Have Feast's route write each instant once, where it writes it for each value of each row.
+
+    That was a third of the processor time of 100 rows with 20 features.
+    """
+    feature_server_utils._timestamp_to_str = instant_in_words  # noqa: SLF001
+    feature_server.JSONResponse = Answer
+
+
+def instant_in_words(instant: Timestamp) -> str:
+    """Write an instant as Feast does.
+
+    >>> instant_in_words(Timestamp(seconds=1, nanos=500_000_000))
+    '1970-01-01T00:00:01.500Z'
+    """
+    return _in_words(instant.seconds, instant.nanos)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _in_words(seconds: int, nanos: int) -> str:
+    return str(_written(Timestamp(seconds=seconds, nanos=nanos)))
 
 
 def explain(_: Request, mistake: Exception) -> JSONResponse:

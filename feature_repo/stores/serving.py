@@ -238,18 +238,28 @@ class OpenStore:
         }
 
 
-_open: dict[Path, tuple[tuple[int, int], OpenStore]] = {}
+_open: dict[Path, tuple[tuple[int, ...], OpenStore]] = {}
 _opening = Lock()
 
 
 def opened(home: Path, open_store: Callable[[Path], FeatureStore]) -> OpenStore:
-    """Open the store of a home, or reuse the open one if the registry's file has not changed."""
-    file = (home / "feast" / "registry.db").stat()
-    state = (file.st_mtime_ns, file.st_size)
+    """Open the store of a home, or reuse the open one if the registry has not changed."""
+    state = _state(home)
     with _opening:
         if home not in _open or _open[home][0] != state:
             _open[home] = (state, OpenStore(open_store(home)))
         return _open[home][1]
+
+
+def _state(home: Path) -> tuple[int, ...]:
+    """What changes whenever the registry does; of one in a database, what runs note beside it."""
+    folder = home / "feast"
+    try:
+        file = (folder / "registry.db").stat()
+    except FileNotFoundError:
+        noted = [folder / "applied", *folder.glob("materialized/**/*.json")]
+        return tuple(sorted(path.stat().st_mtime_ns for path in noted))
+    return file.st_mtime_ns, file.st_size
 
 
 def resolve(store: FeatureStore, features: Sequence[str] | str, *, of_text: bool = False) -> Plan:

@@ -31,7 +31,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from feature_repo.registry_digest import is_named
+from feature_repo.registry_digest import OURS, is_named
 from feature_repo.stores.online import Read, Stored, _nanoseconds, watchers
 from feature_repo.stores.served import log_response
 from feature_repo.stores.served_log import flush, log_of
@@ -178,7 +178,8 @@ def health(store: FeatureStore, home: Path) -> Response:
         store.registry.list_projects(allow_cache=True)
     except Exception:  # noqa: BLE001 - as Feast answers
         return Response(status_code=503)
-    if not is_named(home / "feast" / "registry.db"):
+    is_ours = getattr(store.config.registry, "registry_store_type", None) == OURS
+    if is_ours and not is_named(home / "feast" / "registry.db"):
         reason = "the registry in the home is not the pipeline's; the one before it is served"
         return JSONResponse({"status": "unknown", "late": [], "reason": reason})
     now = datetime.now(UTC)

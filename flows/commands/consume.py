@@ -1,5 +1,6 @@
 """`millrace consume`: take posted records, and keep features fresh on them."""
 
+import ctypes
 import json
 import ssl
 import subprocess
@@ -8,12 +9,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
 
 from flows.commands import cert_option, check_server, home_option, key_option, source_option
+
+M_ARENA_MAX = -8  # of glibc's malloc.h
+FEW_ARENAS = 2
 
 
 @click.command()
@@ -64,6 +68,7 @@ def consume(
     With MILLRACE_SERVER_TOKEN, or _TOKEN_FILE, every request but /health brings the token, as it
     does for the feature server: -H "Authorization: Bearer $MILLRACE_SERVER_TOKEN"; so does OIDC.
     """
+    keep_few_arenas()
     import logging
 
     import uvicorn
@@ -91,6 +96,16 @@ def consume(
         log_level="warning",
         timeout_graceful_shutdown=60,
     )
+
+
+def keep_few_arenas() -> None:
+    """Have glibc share two arenas of memory among all threads, where it has eight a core.
+
+    What is free in an arena stays with the process: over 25 passes with about a hundred threads
+    that grew from 53 to 134 MB, though no more was in use. Other systems have no such setting.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, FEW_ARENAS)
 
 
 @contextmanager

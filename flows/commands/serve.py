@@ -66,10 +66,12 @@ def serve(
 
     OIDC is Feast's: `auth:` in feature_store.yaml, with audience and issuer.
     """
+    from yaml import safe_load
+
     from feature_repo.client import REPOSITORY, home_of
     from feature_repo.guard import PREFIX, auth_of, checked_auth, server_settings
     from feature_repo.online import need_refresh
-    from feature_repo.registry_digest import read
+    from feature_repo.registry_digest import has_digest, read
     from transforms.importing import unchecked
 
     check_server(host, cert, key)
@@ -79,10 +81,11 @@ def serve(
     beside = consuming(ingest, home, host, ingest_port, cert, key) if ingest else nullcontext()
     with beside:
         root = home_of(home)  # the first pass of a consumer makes it
-        read(root / "feast" / "registry.db")
+        settings = root / "feature_store.yaml"
+        if has_digest(safe_load(settings.read_text("utf-8"))["registry"], str(settings)):
+            read(root / "feast" / "registry.db")
         checked_auth(server_settings(), auth_of(root))
         # no table is opened: Delta's threads would be missing where the server forks
-        settings = root / "feature_store.yaml"
         if need_refresh(root):
             keep_fresh(root)
         with unchecked("feast"):

@@ -42,8 +42,10 @@ SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_BETWEEN_COMPARISONS = 60.0
 SECONDS_UNTIL_RETRY = (1, 2, 5, 15, 30)
 # each pass leaves a file in every table, and the more there are the longer a pass takes. One or two
-# tables are maintained after each, for all at once would let everybody wait for seconds
+# tables are maintained after each, for all at once would let everybody wait for seconds, and the
+# two that small files make dearest to read are compacted
 PASSES_UNTIL_MAINTENANCE = 20
+CROWDED_OF_A_PASS = 2
 # of replaced data files, for who is reading them: a file a second in each table is many in a week
 DAYS_KEPT = 3 / 24
 SECONDS_BETWEEN_HISTORY = 3600.0
@@ -147,14 +149,8 @@ class Passes(threading.Thread):
         self._maintain()
 
     def _maintain(self) -> None:
-        """Maintain the tables whose turn it is."""
-        settings = self._parameters.settings()
-        relations = Warehouse(settings).relations()
-        turn = relations[self.n_passes % PASSES_UNTIL_MAINTENANCE :: PASSES_UNTIL_MAINTENANCE]
-        if turn:
-            keep = None if "keep_days" in settings.model_fields_set else DAYS_KEPT
-            parameters = MaintainParameters(home=self._parameters.home, keep_days=keep)
-            run_maintenance(parameters, n_reads=0, relations=turn)
+        """Maintain the tables whose turn it is, and compact some that small files make dear."""
+        maintain_after(self.n_passes, self._parameters)
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a stage, as `run_stages` asks for it."""
@@ -202,6 +198,17 @@ class Passes(threading.Thread):
             failed, self._waiters = self._waiters, []
         for waiter in failed:
             waiter.future.set_exception(error)
+
+
+def maintain_after(n_passes: int, parameters: PipelineParameters) -> None:
+    """Maintain what is due after a number of passes."""
+    settings = parameters.settings()
+    turn = Warehouse(settings).relations()[
+        n_passes % PASSES_UNTIL_MAINTENANCE :: PASSES_UNTIL_MAINTENANCE
+    ]
+    keep = None if "keep_days" in settings.model_fields_set else DAYS_KEPT
+    maintained = MaintainParameters(home=parameters.home, keep_days=keep)
+    run_maintenance(maintained, n_reads=0, relations=turn, n_crowded=CROWDED_OF_A_PASS)
 
 
 def _origin_of(source: Source, settings: Settings) -> "_Folder | _Database | Appended":

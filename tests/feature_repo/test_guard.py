@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import socket
 import ssl
 import subprocess
@@ -30,10 +31,10 @@ from cryptography.x509.oid import NameOID
 from feast.feature_server import get_app
 from starlette.routing import Route
 
-from feature_repo import online_features, store
+from feature_repo import client, online_features, store
 from feature_repo.guard import ServerSettingsError, StaticTokens, checked_auth, server_settings
-from feature_repo.online import apply, is_applied
-from feature_repo.registry_digest import ForeignRegistryError
+from feature_repo.online import apply, is_applied, materialize
+from feature_repo.registry_digest import ForeignRegistryError, UncheckedRegistryError
 from feature_repo.stores.server import READING
 from tests.feature_repo.test_feast_cli import ROOT, free_port
 from tests.feature_repo.test_watched_server import materialized
@@ -350,6 +351,52 @@ def test_registry_of_somebody_else_is_refused_until_it_is_registered_again(
     assert is_applied(warehouse)
     found = online_features([COUNT], [{"author_id": "ann"}], home)
     assert found["author_activity__n_records_lifetime"].to_list() == [2]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def in_database(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """Settings of a registry in a real database."""
+    path = f"sqlite:///{tmp_path / 'registry.sqlite'}"
+    if request.param == "postgres":
+        address = request.getfixturevalue("postgres_address")
+        path = (
+            f"postgresql+psycopg://postgres@{address.host}:{address.port}/postgres?sslmode=disable"
+        )
+    return {"registry_type": "sql", "path": path}
+
+
+def test_registry_in_a_database_is_refused_unless_a_setting_allows_it(
+    ann: Warehouse, tmp_path: Path, in_database: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = materialized(ann, tmp_path / "home")
+    expected = online_features([COUNT], [{"author_id": "ann"}], home)
+    stated = home / "feature_store.yaml"
+    settings = yaml.safe_load(stated.read_text("utf-8")) | {"registry": in_database}
+    stated.write_text(yaml.safe_dump(settings), "utf-8")
+    command = [sys.executable, "-m", "flows.cli", "serve", "--home", str(home)]
+    served = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert served.returncode == 1
+    (line,) = served.stderr.splitlines()
+    assert line.startswith(f"millrace: {stated}: a registry of the kind sql has no digest, so ")
+    mend = "set MILLRACE_UNCHECKED_REGISTRY=1 if nobody but the pipeline can write it"
+    assert line.endswith(f"or {mend} [errors#unchecked-registry]")
+
+    default = client._parsed((client.REPOSITORY / "feature_store.yaml").read_text("utf-8"))
+    monkeypatch.setattr(client, "_parsed", lambda _: default | {"registry": in_database})
+    warehouse = Warehouse(Settings(home=home))
+    for refused in (apply, is_applied):
+        with pytest.raises(UncheckedRegistryError):
+            refused(warehouse)
+    with pytest.raises(UncheckedRegistryError):
+        store(home)
+    monkeypatch.setenv("MILLRACE_UNCHECKED_REGISTRY", "1")
+    shutil.rmtree(home / "feast")  # nothing of the file that was there may be needed
+    assert apply(warehouse)
+    assert is_applied(warehouse)
+    assert not apply(warehouse)
+    materialize(warehouse, datetime.now(UTC), lambda *_: None)
+    assert not (home / "feast" / "registry.db").exists()
+    assert online_features([COUNT], [{"author_id": "ann"}], home).equals(expected)
 
 
 # --- OIDC, by an issuer of the test's own ---

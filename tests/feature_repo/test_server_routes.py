@@ -11,10 +11,15 @@ import httpx
 import psutil
 import pytest
 import websockets
+from fastapi.responses import JSONResponse
 from feast.feature_server import get_app
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.routing import Route
 
 from feature_repo import online_features, store
+from feature_repo.stores.server import Answer, _written, instant_in_words
 from tests.feature_repo.test_feast_cli import free_port, serving
 from transforms.features.views.record_quality import RecordQuality
 from transforms.warehouse.tables import Warehouse
@@ -296,3 +301,28 @@ def test_rows_written_over_http_say_when_they_were_true(server: Server, instant:
     answer = server.post("/write-to-online-store", quality(instant))
     assert answer.status_code == 422
     assert "'event_timestamp'" in json.loads(answer.json())["message"]
+
+
+# --- Feast's route, written quicker ---
+
+
+@given(st.integers(-(2**33), 2**33), st.integers(0, 999_999_999) | st.just(0))
+def test_instants_are_written_as_feast_writes_them(seconds: int, nanos: int) -> None:
+    instant = Timestamp(seconds=seconds, nanos=nanos)
+    assert instant_in_words(instant) == _written(instant) == instant_in_words(instant)
+
+
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]))
+)
+
+
+@given(st.dictionaries(st.sampled_from("abc"), st.lists(VALUES | st.lists(VALUES))))
+def test_answers_are_the_json_that_feast_writes(content: dict[str, Any]) -> None:
+    ours, feasts = Answer(content), JSONResponse(content)
+    assert repr(json.loads(ours.body)) == repr(json.loads(feasts.body))
+    assert ours.headers["content-type"] == feasts.headers["content-type"]

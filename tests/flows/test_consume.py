@@ -1,5 +1,6 @@
 """Posted records over HTTP: what the answers say, what is served, what may run beside."""
 
+import ctypes
 import json
 import os
 import ssl
@@ -18,6 +19,7 @@ import uvicorn
 
 from feature_repo import online_features, training_set
 from flows import stages
+from flows.commands.consume import FEW_ARENAS
 from flows.consumer import passes
 from flows.consumer.app import Consumer, create_app
 from flows.consumer.passes import _Folder
@@ -335,6 +337,22 @@ def test_small_commits_are_compacted_while_posts_are_taken(
     assert n_profiled() == 8
 
 
+def test_tables_are_compacted_before_their_turn_where_small_files_make_them_dear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "PASSES_UNTIL_MAINTENANCE", 1_000)
+    monkeypatch.setattr(passes, "CROWDED_OF_A_PASS", 100)
+    with Running(tmp_path) as running:
+        for number in range(9):
+            line = note(number, f"2024-01-01T10:{number:02}:00Z")
+            running.post(f"k{number}", line, wait="online")
+    warehouse = running.warehouse
+    n_files = {name: len(warehouse.files(name)) for name in warehouse.relations()}
+    views = [name for name in n_files if name.startswith("features.")]
+    assert max(n_files[name] for name in views) <= maintain.FEW_FILES + 1
+    assert all(warehouse.n_rows(name) >= 9 for name in ("features.record_quality", *views[:1]))
+
+
 def test_logs_stay_short_while_posts_are_taken_and_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,3 +460,36 @@ def test_erasure_is_refused_while_posts_are_not_staged(posted: Running) -> None:
     intake.take([read_post("unstaged", note(92, "2024-01-01T10:00:00Z").encode())])
     with pytest.raises(ErasureError, match="stages what is loaded"):
         run_erasure(posted.home, Wanted(author="u1"), is_dry=False)
+
+
+ARENAS = """
+import ctypes, sys, threading
+from flows.commands.consume import keep_few_arenas
+if sys.argv[1] == "few":
+    keep_few_arenas()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.fopen.restype = ctypes.c_void_p, ctypes.c_void_p
+libc.malloc_info.argtypes, libc.fclose.argtypes = [ctypes.c_int, ctypes.c_void_p], [ctypes.c_void_p]
+waiting = threading.Barrier(9)
+def allocate():
+    libc.malloc(1000)
+    waiting.wait()
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads:
+    thread.start()
+waiting.wait()
+file = libc.fopen(sys.argv[2].encode(), b"w")
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="not glibc")
+def test_threads_of_a_consumer_share_few_arenas_of_memory(tmp_path: Path) -> None:
+    def n_arenas(asked: str) -> int:
+        file = tmp_path / asked
+        command = [sys.executable, "-c", ARENAS, asked, str(file)]
+        subprocess.run(command, cwd=ROOT, check=True)
+        return file.read_text().count("<heap nr=")
+
+    assert n_arenas("few") == FEW_ARENAS < n_arenas("many")

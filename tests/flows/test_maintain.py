@@ -29,7 +29,7 @@ from transforms.sources.source import load_source
 from transforms.staging.prepare import n_unstaged
 from transforms.staging.quarantine import replay
 from transforms.upkeep.log import trim_log
-from transforms.upkeep.maintain import _chosen
+from transforms.upkeep.maintain import _chosen, crowded
 from transforms.upkeep.sizes import in_words
 from transforms.warehouse.tables import Warehouse, files_of_version
 
@@ -282,6 +282,28 @@ def test_file_that_is_much_larger_waits_for_more_small_ones(
     sizes["middle"] = 24
     assert sorted(_chosen(RawRecord, grown, list(sizes))) == sorted(sizes)
     assert _chosen(RawRecord, grown, ["large", "small1", "small2"]) == []
+
+
+def test_tables_that_small_files_make_dear_are_compacted_and_no_others(
+    grown: Warehouse, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def n_files() -> dict[str, int]:
+        return {relation: len(grown.files(relation)) for relation in grown.relations()}
+
+    before, rows = n_files(), newest(grown)
+    monkeypatch.setattr("transforms.upkeep.maintain.BYTES_OF_A_COLUMN", 0)
+    assert crowded(grown, 99) == []  # a file more costs nothing
+    monkeypatch.setattr("transforms.upkeep.maintain.BYTES_OF_A_COLUMN", 100_000)
+    dear = crowded(grown, 99)
+    # of the views' tables a file has the most columns, those of activity have the least bytes
+    assert {"raw.records", "features.author_activity", "features.record_quality"} <= {*dear}
+    assert dear.index("features.author_activity") < dear.index("raw.records")
+    parameters = MaintainParameters(home=str(grown.settings.root))
+    run_maintenance(parameters, n_reads=0, relations=[], n_crowded=2)
+    assert {name for name, n in n_files().items() if n < before[name]} == {*dear[:2]}
+    after = newest(grown)
+    assert all(after[relation].equals(rows[relation]) for relation in dear[:2])
+    assert pending_work(load_source(source), grown).nothing
 
 
 def test_tables_whose_logs_are_trimmed_go_on_as_others_do(

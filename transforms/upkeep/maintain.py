@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
@@ -62,6 +63,11 @@ FEW_FILES = 4
 FEW_ROWS = 5_000  # rewritten in a hundredth of a second
 MUCH_LARGER = 4
 REPLACED_SHARE = 0.1
+# what a column of one more small file costs a reader, and what a read of hardly any row does, as
+# bytes of data that it could have read instead (measured with DuckDB, benchmarks/commits.py)
+BYTES_OF_A_COLUMN = 1_500
+BYTES_OF_A_READ = 400_000
+CROWDED = 0.1
 ROWS_OF_A_BUCKET = 500_000
 
 
@@ -144,20 +150,40 @@ def compact(
     return done
 
 
+def crowded(warehouse: Warehouse, number: int) -> list[str]:
+    """Name the tables that small files make dearest to read beside merged ones, at most `number`.
+
+    Of those alone that cost a tenth more, so of a small table after a few files, of a large one
+    after many: what it costs to merge them is in proportion to what readers save.
+    """
+    contracts = (*KEPT, *(view.contract for view in views()))
+    costs = {item.relation(): _cost_of_small_files(item, warehouse) for item in contracts}
+    dear = sorted((name for name in costs if costs[name] > CROWDED), key=costs.__getitem__)
+    return dear[::-1][:number]
+
+
+def _cost_of_small_files(contract: type[Contract], warehouse: Warehouse) -> float:
+    """Estimate how much dearer a read is than after a merge of the small files, as a share."""
+    files = warehouse.files(contract.relation())
+    n_more = max(0, len(_small(files)) - 1) * len(contract.columns()) * BYTES_OF_A_COLUMN
+    return n_more / (BYTES_OF_A_READ + sum(file_bytes(Path(file)) for file in files))
+
+
 def vacuum(
     warehouse: Warehouse,
     locked: Iterable[Mapping[str, int]],
     *,
     is_dry: bool,
     relations: Collection[str] | None = None,
+    keep_days: float | None = None,
 ) -> list[Vacuumed]:
     """Delete the data files and log entries that nothing needs any more; checkpoint the tables.
 
     All tables are looked at, or the `relations`.
 
     A version is needed if a lock names it (`locked` has its views and versions), if a consumer has
-    yet to read from it, or if it was replaced less than `keep_days` ago. Files that no commit names
-    are deleted too, once they are that old.
+    yet to read from it, or if it was replaced less than `keep_days` ago, by default as the settings
+    say. Files that no commit names are deleted too, once they are that old.
     """
     versions = warehouse.versions()
     kept: dict[str, set[int]] = {relation: {version} for relation, version in versions.items()}
@@ -177,10 +203,11 @@ def vacuum(
     looked_at = [name for name in versions if relations is None or name in relations]
     # read by what is in them since, not their files
     positions = {relation: _positions(warehouse, relation) for relation in looked_at}
+    hours = round((warehouse.settings.keep_days if keep_days is None else keep_days) * 24)
     done = []
     for relation in looked_at:
         with lock_arrivals(warehouse.settings.root) if relation == RAW else nullcontext():
-            done.append(_vacuum(warehouse, relation, kept[relation], is_dry=is_dry))
+            done.append(_vacuum(warehouse, relation, kept[relation], hours, is_dry=is_dry))
             if not is_dry:
                 if relation == RAW:
                     carry_cursors(warehouse, log.KEPT_ENTRIES)
@@ -199,12 +226,13 @@ def _positions(warehouse: Warehouse, relation: str) -> set[int]:
     return {profiling(relation).consumed(warehouse, ColumnProfile.relation())}
 
 
-def _vacuum(warehouse: Warehouse, relation: str, kept: set[int], *, is_dry: bool) -> Vacuumed:
+def _vacuum(
+    warehouse: Warehouse, relation: str, kept: set[int], hours: int, *, is_dry: bool
+) -> Vacuumed:
     """Vacuum a table to which nobody writes."""
     table = warehouse.table(relation)
     if table is None:
         return Vacuumed(relation, 0, 0)
-    hours = round(warehouse.settings.keep_days * 24)
     keep = sorted(version for version in kept if 0 <= version <= table.version())
     # Delta's own deletion adds two commits that every consumer of the table would have to read
     names = table.vacuum(
@@ -240,12 +268,20 @@ def _advance(
 def _chosen(contract: type[Contract], warehouse: Warehouse, files: list[str]) -> list[str]:
     """Choose the files to rewrite.
 
-    All files of a view with many replaced rows; otherwise the small files, if there are several. A
-    file that is much larger than all smaller ones together waits for more of them: where a consumer
-    has its tables compacted again and again, each row is rewritten a few times, not every time.
+    All files of a view with many replaced rows; otherwise the small files, if there are several.
     """
     if is_dated(contract) and files and _replaced_share(contract, warehouse) >= REPLACED_SHARE:
         return files
+    return _small(files)
+
+
+def _small(files: list[str]) -> list[str]:
+    """Choose the small files, if there are several.
+
+    A file that is much larger than all smaller ones together waits for more of them: where a
+    consumer has its tables compacted again and again, each row is rewritten a few times, not every
+    time.
+    """
     small = sorted((file for file in files if n_rows_of(file) < ROWS_OF_A_FILE // 4), key=n_rows_of)
     chosen: list[str] = []
     n_rows = 0

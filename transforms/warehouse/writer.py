@@ -18,6 +18,7 @@ from transforms.schemas.base import Contract
 
 ROWS_OF_A_FILE = 2_000_000
 DICTIONARY_BYTES = 64 * 1024
+FEW_ROWS = 10_000  # written in a fiftieth of a second
 # the first values of a file, by which its encodings are chosen
 SAMPLED_VALUES = 4096
 
@@ -97,7 +98,8 @@ class PartWriter:
     """Check batches and write them as zstd Parquet files of bounded size, in two threads.
 
     The next batch is computed meanwhile. Encoding dominates the cost of writing, and with one
-    thread the other core was idle. A second file is begun only if the first cannot keep up.
+    thread the other core was idle. A second file is begun only if the first cannot keep up and has
+    more than a few rows.
     """
 
     def __init__(self, folder: Path, contract: type[Contract], journal: Path) -> None:
@@ -113,7 +115,8 @@ class PartWriter:
 
         Raises `GateError` if an earlier batch of that thread broke its contract.
         """
-        lane = next((lane for lane in self._lanes if lane.is_idle), self._lanes[self.n_rows % 2])
+        lanes = self._lanes[: 1 if self.n_rows < FEW_ROWS else 2]
+        lane = next((lane for lane in lanes if lane.is_idle), lanes[self.n_rows % len(lanes)])
         lane.write(batch)
         self.n_rows += batch.num_rows
 

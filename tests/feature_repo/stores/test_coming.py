@@ -17,7 +17,7 @@ from feast.data_format import DeltaFormat
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import String
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from feature_repo.stores import clock, columnar, compact
@@ -128,6 +128,23 @@ def test_a_row_that_is_written_alone_holds_until_the_next_that_was_to_come(
     ]
 
 
+@given(NAMED, st.integers(-6, 21))
+def test_the_last_instant_of_a_value_is_known_and_of_the_second_version_all_rows_are_read(
+    drawn: tuple[list[str], list[Rows]], at: int
+) -> None:
+    names, found = drawn
+    values = packed(found, names)
+    assert [compact.last_us(value) for value in values] == [max(item.rows) for item in found]
+    second = [
+        value if value[0] == 2 else b"\x02" + value[1 : -compact.CHECKSUM - 8] for value in values
+    ]
+    earlier = [
+        value if value[0] == before[0] else before + crc32(before).to_bytes(compact.CHECKSUM)
+        for value, before in zip(values, second, strict=True)
+    ]
+    assert unpacked(earlier, names, at) == unpacked(values, names, at)
+
+
 def test_a_value_of_the_first_version_is_read() -> None:
     (value,) = packed([Rows({5: [b"a", b"b"]}, True)], ["f0", "f1"])  # noqa: FBT003
     of_first = b"\x01" + value[1 : -compact.CHECKSUM]
@@ -138,16 +155,27 @@ def test_a_value_of_the_first_version_is_read() -> None:
 # --- a view with a time to live ---
 
 TTL = timedelta(hours=2)
+HOURS = st.integers(0, 8)
+FEASTS_OWN = {
+    "offline_store": {"type": "dask"},
+    "batch_engine": {"type": "local"},
+}
 user = Entity(name="user", join_keys=["user"], value_type=ValueType.STRING)
 
 
 class Home:
     """A view over a growing source, and an SQLite store."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rows: Sequence[tuple[str, int]] = (),
+        ttl: timedelta | None = TTL,
+        **changes: Any,
+    ) -> None:
         """Register the view."""
         self.folder = folder
-        self.append([])
+        self.append(rows)
         source = FileSource(
             name="notes",
             path=str(folder / "source"),
@@ -155,27 +183,31 @@ class Home:
             timestamp_field=EVENT,
         )
         schema = [Field(name="user", dtype=String), Field(name="text", dtype=String)]
+        options = {
+            "offline_store": {
+                "type": f"{OUR}.asof.AsofOfflineStore",
+                "warehouse": str(folder / "home"),
+            },
+            "online_store": {
+                "type": f"{OUR}.online.SqliteOnlineStore",
+                "path": str(folder / "online.db"),
+            },
+            "batch_engine": {"type": f"{OUR}.columnar.ColumnarComputeEngine", "chunk_rows": 2},
+            **changes,
+        }
         config = RepoConfig(
             project="coming",
             provider="local",
             registry={"path": str(folder / "registry.db"), "cache_ttl_seconds": 0},
-            offline_store={
-                "type": f"{OUR}.asof.AsofOfflineStore",
-                "warehouse": str(folder / "home"),
-            },
-            online_store={
-                "type": f"{OUR}.online.SqliteOnlineStore",
-                "path": str(folder / "online.db"),
-            },
-            batch_engine={"type": f"{OUR}.columnar.ColumnarComputeEngine", "chunk_rows": 2},
             entity_key_serialization_version=3,
             repo_path=folder,
+            **options,
         )
         self.store = FeatureStore(config=config)
-        view = FeatureView(name="notes", entities=[user], ttl=TTL, schema=schema, source=source)
+        view = FeatureView(name="notes", entities=[user], ttl=ttl, schema=schema, source=source)
         self.store.apply([user, view])
 
-    def append(self, rows: list[tuple[str, int]]) -> None:
+    def append(self, rows: Sequence[tuple[str, int]]) -> None:
         """Let rows arrive: of whom, and the hour of each."""
         columns = {
             "user": pa.array([name for name, _ in rows], pa.string()),
@@ -288,6 +320,36 @@ def test_a_pushed_row_holds_until_the_next_that_is_to_come(home: Home) -> None:
     store.online_write_batch(home.store.config, view, [row], None)
     found = [home.served_at(START + hour * HOUR)[0] for hour in (4, 5, 6)]
     assert found == ["<pushed>", text("ann", 5), text("ann", 6)]
+
+
+@settings(max_examples=12)
+@given(
+    rows=st.sets(st.tuples(st.sampled_from(["ann", "bob"]), HOURS), min_size=1),
+    span=st.tuples(HOURS, HOURS).map(sorted),
+    later=HOURS,
+)
+def test_a_span_is_what_feast_writes_and_the_rows_after_it(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: set[tuple[str, int]],
+    span: list[int],
+    later: int,
+) -> None:
+    first, last = span
+    folder = tmp_path_factory.mktemp("span")
+    online = {"type": "sqlite", "path": str(folder / "feasts.db")}
+    ours = Home(folder / "ours", sorted(rows), None)
+    feasts = Home(folder / "feasts", sorted(rows), None, **{**FEASTS_OWN, "online_store": online})
+    for home in (ours, feasts):
+        home.store.materialize(START + first * HOUR, START + last * HOUR)
+    assert ours.served_at(START + last * HOUR) == feasts.served()
+    by_then = [
+        [hour for of, hour in rows if of == name and first <= hour <= last + later]
+        for name in ("ann", "bob")
+    ]
+    assert ours.served_at(START + (last + later) * HOUR) == [
+        text(name, max(hours)) if hours else None
+        for name, hours in zip(("ann", "bob"), by_then, strict=True)
+    ]
 
 
 def test_rows_to_come_are_deleted_with_their_entity(home: Home) -> None:

@@ -40,7 +40,7 @@ def hour_us(hour: int) -> int:
 
 
 def seen(
-    index: Index, arrived: Sequence[str], passed: tuple[int, int] | None
+    index: Index, arrived: Sequence[str], passed: Sequence[tuple[int, int]]
 ) -> list[tuple[object, ...]]:
     with duckdb.connect() as connection:
         list_rows(connection, index, arrived, passed)
@@ -63,12 +63,12 @@ def test_rows_of_changed_entities_alone_are_listed(
         *(("ann", 0, False), ("bob", 1, False), ("cy", 2, False)),
         *(("dee", 3, False), ("bob", 4, False), ("ann", 5, True)),
     ]
-    assert seen(index, [last], None) == everything
+    assert seen(index, [last], []) == everything
     # ann has a row of the file that has come, dee one of an hour that has passed since
-    assert seen(index, [last], (hour_us(3), hour_us(4))) == [
+    assert seen(index, [last], [(hour_us(3), hour_us(4))]) == [
         row for row in everything if row[0] in {"ann", "dee"}
     ]
-    assert seen(index, [], (hour_us(4), hour_us(8))) == []
+    assert seen(index, [], [(hour_us(4), hour_us(8))]) == []
 
 
 def test_files_without_a_row_that_is_wanted_are_not_read(

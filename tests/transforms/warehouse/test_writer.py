@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from transforms.paths import parquet
 from transforms.schemas.base import ARROW_TYPES
-from transforms.warehouse.writer import parquet_writer
+from transforms.schemas.raw import RawRecord
+from transforms.warehouse.writer import PartWriter, parquet_writer
 
 N_MANY = 5000
 INSTANT = pa.timestamp("us", "UTC")
@@ -110,3 +111,17 @@ def test_values_are_encoded_by_how_they_repeat(
     )
     # readers skip a row group by its least and greatest value
     assert column.statistics.has_min_max
+
+
+def test_few_rows_are_one_file_however_many_batches_they_come_in(tmp_path: Path) -> None:
+    row = {
+        **dict.fromkeys(("load_id", "source", "source_uri", "header"), ""),
+        "row_number": 1,
+        "payload": b"",
+        "loaded_timestamp": datetime(2026, 1, 1, tzinfo=UTC),
+    }
+    writer = PartWriter(tmp_path, RawRecord, tmp_path / "journal")
+    for _ in range(20):
+        writer.write(pa.RecordBatch.from_pylist([row], RawRecord.arrow_schema()))
+    (action,) = writer.close()
+    assert pq.read_metadata(tmp_path / action.path).num_rows == 20
