@@ -155,6 +155,12 @@ def create_arrivals(
         return
     create_view(connection, "added", added, schema)
     create_view(connection, "removed", removed, schema)
+    create_changes(connection, contract)
+
+
+def create_changes(connection: duckdb.DuckDBPyConnection, contract: type[Contract]) -> None:
+    """Create the views `inserted` and `deleted` from `added` and `removed`, without moved rows."""
+    schema = contract.arrow_schema()
     same = [name for name in (*contract.key(), "content_digest") if name in schema.names]
     connection.execute(
         f"create view inserted as from added anti join removed using ({', '.join(same)})"
