@@ -139,22 +139,30 @@ def tasks_of(n_rows: int, n_workers: int, at_most: int) -> int:
 
 def scatter(task: Scatter) -> Scattered:
     """Write the rows of a task, in the order of their buckets."""
-    path = Path(task.folder) / f"{uuid.uuid4().hex}.parquet"
     rows = " union all ".join(map(_rows, task.slices))
     only = (
         f"where record_id in (select record_id from {parquet_relation([task.only])})"
         if task.only
         else ""
     )
-    bucket = f"(hash({task.key}) % {task.n_buckets})::int as {BUCKET}"
+    kept = f"select {task.columns} from ({rows}) {only}"
     with connect(Warehouse(task.settings), of=()) as connection:
         connection.execute("set threads = 1")
-        connection.execute(
-            f"copy (select {task.columns}, {bucket} from ({rows}) {only} order by {BUCKET}) "
-            f"to {literal(str(path))} "
-            f"(format parquet, compression lz4, row_group_size {ROWS_OF_A_GROUP})"
-        )
-    return Scattered(task.name, str(path), duckdb.__version__)
+        path = write_scattered(connection, kept, task.key, task.n_buckets, task.folder)
+    return Scattered(task.name, path, duckdb.__version__)
+
+
+def write_scattered(
+    connection: duckdb.DuckDBPyConnection, rows: str, key: str, n_buckets: int, folder: str
+) -> str:
+    """Write rows, given as SQL, in the order of their buckets by hash of a key; return the file."""
+    path = f"{folder}/{uuid.uuid4().hex}.parquet"
+    bucket = f"(hash({key}) % {n_buckets})::int as {BUCKET}"
+    connection.execute(
+        f"copy (select *, {bucket} from ({rows}) order by {BUCKET}) to {literal(path)} "
+        f"(format parquet, compression lz4, row_group_size {ROWS_OF_A_GROUP})"
+    )
+    return path
 
 
 def _rows(of: Slice) -> str:

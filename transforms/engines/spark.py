@@ -27,8 +27,10 @@ class SparkEngine(Engine):
 
     @cached_property
     def _session(self) -> SparkSession:
-        builder = SparkSession.builder.appName("millrace").config(
-            "spark.sql.session.timeZone", "UTC"
+        builder = (
+            SparkSession.builder.appName("millrace")
+            .config("spark.sql.session.timeZone", "UTC")
+            .config("spark.ui.showConsoleProgress", "false")
         )
         for name, value in ONE_CORE.items():
             builder = builder.config(f"spark.executorEnv.{name}", value)

@@ -19,7 +19,7 @@ from deltalake import DeltaTable
 
 from transforms.features.chosen import chosen_views, computed_views, home_views, keep_choice
 from transforms.features.contracts import UNSERVED
-from transforms.features.engine.partitions import computed_parts, engine_for
+from transforms.features.engine.partitions import computed_parts, engine_for, passes_of
 from transforms.features.registry import views
 from transforms.features.view import Run, View
 from transforms.home import replace_file
@@ -308,9 +308,8 @@ def _publish(warehouse: Warehouse, now: datetime, beside: Sequence[View]) -> dic
     ) as connection:
         create_arrivals(connection, warehouse, StagedRecord, since=consumed)
         run = Run(warehouse, connection, now, tuple(beside), since=consumed)
-        passes = [beside] if beside[0].is_computed_beside else [[view] for view in beside]
         rows: dict[str, Rows] = {}
-        for views in passes:
+        for views in passes_of(run, beside, is_whole=consumed < 0):
             rows |= _publish_pass(views, run, carried, is_replaced=consumed < 0)
         return rows
 
@@ -351,7 +350,7 @@ def _publish_pass(
                             run.warehouse, view.contract, done, view.digest(), is_whole=is_replaced
                         )
                     )
-        if engine := engine_for(run, tuple(begun)):
+        if engine := engine_for(run, tuple(begun), is_whole=is_replaced):
             computed = computed_parts(engine, run, tuple(begun), is_whole=is_replaced)
             for view, part in stack.enter_context(computed):
                 n_new[view] += part.n_new

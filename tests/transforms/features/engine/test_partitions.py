@@ -14,15 +14,17 @@ from transforms.engines import exchange
 from transforms.engines.processes import ProcessesEngine
 from transforms.errors import EngineError, GateError
 from transforms.features.build import featurize
-from transforms.features.engine import partitions
-from transforms.features.engine.partitions import Bucket, Part, compute_bucket
+from transforms.features.engine import partitions, record_parts
+from transforms.features.engine.group_by import GroupView
+from transforms.features.engine.parts import Part
+from transforms.features.engine.record_parts import Bucket, compute_bucket
 from transforms.features.registry import view_of, views
 from transforms.features.view import View
 from transforms.home import Settings
-from transforms.warehouse.tables import Rows, Warehouse
+from transforms.warehouse.tables import Rows, Warehouse, files_of_version
 
 N_RECORDS = 40
-OF_RECORDS = [view.name for view in views() if view.is_computed_beside]
+IN_PARTS = [view.name for view in views() if view.is_computed_beside or isinstance(view, GroupView)]
 
 
 @pytest.fixture(autouse=True)
@@ -69,19 +71,27 @@ def follow(warehouse: Warehouse, increments: list[list[Version]]) -> list[dict[s
 
 
 def tables(warehouse: Warehouse) -> dict[str, Any]:
-    found = {view.name: rows_of(warehouse, view.name) for view in views()}
+    found = {view.name: rows_of(warehouse, view.name) for view in map(view_of, IN_PARTS)}
     return {name: rows.sort(rows.columns[:3]).to_dicts() for name, rows in found.items()}
 
 
 def orphans(warehouse: Warehouse) -> set[str]:
-    """Data files of record views that no version names."""
-    return {
-        str(path)
-        for name in OF_RECORDS
-        for path in warehouse.folder(f"features.{name}").glob("*.parquet")
-    } - {file for name in OF_RECORDS for file in warehouse.files(f"features.{name}")}
+    """Data files of views that no version names."""
+    found = set[str]()
+    for view in views():
+        folder = warehouse.folder(view.relation)
+        named = (files_of_version(folder, at) for at in range(warehouse.version(view.relation) + 1))
+        found |= set(map(str, folder.glob("*.parquet"))).difference(*named)
+    return found
 
 
+@pytest.fixture
+def in_parts(only: Callable[..., None]) -> None:
+    """Compute just the views of which there are parts."""
+    only(*(view_of(name) for name in IN_PARTS))
+
+
+@pytest.mark.usefixtures("in_parts")
 def test_increments_in_workers_have_the_rows_of_one_process(
     in_processes: Callable[[Path], Warehouse], new_home: Callable[[], Warehouse], tmp_path: Path
 ) -> None:
@@ -95,6 +105,7 @@ def test_increments_in_workers_have_the_rows_of_one_process(
     assert orphans(many) == set()
 
 
+@pytest.mark.usefixtures("in_parts")
 def test_records_taken_out_in_workers_have_the_rows_of_one_process(
     in_processes: Callable[[Path], Warehouse], new_home: Callable[[], Warehouse], tmp_path: Path
 ) -> None:
@@ -110,7 +121,7 @@ def test_records_taken_out_in_workers_have_the_rows_of_one_process(
 def dies_after_its_write(task: Bucket) -> list[Part]:
     """Compute a bucket; the first worker to be that far dies of it."""
     made = compute_bucket(task)
-    died = Path(task.folder, "died")
+    died = Path(task.place.folder, "died")
     if task.number == 0 and not died.exists():
         died.touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -153,7 +164,7 @@ def test_worker_that_dies_after_its_write_leaves_nothing_and_nothing_comes_twice
 ) -> None:
     one, many = new_home(), in_processes(tmp_path / "many")
     follow(one, arrivals()[:1])
-    monkeypatch.setattr(partitions, "compute_bucket", dies_after_its_write)
+    monkeypatch.setattr(record_parts, "compute_bucket", dies_after_its_write)
     follow(many, arrivals()[:1])
     assert (
         rows_of(many, "record_quality")
@@ -183,7 +194,7 @@ def test_run_whose_workers_fail_commits_nothing_and_the_next_is_whole(
     warehouse = in_processes(tmp_path / "many")
     stage(warehouse, arrivals()[0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partitions, "compute_bucket", worker)
+        patch.setattr(record_parts, "compute_bucket", worker)
         patch.setattr(exchange, "LEAST_ROWS", N_RECORDS)  # one bucket, which dies four times
         with pytest.raises(error, match=said):
             featurize(warehouse, NOW)
@@ -191,3 +202,23 @@ def test_run_whose_workers_fail_commits_nothing_and_the_next_is_whole(
     assert orphans(warehouse) == set()
     featurize(warehouse, NOW)
     assert warehouse.n_rows("features.record_quality") == N_RECORDS
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_changed_code_in_workers_replaces_all_rows_as_one_process_does(
+    in_processes: Callable[[Path], Warehouse],
+    new_home: Callable[[], Warehouse],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    homes = [new_home(), in_processes(tmp_path / "many")]
+    for warehouse in homes:
+        stage(warehouse, [*arrivals()[0], *arrivals()[1]])
+        featurize(warehouse, NOW)
+    monkeypatch.setattr("transforms.features.build.consumed_version", lambda *_: 0)
+    for warehouse in homes:
+        stage(warehouse, arrivals()[2])
+        featurize(warehouse, NOW + timedelta(hours=1))
+    one, many = map(tables, homes)
+    assert many == one
+    assert orphans(homes[1]) == set()
