@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 
 import pyarrow as pa
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -61,7 +62,7 @@ class SparkEngine(Engine):
         numbers = self._session.range(0, len(tasks), 1, max(len(tasks), 1))
         try:
             answers = numbers.mapInArrow(partial(_answers, given), "answer binary").toArrow()
-        except PySparkException as error:
+        except (PySparkException, Py4JJavaError) as error:
             message = (
                 f"Spark: a task failed {TRIES} times ({_first_line(error)}); its log says more"
             )

@@ -6,7 +6,6 @@ view's table under names of its own, which no reader sees before the commit.
 
 import os
 import socket
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -141,7 +140,7 @@ def write_parts(
 @contextmanager
 def _writing(view: View, warehouse: Warehouse, run: Path, task: int) -> Iterator[PartWriter]:
     """Write files of a view under names that no other attempt has; delete them if it fails."""
-    name = f"part-{run.name}-{task}-{uuid.uuid4().hex}"
+    name = f"part-{run.name}-{task}"
     writer = PartWriter(warehouse.folder(view.relation), view.contract, run / PARTS, name)
     try:
         yield writer

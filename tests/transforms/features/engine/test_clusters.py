@@ -188,9 +188,11 @@ def test_worker_that_is_killed_and_two_runs_at_once_leave_nothing_twice(
         while not list(home.glob("features/record_quality/part-*")):
             time.sleep(0.02)
             assert not any(run.done() for run in runs)
-        os.kill(running.cluster.executors()[0], signal.SIGKILL)
+        killed = running.cluster.executors()[0]
+        os.kill(killed, signal.SIGKILL)
         for run in runs:
             run.result()
+    assert killed not in running.cluster.executors()
     warehouse = Warehouse(Settings(home=home))
     assert orphans(warehouse) == set()
     for name in ("record_quality", "record_text"):
