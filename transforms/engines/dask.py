@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 
-from distributed import Client, KilledWorker, LocalCluster, as_completed
+from distributed import Client, KilledWorker, LocalCluster
 
 from transforms.engines.engine import ONE_CORE, TRIES, Engine, Made, Task, attempt
 from transforms.errors import EngineError
@@ -35,11 +35,11 @@ class DaskEngine(Engine):
         return max(sum(map(int, self._client.nthreads().values())), 1)
 
     def map(self, function: Callable[[Task], Made], tasks: Sequence[Task]) -> Iterator[Made]:
-        """Yield what each task makes, as it is done."""
+        """Yield what each task makes, in order."""
         run = partial(attempt, function)
         futures = self._client.map(run, tasks, pure=False, retries=TRIES - 1)
         try:
-            for future in as_completed(futures):
+            for future in futures:
                 yield future.result().get()
         except KilledWorker as error:
             message = f"Dask: the workers of a task keep ending ({error}); is there enough memory?"
