@@ -40,7 +40,7 @@ class Slice(NamedTuple):
 class Read(NamedTuple):
     """What is read of a table: data files, and SQL of the columns that are kept.
 
-    With `only`, a Parquet file of record ids, other records are left out.
+    With `only`, a Parquet file of keys in its one column, rows of other keys are left out.
     """
 
     files: Sequence[str]
@@ -140,11 +140,7 @@ def tasks_of(n_rows: int, n_workers: int, at_most: int) -> int:
 def scatter(task: Scatter) -> Scattered:
     """Write the rows of a task, in the order of their buckets."""
     rows = " union all ".join(map(_rows, task.slices))
-    only = (
-        f"where record_id in (select record_id from {parquet_relation([task.only])})"
-        if task.only
-        else ""
-    )
+    only = f"where {task.key} in (from {parquet_relation([task.only])})" if task.only else ""
     kept = f"select {task.columns} from ({rows}) {only}"
     with connect(Warehouse(task.settings), of=()) as connection:
         connection.execute("set threads = 1")

@@ -309,7 +309,7 @@ def _publish(warehouse: Warehouse, now: datetime, beside: Sequence[View]) -> dic
         create_arrivals(connection, warehouse, StagedRecord, since=consumed)
         run = Run(warehouse, connection, now, tuple(beside), since=consumed)
         rows: dict[str, Rows] = {}
-        for views in passes_of(run, beside, is_whole=consumed < 0):
+        for views in passes_of(run, beside):
             rows |= _publish_pass(views, run, carried, is_replaced=consumed < 0)
         return rows
 
@@ -350,7 +350,7 @@ def _publish_pass(
                             run.warehouse, view.contract, done, view.digest(), is_whole=is_replaced
                         )
                     )
-        if engine := engine_for(run, tuple(begun), is_whole=is_replaced):
+        if engine := engine_for(run, tuple(begun)):
             computed = computed_parts(engine, run, tuple(begun), is_whole=is_replaced)
             for view, part in stack.enter_context(computed):
                 n_new[view] += part.n_new

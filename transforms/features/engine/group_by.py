@@ -202,6 +202,15 @@ class GroupView(View):
         if is_whole:
             yield from self.whole(run, spans, columns)
             return
+        yield from self.extend(run, spans, columns)
+        if run.connection.sql("from incomplete limit 1").fetchall():
+            yield from self.rebuild(run, "incomplete")
+
+    def extend(self, run: Run, spans: str, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+        """Extend the published rows, in `activity`, by SQL of changed spans.
+
+        In the end `incomplete` has the entities of which all records are needed.
+        """
         is_extended = {part.kind for part in self.parts} <= EXTENDED
         is_incomplete = "is_retracted" if is_extended else "true"
         incomplete = f"select distinct entity_id from ({spans}) where {is_incomplete}"
@@ -209,8 +218,6 @@ class GroupView(View):
         if is_extended:
             of_others = "where entity_id not in (select entity_id from incomplete)"
             yield from self._extended(run, f"select * from ({spans}) {of_others}", columns)
-        if run.connection.sql("from incomplete limit 1").fetchall():
-            yield from self.rebuild(run, "incomplete")
 
     def whole(self, run: Run, spans: str, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
         """Compute all rows from SQL of all spans; `activity` has the published ones."""

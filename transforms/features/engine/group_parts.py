@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from transforms.engines.engine import Engine
 from transforms.engines.exchange import Read, bucket_rows, exchange, tasks_of, write_scattered
-from transforms.expressions import quoted
+from transforms.expressions import literal, quoted
 from transforms.features.engine.group_by import GroupView, create_published_instants
 from transforms.features.engine.parts import (
     ROWS_OF_A_BUCKET,
@@ -21,15 +21,19 @@ from transforms.features.engine.parts import (
     Part,
     Place,
     checked,
+    n_arrived,
     opened,
     place_of,
     staged_columns,
     write_parts,
+    write_touched,
 )
 from transforms.features.engine.spans import inputs_of, spans_of, times_of
 from transforms.features.registry import registry
 from transforms.features.view import Run, View
-from transforms.warehouse.tables import Warehouse
+from transforms.paths import parquet_relation
+from transforms.schemas.staging import StagedRecord
+from transforms.warehouse.snapshot import create_changes
 
 
 class OfRecords(NamedTuple):
@@ -39,6 +43,7 @@ class OfRecords(NamedTuple):
     inputs: dict[str, list[str]]
     views: tuple[str, ...]
     now: datetime
+    is_whole: bool
     n_buckets: int
     place: Place
 
@@ -52,21 +57,25 @@ class OfEntities(NamedTuple):
     spans: list[str]
     published: list[str]
     now: datetime
+    is_whole: bool
     place: Place
 
 
 def group_parts(
-    engine: Engine, run: Run, views: Sequence[GroupView], folder: Path
+    engine: Engine, run: Run, views: Sequence[GroupView], folder: Path, *, is_whole: bool
 ) -> Iterator[tuple[View, Part]]:
-    """Compute all rows of groups by an engine, and yield each part that was written."""
-    warehouse, place = run.warehouse, place_of(run.warehouse.settings, folder)
-    n_buckets = tasks_of(warehouse.n_rows(STAGED), engine.n_workers, ROWS_OF_A_BUCKET)
-    inputs = exchange(
-        engine, _reads(views, warehouse), "record_id", n_buckets, folder, warehouse.settings
-    )
+    """Compute groups by an engine, and yield each part that was written.
+
+    Entities of which all records are needed are computed in this process at the end.
+    """
+    place, settings = place_of(run.warehouse.settings, folder), run.warehouse.settings
+    n_buckets = tasks_of(n_arrived(run), engine.n_workers, ROWS_OF_A_BUCKET)
+    reads = _reads(run, views, folder, is_whole=is_whole)
+    inputs = exchange(engine, reads, "record_id", n_buckets, folder, settings)
     names = tuple(view.name for view in views)
     of_records = [
-        OfRecords(number, inputs, names, run.now, n_buckets, place) for number in range(n_buckets)
+        OfRecords(number, inputs, names, run.now, is_whole, n_buckets, place)
+        for number in range(n_buckets)
     ]
     spans: dict[str, list[str]] = {name: [] for name in names}
     for made in engine.map(scatter_spans, of_records):
@@ -74,34 +83,61 @@ def group_parts(
             spans[name].append(path)
     tasks: list[OfEntities] = []
     for view in views:
-        published = _scatter_instants(engine, view, warehouse, n_buckets, folder)
+        of_view = spans[view.name]
+        read = {view.relation: _published(run, view, of_view, folder, is_whole=is_whole)}
+        key = view.entity.id_of_columns
+        published = exchange(engine, read, key, n_buckets, folder, settings)[view.relation]
         tasks += [
-            OfEntities(len(tasks) + i, i, view.name, spans[view.name], published, run.now, place)
+            OfEntities(len(tasks) + i, i, view.name, of_view, published, run.now, is_whole, place)
             for i in range(n_buckets)
         ]
-    yield from checked(engine.map(compute_entities, tasks), views)
+    incomplete: dict[View, list[pa.Table]] = {view: [] for view in views}
+    for of_group, part in checked(engine.map(compute_entities, tasks), views):
+        incomplete[of_group] += [part.incomplete] if part.incomplete else []
+        yield of_group, part
+    for view in views:
+        if entities := incomplete[view]:
+            run.connection.register("entities", pa.concat_tables(entities))
+            run.connection.execute("create or replace table incomplete as from entities")
+            rows = ((view, batch) for batch in view.rebuild(run, "incomplete"))
+            (part,) = write_parts(rows, [view], run.warehouse, place, len(tasks))
+            yield view, part
 
 
-def _reads(views: Sequence[GroupView], warehouse: Warehouse) -> dict[str, Read]:
-    """List what spans are made from, by relation."""
+def _reads(
+    run: Run, views: Sequence[GroupView], folder: Path, *, is_whole: bool
+) -> dict[str, Read]:
+    """List what spans are made from, by relation; `added` and `removed` are versions of records."""
+    warehouse = run.warehouse
+    only = None if is_whole else write_touched(run, folder)
     references = set[tuple[str, ...]]().union(*(view.references for view in views))
     columns = staged_columns(column for column, *rest in references if not rest)
     relations = sorted({f"features.{view}" for view, *rest in references if rest})
-    read = {relation: Read(warehouse.files(relation)) for relation in relations}
-    return {STAGED: Read(warehouse.files(STAGED), columns), **read}
+    reads = {relation: Read(warehouse.files(relation), only=only) for relation in relations}
+    reads[STAGED] = Read(warehouse.files(STAGED), columns, only)
+    if not is_whole:
+        added, removed = warehouse.changes(STAGED, run.since)
+        reads |= {"added": Read(added, columns), "removed": Read(removed, columns)}
+    return reads
 
 
-def _scatter_instants(
-    engine: Engine, view: GroupView, warehouse: Warehouse, n_buckets: int, folder: Path
-) -> list[str]:
-    """Scatter the published instants of a view by entity; none if its keys were others."""
-    table = warehouse.create(view.contract)
-    is_there = set(view.entity.columns) <= set(pa.schema(table.schema().to_arrow()).names)
-    files = warehouse.files(view.relation) if is_there else []
-    columns = ", ".join(map(quoted, [*view.entity.columns, "event_timestamp"]))
-    reads = {view.relation: Read(files, columns)}
-    key, settings = view.entity.id_of_columns, warehouse.settings
-    return exchange(engine, reads, key, n_buckets, folder, settings)[view.relation]
+def _published(
+    run: Run, view: GroupView, spans: Sequence[str], folder: Path, *, is_whole: bool
+) -> Read:
+    """Read the published rows of the entities that have spans; of all, with `is_whole`.
+
+    Nothing is read of a table whose keys were others.
+    """
+    table = run.warehouse.create(view.contract)
+    if not set(view.entity.columns) <= set(pa.schema(table.schema().to_arrow()).names):
+        return Read([])
+    files = run.warehouse.files(view.relation)
+    if is_whole:
+        return Read(files, ", ".join(map(quoted, [*view.entity.columns, "event_timestamp"])))
+    only = f"{folder}/entities-{view.name}.parquet"
+    entities = f"select distinct entity_id from {parquet_relation(spans)}"
+    run.connection.execute(f"copy ({entities}) to {literal(only)} (format parquet)")
+    return Read(files, only=only)
 
 
 def scatter_spans(task: OfRecords) -> dict[str, str]:
@@ -109,7 +145,9 @@ def scatter_spans(task: OfRecords) -> dict[str, str]:
     with opened(task.place, task.inputs, task.number) as (warehouse, connection):
         views = _groups(task.views)
         run = Run(warehouse, connection, task.now, views)
-        views[0].create_spans_beside(run, is_whole=True)
+        if not task.is_whole:
+            create_changes(connection, StagedRecord)
+        views[0].create_spans_beside(run, is_whole=task.is_whole)
         return {
             view.name: write_scattered(
                 connection, _own_spans(view, run), "entity_id", task.n_buckets, task.place.folder
@@ -142,6 +180,10 @@ def compute_entities(task: OfEntities) -> list[Part]:
     with opened(task.place, inputs, task.bucket) as (warehouse, connection):
         create_published_instants(connection, view)
         run = Run(warehouse, connection, task.now, (view,))
-        batches = view.whole(run, bucket_rows(task.spans, task.bucket), _columns(view))
+        compute = view.whole if task.is_whole else view.extend
+        batches = compute(run, bucket_rows(task.spans, task.bucket), _columns(view))
         rows = ((view, batch) for batch in batches)
-        return write_parts(rows, [view], warehouse, task.place, task.number)
+        (part,) = write_parts(rows, [view], warehouse, task.place, task.number)
+        if task.is_whole:
+            return [part]
+        return [part._replace(incomplete=connection.sql("from incomplete").to_arrow_table())]

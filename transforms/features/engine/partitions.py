@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from transforms.engines.engine import Engine, engine_of
 from transforms.features.engine.group_by import GroupView
 from transforms.features.engine.group_parts import group_parts
-from transforms.features.engine.parts import STAGED, Part
+from transforms.features.engine.parts import Part, n_arrived
 from transforms.features.engine.record_parts import record_parts
 from transforms.features.view import Run, View
 from transforms.warehouse.scratch import PARTS, scratch_folder, sweep_parts
@@ -15,26 +15,25 @@ from transforms.warehouse.scratch import PARTS, scratch_folder, sweep_parts
 FEW_ROWS = 10_000
 
 
-def passes_of(run: Run, views: Sequence[View], *, is_whole: bool) -> list[list[View]]:
+def passes_of(run: Run, views: Sequence[View]) -> list[list[View]]:
     """Group views that continue from one staging version: those of a pass are computed at once.
 
     Those of an engine are, for what they read is scattered once.
     """
     if views[0].is_computed_beside:
         return [list(views)]
-    together = [view for view in views if engine_for(run, [view], is_whole=is_whole)]
+    together = [view for view in views if engine_for(run, [view])]
     alone = [[view] for view in views if view not in together]
     return [together, *alone] if together else alone
 
 
-def engine_for(run: Run, views: Sequence[View], *, is_whole: bool) -> Engine | None:
+def engine_for(run: Run, views: Sequence[View]) -> Engine | None:
     """Return the engine that is to compute views of a pass; None is this process.
 
-    Other kinds of views, and groups that are extended, are computed in this process.
+    Other kinds of views are computed in this process.
     """
-    n_rows = run.warehouse.n_rows(STAGED, since=run.since)
-    is_in_parts = n_rows > FEW_ROWS and any(
-        view.is_computed_beside or (is_whole and isinstance(view, GroupView)) for view in views
+    is_in_parts = n_arrived(run) > FEW_ROWS and any(
+        view.is_computed_beside or isinstance(view, GroupView) for view in views
     )
     return engine_of(run.warehouse.settings) if is_in_parts else None
 
@@ -52,7 +51,7 @@ def computed_parts(
     with scratch_folder(run.warehouse.settings.root) as folder:
         try:
             yield (
-                group_parts(engine, run, groups, folder)
+                group_parts(engine, run, groups, folder, is_whole=is_whole)
                 if groups
                 else record_parts(engine, run, views, folder, is_whole=is_whole)
             )

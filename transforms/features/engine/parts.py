@@ -17,13 +17,14 @@ from deltalake.transaction import AddAction
 
 from transforms.engines.exchange import bucket_rows
 from transforms.errors import EngineError
+from transforms.expressions import literal
 from transforms.features.registry import registry
-from transforms.features.view import View
+from transforms.features.view import Run, View
 from transforms.home import Settings, settings_of
 from transforms.schemas.staging import StagedRecord
 from transforms.warehouse.scratch import PARTS
 from transforms.warehouse.snapshot import connect, create_view
-from transforms.warehouse.tables import Warehouse
+from transforms.warehouse.tables import Warehouse, n_rows_of
 from transforms.warehouse.writer import PartWriter
 
 ROWS_OF_A_BUCKET = 1_000_000
@@ -42,7 +43,10 @@ class Place(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What a worker wrote of a view, how many rows are of new instants, and by which code."""
+    """What a worker wrote of a view, how many rows are of new instants, and by which code.
+
+    `incomplete` are entities of which it could compute nothing without all their records.
+    """
 
     view: str
     files: list[AddAction]
@@ -50,6 +54,12 @@ class Part(NamedTuple):
     n_new: int
     code: int
     host: str
+    incomplete: pa.Table | None = None
+
+
+def n_arrived(run: Run) -> int:
+    """Count the versions in the data files that were added since the views were computed."""
+    return sum(map(n_rows_of, run.warehouse.changes(STAGED, run.since).added))
 
 
 def place_of(settings: Settings, folder: Path) -> Place:
@@ -88,6 +98,14 @@ def checked(parts: Iterable[Sequence[Part]], views: Sequence[View]) -> Iterator[
             )
             raise EngineError(message)
         yield view, part
+
+
+def write_touched(run: Run, folder: Path) -> str:
+    """Write the ids of the records of which a version was inserted or deleted; return the file."""
+    path = f"{folder}/touched.parquet"
+    touched = "select record_id from inserted union select record_id from deleted"
+    run.connection.execute(f"copy ({touched}) to {literal(path)} (format parquet)")
+    return path
 
 
 @contextmanager

@@ -11,17 +11,18 @@ from typing import NamedTuple
 
 from transforms.engines.engine import Engine
 from transforms.engines.exchange import Read, exchange, tasks_of
-from transforms.expressions import literal
 from transforms.features.engine.parts import (
     ROWS_OF_A_BUCKET,
     STAGED,
     Part,
     Place,
     checked,
+    n_arrived,
     opened,
     place_of,
     staged_columns,
     write_parts,
+    write_touched,
 )
 from transforms.features.registry import registry
 from transforms.features.view import Run, View
@@ -50,8 +51,7 @@ def record_parts(
 ) -> Iterator[tuple[View, Part]]:
     """Compute record views by an engine, and yield each part that was written."""
     settings = run.warehouse.settings
-    n_rows = run.warehouse.n_rows(STAGED, since=run.since)
-    n_buckets = tasks_of(n_rows, engine.n_workers, ROWS_OF_A_BUCKET)
+    n_buckets = tasks_of(n_arrived(run), engine.n_workers, ROWS_OF_A_BUCKET)
     reads = _reads(run, views, folder, is_whole=is_whole)
     inputs = exchange(engine, reads, "record_id", n_buckets, folder, settings)
     place, names = place_of(settings, folder), tuple(view.name for view in views)
@@ -62,7 +62,7 @@ def record_parts(
 def _reads(run: Run, views: Sequence[View], folder: Path, *, is_whole: bool) -> dict[str, Read]:
     """List what views read, by relation; `added` and `removed` are versions of records."""
     warehouse = run.warehouse
-    only = None if is_whole else str(_write_touched(run, folder))
+    only = None if is_whole else write_touched(run, folder)
     columns = staged_columns({"text"}.union(*(view.columns_read for view in views)))
     added, removed = warehouse.changes(STAGED, run.since)
     reads = {"added": Read(added, columns), "removed": Read(removed, columns)}
@@ -73,14 +73,6 @@ def _reads(run: Run, views: Sequence[View], folder: Path, *, is_whole: bool) -> 
     for relation in sorted({f"features.{name}" for view in views for name in view.reads}):
         reads[relation] = Read(warehouse.files(relation), only=only)
     return reads
-
-
-def _write_touched(run: Run, folder: Path) -> Path:
-    """Write the ids of the records of which a version was inserted or deleted."""
-    path = folder / "touched.parquet"
-    touched = "select record_id from inserted union select record_id from deleted"
-    run.connection.execute(f"copy ({touched}) to {literal(str(path))} (format parquet)")
-    return path
 
 
 def compute_bucket(task: Bucket) -> list[Part]:
