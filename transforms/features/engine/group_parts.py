@@ -4,6 +4,7 @@ Spans are made of a record's versions, so what they are read from is scattered b
 first, and the spans then by hash of the entity.
 """
 
+import socket
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -61,6 +62,15 @@ class OfEntities(NamedTuple):
     place: Place
 
 
+class OwnSpans(NamedTuple):
+    """The file of a group's spans of one bucket of records, and by which code they were made."""
+
+    view: str
+    path: str
+    code: int
+    host: str
+
+
 def group_parts(
     engine: Engine, run: Run, views: Sequence[GroupView], folder: Path, *, is_whole: bool
 ) -> Iterator[tuple[View, Part]]:
@@ -78,23 +88,22 @@ def group_parts(
         for number in range(n_buckets)
     ]
     spans: dict[str, list[str]] = {name: [] for name in names}
-    for made in engine.map(scatter_spans, of_records):
-        for name, path in made.items():
-            spans[name].append(path)
+    for view, made in checked(engine.map(scatter_spans, of_records), views):
+        spans[view.name].append(made.path)
     tasks: list[OfEntities] = []
-    for view in views:
-        of_view = spans[view.name]
-        read = {view.relation: _published(run, view, of_view, folder, is_whole=is_whole)}
-        key = view.entity.id_of_columns
-        published = exchange(engine, read, key, n_buckets, folder, settings)[view.relation]
+    for group in views:
+        of_view = spans[group.name]
+        read = {group.relation: _published(run, group, of_view, folder, is_whole=is_whole)}
+        key = group.entity.id_of_columns
+        published = exchange(engine, read, key, n_buckets, folder, settings)[group.relation]
         tasks += [
-            OfEntities(len(tasks) + i, i, view.name, of_view, published, run.now, is_whole, place)
+            OfEntities(len(tasks) + i, i, group.name, of_view, published, run.now, is_whole, place)
             for i in range(n_buckets)
         ]
     incomplete: dict[View, list[pa.Table]] = {view: [] for view in views}
-    for of_group, part in checked(engine.map(compute_entities, tasks), views):
-        incomplete[of_group] += [part.incomplete] if part.incomplete else []
-        yield of_group, part
+    for view, part in checked(engine.map(compute_entities, tasks), views):
+        incomplete[view] += [part.incomplete] if part.incomplete else []
+        yield view, part
     for view in views:
         if entities := incomplete[view]:
             run.connection.register("entities", pa.concat_tables(entities))
@@ -140,20 +149,21 @@ def _published(
     return Read(files, only=only)
 
 
-def scatter_spans(task: OfRecords) -> dict[str, str]:
-    """Make the spans of a bucket of records, in a worker; return each group's file."""
+def scatter_spans(task: OfRecords) -> list[OwnSpans]:
+    """Make the spans of a bucket of records, in a worker, a file for each group."""
     with opened(task.place, task.inputs, task.number) as (warehouse, connection):
         views = _groups(task.views)
         run = Run(warehouse, connection, task.now, views)
         if not task.is_whole:
             create_changes(connection, StagedRecord)
         views[0].create_spans_beside(run, is_whole=task.is_whole)
-        return {
-            view.name: write_scattered(
-                connection, _own_spans(view, run), "entity_id", task.n_buckets, task.place.folder
-            )
-            for view in views
-        }
+        host, folder = socket.gethostname(), task.place.folder
+        made = []
+        for view in views:
+            spans = _own_spans(view, run)
+            path = write_scattered(connection, spans, "entity_id", task.n_buckets, folder)
+            made.append(OwnSpans(view.name, path, view.digest(), host))
+        return made
 
 
 def _groups(names: Sequence[str]) -> tuple[GroupView, ...]:

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -83,21 +83,40 @@ def staged_columns(read: Iterable[str]) -> str:
     )
 
 
-def checked(parts: Iterable[Sequence[Part]], views: Sequence[View]) -> Iterator[tuple[View, Part]]:
-    """Yield each part with its view.
+class FromWorker(Protocol):
+    """What a worker made of a view, and by which code."""
 
-    Raises `EngineError` if a worker computed it by other code than this process would.
+    @property
+    def view(self) -> str:
+        """The name of the view."""
+
+    @property
+    def code(self) -> int:
+        """The digest of the code that made it."""
+
+    @property
+    def host(self) -> str:
+        """Where it was made."""
+
+
+Made = TypeVar("Made", bound=FromWorker)
+
+
+def checked(made: Iterable[Sequence[Made]], views: Sequence[View]) -> Iterator[tuple[View, Made]]:
+    """Yield what workers made of each task, with its view.
+
+    Raises `EngineError` if it was made by other code than this process has.
     """
     by_name = {view.name: view for view in views}
-    for part in (part for of_task in parts for part in of_task):
-        view = by_name[part.view]
-        if part.code != view.digest():
+    for item in (item for of_task in made for item in of_task):
+        view = by_name[item.view]
+        if item.code != view.digest():
             message = (
-                f"{view.relation}: {part.host} computes it by other code; its millrace, "
+                f"{view.relation}: {item.host} computes it by other code; its millrace, "
                 "declarations, Python and libraries must be those of the driver"
             )
             raise EngineError(message)
-        yield view, part
+        yield view, item
 
 
 def write_touched(run: Run, folder: Path) -> str:
