@@ -4,6 +4,7 @@ Each is a context manager that gives the address; `MissingProgram` says which pr
 installed.
 """
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -12,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 180
 REDIS_DATABASES = 1_024
 POSTGRES_PROGRAMS = Path(
@@ -111,13 +113,130 @@ def s3_server() -> Iterator[Address]:
         yield address
 
 
+class Cluster(NamedTuple):
+    """A scheduler and its workers: the address, what clients have in their environment, and more.
+
+    `executors` lists the ids of the processes that run tasks now.
+    """
+
+    address: str
+    environment: dict[str, str]
+    executors: Callable[[], list[int]]
+
+
+@contextmanager
+def spark_cluster(n_workers: int = 2) -> Iterator[Cluster]:
+    """Start a standalone Spark master and workers of one core each."""
+    found = importlib.util.find_spec("pyspark")
+    if found is None or found.origin is None or not shutil.which("java"):
+        message = (
+            "Spark is not installed: pip install pyspark, apt-get install default-jre-headless"
+        )
+        raise MissingProgram(message)
+    home, address, pages = Path(found.origin).parent, Address("127.0.0.1", free_port()), free_port()
+    url, deploy = f"spark://{address.host}:{address.port}", "org.apache.spark.deploy"
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        settings = {
+            "spark.ui.enabled": "false",
+            "spark.driver.host": address.host,
+            "spark.executor.memory": "512m",
+        }
+        lines = "".join(f"{name} {value}\n" for name, value in settings.items())
+        Path(folder, "spark-defaults.conf").write_text(lines, "utf-8")
+        environment = {
+            "SPARK_HOME": str(home),
+            "SPARK_CONF_DIR": folder,
+            "SPARK_LOCAL_IP": address.host,
+            "PYTHONPATH": str(ROOT),
+        }
+
+        def start(*arguments: str, until: Callable[[], bool]) -> int:
+            command = [home / "bin" / "spark-class", *arguments]
+            return stack.enter_context(running(command, until, env=environment))
+
+        ports = ("-p", str(address.port), "--webui-port", str(pages))
+        start(
+            f"{deploy}.master.Master", "-h", address.host, *ports, until=lambda: _listens(address)
+        )
+        workers = []
+        for number in range(n_workers):
+            own = Address(address.host, free_port())
+            places = (
+                "-p",
+                str(own.port),
+                "--webui-port",
+                str(free_port()),
+                "-d",
+                f"{folder}/{number}",
+            )
+            size = ("-h", own.host, "-c", "1", "-m", "1g")
+            workers.append(
+                start(
+                    f"{deploy}.worker.Worker",
+                    *size,
+                    *places,
+                    url,
+                    until=lambda own=own: _listens(own),
+                )
+            )
+        yield Cluster(url, environment, lambda: _children(workers))
+
+
+@contextmanager
+def dask_cluster(n_workers: int = 2) -> Iterator[Cluster]:
+    """Start a Dask scheduler and workers of one thread each."""
+    try:
+        from distributed import Client
+    except ModuleNotFoundError:
+        message = "Dask is not installed: pip install distributed"
+        raise MissingProgram(message) from None
+    address = Address("127.0.0.1", free_port())
+    url = f"tcp://{address.host}:{address.port}"
+    environment = {"PYTHONPATH": str(ROOT), "POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+
+        def start(program: str, *arguments: str, until: Callable[[], bool]) -> int:
+            command = [sys.executable, "-m", f"distributed.cli.dask_{program}", *arguments]
+            return stack.enter_context(
+                running([*command, "--no-dashboard"], until, env=environment)
+            )
+
+        place = ("--host", address.host, "--port", str(address.port))
+        start("scheduler", *place, until=lambda: _listens(address))
+        size = ("--nthreads", "1", "--nworkers", "1", "--local-directory", folder)
+        workers = [start("worker", url, *size, until=lambda: True) for _ in range(n_workers)]
+        with Client(url, set_as_default=False) as client:
+            client.wait_for_workers(n_workers, timeout=START_SECONDS)
+        yield Cluster(url, {}, lambda: _children(workers))
+
+
+def _children(processes: Sequence[int]) -> list[int]:
+    """List the programs that some processes have started."""
+    found = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", ",".join(map(str, processes))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = (line.split(maxsplit=1) for line in found.stdout.splitlines())
+    return [int(number) for number, program in lines if "resource_tracker" not in program]
+
+
 @contextmanager
 def running(
-    command: Sequence[str | Path], is_ready: Callable[[], bool], user: str | None = None
-) -> Iterator[None]:
-    """Run a program until the end of the block, once it is ready."""
+    command: Sequence[str | Path],
+    is_ready: Callable[[], bool] = lambda: True,
+    user: str | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[int]:
+    """Run a program until the end of the block, once it is ready; give its process id."""
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, user=user, cwd="/"
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        user=user,
+        cwd="/",
+        env={**os.environ, **(env or {})},
     )
     try:
         deadline = time.monotonic() + START_SECONDS
@@ -126,7 +245,7 @@ def running(
                 message = f"{command[0]} did not start (exit code {process.poll()})"
                 raise RuntimeError(message)
             time.sleep(0.05)
-        yield
+        yield process.pid
     finally:
         process.send_signal(signal.SIGINT)  # PostgreSQL would wait for its clients at SIGTERM
         process.wait(timeout=START_SECONDS)

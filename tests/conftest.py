@@ -80,7 +80,7 @@ def shared() -> Path:
     """The larger data sets and the data generator: MILLRACE_SHARED, or beside the project."""
     folder = Path(os.environ.get("MILLRACE_SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
-        _lacks(f"needs the shared data sets, not found at {folder}")
+        lacks(f"needs the shared data sets, not found at {folder}")
     return folder
 
 
@@ -113,7 +113,7 @@ def browser() -> Iterator[Browser]:
     """Headless Chromium without a network; one a module, since its event loop disturbs others."""
     program = shutil.which("chromium")
     if program is None:
-        _lacks("chromium is not installed (Debian: apt-get install chromium)")
+        lacks("chromium is not installed (Debian: apt-get install chromium)")
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=program, args=CHROMIUM_OPTIONS)
 
@@ -141,10 +141,10 @@ def _started(server: AbstractContextManager[Address]) -> Iterator[Address]:
         with server as address:
             yield address
     except MissingProgram as missing:
-        _lacks(str(missing))
+        lacks(str(missing))
 
 
-def _lacks(reason: str) -> None:
+def lacks(reason: str) -> None:
     """Skip what this machine cannot run; in CI nothing may be missing."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)

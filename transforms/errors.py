@@ -85,6 +85,10 @@ class OrchestratorError(MillraceError):
     """Prefect cannot be reached."""
 
 
+class EngineError(MillraceError):
+    """The engine that was chosen cannot be used, or its workers keep ending."""
+
+
 class HomeError(MillraceError):
     """The home cannot be used: it is not writable, or is still empty."""
 

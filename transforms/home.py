@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -93,6 +93,20 @@ class Settings(BaseSettings):
         default=None,
         description="Folder of a sentence-transformers model; "
         "if it is set, there is a view record_embedding made by it.",
+    )
+
+    engine: Literal["local", "processes", "spark", "dask"] = Field(
+        default="local",
+        description="What computes large stages: `local`, this process; `processes`, one a core of "
+        "this machine; `spark` or `dask`, where their settings say.",
+    )
+    spark_master: str | None = Field(
+        default=None,
+        description="Spark's master, e.g. spark://host:7077; by default Spark's own settings say.",
+    )
+    dask_scheduler: str | None = Field(
+        default=None,
+        description="Dask's scheduler, e.g. tcp://host:8786; by default one is started here.",
     )
 
     features: str | None = Field(

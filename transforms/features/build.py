@@ -19,6 +19,7 @@ from deltalake import DeltaTable
 
 from transforms.features.chosen import chosen_views, computed_views, home_views, keep_choice
 from transforms.features.contracts import UNSERVED
+from transforms.features.engine.partitions import computed_parts, engine_for, passes_of
 from transforms.features.registry import views
 from transforms.features.view import Run, View
 from transforms.home import replace_file
@@ -306,10 +307,9 @@ def _publish(warehouse: Warehouse, now: datetime, beside: Sequence[View]) -> dic
         warehouse, of=(StagedRecord.relation(), *reads, *(view.relation for view in beside))
     ) as connection:
         create_arrivals(connection, warehouse, StagedRecord, since=consumed)
-        run = Run(warehouse, connection, now, tuple(beside))
-        passes = [beside] if beside[0].is_computed_beside else [[view] for view in beside]
+        run = Run(warehouse, connection, now, tuple(beside), since=consumed)
         rows: dict[str, Rows] = {}
-        for views in passes:
+        for views in passes_of(run, beside):
             rows |= _publish_pass(views, run, carried, is_replaced=consumed < 0)
         return rows
 
@@ -350,9 +350,15 @@ def _publish_pass(
                             run.warehouse, view.contract, done, view.digest(), is_whole=is_replaced
                         )
                     )
-        for view, batch in views[0].rows_beside(run, tuple(begun), is_whole=is_replaced):
-            n_new[view] += batch.column("is_new").true_count
-            begun[view].write(batch.drop_columns("is_new"))
+        if engine := engine_for(run, tuple(begun)):
+            computed = computed_parts(engine, run, tuple(begun), is_whole=is_replaced)
+            for view, part in stack.enter_context(computed):
+                n_new[view] += part.n_new
+                begun[view].adopt(part.files, part.n_rows)
+        else:
+            for view, batch in views[0].rows_beside(run, tuple(begun), is_whole=is_replaced):
+                n_new[view] += batch.column("is_new").true_count
+                begun[view].write(batch.drop_columns("is_new"))
         for publication in begun.values():
             publication.finish()  # where one of a pass breaks its contract, none is published
         for view, publication in begun.items():

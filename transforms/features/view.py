@@ -26,7 +26,8 @@ class Run:
     The connection has the versions that were inserted and deleted since the view was computed, as
     `inserted` and `deleted`. Views computed beside each other share what they read of records:
     `spans` has, by the view's name, the table and its columns by their SQL. `tables` names what a
-    view has already created for itself.
+    view has already created for itself. `since` is the version of staging that the views were
+    computed from; -1 means none.
     """
 
     warehouse: Warehouse
@@ -35,6 +36,7 @@ class Run:
     beside: "tuple[View, ...]" = ()
     spans: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
     tables: set[str] = field(default_factory=set)
+    since: int = -1
 
     @property
     def batch_rows(self) -> int:

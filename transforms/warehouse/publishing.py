@@ -110,6 +110,7 @@ class Publication:
         """Take what writes the table's data files, and what adds them to the table."""
         self.is_committed = False
         self._added: list[AddAction] | None = None
+        self._n_adopted, self._adopted = 0, list[AddAction]()
         self._warehouse, self._relation = warehouse, relation
         self._writer, self._commit = writer, commit
 
@@ -118,17 +119,26 @@ class Publication:
         self._writer.write(batch)
         self._warehouse.report(self._relation, batch.num_rows, batch.nbytes)
 
+    def adopt(self, files: Sequence[AddAction], n_rows: int) -> None:
+        """Add files that another process has checked and written into the table's folder.
+
+        They are not deleted if they are not committed.
+        """
+        self._adopted += files
+        self._n_adopted += n_rows
+        self._warehouse.report(self._relation, n_rows, sum(file.size for file in files))
+
     def finish(self) -> list[AddAction]:
         """Finish the files; raises `GateError` if a row breaks the contract."""
         if self._added is None:
-            self._added = self._writer.close()
+            self._added = [*self._writer.close(), *self._adopted]
         return self._added
 
     def commit(self) -> Published:
         """Make all batches visible."""
         self._commit(self.finish())
         self.is_committed = True
-        return Published(self._relation, self._writer.n_rows)
+        return Published(self._relation, self._writer.n_rows + self._n_adopted)
 
 
 @contextmanager

@@ -43,12 +43,13 @@ def sweep(warehouse: Warehouse) -> None:
             except BlockingIOError:
                 continue
             folder = alive.with_suffix("")
-            _sweep_parts(warehouse, folder / PARTS)
+            sweep_parts(warehouse, folder / PARTS)
             shutil.rmtree(folder, ignore_errors=True)
             alive.unlink(missing_ok=True)
 
 
-def _sweep_parts(warehouse: Warehouse, journal: Path) -> None:
+def sweep_parts(warehouse: Warehouse, journal: Path) -> None:
+    """Remove the data files that a journal names and that no commit made visible."""
     for line in journal.read_text("utf-8").splitlines() if journal.is_file() else []:
         written, _, name = line.partition(" ")
         relation = next((new for new, former in FORMER.items() if former == written), written)

@@ -159,8 +159,19 @@ def create_arrivals(
     create_view(connection, "added", added, schema)
     create_view(connection, "removed", removed, schema)
     is_few = sum(os.path.getsize(file) for file in (*added, *removed)) < FEW_BYTES  # noqa: PTH202
-    kind = "table" if is_few else "view"
+    create_changes(connection, contract, "table" if is_few else "view", may_move=bool(removed))
+
+
+def create_changes(
+    connection: duckdb.DuckDBPyConnection,
+    contract: type[Contract],
+    kind: str = "view",
+    *,
+    may_move: bool = True,
+) -> None:
+    """Create `inserted` and `deleted` from `added` and `removed`, without moved rows."""
+    schema = contract.arrow_schema()
     same = [name for name in (*contract.key(), "content_digest") if name in schema.names]
     for name, of, others in (("inserted", "added", "removed"), ("deleted", "removed", "added")):
-        unmoved = f"anti join {others} using ({', '.join(same)})" if removed else ""
+        unmoved = f"anti join {others} using ({', '.join(same)})" if may_move else ""
         connection.execute(f"create {kind} {name} as from {of} {unmoved}")

@@ -102,13 +102,15 @@ class PartWriter:
     more than a few rows.
     """
 
-    def __init__(self, folder: Path, contract: type[Contract], journal: Path) -> None:
-        """Write into a table's folder.
+    def __init__(
+        self, folder: Path, contract: type[Contract], journal: Path, name: str = "part"
+    ) -> None:
+        """Write into a table's folder, files of names that begin with `name`.
 
         Each file's name is written to `journal` first, so that `sweep` can delete it after a kill.
         """
         self.n_rows = 0
-        self._lanes = [_Lane(folder, contract, journal), _Lane(folder, contract, journal)]
+        self._lanes = [_Lane(folder, contract, journal, name) for _ in range(2)]
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Write a batch in an idle thread.
@@ -133,8 +135,8 @@ class PartWriter:
 class _Lane:
     """One of a writer's threads, and the files that it writes in turn."""
 
-    def __init__(self, folder: Path, contract: type[Contract], journal: Path) -> None:
-        self.folder, self.contract, self.journal = folder, contract, journal
+    def __init__(self, folder: Path, contract: type[Contract], journal: Path, name: str) -> None:
+        self.folder, self.contract, self.journal, self.name = folder, contract, journal, name
         self.schema = contract.arrow_schema()
         self._actions: list[AddAction] = []
         self._thread = ThreadPoolExecutor(1)
@@ -173,7 +175,7 @@ class _Lane:
         self.contract.gate(pl.DataFrame(batch))
         rows = batch.cast(self.schema)
         if self._part is None:
-            self._path = self.folder / f"part-{uuid.uuid4().hex}.parquet"
+            self._path = self.folder / f"{self.name}-{uuid.uuid4().hex}.parquet"
             with self.journal.open("a", encoding="utf-8") as file:
                 file.write(f"{self.contract.relation()} {self._path.name}\n")
             self._part = parquet_writer(self._path, self.schema, rows)

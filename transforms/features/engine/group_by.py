@@ -197,14 +197,21 @@ class GroupView(View):
         """
         create_published_instants(run.connection, self)
         if not run.spans:
-            self._create_spans(run, is_whole=is_whole)
+            self.create_spans_beside(run, is_whole=is_whole)
         table, columns = run.spans[self.name]
         spans = spans_of(self, table, columns)
         if is_whole:
-            instants = "select distinct entity_id, event_timestamp from activity"
-            run.connection.execute(f"create or replace table published as {instants} limit 0")
-            yield from self._computed(run, spans, columns, instants, is_whole=True)
+            yield from self.whole(run, spans, columns)
             return
+        yield from self.extend(run, spans, columns)
+        if run.connection.sql("from incomplete limit 1").fetchall():
+            yield from self.rebuild(run, "incomplete")
+
+    def extend(self, run: Run, spans: str, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+        """Extend the published rows, in `activity`, by SQL of changed spans.
+
+        In the end `incomplete` has the entities of which all records are needed.
+        """
         is_extended = {part.kind for part in self.parts} <= EXTENDED
         is_incomplete = "is_retracted" if is_extended else "true"
         incomplete = f"select distinct entity_id from ({spans}) where {is_incomplete}"
@@ -212,10 +219,14 @@ class GroupView(View):
         if is_extended:
             of_others = "where entity_id not in (select entity_id from incomplete)"
             yield from self._extended(run, f"select * from ({spans}) {of_others}", columns)
-        if run.connection.execute("from incomplete limit 1").fetchall():
-            yield from self.rebuild(run, "incomplete")
 
-    def _create_spans(self, run: Run, *, is_whole: bool) -> None:
+    def whole(self, run: Run, spans: str, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+        """Compute all rows from SQL of all spans; `activity` has the published ones."""
+        instants = "select distinct entity_id, event_timestamp from activity"
+        run.connection.execute(f"create or replace table published as {instants} limit 0")
+        yield from self._computed(run, spans, columns, instants, is_whole=True)
+
+    def create_spans_beside(self, run: Run, *, is_whole: bool) -> None:
         """Create the spans of all groups of a run.
 
         Nothing more is read for a group whose condition no version meets.

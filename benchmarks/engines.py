@@ -1,0 +1,221 @@
+"""What engines cost beside one process: the same features of the same staged records, told apart.
+
+Each case features a copy of the same home in a fresh process. Clusters are real processes on
+loopback, with as many workers of one core as there are cores.
+"""
+
+import argparse
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness import ROOT, Measured, in_fresh_process, machine, say, table, write
+from servers import dask_cluster, spark_cluster
+
+LIBRARIES = ("polars", "duckdb", "pyarrow", "pyspark", "distributed")
+ENGINES = ("local", "processes", "spark", "dask")
+CLUSTERS = {"spark": spark_cluster, "dask": dask_cluster}
+# those of which there are parts: the rest is computed in the driver whatever the engine
+VIEWS = "record_quality,record_text,record_pii,record_vector,author_activity,subject_activity"
+NOW = datetime(2026, 12, 1, tzinfo=UTC)
+STEPS = {
+    "scatter": "scatter",
+    "compute_bucket": "records",
+    "scatter_spans": "spans",
+    "compute_entities": "groups",
+}
+RECORD = {
+    "record_id": "record_id",
+    "author_id": "user_id",
+    "subject_id": "source",
+    "event_timestamp": "event_time",
+    "text": "text",
+    "label": "label",
+}
+ABOUT = """measure the views that an engine computes, by each engine, from the same staged records
+
+The records are made by tools/expand.py of ../shared beside the project, or the folder in
+MILLRACE_SHARED. Homes lie in a temp folder (TMPDIR says where) that is removed at the end.
+"""
+EXAMPLES = """examples:
+  benchmarks/engines.py --rows 50_000                    in two minutes
+  benchmarks/engines.py --rows 1_000_000 --write docs/benchmarks.md
+"""
+
+
+class Case(NamedTuple):
+    """What an engine took: processor seconds of all processes, seconds by step, and its rows."""
+
+    seconds: float
+    cpu_seconds: float
+    steps: dict[str, float]
+    digests: dict[str, tuple[int, int]]
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
+        staged = in_fresh_process(stage, folder, arguments.rows).made
+        cases = {}
+        for engine in arguments.engine or ENGINES:
+            say(f"{engine}: {staged:,} versions")
+            cases[engine] = Case(*in_fresh_process(featurize, folder, engine).made)
+    report = f"{machine(load, LIBRARIES)}\n\n{results(cases, staged)}"
+    print(report)
+    if arguments.write:
+        command = f"`.venv/bin/python benchmarks/engines.py --rows {arguments.rows:_}`"
+        write(arguments.write, "engines", f"## Engines\n\n{command}\n\n{report}")
+    expected = next(iter(cases.values())).digests
+    different = [engine for engine, case in cases.items() if case.digests != expected]
+    if different:
+        print(f"FAIL: other rows by {', '.join(different)}", file=sys.stderr)
+    return bool(different)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=ABOUT, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=300_000, help="rows of the source (300,000)")
+    parser.add_argument(
+        "--engine", choices=ENGINES, action="append", help="just this one; more than once: these"
+    )
+    parser.add_argument("--write", type=Path, help="put the results into this page")
+    return parser.parse_args()
+
+
+def stage(folder: str, n_rows: int) -> Measured:
+    """Make rows and stage them; return how many versions there are."""
+    import yaml
+
+    from transforms.home import Settings
+    from transforms.sources.ingest import ingest
+    from transforms.sources.source import load_source
+    from transforms.staging.prepare import prepare
+    from transforms.warehouse.tables import Warehouse
+
+    rows, home = Path(folder, "rows"), Path(folder, "staged")
+    shared = Path(os.environ.get("MILLRACE_SHARED", ROOT.parent / "shared"))
+    seed = f"commits={shared}/data/commits/*.zst,text=message,entity=author_id,label=repo"
+    tool = [sys.executable, shared / "tools" / "expand.py", "--badline", "0", "--workers", "1"]
+    sizes = ["--rows", str(n_rows), "--out", rows, "--seed", f"{seed},time=authored_at"]
+    subprocess.run([*tool, *sizes], check=True, stdout=subprocess.DEVNULL)
+    source = {"name": "expanded", "uri": str(rows), "known": {"column": "ingested_at"}}
+    path = Path(folder, "source.yaml")
+    path.write_text(yaml.safe_dump({**source, "record": RECORD}), "utf-8")
+    warehouse = Warehouse(Settings(home=home))
+    ingest(load_source(path), warehouse)
+    prepare(load_source(path), warehouse)
+    return Measured(0, 0, warehouse.n_rows("staging.records"))
+
+
+def featurize(folder: str, engine: str) -> Measured:
+    """Compute the views of a copy of the staged home by an engine."""
+    from transforms.features import build
+    from transforms.features.engine import partitions
+    from transforms.home import Settings
+    from transforms.warehouse.tables import Warehouse
+
+    os.environ |= {"MILLRACE_VIEWS": VIEWS, "MILLRACE_FEATURES": ""}
+    home = Path(folder, engine)
+    shutil.copytree(Path(folder, "staged"), home)
+    steps: dict[str, float] = {}
+    began = cpu_seconds()
+    with ExitStack() as stack:
+        if cluster := CLUSTERS.get(engine):
+            found = stack.enter_context(cluster(os.cpu_count() or 1))
+            os.environ |= found.environment
+            address = {"spark": "SPARK_MASTER", "dask": "DASK_SCHEDULER"}[engine]
+            os.environ[f"MILLRACE_{address}"] = found.address
+        settings = Settings(home=home, engine=engine)
+        used = partitions.engine_of(settings)
+        if used:
+            with timed(steps, "session"):
+                list(used.map(abs, range(used.n_workers)))
+            used.map = watched(used.map, steps)
+        start = time.perf_counter()
+        build.featurize(Warehouse(settings), NOW, with_profiles=False)
+        seconds = time.perf_counter() - start
+        if used:
+            used.close()
+    return Measured(
+        seconds, 0, (seconds, cpu_seconds() - began, steps, digests(Warehouse(settings)))
+    )
+
+
+class timed:  # noqa: N801
+    """Add the seconds of a block to a step."""
+
+    def __init__(self, steps: dict[str, float], name: str) -> None:
+        self.steps, self.name = steps, name
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        past = self.steps.get(self.name, 0.0)
+        self.steps[self.name] = past + time.perf_counter() - self.start
+
+
+def watched(
+    call: Callable[..., Iterator[Any]], steps: dict[str, float]
+) -> Callable[..., Iterator[Any]]:
+    """Add up how long an engine takes over each function's tasks."""
+
+    def run(function: Callable[..., Any], tasks: Sequence[Any]) -> Iterator[Any]:
+        with timed(steps, STEPS[function.__name__]):
+            made = list(call(function, tasks))
+        return iter(made)
+
+    return run
+
+
+def cpu_seconds() -> float:
+    """Processor seconds of this process and of all its children that have ended."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(item.ru_utime + item.ru_stime for item in used)
+
+
+def digests(warehouse: Any) -> dict[str, tuple[int, int]]:
+    """Rows of each feature table, and a digest of them in any order."""
+    import polars as pl
+
+    found = {}
+    for view in VIEWS.split(","):
+        rows = pl.read_delta(str(warehouse.folder(f"features.{view}")))
+        found[view] = (rows.height, int(rows.hash_rows().sum()))
+    return found
+
+
+def results(cases: dict[str, Case], staged: int) -> str:
+    """Lay out what each engine took."""
+    header = ["engine", "seconds", "CPU s", "session", *STEPS.values(), "rest", "rows"]
+    expected = next(iter(cases.values())).digests
+    rows = []
+    for engine, case in cases.items():
+        of_steps = [case.steps.get(name, 0.0) for name in STEPS.values()]
+        timed_steps = [case.steps.get("session", 0.0), *of_steps, case.seconds - sum(of_steps)]
+        rows.append(
+            [
+                engine,
+                f"{case.seconds:.1f}",
+                f"{case.cpu_seconds:.1f}",
+                *(f"{seconds:.1f}" for seconds in timed_steps),
+                "equal" if case.digests == expected else "OTHER",
+            ]
+        )
+    return f"{staged:,} versions, {len(VIEWS.split(','))} views.\n\n{table(header, rows)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

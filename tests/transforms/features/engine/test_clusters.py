@@ -1,0 +1,202 @@
+"""A run on a cluster, real processes on loopback, has the tables of a run in one process."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from benchmarks.servers import Cluster, MissingProgram, dask_cluster, spark_cluster
+from tests.conftest import lacks
+from tests.transforms.features.engine.test_partitions import dies_after_its_write, orphans
+from tests.transforms.histories import NOW
+from transforms.engines import exchange
+from transforms.engines.engine import Engine
+from transforms.features.build import featurize
+from transforms.features.engine import partitions, record_parts
+from transforms.features.registry import view_of
+from transforms.home import Settings
+from transforms.sources.ingest import ingest
+from transforms.sources.source import load_source
+from transforms.staging.prepare import prepare
+from transforms.warehouse.tables import Warehouse
+
+pytestmark = [pytest.mark.service, pytest.mark.timeout(900)]
+N_ROWS = 8_000
+CLUSTERS = {"spark": spark_cluster, "dask": dask_cluster}
+Query = Callable[[str], pl.DataFrame]
+
+
+class Running:
+    """An engine on a running cluster."""
+
+    def __init__(self, name: str, cluster: Cluster, engine: Engine) -> None:
+        self.name, self.cluster, self.engine = name, cluster, engine
+
+
+@pytest.fixture(scope="module", params=CLUSTERS)
+def running(request: pytest.FixtureRequest) -> Iterator[Running]:
+    name = request.param
+    try:
+        with CLUSTERS[name]() as cluster, pytest.MonkeyPatch.context() as patch:
+            for variable, value in cluster.environment.items():
+                patch.setenv(variable, value)
+            engine = _engine(name, cluster.address)
+            yield Running(name, cluster, engine)
+            engine.close()
+    except MissingProgram as missing:
+        lacks(str(missing))
+
+
+def _engine(name: str, address: str) -> Engine:
+    if name == "dask":
+        from transforms.engines.dask import DaskEngine
+
+        return DaskEngine(address)
+    from transforms.engines.spark import SparkEngine
+
+    return SparkEngine(address)
+
+
+@pytest.fixture(scope="module")
+def staged(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Homes after the first of two loads, and after both."""
+    folder = tmp_path_factory.mktemp("expanded")
+    generate(shared, folder / "rows")
+    homes = [folder / "first", folder / "both"]
+    files = sorted((folder / "rows").glob("*.jsonl"))
+    (folder / "in").mkdir()
+    for file, home in zip(files, homes, strict=True):
+        file.rename(folder / "in" / file.name)
+        if home.name == "both":
+            shutil.copytree(homes[0], home)
+        source = load_source(write_source(folder / "source.yaml", folder / "in"))
+        warehouse = Warehouse(Settings(home=home))
+        ingest(source, warehouse)
+        prepare(source, warehouse)
+    return homes
+
+
+def generate(shared: Path, out: Path) -> None:
+    seed = f"commits={shared}/data/commits/*.zst,text=message,entity=author_id,label=repo"
+    sizes = ["--rows", str(N_ROWS), "--chunk", str(N_ROWS // 2), "--workers", "1"]
+    tool = [sys.executable, str(shared / "tools" / "expand.py"), "--out", str(out)]
+    command = [*tool, "--seed", f"{seed},time=authored_at", *sizes]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def write_source(path: Path, folder: Path) -> Path:
+    record = {
+        "record_id": "record_id",
+        "author_id": "user_id",
+        "subject_id": "source",
+        "event_timestamp": "event_time",
+        "text": "text",
+        "label": "label",
+    }
+    source = {
+        "name": "notes",
+        "uri": str(folder),
+        "known": {"column": "ingested_at"},
+        "record": record,
+        "positive_labels": ["linux"],
+    }
+    path.write_text(yaml.safe_dump(source), "utf-8")
+    return path
+
+
+@pytest.fixture
+def on_cluster(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute on the cluster what is to be computed by its engine."""
+    monkeypatch.setattr(exchange, "LEAST_ROWS", 1_000)
+    monkeypatch.setattr(partitions, "FEW_ROWS", 1_000)
+
+    def choose(settings: Settings) -> Engine | None:
+        return None if settings.engine == "local" else running.engine
+
+    monkeypatch.setattr(partitions, "engine_of", choose)
+
+
+def follow(home: Path, staged: list[Path], engine: str) -> Warehouse:
+    """Featurize a home after the first load, and again after the second."""
+    shutil.copytree(staged[0], home)
+    warehouse = Warehouse(Settings(home=home, engine=engine))
+    featurize(warehouse, NOW)
+    shutil.copytree(staged[1] / "staging", home / "staging", dirs_exist_ok=True)
+    featurize(warehouse, NOW + timedelta(hours=1))
+    return warehouse
+
+
+@pytest.fixture(scope="module")
+def alone(staged: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    """What one process makes of both loads."""
+    return follow(tmp_path_factory.mktemp("alone") / "home", staged, "local")
+
+
+def digests(warehouse: Warehouse) -> dict[str, tuple[int, int]]:
+    """The rows of each table, staging to features, and a digest of them in any order."""
+    found = {}
+    for relation in warehouse.relations():
+        if relation.startswith(("staging.", "features.", "duplicates.")):
+            rows = pl.read_delta(str(warehouse.folder(relation)))
+            found[relation] = (rows.height, int(rows.hash_rows().sum()))
+
+    return found
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_tables_of_a_cluster_are_those_of_one_process(
+    running: Running, alone: Warehouse, staged: list[Path], tmp_path: Path
+) -> None:
+    warehouse = follow(tmp_path / "home", staged, running.name)
+    assert digests(warehouse) == digests(alone)
+    assert len(warehouse.files("features.record_quality")) > 2  # workers wrote them
+    versions = warehouse.versions()
+    featurize(warehouse, NOW + timedelta(hours=2))
+    assert warehouse.versions() == versions
+    assert orphans(warehouse) == set()
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_worker_that_is_killed_and_two_runs_at_once_leave_nothing_twice(
+    running: Running,
+    alone: Warehouse,
+    staged: list[Path],
+    tmp_path: Path,
+    only: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    only(view_of("record_quality"), view_of("record_text"))
+    home = tmp_path / "home"
+    shutil.copytree(staged[1], home)
+    monkeypatch.setattr(record_parts, "compute_bucket", dies_after_its_write)
+    at = NOW + timedelta(hours=1)
+    with ThreadPoolExecutor(3) as threads:
+        runs = [
+            threads.submit(featurize, Warehouse(Settings(home=home, engine=running.name)), at)
+            for _ in range(2)
+        ]
+        while not list(home.glob("features/record_quality/part-*")):
+            time.sleep(0.02)
+            assert not any(run.done() for run in runs)
+        killed = running.cluster.executors()[0]
+        os.kill(killed, signal.SIGKILL)
+        for run in runs:
+            run.result()
+    assert killed not in running.cluster.executors()
+    warehouse = Warehouse(Settings(home=home))
+    assert orphans(warehouse) == set()
+    for name in ("record_quality", "record_text"):
+        rows = pl.read_delta(str(warehouse.folder(f"features.{name}"))).drop("created_timestamp")
+        expected = pl.read_delta(str(alone.folder(f"features.{name}"))).drop("created_timestamp")
+        key = ["record_id", "event_timestamp"]
+        assert rows.sort(key).equals(expected.sort(key))

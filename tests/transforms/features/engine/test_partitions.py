@@ -1,0 +1,224 @@
+"""What workers of an engine compute is what one process computes, whatever becomes of a worker."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.transforms.histories import HOUR, NOW, Version, rows_of, stage, version
+from transforms.engines import exchange
+from transforms.engines.processes import ProcessesEngine
+from transforms.errors import EngineError, GateError
+from transforms.features.build import featurize
+from transforms.features.engine import partitions, record_parts
+from transforms.features.engine.group_by import GroupView
+from transforms.features.engine.parts import Part
+from transforms.features.engine.record_parts import Bucket, compute_bucket
+from transforms.features.registry import view_of, views
+from transforms.features.view import View
+from transforms.home import Settings
+from transforms.warehouse.tables import Rows, Warehouse, files_of_version
+
+N_RECORDS = 40
+IN_PARTS = [view.name for view in views() if view.is_computed_beside or isinstance(view, GroupView)]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Divide few rows into several tasks, as many are."""
+    monkeypatch.setattr(exchange, "LEAST_ROWS", 5)
+    monkeypatch.setattr(partitions, "FEW_ROWS", 0)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[ProcessesEngine]:
+    started = ProcessesEngine(2)
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def in_processes(
+    engine: ProcessesEngine, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Path], Warehouse]:
+    """Open a home whose record views are computed in two processes."""
+
+    def choose(settings: Settings) -> ProcessesEngine | None:
+        return engine if settings.engine == "processes" else None
+
+    monkeypatch.setattr(partitions, "engine_of", choose)
+    return lambda home: Warehouse(Settings(home=home, engine="processes"))
+
+
+def arrivals() -> list[list[Version]]:
+    """Records; then later versions, one of them dated before; then a tombstone."""
+    first = [version(f"r{n}", known=n, text=f"the text of {n}") for n in range(N_RECORDS)]
+    later = [version(f"r{n}", known=HOUR + n, text=f"now {n}") for n in range(0, N_RECORDS, 2)]
+    late = [version("r1", known=2 * HOUR, event=-HOUR), version("new", known=2 * HOUR)]
+    return [first, later + late, [version("r3", known=3 * HOUR, text=None)]]
+
+
+def follow(warehouse: Warehouse, increments: list[list[Version]]) -> list[dict[str, Rows]]:
+    counts = []
+    for number, increment in enumerate(increments):
+        stage(warehouse, increment)
+        counts.append(featurize(warehouse, NOW + timedelta(hours=number)))
+    return counts
+
+
+def tables(warehouse: Warehouse) -> dict[str, Any]:
+    found = {view.name: rows_of(warehouse, view.name) for view in map(view_of, IN_PARTS)}
+    return {name: rows.sort(rows.columns[:3]).to_dicts() for name, rows in found.items()}
+
+
+def orphans(warehouse: Warehouse) -> set[str]:
+    """Data files of views that no version names."""
+    found = set[str]()
+    for view in views():
+        folder = warehouse.folder(view.relation)
+        named = (files_of_version(folder, at) for at in range(warehouse.version(view.relation) + 1))
+        found |= set(map(str, folder.glob("*.parquet"))).difference(*named)
+    return found
+
+
+@pytest.fixture
+def in_parts(only: Callable[..., None]) -> None:
+    """Compute just the views of which there are parts."""
+    only(*(view_of(name) for name in IN_PARTS))
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_increments_in_workers_have_the_rows_of_one_process(
+    in_processes: Callable[[Path], Warehouse], new_home: Callable[[], Warehouse], tmp_path: Path
+) -> None:
+    one, many = new_home(), in_processes(tmp_path / "many")
+    assert follow(many, arrivals()) == follow(one, arrivals())
+    assert tables(many) == tables(one)
+    assert len(many.files("features.record_quality")) > 3  # several workers wrote, each its own
+    versions = many.versions()
+    featurize(many, NOW + timedelta(days=1))
+    assert many.versions() == versions
+    assert orphans(many) == set()
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_records_taken_out_in_workers_have_the_rows_of_one_process(
+    in_processes: Callable[[Path], Warehouse], new_home: Callable[[], Warehouse], tmp_path: Path
+) -> None:
+    homes = [new_home(), in_processes(tmp_path / "many")]
+    for warehouse in homes:
+        follow(warehouse, arrivals()[:2])
+        stage(warehouse, [item for item in arrivals()[0] if item.record != "r4"], is_all=True)
+        featurize(warehouse, NOW + timedelta(days=1))
+    one, many = map(tables, homes)
+    assert many == one
+
+
+def dies_after_its_write(task: Bucket) -> list[Part]:
+    """Compute a bucket; the first worker to be that far dies of it."""
+    made = compute_bucket(task)
+    died = Path(task.place.folder, "died")
+    if task.number == 0 and not died.exists():
+        died.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return made
+
+
+def always_dies(task: Bucket) -> list[Part]:
+    """Write a bucket, and die of it."""
+    compute_bucket(task)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return []
+
+
+def has_other_code(task: Bucket) -> list[Part]:
+    """Compute a bucket as a worker with another library would."""
+    return [part._replace(code=part.code + 1, host="other") for part in compute_bucket(task)]
+
+
+def breaks_the_contract(task: Bucket) -> list[Part]:
+    """Fail as a gate does, once something is written."""
+    compute_bucket(task)
+    message = "features.record_quality: n_words: 1 row is below 0"
+    raise GateError(message)
+
+
+@pytest.fixture
+def quality(only: Callable[..., None]) -> View:
+    """Compute one view alone."""
+    view = view_of("record_quality")
+    only(view)
+    return view
+
+
+@pytest.mark.usefixtures("quality")
+def test_worker_that_dies_after_its_write_leaves_nothing_and_nothing_comes_twice(
+    in_processes: Callable[[Path], Warehouse],
+    new_home: Callable[[], Warehouse],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, many = new_home(), in_processes(tmp_path / "many")
+    follow(one, arrivals()[:1])
+    monkeypatch.setattr(record_parts, "compute_bucket", dies_after_its_write)
+    follow(many, arrivals()[:1])
+    assert (
+        rows_of(many, "record_quality")
+        .sort("record_id", "event_timestamp")
+        .equals(rows_of(one, "record_quality").sort("record_id", "event_timestamp"))
+    )
+    assert orphans(many) == set()
+    assert list((tmp_path / "many" / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("worker", "error", "said"),
+    [
+        (always_dies, EngineError, "processes ended before they answered"),
+        (has_other_code, EngineError, "other computes it by other code"),
+        (breaks_the_contract, GateError, "is below 0"),
+    ],
+)
+@pytest.mark.usefixtures("quality")
+def test_run_whose_workers_fail_commits_nothing_and_the_next_is_whole(
+    in_processes: Callable[[Path], Warehouse],
+    tmp_path: Path,
+    worker: Callable[[Bucket], list[Part]],
+    error: type[Exception],
+    said: str,
+) -> None:
+    warehouse = in_processes(tmp_path / "many")
+    stage(warehouse, arrivals()[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record_parts, "compute_bucket", worker)
+        patch.setattr(exchange, "LEAST_ROWS", N_RECORDS)  # one bucket, which dies four times
+        with pytest.raises(error, match=said):
+            featurize(warehouse, NOW)
+    assert warehouse.n_rows("features.record_quality") == 0
+    assert orphans(warehouse) == set()
+    featurize(warehouse, NOW)
+    assert warehouse.n_rows("features.record_quality") == N_RECORDS
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_changed_code_in_workers_replaces_all_rows_as_one_process_does(
+    in_processes: Callable[[Path], Warehouse],
+    new_home: Callable[[], Warehouse],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    homes = [new_home(), in_processes(tmp_path / "many")]
+    for warehouse in homes:
+        stage(warehouse, [*arrivals()[0], *arrivals()[1]])
+        featurize(warehouse, NOW)
+    monkeypatch.setattr("transforms.features.build.consumed_version", lambda *_: 0)
+    for warehouse in homes:
+        stage(warehouse, arrivals()[2])
+        featurize(warehouse, NOW + timedelta(hours=1))
+    one, many = map(tables, homes)
+    assert many == one
+    assert orphans(homes[1]) == set()

@@ -1,0 +1,107 @@
+"""The protocol of engines, and the one that a run is to use."""
+
+import atexit
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Generic, NamedTuple, TypeVar
+
+from transforms.errors import EngineError
+from transforms.home import Settings
+
+Task = TypeVar("Task")
+Made = TypeVar("Made")
+# a task whose worker ends before it answers is given to another one so many times in all
+TRIES = 4
+# a worker has a core: libraries that would take all of them are told so before they are imported
+ONE_CORE = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+class Engine(ABC):
+    """Workers that run functions of modules which can be imported there."""
+
+    @property
+    @abstractmethod
+    def n_workers(self) -> int:
+        """How many tasks run at a time."""
+
+    @abstractmethod
+    def map(self, function: Callable[[Task], Made], tasks: Sequence[Task]) -> Iterator[Made]:
+        """Yield what the function makes of each task, in any order.
+
+        A task may be tried more than once, even at once. What the function raises is raised here.
+        Raises `EngineError` where a task's workers keep ending before they answer.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End what the engine has started."""
+
+
+class Answer(NamedTuple, Generic[Made]):
+    """What a function made of a task, or what it raised."""
+
+    made: Made | None
+    error: Exception | None
+
+    def get(self) -> Made:
+        """Return what was made, or raise what was raised."""
+        if self.error:
+            raise self.error
+        return self.made  # type: ignore[return-value]
+
+
+def attempt(function: Callable[[Task], Made], task: Task) -> Answer[Made]:
+    """Run a task in a worker, whose engine would run what it raises again.
+
+    So only errors that may pass, of files and memory, are raised.
+
+    >>> attempt(int, "7").get()
+    7
+    >>> attempt(int, "seven").error
+    ValueError("invalid literal for int() with base 10: 'seven'")
+    """
+    try:
+        return Answer(function(task), None)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - it is raised where the task came from
+        return Answer(None, error)
+
+
+def engine_of(settings: Settings) -> Engine | None:
+    """Return the engine that the settings choose; None is this process alone.
+
+    It is started once in a process and closed at its end. Raises `EngineError` if its library is
+    not installed.
+    """
+    if settings.engine == "local":
+        return None
+    return _engine(settings.engine, settings.spark_master, settings.dask_scheduler)
+
+
+@lru_cache(maxsize=1)
+def _engine(name: str, spark_master: str | None, dask_scheduler: str | None) -> Engine:
+    try:
+        engine = _started(name, spark_master, dask_scheduler)
+    except ModuleNotFoundError as error:
+        message = (
+            f"MILLRACE_ENGINE={name}: {error.name} is not installed; pip install 'millrace[{name}]'"
+        )
+        raise EngineError(message) from None
+    atexit.register(engine.close)
+    return engine
+
+
+def _started(name: str, spark_master: str | None, dask_scheduler: str | None) -> Engine:
+    if name == "spark":
+        from transforms.engines.spark import SparkEngine
+
+        return SparkEngine(spark_master)
+    if name == "dask":
+        from transforms.engines.dask import DaskEngine
+
+        return DaskEngine(dask_scheduler)
+    from transforms.engines.processes import ProcessesEngine
+
+    return ProcessesEngine()
