@@ -204,7 +204,7 @@ class GroupView(View):
             yield from self.whole(run, spans, columns)
             return
         yield from self.extend(run, spans, columns)
-        if run.connection.sql("from incomplete limit 1").fetchall():
+        if run.connection.execute("from incomplete limit 1").fetchall():
             yield from self.rebuild(run, "incomplete")
 
     def extend(self, run: Run, spans: str, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
