@@ -6,17 +6,16 @@ have. A failure is said without what the store answered, which may contain them.
 
 import glob
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
-from transforms.errors import FileRefusedError, HomeError, MillraceError, SourceError
+from transforms.buckets import ADDRESS, UNLISTED, failing, open_store
+from transforms.errors import FileRefusedError, HomeError, SourceError
 from transforms.sources.source import RemoteObject, Source, SourceFile
 from transforms.warehouse.scratch import scratch_folder
 
@@ -25,52 +24,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 8
 CHUNK_BYTES = 8 << 20
-UNLISTED = {"http", "https"}
-RETRIES = {"max_retries": 4}
-WAITS: dict[str, Any] = {"connect_timeout": "10s", "timeout": "10m"}
 LocalCopy = Callable[[SourceFile], SourceFile]
-ADDRESS = re.compile(r"(?P<root>(?P<scheme>s3|gs|az|https?)://(?P<bucket>[^/]+))(?:/(?P<key>.*))?")
-# what stores answer
-CODE = re.compile(r"<Code>(\w+)</Code>")
-STATUS = re.compile(r"status code: (\d{3} [A-Z][A-Za-z ]+)")
-DENIED = re.compile(r"PermissionDenied|Unauthenticated|40[13] \w+")
-NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|404 Not Found")
-ELSEWHERE = re.compile(r"PermanentRedirect|AuthorizationHeaderMalformed|LOCATION")
-# where a client without credentials asks the machine that it runs on, or what it lacks
-NO_CREDENTIALS = re.compile(
-    r"/latest/(api|meta-data)|/computeMetadata/|/metadata/identity"
-    r"|Account must be|Missing\w*(Key|Secret)"
-)
-
-
-class _Cloud(NamedTuple):
-    """What a person sets to reach a store, and what they need to be allowed."""
-
-    credentials: str
-    place: str
-    rights: str
-
-
-CLOUDS = {
-    "s3": _Cloud(
-        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public one",
-        "AWS_REGION and AWS_ENDPOINT_URL",
-        "s3:ListBucket and s3:GetObject",
-    ),
-    "gs": _Cloud(
-        "GOOGLE_APPLICATION_CREDENTIALS",
-        "GOOGLE_APPLICATION_CREDENTIALS",
-        "storage.objects.list and storage.objects.get",
-    ),
-    "az": _Cloud(
-        "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
-        "AZURE_STORAGE_ACCOUNT_NAME",
-        "Storage Blob Data Reader",
-    ),
-}
-CLOUDS |= dict.fromkeys(
-    UNLISTED, _Cloud("none: only what needs none is read", "its host", "reading without a name")
-)
 
 
 class Address(NamedTuple):
@@ -141,7 +95,7 @@ def find_objects(source: Source) -> Iterator[tuple[RemoteObject, bool]]:
     found: dict[str, tuple[RemoteObject, bool]] = {}
     for address in map(address_of, source.addresses):
         store = open_store(address.root)
-        with _failing(address.root):
+        with failing(address.root):
             exact = _exact(store, address)
             metas = [exact] if exact else _listed(store, address)
         for meta in metas:
@@ -182,28 +136,6 @@ def local_copies(files: Sequence[SourceFile], home: Path) -> Iterator[LocalCopy]
             )
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def open_store(root: str) -> "ObjectStore":
-    """Open a bucket, a container or a host; raises `SourceError` if it cannot be spoken to."""
-    try:
-        from obstore import store
-    except ImportError:
-        message = f"{root}: to read from there, install the extra: pip install 'millrace[cloud]'"
-        raise SourceError(message) from None
-    address = address_of(f"{root}/-")
-    makers: dict[str, Callable[..., ObjectStore]] = {
-        "s3": store.S3Store,
-        "gs": store.GCSStore,
-        "az": store.AzureStore,
-    }
-    endpoint = environ.get("AWS_ENDPOINT_URL", "") if address.scheme == "s3" else root
-    allowed = {"allow_http": True} if endpoint.startswith("http://") else {}
-    options: Mapping[str, Any] = {"client_options": WAITS | allowed, "retry_config": RETRIES}
-    with _failing(root):
-        if address.scheme in makers:
-            return makers[address.scheme](address.bucket, **options)
-        return store.HTTPStore.from_url(root, **options)
 
 
 def _exact(store: "ObjectStore", address: Address) -> Mapping[str, Any] | None:
@@ -249,7 +181,7 @@ def _fetch(store: "ObjectStore", item: RemoteObject, path: Path) -> Path:
     import obstore
     from obstore.exceptions import PermissionDeniedError
 
-    with _failing(item.root):
+    with failing(item.root):
         try:
             got = obstore.get(store, _path(item.root, item.key))
             is_same = (got.meta["size"], _mark(got.meta)) == (item.n_bytes, item.mark)
@@ -284,39 +216,3 @@ def _mark(meta: Mapping[str, Any]) -> str:
 def _path(root: str, key: str) -> str:
     """Return a key as its store has it; an address in the web is written with escapes."""
     return unquote(key) if root.startswith("http") else key
-
-
-@contextmanager
-def _failing(root: str) -> Iterator[None]:
-    """Say what went wrong in one line, without what the store answered."""
-    try:
-        yield
-    except (MillraceError, MemoryError):
-        raise
-    except Exception as error:  # noqa: BLE001 - each store has errors of its own
-        message = f"{root}: {_reason(root, error)}"
-        raise SourceError(message) from None
-
-
-def _reason(root: str, error: Exception) -> str:
-    """Tell from an error what is to be done.
-
-    >>> _reason("s3://lake", Exception("404 Not Found: <Code>NoSuchBucket</Code>"))
-    'there is no such bucket; check `uri`, AWS_REGION and AWS_ENDPOINT_URL'
-    """
-    cloud, said = CLOUDS[root.partition(":")[0]], str(error)
-    code = CODE.search(said)
-    if NO_CREDENTIALS.search(said):
-        return f"no credentials were found; set {cloud.credentials}"
-    if DENIED.search(f"{type(error).__name__} {said}"):
-        detail = f" ({code[1]})" if code else ""
-        return f"may not be read with these credentials{detail}; they need {cloud.rights}"
-    if NO_BUCKET.search(said):
-        return f"there is no such bucket; check `uri`, {cloud.place}"
-    if ELSEWHERE.search(said):
-        return f"is in another region; check {cloud.place}"
-    if "InvalidPath" in type(error).__name__:
-        return "has a key with an empty part (`//`) or `.` or `..` there; name a folder without it"
-    status = code or STATUS.search(said)
-    detail = f" ({status[1]})" if status else ""
-    return f"cannot be reached{detail}; check `uri`, the network and {cloud.place}"

@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 
 from benchmarks.servers import Address, free_port
+from transforms import buckets
 from transforms.errors import NoFilesError, SourceError
 from transforms.schemas.raw import RawRecord
 from transforms.sources import ingest as ingest_module
@@ -66,7 +67,7 @@ def bucket(s3_address: Address, monkeypatch: pytest.MonkeyPatch) -> Iterator[Buc
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
-    monkeypatch.setattr(objects, "RETRIES", {"max_retries": 0})
+    monkeypatch.setattr(buckets, "RETRIES", {"max_retries": 0})
     yield made
     allow_requests(made, b"inf")
 
