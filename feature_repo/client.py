@@ -370,9 +370,12 @@ def home_of(home: Path | str | None) -> Path:
 
 
 def _root(home: Path | str | None) -> Path:
-    from transforms.home import HOME_NAME, default_home
+    from transforms.home import HOME_NAME, Settings, default_home
+    from transforms.replica import address_of
 
     given = home or os.environ.get("MILLRACE_HOME") or default_home()  # all settings take 3 ms
+    if address_of(Path(given)):
+        return Settings(home=Path(given)).root
     root = Path(given).expanduser().resolve()
     beside_checkout = REPOSITORY.parent / HOME_NAME
     return beside_checkout if not home and not root.is_dir() and beside_checkout.is_dir() else root

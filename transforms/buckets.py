@@ -79,8 +79,7 @@ def open_store(root: str, prefix: str | None = None) -> "ObjectStore":
         "gs": store.GCSStore,
         "az": store.AzureStore,
     }
-    endpoint = environ.get("AWS_ENDPOINT_URL", "") if scheme == "s3" else root
-    allowed = {"allow_http": True} if endpoint.startswith("http://") else {}
+    allowed = {"allow_http": True} if is_plain_http(root) else {}
     options: Mapping[str, Any] = {"client_options": WAITS | allowed, "retry_config": RETRIES}
     with failing(root):
         if scheme in makers:
@@ -88,14 +87,23 @@ def open_store(root: str, prefix: str | None = None) -> "ObjectStore":
         return store.HTTPStore.from_url(root, **options)
 
 
+def is_plain_http(root: str) -> bool:
+    """Whether the way to a bucket or host is not encrypted, which somebody has chosen."""
+    endpoint = environ.get("AWS_ENDPOINT_URL", "") if root.startswith("s3:") else root
+    return endpoint.startswith("http://")
+
+
 @contextmanager
-def failing(root: str) -> Iterator[None]:
-    """Say what went wrong in one line, without what the store answered."""
+def failing(root: str, expected: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Say what went wrong in one line, without what the store answered; let pass what is expected.
+
+    Raises `SourceError`.
+    """
     try:
         yield
-    except (MillraceError, MemoryError):
-        raise
-    except Exception as error:  # noqa: BLE001 - each store has errors of its own
+    except Exception as error:  # each store has errors of its own
+        if isinstance(error, (MillraceError, *expected)):
+            raise
         message = f"{root}: {_reason(root, error)}"
         raise SourceError(message) from None
 

@@ -21,7 +21,7 @@ from transforms.features.chosen import chosen_views, computed_views, home_views,
 from transforms.features.contracts import UNSERVED
 from transforms.features.registry import views
 from transforms.features.view import Run, View
-from transforms.home import replace_file
+from transforms.home import remove_files, replace_file
 from transforms.paths import parquet
 from transforms.profiles.profile import profile_views
 from transforms.schemas.base import Contract
@@ -144,7 +144,7 @@ def write_unfinished(warehouse: Warehouse, unfinished: Unfinished | None) -> Non
     """Record that a backfill is in progress, or that none is."""
     path = _unfinished_path(warehouse)
     if unfinished is None:
-        path.unlink(missing_ok=True)
+        remove_files([path])
         return
     replace_file(path, json.dumps(unfinished._asdict()).encode())
 

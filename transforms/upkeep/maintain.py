@@ -17,6 +17,7 @@ from transforms.expressions import quoted
 from transforms.features.build import consistent_versions
 from transforms.features.engine.duplicate_index import INDEX
 from transforms.features.registry import views
+from transforms.home import remove_files
 from transforms.paths import file_bytes
 from transforms.profiles.profile import profile_views
 from transforms.schemas.base import Contract
@@ -207,16 +208,16 @@ def _vacuum(warehouse: Warehouse, relation: str, kept: set[int], *, is_dry: bool
     hours = round(warehouse.settings.keep_days * 24)
     keep = sorted(version for version in kept if 0 <= version <= table.version())
     # Delta's own deletion adds two commits that every consumer of the table would have to read
-    names = table.vacuum(
+    there = warehouse.settings.replica
+    names = (there.table(warehouse.folder(relation)) if there else table).vacuum(
         hours, dry_run=True, enforce_retention_duration=False, keep_versions=keep, full=True
     )
-    files = [
-        file for file in (warehouse.folder(relation) / name for name in names) if file.is_file()
-    ]
-    deleted = Vacuumed(relation, len(files), sum(map(file_bytes, files)))
+    named = [warehouse.folder(relation) / name for name in names]
+    files = named if there else [file for file in named if file.is_file()]
+    n_bytes = sum(map(there.size if there else file_bytes, files))
+    deleted = Vacuumed(relation, len(files), n_bytes)
     if not is_dry:
-        for file in files:
-            file.unlink()
+        remove_files(files)
         table.create_checkpoint()
     return deleted
 
