@@ -358,8 +358,11 @@ def home_of(home: Path | str | None) -> Path:
     `HomeError` where no pipeline has run yet.
     """
     from transforms.errors import HomeError
+    from transforms.home import settings_of
 
     root = _root(home)
+    if settings_of(root).replica:
+        _register_here(root)
     if not (root / "feast" / "registry.db").is_file():
         message = (
             f"{root}: no feature store there; run the pipeline first, or say where it ran: "
@@ -367,6 +370,18 @@ def home_of(home: Path | str | None) -> Path:
         )
         raise HomeError(message)
     return root
+
+
+@lru_cache(maxsize=16)
+def _register_here(root: Path) -> None:
+    """Have the definitions in this machine's registry of a home in object storage."""
+    from feature_repo.online import apply
+    from transforms.home import settings_of
+    from transforms.warehouse.tables import Warehouse
+
+    warehouse = Warehouse(settings_of(root))
+    if warehouse.versions():
+        apply(warehouse)
 
 
 def _root(home: Path | str | None) -> Path:

@@ -631,7 +631,7 @@ def _lease(home: Path) -> Iterator[None]:
         return
 
     def tell(holder: str) -> None:
-        machine, process, _ = holder.split(":")
+        machine, process, *_ = holder.split(":")
         logger.warning(
             "%s: waiting for another run (process %s on %s) to end", there.uri, process, machine
         )

@@ -41,6 +41,7 @@ LOG = re.compile(r"[^/]+/[^/]+/_delta_log/[^/]+")
 DATA = re.compile(r"[^/]+/[^/]+/[^/]+\.parquet")
 ADDRESS = re.compile(r"(?P<root>(?:s3|gs|az):/)/?(?P<bucket>[^/]+)(?:/+(?P<path>.*?))?/*")
 NAME = ".object-storage"
+COPY = ".replica"
 INDEX = ".replica.db"
 SECONDS_OF_A_LEASE = 30.0
 SECONDS_OF_A_LOOK = 0.5
@@ -66,10 +67,13 @@ class Lease:
     owner gives it up after half of that without a renewal, so no clocks need to agree.
     """
 
-    def __init__(self, store: Any, key: str) -> None:
-        """Take the store and the lease's key."""
-        self._store, self._key = store, key
-        self._holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"
+    def __init__(self, store: Any, key: str, copy: str) -> None:
+        """Take the store, the lease's key and the name of the copy that this process works on.
+
+        Whoever asks has locked that copy, so what else has its name is dead.
+        """
+        self._store, self._key, self._copy = store, key, copy
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{copy}:{secrets.token_hex(8)}"
         self._mark: str | None = None
         self._n_renewals = 0
         self._renewed_at = 0.0
@@ -82,7 +86,7 @@ class Lease:
         seen, since, is_told = "", time.monotonic(), False
         while True:
             holder, mark = self._read()
-            if mark is None or holder is None:
+            if mark is None or holder is None or holder.split(":")[2] == self._copy:
                 if self._put(mark):
                     break
                 continue
@@ -168,6 +172,13 @@ class Replica:
         self._leases: list[Lease] = []
         self.pulled_at = float("-inf")
         (root / "tmp").mkdir(parents=True, exist_ok=True)
+        if not (root / COPY).is_file():
+            half = root / "tmp" / secrets.token_hex(8)
+            half.write_text(half.name, "utf-8")
+            with suppress(FileExistsError):
+                os.link(half, root / COPY)
+            half.unlink()
+        self._name = (root / COPY).read_text("utf-8")
         with self._database() as database:
             database.execute(
                 "create table if not exists files (path text primary key, mark text, size integer)"
@@ -337,7 +348,7 @@ class Replica:
     @contextmanager
     def lease(self, name: str, waiting: Callable[[str], None]) -> Iterator[None]:
         """Have the right to write until the end of the block; what is there is here then."""
-        lease = Lease(self.store, f"{name}.lease")
+        lease = Lease(self.store, f"{name}.lease", self._name)
         with failing(self._bucket):
             is_taken_over = lease.acquire(waiting)
         self._leases.append(lease)
