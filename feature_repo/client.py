@@ -4,6 +4,8 @@ import copy
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -374,14 +376,18 @@ def home_of(home: Path | str | None) -> Path:
 
 @lru_cache(maxsize=16)
 def _register_here(root: Path) -> None:
-    """Have the definitions in this machine's registry of a home in object storage."""
-    from feature_repo.online import apply
+    """Have the definitions in this machine's registry of a home in object storage.
+
+    That opens tables, so a process of its own does it: a server that forks must not have their
+    threads.
+    """
+    from feature_repo.online import is_applied
     from transforms.home import settings_of
     from transforms.warehouse.tables import Warehouse
 
-    warehouse = Warehouse(settings_of(root))
-    if warehouse.versions():
-        apply(warehouse)
+    if not is_applied(Warehouse(settings_of(root))):
+        command = [sys.executable, "-m", "feature_repo.register_here", str(root)]
+        subprocess.run(command, check=True, env={**os.environ, "MILLRACE_HOME": str(root)})  # noqa: S603 - ours
 
 
 def _root(home: Path | str | None) -> Path:
@@ -390,7 +396,8 @@ def _root(home: Path | str | None) -> Path:
 
     given = home or os.environ.get("MILLRACE_HOME") or default_home()  # all settings take 3 ms
     if address_of(Path(given)):
-        return Settings(home=Path(given)).root
+        settings = Settings(home=Path(given))
+        return settings.replica.root if settings.replica else settings.root
     root = Path(given).expanduser().resolve()
     beside_checkout = REPOSITORY.parent / HOME_NAME
     return beside_checkout if not home and not root.is_dir() and beside_checkout.is_dir() else root

@@ -424,6 +424,8 @@ def recover(warehouse: Warehouse, now: datetime) -> None:
     """Delete what a killed run left behind, and finish an erasure that was killed."""
     sweep(warehouse)
     if is_erasing(warehouse.settings.root):
+        if warehouse.settings.replica:
+            apply(warehouse)  # it may have begun on another machine
         with lock_arrivals(warehouse.settings.root):
             finish_erasure(warehouse, now)
 
@@ -440,6 +442,7 @@ def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
     from transforms.upkeep.erase import begin, find
 
     warehouse = Warehouse(Settings(home=home))
+    home = warehouse.settings.root
     with lock_home(home):
         now = datetime.now(UTC)
         recover(warehouse, now)

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import sqlite3
 import threading
@@ -42,6 +43,7 @@ DATA = re.compile(r"[^/]+/[^/]+/[^/]+\.parquet")
 ADDRESS = re.compile(r"(?P<root>(?:s3|gs|az):/)/?(?P<bucket>[^/]+)(?:/+(?P<path>.*?))?/*")
 NAME = ".object-storage"
 COPY = ".replica"
+HALF = "half-"
 INDEX = ".replica.db"
 SECONDS_OF_A_LEASE = 30.0
 SECONDS_OF_A_LOOK = 0.5
@@ -173,8 +175,8 @@ class Replica:
         self.pulled_at = float("-inf")
         (root / "tmp").mkdir(parents=True, exist_ok=True)
         if not (root / COPY).is_file():
-            half = root / "tmp" / secrets.token_hex(8)
-            half.write_text(half.name, "utf-8")
+            half = self._half()
+            half.write_text(half.name.removeprefix(HALF), "utf-8")
             with suppress(FileExistsError):
                 os.link(half, root / COPY)
             half.unlink()
@@ -251,7 +253,7 @@ class Replica:
 
     def size(self, path: Path) -> int:
         """Return the bytes of a file there."""
-        return self._files().get(self._key(path), ("", 0))[1]
+        return self._known(self._key(path))[1]
 
     # --- from here to there ---
 
@@ -268,7 +270,8 @@ class Replica:
         """Write a file there and here; nothing is done where it is as it was."""
         import obstore
 
-        if path.is_file() and path.read_bytes() == content and self._key(path) in self._files():
+        is_there = bool(self._known(self._key(path))[0])
+        if is_there and path.is_file() and path.read_bytes() == content:
             return
         self.check()
         with failing(self._bucket):
@@ -310,7 +313,7 @@ class Replica:
 
         `write` makes the entry, in a copy of the table's log that nobody else sees.
         """
-        with TemporaryDirectory(dir=self.root / "tmp") as scratch:
+        with TemporaryDirectory(prefix=HALF, dir=self.root / "tmp") as scratch:
             log = Path(scratch, "_delta_log")
             log.mkdir()
             for path in _since_checkpoint(folder / "_delta_log", version):
@@ -404,7 +407,7 @@ class Replica:
     def _fetch(self, path: Path) -> None:
         import obstore
 
-        half = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.half")
+        half = self._half()
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with failing(self._bucket, (FileNotFoundError,)), half.open("wb") as file:
@@ -421,7 +424,7 @@ class Replica:
     def _write_here(self, key: str, content: bytes, mark: str) -> None:
         path = self.root / key
         path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.half")
+        half = self._half()
         half.write_bytes(content)
         half.replace(path)
         self._index([(key, mark, len(content))])
@@ -437,7 +440,14 @@ class Replica:
             database.executemany("delete from files where path = ?", [(key,) for key in keys])
 
     def _evict(self) -> None:
-        """Delete cached data files, those that were read the longest ago, down to the bound."""
+        """Delete cached data files, those that were read the longest ago, down to the bound.
+
+        And what killed processes have left half done.
+        """
+        for half in (self.root / "tmp").glob(f"{HALF}*"):
+            with suppress(FileNotFoundError):
+                if time.time() - half.stat().st_mtime > SECONDS_IN_USE:
+                    shutil.rmtree(half) if half.is_dir() else half.unlink()
         cached = []
         for key in self._files():
             if DATA.fullmatch(key):
@@ -451,6 +461,9 @@ class Replica:
             path.unlink(missing_ok=True)
             n_bytes -= size
 
+    def _half(self) -> Path:
+        return self.root / "tmp" / f"{HALF}{secrets.token_hex(8)}"
+
     def _key(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
@@ -459,6 +472,11 @@ class Replica:
         with self._database() as database:
             rows = database.execute("select path, mark, size from files").fetchall()
         return {path: (mark, size) for path, mark, size in rows}
+
+    def _known(self, key: str) -> tuple[str, int]:
+        with self._database() as database:
+            sql = "select mark, size from files where path = ?"
+            return database.execute(sql, (key,)).fetchone() or ("", 0)
 
     def _index(self, rows: Iterable[tuple[str, str, int]]) -> None:
         with self._database() as database:

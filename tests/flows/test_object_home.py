@@ -22,6 +22,8 @@ from transforms.errors import HomeError
 from transforms.home import Settings
 from transforms.replica import Lease, replica_of
 from transforms.schemas.raw import RawRecord
+from transforms.sources.posts import Intake, read_post
+from transforms.sources.source import load_source
 from transforms.staging.accounting import recount
 from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
@@ -168,7 +170,7 @@ def test_machines_take_turns_and_have_what_a_home_on_disk_has(
     "step",
     ["after:raw.records", "before:staging.records", "after:features.record_quality", "after:apply"],
 )
-def test_run_that_is_killed_is_finished_by_the_next(
+def test_run_that_is_killed_there_is_finished_by_the_next(
     machines: tuple[Machine, Machine],
     bucket: Bucket,
     notes: Notes,
@@ -266,7 +268,7 @@ def test_what_is_erased_is_in_no_object_and_in_no_cache(
     assert [key for key, held in bucket.objects(home).items() if words[0] in held] == []
     before = content(home)
     b.warm.run("run", notes.source, home)
-    assert content(home) == before
+    assert all(content(home)[name] == before[name] for name in before if "profiles" not in name)
     for word in words:
         assert [key for key, held in bucket.objects(home).items() if word in held] == []
         assert [path for path in a.greps(word) if home.rsplit("/", 1)[1] == path[:1]] == []
@@ -376,6 +378,8 @@ def test_commit_under_way_from_before_a_takeover_is_not_the_next_one_any_more(
     warehouse.create(RawRecord)
     there.fence()
     assert not there._put_entry(folder, 1, b"{}")
+    fence = (folder / "_delta_log" / f"{1:020d}.json").read_bytes()
+    assert there._put_entry(folder, 1, fence), "a put that is tried again meets itself"
     assert warehouse.version("raw.records") == 1
 
 
@@ -400,3 +404,18 @@ def test_data_files_here_are_bounded_but_for_those_in_use(
     assert 0 < sum(path.stat().st_size for path in left) <= 20_000
     assert left == sorted(data)[-len(left) :]
     assert content(home) == expected
+
+
+def test_posts_to_two_machines_are_taken_once(bucket: Bucket, notes: Notes, tmp_path: Path) -> None:
+    home, source = Path(bucket.home()), load_source(notes.source)
+    homes = [Warehouse(Settings(home=home, cache=tmp_path / name)) for name in ("a", "b")]
+    intakes = [Intake(source, warehouse) for warehouse in homes]
+    first = intakes[0].take([read_post("one", b'{"id": 1}'), read_post("two", b'{"id": 2}')])
+    again = intakes[1].take([read_post("two", b'{"id": 2}'), read_post("three", b'{"id": 3}')])
+    assert again[0] == first[1]
+    assert [taken.version for taken in (*first, *again)] == [1, 1, 1, 2]
+    with connect(Warehouse(homes[0].settings)) as connection:
+        rows = connection.sql("select source_uri from raw.records order by all").fetchall()
+    assert rows == [("post:one",), ("post:three",), ("post:two",)]
+    for intake in intakes:
+        intake.close()
