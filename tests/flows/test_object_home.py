@@ -89,9 +89,11 @@ class Machine:
             self.warm = Warm(folder / "log.txt")
         (folder / "log.txt").touch()
 
-    def greps(self, word: bytes) -> list[str]:
-        files = [path for path in self.cache.rglob("*") if path.is_file()]
-        return [str(path.relative_to(self.cache)) for path in files if word in path.read_bytes()]
+    def greps(self, home: str, word: bytes) -> list[Path]:
+        """Find what is kept here of a home that has a word."""
+        (folder,) = self.cache.glob(f"{home.rpartition('/')[2]}-*")
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        return [path for path in files if word in path.read_bytes()]
 
 
 @pytest.fixture(scope="module")
@@ -257,21 +259,28 @@ def test_what_is_erased_is_in_no_object_and_in_no_cache(
     home, (a, b) = bucket.home(), machines
     notes.add()
     file = notes.folder / "data" / "1.jsonl"
-    file.write_text(file.read_text().replace('"u1"', '"quentin-4711"').replace("note 1", "zanz"))
+    file.write_text(
+        file.read_text().replace('"u1"', '"quentin-4711"').replace('"note 1"', '"zanzibar"')
+    )
     for machine in machines:
         machine.warm.run("run", notes.source, home)
     training_set(SPINE, FEATURES, home).register("march")
-    words = (b"quentin-4711", b"zanz")
-    assert all(any(word in held for held in bucket.objects(home).values()) for word in words)
+    words = (b"quentin-4711", b"zanzibar")
+    for word in words:
+        assert any(word in found for found in bucket.objects(home).values())
+        assert a.greps(home, word)
+    assert b.greps(home, words[0])
     file.unlink()
     a.warm.run("erase", "quentin-4711", Settings(home=Path(home)).home)
-    assert [key for key, held in bucket.objects(home).items() if words[0] in held] == []
+    assert [key for key, found in bucket.objects(home).items() if words[0] in found] == []
     before = content(home)
     b.warm.run("run", notes.source, home)
     assert all(content(home)[name] == before[name] for name in before if "profiles" not in name)
     for word in words:
-        assert [key for key, held in bucket.objects(home).items() if word in held] == []
-        assert [path for path in a.greps(word) if home.rsplit("/", 1)[1] == path[:1]] == []
+        assert [key for key, found in bucket.objects(home).items() if word in found] == []
+        assert a.greps(home, word) == []
+        # the other machine's own online store is erased there
+        assert [path for path in b.greps(home, word) if "feast" not in path.parts] == []
 
 
 @pytest.mark.usefixtures("here")
