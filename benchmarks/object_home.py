@@ -8,6 +8,7 @@ A real S3 protocol on this machine (moto's server), every request delayed; no re
 import argparse
 import collections
 import json
+import logging
 import os
 import tempfile
 import threading
@@ -59,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--milliseconds", type=float, default=50, help="a request (50)")
     delay = parser.parse_args().milliseconds / 1000
+    logging.getLogger("werkzeug").disabled = True  # it says every request
     counting = Counting(0)
     server = make_server("127.0.0.1", 0, counting, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -297,10 +297,12 @@ class Replica:
             self._index([(key, str(put["e_tag"]), len(content))])
 
     def remove(self, paths: Sequence[Path]) -> None:
-        """Delete files there, then here."""
+        """Delete files there, then here; state that is not there costs no request."""
         import obstore
 
         keys = [self._key(path) for path in paths]
+        known = self._files()
+        keys = [key for key in keys if key in known or DATA.fullmatch(key)]
         if not keys:
             return
         self.check()

@@ -204,8 +204,9 @@ class Warehouse:
 
     def _look(self) -> None:
         """Have what a home in object storage had when this was made, or later."""
-        if self._replica and self._replica.pulled_at < self._begun_at:
-            self._replica.pull()
+        there = self._replica
+        if there and there.pulled_at < self._begun_at and not there.is_leased:
+            there.pull()
 
     def version(self, relation: str) -> int:
         """Return the newest version of a table; -1 if it was never written."""
