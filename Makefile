@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test soak check wheels bench docs clean
+.PHONY: help setup demo test soak check wheels bench docs site clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,10 @@ bench: setup ## all benchmarks, small, against their floors
 
 docs: setup ## pages made from code
 	@MILLRACE_FEATURES= $(BIN)/millrace features --markdown > docs/features.md
+	@MILLRACE_FEATURES= $(BIN)/python -m tests.docs.reference
+
+site: setup ## the documentation as pages to publish or to open, in site/
+	@$(BIN)/zensical build --clean --strict
 
 clean: ## the environment and the demo's home
 	rm -rf .venv .millrace

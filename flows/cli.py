@@ -14,6 +14,7 @@ from flows.commands.consistency import consistency
 from flows.commands.consume import consume
 from flows.commands.erase import erase
 from flows.commands.features import features
+from flows.commands.init import init
 from flows.commands.locks import locks
 from flows.commands.maintain import maintain
 from flows.commands.plan import plan
@@ -57,6 +58,7 @@ def main(*, debug: bool) -> None:
 
     \b
     First steps:
+      millrace init FILE                              look at a file, write its source file
       millrace run --source sources/cve_events.yaml   load, check, compute and serve
       millrace consume --source sources/cve_events.yaml  the same for records that are posted
       millrace plan --source sources/cve_events.yaml  show what the next run would do
@@ -76,7 +78,7 @@ def main(*, debug: bool) -> None:
       millrace erase --author ID --dry-run            show what erasing a person would delete
       millrace backfill --dry-run                     list gaps in the features
 
-    A source is described by a small YAML file; start from a copy of sources/cve_events.yaml.
+    A source is described by a small YAML file, which millrace init writes for a file of yours.
     """
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
@@ -267,6 +269,7 @@ for command in (
     consume,
     erase,
     features,
+    init,
     locks,
     maintain,
     plan,

@@ -45,7 +45,7 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
     from transforms.features.build import breaking_changes
     from transforms.sources.ingest import pending_files
     from transforms.staging.checks import waiting
-    from transforms.staging.preview import look_at_checks, look_at_fields
+    from transforms.staging.preview import look_at_fields, stage_heads
 
     found = pending_files(source, warehouse)
     n_bytes = sum(new.n_bytes for new in found.files)
@@ -88,7 +88,9 @@ def plan_run(source: Source, warehouse: Warehouse) -> Planned:
     )
     checks = [line for line in waiting(warehouse) if line.startswith(f"{source.name}: ")]
     checks += (
-        look_at_checks(source, warehouse, [new.file for new in found.files]) if found.files else []
+        stage_heads(source, warehouse, [new.file for new in found.files]).checks
+        if found.files
+        else []
     )
     return Planned(
         steps,

@@ -2,7 +2,7 @@
 
 With `--write` their output is written into the page.
 
-A block whose first line names a file is written to that file. A command runs in a child of this
+A block with a title is written to the file of that name. A command runs in a child of this
 process, which has imported the slow modules but has read no declarations and opened no table.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = "~/tickets"
-BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r'^```(\w+)(?: title="(\S+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
 class Said(NamedTuple):

@@ -182,6 +182,7 @@ def test_our_own_route_answers_as_the_function_and_as_feasts(server: Server) -> 
 
 
 def test_our_own_route_computes_a_text_and_reads_a_service(server: Server) -> None:
+    server.post("/materialize", SPAN).raise_for_status()
     entities = {"text": ["a note of one", None], "author_id": ["ann", "nobody"]}
     body = {"feature_service": "activity_v1", "entities": entities | {"subject_id": [None, None]}}
     read = server.post("/features", body).json()

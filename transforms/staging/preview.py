@@ -91,8 +91,27 @@ def look_at_fields(source: Source, warehouse: Warehouse, files: Sequence[SourceF
     )
 
 
-def look_at_checks(source: Source, warehouse: Warehouse, files: Sequence[SourceFile]) -> list[str]:
-    """Stage the heads of new files in a temporary home, and report what the checks find there."""
+class Rejections(NamedTuple):
+    """How many rows break a rule in a column, and the number of the first in its file."""
+
+    column: str
+    rule: str
+    n_rows: int
+    first_row: int
+
+
+class Preview(NamedTuple):
+    """What would become of the first rows of a source, and what its checks would find."""
+
+    n_rows: int
+    n_staged: int
+    n_duplicates: int
+    rejections: list[Rejections]
+    checks: list[str]
+
+
+def stage_heads(source: Source, warehouse: Warehouse, files: Sequence[SourceFile]) -> Preview:
+    """Stage the heads of files in a temporary home, and count what becomes of the rows."""
     with TemporaryDirectory() as folder:
         home = Warehouse(warehouse.settings.model_copy(update={"home": Path(folder)}))
         for contract in WRITTEN:
@@ -106,6 +125,14 @@ def look_at_checks(source: Source, warehouse: Warehouse, files: Sequence[SourceF
             connection.execute("create table incoming as from heads")
             split(connection, source, home, scratch / "accepted.arrow")
             checks = check_loads(connection, source, home)
+            (n_staged,), (n_accepted,) = (
+                connection.sql(f"select count(*) from {table}").fetchall()[0]
+                for table in ("kept", "accepted")
+            )
+            rejected = connection.sql(
+                """select "column", rule, count(*), min(row_number) from rejected
+                group by all order by all"""
+            ).fetchall()
     found = checks.filter(pl.col("verdict") != "still").sort(
         pl.col("verdict") != "stop", maintain_order=True
     )
@@ -115,7 +142,8 @@ def look_at_checks(source: Source, warehouse: Warehouse, files: Sequence[SourceF
             "this stops the run before it stages; fix the source file, "
             "or --accept-load stages it as it is"
         )
-    return lines
+    rejections = [Rejections(*row) for row in rejected]
+    return Preview(heads.num_rows, n_staged, n_accepted - n_staged, rejections, lines)
 
 
 def _changes(compared: Compared, read: set[str]) -> list[str]:
