@@ -42,7 +42,7 @@ class Settings(BaseSettings):
         "s3://BUCKET/FOLDER.",
     )
     cache: Path = Field(
-        default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "millrace",
+        default=Path("~/.cache/millrace"),
         description="Folder for what this machine keeps of homes in object storage.",
     )
     cache_bytes: int = Field(

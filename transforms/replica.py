@@ -25,7 +25,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from transforms.buckets import failing, is_plain_http, open_store
+from transforms.buckets import failing, open_store
 from transforms.errors import HomeError
 
 if TYPE_CHECKING:
@@ -183,7 +183,8 @@ class Replica:
         self._name = (root / COPY).read_text("utf-8")
         with self._database() as database:
             database.execute(
-                "create table if not exists files (path text primary key, mark text, size integer)"
+                "create table if not exists files "
+                "(path text primary key, mark text, size integer, put_at real)"
             )
 
     @property
@@ -211,13 +212,13 @@ class Replica:
         asked_at, before = time.monotonic(), self._files()
         with failing(self._bucket):
             there = {
-                meta["path"]: (str(meta["e_tag"]), meta["size"])
+                meta["path"]: (str(meta["e_tag"]), meta["size"], meta["last_modified"].timestamp())
                 for page in obstore.list(self.store)
                 for meta in page
             }
         changed = sorted(
             key
-            for key, (mark, _) in there.items()
+            for key, (mark, *_) in there.items()
             if (STATE.fullmatch(key) or LOG.fullmatch(key))
             and (before.get(key, ("", 0))[0] != mark or not (self.root / key).exists())
         )
@@ -264,7 +265,7 @@ class Replica:
         self.check()
         with failing(self._bucket):
             put = obstore.put(self.store, self._key(path), path)
-        self._index([(self._key(path), str(put["e_tag"]), path.stat().st_size)])
+        self._index([(self._key(path), str(put["e_tag"]), path.stat().st_size, time.time())])
 
     def write(self, path: Path, content: bytes) -> None:
         """Write a file there and here; nothing is done where it is as it was."""
@@ -278,12 +279,24 @@ class Replica:
             put = obstore.put(self.store, self._key(path), content)
         self._write_here(self._key(path), content, str(put["e_tag"]))
 
-    def table(self, folder: Path) -> "DeltaTable":
-        """Open a table there, to list files that are not here."""
+    @contextmanager
+    def outline(self, folder: Path) -> Iterator["DeltaTable"]:
+        """Open a table as it is there, its data files by name and time only, to look which go."""
         from deltalake import DeltaTable
 
-        options = {"allow_http": "true"} if is_plain_http(self._bucket) else {}
-        return DeltaTable(f"{self.uri}/{self._key(folder)}", storage_options=options)
+        with self._database() as database:
+            sql = "select path, put_at from files where path like ?"
+            found = database.execute(sql, (f"{self._key(folder)}/%",)).fetchall()
+        with TemporaryDirectory(prefix=HALF, dir=self.root / "tmp") as scratch:
+            (Path(scratch) / "_delta_log").mkdir()
+            for path in (folder / "_delta_log").iterdir():
+                os.link(path, Path(scratch) / "_delta_log" / path.name)
+            for key, put_at in found:
+                if DATA.fullmatch(key):
+                    data = Path(scratch) / Path(key).name
+                    data.touch()
+                    os.utime(data, (put_at, put_at))
+            yield DeltaTable(scratch)
 
     def put_folder(self, source: Path, target: Path, last: str) -> None:
         """Copy a folder's files there as those of another one, that of the name `last` at last."""
@@ -294,7 +307,7 @@ class Replica:
             key, content = self._key(target / path.name), path.read_bytes()
             with failing(self._bucket):
                 put = obstore.put(self.store, key, content)
-            self._index([(key, str(put["e_tag"]), len(content))])
+            self._index([(key, str(put["e_tag"]), len(content), time.time())])
 
     def remove(self, paths: Sequence[Path]) -> None:
         """Delete files there, then here; state that is not there costs no request."""
@@ -421,7 +434,8 @@ class Replica:
             return  # whoever reads it says so
         finally:
             half.unlink(missing_ok=True)
-        self._index([(self._key(path), str(got.meta["e_tag"]), got.meta["size"])])
+        changed = got.meta["last_modified"].timestamp()
+        self._index([(self._key(path), str(got.meta["e_tag"]), got.meta["size"], changed)])
 
     def _write_here(self, key: str, content: bytes, mark: str) -> None:
         path = self.root / key
@@ -429,7 +443,7 @@ class Replica:
         half = self._half()
         half.write_bytes(content)
         half.replace(path)
-        self._index([(key, mark, len(content))])
+        self._index([(key, mark, len(content), time.time())])
 
     def _drop(self, keys: Iterable[str]) -> None:
         keys = list(keys)
@@ -480,9 +494,9 @@ class Replica:
             sql = "select mark, size from files where path = ?"
             return database.execute(sql, (key,)).fetchone() or ("", 0)
 
-    def _index(self, rows: Iterable[tuple[str, str, int]]) -> None:
+    def _index(self, rows: Iterable[tuple[str, str, int, float]]) -> None:
         with self._database() as database:
-            database.executemany("insert or replace into files values (?, ?, ?)", rows)
+            database.executemany("insert or replace into files values (?, ?, ?, ?)", rows)
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:

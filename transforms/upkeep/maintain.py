@@ -209,9 +209,10 @@ def _vacuum(warehouse: Warehouse, relation: str, kept: set[int], *, is_dry: bool
     keep = sorted(version for version in kept if 0 <= version <= table.version())
     # Delta's own deletion adds two commits that every consumer of the table would have to read
     there = warehouse.settings.replica
-    names = (there.table(warehouse.folder(relation)) if there else table).vacuum(
-        hours, dry_run=True, enforce_retention_duration=False, keep_versions=keep, full=True
-    )
+    with there.outline(warehouse.folder(relation)) if there else nullcontext(table) as outline:
+        names = outline.vacuum(
+            hours, dry_run=True, enforce_retention_duration=False, keep_versions=keep, full=True
+        )
     named = [warehouse.folder(relation) / name for name in names]
     files = named if there else [file for file in named if file.is_file()]
     n_bytes = sum(map(there.size if there else file_bytes, files))
