@@ -17,7 +17,8 @@ from typing import Any, TypeAlias
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from transforms.errors import MillraceError
+from transforms.errors import SettingsError
+from transforms.home import invalid
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -33,7 +34,7 @@ VERIFIERS = 4  # threads at most that ask the issuer for its keys
 HEALTH, METRICS = "/health", "/metrics"
 
 
-class ServerSettingsError(MillraceError):
+class ServerSettingsError(SettingsError):
     """The settings of a server are wrong, or do not go together."""
 
 
@@ -81,10 +82,7 @@ def server_settings() -> ServerSettings:
     try:
         found = ServerSettings()
     except ValidationError as error:
-        problem = error.errors(include_input=False, include_url=False)[0]
-        name = PREFIX + str(problem["loc"][0]).upper()
-        message = f"{name}: {problem['msg'].lower()}"
-        raise ServerSettingsError(message) from None
+        raise ServerSettingsError(invalid(PREFIX, error)) from None
     if found.token and found.token_file:
         message = f"{PREFIX}TOKEN and {PREFIX}TOKEN_FILE are both set; unset one"
         raise ServerSettingsError(message)

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 
 class Teaching(click.Group):
-    """A group whose commands fail with one line that says what to do, unless `--debug` is set."""
+    """A group whose commands fail with one line that says what to do, unless `--debug` is set.
+
+    The line ends with the place in docs/reference/errors.md that explains errors of its kind.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; report an expected error in one line, with exit code 1 or 2.
@@ -46,7 +49,7 @@ class Teaching(click.Group):
         except MillraceError as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"millrace: {error}", err=True)
+            click.echo(f"millrace: {error} [errors#{error.anchor()}]", err=True)
             ctx.exit(2 if isinstance(error, SourceError) else 1)
 
 

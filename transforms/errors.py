@@ -1,10 +1,24 @@
 """Errors for people: one line that names the place and the fix, never with a record's text."""
 
+import re
 from typing import Any
 
 
 class MillraceError(Exception):
     """A failure that the reader can fix; the CLI prints it without a traceback."""
+
+    @classmethod
+    def anchor(cls) -> str:
+        """Name the place in docs/reference/errors.md that explains errors of this kind.
+
+        >>> NoFilesError.anchor(), MillraceError.anchor()
+        ('no-files', 'millrace')
+        """
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__.removesuffix("Error")).lower()
+
+
+class SettingsError(MillraceError):
+    """An environment variable has a value that its setting cannot have."""
 
 
 class SourceError(MillraceError):

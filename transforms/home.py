@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from transforms import replica
+from transforms.errors import SettingsError
 
 HOME_NAME = ".millrace"
 CHECKOUT = Path(__file__).parents[1]
@@ -53,6 +55,7 @@ class Settings(BaseSettings):
     )
     memory_limit: str = Field(
         default="1GB",
+        pattern=r"^\s*\d+(\.\d+)?\s*[KMGTkmgt]?[iI]?[bB]\s*$",
         description="Memory DuckDB may use before it spills to the home's tmp folder.",
     )
     batch_rows: int = Field(
@@ -113,6 +116,12 @@ class Settings(BaseSettings):
         "without one, `features` beside the nearest `.millrace`. Empty for none.",
     )
 
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            raise SettingsError(invalid("MILLRACE_", error)) from None
+
     @property
     def feature_folders(self) -> list[Path]:
         """The folders of the user's own features, as absolute paths."""
@@ -143,6 +152,14 @@ class Settings(BaseSettings):
     def replica(self) -> replica.Replica | None:
         """The copy of a home in object storage; None for a home that is a folder."""
         return replica.attach(self.root, self.address, self.cache_bytes)
+
+
+def invalid(prefix: str, error: ValidationError) -> str:
+    """Name the variable that is wrong first, and why, without its value."""
+    problem = error.errors(include_input=False, include_url=False)[0]
+    is_size = problem["type"] == "string_pattern_mismatch"
+    reason = "write a number and a unit, e.g. 1GB" if is_size else problem["msg"].lower()
+    return f"{prefix}{str(problem['loc'][0]).upper()}: {reason}"
 
 
 def settings_of(home: Path = CHECKOUT) -> Settings:

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings
 import feature_repo
 from feature_repo.guard import ServerSettings
 from flows.cli import main
+from tests.test_errors import MISTAKES, kinds
 from transforms.home import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -152,11 +153,27 @@ def _block(names: str) -> str:
     return "\n```text\n" + "\n".join(lines) + "\n```\n"
 
 
+def errors_page() -> str:
+    """Every kind of error, with mistakes that end in it."""
+    start = (
+        "# Errors\n\nAn error is one line: the place, what is wrong there, the mend. It ends with "
+        "its kind, such as `[errors#no-files]`, which is a place on this page. `millrace --debug "
+        "COMMAND` shows the traceback too. A test makes each mistake that is listed here.\n"
+    )
+    parts = [start]
+    for kind in kinds():
+        made = [mistake for mistake in MISTAKES if mistake.kind == kind.anchor()]
+        parts.append(f"\n## {kind.anchor()}\n\n{inspect.cleandoc(kind.__doc__ or '')}\n")
+        parts += [f"\n{mistake.words}:\n{_block(mistake.said)}" for mistake in made]
+    return "".join(parts)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli_page,
     "settings.md": settings_page,
     "python.md": python_page,
     "functions.md": functions_page,
+    "errors.md": errors_page,
 }
 
 if __name__ == "__main__":

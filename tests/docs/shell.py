@@ -10,6 +10,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -69,7 +70,7 @@ def run_page(page: str) -> list[Said]:
 
 def run(command: str) -> Said:
     """Run a command in a child, or set a variable here."""
-    program, *words = command.split()
+    program, *words = shlex.split(command)
     if program == "export":
         name, _, value = words[0].partition("=")
         os.environ[name] = value

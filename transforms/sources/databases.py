@@ -599,7 +599,8 @@ def _refusal(source: Source, error: Exception, secrets: Sequence[str]) -> Source
         reason = f"SQLSTATE {state}, while rows are read; run the query there to see the value"
     for secret in (*secrets, os.environ.get("PGPASSWORD", "")):
         reason = reason.replace(secret, "***") if secret else reason
-    return SourceError(f"{source.name}: {source.uri}: cannot be read ({reason})")
+    fix = "" if state else "; check its address, and whether it runs and lets you in"
+    return SourceError(f"{source.name}: {source.uri}: cannot be read ({reason}){fix}")
 
 
 def _package_of(driver: str) -> str:

@@ -460,9 +460,12 @@ def list_files(source: Source) -> Listing:
         else:
             files.append(file._replace(remote=remote))
     if not files:
-        message = (
-            f"{source.place}: no file to load there; "
-            "check `uri` (a file, a folder or a glob) and `format`"
+        message = "; ".join(
+            [
+                f"{source.place}: no file to load there",
+                *passed_over[:1],
+                "check `uri` (a file, a folder or a glob) and `format`",
+            ]
         )
         raise NoFilesError(message)
     return Listing(files, passed_over)
@@ -717,7 +720,9 @@ def _check_topic(path: Path, source: Source, encoding: str) -> None:
 
 def _explain(error: ValidationError) -> str:
     """Turn pydantic's first error into the key and the fix."""
-    first = error.errors()[0]
+    # a key that is misspelled explains best why another is missing
+    found = error.errors()
+    first = min(found, key=lambda item: item["type"] != "extra_forbidden")
     key = ".".join(
         str(part)
         for part in first["loc"]

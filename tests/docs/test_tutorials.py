@@ -1,4 +1,4 @@
-"""The tutorial is true: every command of the page runs and prints what the page shows."""
+"""Tutorials are true: every command of a page runs and prints what the page shows."""
 
 import json
 import os
@@ -7,11 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.docs.shell import HERE, blocks, commands
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "own-features.md"
-SECONDS = re.compile(r"\d+\.\d s\b")
+# what each page's commands say wrong, which the page mends
+PAGES = {
+    "own-features.md": ["millrace features check", "millrace features test"],
+    "several-sources.md": ["millrace run --source chats.yaml --plain"],
+}
+SECONDS = re.compile(r"\d+\.\d s\b|load \w+-\w+")
 
 
 def masked(text: str) -> str:
@@ -19,12 +25,14 @@ def masked(text: str) -> str:
     return SECONDS.sub("# s", text).rstrip()
 
 
-def test_every_command_says_what_the_page_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_says_what_the_page_says(page: str, tmp_path: Path) -> None:
+    path = ROOT / "docs" / page
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
     environment = {**clean, "PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
     folder = tmp_path / "tickets"
     folder.mkdir()
-    shell = [sys.executable, "-W", "ignore", "-m", "tests.docs.shell", str(PAGE), str(folder)]
+    shell = [sys.executable, "-W", "ignore", "-m", "tests.docs.shell", str(path), str(folder)]
     ended = subprocess.run(
         shell, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
     )
@@ -34,13 +42,13 @@ def test_every_command_says_what_the_page_says(tmp_path: Path) -> None:
         for command, output, _ in json.loads(ended.stdout)
     ]
     consoles = [
-        content for language, _, content in blocks(PAGE.read_text("utf-8")) if language == "console"
+        content for language, _, content in blocks(path.read_text("utf-8")) if language == "console"
     ]
     written = [
         (command, masked(output)) for console in consoles for command, output in commands(console)
     ]
     assert said == written, (
-        "write the page again: python -m tests.docs.shell docs/own-features.md FOLDER --write"
+        f"write the page again: python -m tests.docs.shell docs/{page} FOLDER --write"
     )
     failed = [command for command, _, code in json.loads(ended.stdout) if code]
-    assert failed == ["millrace features check", "millrace features test"]  # which the page fixes
+    assert failed == PAGES[page]
