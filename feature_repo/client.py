@@ -4,6 +4,8 @@ import copy
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -449,8 +451,11 @@ def home_of(home: Path | str | None) -> Path:
     `HomeError` where no pipeline has run yet.
     """
     from transforms.errors import HomeError
+    from transforms.home import settings_of
 
     root = _root(home)
+    if settings_of(root).replica:
+        _register_here(root)
     if not any((root / "feast" / name).is_file() for name in ("registry.db", "applied")):
         message = (
             f"{root}: no feature store there; run the pipeline first, or say where it ran: "
@@ -460,10 +465,30 @@ def home_of(home: Path | str | None) -> Path:
     return root
 
 
+@lru_cache(maxsize=16)
+def _register_here(root: Path) -> None:
+    """Have the definitions in this machine's registry of a home in object storage.
+
+    That opens tables, so a process of its own does it: a server that forks must not have their
+    threads.
+    """
+    from feature_repo.online import is_applied
+    from transforms.home import settings_of
+    from transforms.warehouse.tables import Warehouse
+
+    if not is_applied(Warehouse(settings_of(root))):
+        command = [sys.executable, "-m", "feature_repo.register_here", str(root)]
+        subprocess.run(command, check=True, env={**os.environ, "MILLRACE_HOME": str(root)})  # noqa: S603 - ours
+
+
 def _root(home: Path | str | None) -> Path:
-    from transforms.home import HOME_NAME, default_home
+    from transforms.home import HOME_NAME, Settings, default_home
+    from transforms.replica import address_of
 
     given = home or os.environ.get("MILLRACE_HOME") or default_home()  # all settings take 3 ms
+    if address_of(Path(given)):
+        settings = Settings(home=Path(given))
+        return settings.replica.root if settings.replica else settings.root
     root = Path(given).expanduser().resolve()
     beside_checkout = REPOSITORY.parent / HOME_NAME
     return beside_checkout if not home and not root.is_dir() and beside_checkout.is_dir() else root

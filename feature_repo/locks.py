@@ -4,13 +4,15 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transforms.errors import MillraceError
-from transforms.home import replace_file
+from transforms.home import remove_files, replace_file
+from transforms.replica import have_here, replica_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,14 +80,17 @@ def register(home: Path, name: str, content: Mapping[str, Any], spine: "pa.Table
     half.mkdir(parents=True)
     replace_spine(Lock(name, half, content), spine)
     write_lock(half / "lock.json", content)
+    if there := replica_of(home):
+        there.put_folder(half, folder, last="lock.json")
     half.replace(folder)
     return Lock(name, folder, content)
 
 
 def remove(home: Path, name: str) -> None:
     """Forget a lock; maintenance may then drop what only it needed."""
-    find(home, name)
-    shutil.rmtree(_folder(home, name))
+    lock = find(home, name)
+    remove_files([lock.folder / "lock.json", lock.spine_path])
+    shutil.rmtree(lock.folder, ignore_errors=True)
 
 
 def find(home: Path, name: str) -> Lock:
@@ -126,6 +131,8 @@ def missing_versions(content: Mapping[str, Any], warehouse: "Warehouse") -> list
         except DeltaError:
             lines.append(f"features.{view}: version {version} is missing")
             continue
+        with suppress(MillraceError):
+            have_here(files)
         missing = [file for file in files if not Path(file).is_file()]
         if missing:
             first = Path(missing[0]).name

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from transforms.home import replace_file
+from transforms.replica import replica_of
 from transforms.sources.source import Source
 
 STAGES = ("ingest", "prepare", "featurize", "materialize")
@@ -44,6 +45,8 @@ def note_run(
         file.write(
             f"\n{line}"
         )  # the line feed comes first: a line that a kill tore spoils no other
+    if there := replica_of(home):
+        there.put(history_path(home))
 
 
 def note_source(home: Path, source: Source) -> None:

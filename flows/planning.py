@@ -155,7 +155,7 @@ def _rows_of_bytes(source: Source, warehouse: Warehouse, n_bytes: int) -> int:
     """Estimate the rows of new files from the source's loaded files; 0 if there are none."""
     if not n_bytes or "accounting.files" not in warehouse.versions():
         return 0
-    sizes = {file.uri: file.path.stat().st_size for file in list_files(source).files}
+    sizes = {file.uri: file.state()[0] for file in list_files(source).files}
     with connect(warehouse) as connection:
         sql = (
             "select source_uri, sum(n_read) from accounting.files where source = $source group by "

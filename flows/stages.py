@@ -18,6 +18,7 @@ from flows.history import STAGES, note_run, note_source
 from transforms.errors import BreakingChangeError, FileRefusedError, HomeError, MillraceError
 from transforms.home import Settings, replace_file, settings_of
 from transforms.instants import instant_of
+from transforms.replica import replica_of
 from transforms.sources.source import Source, load_source
 from transforms.warehouse.arrivals import is_erasing, lock_arrivals
 from transforms.warehouse.scratch import sweep
@@ -423,6 +424,8 @@ def recover(warehouse: Warehouse, now: datetime) -> None:
     """Delete what a killed run left behind, and finish an erasure that was killed."""
     sweep(warehouse)
     if is_erasing(warehouse.settings.root):
+        if warehouse.settings.replica:
+            apply(warehouse)  # it may have begun on another machine
         with lock_arrivals(warehouse.settings.root):
             finish_erasure(warehouse, now)
 
@@ -439,6 +442,7 @@ def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
     from transforms.upkeep.erase import begin, find
 
     warehouse = Warehouse(Settings(home=home))
+    home = warehouse.settings.root
     with lock_home(home):
         now = datetime.now(UTC)
         recover(warehouse, now)
@@ -625,7 +629,26 @@ def lock_home(home: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        rename_tables(home)
+        with _lease(home):
+            rename_tables(home)
+            yield
+
+
+@contextmanager
+def _lease(home: Path) -> Iterator[None]:
+    """Lock a home in object storage among machines too."""
+    there = replica_of(home)
+    if there is None:
+        yield
+        return
+
+    def tell(holder: str) -> None:
+        machine, process, *_ = holder.split(":")
+        logger.warning(
+            "%s: waiting for another run (process %s on %s) to end", there.uri, process, machine
+        )
+
+    with there.lease("home", tell):
         yield
 
 

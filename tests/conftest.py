@@ -155,10 +155,10 @@ def lacks(reason: str) -> None:
 def make_source(tmp_path: Path) -> Callable[..., Source]:
     """Write and load a source file; a test passes the fields that matter to it."""
 
-    def make(uri: str | Path, **changes: object) -> Source:
+    def make(uri: str | Path | list[str], **changes: object) -> Source:
         document: dict[str, object] = {
             "name": "notes",
-            "uri": str(uri),
+            "uri": uri if isinstance(uri, list) else str(uri),
             "known": {"column": "known"},
             "record": {
                 "record_id": "id",

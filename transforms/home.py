@@ -4,8 +4,10 @@ Each setting is also an environment variable, `MILLRACE_<NAME>`. A reader of a f
 the old content or the new, never a part.
 """
 
+import hashlib
 import os
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from transforms import replica
 from transforms.errors import SettingsError
 
 HOME_NAME = ".millrace"
@@ -37,7 +40,18 @@ class Settings(BaseSettings):
 
     home: Path = Field(
         default_factory=default_home,
-        description="Folder for everything the pipeline writes.",
+        description="Folder for everything the pipeline writes; or object storage, "
+        "s3://BUCKET/FOLDER.",
+    )
+    cache: Path = Field(
+        default=Path("~/.cache/millrace"),
+        description="Folder for what this machine keeps of homes in object storage.",
+    )
+    cache_bytes: int = Field(
+        default=20 << 30,
+        ge=0,
+        description="Data files of a home in object storage that are kept there, in bytes; those "
+        "of the last hour stay.",
     )
     memory_limit: str = Field(
         default="1GB",
@@ -136,8 +150,22 @@ class Settings(BaseSettings):
 
     @property
     def root(self) -> Path:
-        """The home as an absolute path."""
-        return self.home.expanduser().resolve()
+        """The home as an absolute path; of one in object storage, that of its copy here."""
+        if (uri := self.address) is None:
+            return self.home.expanduser().resolve()
+        name = f"{uri.rpartition('/')[2]}-{hashlib.sha256(uri.encode()).hexdigest()[:12]}"
+        return self.cache.expanduser().resolve() / name
+
+    @property
+    def address(self) -> str | None:
+        """The address of a home in object storage."""
+        found = replica.address_of(self.home)
+        return "/".join(filter(None, found)) if found else None
+
+    @property
+    def replica(self) -> replica.Replica | None:
+        """The copy of a home in object storage; None for a home that is a folder."""
+        return replica.attach(self.root, self.address, self.cache_bytes)
 
 
 def invalid(prefix: str, error: ValidationError) -> str:
@@ -178,6 +206,9 @@ def replace_file(path: Path, content: bytes) -> None:
     ...     [path.name for path in Path(folder).iterdir()], Path(folder, "state").read_bytes()
     (['state'], b'new')
     """
+    if (there := replica.replica_of(path)) and there.shares(path):
+        there.write(path, content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.half")
     try:
@@ -185,6 +216,15 @@ def replace_file(path: Path, content: bytes) -> None:
         half.replace(path)
     finally:
         half.unlink(missing_ok=True)
+
+
+def remove_files(paths: Sequence[Path]) -> None:
+    """Delete files of a home, in object storage too; those that are gone already do not matter."""
+    if paths and (there := replica.replica_of(paths[0])):
+        there.remove(paths)
+        return
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def sweep_halves(home: Path) -> None:

@@ -15,6 +15,7 @@ import polars as pl
 
 from transforms.errors import HomeError
 from transforms.expressions import literal
+from transforms.replica import have_here
 
 NO_TEXT = re.compile("[\ud800-\udfff]")
 # Delta cannot open a table under these: it decodes escapes again, and reads a backslash as a slash
@@ -25,6 +26,7 @@ def parquet(
     connection: duckdb.DuckDBPyConnection, files: Sequence[str | Path], *, filename: bool = False
 ) -> duckdb.DuckDBPyRelation:
     """Read Parquet files with DuckDB; with `filename`, each row has the path of its file."""
+    have_here(files)
     return connection.read_parquet(
         [as_pattern(file) for file in files], hive_partitioning=False, filename=filename
     )
@@ -36,6 +38,7 @@ def parquet_relation(files: Sequence[str | Path]) -> str:
     >>> print(parquet_relation(["it's[1].parquet"]))
     read_parquet(['it''s[[]1].parquet'], hive_partitioning = false)
     """
+    have_here(files)
     paths = ", ".join(literal(as_pattern(file)) for file in files)
     return f"read_parquet([{paths}], hive_partitioning = false)"
 
@@ -46,6 +49,7 @@ def parquet_sql(files: Sequence[str | Path], *, is_partitioned: bool = False) ->
     >>> print(parquet_sql(["part[1].parquet"]))
     read_parquet(['part[[]1].parquet'], union_by_name = true, hive_partitioning = false)
     """
+    have_here(files)
     paths = ", ".join(literal(as_pattern(file)) for file in files)
     options = f"union_by_name = true, hive_partitioning = {str(is_partitioned).lower()}"
     return f"read_parquet([{paths}], {options})"
@@ -61,6 +65,7 @@ def scan_parquet(files: Sequence[str | Path], schema: pl.Schema | None = None) -
     ...     scan_parquet([path]).collect()["n"].to_list()
     [1, 2]
     """
+    have_here(files)
     return pl.scan_parquet(
         [str(file) for file in files], glob=False, hive_partitioning=False, schema=schema
     )

@@ -34,6 +34,7 @@ from feature_repo.stores.columns import carried, gathered
 from feature_repo.stores.empty import empty_values
 from feature_repo.stores.timeline import CREATED, INSTANT, TimeUnit, to_instant
 from transforms.paths import refuse_path
+from transforms.replica import have_here
 from transforms.warehouse.tables import Warehouse
 
 # what Spark and others put beside the data; Arrow's own rule would also leave out a partition such
@@ -145,6 +146,7 @@ class Snapshot:
     @cached_property
     def _dataset(self) -> pads.Dataset:
         """Open the files, in their order; what their footers say is read once."""
+        have_here(self.files)
         schema = pa.schema([field.with_type(carried(field.type)) for field in self.schema])
         filesystem, path = file_system(self.uri, self.storage_options)
         if self.version is None or not (self.partitions or is_remote(self.uri)):
@@ -165,6 +167,7 @@ class Snapshot:
         return pads.FileSystemDataset(fragments, schema, dataset.format, dataset.filesystem)
 
     def _infos(self) -> list[pafs.FileInfo]:
+        have_here(self.files)
         filesystem, _ = file_system(self.uri, self.storage_options)
         infos: list[pafs.FileInfo] = filesystem.get_file_info([_path(file) for file in self.files])
         return infos

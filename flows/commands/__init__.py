@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from transforms.warehouse.tables import Warehouse
 
 HOME_HELP = (
-    "Folder for everything the pipeline writes. Default: MILLRACE_HOME, else the nearest "
-    ".millrace, here or above."
+    "Folder for everything the pipeline writes, or s3://BUCKET/FOLDER. Default: MILLRACE_HOME, "
+    "else the nearest .millrace, here or above."
 )
 source_option = click.option(
     "--source",

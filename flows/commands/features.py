@@ -43,7 +43,7 @@ def features(context: click.Context, home: str | None, *, markdown: bool) -> Non
     if markdown:
         click.echo(catalogue_markdown(), nl=False)
         return
-    root = Path(home) if home else Settings().root
+    root = (Settings(home=Path(home)) if home else Settings()).root
     click.echo("\n".join(catalogue_lines(off_views(root))))
     sources = read_sources(root)
     if sources:

@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from flows.consumer.follower import Appended
@@ -22,7 +21,7 @@ from flows.stages import (
     run_maintenance,
     run_stages,
 )
-from transforms.errors import MillraceError, NoFilesError
+from transforms.errors import MillraceError, NoFilesError, SourceError
 from transforms.home import Settings
 from transforms.schemas.staging import StagedRecord
 from transforms.sources.ingest import Ingested
@@ -34,11 +33,12 @@ from transforms.warehouse.checkpoint import preparing
 from transforms.warehouse.tables import Warehouse, silent
 
 Stage = Literal["staged", "online"]
-Seen = tuple[tuple[Path, int, int], ...]
+Seen = tuple[tuple[str, int, str], ...]
 SECONDS_OF_A_LOOK = 1.0
 # between passes, so that a run, maintenance or an erasure that waits for the home gets its turn
 SECONDS_OF_A_PAUSE = 0.05
 SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_BETWEEN_LISTINGS = 10.0
 SECONDS_BETWEEN_COMPARISONS = 60.0
 SECONDS_UNTIL_RETRY = (1, 2, 5, 15, 30)
 # each pass leaves a file in every table, and the more there are the longer a pass takes. One or two
@@ -261,10 +261,18 @@ class _Folder:
         self._source = source
         self._loaded: Seen | None = None
         self._seen: Seen | None = None
+        self._look_at = 0.0
 
     def is_due(self) -> bool:
         """Whether files have come, and were the same at the last look."""
-        seen, self._seen = self._seen, self._look()
+        if self._source.addresses:
+            if time.monotonic() < self._look_at:
+                return False
+            self._look_at = time.monotonic() + SECONDS_BETWEEN_LISTINGS
+        try:
+            seen, self._seen = self._seen, self._look()
+        except SourceError:
+            return True  # the pass says why
         return self._seen not in (self._loaded, ()) and self._seen == seen
 
     def load(self, source: Source, warehouse: Warehouse) -> Ingested:
@@ -284,6 +292,5 @@ class _Folder:
         found = []
         for file in files:
             with suppress(FileNotFoundError):
-                stat = file.path.stat()
-                found.append((file.path, stat.st_size, stat.st_mtime_ns))
+                found.append((file.uri, *file.state()))
         return tuple(found)

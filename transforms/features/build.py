@@ -22,7 +22,7 @@ from transforms.features.contracts import UNSERVED
 from transforms.features.engine.partitions import computed_parts, engine_for, passes_of
 from transforms.features.registry import views
 from transforms.features.view import Run, View
-from transforms.home import replace_file
+from transforms.home import remove_files, replace_file
 from transforms.paths import parquet
 from transforms.profiles.profile import profile_views
 from transforms.schemas.base import Contract
@@ -145,7 +145,7 @@ def write_unfinished(warehouse: Warehouse, unfinished: Unfinished | None) -> Non
     """Record that a backfill is in progress, or that none is."""
     path = _unfinished_path(warehouse)
     if unfinished is None:
-        path.unlink(missing_ok=True)
+        remove_files([path])
         return
     replace_file(path, json.dumps(unfinished._asdict()).encode())
 

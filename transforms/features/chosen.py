@@ -10,7 +10,7 @@ from pathlib import Path
 from transforms.errors import HomeError
 from transforms.features.registry import registry, view_name
 from transforms.features.view import View
-from transforms.home import replace_file, settings_of
+from transforms.home import remove_files, replace_file, settings_of
 from transforms.warehouse.checkpoint import FEATURIZE
 from transforms.warehouse.tables import Warehouse
 
@@ -85,7 +85,7 @@ def keep_choice(home: Path) -> None:
     """Remember the choice, so that it applies to later runs; a home with all views has no file."""
     names = _asked(home)
     if names == {ALL}:  # a view that is declared later belongs to it
-        _path(home).unlink(missing_ok=True)
+        remove_files([_path(home)])
     else:
         replace_file(_path(home), "\n".join(sorted(names)).encode())
 

@@ -481,9 +481,16 @@ def name_load(
     ).fetchall()[0]
     # the day of the load if no row of it was accepted
     known = sorted({day for day in row if day}) or [f"{load_id[:4]}-{load_id[4:6]}-{load_id[6:8]}"]
-    return LoadName(
-        load_id, [url2pathname(urlsplit(uri).path) for (uri,) in uris.fetchall()], known
-    )
+    return LoadName(load_id, [_place(uri) for (uri,) in uris.fetchall()], known)
+
+
+def _place(uri: str) -> str:
+    """Write the path of a file, or where else rows come from.
+
+    >>> _place("file:///in/a%20b.csv"), _place("s3://lake/in/a b.csv")
+    ('/in/a b.csv', 's3://lake/in/a b.csv')
+    """
+    return url2pathname(urlsplit(uri).path) if uri.startswith("file:") else uri
 
 
 def described(load: LoadName, rows: pl.DataFrame) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from transforms.errors import FileRefusedError, NoFilesError
 from transforms.schemas.raw import RawRecord
-from transforms.sources import pages, streams
+from transforms.sources import objects, pages, streams
 from transforms.sources.loads import Load, load_id_of
 from transforms.sources.posts import SCHEME
 from transforms.sources.reading import read_payloads
@@ -70,7 +70,9 @@ def pending_files(source: Source, warehouse: Warehouse) -> Pending:
         if not n_files:
             return Pending([], [], [])
         return Pending(
-            [], [f"{source.uri}: no file there now; {n_files:,} were loaded from there before"], []
+            [],
+            [f"{source.place}: no file there now; {n_files:,} were loaded from there before"],
+            [],
         )
     raw = warehouse.opened(RawRecord.relation())
     new: list[NewFile] = []
@@ -79,7 +81,7 @@ def pending_files(source: Source, warehouse: Warehouse) -> Pending:
         try:
             identified = _identify(file, source)
         except OSError as error:
-            refused.append(f"{file.path}: refused, cannot be opened ({error.strerror})")
+            refused.append(f"{file.place}: refused, cannot be opened ({error.strerror})")
             continue
         if not raw or raw.transaction_version(identified.transaction) is None:
             new.append(identified)
@@ -94,6 +96,8 @@ def _n_loaded(source: Source, warehouse: Warehouse) -> tuple[int, int]:
         sql = "select distinct source_uri from raw.records where source = $source"
         uris = [uri for (uri,) in connection.execute(sql, {"source": source.name}).fetchall()]
     posts = [uri for uri in uris if uri.startswith(SCHEME)]
+    if source.addresses:
+        return sum(objects.leads_to(source, uri) for uri in uris), len(posts)
     paths = [url2pathname(urlsplit(uri).path) for uri in set(uris).difference(posts)]
     n_files = sum(
         Path(path).is_relative_to(source.uri) or fnmatchcase(path, source.uri) for path in paths
@@ -118,17 +122,22 @@ def ingest(source: Source, warehouse: Warehouse, *, accept_gap: bool = False) ->
     n_files, n_rows = 0, 0
     refused = list(pending.refused)
     for group in _groups(pending.files, warehouse.settings.load_bytes):
-        loaded, rows = _load(group, source, warehouse, refused)
+        with objects.local_copies([new.file for new in group], warehouse.settings.root) as local:
+            loaded, rows = _load(group, source, warehouse, refused, local)
         n_files, n_rows = n_files + loaded, n_rows + rows
     return Ingested(n_files, n_rows, notices, refused)
 
 
 def _load(
-    files: list[NewFile], source: Source, warehouse: Warehouse, refused: list[str]
+    files: list[NewFile],
+    source: Source,
+    warehouse: Warehouse,
+    refused: list[str],
+    local: objects.LocalCopy,
 ) -> tuple[int, int]:
     """Publish a group of files in one commit, without unreadable and already loaded ones."""
     while files:
-        reading = _Reading(files, source, warehouse.settings.batch_rows)
+        reading = _Reading(files, source, warehouse.settings.batch_rows, local)
         try:
             published = publish(
                 warehouse, RawRecord, reading.batches(), {new.transaction: 1 for new in files}
@@ -150,8 +159,10 @@ def _load(
 class _Reading:
     """Raw rows of a group of files; `current` is the one being read, which an error is about."""
 
-    def __init__(self, files: list[NewFile], source: Source, batch_rows: int) -> None:
-        self.files, self.source, self.batch_rows = files, source, batch_rows
+    def __init__(
+        self, files: list[NewFile], source: Source, batch_rows: int, local: objects.LocalCopy
+    ) -> None:
+        self.files, self.source, self.batch_rows, self.local = files, source, batch_rows, local
         self.current: NewFile | None = None
         now = datetime.now(UTC)
         self.load = Load(source.name, load_id_of(now), now)
@@ -160,8 +171,9 @@ class _Reading:
         for new in self.files:
             self.current = new
             first = 1
-            for header, payloads in read_payloads(new.file, self.source, self.batch_rows):
-                yield self._batch(new.file, first, header, payloads)
+            file = self.local(new.file)
+            for header, payloads in read_payloads(file, self.source, self.batch_rows):
+                yield self._batch(file, first, header, payloads)
                 first += len(payloads)
 
     def _batch(
@@ -171,16 +183,19 @@ class _Reading:
 
 
 def _identify(file: SourceFile, source: Source) -> NewFile:
-    """Name the transaction of a file by its source, URI, size and content.
+    """Name the transaction of a file by its source, URI, size and content, or its ETag for that.
 
     The encoding is part of it where raw has the decoded text: another one needs another load.
     """
-    with Path(file.path).open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    n_bytes = file.path.stat().st_size
+    if file.remote:
+        n_bytes, content = file.state()
+    else:
+        with Path(file.path).open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        n_bytes = file.path.stat().st_size
     decoded = f"\n{source.encoding}" if source.is_transcoded and file.format != "parquet" else ""
     identity = hashlib.sha256(
-        f"{source.name}\n{file.uri}\n{n_bytes}\n{digest}{decoded}".encode()
+        f"{source.name}\n{file.uri}\n{n_bytes}\n{content}{decoded}".encode()
     ).hexdigest()
     return NewFile(file, n_bytes, f"file:{identity}")
 
@@ -198,7 +213,7 @@ def _changed(files: list[NewFile], source: Source, warehouse: Warehouse) -> list
         ).fetchall()
     known = {row[0] for row in rows}
     return [
-        f"{new.file.path}: has changed since it was loaded; loaded again, as a new file"
+        f"{new.file.place}: has changed since it was loaded; loaded again, as a new file"
         for new in files
         if new.file.uri in known
     ]

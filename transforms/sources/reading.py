@@ -63,7 +63,7 @@ def read_payloads(
     [<pyarrow.BinaryScalar: b'{"n": 1.10}\\r'>, <pyarrow.BinaryScalar: b'{"n": '>]
     """
     if reason := fault(file.path, is_parquet=file.format == "parquet"):
-        message = f"{str(file.path)!r}: refused, {reason}; rename it"
+        message = f"{file.place!r}: refused, {reason}; rename it"
         raise FileRefusedError(message)
     with _refusal(file):
         if file.format == "parquet":
@@ -96,7 +96,8 @@ def _refusal(file: SourceFile) -> Iterator[None]:
         yield
     except (OSError, EOFError, pa.ArrowException, duckdb.Error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        message = f"{file.path}: refused, cannot be read to its end ({reason}); deliver it again"
+        reason = reason.replace(str(file.path), file.place)
+        message = f"{file.place}: refused, cannot be read to its end ({reason}); deliver it again"
         raise FileRefusedError(message) from None
 
 
@@ -126,7 +127,7 @@ def _text(file: SourceFile, source: Source) -> Iterator[bytes]:
     except UnicodeError as error:
         reason = error.reason if isinstance(error, UnicodeDecodeError) else type(error).__name__
         message = (
-            f"{file.path}: refused, is not text in {encoding} to its end ({reason}); "
+            f"{file.place}: refused, is not text in {encoding} to its end ({reason}); "
             "set its `encoding`, or deliver it again"
         )
         raise FileRefusedError(message) from None
@@ -138,13 +139,13 @@ def _checked_encoding(file: SourceFile, source: Source, start: bytes) -> str:
     found = marked or ZEROS.get(tuple(byte == 0 for byte in start))
     if found is None and source.encoding in WIDE and start:
         message = (
-            f"{file.path}: refused, its byte order is unknown; "
+            f"{file.place}: refused, its byte order is unknown; "
             f"set `encoding: {source.encoding}-le` or {source.encoding}-be"
         )
         raise FileRefusedError(message)
     if found and not found.startswith(source.encoding):
         message = (
-            f"{file.path}: refused, is {found} by its first bytes, not {source.encoding}; "
+            f"{file.place}: refused, is {found} by its first bytes, not {source.encoding}; "
             f"set `encoding: {found}`"
         )
         raise FileRefusedError(message)
@@ -240,7 +241,7 @@ def _header_columns(file: SourceFile, text: str, source: Source) -> int:
     wanted = [*source.fields(), *source.attributes]
     lack = lack_of_header(text, wanted, source.delimiter, source.payload_encoding)
     if lack:
-        message = f"{file.path}: refused, {lack}"
+        message = f"{file.place}: refused, {lack}"
         raise FileRefusedError(message)
     names = parse_csv(text, source.delimiter)
     _refuse_alike(file, names)
@@ -254,12 +255,12 @@ def _refuse_alike(file: SourceFile, fields: Iterable[str | pa.Field]) -> None:
         name = field if isinstance(field, str) else field.name
         if name.lower() in names:
             message = (
-                f"{file.path}: refused, its columns {names[name.lower()]!r} and {name!r} "
+                f"{file.place}: refused, its columns {names[name.lower()]!r} and {name!r} "
                 "differ by case only or not at all; rename one"
             )
             raise FileRefusedError(message)
         if not name and isinstance(field, pa.Field):
-            message = f"{file.path}: refused, one of its columns has no name; name it"
+            message = f"{file.place}: refused, one of its columns has no name; name it"
             raise FileRefusedError(message)
         names[name.lower()] = name
         if isinstance(field, pa.Field):

@@ -48,6 +48,7 @@ DRIVERS = {
     "mysql": "mysql",
 }
 DATABASE = re.compile(rf"({'|'.join(map(re.escape, DRIVERS))})://.*")
+OBJECT = re.compile(r"(s3|gs|az|https?)://.*")
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 # where a `uri` has what lets in: after a user's name, and in parameters of such a name
 SECRETS = (
@@ -162,11 +163,21 @@ class Drift(_Model):
         )
 
 
+def _as_lines(uri: object) -> object:
+    """Write a list of addresses as lines."""
+    if not isinstance(uri, list):
+        return uri
+    if all(isinstance(one, str) and OBJECT.fullmatch(one) for one in uri):
+        return "\n".join(uri)
+    message = "a list is of addresses: s3://, gs://, az:// or https://; or give one file or pattern"
+    raise ValueError(message)
+
+
 class Source(_Model):
     """One source of text records."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    uri: Annotated[str, Field(min_length=1)]
+    uri: Annotated[str, Field(min_length=1), BeforeValidator(_as_lines)]
     format: Format | None = None
     encoding: str = "utf-8"
     delimiter: Annotated[str, Field(min_length=1, max_length=1, pattern=r'[^"\r\n]')] = ","
@@ -205,6 +216,17 @@ class Source(_Model):
     def compared_by(self) -> tuple[str, ...]:
         """The columns that identify a row of the database: `key`, or the cursor's after a time."""
         return self.key or self.cursor[1:]
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where its files are, if that is in object storage or on web servers; else nothing."""
+        lines = self.uri.split("\n")
+        return lines if all(map(OBJECT.fullmatch, lines)) else []
+
+    @property
+    def place(self) -> str:
+        """Its `uri`, for people."""
+        return self.uri.replace("\n", ", ")
 
     @property
     def is_topic(self) -> bool:
@@ -301,17 +323,47 @@ def topic_of(uri: str) -> TopicAddress:
     raise SourceError(message)
 
 
+class RemoteObject(NamedTuple):
+    """A file elsewhere, as it was listed; `mark`, its ETag, changes with its content."""
+
+    root: str
+    key: str
+    n_bytes: int
+    mark: str
+
+    @property
+    def uri(self) -> str:
+        """Its address."""
+        return f"{self.root}/{self.key}"
+
+
 class SourceFile(NamedTuple):
-    """A file of a source, its format and its compression."""
+    """A file of a source, its format and its compression.
+
+    The `path` of a remote one is its key, until it is fetched.
+    """
 
     path: Path
     format: Format
     compression: str | None
+    remote: RemoteObject | None = None
 
     @property
     def uri(self) -> str:
         """The file's URI."""
-        return self.path.as_uri()
+        return self.remote.uri if self.remote else self.path.as_uri()
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return self.remote.uri if self.remote else str(self.path)
+
+    def state(self) -> tuple[int, str]:
+        """Return its size, and what changes when its content does; raises OSError if it is gone."""
+        if self.remote:
+            return self.remote.n_bytes, self.remote.mark
+        stat = self.path.stat()
+        return stat.st_size, str(stat.st_mtime_ns)
 
 
 class Listing(NamedTuple):
@@ -367,6 +419,7 @@ def load_source(path: Path) -> Source:
         )
     if source.is_topic:
         _check_topic(path, source, encoding)
+    if source.is_topic or source.addresses:
         return source.model_copy(update={"encoding": encoding})
     uri = Path(source.uri).expanduser()
     return source.model_copy(
@@ -396,25 +449,20 @@ def list_files(source: Source) -> Listing:
     if source.is_stream or source.is_database:
         message = f"{source.uri}: has no files"
         raise NoFilesError(message)
-    target = Path(source.uri)
-    root = _root_of(target)
     files: list[SourceFile] = []
     passed_over: list[str] = []
-    for path in _found(target, root):
-        file = describe(path, source.format if path == target or not target.is_dir() else None)
-        if not _real(path).is_relative_to(_real(root)):
-            passed_over.append(f"{path}: leaves the folder of the source, skipped")
-        elif not path.is_file():
-            continue
-        elif file is None or (source.format and file.format != source.format):
+    for path, is_in_folder, remote in _candidates(source, passed_over):
+        file = describe(path, None if is_in_folder else source.format)
+        if file is None or (source.format and file.format != source.format):
             wanted = source.format or "JSONL, CSV or Parquet"
-            passed_over.append(f"{path}: is not a {wanted} file by its name, skipped")
+            place = remote.uri if remote else path
+            passed_over.append(f"{place}: is not a {wanted} file by its name, skipped")
         else:
-            files.append(file)
+            files.append(file._replace(remote=remote))
     if not files:
         message = "; ".join(
             [
-                f"{source.uri}: no file to load there",
+                f"{source.place}: no file to load there",
                 *passed_over[:1],
                 "check `uri` (a file, a folder or a glob) and `format`",
             ]
@@ -423,15 +471,33 @@ def list_files(source: Source) -> Listing:
     return Listing(files, passed_over)
 
 
+def _candidates(
+    source: Source, passed_over: list[str]
+) -> Iterator[tuple[Path, bool, RemoteObject | None]]:
+    """Find what `uri` leads to, and whether a folder led there."""
+    if source.addresses:
+        from transforms.sources.objects import find_objects
+
+        yield from ((Path(item.key), below, item) for item, below in find_objects(source))
+        return
+    target = Path(source.uri)
+    root = _root_of(target)
+    for path in _found(target, root):
+        if not _real(path).is_relative_to(_real(root)):
+            passed_over.append(f"{path}: leaves the folder of the source, skipped")
+        elif path.is_file():
+            yield path, path != target and target.is_dir(), None
+
+
 def describe(path: Path, declared: Format | None) -> SourceFile | None:
     """Find a file's format and compression by its suffixes, unless the format is `declared`.
 
     Returns None for a file of no known format.
 
-    >>> describe(Path("/in/MAIL.CSV.GZ"), None)
-    SourceFile(path=PosixPath('/in/MAIL.CSV.GZ'), format='csv', compression='gzip')
-    >>> describe(Path("/in/mail.txt"), "jsonl")
-    SourceFile(path=PosixPath('/in/mail.txt'), format='jsonl', compression=None)
+    >>> describe(Path("/in/MAIL.CSV.GZ"), None)[1:3]
+    ('csv', 'gzip')
+    >>> describe(Path("/in/mail.txt"), "jsonl").format
+    'jsonl'
     """
     compression = COMPRESSIONS.get(path.suffix.lower())
     inner = path.with_suffix("") if compression else path
@@ -533,6 +599,14 @@ def _check_place(path: Path, source: Source) -> None:
 
 def _fault_of_files(source: Source) -> str | None:
     given = {"table", "query", "cursor", "key", "lag", "deletes"} & source.model_fields_set
+    for address in source.addresses:
+        if re.match(r"\w+://[^/]*@", address) or ("?" in address and address.startswith("http")):
+            return (
+                "uri: has a user's name or a query in it, which may be a secret; leave it out, "
+                "credentials are in the environment (docs/object-storage.md)"
+            )
+    if source.addresses and source.format == "delta":
+        return "format: a Delta table is read from a folder of this machine; mount or copy it"
     return (
         f"{min(given)}: goes with a database, and `uri` names files; a database is "
         "postgresql://HOST/DATABASE or sqlite://PATH, or see docs/databases.md"

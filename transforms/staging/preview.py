@@ -17,6 +17,7 @@ from transforms.errors import FileRefusedError
 from transforms.schemas.fields import SourceField
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import StagedRecord
+from transforms.sources.objects import local_copies
 from transforms.sources.reading import read_payloads
 from transforms.sources.schema_changes import (
     UNFIT,
@@ -68,7 +69,9 @@ def look_at_fields(source: Source, warehouse: Warehouse, files: Sequence[SourceF
             RawRecord,
             preparing(source.name).consumed(warehouse, StagedRecord.relation()),
         )
-        heads = pa.Table.from_batches(_heads(source, files), RawRecord.arrow_schema())
+        heads = pa.Table.from_batches(
+            _heads(source, files, warehouse.settings.root), RawRecord.arrow_schema()
+        )
         connection.register("heads", heads)
         connection.execute(INCOMING)
         known = known_fields(connection, source.name, loads_of(connection))
@@ -115,7 +118,9 @@ def stage_heads(source: Source, warehouse: Warehouse, files: Sequence[SourceFile
             home.create(contract)
         with scratch_folder(home.settings.root) as scratch, connect(home) as connection:
             connection.execute("set variable source = $name", {"name": source.name})
-            heads = pa.Table.from_batches(_heads(source, files), RawRecord.arrow_schema())
+            heads = pa.Table.from_batches(
+                _heads(source, files, warehouse.settings.root), RawRecord.arrow_schema()
+            )
             connection.register("heads", heads)
             connection.execute("create table incoming as from heads")
             split(connection, source, home, scratch / "accepted.arrow")
@@ -153,13 +158,14 @@ def _changes(compared: Compared, read: set[str]) -> list[str]:
     return [in_words(*item) for item in dict.fromkeys(wanted)]
 
 
-def _heads(source: Source, files: Sequence[SourceFile]) -> Iterator[pa.RecordBatch]:
-    for file in files[:MAX_FILES]:
-        with suppress(FileRefusedError):  # the run reports it
-            header, payloads = next(
-                read_payloads(file, source, HEAD_ROWS), (None, pa.array([], pa.binary()))
-            )
-            yield _batch(source, file, header, payloads.slice(0, HEAD_ROWS))
+def _heads(source: Source, files: Sequence[SourceFile], home: Path) -> Iterator[pa.RecordBatch]:
+    with local_copies(files[:MAX_FILES], home) as local:
+        for file in files[:MAX_FILES]:
+            with suppress(FileRefusedError):  # the run reports it
+                header, payloads = next(
+                    read_payloads(local(file), source, HEAD_ROWS), (None, pa.array([], pa.binary()))
+                )
+                yield _batch(source, file, header, payloads.slice(0, HEAD_ROWS))
 
 
 def _batch(

@@ -6,6 +6,7 @@ is deleted last.
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import chain
@@ -22,7 +23,7 @@ from transforms.features.build import recompute, undeclared
 from transforms.features.chosen import computed_views
 from transforms.features.engine.duplicate_index import INDEX
 from transforms.features.view import View
-from transforms.home import replace_file
+from transforms.home import remove_files, replace_file
 from transforms.paths import parquet, scan_parquet
 from transforms.schemas.base import Contract
 from transforms.schemas.raw import RawRecord
@@ -36,7 +37,7 @@ from transforms.schemas.staging import (
 from transforms.sql import model
 from transforms.staging.accounting import recount
 from transforms.staging.prepare import ACCEPTED
-from transforms.warehouse.arrivals import erasure_folder
+from transforms.warehouse.arrivals import erasure_folder, is_erasing
 from transforms.warehouse.checkpoint import ERASE, preparing, publish_once
 from transforms.warehouse.rewrite import PLACE, files_holding, rows_staying
 from transforms.warehouse.scratch import scratch_folder
@@ -191,13 +192,16 @@ def begin(warehouse: Warehouse, wanted: Wanted) -> None:
             "number": warehouse.versions()[RawRecord.relation()],
         }
         replace_file(half / "note.json", json.dumps(content).encode())
+        if there := warehouse.settings.replica:
+            shutil.rmtree(_folder(warehouse), ignore_errors=True)
+            there.put_folder(half, _folder(warehouse), last="note.json")
         half.replace(_folder(warehouse))
 
 
 def begun_erasure(warehouse: Warehouse) -> Erasure | None:
     """Return the erasure that has begun and not ended, if there is one."""
     folder = _folder(warehouse)
-    if not folder.is_dir():
+    if not is_erasing(warehouse.settings.root):
         return None
     content = json.loads((folder / "note.json").read_text("utf-8"))
     entities = {
@@ -263,15 +267,17 @@ def delete_files(warehouse: Warehouse, erasure: Erasure) -> int:
             *(old_files(warehouse, contract) for contract in (*ROW_TABLES, *INDEX)),
             *of_views,
         ):
-            for file in files:
-                Path(file).unlink()
+            remove_files([Path(file) for file in files])
             n_deleted += len(files)
     return n_deleted
 
 
 def every_file(warehouse: Warehouse, contract: type[Contract]) -> list[str]:
     """List all data files in a table's folder, of whatever version."""
-    return [str(path) for path in sorted(warehouse.folder(contract.relation()).glob("*.parquet"))]
+    folder = warehouse.folder(contract.relation())
+    there = warehouse.settings.replica
+    files = there.data_files(folder) if there else sorted(folder.glob("*.parquet"))
+    return [str(path) for path in files]
 
 
 def old_files(warehouse: Warehouse, contract: type[Contract]) -> list[str]:
@@ -317,7 +323,11 @@ def end(warehouse: Warehouse) -> None:
     with scratch_folder(
         warehouse.settings.root
     ) as scratch:  # it is removed whole, even if the run is killed here
-        _folder(warehouse).replace(scratch / "ended")
+        _folder(warehouse).rename(scratch / "ended")
+        if there := warehouse.settings.replica:
+            names = sorted((scratch / "ended").iterdir(), key=lambda path: path.name != "note.json")
+            for name in names:  # the note first: without it nothing has begun
+                there.remove([_folder(warehouse) / name.name])
 
 
 def recompute_views(warehouse: Warehouse, erasure: Erasure, now: datetime) -> None:

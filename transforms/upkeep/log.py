@@ -10,6 +10,8 @@ from pathlib import Path
 
 from deltalake import DeltaTable
 
+from transforms.replica import replica_of
+
 # of about 4 microseconds each, whenever a table is committed to or opened
 KEPT_ENTRIES = 1_000
 # versions whose checkpoints stay, for open tables; each lists all files replaced in a week
@@ -23,6 +25,14 @@ def trim_log(folder: Path, needed: Iterable[int], since: int | None = None) -> i
     Old checkpoints are deleted every time. `needed` versions can be opened afterwards, and all from
     `since` on. Nobody else may commit.
     """
+    there = replica_of(folder)
+    n_deleted = _trim(folder, needed, since)
+    if there:
+        there.settle(folder)
+    return n_deleted
+
+
+def _trim(folder: Path, needed: Iterable[int], since: int | None) -> int:
     log = folder / "_delta_log"
     entries = {int(path.stem) for path in log.glob("*.json") if _is_numbered(path)}
     if len(entries) <= 2 * KEPT_ENTRIES:

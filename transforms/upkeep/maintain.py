@@ -18,6 +18,7 @@ from transforms.expressions import quoted
 from transforms.features.build import consistent_versions
 from transforms.features.engine.duplicate_index import INDEX
 from transforms.features.registry import views
+from transforms.home import remove_files
 from transforms.paths import file_bytes
 from transforms.profiles.profile import profile_views
 from transforms.schemas.base import Contract
@@ -235,16 +236,17 @@ def _vacuum(
         return Vacuumed(relation, 0, 0)
     keep = sorted(version for version in kept if 0 <= version <= table.version())
     # Delta's own deletion adds two commits that every consumer of the table would have to read
-    names = table.vacuum(
-        hours, dry_run=True, enforce_retention_duration=False, keep_versions=keep, full=True
-    )
-    files = [
-        file for file in (warehouse.folder(relation) / name for name in names) if file.is_file()
-    ]
-    deleted = Vacuumed(relation, len(files), sum(map(file_bytes, files)))
+    there = warehouse.settings.replica
+    with there.outline(warehouse.folder(relation)) if there else nullcontext(table) as outline:
+        names = outline.vacuum(
+            hours, dry_run=True, enforce_retention_duration=False, keep_versions=keep, full=True
+        )
+    named = [warehouse.folder(relation) / name for name in names]
+    files = named if there else [file for file in named if file.is_file()]
+    n_bytes = sum(map(there.size if there else file_bytes, files))
+    deleted = Vacuumed(relation, len(files), n_bytes)
     if not is_dry:
-        for file in files:
-            file.unlink()
+        remove_files(files)
         table.create_checkpoint()
     return deleted
 

@@ -2,8 +2,10 @@
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+
+from transforms.replica import replica_of
 
 
 @contextmanager
@@ -22,7 +24,9 @@ def lock_arrivals(home: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        there = replica_of(home)
+        with there.lease("raw", lambda _: None) if there else nullcontext():
+            yield
 
 
 def erasure_folder(home: Path) -> Path:
@@ -32,4 +36,4 @@ def erasure_folder(home: Path) -> Path:
 
 def is_erasing(home: Path) -> bool:
     """Whether an erasure has begun; if it was killed, the next run finishes it."""
-    return erasure_folder(home).is_dir()
+    return (erasure_folder(home) / "note.json").is_file()

@@ -197,15 +197,24 @@ def _commit(
         custom_metadata=dict(notes or {}),
     )
     actions: list[AddAction | RemoveAction] = [*added, *map(_remove, without)]
+    folder, there = warehouse.folder(contract.relation()), warehouse.settings.replica
+
+    def write(table: DeltaTable) -> None:
+        table.create_write_transaction(
+            actions, mode, contract.arrow_schema(), commit_properties=commit
+        )
+
     for tries_left in reversed(range(COMMIT_TRIES)):
         opened = warehouse.take(contract)
         table, before = opened.table, opened.table.version()
         _refuse_repeat(opened, contract.relation(), transactions, code)
         _refuse_missing(table, contract.relation(), without)
         try:
-            table.create_write_transaction(
-                actions, mode, contract.arrow_schema(), commit_properties=commit
-            )
+            if there is None:
+                write(table)
+            elif not there.commit(folder, before, lambda copy: write(DeltaTable(str(copy)))):
+                message = f"{contract.relation()}: others commit all the time; run again"
+                raise CommitFailedError(message)  # noqa: TRY301 - caught as delta-rs's own
             break
         except CommitFailedError:
             # also if two runs create a table at once: the second creation is a commit too
@@ -214,6 +223,8 @@ def _commit(
     table.update_incremental()
     if table.version() % COMMITS_UNTIL_CHECKPOINT == 0:
         table.create_checkpoint()
+        if there:
+            there.settle(folder)
     is_alone = table.version() == before + 1  # else what others committed meanwhile is unknown
     warehouse.share(
         contract.relation(),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from transforms.home import sweep_halves
+from transforms.home import remove_files, sweep_halves
 from transforms.warehouse.tables import FORMER, Warehouse
 
 PARTS = "parts"
@@ -55,4 +55,4 @@ def sweep_parts(warehouse: Warehouse, journal: Path) -> None:
         relation = next((new for new, former in FORMER.items() if former == written), written)
         path = warehouse.folder(relation) / name
         if str(path) not in warehouse.files(relation):
-            path.unlink(missing_ok=True)
+            remove_files([path])

@@ -5,6 +5,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from threading import Lock
 from typing import NamedTuple
 from urllib.parse import unquote
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
@@ -19,6 +21,7 @@ from deltalake.exceptions import DeltaError
 from transforms.errors import HomeError
 from transforms.home import Settings
 from transforms.paths import refuse_path
+from transforms.replica import have_here
 from transforms.schemas.base import Contract, describe
 
 RELATIONS = (
@@ -112,6 +115,8 @@ class Warehouse:
         self.settings = settings
         self.report = report
         self._root = settings.root
+        self._replica = settings.replica
+        self._begun_at = time.monotonic()
         self._opened: dict[Path, Opened] = {}
         self._files: dict[tuple[str, tuple[int, int] | None], list[str]] = {}
         self._keeping = Lock()  # tables may be written side by side
@@ -134,6 +139,7 @@ class Warehouse:
 
     def opened(self, relation: str) -> Opened | None:
         """Open a table as `table` does, with what is known of it."""
+        self._look()
         folder = self.folder(relation)
         opened = self._opened.get(folder)
         if opened and _is_newest(folder, opened) and not _is_long_open(opened):
@@ -192,8 +198,15 @@ class Warehouse:
 
     def relations(self) -> tuple[str, ...]:
         """List the relations that a home can have, and those of features that it does have."""
+        self._look()
         folders = (self._root / "features").glob("*/_delta_log")
         return (*RELATIONS, *sorted(f"features.{folder.parent.name}" for folder in folders))
+
+    def _look(self) -> None:
+        """Have what a home in object storage had when this was made, or later."""
+        there = self._replica
+        if there and there.pulled_at < self._begun_at and not there.is_leased:
+            there.pull()
 
     def version(self, relation: str) -> int:
         """Return the newest version of a table; -1 if it was never written."""
@@ -231,6 +244,8 @@ class Warehouse:
     def _keep_files(self, entry: str, table: DeltaTable) -> list[str]:
         """Keep the data files of a version for the runs that continue from it; return them."""
         files = data_files(table)
+        if self._replica:
+            _counted.update(_counts(table, files))
         with self._keeping:
             if (identity := _identity(entry)) is not None:
                 self._files[entry, identity] = files
@@ -252,20 +267,27 @@ class Warehouse:
         if opened := self.opened(contract.relation()):
             return opened
         folder = self.folder(contract.relation())
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            table = DeltaTable.create(
-                str(folder),
+
+        def create(place: Path) -> None:
+            DeltaTable.create(
+                str(place),
                 contract.arrow_schema(),
                 mode="ignore",
                 description=describe(contract),
                 configuration=KEEP_LOG,
             )
+
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if self._replica:
+                self._replica.commit(folder, -1, create)
+            else:
+                create(folder)
         except OSError as error:
             reason = error.strerror or error
             message = f"{self.settings.root}: cannot be written ({reason}); choose another --home"
             raise HomeError(message) from None
-        return self.share(contract.relation(), table)
+        return self.share(contract.relation(), DeltaTable(str(folder)))
 
 
 def rename_tables(home: Path) -> None:
@@ -341,5 +363,19 @@ def n_rows_of(file: str) -> int:
     ...     n_rows_of(file.name)
     2
     """
+    if file in _counted:
+        return _counted[file]
+    have_here([file])
     n_rows: int = pq.read_metadata(file).num_rows
     return n_rows
+
+
+# rows of data files that may not be here, by the log
+_counted: dict[str, int] = {}
+
+
+def _counts(table: DeltaTable, files: list[str]) -> dict[str, int]:
+    actions = pa.table(table.get_add_actions(flatten=True)).select(["path", "num_records"])
+    counts = dict(zip(*actions.to_pydict().values(), strict=True))
+    found = {file: counts.get(Path(file).name) for file in files}
+    return {file: count for file, count in found.items() if count is not None}

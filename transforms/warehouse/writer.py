@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
+from transforms.home import remove_files
+from transforms.replica import replica_of
 from transforms.schemas.base import Contract
 
 ROWS_OF_A_FILE = 2_000_000
@@ -163,9 +165,8 @@ class _Lane:
         self._thread.shutdown(wait=True)
         if self._part:
             self._part.close()
-        for path in (*(self.folder / action.path for action in self._actions), self._path):
-            if path:
-                path.unlink(missing_ok=True)
+        paths = (*(self.folder / action.path for action in self._actions), self._path)
+        remove_files([path for path in paths if path])
 
     def _wait(self) -> None:
         if self._pending:
@@ -189,6 +190,8 @@ class _Lane:
             return
         self._part.close()
         stat = self._path.stat()
+        if there := replica_of(self._path):
+            there.put(self._path)
         stats = f'{{"numRecords": {self._rows_of_part}}}'
         self._actions.append(
             AddAction(
