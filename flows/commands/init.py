@@ -173,6 +173,10 @@ def _show_preview(found: "Preview") -> None:
 def _deploy(name: str, source: Path, cron: str) -> None:
     """Add a deployment to the `prefect.yaml` of this folder, which is begun where there is none."""
     import yaml
+
+    import flows.importing  # noqa: F401
+
+    # isort: split
     from prefect.client.schemas.schedules import CronSchedule
     from pydantic import ValidationError
 

@@ -79,7 +79,7 @@ def test_run_takes_what_is_new_and_a_second_run_has_nothing_to_do(notes: Notes) 
 
 def test_a_database_that_does_not_answer_stops_a_run_in_one_line(notes: Notes) -> None:
     notes.file.unlink()
-    with pytest.raises(SourceError, match=r"^notes: sqlite://.*: cannot be read \(.*\)$"):
+    with pytest.raises(SourceError, match=r"^notes: sqlite://.*: cannot be read \(.*\); check"):
         run_plain(notes.parameters)
 
 

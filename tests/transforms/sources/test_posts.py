@@ -166,7 +166,9 @@ def test_run_of_a_source_that_has_posts_only_finds_no_file_to_load(
 def test_nothing_is_taken_until_a_killed_erasure_is_finished(
     notes: Source, warehouse: Warehouse
 ) -> None:
-    erasure_folder(warehouse.settings.root).mkdir(parents=True)
+    folder = erasure_folder(warehouse.settings.root)
+    folder.mkdir(parents=True)
+    (folder / "note.json").touch()
     with pytest.raises(HomeError, match="the next run finishes it"):
         Intake(notes, warehouse).take([read_post("a", b"{}")])
     assert warehouse.version("raw.records") == -1
