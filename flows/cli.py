@@ -10,6 +10,7 @@ import click
 
 from flows.commands import home_option, open_warehouse, source_option
 from flows.commands.backfill import backfill
+from flows.commands.catalog import catalog
 from flows.commands.consistency import consistency
 from flows.commands.consume import consume
 from flows.commands.erase import erase
@@ -68,6 +69,7 @@ def main(*, debug: bool) -> None:
       millrace status                                 list the tables, their disk use and row counts
       millrace report                                 write an HTML report
       millrace sql "from staging.records"              ask the tables a question; alone, a prompt
+      millrace catalog --duckdb FILE                  write a file of views, for dbt and BI tools
       millrace trace --feature author_activity:ID     list the records behind a value
       millrace features                               list every feature and its meaning
       millrace features new NAME                      start a feature file of your own, with a test
@@ -268,6 +270,7 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
 
 for command in (
     backfill,
+    catalog,
     consistency,
     consume,
     erase,

@@ -1,6 +1,7 @@
 """Questions in SQL: a snapshot of a home's relations, read only, with texts and persons masked."""
 
 import json
+import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -61,6 +62,32 @@ def open_queries(
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
     return connection
+
+
+def write_catalog(
+    warehouse: Warehouse, path: Path, at: datetime | None = None, *, reveal: bool = False
+) -> list[str]:
+    """Write a DuckDB file with a view of each relation, for programs that open such files.
+
+    The views read the data files of one version of each table, by their paths on this machine, and
+    are masked as `open_queries` does. Whoever has the file open goes on with the one before.
+    Returns the names of the relations. Raises QueryError as `open_queries` does.
+    """
+    half = path.with_name(f"{path.name}.{os.getpid()}.half")
+    try:
+        with duckdb.connect(half) as connection:
+            create_relations(connection, warehouse, at, reveal=reveal)
+            names = connection.sql(
+                """select schema_name || '.' || view_name from duckdb_views()
+                where not internal order by all"""
+            ).fetchall()
+        half.replace(path)
+    except duckdb.IOException as error:
+        message = f"{path}: cannot be written ({str(error).splitlines()[0]}); choose another file"
+        raise QueryError(message) from None
+    finally:
+        half.unlink(missing_ok=True)
+    return [name for (name,) in names]
 
 
 def create_relations(

@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from transforms.expressions import literal
+from transforms.expressions import literal, quoted
 from transforms.paths import parquet_relation
 from transforms.schemas.base import Contract
 from transforms.warehouse.scratch import scratch_folder
@@ -130,15 +130,20 @@ def create_view(
     connection: duckdb.DuckDBPyConnection, name: str, files: list[str], schema: pa.Schema
 ) -> None:
     """Create a view of data files; without files, an empty one with the given schema."""
-    schema_name, _, view = name.rpartition(".")
+    schema_name, _, _ = name.rpartition(".")
     if schema_name:
         connection.execute(f"create schema if not exists {schema_name}")
-    if files:
-        connection.execute(f"create or replace view {name} as from {parquet_relation(files)}")
-        return
-    connection.execute(f"use {schema_name or 'main'}")
-    connection.from_arrow(schema.empty_table()).create_view(view)
-    connection.execute("use main")
+    rows = f"from {parquet_relation(files)}" if files else _no_rows(connection, schema)
+    connection.execute(f"create or replace view {name} as {rows}")
+
+
+def _no_rows(connection: duckdb.DuckDBPyConnection, schema: pa.Schema) -> str:
+    """Compose a query of no rows with a schema's columns, for a view that a file can hold."""
+    empty = connection.from_arrow(schema.empty_table())
+    columns = zip(empty.columns, empty.types, strict=True)
+    return (
+        f"select {', '.join(f'null::{kind} as {quoted(name)}' for name, kind in columns)} limit 0"
+    )
 
 
 def create_arrivals(

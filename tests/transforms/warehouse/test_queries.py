@@ -10,7 +10,7 @@ import pytest
 
 from transforms.errors import QueryError
 from transforms.sources.source import Source
-from transforms.warehouse.queries import check_query, open_queries
+from transforms.warehouse.queries import check_query, open_queries, write_catalog
 from transforms.warehouse.tables import Warehouse, data_files
 
 ANN, TEXT = "ann@example.com", "Write to ann@example.com, or call +44 20 7946 0958."
@@ -142,3 +142,27 @@ def test_what_is_no_query_of_relations_is_refused(query: str, reason: str) -> No
 def test_queries_of_relations_are_taken(query: str) -> None:
     with duckdb.connect() as connection:
         check_query(connection, query)
+
+
+@pytest.mark.usefixtures("opened")
+def test_a_catalog_file_has_each_relation_masked_without_rows_of_its_own(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    path = tmp_path / "notes.duckdb"
+    names = write_catalog(warehouse, path)
+    assert set(names) == set(warehouse.versions())
+    with duckdb.connect(path, read_only=True) as connection:
+        rows = {name: connection.sql(f"from {name}").fetchall() for name in names}
+    assert len(rows["staging.records"]) == 3
+    assert rows["staging.duplicate_rows"] == []
+    assert "example.com" not in str(rows)
+    assert path.stat().st_size < 1 << 20
+    write_catalog(warehouse, path, reveal=True)
+    with duckdb.connect(path, read_only=True) as connection:
+        assert TEXT in str(connection.sql("from staging.records").fetchall())
+
+
+@pytest.mark.usefixtures("opened")
+def test_a_catalog_that_cannot_be_written_is_refused(warehouse: Warehouse, tmp_path: Path) -> None:
+    with pytest.raises(QueryError, match=r"nowhere/a\.duckdb: cannot be written"):
+        write_catalog(warehouse, tmp_path / "nowhere" / "a.duckdb")
