@@ -129,9 +129,7 @@ def spark_cluster(n_workers: int = 2) -> Iterator[Cluster]:
     """Start a standalone Spark master and workers of one core each."""
     found = importlib.util.find_spec("pyspark")
     if found is None or found.origin is None or not shutil.which("java"):
-        message = (
-            "Spark is not installed: pip install pyspark, apt-get install default-jre-headless"
-        )
+        message = "Spark is missing: pip install 'millrace[spark]', apt-get install default-jre-headless"
         raise MissingProgram(message)
     home, address, pages = Path(found.origin).parent, Address("127.0.0.1", free_port()), free_port()
     url, deploy = f"spark://{address.host}:{address.port}", "org.apache.spark.deploy"

@@ -41,6 +41,7 @@ from flows.stages import (
     run_maintenance,
     run_plain,
 )
+from transforms import replica
 from transforms.errors import MillraceError
 from transforms.features.registry import views
 from transforms.home import Settings
@@ -50,6 +51,8 @@ from transforms.upkeep.erase import Wanted
 from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
+# a machine that has died is waited for, and the whole time would be half a minute
+replica.SECONDS_OF_A_LEASE = float(os.environ.get("SECONDS_OF_A_LEASE", replica.SECONDS_OF_A_LEASE))
 SPINE = (
     "select record_id, author_id, known_timestamp as event_timestamp from staging.records "
     "where not is_tombstone order by all"

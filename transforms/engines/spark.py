@@ -54,7 +54,7 @@ class SparkEngine(Engine):
     @property
     def n_workers(self) -> int:
         """How many tasks Spark runs at a time: the cores of its executors."""
-        return self._session.sparkContext.defaultParallelism
+        return int(self._session.sparkContext.defaultParallelism)
 
     def map(self, function: Callable[[Task], Made], tasks: Sequence[Task]) -> Iterator[Made]:
         """Yield what each task makes, once all are done."""

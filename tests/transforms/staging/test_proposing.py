@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms.errors import SourceError
@@ -175,6 +175,7 @@ def test_a_cut_number_is_no_key_and_is_named_with_the_reason(tmp_path: Path) -> 
     assert proposal.choices["record_id"].doubt
 
 
+@settings(max_examples=25)  # each writes and reads a file
 @given(
     days=st.lists(st.integers(1, 28), min_size=5, max_size=30),
     months=st.lists(st.integers(1, 12), min_size=30, max_size=30),
