@@ -6,6 +6,7 @@ import math
 import random
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -20,7 +21,7 @@ from feast import Entity, FeatureStore, FeatureView, RepoConfig, ValueType
 from feast.feature_server import get_app
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.types import Array, Bool, Float64, Int64, String, UnixTimestamp
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from feature_repo.derived import on_demand_view
@@ -179,10 +180,12 @@ class Home(NamedTuple):
         frame = OpenStore(self.store).read([f"{view}:{name}" for name in FEATURES], keys)
         return frame.rename(lambda name: name.removeprefix(f"{view}__")).select(FEATURES).to_dicts()
 
-    def asked(self, keys: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def asked(
+        self, keys: list[dict[str, Any]], view: str = "pair_activity"
+    ) -> list[dict[str, Any]]:
         """What plain Feast answers."""
         found = self.store.get_online_features(
-            [f"pair_activity:{name}" for name in FEATURES], keys
+            [f"{view}:{name}" for name in FEATURES], keys
         ).to_dict()
         return [{name: found[name][place] for name in FEATURES} for place in range(len(keys))]
 
@@ -275,12 +278,23 @@ def filled(home: Home) -> Home:
     return home
 
 
+@contextmanager
+def clock_at(at: datetime) -> Iterator[None]:
+    """Let reads go by an instant, of which what they find is right, as training of it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock, "now", lambda: at)
+        yield
+
+
 MINUTES = st.integers(-2_000, 20_000).map(lambda minutes: START + timedelta(minutes=minutes))
 CHANGES = st.sampled_from(ROWS).flatmap(
     lambda row: st.integers(-1, 1).map(
         lambda us: row["event_timestamp"] + timedelta(microseconds=us)
     )
 )
+# from the instant of materialization to past the last row: what a read may go by
+READ = (MINUTES | CHANGES).map(lambda at: max(at, NOW))
+LAST = NOW + timedelta(minutes=14_401)
 ASKED = st.sampled_from(
     [*KEYS, {"subject_id": None, "author_id": "b"}, {"subject_id": "a", "author_id": None}]
 )
@@ -310,25 +324,39 @@ def test_what_is_past_its_time_to_live_is_null_and_what_never_was_is_nothing(fil
             filled.trained(spine).to_arrow().select(["subject_id", "author_id", "event_timestamp"]),
         )
         assert connection.sql(job.to_sql()).pl().select(FEATURES).to_dicts() == expected
-    assert filled.served(KEYS, "pair_brief") == [
-        truth(key, datetime.now(UTC), TTL) if truth(key, NOW) != NOTHING else NOTHING
-        for key in KEYS
-    ]
+    for at in (NOW + timedelta(hours=hours) for hours in range(0, 270, 7)):
+        with clock_at(at):
+            expected = [truth(key, at, TTL) for key in KEYS]
+            assert filled.served(KEYS, "pair_brief") == expected
+            assert filled.asked(KEYS, "pair_brief") == expected
 
 
-@given(st.lists(ASKED, min_size=1, max_size=20))
+@given(st.lists(ASKED, min_size=1, max_size=20), READ)
+@example(KEYS, NOW)
+@example(KEYS, LAST)
 @settings(max_examples=20)
-def test_a_pair_is_served_what_it_is_trained_on(filled: Home, keys: list[dict[str, Any]]) -> None:
-    expected = [truth(key, NOW) for key in keys]
-    assert filled.served(keys) == expected
-    assert filled.asked(keys) == expected
+def test_a_pair_is_served_what_it_is_trained_on(
+    filled: Home, keys: list[dict[str, Any]], at: datetime
+) -> None:
+    expected = [truth(key, at) for key in keys]
+    with clock_at(at):
+        assert filled.served(keys) == expected
+        assert filled.asked(keys) == expected
+
+
+def test_plain_feast_reads_now_what_training_says_of_now(filled: Home) -> None:
+    now = datetime.now(UTC)
+    trained = filled.trained([(key, now) for key in KEYS]).to_polars().select(FEATURES).to_dicts()
+    assert filled.asked(KEYS) == trained
+    assert trained != [truth(key, NOW) for key in KEYS]  # of two, the rows have come since
 
 
 def test_a_pair_that_nobody_has_seen_is_served_present_counts(filled: Home) -> None:
     unseen, before = KEYS[-1], next(key for key in SEEN if truth(key, NOW) == NOTHING)
-    found = filled.store.get_online_features(
-        ["pair_activity:n_records", "pair_activity:total"], [unseen, before]
-    ).proto
+    with clock_at(NOW):
+        found = filled.store.get_online_features(
+            ["pair_activity:n_records", "pair_activity:total"], [unseen, before]
+        ).proto
     answered = dict(zip(found.metadata.feature_names.val, found.results, strict=True))
     kinds = {"n_records": "int64_val", "total": "double_val"}
     assert {
@@ -343,16 +371,20 @@ def test_the_server_answers_pairs(filled: Home) -> None:
         "entities": {name: [key[name] for key in KEYS] for name in ("subject_id", "author_id")},
     }
 
-    async def post() -> httpx.Response:
-        transport = httpx.ASGITransport(get_app(filled.store))
+    async def post(instants: list[datetime]) -> list[httpx.Response]:
+        transport, answers = httpx.ASGITransport(get_app(filled.store)), []
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            return await client.post("/get-online-features", json=body)
+            for at in instants:
+                with clock_at(at):
+                    answers.append(await client.post("/get-online-features", json=body))
+        return answers
 
-    answer = asyncio.run(post()).json()
-    found = dict(zip(answer["metadata"]["feature_names"], answer["results"], strict=True))
-    assert [
-        {name: found[name]["values"][place] for name in FEATURES} for place in range(len(KEYS))
-    ] == [truth(key, NOW) for key in KEYS]
+    for at, response in zip((NOW, LAST), asyncio.run(post([NOW, LAST])), strict=True):
+        answer = response.json()
+        found = dict(zip(answer["metadata"]["feature_names"], answer["results"], strict=True))
+        assert [
+            {name: found[name]["values"][place] for name in FEATURES} for place in range(len(KEYS))
+        ] == [truth(key, at) for key in KEYS]
 
 
 @given(st.lists(ASKED, max_size=12))
@@ -452,14 +484,17 @@ def test_what_is_only_stored_is_served_nowhere(filled: Home) -> None:
 
 
 @pytest.mark.parametrize("home", ["sqlite"], indirect=True)
-def test_the_nearest_pairs_are_found(filled: Home) -> None:
+@pytest.mark.parametrize("at", [NOW, LAST])
+def test_the_nearest_pairs_are_found(filled: Home, at: datetime) -> None:
     view, asked = filled.store.get_feature_view("pair_activity"), [0.5, 1.0]
     config, online_store = filled.store.config, filled.store.provider.online_store
-    found = online_store.retrieve_online_documents_v2(
-        config, view, ["n_records", "place"], asked, 3, "L2"
-    )
-    known = [truth(key, NOW) for key in SEEN if truth(key, NOW) != NOTHING]
-    nearest = sorted(math.dist(row["place"], asked) for row in known)[:3]
+    known = [truth(key, at) for key in SEEN if truth(key, at) != NOTHING]
+    top_k = len(known) - 1
+    with clock_at(at):
+        found = online_store.retrieve_online_documents_v2(
+            config, view, ["n_records", "place"], asked, top_k, "L2"
+        )
+    nearest = sorted(math.dist(row["place"], asked) for row in known)[:top_k]
     assert sorted(values["distance"].float_val for _, _, values in found) == pytest.approx(nearest)
     for _, entity, values in found:
         row = truth(
@@ -467,7 +502,7 @@ def test_the_nearest_pairs_are_found(filled: Home) -> None:
                 name: value.string_val
                 for name, value in zip(entity.join_keys, entity.entity_values, strict=True)
             },
-            NOW,
+            at,
         )
         assert (list(values["place"].float_list_val.val), values["n_records"].int64_val) == (
             row["place"],
@@ -499,10 +534,10 @@ def test_an_increment_writes_the_pairs_that_changed_and_all_if_the_store_has_non
         monkeypatch.setattr(clock, "now", lambda end=end: end)
         assert home.served(KEYS) == [truth(key, end) for key in KEYS]
     assert counts == [
-        n_changed(START, ends[0]),
+        len(SEEN),  # also those of which all rows are to come, as of the last
         n_changed(ends[0], ends[1]),
         n_changed(ends[1], NOW),
-        len(SEEN),  # of two, all rows are to come
+        len(SEEN),
     ]
 
 
