@@ -129,7 +129,7 @@ def spark_cluster(n_workers: int = 2) -> Iterator[Cluster]:
     """Start a standalone Spark master and workers of one core each."""
     found = importlib.util.find_spec("pyspark")
     if found is None or found.origin is None or not shutil.which("java"):
-        message = "Spark is missing: pip install 'millrace[spark]', apt-get install default-jre-headless"
+        message = "Spark is missing: pip install 'millrace[spark]', and Java 17"
         raise MissingProgram(message)
     home, address, pages = Path(found.origin).parent, Address("127.0.0.1", free_port()), free_port()
     url, deploy = f"spark://{address.host}:{address.port}", "org.apache.spark.deploy"
@@ -209,15 +209,19 @@ def dask_cluster(n_workers: int = 2) -> Iterator[Cluster]:
 
 
 def _children(processes: Sequence[int]) -> list[int]:
-    """List the programs that some processes have started."""
+    """List the programs that some processes have started and that have not ended."""
     found = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", ",".join(map(str, processes))],
+        ["ps", "-o", "pid=,stat=,args=", "--ppid", ",".join(map(str, processes))],
         capture_output=True,
         text=True,
         check=False,
     )
-    lines = (line.split(maxsplit=1) for line in found.stdout.splitlines())
-    return [int(number) for number, program in lines if "resource_tracker" not in program]
+    lines = (line.split(maxsplit=2) for line in found.stdout.splitlines())
+    return [
+        int(number)
+        for number, state, program in lines
+        if not state.startswith("Z") and "resource_tracker" not in program
+    ]
 
 
 @contextmanager

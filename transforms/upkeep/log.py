@@ -23,7 +23,8 @@ def trim_log(folder: Path, needed: Iterable[int], since: int | None = None) -> i
     """Delete old entries of a table's log, once twice as many are there as stay; return how many.
 
     Old checkpoints are deleted every time. `needed` versions can be opened afterwards, and all from
-    `since` on. Nobody else may commit.
+    `since` on; tables that are open go on reading the checkpoint by which they were opened, as long
+    as it is one of the newest. Nobody else may commit.
     """
     there = replica_of(folder)
     n_deleted = _trim(folder, needed, since)

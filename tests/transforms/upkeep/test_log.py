@@ -12,8 +12,8 @@ from deltalake.transaction import CommitProperties
 from transforms.schemas.raw import RawRecord
 from transforms.upkeep import log
 from transforms.upkeep.log import trim_log
-from transforms.warehouse.publishing import publish
-from transforms.warehouse.tables import Warehouse
+from transforms.warehouse.publishing import COMMITS_UNTIL_CHECKPOINT, publish
+from transforms.warehouse.tables import REOPENED_AFTER, Warehouse
 
 N_VERSIONS = 30
 
@@ -87,6 +87,25 @@ def test_old_checkpoints_are_deleted_where_entries_are_left(
     ]
     # of the needed version, of the first that has an entry, and of the newest
     assert len(list((table / "_delta_log").glob("*.checkpoint.parquet"))) == 2 + 6
+
+
+def test_open_table_goes_on_reading_the_checkpoint_by_which_it_was_opened(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = COMMITS_UNTIL_CHECKPOINT + REOPENED_AFTER + 2
+    assert kept < log.KEPT_BY_CHECKPOINT < log.KEPT_ENTRIES
+    monkeypatch.setattr(log, "KEPT_ENTRIES", kept)
+    raw = RawRecord.relation()
+    n_trimmed = 0
+    for number in range(3 * kept):
+        publish(warehouse, RawRecord, [], {"count": number})
+        other = Warehouse(warehouse.settings)
+        assert other.transaction_version(raw, "count") == number
+        n_trimmed += trim_log(warehouse.folder(raw), []) > 0
+        for opened in (warehouse, other):
+            assert opened.transaction_version(raw, f"unknown {number}") is None
+    assert n_trimmed > 0
+    assert n_entries(warehouse.folder(raw)) <= 2 * kept
 
 
 def test_killed_between_two_deletions_the_table_can_be_opened(
