@@ -209,7 +209,10 @@ def dask_cluster(n_workers: int = 2) -> Iterator[Cluster]:
 
 
 def _children(processes: Sequence[int]) -> list[int]:
-    """List the programs that some processes have started and that have not ended."""
+    """List the programs that some processes have started and that run.
+
+    What the scripts that start Spark leave behind stays a zombie until the worker ends.
+    """
     found = subprocess.run(
         ["ps", "-o", "pid=,stat=,args=", "--ppid", ",".join(map(str, processes))],
         capture_output=True,

@@ -71,7 +71,7 @@ def _drop_checkpoints(log: Path, entries: set[int]) -> int:
 
 def _leaves(path: Path, staying: set[int], first: int, newest: int) -> bool:
     version = int(path.name[:DIGITS])
-    is_superseded = ".checkpoint" in path.name and version < newest
+    is_superseded = ".checkpoint" in path.name and version < newest - KEPT_BY_CHECKPOINT
     if version < first and path.suffix == ".json":
         return True  # `Warehouse` takes a version with an entry, and none after it, for the newest
     return version not in staying and (version < first or is_superseded)
