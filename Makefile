@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
 .PHONY: help setup demo test soak check wheels bench docs site clean
 
@@ -27,8 +28,8 @@ demo: setup ## the whole pipeline on the shipped sample, with a model at the end
 	@echo
 	@echo "Next: millrace status; millrace features; millrace serve; your own source: README.md. (millrace is in $(BIN)/)"
 
-test: setup ## all tests, a process a core
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses auto --dist worksteal
+test: setup ## all tests, a process a core and one more, since many wait for the processes that they start
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
 soak: setup ## the tests that draw their moments and orders, many times over (an hour)
 	@$(BIN)/pytest --kills 1000 --rounds 200 --orders 20 tests/flows/test_kill.py tests/flows/test_concurrency.py tests/transforms/test_order.py

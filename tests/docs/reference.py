@@ -27,6 +27,7 @@ def commands(
 ) -> Iterator[click.Context]:
     """A command and all that are below it."""
     name = command.name if parent else "millrace"
+    command._help_option = None  # a command that was called by itself keeps that call's names
     context = click.Context(
         command, parent, name, terminal_width=WIDTH, max_content_width=WIDTH,
         help_option_names=["-h", "--help"],

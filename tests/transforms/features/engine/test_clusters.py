@@ -187,7 +187,8 @@ def test_worker_that_is_killed_and_two_runs_at_once_leave_nothing_twice(
         ]
         while not list(home.glob("features/record_quality/part-*")):
             time.sleep(0.02)
-            assert not any(run.done() for run in runs)
+            for run in runs:
+                assert not run.done(), run.result()  # which raises what stopped it
         killed = running.cluster.executors()[0]
         os.kill(killed, signal.SIGKILL)
         for run in runs:
