@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import ROOT, Measured, in_fresh_process, machine, say, table, write
+from harness import EXPANDED, ROOT, Measured, in_fresh_process, machine, say, table, write
 from servers import dask_cluster, spark_cluster
 
 LIBRARIES = ("polars", "duckdb", "pyarrow", "pyspark", "distributed")
@@ -32,14 +32,6 @@ STEPS = {
     "compute_bucket": "records",
     "scatter_spans": "spans",
     "compute_entities": "groups",
-}
-RECORD = {
-    "record_id": "record_id",
-    "author_id": "user_id",
-    "subject_id": "source",
-    "event_timestamp": "event_time",
-    "text": "text",
-    "label": "label",
 }
 ABOUT = """measure the views that an engine computes, by each engine, from the same staged records
 
@@ -112,7 +104,7 @@ def stage(folder: str, n_rows: int) -> Measured:
     subprocess.run([*tool, *sizes], check=True, stdout=subprocess.DEVNULL)
     source = {"name": "expanded", "uri": str(rows), "known": {"column": "ingested_at"}}
     path = Path(folder, "source.yaml")
-    path.write_text(yaml.safe_dump({**source, "record": RECORD}), "utf-8")
+    path.write_text(yaml.safe_dump({**source, "record": EXPANDED}), "utf-8")
     warehouse = Warehouse(Settings(home=home))
     ingest(load_source(path), warehouse)
     prepare(load_source(path), warehouse)

@@ -21,6 +21,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
+# which field of the records that ../shared/tools/expand.py makes is which
+EXPANDED = {
+    "record_id": "record_id",
+    "author_id": "user_id",
+    "subject_id": "source",
+    "event_timestamp": "event_time",
+    "text": "text",
+    "label": "label",
+}
 PREAMBLE = """# Benchmarks
 
 How fast, and how much memory, beside what the machine could do at best. `make bench` runs all of it

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -267,7 +268,7 @@ def kinds(base: type[MillraceError] = MillraceError) -> list[type[MillraceError]
     if base is MillraceError:
         for package in (transforms, feature_repo, flows):
             for path in Path(package.__path__[0]).rglob("*.py"):
-                if "Error(" in path.read_text("utf-8"):
+                if re.search(r"^class \w+Error\(", path.read_text("utf-8"), re.MULTILINE):
                     parts = path.relative_to(ROOT).with_suffix("").parts
                     import_module(".".join(parts).removesuffix(".__init__"))
     found = [kind for each in base.__subclasses__() for kind in (each, *kinds(each))]

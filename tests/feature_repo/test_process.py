@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,10 +36,11 @@ def watched(home: Path, *modules: str) -> dict[str, list[str]]:
 
 
 def test_no_import_and_no_call_changes_the_process(small: Warehouse) -> None:
+    lacking = set() if find_spec("pyspark") else {"transforms.engines.spark"}
     # `feast apply` imports the definitions first
     modules = [
         "feature_repo.definitions",
-        *map(module_of, SOURCES),
+        *(module for module in map(module_of, SOURCES) if module not in lacking),
     ]
     assert len(modules) > 80
     assert watched(small.settings.root, *modules) == {"imports": [], "calls": []}

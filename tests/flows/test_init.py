@@ -88,6 +88,12 @@ def test_a_deployment_is_added_beside_those_that_are_there(folder: Path) -> None
     wrong = CliRunner().invoke(main, ["init", "chat.jsonl", "--name", "other", "--deploy", "soon"])
     assert wrong.exit_code == 2
     assert "is not a cron expression" in wrong.output
+    again = CliRunner().invoke(main, [*command, "--name", "chat", "--force"])
+    assert "prefect.yaml: has a deployment chat already" in again.output
+    with (folder / "prefect.yaml").open("a", encoding="utf-8") as file:
+        file.write("build: null\n")
+    last = CliRunner().invoke(main, [*command, "--name", "third"])
+    assert "`deployments` has to be its last key" in last.output
 
 
 def test_a_source_file_is_not_written_over(folder: Path) -> None:

@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import polars as pl
 import yaml
 
 from transforms.errors import FileRefusedError, SourceError
-from transforms.expressions import column_references, literal, quoted, sealed
+from transforms.expressions import column_name, column_references, literal, quoted, sealed
 from transforms.sources.headers import DELIMITERS
 from transforms.sources.reading import BYTE_ORDER_MARKS, parse_csv, read_payloads
 from transforms.sources.source import Format, RecordMapping, Source, SourceFile, Unit, describe
@@ -66,6 +66,7 @@ SPELLED = (
     "%d %B %Y",
 )
 UNITS: dict[int, Unit] = {10: "seconds", 13: "milliseconds", 16: "microseconds", 19: "nanoseconds"}
+SHOWN_BY = {"day-first": "first", "month-first": "second"}  # the place of a number above 12
 ORDERS = {"day-first": "%d{0}%m{0}", "month-first": "%m{0}%d{0}"}
 
 
@@ -401,14 +402,12 @@ def _time(
         ((n, n_rows),) = connection.sql(f"select count({sql}), count(*) from filled").fetchall()
         return float(n / max(n_rows, 1))
 
-    if NOT_OF_A_TIME & set(_words(name)):
+    words = set(_words(name))
+    if words & NOT_OF_A_TIME:
         return None
-    is_named = any(word in WORDS["event_timestamp"].split() for word in _words(name)) or any(
-        word in WORDS["known"].split() for word in _words(name)
-    )
     digits = values.str.extract(r"^(\d+)(?:\.\d*)?$", 1).str.len_chars()
     unit = UNITS.get(int(digits.mode()[0] or 0)) if digits.null_count() == 0 else None
-    if unit and is_named:
+    if unit and words & {*WORDS["event_timestamp"].split(), *WORDS["known"].split()}:
         return Time({"column": expression, "unit": unit}, f"{unit} since 1970, by their length")
     if values.str.contains(r"^\d{1,7}$").any():
         return None  # a plain number, which is no time though some are read as one
@@ -416,37 +415,33 @@ def _time(
         return Time(expression, "ISO 8601")
     spelled = next((form for form in SPELLED if share(_parsed(form)) >= MOST), None)
     if spelled:
-        return Time(f"strptime({expression}, {literal(spelled)})", f"of the form {spelled}")
+        return Time(_strptime(expression, spelled), f"of the form {spelled}")
+    return _numeric_date(expression, values, share)
+
+
+def _numeric_date(expression: str, values: pl.Series, share: Callable[[str], float]) -> Time | None:
+    """How dates of numbers, such as 31/01/2026 10:30, are read, in each order that they allow."""
     separators = values.str.extract(DATES, 1)
     if separators.null_count() > len(values) * (1 - MOST):
         return None
     separator = separators.drop_nulls().mode()[0]
     n_long = (values.str.extract(DATES, 2).str.len_chars() > len("26")).sum()
     year = "%Y" if n_long > HALF * len(values) else "%y"
-    sides = set(pl.select(day_order(pl.lit(values))).to_series().drop_nulls().unique().to_list())
-    forms = {
-        order: f"{days.format(separator)}{year}{clock}"
-        for order, days in ORDERS.items()
-        for clock in CLOCKS
-        if share(_parsed(f"{days.format(separator)}{year}{clock}")) > HALF
-    }
-    fitting = {
-        order
-        for order, side in (("day-first", "first"), ("month-first", "second"))
-        if side in sides and order in forms
-    }
-    orders = fitting or set(forms)
-    if not orders:
+    forms = {}
+    for order, days in ORDERS.items():
+        written = [f"{days.format(separator)}{year}{clock}" for clock in CLOCKS]
+        best = max(written, key=lambda form: share(_parsed(form)))
+        if share(_parsed(best)) > HALF:
+            forms[order] = best
+    if not forms:
         return None
-    best = max(sorted(orders), key=lambda order: share(_parsed(forms[order])))
-    if len(fitting) == 1:
-        why = f"a number above 12 shows that dates are {best}"
-        return Time(f"strptime({expression}, {literal(forms[best])})", why)
-    return Time(
-        f"strptime({expression}, {literal(forms[best])})",
-        "dates of both orders" if fitting else "",
-        tuple(sorted(orders)),
-    )
+    sides = pl.select(day_order(pl.lit(values))).to_series().to_list()
+    shown = [order for order, side in SHOWN_BY.items() if side in sides and order in forms]
+    if len(shown) == 1:
+        why = f"a number above 12 shows that dates are {shown[0]}"
+        return Time(_strptime(expression, forms[shown[0]]), why)
+    order = max(forms, key=lambda order: share(_parsed(forms[order])))
+    return Time(_strptime(expression, forms[order]), "", tuple(forms))
 
 
 def _ordered(column: Column, order: str | None) -> tuple[str | dict[str, str], str]:
@@ -468,6 +463,10 @@ def _ordered(column: Column, order: str | None) -> tuple[str | dict[str, str], s
 
 def _parsed(form: str) -> str:
     return f"try_strptime(v, {literal(form)})"
+
+
+def _strptime(expression: str, form: str) -> str:
+    return f"strptime({expression}, {literal(form)})"
 
 
 def _ranked(columns: Sequence[Column], role: str) -> list[Column]:
@@ -574,10 +573,11 @@ def _flattened(rows: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, str]]:
 
 
 def _name(name: str) -> str:
-    """Write a column's name as SQL."""
-    keywords = {"at", "from", "to", "order", "group", "table", "user", "end", "case", "desc", "all"}
-    plain = re.fullmatch(r"[a-z_][a-z0-9_]*", name) and name not in keywords
-    return name if plain else quoted(name)
+    """Write a column's name as SQL, in quotes where it is no plain name."""
+    try:
+        return name if column_name(name) == name else quoted(name)
+    except ValueError:
+        return quoted(name)
 
 
 def _line(key: str, choice: Choice) -> str:

@@ -50,7 +50,7 @@ def complaints(folder: Path) -> Path:
 def tweets(folder: Path) -> Path:
     rows = [
         {
-            "tweet_id": "5.7E+17",
+            "tweet_id": f"5.7{n:02d}E+17",
             "airline_sentiment": ["neutral", "negative"][n % 2],
             "name": f"user{n % 7}",
             "text": f"@united my flight {n} is late again, why?",
@@ -109,8 +109,8 @@ def tickets(folder: Path) -> Path:
 EXPECTED: dict[Any, dict[str, Any]] = {
     complaints: {
         "record_id": '"Complaint ID"',
-        "author_id": '"Company"',
-        "subject_id": '"Product"',
+        "author_id": "Company",
+        "subject_id": "Product",
         "event_timestamp": '"Date received"',
         "known": {"column": '"Date sent to company"'},
         "text": '"Consumer complaint narrative"',
@@ -126,12 +126,12 @@ EXPECTED: dict[Any, dict[str, Any]] = {
     mails: {
         "record_id": '"Message-ID"',
         "author_id": '"From"',
-        "event_timestamp": "strptime(\"Date\", '%a, %d %b %Y %H:%M:%S %z')",
-        "text": '"Body"',
+        "event_timestamp": "strptime(Date, '%a, %d %b %Y %H:%M:%S %z')",
+        "text": "Body",
     },
     chat: {
         "record_id": "client_msg_id",
-        "author_id": "\"user\"->>'id'",
+        "author_id": "user->>'id'",
         "subject_id": "channel",
         "event_timestamp": {"column": "ts", "unit": "seconds"},
         "text": "text",
@@ -211,7 +211,7 @@ def test_an_order_of_dates_is_only_taken_if_a_date_shows_it(
 def test_what_a_person_says_is_taken_and_a_wrong_column_is_refused(tmp_path: Path) -> None:
     head = read_head(mails(tmp_path))
     chosen = propose(head, given={"text": "Subject", "author_id": 'lower("From")'}).choices
-    assert (chosen["text"].value, chosen["author_id"].value) == ('"Subject"', 'lower("From")')
+    assert (chosen["text"].value, chosen["author_id"].value) == ("Subject", 'lower("From")')
     with pytest.raises(SourceError, match=r"--label: .*mails.csv has no column mood; it has Mess"):
         propose(head, given={"label": "mood"})
 

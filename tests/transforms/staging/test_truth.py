@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import polars as pl
 import pytest
 
+from benchmarks.harness import EXPANDED
 from transforms.home import Settings
 from transforms.sources.ingest import ingest
 from transforms.sources.source import Source
@@ -46,14 +47,6 @@ VALUES = {
     107: "author_id:not_nullable",
 }
 LINES_OF_A_ROW = {4: 2, 10: 5}  # a raw line feed makes two lines of a row, conflict markers five
-RECORD = {
-    "record_id": "record_id",
-    "author_id": "user_id",
-    "subject_id": "source",
-    "event_timestamp": "event_time",
-    "text": "text",
-    "label": "label",
-}
 
 
 class Stream(NamedTuple):
@@ -136,7 +129,7 @@ def test_exactly_the_bad_rows_are_rejected_and_exactly_the_new_versions_staged(
     stream: Stream, make_source: MakeSource, tmp_path: Path
 ) -> None:
     warehouse = Warehouse(Settings(home=tmp_path / "home", batch_rows=3_000))
-    source = make_source(stream.folder, record=RECORD, known={"column": "ingested_at"})
+    source = make_source(stream.folder, record=EXPANDED, known={"column": "ingested_at"})
     ingested = ingest(source, warehouse)
     account = prepare(source, warehouse)
     with connect(warehouse) as connection:

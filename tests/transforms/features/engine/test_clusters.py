@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 import yaml
 
+from benchmarks.harness import EXPANDED
 from benchmarks.servers import Cluster, MissingProgram, dask_cluster, spark_cluster
 from tests.conftest import lacks
 from tests.transforms.features.engine.test_partitions import dies_after_its_write, orphans
@@ -95,19 +96,11 @@ def generate(shared: Path, out: Path) -> None:
 
 
 def write_source(path: Path, folder: Path) -> Path:
-    record = {
-        "record_id": "record_id",
-        "author_id": "user_id",
-        "subject_id": "source",
-        "event_timestamp": "event_time",
-        "text": "text",
-        "label": "label",
-    }
     source = {
         "name": "notes",
         "uri": str(folder),
         "known": {"column": "ingested_at"},
-        "record": record,
+        "record": EXPANDED,
         "positive_labels": ["linux"],
     }
     path.write_text(yaml.safe_dump(source), "utf-8")
