@@ -54,7 +54,8 @@ def test_run_that_is_killed_at_any_moment_is_finished_by_the_next(
         lives.assert_ends_as_undisturbed(
             number, f"kill {kill}, of increment {number + 1}, after {delays} s"
         )
-    assert n_killed > 0.5 * request.config.getoption("--kills")  # most were still at work
+    # A busy machine may have measured longer undisturbed runs than these are.
+    assert n_killed >= request.config.getoption("--kills") // 3
 
 
 def kill_after(lives: Lives, delay: float) -> bool:
