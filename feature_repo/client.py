@@ -223,8 +223,9 @@ class _TrainingSets:
         `spine` is a Polars, pandas or Arrow frame, an SQL query over the warehouse (`select ...
         from staging.records`) or a path to Parquet, with `event_timestamp` (naive means UTC, text
         is ISO 8601) and the keys of the views asked for; or what `spine` asks for. `features` is
-        the name of a feature service (`"triage_v1"`) or a list of `"view:feature"`; columns come
-        back as `view__feature`.
+        the name of a feature service (`"triage_v1"`) or a list of `"view:feature"`, in which a view
+        or a service alone means all of its features; columns come back as `view__feature`. Raises
+        `FeatureNameError` for a name that is not there.
         `as_of_versions`, the `tables` of an earlier lock, reads the views as they were then.
         Without it, views are read as the last complete run left them, even while another run is at
         work.
@@ -237,14 +238,17 @@ class _TrainingSets:
         >>> made.frame["author_activity__n_records_7d"].to_list()
         [1, 2]
         """
+        from feature_repo.references import known
+
         root = home_of(home)
         feature_store = store(root)
-        table, job = _joined(feature_store, spine, features, root, as_of_versions)
+        asked = known(feature_store, features)
+        table, job = _joined(feature_store, spine, asked, root, as_of_versions)
         frame = job.to_polars()
         warehouse = _warehouse_of(root)
         lock = {
             "spine": _digest(table),
-            "features": features if isinstance(features, str) else list(features),
+            "features": asked,
             "result": _digest(frame.to_arrow()),
             "registry": _registry_digest(feature_store),
             "tables": job.metadata.versions,
@@ -266,8 +270,11 @@ class _TrainingSets:
 
         The file appears when it is complete. Returns its number of rows; there is no lock.
         """
+        from feature_repo.references import known
+
         root = home_of(home)
-        _, job = _joined(store(root), spine, features, root)
+        feature_store = store(root)
+        _, job = _joined(feature_store, spine, known(feature_store, features), root)
         n_rows: int = job.to_parquet(path)
         return n_rows
 
@@ -312,7 +319,7 @@ training_set = _TrainingSets()
 def _joined(
     feature_store: "FeatureStore",
     spine: "Spine",
-    features: "Sequence[str] | str",
+    features: list[str] | str,
     root: Path,
     as_of_versions: Mapping[str, int] | None = None,
 ) -> "tuple[pa.Table, Any]":
@@ -325,7 +332,7 @@ def _joined(
     versions = dict(as_of_versions or consistent_versions(warehouse))
     feature_store.config.offline_store.as_of_versions = versions
     references: Any = (
-        feature_store.get_feature_service(features) if isinstance(features, str) else list(features)
+        feature_store.get_feature_service(features) if isinstance(features, str) else features
     )
     # a spine in SQL must not be ahead of the views: it reads what they were made from
     is_read = isinstance(spine, str | Question)
@@ -376,6 +383,7 @@ def online_features(
     """Read the values of features for some entities, as they are now or at an instant of the row.
 
     For example `online_features(["author_activity:n_records_7d"], [{"author_id": "mitre"}])`.
+    `features` is what `training_set` takes.
 
     Each row carries the keys of the views asked for. Every row comes back, in order: its own
     columns, then the features as `view__feature`, null for a null key and past the view's time to

@@ -125,6 +125,10 @@ class DeclarationError(MillraceError):
     """A feature, an entity or a service is not declared as it must be."""
 
 
+class FeatureNameError(MillraceError, ValueError):
+    """A feature, a view or a service is asked for that the home's registry does not have."""
+
+
 class QueryError(MillraceError):
     """A query cannot be run on a home."""
 

@@ -25,6 +25,7 @@ from feast.repo_config import RepoConfig
 from feast.types import FeastType
 from feast.value_type import ValueType
 
+from feature_repo.references import known
 from feature_repo.stores import clock
 from feature_repo.stores.asked_home import home_in
 from feature_repo.stores.codec import decode_values, encode_entity_keys, encode_plain_keys
@@ -264,9 +265,10 @@ def _state(home: Path) -> tuple[int, ...]:
 
 def resolve(store: FeatureStore, features: Sequence[str] | str, *, of_text: bool = False) -> Plan:
     """Look up in the registry what is asked for; `of_text` of a text instead of a stored record."""
-    references, swapped = _asked_of_text(store, features) if of_text else (features, set[str]())
+    asked = known(store, features)
+    references, swapped = _asked_of_text(store, asked) if of_text else (asked, set[str]())
     references = (
-        store.get_feature_service(references) if isinstance(references, str) else list(references)
+        store.get_feature_service(references) if isinstance(references, str) else references
     )
     names, on_demand, join_keys, _, _, grouped, _, request_data, _ = (
         utils._get_online_request_context(  # noqa: SLF001
