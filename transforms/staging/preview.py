@@ -162,14 +162,21 @@ def _heads(source: Source, files: Sequence[SourceFile], home: Path) -> Iterator[
     with local_copies(files[:MAX_FILES], home) as local:
         for file in files[:MAX_FILES]:
             with suppress(FileRefusedError):  # the run reports it
-                header, payloads = next(
-                    read_payloads(local(file), source, HEAD_ROWS), (None, pa.array([], pa.binary()))
-                )
-                yield _batch(source, file, header, payloads.slice(0, HEAD_ROWS))
+                yield from _head(source, file, local(file))
+
+
+def _head(source: Source, file: SourceFile, local: SourceFile) -> Iterator[pa.RecordBatch]:
+    """Yield the first rows of a file: its last line, if nothing ends it, is read by itself."""
+    n_rows = 0
+    for header, payloads in read_payloads(local, source, HEAD_ROWS):
+        yield _batch(source, file, header, payloads.slice(0, HEAD_ROWS - n_rows), n_rows)
+        n_rows += len(payloads)
+        if n_rows >= HEAD_ROWS:
+            return
 
 
 def _batch(
-    source: Source, file: SourceFile, header: str | None, payloads: pa.Array
+    source: Source, file: SourceFile, header: str | None, payloads: pa.Array, n_before: int
 ) -> pa.RecordBatch:
     same = {
         "load_id": NEXT_LOAD,
@@ -184,7 +191,7 @@ def _batch(
         for name, value in same.items()
     }
     columns |= {
-        "row_number": pa.array(range(1, len(payloads) + 1), pa.int64()),
+        "row_number": pa.array(range(n_before + 1, n_before + len(payloads) + 1), pa.int64()),
         "payload": payloads,
     }
     return pa.record_batch([columns[name] for name in schema.names], schema=schema)

@@ -341,11 +341,17 @@ def _named(head: Head, left: Sequence[Column], key: str) -> Choice | None:
         is_vague = rank >= len(WORDS[key].split()) - 3
         doubt = is_vague or (len(found) > 1 and found[1].rank(key) == rank)
         return Choice(found[0].expression, f"{found[0].n_distinct:,} different", doubt)
-    if key == "author_id":
-        return Choice(
-            "'unknown'", "no column says who wrote it, so all have one author", doubt=True
-        )
-    return None
+    if key != "author_id":
+        return None
+    # names in other languages, and of other trades, are for a person to recognise
+    could_be = [
+        f"{item.name} ({item.n_distinct:,} different)"
+        for item in left
+        if FEW_VALUES < item.n_distinct <= n / 2 and item.words <= WORDS_OF_A_TEXT
+    ]
+    why = "no column says by its name who wrote it, so all have one author"
+    more = f"; is it {' or '.join(could_be[:3])}?" if could_be else ""
+    return Choice("'unknown'", why + more, doubt=True)
 
 
 def _is_before(head: Head, column: Column, other: Column) -> bool:

@@ -168,6 +168,28 @@ def test_every_row_of_a_file_is_staged_by_what_is_proposed(kind: Any, tmp_path: 
     assert (found.n_rows, found.n_staged, found.rejections) == (N, N, [])
 
 
+@pytest.mark.parametrize("kind", EXPECTED, ids=lambda kind: str(kind.__name__))
+def test_a_last_line_that_nothing_ends_is_staged_too(kind: Any, tmp_path: Path) -> None:
+    path = kind(tmp_path)
+    path.write_bytes(path.read_bytes().rstrip(b"\r\n"))
+    assert staged(written(path), tmp_path).n_staged == N
+
+
+def test_who_may_have_written_is_asked_where_no_name_says_so(tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": n,
+            "Kunde": f"k{n % 60}",
+            "created": f"2026-01-0{n % 9 + 1}",
+            "text": "ein Text, lang",
+        }
+        for n in range(130)
+    ]
+    author = propose(read_head(write_csv(tmp_path / "a.csv", rows))).choices["author_id"]
+    assert (author.value, author.doubt) == ("'unknown'", True)
+    assert author.why.endswith("; is it Kunde (60 different)?")
+
+
 def test_a_cut_number_is_no_key_and_is_named_with_the_reason(tmp_path: Path) -> None:
     proposal = propose(read_head(tweets(tmp_path)))
     (refused,) = proposal.refused
