@@ -51,9 +51,13 @@ LONGEST_FIRST = [
 os.environ["MILLRACE_FEATURES"] = ""
 
 # a loaded machine may take long over an example; no test here is about time
-settings.register_profile(
-    "millrace", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+for name, max_examples in (("millrace", 50), ("soak", 500)):  # unless a test says how many
+    settings.register_profile(
+        name,
+        deadline=None,
+        max_examples=max_examples,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
 settings.load_profile("millrace")
 
 
