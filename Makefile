@@ -31,8 +31,9 @@ demo: setup ## the whole pipeline on the shipped sample, with a model at the end
 test: setup ## all tests, a process a core and one more, since many wait for the processes that they start
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
-soak: setup ## the tests that draw their moments and orders, many times over (an hour)
+soak: setup ## the tests that draw their moments and orders, many times over (hours)
 	@SOAK=1 $(BIN)/pytest tests/transforms/features/engine/test_clusters.py
+	@$(BIN)/pytest --hypothesis-profile soak --timeout 3000 -m hypothesis tests
 	@$(BIN)/pytest --kills 1000 --rounds 200 --orders 20 tests/flows/test_kill.py tests/flows/test_concurrency.py tests/transforms/test_order.py
 
 check: setup ## lint, format, types, import direction, SQL

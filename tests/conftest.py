@@ -34,13 +34,30 @@ CHROMIUM_OPTIONS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 
+# tests of half a minute and more, then the folders whose tests start most processes
+LONGEST_FIRST = [
+    ROOT / "tests" / path
+    for path in (
+        "transforms/features/engine/test_clusters.py",
+        "flows/test_deployment.py",
+        "flows/test_object_home.py",
+        "flows/test_consume_kill.py",
+        "flows",
+        "feature_repo",
+    )
+]
+
 # no features of the checkout's own, in this process and those that it starts
 os.environ["MILLRACE_FEATURES"] = ""
 
 # a loaded machine may take long over an example; no test here is about time
-settings.register_profile(
-    "millrace", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+for name, max_examples in (("millrace", 50), ("soak", 500)):  # unless a test says how many
+    settings.register_profile(
+        name,
+        deadline=None,
+        max_examples=max_examples,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
 settings.load_profile("millrace")
 
 
@@ -56,6 +73,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=1,
         help="shuffled orders in which the sample's files are loaded (1)",
     )
+
+
+@pytest.hookimpl(trylast=True)  # what pytest-randomly shuffled stays so within a folder
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that take longest.
+
+    A worker takes neighbours, so few workers make what a folder's tests share. One that has
+    nothing left takes from the end of another's tests: the short ones.
+    """
+
+    def place(item: pytest.Item) -> int:
+        found = (n for n, path in enumerate(LONGEST_FIRST) if item.path.is_relative_to(path))
+        return next(found, len(LONGEST_FIRST))
+
+    items.sort(key=place)
 
 
 def pytest_unconfigure() -> None:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,22 @@ class Warm:
     """A process that forks a child for each command (`tests.flows.warm`); output goes to `log`."""
 
     def __init__(self, log: Path) -> None:
-        self.log = log
+        self.log, self.environment = log, dict[str, str]()
         program = [sys.executable, "-W", "ignore", "-m", "tests.flows.warm"]
         self._process = subprocess.Popen(
             program, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
+    def machine(self, log: Path, environment: Mapping[str, str]) -> "Warm":
+        """The same process, whose commands have more variables and a log of their own."""
+        other = copy(self)
+        other.log, other.environment = log, dict(environment)
+        return other
+
     def start(self, name: str, *arguments: object) -> int:
         """Begin a command; its process id."""
-        return self._ask([name, [str(argument) for argument in arguments], *[str(self.log)] * 2])
+        words = [str(argument) for argument in arguments]
+        return self._ask([name, words, *[str(self.log)] * 2, self.environment])
 
     def wait(self, pid: int) -> int:
         """Wait for a child: minus the signal that ended it, or its exit code."""
@@ -90,7 +98,7 @@ class Warm:
         said.mkdir(exist_ok=True)
         output, errors = said / "output", said / "errors"
         words = [str(folder), json.dumps(dict(environment)), *arguments]
-        pid = self._ask(["millrace", words, str(output), str(errors)])
+        pid = self._ask(["millrace", words, str(output), str(errors), {}])
         return lambda: Ended(
             words, self.wait(pid), output.read_text("utf-8"), errors.read_text("utf-8")
         )

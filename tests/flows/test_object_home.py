@@ -80,15 +80,17 @@ def bucket(s3_address: Address, cloud: pytest.MonkeyPatch) -> Bucket:
 
 
 class Machine:
-    """A machine with what it keeps of homes, and a process that runs commands there."""
+    """A machine with what it keeps of homes, and processes that run commands there."""
 
-    def __init__(self, folder: Path, cloud: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, warm: Warm) -> None:
         folder.mkdir()
         self.cache = folder / "cache"
-        with cloud.context() as patch:
-            patch.setenv("MILLRACE_CACHE", str(self.cache))
-            patch.setenv("SECONDS_OF_A_LEASE", str(SECONDS_OF_A_LEASE))
-            self.warm = Warm(folder / "log.txt")
+        access = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        own = {
+            "MILLRACE_CACHE": str(self.cache),
+            "SECONDS_OF_A_LEASE": str(SECONDS_OF_A_LEASE),
+        }
+        self.warm = warm.machine(folder / "log.txt", access | own)
         (folder / "log.txt").touch()
 
     def greps(self, home: str, word: bytes) -> list[Path]:
@@ -101,14 +103,11 @@ class Machine:
 @pytest.fixture(scope="module")
 def machines(
     bucket: Bucket,  # noqa: ARG001 - its environment
-    cloud: pytest.MonkeyPatch,
+    warm: Warm,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[Machine, Machine]]:
+) -> tuple[Machine, Machine]:
     folder = tmp_path_factory.mktemp("machines")
-    made = Machine(folder / "a", cloud), Machine(folder / "b", cloud)
-    yield made
-    for machine in made:
-        machine.warm.close()
+    return Machine(folder / "a", warm), Machine(folder / "b", warm)
 
 
 @pytest.fixture

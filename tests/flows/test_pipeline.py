@@ -12,7 +12,6 @@ from prefect.events import Event
 from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.pipeline import pipeline
 from flows.report import page
@@ -30,6 +29,9 @@ OF_THE_RUN = {"load_id", "loaded_timestamp", "created_timestamp"}
 
 @pytest.fixture(scope="module", autouse=True)
 def _prefect() -> Iterator[None]:
+    # here, since it imports Prefect's server, which only this module's worker needs
+    from prefect.testing.utilities import prefect_test_harness
+
     with (
         prefect_test_harness(server_startup_timeout=180),
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),

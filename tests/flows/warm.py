@@ -51,8 +51,6 @@ from transforms.upkeep.erase import Wanted
 from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
-# a machine that has died is waited for, and the whole time would be half a minute
-replica.SECONDS_OF_A_LEASE = float(os.environ.get("SECONDS_OF_A_LEASE", replica.SECONDS_OF_A_LEASE))
 SPINE = (
     "select record_id, author_id, known_timestamp as event_timestamp from staging.records "
     "where not is_tombstone order by all"
@@ -60,12 +58,13 @@ SPINE = (
 
 
 class Order(NamedTuple):
-    """A command by its name in `COMMANDS`, and the files to which its output is added."""
+    """A command by its name in `COMMANDS`, the files to which its output is added, variables."""
 
     name: str
     arguments: list[str]
     output: str
     errors: str
+    environment: dict[str, str]
 
 
 def read(home: str, done: str) -> None:
@@ -182,6 +181,11 @@ def child(order: Order) -> None:
     for file, descriptor in ((order.output, 1), (order.errors, 2)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT), descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.environ.update(order.environment)
+    # a machine that has died is waited for, and the whole time would be half a minute
+    replica.SECONDS_OF_A_LEASE = float(
+        os.environ.get("SECONDS_OF_A_LEASE", replica.SECONDS_OF_A_LEASE)
+    )
     code = 0
     try:
         COMMANDS[order.name](*order.arguments)

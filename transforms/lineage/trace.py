@@ -354,7 +354,7 @@ def find_uri(warehouse: Warehouse, path: str) -> str:
 
     Raises `MillraceError` if none is found, or several.
     """
-    with connect(warehouse) as connection:
+    with connect(warehouse, of=("accounting.files",)) as connection:
         return _uri(connection, path)
 
 

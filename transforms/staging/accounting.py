@@ -21,7 +21,7 @@ def recount(warehouse: Warehouse) -> pl.DataFrame:
     whether the accounts say the same: false for a load that is not staged yet or lacks a row.
     """
     contracts = (RawRecord, StagedRecord, DuplicateRow, QuarantinedRecord, AccountedFile)
-    with connect(warehouse) as connection:
+    with connect(warehouse, of=tuple(contract.relation() for contract in contracts)) as connection:
         for missing in (
             contract for contract in contracts if warehouse.table(contract.relation()) is None
         ):

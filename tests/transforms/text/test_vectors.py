@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.feature_extraction.text import HashingVectorizer
 
 from transforms.errors import GateError
 from transforms.features.views.record_vector import RecordVector
@@ -39,6 +38,8 @@ def vector(text: str) -> npt.NDArray[np.float64]:
 
 def reference(text: str) -> npt.NDArray[np.float64]:
     """The same by scikit-learn, whose vectors are of unit length too."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
     made: npt.NDArray[np.float64] = (
         HashingVectorizer(n_features=256, token_pattern=r"(?u)\w+")  # noqa: S106
         .transform([text])

@@ -5,13 +5,14 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 
 from transforms.training.probes import auc, measure
 
 
 @given(st.lists(st.tuples(st.none() | st.integers(-3, 3), st.booleans()), min_size=2, max_size=40))
 def test_auc_is_that_of_scikit_learn(rows: list[tuple[int | None, bool]]) -> None:
+    from sklearn.metrics import roc_auc_score
+
     values, label = (pl.Series(column) for column in zip(*rows, strict=True))
     found = auc(values.cast(pl.Int64), label)
     if label.n_unique() == 1:
