@@ -1,7 +1,7 @@
 """What is served: Feast definitions, the offline store, the client for training and serving code.
 
     from feature_repo import online_features, similar_records, store, training_set, warehouse
-    from feature_repo import label, spine
+    from feature_repo import label, spine, trace
 
 Importing this loads neither Feast nor Prefect; calling a function does.
 """
@@ -11,6 +11,7 @@ from feature_repo.client import (
     online_features,
     similar_records,
     store,
+    trace,
     training_set,
     warehouse,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "similar_records",
     "spine",
     "store",
+    "trace",
     "training_set",
     "warehouse",
 ]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
     from transforms.features.windows import Window
+    from transforms.lineage.trace import FeatureTrace
     from transforms.training.question import Question
     from transforms.training.splits import Splits
     from transforms.warehouse.tables import Warehouse
@@ -107,6 +108,11 @@ class TrainingSet:
         from feature_repo.training_report import write
 
         return write(self, Path(path), splits, n_probed)
+
+    def _repr_html_(self) -> str:
+        from feature_repo.training_report import summary
+
+        return summary(self)
 
 
 def store(home: Path | str | None = None) -> "FeatureStore":
@@ -409,6 +415,28 @@ def online_features(
 
         refuse_late(root, online.views(features))
     return online.read(features, rows)
+
+
+def trace(
+    feature: str, at: "datetime | None" = None, home: Path | str | None = None, *, limit: int = 20
+) -> "FeatureTrace":
+    """Trace the values of an entity at an instant, by default now, to the records behind them.
+
+    `feature` is `view:entity` or `view:feature:entity`, as for `millrace trace --feature`, of whose
+    records the newest `limit` are listed. It has `mismatches` where the table says other than the
+    records do. Raises `MillraceError` if there is no such view or entity.
+
+    >>> traced = trace("author_activity:n_records_lifetime:ann", home=home)
+    >>> traced.values[0].value, traced.n_records, traced.mismatches
+    (2, 2, [])
+    """
+    from datetime import UTC, datetime
+
+    from transforms.lineage.trace import parse_reference, trace_feature
+
+    view, name, entity = parse_reference(feature)
+    of_home = _warehouse_of(_root(home))
+    return trace_feature(of_home, view, entity, at or datetime.now(UTC), feature=name, limit=limit)
 
 
 def similar_records(

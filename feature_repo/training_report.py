@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from feature_repo.pages import Table, render, short
 from transforms.features.build import staging_version
-from transforms.features.registry import registry
+from transforms.features.registry import registry, view_name
 from transforms.home import Settings, replace_file
+from transforms.pages import Table, percent, render, short
+from transforms.pages.notebook import fragment
 from transforms.training.probes import (
     TOO_WELL,
     Age,
@@ -22,7 +23,7 @@ from transforms.training.probes import (
     recompute,
     snapshot,
 )
-from transforms.training.splits import TIME, Splits
+from transforms.training.splits import TIME, Splits, rows_by_split
 from transforms.warehouse.tables import Warehouse
 
 if TYPE_CHECKING:
@@ -45,11 +46,11 @@ def write(made: "TrainingSet", path: Path, splits: Splits | None, n_probed: int)
         again = recompute(connection, warehouse, frame, names, staged, n_probed)
     leaks = [*_too_good(measured), *_changed(again)]
     page = render(
-        files("feature_repo.pages").joinpath("training.html").read_text("utf-8"),
+        files("feature_repo").joinpath("training_report.html").read_text("utf-8"),
         home=made.home.name,
         made=datetime.now(UTC),
         headline=_headline(frame, facts, leaks),
-        splits=_splits(parts),
+        splits=rows_by_split(parts),
         notes=list(_notes(facts, splits)),
         leaks=leaks,
         too_well=TOO_WELL,
@@ -61,6 +62,53 @@ def write(made: "TrainingSet", path: Path, splits: Splits | None, n_probed: int)
     )
     replace_file(path, page.encode())
     return leaks
+
+
+def summary(made: "TrainingSet") -> str:
+    """Say for a notebook what a training set has: rows, label, features with who reads them, lock.
+
+    Rows themselves are in `frame`, which shows itself.
+    """
+    facts, lock = made.about, made.lock
+    asked = lock["features"]
+    balance = facts.get("balance", {})
+    shown = [
+        ("rows", made.frame.height),
+        ("of", ", ".join(facts.get("of", ["a spine"]))),
+        ("features", asked if isinstance(asked, str) else f"{len(asked)} by name"),
+        *((f"label {value}", n) for value, n in balance.items()),
+        *((("horizon still open", facts["n_horizon_open"]),) if balance else ()),
+    ]
+    return fragment("Training set", shown, [_features(made.frame), _lock(lock)])
+
+
+def _features(frame: pl.DataFrame) -> Table:
+
+    def nulls(column: pl.Series) -> float:
+        return column.null_count() / max(len(column), 1)
+
+    rows = [
+        (name, str(column.dtype), percent(nulls(column)), _readers(name))
+        for name, column in zip(frame.columns, frame, strict=True)
+        if "__" in name
+    ]
+    return Table("Features", ["feature", "type", "null", "services that read it"], rows)
+
+
+def _readers(column: str) -> str:
+    """Name the services that read the feature of a column, `view__feature`."""
+    view, _, feature = column.partition("__")
+    names = {view, f"{view}:{feature}"}
+    services = registry().services.values()
+    return ", ".join(one.name for one in services if names & {*map(view_name, one.features)})
+
+
+def _lock(lock: Mapping[str, Any]) -> Table:
+    rows = [
+        (f"features.{view}", "" if at is None else str(at), lock["code"][view] or "")
+        for view, at in lock["tables"].items()
+    ]
+    return Table("Lock", ["table", "version", "code"], rows)
 
 
 def _halves(frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
@@ -100,23 +148,6 @@ def _headline(
         shown.append((f"Label {value}", f"{n_of_it / n_rows:.2%}", of_all, ""))
         shown.append(("Without a label", f"{facts['n_horizon_open']:,}", "horizon still open", ""))
     return shown
-
-
-def _splits(parts: Mapping[str, pl.DataFrame]) -> Table:
-    def share(part: pl.DataFrame) -> float | None:
-        if "label" not in part.columns or part["label"].dtype != pl.Boolean or part.is_empty():
-            return None
-        return int(part["label"].sum()) / part.height
-
-    rows = [
-        (name, part.height, *(part[TIME].min(), part[TIME].max()), _ratio(share(part)))
-        for name, part in parts.items()
-    ]
-    return Table("Rows by split", ["split", "rows", "from", "to", "positive"], rows)
-
-
-def _ratio(share: float | None) -> str:
-    return "" if share is None else f"{share:.2%}"
 
 
 def _notes(facts: Mapping[str, Any], splits: Splits | None) -> Iterator[str]:

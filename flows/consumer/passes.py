@@ -215,7 +215,7 @@ def _origin_of(source: Source, settings: Settings) -> "_Folder | _Database | App
     """Choose what looks for rows where a source's `uri` points to."""
     if source.is_database:
         return _Database(source, settings)
-    if source.format == "delta":
+    if source.is_table:
         return Appended(source, Warehouse(settings))
     return _Folder(source)
 

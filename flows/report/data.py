@@ -13,13 +13,13 @@ import numpy as np
 import polars as pl
 
 from feature_repo.catalogue import catalogue, kind
-from feature_repo.pages import short
 from feature_repo.watching.consistency import last_check
 from feature_repo.watching.freshness import promised_views
 from flows.history import history_path
 from flows.sizes import HomeSize, measure
 from transforms.features.chosen import home_views, off_views
 from transforms.features.registry import views
+from transforms.pages import short
 from transforms.paths import scan_parquet
 from transforms.profiles.profile import sketch_values
 from transforms.schemas.base import Column

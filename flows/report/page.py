@@ -1,6 +1,6 @@
 """The page: one HTML file with its style, charts and JavaScript, safe for any name.
 
-Specs are JSON in which `<` is written `\\u003c`; `feature_repo.pages` has the rest.
+Specs are JSON in which `<` is written `\\u003c`; `transforms.pages` has the rest.
 """
 
 from collections.abc import Iterable
@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 import polars as pl
 import vl_convert
 
-from feature_repo import pages
-from feature_repo.pages import Table, minute
-from feature_repo.pages.palette import THEMES, chart_config
 from feature_repo.watching.consistency import causes_of, n_wrong
 from flows.report import charts
 from flows.report.data import QUALITY, Shown, ago, last_drift, read_shown
 from flows.report.flow import flows
+from transforms import pages
 from transforms.errors import HomeError
 from transforms.home import replace_file
+from transforms.pages import Table, minute
+from transforms.pages.palette import THEMES, chart_config
 from transforms.upkeep.sizes import in_words
 from transforms.warehouse.tables import Warehouse
 

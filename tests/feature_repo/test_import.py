@@ -20,6 +20,7 @@ def test_importing_the_client_does_not_load(heavy: str) -> None:
         "similar_records",
         "spine",
         "store",
+        "trace",
         "training_set",
         "warehouse",
     ]

@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, expect
 
-from feature_repo.pages.palette import THEMES
 from flows.report import page as report_page
 from flows.report.data import N_BINS, ago, describe, period_unit, read_shown, short
 from flows.report.flow import SLOT, flow
@@ -28,6 +27,7 @@ from flows.stages import PipelineParameters, run_plain
 from tests.flows.conftest import Notes
 from transforms.errors import HomeError
 from transforms.home import Settings
+from transforms.pages.palette import THEMES
 from transforms.schemas.base import Column
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord
 from transforms.staging.accounting import recount

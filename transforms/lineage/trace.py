@@ -15,6 +15,7 @@ import duckdb
 import polars as pl
 from pydantic import BaseModel
 
+from transforms import pages
 from transforms.errors import MillraceError
 from transforms.features.build import consistent_versions
 from transforms.features.chosen import refuse_off
@@ -23,6 +24,7 @@ from transforms.features.joined import EFFECTIVE
 from transforms.features.registry import view_of, views
 from transforms.features.view import View
 from transforms.features.windows import Window
+from transforms.pages.notebook import fragment
 from transforms.schemas.base import Contract
 from transforms.schemas.staging import Correction, StagedRecord
 from transforms.sql import model
@@ -96,6 +98,18 @@ class RecordTrace(BaseModel):
     quality_rows: list[dict[str, datetime]]
     tables: list[Table]
 
+    def _repr_html_(self) -> str:
+        columns = ["known", "written", "author", "subject", "row", "of", "counts from"]
+        rows = [
+            (
+                *(row.known_timestamp, row.event_timestamp, row.author_id, row.subject_id),
+                *(row.row_number, Path(row.source_uri).name, row.counts_from or "never"),
+            )
+            for row in self.versions
+        ]
+        facts = [("record", self.record_id), ("rejected rows", len(self.quarantined))]
+        return fragment("Versions", facts, [pages.Table("Versions", columns, rows)])
+
 
 class CountedRecord(BaseModel):
     """A version of a record behind a feature value, the numbers read from it, and its windows."""
@@ -153,6 +167,22 @@ class FeatureTrace(BaseModel):
             if not item.adds_up
         ]
 
+    def _repr_html_(self) -> str:
+        at = [("of", self.entity), ("at", self.at), ("row of", self.event_timestamp or "none yet")]
+        values = [
+            (item.feature, item.value, item.by_records, "" if item.adds_up else "differs")
+            for item in self.values
+        ]
+        records = [
+            (row.record_id, row.known_timestamp, row.event_timestamp, " ".join(row.windows))
+            for row in self.records
+        ]
+        more = self.n_records - len(records)
+        made = pages.Table("Values", ["feature", "in the table", "by its records", ""], values)
+        behind = ["record", "known", "written", "windows"]
+        caption = f"Records behind it: {self.n_records:,}, the newest known first"
+        return fragment(f"{self.view}", at, [made, pages.Table(caption, behind, records, more)])
+
 
 class Load(BaseModel):
     """What became of a file's rows in one load."""
@@ -183,6 +213,18 @@ class FileTrace(BaseModel):
     n_subjects: int
     views: list[Touched]
     tables: list[Table]
+
+    def _repr_html_(self) -> str:
+        counts = ["n_read", "n_staged", "n_duplicates", "n_quarantined"]
+        loads = [(load.load_id, *(getattr(load, name) for name in counts)) for load in self.loads]
+        views = [(view.view, view.n_rows, view.n_entities) for view in self.views]
+        facts = [("file", Path(self.source_uri).name), ("records", self.n_records)]
+        read = ["load", "read", "staged", "duplicates", "quarantined"]
+        tables = [
+            pages.Table("Loads", read, loads),
+            pages.Table("Feature rows that depend on it", ["view", "rows", "entities"], views),
+        ]
+        return fragment("Source file", facts, tables)
 
 
 def trace_record(warehouse: Warehouse, record_id: str, *, with_text: bool = False) -> RecordTrace:

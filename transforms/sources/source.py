@@ -49,6 +49,7 @@ DRIVERS = {
 }
 DATABASE = re.compile(rf"({'|'.join(map(re.escape, DRIVERS))})://.*")
 OBJECT = re.compile(r"(s3|gs|az|https?)://.*")
+ICEBERG = re.compile(r"iceberg://(\w+)/([\w-]+(?:\.[\w-]+)+)")
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 # where a `uri` has what lets in: after a user's name, and in parameters of such a name
 SECRETS = (
@@ -234,9 +235,19 @@ class Source(_Model):
         return self.uri.startswith("kafka:")
 
     @property
+    def is_iceberg(self) -> bool:
+        """Whether its rows are those of an Iceberg table."""
+        return self.uri.startswith("iceberg:")
+
+    @property
+    def is_table(self) -> bool:
+        """Whether its rows are appended to a table that is no database's."""
+        return self.is_iceberg or self.format == "delta"
+
+    @property
     def is_stream(self) -> bool:
         """Whether its rows are appended to a topic or a table, rather than in files."""
-        return self.is_topic or self.format == "delta"
+        return self.is_topic or self.is_table
 
     @property
     def is_transcoded(self) -> bool:
@@ -419,7 +430,7 @@ def load_source(path: Path) -> Source:
         )
     if source.is_topic:
         _check_topic(path, source, encoding)
-    if source.is_topic or source.addresses:
+    if source.is_topic or source.is_iceberg or source.addresses:
         return source.model_copy(update={"encoding": encoding})
     uri = Path(source.uri).expanduser()
     return source.model_copy(
@@ -605,6 +616,11 @@ def _fault_of_files(source: Source) -> str | None:
                 "uri: has a user's name or a query in it, which may be a secret; leave it out, "
                 "credentials are in the environment (docs/object-storage.md)"
             )
+    if source.is_iceberg:
+        if given := {"format", "encoding", "delimiter"} & source.model_fields_set:
+            return f"{min(given)}: is about files, and `uri` names a table; leave it out"
+        if not ICEBERG.fullmatch(source.uri):
+            return "uri: is not the address of an Iceberg table, iceberg://CATALOG/NAMESPACE.TABLE"
     if source.addresses and source.format == "delta":
         return "format: a Delta table is read from a folder of this machine; mount or copy it"
     return (

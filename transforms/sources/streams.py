@@ -74,9 +74,13 @@ def open_stream(source: Source) -> Stream:
         from transforms.sources.kafka import Topic
 
         return Topic(source)
-    from transforms.sources.delta import AppendedTable
+    if source.is_iceberg:
+        from transforms.sources.iceberg import Iceberg
 
-    return AppendedTable(source)
+        return Iceberg(source)
+    from transforms.sources.delta import Delta
+
+    return Delta(source)
 
 
 class Following:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from transforms.errors import QuestionError
 
@@ -26,6 +26,21 @@ class Label:
     negatives: float | None
     known_until: Instant | None
 
+    def _repr_html_(self) -> str:
+        from transforms.pages.notebook import fragment
+
+        return fragment("Label", self.facts())
+
+    def facts(self) -> list[tuple[str, Any]]:
+        """What it is, in the words of `label`."""
+        condition = POSITIVE if self.condition == "is_positive" else self.condition
+        named = [
+            ("condition", condition),
+            ("within", str(self.horizon).removesuffix(", 0:00:00")),
+            ("take", self.take),
+        ]
+        return [*named, *_given(negatives=self.negatives, known_until=self.known_until)]
+
 
 @dataclass(frozen=True)
 class Question:
@@ -39,6 +54,16 @@ class Question:
     per_entity: int | None
     seed: int
     label: Label | None
+
+    def _repr_html_(self) -> str:
+        from transforms.pages.notebook import fragment
+
+        bounds = _given(
+            since=self.since, until=self.until, sample=self.sample, per_entity=self.per_entity
+        )
+        label = self.label.facts() if self.label else []
+        of = ("of", ", ".join(self.of))
+        return fragment("Rows of a training set", [of, ("at", self.at), *bounds, *label])
 
 
 def label(
@@ -133,3 +158,7 @@ def spine(
         message = f"per_entity={per_entity}: is the most rows of an entity, at least 1"
         raise QuestionError(message)
     return Question(named, at, since, until, sample, per_entity, seed, label)
+
+
+def _given(**facts: Any) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in facts.items() if value is not None]

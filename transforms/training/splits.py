@@ -12,6 +12,8 @@ import pyarrow as pa
 from transforms.errors import QuestionError
 from transforms.features.windows import MICROSECOND
 from transforms.instants import instant_of, instants_in
+from transforms.pages import Table
+from transforms.pages.notebook import fragment
 
 if TYPE_CHECKING:
     from transforms.features.windows import Window
@@ -44,6 +46,25 @@ class Splits(dict[str, pl.DataFrame]):
         """Take the frames, their spans, and the numbers of rows left out."""
         super().__init__(frames)
         self.spans, self.n_embargo, self.n_other = dict(spans), n_embargo, n_other
+
+    def _repr_html_(self) -> str:
+        left_out = [("in the embargo", self.n_embargo), ("of other entities", self.n_other)]
+        return fragment("Splits", left_out, [rows_by_split(self)])
+
+
+def rows_by_split(parts: Mapping[str, pl.DataFrame]) -> Table:
+    """Say of each split how many rows it has, from when to when, and the share of positive ones."""
+    rows = [
+        (name, part.height, part[TIME].min(), part[TIME].max(), _positive(part))
+        for name, part in parts.items()
+    ]
+    return Table("Rows by split", ["split", "rows", "from", "to", "positive"], rows)
+
+
+def _positive(part: pl.DataFrame) -> str:
+    if "label" not in part.columns or part["label"].dtype != pl.Boolean or part.is_empty():
+        return ""
+    return f"{int(part['label'].sum()) / part.height:.2%}"
 
 
 def split(

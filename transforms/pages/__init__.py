@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from feature_repo.pages.palette import THEMES
+from transforms.pages.palette import THEMES
 
 
 class Table(NamedTuple):
@@ -31,7 +31,7 @@ def render(template: str, *scripts: str, **shown: Any) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        loader=jinja2.DictLoader({"parts.html": _text("parts.html")}),
+        loader=jinja2.DictLoader({"parts.html": part("parts.html")}),
     )
     environment.filters |= {
         "n": lambda number: f"{number:,}",
@@ -41,9 +41,8 @@ def render(template: str, *scripts: str, **shown: Any) -> str:
         "cell": cell,
         **shown.pop("filters", {}),
     }
-    return environment.from_string(template).render(
-        style=_text("page.css"), themes=THEMES, policy=policy(*scripts), scripts=scripts, **shown
-    )
+    given = {"style": part("page.css"), "themes": THEMES, "policy": policy(*scripts), **shown}
+    return environment.from_string(template).render(scripts=scripts, **given)
 
 
 def policy(*scripts: str) -> str:
@@ -100,5 +99,6 @@ def bars(counts: list[int]) -> str:
     )
 
 
-def _text(name: str) -> str:
+def part(name: str) -> str:
+    """Read a template or a style of this package."""
     return files(__package__).joinpath(name).read_text("utf-8")
