@@ -7,8 +7,6 @@ say so, for records are rarely read by id.
 from collections.abc import Collection
 from pathlib import Path
 
-from feature_repo.client import store_settings
-from feature_repo.done import done_path
 from transforms.errors import HomeError
 from transforms.features.chosen import home_views
 from transforms.features.registry import views
@@ -40,7 +38,7 @@ def choice(home: Path) -> set[str]:
 def keep(home: Path, asked: Collection[str]) -> None:
     """Remember the choice, so that it applies to later runs."""
     names = [name for name in (NONE, *_of_records()) if name in asked]
-    replace_file(_path(home), "\n".join(names).encode())
+    replace_file(choice_path(home), "\n".join(names).encode())
 
 
 def _of_records() -> list[str]:
@@ -63,12 +61,10 @@ def _asked_for() -> set[str]:
 
 
 def _kept(home: Path) -> set[str]:
-    path = _path(home)
-    if path.is_file():
-        return set(path.read_text("utf-8").split())
-    project = store_settings(home)["project"]  # a home of a version that kept every view online
-    return {view for view in _of_records() if done_path(home, project, view).is_file()}
+    path = choice_path(home)
+    return set(path.read_text("utf-8").split()) if path.is_file() else set()
 
 
-def _path(home: Path) -> Path:
+def choice_path(home: Path) -> Path:
+    """Return where a home keeps its choice."""
     return home / "feast" / "online_views"

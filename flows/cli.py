@@ -10,6 +10,7 @@ import click
 
 from flows.commands import home_option, open_warehouse, source_option
 from flows.commands.backfill import backfill
+from flows.commands.backup import backup
 from flows.commands.catalog import catalog
 from flows.commands.consistency import consistency
 from flows.commands.consume import consume
@@ -18,10 +19,12 @@ from flows.commands.features import features
 from flows.commands.init import init
 from flows.commands.locks import locks
 from flows.commands.maintain import maintain
+from flows.commands.migrate import migrate
 from flows.commands.plan import plan
 from flows.commands.quarantine import quarantine
 from flows.commands.refresh import refresh
 from flows.commands.report import report
+from flows.commands.restore import restore
 from flows.commands.serve import serve
 from flows.commands.sql import sql
 from flows.commands.status import status
@@ -78,6 +81,8 @@ def main(*, debug: bool) -> None:
       millrace quarantine list                        list what was rejected, and why
       millrace consistency                            compare served values with training
       millrace maintain                               compact tables and delete unneeded files
+      millrace backup PLACE                           copy the home; millrace restore makes it
+      millrace migrate                                bring a home of an older version up to date
       millrace refresh                                write online what ended since the last run
       millrace locks                                  list the training sets that can be rebuilt
       millrace erase --author ID --dry-run            show what erasing a person would delete
@@ -270,6 +275,7 @@ def _echo_summary(summary: "Summary", warehouse: "Warehouse") -> None:
 
 for command in (
     backfill,
+    backup,
     catalog,
     consistency,
     consume,
@@ -278,10 +284,12 @@ for command in (
     init,
     locks,
     maintain,
+    migrate,
     plan,
     quarantine,
     refresh,
     report,
+    restore,
     sql,
     serve,
     status,

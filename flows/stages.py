@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from pydantic import BaseModel, BeforeValidator, Field
 
 from flows.history import STAGES, note_run, note_source
-from transforms.errors import BreakingChangeError, FileRefusedError, HomeError, MillraceError
+from transforms.errors import (
+    BreakingChangeError,
+    ErasureError,
+    FileRefusedError,
+    HomeError,
+    MillraceError,
+)
 from transforms.home import Settings, replace_file, settings_of
 from transforms.instants import instant_of
 from transforms.replica import replica_of
@@ -23,7 +29,7 @@ from transforms.sources.source import Source, load_source
 from transforms.warehouse.arrivals import is_erasing, lock_arrivals
 from transforms.warehouse.scratch import sweep
 from transforms.warehouse.snapshot import connect
-from transforms.warehouse.tables import Report, Rows, Warehouse, rename_tables, silent
+from transforms.warehouse.tables import Report, Rows, Warehouse, silent
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
     from feature_repo.erase import TouchedLock
     from feature_repo.watching.freshness import Freshness
     from transforms.features.backfill import Span
+    from transforms.upkeep.backup import Backup, Taken
     from transforms.upkeep.erase import Erased, Wanted
 
 Call = Callable[..., Any]
@@ -428,6 +435,27 @@ def recover(warehouse: Warehouse, now: datetime) -> None:
             apply(warehouse)  # it may have begun on another machine
         with lock_arrivals(warehouse.settings.root):
             finish_erasure(warehouse, now)
+    erase_again(warehouse, now)
+
+
+def erase_again(warehouse: Warehouse, now: datetime) -> None:
+    """Erase from a restored home whom later backups did not have; what is not staged yet waits."""
+    from transforms.staging.accounting import recount
+    from transforms.upkeep.erasures import find_due, read_due, write_due
+
+    root = warehouse.settings.root
+    if not read_due(root):
+        return
+    if not recount(warehouse)["adds_up"].all():
+        logger.warning("%s: what is to be erased again waits until all loads are staged", root)
+        return
+    try:
+        for wanted in find_due(warehouse):
+            _erase(warehouse, wanted, now, is_dry=False)
+    except ErasureError as error:
+        logger.warning("%s: what is to be erased again waits for the next run: %s", root, error)
+    else:
+        write_due(root, [])
 
 
 def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
@@ -436,28 +464,31 @@ def run_erasure(home: Path, wanted: "Wanted", *, is_dry: bool) -> Erasure:
     Raises `ErasureError` if nothing is found, if the owner of the loaded rows is unknown, or if
     something is still there afterwards.
     """
+    warehouse = Warehouse(Settings(home=home))
+    with lock_home(warehouse.settings.root):
+        now = datetime.now(UTC)
+        recover(warehouse, now)
+        return _erase(warehouse, wanted, now, is_dry=is_dry)
+
+
+def _erase(warehouse: Warehouse, wanted: "Wanted", now: datetime, *, is_dry: bool) -> Erasure:
     from feature_repo.erase import refuse_other_stores, touched_locks
     from transforms.features.build import update
     from transforms.features.chosen import kept_views
     from transforms.upkeep.erase import begin, find
 
-    warehouse = Warehouse(Settings(home=home))
-    home = warehouse.settings.root
-    with lock_home(home):
-        now = datetime.now(UTC)
-        recover(warehouse, now)
-        with lock_arrivals(home):  # nothing may arrive that would count as staged
-            if not is_dry:
-                refuse_other_stores(warehouse)
-                # views that are off have rows to erase too
-                update(kept_views(warehouse), warehouse, now)
-                apply(warehouse)
-            with connect(warehouse) as connection:
-                erased = find(connection, warehouse, wanted)
-                locks = touched_locks(warehouse, connection, wanted.author)
-            if not is_dry:
-                begin(warehouse, wanted)
-                finish_erasure(warehouse, now)
+    with lock_arrivals(warehouse.settings.root):  # nothing may arrive that would count as staged
+        if not is_dry:
+            refuse_other_stores(warehouse)
+            # views that are off have rows to erase too
+            update(kept_views(warehouse), warehouse, now)
+            apply(warehouse)
+        with connect(warehouse) as connection:
+            erased = find(connection, warehouse, wanted)
+            locks = touched_locks(warehouse, connection, wanted.author)
+        if not is_dry:
+            begin(warehouse, wanted)
+            finish_erasure(warehouse, now)
     return Erasure(erased, locks)
 
 
@@ -477,6 +508,7 @@ def finish_erasure(warehouse: Warehouse, now: datetime) -> None:
         recompute_views,
         refuse_what_is_left,
     )
+    from transforms.upkeep.erasures import note_done
 
     erase_rows(warehouse, erasure)
     recompute_views(warehouse, erasure, now)
@@ -485,6 +517,7 @@ def finish_erasure(warehouse: Warehouse, now: datetime) -> None:
     served_log.clear(warehouse.settings.root)
     delete_files(warehouse, erasure)
     refuse_what_is_left(warehouse, erasure)
+    note_done(warehouse.settings.root, erasure.wanted, now.isoformat())
     end(warehouse)
 
 
@@ -567,6 +600,38 @@ def run_maintenance(
     }
 
 
+def run_backup(home: Path, place: str, n_kept: int | None) -> tuple["Taken", list[str]]:
+    """Back up a home, beside runs; return what was taken, and the older backups then deleted."""
+    from feature_repo.locks import registered
+    from transforms.upkeep.backup import keep_newest, take
+
+    warehouse = Warehouse(Settings(home=home))
+    root = warehouse.settings.root
+    with _disk_trouble(Path(place)):
+        taken = take(warehouse, place, lambda: [lock.tables for lock in registered(root)])
+        return taken, keep_newest(place, n_kept) if n_kept else []
+
+
+def run_restore(home: Path, place: str, name: str | None) -> tuple["Backup", int]:
+    """Restore a backup into an empty home, and fill its online store.
+
+    Returns the backup, and the number of erasures that wait for a run.
+    """
+    from transforms.upkeep.erasures import read_due
+    from transforms.upkeep.restore import restore
+
+    settings = Settings(home=home)
+    warehouse = Warehouse(settings)  # first: who locks a home in object storage must know that
+    with lock_as_it_is(settings.root):
+        backup = restore(settings, place, name)
+    with lock_home(settings.root):
+        now = datetime.now(UTC)
+        recover(warehouse, now)
+        apply(warehouse)
+        materialize(warehouse, now)
+        return backup, len(read_due(settings.root))
+
+
 def run_consistency(parameters: ConsistencyParameters) -> Watched:
     """Compare what was served with what training says of it now, and see who is late."""
     from feature_repo.watching.consistency import check
@@ -605,10 +670,21 @@ def write_summary(home: Path, summary: Summary) -> None:
 
 @contextmanager
 def lock_home(home: Path) -> Iterator[None]:
-    """Lock a home for one run; while another run has it, log a warning and wait.
+    """Lock a home for one run, and bring it up to the layout of this code.
 
-    The operating system releases the lock if the process dies.
+    While another run has it, log a warning and wait. The operating system releases the lock if the
+    process dies. Raises `HomeError` if newer code has written to the home.
     """
+    from flows.migrations import migrate
+
+    with lock_as_it_is(home):
+        migrate(home)
+        yield
+
+
+@contextmanager
+def lock_as_it_is(home: Path) -> Iterator[None]:
+    """Lock a home of whatever layout."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         file = (home / ".lock").open("a+")
@@ -630,7 +706,6 @@ def lock_home(home: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         with _lease(home):
-            rename_tables(home)
             yield
 
 

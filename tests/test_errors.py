@@ -218,6 +218,18 @@ MISTAKES = (
         command=f"{RUN} --home mail.csv",
     ),
     Mistake(
+        "A newer version has written to the home",
+        "home",
+        f"{HERE}/.millrace: has layout 99, and this millrace knows up to 4; upgrade millrace",
+        others={".millrace/layout": b"99"},
+    ),
+    Mistake(
+        "No backup is where one is to be restored from",
+        "backup",
+        "backups: no backup is there; millrace backup backups makes one",
+        command="restore backups",
+    ),
+    Mistake(
         "A view is named that is not there",
         "home",
         "MILLRACE_VIEWS: 'nonsense' is no view, derived view or service; there are "

@@ -93,6 +93,10 @@ class HomeError(MillraceError):
     """The home cannot be used: it is not writable, or is still empty."""
 
 
+class BackupError(MillraceError):
+    """A home cannot be backed up, or a backup cannot be restored."""
+
+
 class InstantError(MillraceError, ValueError):
     """A value is not an instant, or can be read as more than one."""
 

@@ -35,7 +35,8 @@ AT_ONCE = 16
 CHUNK_BYTES = 8 << 20
 # what all machines share, beside the tables; the rest of a home is each machine's own
 STATE = re.compile(
-    r"views|texts\.json|sources\.json|backfill\.json|runs\.jsonl|last_run\.json"
+    r"layout|views|texts\.json|sources\.json|backfill\.json|runs\.jsonl|last_run\.json"
+    r"|erasures\.json|restoring"
     r"|(erasing|locks/[^/.][^/]*)/[^/]+"
 )
 LOG = re.compile(r"[^/]+/[^/]+/_delta_log/[^/]+")

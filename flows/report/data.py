@@ -280,10 +280,6 @@ def _shapes(warehouse: Warehouse, drift: pl.DataFrame) -> pl.DataFrame:
         .select("source", "column", "kind", "of", key="bucket_keys", n="bucket_counts")
         .explode("key", "n")
         .drop_nulls()
-        # the key's name in profiles of older homes
-        .with_columns(
-            key=pl.when(column="outcome", key="repeat").then(pl.lit("duplicate")).otherwise("key")
-        )
         .group_by("source", "column", "kind", "of", "key")
         .agg(pl.sum("n"))
         .collect()

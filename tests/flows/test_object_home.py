@@ -188,6 +188,32 @@ def test_run_that_is_killed_there_is_finished_by_the_next(
     assert unnamed(bucket, home) == set()
 
 
+@pytest.mark.usefixtures("here")
+def test_home_there_is_backed_up_there_and_restored_as_another_there(
+    machines: tuple[Machine, Machine],
+    bucket: Bucket,
+    notes: Notes,
+    undisturbed: list[dict[str, str]],
+) -> None:
+    home, restored, place, (a, b) = bucket.home(), bucket.home(), bucket.home(), machines
+    notes.add()
+    a.warm.run("run", notes.source, home)
+    b.warm.run("backup_until", "", home, place)
+    before = bucket.objects(place)
+    b.warm.run("backup_until", "", home, place)
+    assert len(bucket.objects(place).keys() - before.keys()) == 1  # the list alone
+    a.warm.run("restore_until", "", restored, place)
+    there, here = (
+        {name: each for name, each in bucket.objects(of).items() if name.count("/") > 1}
+        for of in (home, restored)
+    )
+    assert here.items() <= there.items()
+    assert content(restored) == undisturbed[0]
+    notes.add()
+    b.warm.run("run", notes.source, restored)
+    assert content(restored) == undisturbed[1]
+
+
 def unnamed(bucket: Bucket, home: str) -> set[str]:
     """Return the data files there that no version of a table names."""
     warehouse = Warehouse(Settings(home=Path(home)))

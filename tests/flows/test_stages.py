@@ -20,7 +20,6 @@ from transforms.features.registry import views
 from transforms.home import Settings
 from transforms.sources.ingest import ingest
 from transforms.sources.source import load_source
-from transforms.staging.accounting import recount
 from transforms.warehouse.tables import Warehouse
 
 
@@ -151,34 +150,3 @@ def test_a_stopped_load_is_named_by_plan_run_status_and_report(tmp_path: Path) -
     assert (summary.read, summary.quarantined) == (30, 30)
     assert expected in summary.notices[0]
     assert plan_run(source, warehouse).checks == []
-
-
-def test_an_older_home_has_its_table_renamed_and_runs_on(tmp_path: Path) -> None:
-    record = "record: {record_id: id, author_id: author, event_timestamp: written, text: text}"
-    (tmp_path / "source.yaml").write_text(
-        f"name: x\nuri: '*.jsonl'\nknown: {{column: known}}\n{record}\n"
-    )
-
-    def run_on(name: str, *rows: tuple[str, str]) -> None:
-        documents = (
-            {"id": "a", "author": "u", "written": "2026-01-01", "known": day, "text": text}
-            for text, day in rows
-        )
-        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in documents))
-        source, home = tmp_path / "source.yaml", tmp_path / "home"
-        run_plain(PipelineParameters(source=str(source), home=str(home)))
-
-    run_on("first.jsonl", ("x", "2026-01-01"), ("x", "2026-01-03"), ("x", "2026-01-04"))
-    warehouse = Warehouse(Settings(home=tmp_path / "home"))
-    folder = warehouse.folder("staging.duplicate_rows")
-    former = folder.rename(folder.with_name("repeats"))
-    # commands that only read take the table by its former name
-    assert warehouse.n_rows("staging.duplicate_rows") == 2
-    assert CliRunner().invoke(status, ["--home", str(tmp_path / "home")]).exit_code == 0
-    assert former.exists()
-    # a late row makes a duplicate row a version
-    run_on("late.jsonl", ("y", "2026-01-02"))
-    assert not former.exists()
-    assert warehouse.files("staging.duplicate_rows") == sorted(map(str, folder.glob("*.parquet")))
-    counted = recount(warehouse).select("n_staged", "n_duplicates", "adds_up").rows()
-    assert counted == [(2, 1, True), (1, 0, True)]

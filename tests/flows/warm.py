@@ -22,12 +22,15 @@ import feature_repo.stores.columnar
 import feature_repo.stores.deletion
 import feature_repo.stores.online
 import feature_repo.stores.serving
+import flows.migrations
 import transforms.features.backfill
 import transforms.features.build
 import transforms.sources.ingest
 import transforms.staging.prepare
 import transforms.upkeep.erase
 import transforms.upkeep.maintain
+import transforms.upkeep.places
+import transforms.upkeep.restore
 import transforms.warehouse.publishing
 from feature_repo import definitions, online_features, training_set  # noqa: F401
 from flows.cli import main as command_line
@@ -36,10 +39,13 @@ from flows.stages import (
     BackfillParameters,
     MaintainParameters,
     PipelineParameters,
+    lock_home,
     run_backfill,
+    run_backup,
     run_erasure,
     run_maintenance,
     run_plain,
+    run_restore,
 )
 from transforms import replica
 from transforms.errors import MillraceError
@@ -93,6 +99,25 @@ def run_until(point: str, source: str, home: str) -> None:
     """Run, and be killed at a point."""
     die_at(point)
     run_plain(PipelineParameters(source=source, home=home))
+
+
+def migrate_until(point: str, home: str) -> None:
+    """Migrate a home, and be killed at a point."""
+    die_at(point)
+    with lock_home(Path(home)):
+        pass
+
+
+def backup_until(point: str, home: str, place: str) -> None:
+    """Back up a home, and be killed at a point."""
+    die_at(point)
+    run_backup(Path(home), place, None)
+
+
+def restore_until(point: str, home: str, place: str) -> None:
+    """Restore a home, and be killed at a point."""
+    die_at(point)
+    run_restore(Path(home), place, None)
 
 
 def erase(author: str, home: str) -> None:
@@ -150,6 +175,11 @@ def die_at(point: str) -> None:
     dying(
         feature_repo.stores.columnar, "write_done", lambda arguments: f"online.{arguments[0].stem}"
     )
+    dying(flows.migrations, "write_layout", lambda arguments: f"layout.{arguments[1]}")
+    dying(transforms.upkeep.places.Folder, "write", lambda arguments: arguments[1].split("/")[0])
+    dying(transforms.upkeep.places.os, "fsync", lambda _: "fsync")
+    dying(transforms.upkeep.restore, "_put", lambda arguments: arguments[1].split("/")[0])
+    dying(transforms.upkeep.restore, "write_due", lambda _: "due")
     for module, name in ERASING:
         dying(module, name, lambda _, name=name: name)
 
@@ -166,6 +196,9 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "millrace": millrace,
     "run": lambda source, home: run_plain(PipelineParameters(source=source, home=home)),
     "run_until": run_until,
+    "migrate_until": migrate_until,
+    "backup_until": backup_until,
+    "restore_until": restore_until,
     "erase": erase,
     "erase_until": erase_until,
     "maintain": lambda home: run_maintenance(MaintainParameters(home=home, keep_days=7)),

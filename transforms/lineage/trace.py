@@ -26,7 +26,7 @@ from transforms.features.view import View
 from transforms.features.windows import Window
 from transforms.pages.notebook import fragment
 from transforms.schemas.base import Contract
-from transforms.schemas.staging import Correction, StagedRecord
+from transforms.schemas.staging import StagedRecord
 from transforms.sql import model
 from transforms.warehouse.checkpoint import FEATURIZE
 from transforms.warehouse.publishing import CODE
@@ -421,8 +421,6 @@ def _connect(
     staging = tables[0].made_from if as_of_views and tables[0].made_from is not None else newest
     tables.insert(0, Table(relation=StagedRecord.relation(), version=staging))
     with connect(warehouse) as connection:
-        if warehouse.table(Correction.relation()) is None:  # an older home may not have it
-            create_view(connection, Correction.relation(), [], Correction.arrow_schema())
         read: list[type[Contract]] = [StagedRecord, *(view.contract for view in computed)]
         for contract, item in zip(read, tables, strict=True):
             files = data_files(warehouse.table_at(item.relation, item.version))

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from transforms.errors import MillraceError
 from transforms.schemas.fields import SourceField
-from transforms.schemas.staging import AccountedFile, DuplicateRow, QuarantinedRecord
+from transforms.schemas.staging import AccountedFile, QuarantinedRecord
 from transforms.sources.source import Source
 from transforms.sql import model
 from transforms.staging.checks import refuse_replayed
@@ -65,8 +65,6 @@ def replay(source: Source, warehouse: Warehouse, *, accept_load: bool = False) -
     if warehouse.table(RELATION) is None:
         message = f"{warehouse.settings.root}: nothing was ever quarantined here"
         raise MillraceError(message)
-    for contract in (DuplicateRow, SourceField):  # an older home has none
-        warehouse.create(contract)
     finish_prepare(source, warehouse)
     finish_replay(source, warehouse)
     return _replay_until(warehouse.versions()[RELATION], source, warehouse, is_accepted=accept_load)

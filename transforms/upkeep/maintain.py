@@ -186,22 +186,10 @@ def vacuum(
     yet to read from it, or if it was replaced less than `keep_days` ago, by default as the settings
     say. Files that no commit names are deleted too, once they are that old.
     """
-    versions = warehouse.versions()
-    kept: dict[str, set[int]] = {relation: {version} for relation, version in versions.items()}
-    for source in _sources(warehouse):
-        kept[RawRecord.relation()].add(
-            preparing(source).consumed(warehouse, StagedRecord.relation())
-        )
-    for contract in (*INDEX, *(view.contract for view in views())):
-        kept.get(StagedRecord.relation(), set()).add(
-            FEATURIZE.consumed(warehouse, contract.relation())
-        )
     consistent = consistent_versions(warehouse)
-    for of_views in (consistent, *locked):
-        for view, version in of_views.items():
-            kept.get(f"features.{view}", set()).add(version)
+    kept = needed_versions(warehouse, [consistent, *locked])
     since = {f"features.{view}": version for view, version in consistent.items()}
-    looked_at = [name for name in versions if relations is None or name in relations]
+    looked_at = [name for name in kept if relations is None or name in relations]
     # read by what is in them since, not their files
     positions = {relation: _positions(warehouse, relation) for relation in looked_at}
     hours = round((warehouse.settings.keep_days if keep_days is None else keep_days) * 24)
@@ -215,6 +203,28 @@ def vacuum(
                 needed = kept[relation] | positions[relation]
                 trim_log(warehouse.folder(relation), needed, since.get(relation))
     return done
+
+
+def needed_versions(
+    warehouse: Warehouse, of_views: Iterable[Mapping[str, int]]
+) -> dict[str, set[int]]:
+    """Return the versions of each table whose data files are needed.
+
+    They are the newest, those that a consumer has yet to read from, and `of_views`, by view.
+    """
+    kept: dict[str, set[int]] = {
+        relation: {version} for relation, version in warehouse.versions().items()
+    }
+    for source in _sources(warehouse):
+        kept[RAW].add(preparing(source).consumed(warehouse, StagedRecord.relation()))
+    for contract in (*INDEX, *(view.contract for view in views())):
+        kept.get(StagedRecord.relation(), set()).add(
+            FEATURIZE.consumed(warehouse, contract.relation())
+        )
+    for versions in of_views:
+        for view, version in versions.items():
+            kept.get(f"features.{view}", set()).add(version)
+    return kept
 
 
 def _positions(warehouse: Warehouse, relation: str) -> set[int]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from transforms.home import remove_files, sweep_halves
-from transforms.warehouse.tables import FORMER, Warehouse
+from transforms.warehouse.tables import Warehouse
 
 PARTS = "parts"
 
@@ -51,8 +51,7 @@ def sweep(warehouse: Warehouse) -> None:
 def sweep_parts(warehouse: Warehouse, journal: Path) -> None:
     """Remove the data files that a journal names and that no commit made visible."""
     for line in journal.read_text("utf-8").splitlines() if journal.is_file() else []:
-        written, _, name = line.partition(" ")
-        relation = next((new for new, former in FORMER.items() if former == written), written)
+        relation, _, name = line.partition(" ")
         path = warehouse.folder(relation) / name
         if str(path) not in warehouse.files(relation):
             remove_files([path])

@@ -20,6 +20,7 @@ from deltalake.exceptions import DeltaError
 
 from transforms.errors import HomeError
 from transforms.home import Settings
+from transforms.layout import LAYOUT, has_tables, refuse_other, write_layout
 from transforms.paths import refuse_path
 from transforms.replica import have_here
 from transforms.schemas.base import Contract, describe
@@ -39,8 +40,6 @@ RELATIONS = (
     "profiles.checks",
     "serving.consistency",
 )
-# former names of relations; `rename_tables` renames their folders in an older home
-FORMER = {"staging.duplicate_rows": "staging.repeats"}
 # by age alone; a consumer or a training set may need an old entry, so `upkeep.log` goes by need
 KEEP_LOG: dict[str, str | None] = {"delta.enableExpiredLogCleanup": "false"}
 # versions whose lists of data files a warehouse keeps in memory
@@ -106,10 +105,13 @@ class Warehouse:
     {'staging.records': 0}
     """
 
-    def __init__(self, settings: Settings, report: Report = silent) -> None:
+    def __init__(
+        self, settings: Settings, report: Report = silent, *, of_any_layout: bool = False
+    ) -> None:
         """Take a home, without reading or creating anything yet.
 
-        Raises `HomeError` if no Delta table can be opened under its path.
+        Raises `HomeError` if no Delta table can be opened under its path; so does the first look
+        at a table if the home has another layout, unless it may be `of_any_layout`.
         """
         refuse_path(settings.root)
         self.settings = settings
@@ -120,14 +122,11 @@ class Warehouse:
         self._opened: dict[Path, Opened] = {}
         self._files: dict[tuple[str, tuple[int, int] | None], list[str]] = {}
         self._keeping = Lock()  # tables may be written side by side
+        self._is_readable = of_any_layout
 
     def folder(self, relation: str) -> Path:
-        """Return the folder of a relation's Delta table; in an older home by its former name."""
-        folder = _folder(self._root, relation)
-        if relation in FORMER and not folder.exists():
-            former = _folder(self._root, FORMER[relation])
-            return former if former.exists() else folder
-        return folder
+        """Return the folder of a relation's Delta table."""
+        return _folder(self._root, relation)
 
     def table(self, relation: str) -> DeltaTable | None:
         """Open a relation's Delta table at its newest version; None if it was never written.
@@ -203,10 +202,16 @@ class Warehouse:
         return (*RELATIONS, *sorted(f"features.{folder.parent.name}" for folder in folders))
 
     def _look(self) -> None:
-        """Have what a home in object storage had when this was made, or later."""
+        """Have what a home in object storage had when this was made, or later.
+
+        Raises `HomeError` at the first look if the home has another layout.
+        """
         there = self._replica
         if there and there.pulled_at < self._begun_at and not there.is_leased:
             there.pull()
+        if not self._is_readable:
+            refuse_other(self._root)
+            self._is_readable = True
 
     def version(self, relation: str) -> int:
         """Return the newest version of a table; -1 if it was never written."""
@@ -278,6 +283,8 @@ class Warehouse:
             )
 
         try:
+            if not has_tables(self._root):
+                write_layout(self._root, LAYOUT)
             folder.mkdir(parents=True, exist_ok=True)
             if self._replica:
                 self._replica.commit(folder, -1, create)
@@ -288,22 +295,6 @@ class Warehouse:
             message = f"{self.settings.root}: cannot be written ({reason}); choose another --home"
             raise HomeError(message) from None
         return self.share(contract.relation(), DeltaTable(str(folder)))
-
-
-def rename_tables(home: Path) -> None:
-    """Rename the tables of an older home that have a new name; the caller has locked the home.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as home:
-    ...     Path(home, "staging", "repeats").mkdir(parents=True)
-    ...     rename_tables(Path(home))
-    ...     [folder.name for folder in Path(home, "staging").iterdir()]
-    ['duplicate_rows']
-    """
-    for relation, former in FORMER.items():
-        folder, former_folder = _folder(home, relation), _folder(home, former)
-        if former_folder.exists() and not folder.exists():
-            former_folder.rename(folder)
 
 
 @lru_cache(maxsize=256)

@@ -4,9 +4,9 @@ import signal
 import subprocess
 import sys
 
-from transforms.schemas.staging import DuplicateRow, StagedRecord
+from transforms.schemas.staging import StagedRecord
 from transforms.warehouse.publishing import publish
-from transforms.warehouse.scratch import PARTS, sweep
+from transforms.warehouse.scratch import sweep
 from transforms.warehouse.tables import Warehouse
 
 HALF = """
@@ -77,16 +77,3 @@ def test_committed_file_of_a_writer_that_was_killed_after_its_commit_stays(
     sweep(warehouse)
     assert warehouse.n_rows("accounting.files") == 1
     assert list((warehouse.settings.root / "tmp").iterdir()) == []
-
-
-def test_half_a_file_of_a_table_that_was_renamed_since_is_swept(warehouse: Warehouse) -> None:
-    warehouse.create(DuplicateRow)
-    half = warehouse.folder(DuplicateRow.relation()) / "half.parquet"
-    half.touch()
-    scratch = warehouse.settings.root / "tmp" / "killed"
-    scratch.mkdir(parents=True)
-    scratch.with_suffix(".alive").touch()
-    (scratch / PARTS).write_text("staging.repeats half.parquet\n")
-    sweep(warehouse)
-    assert not half.exists()
-    assert not scratch.exists()

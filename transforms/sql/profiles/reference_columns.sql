@@ -23,14 +23,6 @@ window_of_loads as (
     limit $n_loads
 )
 
-select
-    * replace (
-        -- the key's name in profiles of older homes
-        list_transform(
-            bucket_keys,
-            lambda key: if("column" = 'outcome' and key = 'repeat', 'duplicate', key)
-        ) as bucket_keys
-    )
-from profiled
+select * from profiled
 where load_id in (select window_of_loads.load_id from window_of_loads)
 order by loaded_timestamp, load_id, "column"
