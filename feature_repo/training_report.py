@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from feature_repo.pages import Table, render, short
+from feature_repo.pages import Table, minute, render, short
 from transforms.features.build import staging_version
 from transforms.features.registry import registry
 from transforms.home import Settings, replace_file
@@ -121,7 +121,8 @@ def _ratio(share: float | None) -> str:
 
 def _notes(facts: Mapping[str, Any], splits: Splits | None) -> Iterator[str]:
     if "known_until" in facts:
-        yield f"The home knows what happened until {facts['known_until']}."
+        until = datetime.fromisoformat(facts["known_until"])
+        yield f"The home knows what happened until {minute(until)}."
     if facts.get("n_unlabelled"):
         yield f"{facts['n_unlabelled']:,} rows have no label and are left out."
     if "drawn" in facts:
@@ -131,8 +132,8 @@ def _notes(facts: Mapping[str, Any], splits: Splits | None) -> Iterator[str]:
         yield "No splits were given; the halves have no embargo between them."
     elif splits.n_embargo or splits.n_other:
         yield (
-            f"{splits.n_embargo:,} rows of the embargo are in no split, nor are {splits.n_other:,} "
-            "of entities that belong to another."
+            f"In no split: {splits.n_embargo:,} rows of the embargo, {splits.n_other:,} rows of "
+            "entities that belong to another split."
         )
 
 
