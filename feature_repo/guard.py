@@ -8,7 +8,9 @@ import hmac
 import json
 import os
 import time
+from base64 import b64decode
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
@@ -203,9 +205,14 @@ class Authorized:
         is_known: Tokens | None,
         *,
         open_metrics: bool = False,
+        as_password: bool = False,
     ) -> None:
-        """Take what answers, and what knows tokens; None where nobody needs one."""
-        self._app, self._is_known = app, is_known
+        """Take what answers, and what knows tokens; None where nobody needs one.
+
+        With `as_password` the token may come as the password of HTTP Basic, for which a browser
+        asks whoever uses it.
+        """
+        self._app, self._is_known, self._as_password = app, is_known, as_password
         self._open = {HEALTH, METRICS} if open_metrics else {HEALTH}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -214,7 +221,7 @@ class Authorized:
             self._is_known is None
             or scope["type"] == "lifespan"
             or scope["path"] in self._open
-            or await self._is_known(_token(scope))
+            or await self._is_known(_token(scope, as_password=self._as_password))
         ):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -224,7 +231,7 @@ class Authorized:
                 send,
                 HTTPStatus.UNAUTHORIZED,
                 "this server asks for a token: send the header Authorization: Bearer TOKEN",
-                {"www-authenticate": "Bearer"},
+                {"www-authenticate": 'Basic realm="millrace"' if self._as_password else "Bearer"},
             )
 
 
@@ -318,8 +325,11 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return next_message
 
 
-def _token(scope: Message) -> str:
+def _token(scope: Message, *, as_password: bool) -> str:
     scheme, _, token = _header(scope, b"authorization").partition(" ")
+    if as_password and scheme.lower() == "basic":
+        with suppress(ValueError):
+            return b64decode(token).decode().partition(":")[2]
     return token.strip() if scheme.lower() == "bearer" else ""
 
 

@@ -11,7 +11,7 @@ import polars as pl
 from transforms.features.build import staging_version
 from transforms.features.registry import registry, view_name
 from transforms.home import Settings, replace_file
-from transforms.pages import Table, percent, render, short
+from transforms.pages import Table, minute, percent, render, short
 from transforms.pages.notebook import fragment
 from transforms.training.probes import (
     TOO_WELL,
@@ -152,7 +152,8 @@ def _headline(
 
 def _notes(facts: Mapping[str, Any], splits: Splits | None) -> Iterator[str]:
     if "known_until" in facts:
-        yield f"The home knows what happened until {facts['known_until']}."
+        until = datetime.fromisoformat(facts["known_until"])
+        yield f"The home knows what happened until {minute(until)}."
     if facts.get("n_unlabelled"):
         yield f"{facts['n_unlabelled']:,} rows have no label and are left out."
     if "drawn" in facts:
@@ -162,8 +163,8 @@ def _notes(facts: Mapping[str, Any], splits: Splits | None) -> Iterator[str]:
         yield "No splits were given; the halves have no embargo between them."
     elif splits.n_embargo or splits.n_other:
         yield (
-            f"{splits.n_embargo:,} rows of the embargo are in no split, nor are {splits.n_other:,} "
-            "of entities that belong to another."
+            f"In no split: {splits.n_embargo:,} rows of the embargo, {splits.n_other:,} rows of "
+            "entities that belong to another split."
         )
 
 

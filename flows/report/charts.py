@@ -17,6 +17,7 @@ from transforms.upkeep.sizes import in_words
 
 Spec = dict[str, Any]
 EVERYTHING = "all"
+N_LOADS = 50  # so many are beside each other on the page, the newest
 OUTCOMES = {"n_staged": "staged", "n_quarantined": "quarantined", "n_duplicates": "duplicate rows"}
 DAY = (
     "datum.value < 1 ? '0' : datum.value < 60 ? datum.value + ' s' : datum.value < 3600 ? "
@@ -174,6 +175,7 @@ def drift_over_loads(drift: pl.DataFrame, source: str, column: str) -> Spec:
         drift.filter(source=source, column=column, statistic="psi")
         .drop_nulls("value")
         .sort("load_id")
+        .tail(N_LOADS)
     )
     description = f"PSI of {column} over the loads of {source}."
     chart = _chart(values.select("load_id", "value", "verdict", "warn", "stop"), description)

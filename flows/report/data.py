@@ -6,23 +6,20 @@ They contain counts, quantiles and names of rules, never a text or an id.
 import contextlib
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 
-from feature_repo.catalogue import catalogue, kind
 from feature_repo.watching.consistency import last_check
 from feature_repo.watching.freshness import promised_views
 from flows.history import history_path
+from flows.report.cards import Card, cards
+from flows.report.features import features, scan
 from flows.sizes import HomeSize, measure
 from transforms.features.chosen import home_views, off_views
-from transforms.features.registry import views
 from transforms.pages import short
-from transforms.paths import scan_parquet
 from transforms.profiles.profile import sketch_values
-from transforms.schemas.base import Column
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord, StagedRecord
 from transforms.sql import model
 from transforms.staging.checks import kept_checks
@@ -50,28 +47,9 @@ QUALITY = {
 }
 LANGUAGE_RELATION, LANGUAGE = "features.record_text", "language"
 PERIODS = {"day": "1d", "week": "1w", "month": "1mo", "year": "1y"}
-SAMPLE_ROWS = 50_000
-N_BINS = 20
 N_PERIODS = 160  # at most about so many points stand side by side on a page
 N_DRIFTED = 8
 N_SHAPE_BINS = 16
-SKEWED = 20  # times the median: from there on a histogram says more on a logarithmic scale
-
-
-class Feature(NamedTuple):
-    """A feature as in the catalogue, with the distribution of its values.
-
-    That is the 5, 50 and 95 % quantiles with a histogram, or the most common values.
-    """
-
-    view: str
-    column: Column
-    kind: str
-    null_ratio: float | None = None
-    quantiles: tuple[str, ...] = ()
-    bins: tuple[int, ...] = ()
-    is_log: bool = False
-    common: tuple[tuple[str, float], ...] = ()
 
 
 class Shown(NamedTuple):
@@ -93,8 +71,7 @@ class Shown(NamedTuple):
     shapes: pl.DataFrame
     fields: pl.DataFrame
     checks: pl.DataFrame
-    features: list[Feature]
-    off: list[str]
+    cards: list[Card]
     runs: pl.DataFrame
     sizes: HomeSize
     consistency: pl.DataFrame
@@ -137,8 +114,9 @@ def read_shown(warehouse: Warehouse, now: datetime) -> Shown:
         shapes=_shapes(warehouse, drift),
         fields=_table(warehouse, "profiles.fields"),
         checks=kept_checks(warehouse),
-        features=_features(warehouse),
-        off=off_views(warehouse.settings.root),
+        cards=cards(
+            warehouse.settings.root, now, features(warehouse), off_views(warehouse.settings.root)
+        ),
         runs=read_runs(warehouse),
         sizes=measure(warehouse, now),
         consistency=last_check(warehouse),
@@ -181,12 +159,7 @@ def _is_balanced(n_rows: dict[str, int], loads: pl.DataFrame) -> bool:
 
 def _table(warehouse: Warehouse, relation: str) -> pl.DataFrame:
     """Read a small relation whole; a frame without columns where it was never written."""
-    return _scan(warehouse, relation).collect()
-
-
-def _scan(warehouse: Warehouse, relation: str) -> pl.LazyFrame:
-    files = warehouse.files(relation)
-    return scan_parquet(files) if files else pl.LazyFrame()
+    return scan(warehouse, relation).collect()
 
 
 def _quality(warehouse: Warehouse, unit: str) -> pl.DataFrame:
@@ -204,22 +177,22 @@ def _quality(warehouse: Warehouse, unit: str) -> pl.DataFrame:
 
 
 def _averages(warehouse: Warehouse, relation: str, names: Sequence[str], unit: str) -> pl.DataFrame:
-    scan = _scan(warehouse, relation)
-    there = [name for name in names if name in scan.collect_schema()]
+    rows = scan(warehouse, relation)
+    there = [name for name in names if name in rows.collect_schema()]
     averages = [pl.median(name) if name.startswith("n_") else pl.mean(name) for name in there]
     if not there:
         return pl.DataFrame(
             schema={"period": pl.Datetime("us", "UTC"), "measure": pl.String, "value": pl.Float64}
         )
-    averaged = scan.group_by(_period(unit)).agg(averages).sort("period").collect(engine="streaming")
+    averaged = rows.group_by(_period(unit)).agg(averages).sort("period").collect(engine="streaming")
     return averaged.unpivot(there, index="period", variable_name="measure").drop_nulls()
 
 
 def _languages(warehouse: Warehouse, unit: str) -> pl.DataFrame:
-    scan = _scan(warehouse, LANGUAGE_RELATION)
-    if LANGUAGE not in scan.collect_schema():
+    rows = scan(warehouse, LANGUAGE_RELATION)
+    if LANGUAGE not in rows.collect_schema():
         return pl.DataFrame()
-    known = scan.filter(pl.col(LANGUAGE).is_not_null()).group_by(_period(unit), LANGUAGE)
+    known = rows.filter(pl.col(LANGUAGE).is_not_null()).group_by(_period(unit), LANGUAGE)
     return known.agg(n_versions=pl.len()).sort("period", LANGUAGE).collect(engine="streaming")
 
 
@@ -256,14 +229,14 @@ def _shapes(warehouse: Warehouse, drift: pl.DataFrame) -> pl.DataFrame:
 
     The columns are source, column, kind, of, value and share.
     """
-    scan = _scan(warehouse, "profiles.columns")
+    columns = scan(warehouse, "profiles.columns")
     drifted = last_drift(drift)
-    if not scan.collect_schema() or drifted.is_empty():
+    if not columns.collect_schema() or drifted.is_empty():
         return pl.DataFrame()
     wanted = drifted.head(N_DRIFTED).select(
         "source", "column", last_load="load_id", reaches=pl.max_horizontal("n_reference_loads", 0)
     )
-    profiles = scan.filter(
+    profiles = columns.filter(
         (pl.col("relation") == "staging.records") & (pl.col("kind") != "vocabulary")
     )
     counted = profiles.join(wanted.lazy(), on=["source", "column"]).with_columns(
@@ -344,79 +317,3 @@ def read_runs(warehouse: Warehouse) -> pl.DataFrame:
     return pl.DataFrame(
         rows, schema={"run": pl.Int64, "stage": pl.String, "rows": pl.Int64, "seconds": pl.Float64}
     )
-
-
-def _features(warehouse: Warehouse) -> list[Feature]:
-    features = []
-    for view in views():
-        scan = _scan(warehouse, view.relation)
-        named = [column for column in catalogue()[view.name] if column.name in view.features]
-        names = [column.name for column in named if column.name in scan.collect_schema()]
-        n_rows = warehouse.n_rows(view.relation)
-        sample = (
-            scan.select(names)
-            .gather_every(max(1, n_rows // SAMPLE_ROWS))
-            .collect(engine="streaming")
-            if names
-            else pl.DataFrame()
-        )
-        features += [describe(view.name, column, sample) for column in named]
-    return features
-
-
-def describe(view: str, column: Column, sample: pl.DataFrame) -> Feature:
-    """Describe how a feature's values lie in a sample of its view's rows."""
-    feature = Feature(view, column, kind(column))
-    if column.name not in sample.columns or sample.is_empty():
-        return feature
-    values = sample[column.name]
-    feature = feature._replace(null_ratio=values.null_count() / len(values))
-    values = values.drop_nulls()
-    if values.is_empty() or values.dtype.is_nested():
-        return feature
-    if values.dtype == pl.String:
-        common = values.value_counts(sort=True).head(5)
-        return feature._replace(
-            common=tuple((str(value), n / len(values)) for value, n in common.iter_rows())
-        )
-    return _with_histogram(feature, values)
-
-
-def _with_histogram(feature: Feature, values: pl.Series) -> Feature:
-    is_time = values.dtype.is_temporal()
-    numbers = (values.dt.epoch("s") if is_time else values).cast(pl.Float64).to_numpy()
-    low, p5, median, p95, high = np.quantile(numbers, [0.01, 0.05, 0.5, 0.95, 0.99])
-    is_log = bool(not is_time and low >= 0 and high > SKEWED * max(median, 1))
-    clipped = np.clip(numbers, low, high)
-    shown, low, high = (
-        (np.log1p(clipped), np.log1p(low), np.log1p(high)) if is_log else (clipped, low, high)
-    )
-    # values that differ in their last digits only are one value: no bins lie between them
-    bins, _ = np.histogram(
-        shown, N_BINS, (low, low + 1 if np.isclose(low, high, rtol=1e-9, atol=0) else high)
-    )
-    write = _day if is_time else short
-    return feature._replace(
-        bins=tuple(bins.tolist()),
-        is_log=is_log,
-        quantiles=tuple(write(float(value)) for value in (p5, median, p95)),
-    )
-
-
-def _day(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
-
-
-def ago(then: datetime, now: datetime) -> str:
-    """Describe how long ago something was.
-
-    >>> ago(datetime(2024, 5, 1, tzinfo=UTC), datetime(2024, 5, 21, tzinfo=UTC))
-    '20 days ago'
-    """
-    passed = max(now - then, timedelta())
-    units = ((365, "years"), (30, "months"), (1, "days"))
-    for days, unit in units:
-        if passed.days >= 2 * days:
-            return f"{passed.days // days} {unit} ago"
-    hours, minutes = divmod(int(passed.total_seconds()) // 60, 60)
-    return f"{hours} h {minutes} min ago" if hours else f"{minutes} min ago"

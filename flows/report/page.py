@@ -15,18 +15,20 @@ import vl_convert
 
 from feature_repo.watching.consistency import causes_of, n_wrong
 from flows.report import charts
-from flows.report.data import QUALITY, Shown, ago, last_drift, read_shown
+from flows.report.cards import Card
+from flows.report.data import QUALITY, Shown, last_drift, read_shown
 from flows.report.flow import flows
+from flows.report.lineage import Lineage, Named, lineage
 from transforms import pages
 from transforms.errors import HomeError
 from transforms.home import replace_file
-from transforms.pages import Table, minute
+from transforms.pages import Table, ago, minute
 from transforms.pages.palette import THEMES, chart_config
 from transforms.upkeep.sizes import in_words
 from transforms.warehouse.tables import Warehouse
 
 VEGA = "vl-convert-python"  # the package that has the charts' JavaScript
-N_LOADS = 50
+RAW, STAGING = "raw.records", "staging.records"
 N_TABLE_ROWS = 200
 N_DRIFT_CHARTS = 8
 SERVED = (
@@ -77,15 +79,19 @@ def chart_script(home: Path) -> str:
     return script
 
 
-def render(shown: Shown, script: str) -> str:
-    """Make the page of what is shown."""
+def render(shown: Shown, script: str, state: str = "") -> str:
+    """Make the page of what is shown; `state` names that for a page that is served."""
     drawn = _charts(shown)
     return pages.render(
         _text("page.html"),
         script,
         _text("page.js"),
+        state=state,
         filters={"second": _second, "bytes": _bytes},
         shown=shown,
+        anchors={card.name: card.anchor for card in shown.cards},
+        n_features=sum(len(card.features) for card in shown.cards),
+        lineage=_lineage(shown),
         drawn={
             "specs": {chart.name: chart.spec for chart in drawn},
             "themes": {theme: chart_config(theme) for theme in THEMES},
@@ -95,19 +101,42 @@ def render(shown: Shown, script: str) -> str:
         everything=charts.EVERYTHING,
         sources=shown.loads["source"].unique().sort().to_list(),
         headline=_headline(shown),
-        loads=shown.loads.reverse().head(N_LOADS).to_dicts(),
-        n_loads_left_out=max(0, shown.loads.height - N_LOADS),
+        loads=shown.loads.reverse().head(charts.N_LOADS).to_dicts(),
+        n_loads_left_out=max(0, shown.loads.height - charts.N_LOADS),
         drifted=last_drift(shown.drift).to_dicts(),
         rules=_rules(shown.rejects, shown.loads),
         tables=_tables(shown),
     )
 
 
+def _lineage(shown: Shown) -> Lineage:
+    """From the sources of the home by its views to services."""
+    sources = shown.loads["source"].unique().sort().to_list()
+    of_sources = [f"source {name}" for name in sources]
+    return lineage(
+        [
+            *(
+                Named(key, name, "source", "flow", [])
+                for key, name in zip(of_sources, sources, strict=True)
+            ),
+            Named(RAW, RAW, "table", "flow", of_sources),
+            Named(STAGING, STAGING, "table", "arrivals", [RAW]),
+            *(_named(card) for card in shown.cards),
+        ]
+    )
+
+
+def _named(card: Card) -> Named:
+    reads = card.reads if card.is_on_demand else [STAGING, *card.reads]
+    return Named(card.name, card.name, card.kind, card.anchor, reads, is_last=card.is_service)
+
+
 def _charts(shown: Shown) -> list[Chart]:
     """All charts that there is something to draw for."""
     drawn = []
+    recent = shown.loads.tail(charts.N_LOADS)
     if shown.loads.height:
-        drawn.append(Chart("outcomes", charts.outcomes_by_load(shown.loads.tail(N_LOADS))))
+        drawn.append(Chart("outcomes", charts.outcomes_by_load(recent)))
     if shown.arrivals.height:
         drawn += [
             Chart("volume", charts.volume(shown.arrivals, shown.unit)),
@@ -119,10 +148,8 @@ def _charts(shown: Shown) -> list[Chart]:
     ]
     if shown.languages.height:
         drawn.append(Chart("languages", charts.languages_over_time(shown.languages, shown.unit)))
-    if shown.rejects.height:
-        drawn.append(
-            Chart("rejected", charts.rejected_by_load(shown.rejects, shown.loads.tail(N_LOADS)))
-        )
+    if (rejects := shown.rejects.join(recent, ["source", "load_id"], "semi")).height:
+        drawn.append(Chart("rejected", charts.rejected_by_load(rejects, recent)))
     if shown.runs.height:
         drawn.append(Chart("speed", charts.seconds_by_run(shown.runs)))
     if shown.sizes.tables:
@@ -139,7 +166,8 @@ def measures(quality: pl.DataFrame) -> list[str]:
 def _drift_charts(shown: Shown) -> Iterable[Chart]:
     for number, row in enumerate(last_drift(shown.drift).head(N_DRIFT_CHARTS).to_dicts()):
         source, column = row["source"], row["column"]
-        yield Chart(f"drift-{number}", charts.drift_over_loads(shown.drift, source, column))
+        if shown.drift.filter(source=source, column=column, statistic="psi")["value"].count():
+            yield Chart(f"drift-{number}", charts.drift_over_loads(shown.drift, source, column))
         if shown.shapes.height and shown.shapes.filter(source=source, column=column).height:
             yield Chart(f"shape-{number}", charts.shape(shown.shapes, source, column))
 
@@ -218,7 +246,7 @@ def _trend(rejects: pl.DataFrame, loads: pl.DataFrame, rule: dict[str, Any]) -> 
     of_rule = rejects.filter(
         source=rule["source"], column=rule["column"], rule=rule["rule"]
     ).select("load_id", "n_rows")
-    recent = loads.filter(source=rule["source"]).select("load_id").tail(N_LOADS)
+    recent = loads.filter(source=rule["source"]).select("load_id").tail(charts.N_LOADS)
     trend: list[int] = (
         recent.join(of_rule, "load_id", "left", maintain_order="left")["n_rows"]
         .fill_null(0)

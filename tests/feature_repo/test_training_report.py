@@ -3,9 +3,12 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser
 
 from feature_repo import TrainingSet, label, spine, training_set
 from tests.transforms.histories import DAY, START, Version, run
@@ -57,6 +60,22 @@ def test_an_honest_training_set_has_no_leak(made: TrainingSet, tmp_path: Path) -
     assert re.search(r"<td>record_quality__n_words</td><td class=\"n\">6</td>", page)
     assert "<script" not in page
     assert "script-src &#39;none&#39;" in page
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_readable_on_a_phone_and_axe_finds_nothing_serious(
+    browser: Browser, made: TrainingSet, tmp_path: Path, scheme: Literal["light", "dark"]
+) -> None:
+    made.report(tmp_path / "made.html", made.split(train=0.6, valid=0.4), n_probed=1)
+    page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
+    page.goto((tmp_path / "made.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    beside = page.locator("#features tbody tr:first-child td:nth-child(3)").bounding_box()
+    assert beside
+    assert beside["x"] + beside["width"] <= 390  # a number is seen beside the name
+    found = Axe().run(page).response["violations"]
+    assert [one["id"] for one in found if one["impact"] in {"serious", "critical"}] == []
+    page.close()
 
 
 def test_features_as_they_were_known_later_are_named(made: TrainingSet, tmp_path: Path) -> None:

@@ -14,19 +14,23 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from deltalake import write_deltalake
 from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, expect
 
+from feature_repo import locks
 from flows.report import page as report_page
-from flows.report.data import N_BINS, ago, describe, period_unit, read_shown, short
+from flows.report.data import Shown, period_unit, read_shown
+from flows.report.features import N_BINS, describe
 from flows.report.flow import SLOT, flow
-from flows.report.page import chart_script, report_path, write_report
+from flows.report.page import N_TABLE_ROWS, chart_script, render, report_path, write_report
 from flows.stages import PipelineParameters, run_plain
 from tests.flows.conftest import Notes
 from transforms.errors import HomeError
 from transforms.home import Settings
+from transforms.pages import ago, short
 from transforms.pages.palette import THEMES
 from transforms.schemas.base import Column
 from transforms.schemas.staging import AccountedFile, QuarantinedRecord
@@ -143,6 +147,9 @@ def full_home(plain_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     home = Path(shutil.copytree(plain_home, tmp_path_factory.mktemp("full") / "home"))
     second_source(home, "other")
     measured(home)
+    features = ["record_quality:n_words", "author_activity:n_records_7d"]
+    spine = pa.table({"record_id": ["r1"]})
+    locks.register(home, "march", {"features": features, "tables": {}}, spine)
     write_report(Warehouse(Settings(home=home)), now=NOW)
     return home
 
@@ -173,17 +180,20 @@ def publish(warehouse: Warehouse, contract: Any, rows: list[dict[str, Any]]) -> 
         warehouse,
         contract,
         pa.Table.from_pylist(rows, contract.arrow_schema()).to_batches(),
-        {"test": len(rows)},
+        {f"test {rows[0]['source']}": len(rows)},
     )
 
 
 @contextmanager
 def opened(
-    browser: Browser, path: Path, scheme: str = "light", width: int = 1280
+    browser: Browser, path: Path, scheme: str = "light", width: int = 1280, asks: str = ""
 ) -> Iterator[Page]:
     """Open a page with every way out closed; it must neither complain nor ask for anything."""
     context: Any = browser.new_context(
-        viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+        viewport={"width": width, "height": 900},
+        color_scheme=scheme,
+        offline=True,
+        reduced_motion="reduce",
     )  # type: ignore[arg-type]
     said: list[str] = []
     asked: list[str] = []
@@ -193,11 +203,13 @@ def opened(
     shown.on("pageerror", lambda error: said.append(str(error)))
     shown.on("request", lambda request: asked.append(request.url))
     try:
-        shown.goto(path.as_uri())
+        shown.goto(path.as_uri() + asks)
         shown.locator(f"html[data-drawn={scheme}]").wait_for()
         yield shown
         assert said == []
-        assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+        assert [url for url in asked if not url.startswith("data:")] == [
+            path.as_uri() + asks.partition("#")[0]
+        ]
     finally:
         context.close()
 
@@ -236,6 +248,19 @@ def test_all_charts_are_drawn_and_nothing_is_cut_off(
         assert ground == f"rgb{rgb(THEMES[scheme]['ground'])}"
         drawn = shown.eval_on_selector("#volume g.mark-rect path", "e => e.getAttribute('fill')")
         assert drawn in THEMES[scheme]["series"]
+        if width == WIDTHS["desktop"]:
+            assert serious(shown) == []
+
+
+def serious(shown: Page) -> list[str]:
+    """What axe-core finds serious or worse on a page."""
+    found = Axe().run(shown).response["violations"]
+    return [
+        f"{one['id']}: {node['html'][:200]}"
+        for one in found
+        if one["impact"] in {"serious", "critical"}
+        for node in one["nodes"]
+    ]
 
 
 def test_filter_is_reached_by_keyboard_and_hides_what_does_not_match(
@@ -244,7 +269,7 @@ def test_filter_is_reached_by_keyboard_and_hides_what_does_not_match(
     with opened(browser, report_path(full_home)) as shown:
         shown.keyboard.press("Tab")
         assert shown.evaluate("document.activeElement.className") == "skip"
-        for _ in range(60):
+        for _ in range(150):
             shown.keyboard.press("Tab")
             if shown.evaluate("document.activeElement.id") == "filter":
                 break
@@ -259,7 +284,50 @@ def test_filter_is_reached_by_keyboard_and_hides_what_does_not_match(
         assert visible[0].startswith("positive_ratio_7d")
         assert shown.locator("#found").inner_text().startswith("1 of ")
         shown.locator("#filter").fill("")
-        assert all(row.is_visible() for row in shown.locator("#catalogue tbody tr").all())
+        assert shown.locator("#catalogue tbody tr[hidden], .card[hidden]").count() == 0
+
+
+def test_a_search_is_an_address_and_each_feature_has_one(browser: Browser, full_home: Path) -> None:
+    asks = "?q=lock+march+n_words#feature-author_activity-n_records_7d"
+    with opened(browser, report_path(full_home), asks=asks) as shown:
+        # the link leads to a feature that the search would hide
+        place = shown.locator("#feature-author_activity-n_records_7d")
+        expect(place).to_be_in_viewport()
+        assert "?q" not in shown.url
+        shown.locator("#filter").fill("lock march")
+        assert "q=lock+march" in shown.url
+        found = shown.locator("#catalogue tbody tr:not([hidden])").all_inner_texts()
+        assert [words.split()[0] for words in found] == ["n_words", "n_records_7d"]
+    asks = "?q=lock+march+n_words"
+    with opened(browser, report_path(full_home), asks=asks) as shown:
+        assert shown.locator("#found").inner_text().startswith("1 of ")
+        shown.locator("#view-record_quality summary").click()
+        code = shown.locator("#view-record_quality .code").inner_text()
+        assert "class RecordQuality(" in code
+        assert "import" not in code
+
+
+def test_lineage_leads_from_source_to_service(browser: Browser, full_home: Path) -> None:
+    with opened(browser, report_path(full_home), width=390) as shown:
+        box, picture = shown.locator(".picture-box"), shown.locator(".lineage")
+        assert box.evaluate("e => e.scrollWidth > e.clientWidth")
+        left = picture.evaluate(
+            "e => Object.fromEntries([...e.querySelectorAll('a')].map("
+            "a => [a.dataset.node, a.querySelector('rect').x.baseVal.value]))"
+        )
+        way = ["source notes", "raw.records", "staging.records", "record_quality"]
+        way += ["author_activity", "author_tenure", "triage_v1"]
+        assert [left[name] for name in way] == sorted({left[name] for name in way})
+        picture.locator("a[data-node=author_tenure]").focus()
+        marked = picture.evaluate(
+            "e => [...e.querySelectorAll('path.on')].map(p => [p.dataset.from, p.dataset.to])"
+        )
+        assert ["source notes", "raw.records"] in marked
+        assert ["author_tenure", "triage_v1"] in marked
+        assert ["record_duplicates", "triage_v2"] not in marked
+        shown.keyboard.press("Enter")
+        assert shown.url.endswith("#view-author_tenure")
+        expect(shown.locator("#view-author_tenure h3")).to_be_in_viewport()
 
 
 def test_a_source_is_chosen_in_pictures_and_tables(browser: Browser, full_home: Path) -> None:
@@ -413,7 +481,8 @@ def test_numbers_are_those_of_the_tables(plain_home: Path) -> None:
     staged = pl.read_delta(str(warehouse.folder("staging.records")))
     assert shown.freshness["last_known_timestamp"].max() == staged["known_timestamp"].max()
     n_words = pl.read_delta(str(warehouse.folder("features.record_quality")))["n_words"]
-    (feature,) = [feature for feature in shown.features if feature.column.name == "n_words"]
+    every = [feature for card in shown.cards for feature in card.features]
+    (feature,) = [feature for feature in every if feature.column.name == "n_words"]
     assert feature.quantiles[1] == short(float(np.median(n_words.drop_nulls().to_numpy())))
     assert sum(feature.bins) == n_words.drop_nulls().len()
     assert feature.null_ratio == n_words.null_count() / n_words.len()
@@ -531,11 +600,12 @@ def test_feature_is_described(values: list[Any], quantiles: tuple[str, ...], is_
 
 
 def test_feature_of_words_lists_the_commonest() -> None:
-    sample = pl.DataFrame({"f": ["en", "en", "de", None]})
+    # what reads as an id is left out
+    sample = pl.DataFrame({"f": ["en", "en", "de", None, "CVE-2024-1", "CVE-2024-1"]})
     feature = describe(
         "v", Column("f", sample["f"].dtype, "", nullable=True, origin=None, bounds=""), sample
     )
-    assert feature.common == (("en", 2 / 3), ("de", 1 / 3))
+    assert feature.common == (("en", 2 / 5), ("de", 1 / 5))
 
 
 @pytest.mark.parametrize(
@@ -566,6 +636,32 @@ def test_script_is_kept_until_its_package_changes(
     monkeypatch.setattr(report_page, "version", lambda _: "99")
     assert "99\nvega" in chart_script(tmp_path)
     assert len(made) == 2
+
+
+def test_page_of_a_thousand_loads_is_hardly_larger_than_that_of_a_few_hundred(
+    full_home: Path,
+) -> None:
+    shown = read_shown(Warehouse(Settings(home=full_home)), NOW)
+    few, many = (len(render(with_loads(shown, n), "", "")) for n in (N_TABLE_ROWS + 1, 1_000))
+    assert many - few < 1_000
+
+
+def with_loads(shown: Shown, n_loads: int) -> Shown:
+    """As if so many loads had come, each with what the newest has of everything."""
+    names = [f"20240301T{n // 60:02}{n % 60:02}00000000-0000" for n in range(n_loads)]
+    loads = pl.DataFrame({"load_id": names})
+
+    def again(frame: pl.DataFrame) -> pl.DataFrame:
+        newest = frame.filter(load_id=frame["load_id"].max())
+        return (
+            newest.drop("load_id")
+            .join(loads, how="cross", maintain_order="right")
+            .select(frame.columns)
+        )
+
+    return shown._replace(
+        **{name: again(getattr(shown, name)) for name in ("loads", "rejects", "drift", "fields")}
+    )
 
 
 def test_page_is_small_and_fetches_nothing(full_home: Path) -> None:

@@ -27,6 +27,15 @@ Checked = PolarsData
 LEE = "Lee et al. 2022, arXiv:2107.06499"
 
 
+def snake_case(name: str) -> str:
+    """Name a view after its class.
+
+    >>> snake_case("RecordShape")
+    'record_shape'
+    """
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
 class Field:
     """Features of a record view: what they count or measure, and after whom."""
 
@@ -128,7 +137,7 @@ class RecordView(Contract):
         fresh_within: Window | timedelta | None = None,
     ) -> None:
         """Name the relation after the class."""
-        name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        name = snake_case(cls.__name__)
         key = ["record_id", "event_timestamp", "created_timestamp"]
         metadata = {
             "key": key,

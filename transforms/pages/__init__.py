@@ -6,11 +6,13 @@ browser run the scripts of known digest and fetch nothing at all.
 
 import base64
 import hashlib
-from datetime import datetime
+import re
+from datetime import datetime, timedelta
 from importlib.resources import files
 from typing import Any, NamedTuple
 
 import jinja2
+from markupsafe import Markup, escape
 
 from transforms.pages.palette import THEMES
 
@@ -24,8 +26,11 @@ class Table(NamedTuple):
     left_out: int = 0
 
 
-def render(template: str, *scripts: str, **shown: Any) -> str:
-    """Make a page of a template, which has the macros of `parts.html` and the filters here."""
+def render(template: str, *scripts: str, state: str = "", **shown: Any) -> str:
+    """Make a page of a template, which has the macros of `parts.html` and the filters here.
+
+    A page that is served has the `state` of what it shows, and may ask its server for the newest.
+    """
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -39,21 +44,33 @@ def render(template: str, *scripts: str, **shown: Any) -> str:
         "minute": minute,
         "bars": bars,
         "cell": cell,
+        "prose": prose,
+        "breakable": breakable,
         **shown.pop("filters", {}),
     }
-    given = {"style": part("page.css"), "themes": THEMES, "policy": policy(*scripts), **shown}
-    return environment.from_string(template).render(scripts=scripts, **given)
+    return environment.from_string(template).render(
+        style=part("page.css"),
+        themes=THEMES,
+        policy=policy(*scripts, is_served=bool(state)),
+        scripts=scripts,
+        state=state,
+        **shown,
+    )
 
 
-def policy(*scripts: str) -> str:
-    """Write the policy under which a browser runs these scripts, and fetches nothing."""
+def policy(*scripts: str, is_served: bool = False) -> str:
+    """Write the policy under which a browser runs these scripts, and fetches nothing.
+
+    A page that is served may ask its own server.
+    """
     digests = (
         base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts
     )
+    connect = "'self'" if is_served else "'none'"
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
     return (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+        f"connect-src {connect}; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -71,6 +88,22 @@ def minute(instant: datetime | None) -> str:
     return f"{instant:%Y-%m-%d %H:%M} UTC" if instant else ""
 
 
+def ago(then: datetime, now: datetime) -> str:
+    """Describe how long ago something was.
+
+    >>> from datetime import UTC
+    >>> ago(datetime(2024, 5, 1, tzinfo=UTC), datetime(2024, 5, 21, tzinfo=UTC))
+    '20 days ago'
+    """
+    passed = max(now - then, timedelta())
+    units = ((365, "years"), (30, "months"), (1, "days"))
+    for days, unit in units:
+        if passed.days >= 2 * days:
+            return f"{passed.days // days} {unit} ago"
+    hours, minutes = divmod(int(passed.total_seconds()) // 60, 60)
+    return f"{hours} h {minutes} min ago" if hours else f"{minutes} min ago"
+
+
 def short(value: float) -> str:
     """Write a number for people: three significant digits, thousands separated.
 
@@ -86,6 +119,24 @@ def cell(value: Any) -> str:
     if isinstance(value, datetime):
         return minute(value)
     return short(value) if isinstance(value, int | float) else "" if value is None else str(value)
+
+
+def prose(text: str) -> Markup:
+    """Write a text in which names are in backticks.
+
+    >>> prose("1 if `a<b`, else 0.")
+    Markup('1 if <code>a&lt;b</code>, else 0.')
+    """
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
+
+
+def breakable(name: str) -> Markup:
+    """Let a long name go on in another line after each of its underscores.
+
+    >>> breakable("n_records")
+    Markup('n_<wbr>records')
+    """
+    return escape(name).replace("_", Markup("_<wbr>"))
 
 
 def bars(counts: list[int]) -> str:
