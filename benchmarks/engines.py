@@ -1,7 +1,7 @@
-"""What engines cost beside one process: the same features of the same staged records, told apart.
+"""What engines cost beside one process: the same tables of the same raw rows, told apart.
 
-Each case features a copy of the same home in a fresh process. Clusters are real processes on
-loopback, with as many workers of one core as there are cores.
+Each case stages and features a copy of the same home in a fresh process. Clusters are real
+processes on loopback, with as many workers of one core as there are cores.
 """
 
 import argparse
@@ -25,15 +25,22 @@ LIBRARIES = ("polars", "duckdb", "pyarrow", "pyspark", "distributed")
 ENGINES = ("local", "processes", "spark", "dask")
 CLUSTERS = {"spark": spark_cluster, "dask": dask_cluster}
 # those of which there are parts: the rest is computed in the driver whatever the engine
-VIEWS = "record_quality,record_text,record_pii,record_vector,author_activity,subject_activity"
+VIEWS = (
+    "record_quality,record_text,record_pii,record_vector,record_duplicates,"
+    "author_activity,subject_activity"
+)
+TABLES = ("staging.", "quarantine.", "duplicates.", "features.")
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
 STEPS = {
+    "judge_rows": "rows",
+    "write_versions": "versions",
     "scatter": "scatter",
     "compute_bucket": "records",
     "scatter_spans": "spans",
     "compute_entities": "groups",
+    "sign_texts": "texts",
 }
-ABOUT = """measure the views that an engine computes, by each engine, from the same staged records
+ABOUT = """measure what an engine computes, by each engine, from the same raw rows
 
 The records are made by tools/expand.py of ../shared beside the project, or the folder in
 MILLRACE_SHARED. Homes lie in a temp folder (TMPDIR says where) that is removed at the end.
@@ -45,9 +52,10 @@ EXAMPLES = """examples:
 
 
 class Case(NamedTuple):
-    """What an engine took: processor seconds of all processes, seconds by step, and its rows."""
+    """What an engine took: seconds, processor seconds of the driver and of all, and by step."""
 
     seconds: float
+    driver_cpu: float
     cpu_seconds: float
     steps: dict[str, float]
     digests: dict[str, tuple[int, int]]
@@ -55,14 +63,14 @@ class Case(NamedTuple):
 
 def main() -> int:
     arguments = parse_arguments()
-    load = os.getloadavg()[0]
+    busy = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
-        staged = in_fresh_process(stage, folder, arguments.rows).made
+        n_rows = in_fresh_process(load, folder, arguments.rows).made
         cases = {}
         for engine in arguments.engine or ENGINES:
-            say(f"{engine}: {staged:,} versions")
-            cases[engine] = Case(*in_fresh_process(featurize, folder, engine).made)
-    report = f"{machine(load, LIBRARIES)}\n\n{results(cases, staged)}"
+            say(f"{engine}: {n_rows:,} rows")
+            cases[engine] = Case(*in_fresh_process(compute, folder, engine).made)
+    report = f"{machine(busy, LIBRARIES)}\n\n{results(cases, n_rows)}"
     print(report)
     if arguments.write:
         command = f"`.venv/bin/python benchmarks/engines.py --rows {arguments.rows:_}`"
@@ -86,17 +94,16 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def stage(folder: str, n_rows: int) -> Measured:
-    """Make rows and stage them; return how many versions there are."""
+def load(folder: str, n_rows: int) -> Measured:
+    """Make rows and load them; return how many there are."""
     import yaml
 
     from transforms.home import Settings
     from transforms.sources.ingest import ingest
     from transforms.sources.source import load_source
-    from transforms.staging.prepare import prepare
     from transforms.warehouse.tables import Warehouse
 
-    rows, home = Path(folder, "rows"), Path(folder, "staged")
+    rows, home = Path(folder, "rows"), Path(folder, "raw")
     shared = Path(os.environ.get("MILLRACE_SHARED", ROOT.parent / "shared"))
     seed = f"commits={shared}/data/commits/*.zst,text=message,entity=author_id,label=repo"
     tool = [sys.executable, shared / "tools" / "expand.py", "--badline", "0", "--workers", "1"]
@@ -107,20 +114,21 @@ def stage(folder: str, n_rows: int) -> Measured:
     path.write_text(yaml.safe_dump({**source, "record": EXPANDED}), "utf-8")
     warehouse = Warehouse(Settings(home=home))
     ingest(load_source(path), warehouse)
-    prepare(load_source(path), warehouse)
-    return Measured(0, 0, warehouse.n_rows("staging.records"))
+    return Measured(0, 0, warehouse.n_rows("raw.records"))
 
 
-def featurize(folder: str, engine: str) -> Measured:
-    """Compute the views of a copy of the staged home by an engine."""
+def compute(folder: str, engine: str) -> Measured:
+    """Stage the rows of a copy of the home and compute its views, by an engine."""
+    from transforms.engines.engine import engine_of
     from transforms.features import build
-    from transforms.features.engine import partitions
     from transforms.home import Settings
+    from transforms.sources.source import load_source
+    from transforms.staging.prepare import prepare
     from transforms.warehouse.tables import Warehouse
 
     os.environ |= {"MILLRACE_VIEWS": VIEWS, "MILLRACE_FEATURES": ""}
     home = Path(folder, engine)
-    shutil.copytree(Path(folder, "staged"), home)
+    shutil.copytree(Path(folder, "raw"), home)
     steps: dict[str, float] = {}
     began = cpu_seconds()
     with ExitStack() as stack:
@@ -130,19 +138,20 @@ def featurize(folder: str, engine: str) -> Measured:
             address = {"spark": "SPARK_MASTER", "dask": "DASK_SCHEDULER"}[engine]
             os.environ[f"MILLRACE_{address}"] = found.address
         settings = Settings(home=home, engine=engine)
-        used = partitions.engine_of(settings)
+        used = engine_of(settings)
         if used:
             with timed(steps, "session"):
                 list(used.map(abs, range(used.n_workers)))
             used.map = watched(used.map, steps)
-        start = time.perf_counter()
+        start, own = time.perf_counter(), time.process_time()
+        with timed(steps, "prepare"):
+            prepare(load_source(Path(folder, "source.yaml")), Warehouse(settings))
         build.featurize(Warehouse(settings), NOW, with_profiles=False)
-        seconds = time.perf_counter() - start
+        seconds, driver = time.perf_counter() - start, time.process_time() - own
         if used:
             used.close()
-    return Measured(
-        seconds, 0, (seconds, cpu_seconds() - began, steps, digests(Warehouse(settings)))
-    )
+    made = (seconds, driver, cpu_seconds() - began, steps, digests(Warehouse(settings)))
+    return Measured(seconds, 0, made)
 
 
 class timed:  # noqa: N801
@@ -179,34 +188,37 @@ def cpu_seconds() -> float:
 
 
 def digests(warehouse: Any) -> dict[str, tuple[int, int]]:
-    """Rows of each feature table, and a digest of them in any order."""
+    """Rows of each table, and a digest of them in any order."""
     import polars as pl
 
     found = {}
-    for view in VIEWS.split(","):
-        rows = pl.read_delta(str(warehouse.folder(f"features.{view}")))
-        found[view] = (rows.height, int(rows.hash_rows().sum()))
+    for relation in (name for name in warehouse.versions() if name.startswith(TABLES)):
+        rows = pl.read_delta(str(warehouse.folder(relation)))
+        found[relation] = (rows.height, int(rows.hash_rows().sum()))
     return found
 
 
-def results(cases: dict[str, Case], staged: int) -> str:
+def results(cases: dict[str, Case], n_rows: int) -> str:
     """Lay out what each engine took."""
-    header = ["engine", "seconds", "CPU s", "session", *STEPS.values(), "rest", "rows"]
+    columns = ("prepare", "session", *STEPS.values(), "rest", "tables")
+    header = ["engine", "seconds", "CPU s", "of the driver", *columns]
     expected = next(iter(cases.values())).digests
     rows = []
     for engine, case in cases.items():
         of_steps = [case.steps.get(name, 0.0) for name in STEPS.values()]
-        timed_steps = [case.steps.get("session", 0.0), *of_steps, case.seconds - sum(of_steps)]
+        apart = [case.steps.get(name, 0.0) for name in ("prepare", "session")]
+        timed_steps = [*apart, *of_steps, case.seconds - sum(of_steps)]
         rows.append(
             [
                 engine,
                 f"{case.seconds:.1f}",
                 f"{case.cpu_seconds:.1f}",
+                f"{case.driver_cpu:.1f}",
                 *(f"{seconds:.1f}" for seconds in timed_steps),
                 "equal" if case.digests == expected else "OTHER",
             ]
         )
-    return f"{staged:,} versions, {len(VIEWS.split(','))} views.\n\n{table(header, rows)}"
+    return f"{n_rows:,} rows, {len(VIEWS.split(','))} views.\n\n{table(header, rows)}"
 
 
 if __name__ == "__main__":

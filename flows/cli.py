@@ -32,6 +32,7 @@ from flows.commands.trace import trace
 
 if TYPE_CHECKING:
     from flows.stages import PipelineParameters, Summary
+    from transforms.home import EngineName
     from transforms.warehouse.tables import Warehouse
 
 
@@ -98,6 +99,11 @@ def main(*, debug: bool) -> None:
 @main.command()
 @source_option
 @home_option
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "processes", "spark", "dask"]),
+    help="What computes large stages. Default: MILLRACE_ENGINE, else this process (local).",
+)
 @click.option("--plain", is_flag=True, help="Run the same stages in this process, without Prefect.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the summary as one line of JSON, last."
@@ -127,7 +133,15 @@ def main(*, debug: bool) -> None:
     is_flag=True,
     help="Go on with what a topic or table has now, though rows before were deleted unread.",
 )
-def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted: bool) -> None:
+def run(
+    source: str,
+    home: str | None,
+    engine: "EngineName | None",
+    *,
+    plain: bool,
+    as_json: bool,
+    **accepted: bool,
+) -> None:
     """Run the pipeline: ingest, prepare, featurize, apply, materialize.
 
     Loads only what is new; a run with nothing new changes nothing. Safe to interrupt and to run
@@ -144,7 +158,9 @@ def run(source: str, home: str | None, *, plain: bool, as_json: bool, **accepted
     from transforms.sources.source import load_source
     from transforms.warehouse.tables import Warehouse
 
-    parameters = PipelineParameters(source=str(Path(source).resolve()), home=home, **accepted)
+    parameters = PipelineParameters(
+        source=str(Path(source).resolve()), home=home, engine=engine, **accepted
+    )
     checked = load_source(Path(source))
     warehouse = Warehouse(parameters.settings())
     with lock_home(warehouse.settings.root):

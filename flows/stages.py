@@ -22,7 +22,7 @@ from transforms.errors import (
     HomeError,
     MillraceError,
 )
-from transforms.home import Settings, replace_file, settings_of
+from transforms.home import EngineName, Settings, replace_file, settings_of
 from transforms.instants import instant_of
 from transforms.replica import replica_of
 from transforms.sources.source import Source, load_source
@@ -81,9 +81,14 @@ class PipelineParameters(BaseModel):
         description="Go on where a topic or table goes on, though rows before are lost.",
     )
 
+    engine: EngineName | None = Field(
+        default=None, description="What computes large stages; MILLRACE_ENGINE if empty."
+    )
+
     def settings(self) -> Settings:
         """Settings of the run."""
-        return settings_of(Path(self.home)) if self.home else Settings()
+        settings = settings_of(Path(self.home)) if self.home else Settings()
+        return settings.model_copy(update={"engine": self.engine}) if self.engine else settings
 
 
 Instant = Annotated[

@@ -21,6 +21,7 @@ from transforms.errors import SettingsError
 
 HOME_NAME = ".millrace"
 CHECKOUT = Path(__file__).parents[1]
+EngineName = Literal["local", "processes", "spark", "dask"]
 
 
 def default_home() -> Path:
@@ -109,7 +110,7 @@ class Settings(BaseSettings):
         "if it is set, there is a view record_embedding made by it.",
     )
 
-    engine: Literal["local", "processes", "spark", "dask"] = Field(
+    engine: EngineName = Field(
         default="local",
         description="What computes large stages: `local`, this process; `processes`, one a core of "
         "this machine; `spark` or `dask`, where their settings say.",

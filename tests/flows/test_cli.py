@@ -23,6 +23,8 @@ from flows.planning import plan_run
 from flows.report.data import read_shown
 from flows.stages import PipelineParameters, lock_home, pending_work, run_plain
 from tests.flows.conftest import Warm, environment_of
+from transforms.engines import engine as choice
+from transforms.errors import EngineError
 from transforms.features.registry import view_of, views
 from transforms.home import Settings
 from transforms.sources.source import load_source
@@ -242,6 +244,20 @@ def test_plan_shows_what_a_run_would_do_and_writes_nothing(
     versions = Warehouse(Settings(home=finished_home)).versions()
     assert "nothing to load, stage or compute" in millrace(*plan, str(finished_home)).stdout
     assert Warehouse(Settings(home=finished_home)).versions() == versions
+
+
+def test_run_names_the_engine_that_works_whatever_the_setting(
+    monkeypatch: pytest.MonkeyPatch, small_source: Path, tmp_path: Path
+) -> None:
+    def engine_of(settings: Settings) -> None:
+        message = f"{settings.engine} is asked"
+        raise EngineError(message)
+
+    monkeypatch.setattr(choice, "engine_of", engine_of)
+    monkeypatch.setattr(choice, "FEW_ROWS", 0)
+    words = ["--source", str(small_source), "--home", str(tmp_path / "home"), "--engine", "dask"]
+    ended = CliRunner().invoke(main, ["run", "--plain", *words], env={"MILLRACE_ENGINE": "spark"})
+    assert "dask is asked" in ended.output
 
 
 def test_plan_prices_new_files_by_the_content_of_the_home(

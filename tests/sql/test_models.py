@@ -28,7 +28,7 @@ from transforms.schemas.staging import (
 )
 from transforms.sql import __file__ as sql_package
 from transforms.sql import model
-from transforms.staging.prepare import ACCEPTED, REJECTED
+from transforms.staging.judging import ACCEPTED, REJECTED
 
 HERE = Path(__file__).parent
 SQL = Path(sql_package).parent

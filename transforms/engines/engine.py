@@ -13,6 +13,8 @@ Task = TypeVar("Task")
 Made = TypeVar("Made")
 # a task whose worker ends before it answers is given to another one so many times in all
 TRIES = 4
+# with fewer rows, to hand them out takes longer than the work
+FEW_ROWS = 10_000
 # a worker has a core: libraries that would take all of them are told so before they are imported
 ONE_CORE = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
@@ -67,6 +69,15 @@ def attempt(function: Callable[[Task], Made], task: Task) -> Answer[Made]:
         raise
     except Exception as error:  # noqa: BLE001 - it is raised where the task came from
         return Answer(None, error)
+
+
+def engine_for(settings: Settings, n_rows: int) -> Engine | None:
+    """Return the engine that is to work on so many rows; None is this process.
+
+    >>> engine_for(Settings(engine="processes"), 10) is None
+    True
+    """
+    return engine_of(settings) if n_rows > FEW_ROWS else None
 
 
 def engine_of(settings: Settings) -> Engine | None:

@@ -139,7 +139,7 @@ def tasks_of(n_rows: int, n_workers: int, at_most: int) -> int:
 
 def scatter(task: Scatter) -> Scattered:
     """Write the rows of a task, in the order of their buckets."""
-    rows = " union all ".join(map(_rows, task.slices))
+    rows = " union all ".join(map(slice_rows, task.slices))
     only = f"where {task.key} in (from {parquet_relation([task.only])})" if task.only else ""
     kept = f"select {task.columns} from ({rows}) {only}"
     with connect(Warehouse(task.settings), of=()) as connection:
@@ -161,7 +161,8 @@ def write_scattered(
     return path
 
 
-def _rows(of: Slice) -> str:
+def slice_rows(of: Slice) -> str:
+    """SQL of the rows of a slice."""
     relation = parquet_relation([of.path]).removesuffix(")")
     return (
         f"select * exclude (file_row_number) from {relation}, file_row_number = true) "

@@ -26,6 +26,7 @@ from transforms.sql import model
 from transforms.text.pii import KINDS, score_pii
 from transforms.text.quality import WORD
 from transforms.warehouse.checkpoint import PROFILE, profiling, publish_once
+from transforms.warehouse.streams import read_streams
 from transforms.warehouse.tables import Warehouse, data_files, n_rows_of
 
 ACCURACY = 0.01
@@ -301,17 +302,16 @@ def _count_accepted(connection: duckdb.DuckDBPyConnection, buffer: Path) -> Iter
     sampled = np.sort(sample.fetchnumpy()["accepted_id"])
     first = 0
     waiting: list[pa.RecordBatch] = []
-    with pa.OSFile(str(buffer)) as file, pa.ipc.open_stream(file) as stream:
-        for batch in stream:
-            read = batch.select(PROFILED)
-            rows = pl.DataFrame(read)[_within(accepted, first, len(read))]
-            yield count(rows.lazy(), ["load_id"], (*CHEAP, _label()), n_rows=rows.height)
-            # a copy; rows of Polars would hold the whole batch
-            waiting.append(read.take(pa.array(_within(sampled, first, len(read)))))
-            first += len(read)
-            if sum(map(len, waiting)) >= SAMPLED_ROWS:
-                yield from _count_sample(waiting)
-                waiting = []
+    for batch in read_streams(buffer):
+        read = batch.select(PROFILED)
+        rows = pl.DataFrame(read)[_within(accepted, first, len(read))]
+        yield count(rows.lazy(), ["load_id"], (*CHEAP, _label()), n_rows=rows.height)
+        # a copy; rows of Polars would hold the whole batch
+        waiting.append(read.take(pa.array(_within(sampled, first, len(read)))))
+        first += len(read)
+        if sum(map(len, waiting)) >= SAMPLED_ROWS:
+            yield from _count_sample(waiting)
+            waiting = []
     if waiting:
         yield from _count_sample(waiting)
 

@@ -354,7 +354,7 @@ def _explain(
     place: Mapping[str, Any],
 ) -> str:
     """Run an expression again on the one row where it failed, so that the engine reports why."""
-    from transforms.staging.prepare import create_documents  # which calls this module
+    from transforms.staging.judging import create_documents  # which calls this module
 
     expression = source.expressions()[place["column"]]
     names = sorted(column_references(expression))

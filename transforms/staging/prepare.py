@@ -1,7 +1,6 @@
 """raw -> staging: parse, map and check rows, set duplicates and rejects aside, count them all."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from transforms.errors import SchemaChangedError, SourceError
-from transforms.expressions import sealed
 from transforms.profiles.drift import watch
-from transforms.profiles.profile import FEW_ROWS
 from transforms.schemas.base import Contract, digest_of
 from transforms.schemas.fields import SourceField
 from transforms.schemas.profiles import ColumnProfile, DriftStatistic, LoadCheck
@@ -35,11 +32,11 @@ from transforms.sources.schema_changes import (
 )
 from transforms.sources.source import Source
 from transforms.sql import model
-from transforms.staging.checks import day_order, watch_checks
-from transforms.staging.mapping import DECODED, candidates_parameters, candidates_sql, decode_rows
+from transforms.staging.checks import watch_checks
+from transforms.staging.judging import ACCEPTED, KEYED, REJECTED, judged_rows
+from transforms.staging.row_parts import RowParts, row_parts
 from transforms.staging.treatment import keep_treatment
 from transforms.staging.versions import decide, writing_versions
-from transforms.text.pii import redact
 from transforms.warehouse.checkpoint import Consumer, preparing, publish_once
 from transforms.warehouse.publishing import refuse_other_columns
 from transforms.warehouse.rewrite import PLACE
@@ -67,37 +64,6 @@ FIX = (
     "name a new field in `record` or `attributes`, set `schema: evolve`, "
     "or accept all fields as they are, once: millrace run --accept-schema"
 )
-REJECTED = pa.schema(
-    {
-        "load_id": pa.string(),
-        "source_uri": pa.string(),
-        "row_number": pa.int64(),
-        "column": pa.string(),
-        "rule": pa.string(),
-        "digest": pa.string(),
-        "day_order": pa.string(),
-    }
-)
-ACCEPTED = pa.schema(
-    {
-        "accepted_id": pa.int64(),
-        "shape_id": pa.int64(),
-        "load_id": pa.string(),
-        "record_id": pa.string(),
-        "source_uri": pa.string(),
-        "row_number": pa.int64(),
-        "content_digest": pa.string(),
-        "event_timestamp": pa.timestamp("us", "UTC"),
-        "known_timestamp": pa.timestamp("us", "UTC"),
-        "author_hash": pa.uint64(),
-        "text_hash": pa.uint64(),
-    }
-)
-KEYED = [name for name in ACCEPTED.names if not name.endswith("_hash")]
-# author and text, for checks and profile; a tombstone has no author and may have no text
-HASHES = """case when not is_tombstone then hash(author_id) end as author_hash,
-    case when text is not null then hash(text) end as text_hash"""
-
 WRITTEN: tuple[type[Contract], ...] = (
     *(RawRecord, StagedRecord, DuplicateRow, QuarantinedRecord),
     *(Correction, AccountedFile, SourceField, ColumnProfile, DriftStatistic, LoadCheck),
@@ -182,20 +148,23 @@ def _prepare_until(
     with (
         scratch_folder(warehouse.settings.root) as scratch,
         connect(warehouse, of=OF_LOADS) as connection,
+        row_parts(source, warehouse, (consumed, version), scratch) as parts,
     ):
         create_arrivals(connection, warehouse, RawRecord, consumed, version)
         connection.execute("set variable source = $name", {"name": source.name})
         connection.execute(
             "create view incoming as select * from inserted where source = getvariable('source')"
         )
-        buffer = scratch / "accepted.arrow"
-        compared = split(connection, source, warehouse, buffer)
+        buffer = scratch / "accepted"
+        compared = split(connection, source, warehouse, buffer, parts)
         if not accepted.schema:
             refuse_stops(source, compared)
         transactions = preparing(source.name).at(version, mapping_digest(source))
         accounts = account(connection, source)
         watch_checks(connection, source, warehouse, is_accepted=accepted.load)
-        with writing_versions(connection, warehouse, buffer, transactions) as publish_versions:
+        with writing_versions(
+            connection, warehouse, buffer, transactions, parts
+        ) as publish_versions:
             watch(connection, source, warehouse, buffer, is_accepted=accepted.drift)
             publish_once(
                 warehouse, QuarantinedRecord, quarantined(connection, warehouse), transactions
@@ -254,63 +223,45 @@ def split(
     source: Source,
     warehouse: Warehouse,
     buffer: Path,
+    parts: RowParts | None = None,
     *,
     is_replay: bool = False,
 ) -> Compared:
     """Split `incoming` into tables `accepted` and `rejected`, and decide which rows are versions.
 
     Returns the fields of the rows, compared with those of earlier loads. Table `accepted` has the
-    keys alone, on which `decide` sorts. The whole rows wait in `buffer` as Arrow, since inserting a
-    million texts into DuckDB took as long as parsing them.
+    keys alone, on which `decide` sorts. The whole rows wait in the folder `buffer` as Arrow, since
+    inserting a million texts into DuckDB took as long as parsing them. With `parts`, an engine
+    judges the rows.
     """
     known = known_fields(connection, source.name, [] if is_replay else loads_of(connection))
     shapes = Shapes(expect(connection, source, known))
-    create_documents(connection, source, warehouse)
     writer = connection.cursor()
     _create_table(writer, "accepted", ACCEPTED)
     _create_table(writer, "rejected", REJECTED)
     n_accepted = 0
-    with (
-        _candidates(connection, source, warehouse) as candidates,
-        pa.OSFile(str(buffer), "wb") as file,
-        pa.ipc.new_stream(file, StagedRecord.arrow_schema()) as stream,
-    ):
-        for batch in (redact_texts(batch, source) for batch in candidates):
-            shape_ids = shapes.count(batch)
-            rejected = judge(pl.DataFrame(batch.drop_columns("structure")))
-            good = np.ones(batch.num_rows, bool)
-            good[rejected["row"].to_numpy()] = False
-            accepted = batch.select(StagedRecord.arrow_schema().names).filter(pa.array(good))
-            stream.write_batch(accepted.cast(StagedRecord.arrow_schema()))
-            ids = np.arange(n_accepted, n_accepted + accepted.num_rows)
-            keyed = (
-                pa.table(accepted)
-                .append_column("accepted_id", pa.array(ids))
-                .append_column("shape_id", pa.array(shape_ids[good]))
-            )
-            _insert(writer, "accepted", keyed, f"{', '.join(KEYED)}, {HASHES}")
-            _insert(writer, "rejected", rejected.select(REJECTED.names).to_arrow())
-            n_accepted += accepted.num_rows
-            warehouse.report("candidates", batch.num_rows, batch.nbytes)
+    buffer.mkdir()
+    judged = (
+        parts.judged(connection, buffer)
+        if parts
+        else judged_rows(connection, source, warehouse, buffer / "0")
+    )
+    for item in judged:
+        shape_ids = shapes.count(item.candidates)
+        ids = np.arange(n_accepted, n_accepted + item.accepted.num_rows)
+        keyed = (
+            pa.table(item.accepted)
+            .append_column("accepted_id", pa.array(ids))
+            .append_column("shape_id", pa.array(shape_ids[item.is_good]))
+        )
+        _insert(writer, "accepted", keyed, f"{', '.join(KEYED)}, {item.hashes}")
+        _insert(writer, "rejected", item.rejected)
+        n_accepted += item.accepted.num_rows
+        warehouse.report("candidates", item.candidates.num_rows, item.candidates.nbytes)
     compared = compare(shapes, known, source, is_replay=is_replay)
     _reject_shapes(connection, compared.rejected)
     decide(connection)
     return compared
-
-
-@contextmanager
-def _candidates(
-    connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse
-) -> Iterator[pa.RecordBatchReader]:
-    """Apply the source's expressions to `documents`, on a connection that can read nothing else."""
-    settings = warehouse.settings
-    with sealed(settings.memory_limit) as mapping:
-        mapping.register(
-            "documents", connection.sql("from documents").to_arrow_reader(settings.batch_rows)
-        )
-        yield mapping.sql(
-            candidates_sql(source), params=candidates_parameters(source)
-        ).to_arrow_reader(settings.batch_rows)
 
 
 def loads_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
@@ -334,60 +285,6 @@ def _reject_shapes(connection: duckdb.DuckDBPyConnection, rejected: list[Rejecte
     )
 
 
-def redact_texts(candidates: pa.RecordBatch, source: Source) -> pa.RecordBatch:
-    """Add `text_redacted`; with `text: redact` in the source file it replaces the text too."""
-    texts = pl.LazyFrame({"text": pl.Series(candidates.column("text"), dtype=pl.String)})
-    # the streaming engine uses all cores; to start it costs more than few texts
-    redacted = (
-        texts.select(redact(pl.col("text")))
-        .collect(engine="streaming" if candidates.num_rows >= FEW_ROWS else "in-memory")
-        .to_series()
-        .to_arrow()
-        .cast(pa.string())
-    )
-    if source.text == "redact":
-        candidates = candidates.set_column(
-            candidates.schema.get_field_index("text"), "text", redacted
-        )
-    return candidates.append_column("text_redacted", redacted)
-
-
-def judge(candidates: pl.DataFrame) -> pl.DataFrame:
-    """Check candidates by `StagedRecord`; return a row for each that breaks it.
-
-    The row has the candidate's position, the column and rule, and a digest of the value.
-    """
-    candidates = candidates.with_row_index("row")
-    is_read = pl.col("rejected_rule").is_null()
-    raw = ("event_raw", "known_raw")
-    reasons = {"column": "rejected_column", "rule": "rejected_rule", "value": "rejected_value"}
-    unread = candidates.filter(~is_read).select("row", *PLACE, *raw, **reasons)
-    read = candidates.filter(is_read)
-    failures = StagedRecord.failures(read.select(StagedRecord.arrow_schema().names))
-    failing = read[failures["row"].to_list()].with_columns(failures["column", "rule"])
-    values: list[pl.Expr] = [
-        pl.when(pl.col("column") == name).then(pl.col(name).cast(pl.String))
-        for name in failures["column"].unique()
-    ]
-    failed = failing.select(
-        "row",
-        *PLACE,
-        *raw,
-        "column",
-        "rule",
-        value=pl.coalesce(values or [pl.lit(None, pl.String)]),
-    )
-    # the value is text of the source, which must not be stored here
-    digest = pl.col("value").map_elements(digest_of, return_dtype=pl.String, skip_nulls=True)
-    is_time = pl.col("rule").is_in(["not_a_time", "not_nullable", "expression_failed"])
-    written = pl.coalesce(
-        pl.when(is_time & (pl.col("column") == column)).then(text)
-        for column, text in (("event_timestamp", "event_raw"), ("known_timestamp", "known_raw"))
-    )
-    judged = pl.concat([unread, failed]).with_columns(digest=digest, day_order=day_order(written))
-    return judged.drop("value", *raw)
-
-
 def account(connection: duckdb.DuckDBPyConnection, source: Source) -> pl.DataFrame:
     """Count what became of the incoming rows, in one row per file.
 
@@ -407,42 +304,6 @@ def total(accounts: pl.DataFrame) -> Account:
     Account(read=5, staged=3, duplicates=1, quarantined=1)
     """
     return Account(*(int(accounts[f"n_{name}"].sum()) for name in Account._fields))
-
-
-def create_documents(
-    connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse
-) -> None:
-    """Create view `documents` of `incoming`; only UTF-8 JSON can be decoded in SQL."""
-    limit = warehouse.settings.max_record_bytes
-    connection.execute(f"create view corrected_rows as {_corrected_rows(connection)}")
-    has_header = connection.execute("select count(header) from incoming").fetchall()
-    if source.payload_encoding == "utf-8" and has_header == [(0,)]:
-        connection.execute("set variable max_record_bytes = $limit", {"limit": limit})
-        sql = model("staging/decoded").replace(
-            "$max_record_bytes", "getvariable('max_record_bytes')"
-        )
-        connection.execute(f"create view decoded as {sql}")
-    else:
-        # reads while `connection` runs the query over these rows; a cursor has its own variables
-        cursor = connection.cursor()
-        cursor.execute("set variable source = $name", {"name": source.name})
-        raw = cursor.sql("select * from corrected_rows").to_arrow_reader(
-            warehouse.settings.batch_rows
-        )
-        connection.register(
-            "decoded", pa.RecordBatchReader.from_batches(DECODED, decode_rows(raw, source, limit))
-        )
-    connection.execute(f"create view documents as {model('staging/documents')}")
-
-
-def _corrected_rows(connection: duckdb.DuckDBPyConnection) -> str:
-    """Compose the query for `incoming` as corrected, with a join only if there are corrections."""
-    table = "table_schema = 'quarantine' and table_name = 'corrections'"
-    is_corrected = (
-        connection.execute(f"select 1 from information_schema.tables where {table}").fetchall()
-        and connection.execute("select 1 from quarantine.corrections limit 1").fetchall()
-    )
-    return model("staging/corrected_rows") if is_corrected else "select * from incoming"
 
 
 def quarantined(

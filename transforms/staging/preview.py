@@ -30,7 +30,8 @@ from transforms.sources.schema_changes import (
 )
 from transforms.sources.source import Source, SourceFile
 from transforms.staging.checks import check_loads, finding
-from transforms.staging.prepare import WRITTEN, create_documents, loads_of, split
+from transforms.staging.judging import create_documents
+from transforms.staging.prepare import WRITTEN, loads_of, split
 from transforms.warehouse.checkpoint import preparing
 from transforms.warehouse.scratch import scratch_folder
 from transforms.warehouse.snapshot import connect, create_arrivals
@@ -123,7 +124,7 @@ def stage_heads(source: Source, warehouse: Warehouse, files: Sequence[SourceFile
             )
             connection.register("heads", heads)
             connection.execute("create table incoming as from heads")
-            split(connection, source, home, scratch / "accepted.arrow")
+            split(connection, source, home, scratch / "accepted")
             checks = check_loads(connection, source, home)
             (n_staged,), (n_accepted,) = (
                 connection.sql(f"select count(*) from {table}").fetchall()[0]

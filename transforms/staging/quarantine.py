@@ -93,7 +93,7 @@ def _replay_until(
         connection.execute(
             "create view incoming as select * from tried where source = getvariable('source')"
         )
-        buffer = scratch / "accepted.arrow"
+        buffer = scratch / "accepted"
         compared = split(connection, source, warehouse, buffer, is_replay=True)
         if not is_accepted:
             refuse_replayed(connection, source, warehouse)

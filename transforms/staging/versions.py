@@ -18,8 +18,11 @@ import pyarrow as pa
 from transforms.schemas.base import Contract
 from transforms.schemas.staging import AccountedFile, DuplicateRow, StagedRecord
 from transforms.sql import model
+from transforms.staging.row_parts import RowParts
 from transforms.warehouse.checkpoint import publish_once, publishing_once
+from transforms.warehouse.publishing import Written
 from transforms.warehouse.rewrite import files_holding, rows_staying
+from transforms.warehouse.streams import read_streams, rows_of_ids
 from transforms.warehouse.tables import Warehouse
 
 
@@ -42,8 +45,11 @@ def writing_versions(
     warehouse: Warehouse,
     buffer: Path,
     transactions: Mapping[str, int],
+    parts: RowParts | None = None,
 ) -> Iterator[Callable[[pl.DataFrame], None]]:
     """Begin to write the versions in a second thread; yield what publishes, given the accounts.
+
+    With `parts`, an engine writes those that arrived.
 
     It publishes the accounts of accepted and moved rows, then duplicate rows, then the versions.
     """
@@ -53,7 +59,7 @@ def writing_versions(
         if moved.height
         else []
     )
-    versions = _versions(connection.cursor(), warehouse, buffer, files)
+    versions = _versions(connection.cursor(), warehouse, buffer, files, parts)
     with publishing_once(warehouse, StagedRecord, versions, transactions, files) as publish_written:
 
         def publish(accounts: pl.DataFrame) -> None:
@@ -87,37 +93,37 @@ def _versions(
     warehouse: Warehouse,
     buffer: Path,
     rewritten: Sequence[str],
-) -> Iterator[pa.RecordBatch]:
+    parts: RowParts | None,
+) -> Iterator[pa.RecordBatch | Written]:
     """Stream the accepted versions, the duplicate rows that become versions, and rewritten files.
 
     Of a rewritten file come the rows that stay.
     """
-    yield from _buffered(connection, buffer, "from kept", StagedRecord)
+    yield from (
+        parts.written(_ids(connection, "from kept"), buffer)
+        if parts
+        else _buffered(connection, buffer, "from kept", StagedRecord)
+    )
     if connection.execute("select 1 from moved_rows where not is_staged limit 1").fetchall():
-        with pa.OSFile(str(buffer)) as file, pa.ipc.open_stream(file) as stream:
-            connection.register("buffered", stream)
-            yield from connection.sql(model("staging/returned_versions")).to_arrow_reader(
-                warehouse.settings.batch_rows
-            )
+        schema = StagedRecord.arrow_schema()
+        stream = pa.RecordBatchReader.from_batches(schema, read_streams(buffer))
+        connection.register("buffered", stream)
+        yield from connection.sql(model("staging/returned_versions")).to_arrow_reader(
+            warehouse.settings.batch_rows
+        )
     yield from rows_staying(connection, warehouse, StagedRecord, rewritten, "moved_rows")
 
 
 def _buffered(
     connection: duckdb.DuckDBPyConnection, buffer: Path, wanted: str, contract: type[Contract]
 ) -> Iterator[pa.RecordBatch]:
-    """Stream the rows of the buffer that a relation names by their `accepted_id`.
+    """Stream the rows of the buffer that a relation names by their `accepted_id`."""
+    for batch in rows_of_ids(read_streams(buffer), _ids(connection, wanted)):
+        yield batch.select(contract.arrow_schema().names)
 
-    The buffer is read, not mapped: mapped pages would count as this process's memory.
-    """
-    ids = connection.sql(f"{wanted} select accepted_id order by accepted_id").fetchnumpy()[
-        "accepted_id"
-    ]
-    first = 0
-    with pa.OSFile(str(buffer)) as file, pa.ipc.open_stream(file) as stream:
-        for batch in stream:
-            start, end = np.searchsorted(ids, [first, first + batch.num_rows])
-            if end > start:
-                yield batch.select(contract.arrow_schema().names).take(
-                    pa.array(ids[start:end] - first)
-                )
-            first += batch.num_rows
+
+def _ids(connection: duckdb.DuckDBPyConnection, wanted: str) -> np.ndarray:
+    """List the `accepted_id` of the rows of a relation, in their order."""
+    ordered = f"{wanted} select accepted_id order by accepted_id"
+    ids: np.ndarray = connection.sql(ordered).fetchnumpy()["accepted_id"]
+    return ids

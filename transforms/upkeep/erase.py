@@ -36,7 +36,7 @@ from transforms.schemas.staging import (
 )
 from transforms.sql import model
 from transforms.staging.accounting import recount
-from transforms.staging.prepare import ACCEPTED
+from transforms.staging.judging import ACCEPTED
 from transforms.warehouse.arrivals import erasure_folder, is_erasing
 from transforms.warehouse.checkpoint import ERASE, preparing, publish_once
 from transforms.warehouse.rewrite import PLACE, files_holding, rows_staying

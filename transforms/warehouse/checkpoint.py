@@ -18,6 +18,7 @@ from transforms.schemas.base import Contract
 from transforms.warehouse.publishing import (
     AlreadyPublishedError,
     Publication,
+    Written,
     publish,
     publishing,
 )
@@ -144,11 +145,13 @@ def publish_once(
 def publishing_once(
     warehouse: Warehouse,
     contract: type[Contract],
-    batches: Iterator[pa.RecordBatch],
+    batches: Iterator[pa.RecordBatch | Written],
     transactions: Mapping[str, int],
     without: Sequence[str] = (),
 ) -> Iterator[Callable[[], None]]:
     """Begin to write batches in a second thread; yield what publishes them, as `publish_once`.
+
+    Files that workers of an engine have written may be among them.
 
     So whether they may be published is found out meanwhile. If not, what is written is deleted.
     """
@@ -175,9 +178,14 @@ def publishing_once(
         yield publish_written
 
 
-def _write(publication: Publication, batches: Iterator[pa.RecordBatch], has_ended: Event) -> None:
+def _write(
+    publication: Publication, batches: Iterator[pa.RecordBatch | Written], has_ended: Event
+) -> None:
     for batch in takewhile(lambda _: not has_ended.is_set(), batches):
-        publication.write(batch)
+        if isinstance(batch, Written):
+            publication.adopt(batch.files, batch.n_rows)
+        else:
+            publication.write(batch)
 
 
 def _is_published(

@@ -47,6 +47,13 @@ class Published(NamedTuple):
     n_rows: int
 
 
+class Written(NamedTuple):
+    """Files that another process has checked and written into a table's folder."""
+
+    files: list[AddAction]
+    n_rows: int
+
+
 class AlreadyPublishedError(Exception):
     """Another run committed the same transaction first; its rows count."""
 

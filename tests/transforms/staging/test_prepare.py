@@ -28,6 +28,7 @@ from transforms.schemas.staging import (
 )
 from transforms.sources.ingest import ingest
 from transforms.sources.source import Source, list_files, load_source
+from transforms.staging import judging
 from transforms.staging import prepare as prepare_module
 from transforms.staging.accounting import recount
 from transforms.staging.prepare import Account, is_prepared, prepare
@@ -642,11 +643,11 @@ def test_a_gate_that_fails_shows_no_text(
     nothing_fails = pl.DataFrame(
         schema={
             "row": pl.UInt32,
-            **dict.fromkeys(prepare_module.REJECTED.names, pl.String),
+            **dict.fromkeys(judging.REJECTED.names, pl.String),
             "row_number": pl.Int64,
         }
     )
-    monkeypatch.setattr(prepare_module, "judge", lambda _candidates: nothing_fails)
+    monkeypatch.setattr(judging, "judge", lambda _candidates: nothing_fails)
     with pytest.raises(
         Exception, match=r"staging\.records: 1 rows .*break text: empty; nothing was committed"
     ) as caught:

@@ -1,9 +1,12 @@
 """The index that duplicates are found with: updated from staging in two commits of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
+import pyarrow as pa
+
 from transforms.features.engine.duplicates import changed_documents, new_contents
+from transforms.features.view import Run, View
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownContent, KnownDocument
 from transforms.schemas.staging import StagedRecord
@@ -19,7 +22,7 @@ def bring_index_up(
     warehouse: Warehouse,
     now: datetime,
     done: Mapping[str, int],
-    code: int,
+    view: View,
     *,
     is_rebuilt: bool = False,
 ) -> dict[str, int]:
@@ -30,6 +33,7 @@ def bring_index_up(
     if another run was first.
     """
     ((transaction, version),) = done.items()
+    code, settings = view.digest(), warehouse.settings
     is_done = {
         contract: _consumed(contract, warehouse, transaction, code) >= version for contract in INDEX
     }
@@ -45,15 +49,23 @@ def bring_index_up(
             for contract in INDEX if since < 0 else ():
                 create_view(connection, contract.relation(), [], contract.arrow_schema())
             create_arrivals(connection, warehouse, StagedRecord, since)
-            contents = new_contents(connection, warehouse.settings.batch_rows)
+            contents = _signed(Run(warehouse, connection, now, (view,), since=since))
             if is_done[KnownContent]:  # a run was killed between the two commits
                 for _ in contents:
                     pass
             else:
                 publish(warehouse, KnownContent, contents, done, code, is_whole=since < 0)
-            documents = changed_documents(connection, warehouse.settings.batch_rows, now)
+            documents = changed_documents(connection, settings.batch_rows, now)
             publish(warehouse, KnownDocument, documents, done, code, is_whole=since < 0)
     return {KnownDocument.relation(): warehouse.version(KnownDocument.relation())}
+
+
+def _signed(run: Run) -> Iterator[pa.RecordBatch]:
+    """Stream the texts never seen before, signed in this process or by an engine."""
+    from transforms.features.engine.signature_parts import engine_for_texts, signed_parts  # circle
+
+    engine = engine_for_texts(run)
+    return signed_parts(engine, run) if engine else new_contents(run.connection, run.batch_rows)
 
 
 def _consumed(contract: type[Contract], warehouse: Warehouse, transaction: str, code: int) -> int:

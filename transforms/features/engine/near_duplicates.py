@@ -58,7 +58,7 @@ class NearDuplicatesView(View):
         is_rebuilt: bool = False,
     ) -> dict[str, int]:
         """Update the index to what is staged."""
-        return bring_index_up(warehouse, now, done, self.digest(), is_rebuilt=is_rebuilt)
+        return bring_index_up(warehouse, now, done, self, is_rebuilt=is_rebuilt)
 
     def rows(self, run: Run, *, is_whole: bool) -> Iterator[pa.RecordBatch]:
         """Compute rows from the documents that the index got since the last run."""

@@ -3,16 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from transforms.engines.engine import Engine, engine_of
+from transforms.engines.engine import Engine
+from transforms.engines.engine import engine_for as engine_for_rows
 from transforms.features.engine.group_by import GroupView
 from transforms.features.engine.group_parts import group_parts
 from transforms.features.engine.parts import Part, n_arrived
 from transforms.features.engine.record_parts import record_parts
 from transforms.features.view import Run, View
 from transforms.warehouse.scratch import PARTS, scratch_folder, sweep_parts
-
-# with fewer versions to compute, to hand them out takes longer than the work
-FEW_ROWS = 10_000
 
 
 def passes_of(run: Run, views: Sequence[View]) -> list[list[View]]:
@@ -32,10 +30,8 @@ def engine_for(run: Run, views: Sequence[View]) -> Engine | None:
 
     Other kinds of views are computed in this process.
     """
-    is_in_parts = n_arrived(run) > FEW_ROWS and any(
-        view.is_computed_beside or isinstance(view, GroupView) for view in views
-    )
-    return engine_of(run.warehouse.settings) if is_in_parts else None
+    is_in_parts = any(view.is_computed_beside or isinstance(view, GroupView) for view in views)
+    return engine_for_rows(run.warehouse.settings, n_arrived(run)) if is_in_parts else None
 
 
 @contextmanager

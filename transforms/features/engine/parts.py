@@ -16,16 +16,16 @@ import pyarrow as pa
 from deltalake.transaction import AddAction
 
 from transforms.engines.exchange import bucket_rows
+from transforms.engines.writing import writing_part
 from transforms.errors import EngineError
 from transforms.expressions import literal
+from transforms.features.engine.duplicate_index import INDEX
 from transforms.features.registry import registry
 from transforms.features.view import Run, View
 from transforms.home import Settings, settings_of
 from transforms.schemas.staging import StagedRecord
-from transforms.warehouse.scratch import PARTS
 from transforms.warehouse.snapshot import connect, create_view
 from transforms.warehouse.tables import Warehouse, n_rows_of
-from transforms.warehouse.writer import PartWriter
 
 ROWS_OF_A_BUCKET = 1_000_000
 STAGED = StagedRecord.relation()
@@ -139,7 +139,8 @@ def opened(
     if place.embedder:
         os.environ["MILLRACE_EMBEDDER"] = place.embedder
     warehouse = Warehouse(place.settings)
-    contracts = {view.relation: view.contract for view in registry().views.values()}
+    declared = (view.contract for view in registry().views.values())
+    contracts = {contract.relation(): contract for contract in (*INDEX, *declared)}
     with connect(warehouse, of=()) as connection:
         connection.execute("set threads = 1")
         for name, files in inputs.items():
@@ -160,7 +161,9 @@ def write_parts(
     """Check and write rows that come with the column `is_new`."""
     with ExitStack() as stack:
         writers = {
-            view: stack.enter_context(_writing(view, warehouse, Path(place.folder), task))
+            view: stack.enter_context(
+                writing_part(view.contract, warehouse, Path(place.folder), task)
+            )
             for view in views
         }
         n_new = dict.fromkeys(views, 0)
@@ -172,23 +175,3 @@ def write_parts(
             Part(view.name, writer.close(), writer.n_rows, n_new[view], view.digest(), host)
             for view, writer in writers.items()
         ]
-
-
-@contextmanager
-def _writing(view: View, warehouse: Warehouse, run: Path, task: int) -> Iterator[PartWriter]:
-    """Write files of a view under names that no other attempt has; delete them if it fails."""
-    name = f"part-{run.name}-{task}"
-    writer = PartWriter(warehouse.folder(view.relation), view.contract, run / PARTS, name)
-    try:
-        yield writer
-        _refuse_ended(run)
-    except BaseException:
-        writer.discard()
-        raise
-
-
-def _refuse_ended(run: Path) -> None:
-    """Raise `EngineError` if the run has ended without this task: nobody would delete its files."""
-    if not run.exists():
-        message = "the run has ended"
-        raise EngineError(message)

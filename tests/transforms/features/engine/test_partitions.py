@@ -1,37 +1,53 @@
 """What workers of an engine compute is what one process computes, whatever becomes of a worker."""
 
+import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
+import yaml
+from polars.testing import assert_frame_equal
 
 from tests.transforms.histories import HOUR, NOW, Version, rows_of, stage, version
+from transforms.engines import engine as choice
 from transforms.engines import exchange
 from transforms.engines.processes import ProcessesEngine
 from transforms.errors import EngineError, GateError
 from transforms.features.build import featurize
-from transforms.features.engine import partitions, record_parts
+from transforms.features.engine import record_parts
 from transforms.features.engine.group_by import GroupView
+from transforms.features.engine.near_duplicates import NearDuplicatesView
 from transforms.features.engine.parts import Part
 from transforms.features.engine.record_parts import Bucket, compute_bucket
 from transforms.features.registry import view_of, views
 from transforms.features.view import View
 from transforms.home import Settings
+from transforms.sources.ingest import ingest
+from transforms.sources.source import load_source
+from transforms.staging import row_parts
+from transforms.staging.prepare import prepare
+from transforms.staging.row_parts import OfVersions, WrittenVersions, write_versions
 from transforms.warehouse.tables import Rows, Warehouse, files_of_version
 
 N_RECORDS = 40
-IN_PARTS = [view.name for view in views() if view.is_computed_beside or isinstance(view, GroupView)]
+IN_PARTS = [
+    view.name
+    for view in views()
+    if view.is_computed_beside or isinstance(view, GroupView | NearDuplicatesView)
+]
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Divide few rows into several tasks, as many are."""
     monkeypatch.setattr(exchange, "LEAST_ROWS", 5)
-    monkeypatch.setattr(partitions, "FEW_ROWS", 0)
+    monkeypatch.setattr(choice, "FEW_ROWS", 0)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +66,7 @@ def in_processes(
     def choose(settings: Settings) -> ProcessesEngine | None:
         return engine if settings.engine == "processes" else None
 
-    monkeypatch.setattr(partitions, "engine_of", choose)
+    monkeypatch.setattr(choice, "engine_of", choose)
     return lambda home: Warehouse(Settings(home=home, engine="processes"))
 
 
@@ -71,7 +87,9 @@ def follow(warehouse: Warehouse, increments: list[list[Version]]) -> list[dict[s
 
 
 def tables(warehouse: Warehouse) -> dict[str, Any]:
-    found = {view.name: rows_of(warehouse, view.name) for view in map(view_of, IN_PARTS)}
+    found = {name: rows_of(warehouse, name) for name in IN_PARTS}
+    for name in ("contents", "documents"):  # the index of near duplicates
+        found[name] = pl.read_delta(str(warehouse.folder(f"duplicates.{name}")))
     return {name: rows.sort(rows.columns[:3]).to_dicts() for name, rows in found.items()}
 
 
@@ -103,6 +121,74 @@ def test_increments_in_workers_have_the_rows_of_one_process(
     featurize(many, NOW + timedelta(days=1))
     assert many.versions() == versions
     assert orphans(many) == set()
+
+
+NOTES = {
+    "name": "notes",
+    "known": {"column": "known"},
+    "record": {
+        "record_id": "id",
+        "author_id": "'user ' || author",
+        "event_timestamp": "created",
+        "text": "text",
+    },
+    "schema": "quarantine",
+}
+
+
+def note(number: int, hour: int, **other: Any) -> dict[str, Any]:
+    at = f"2024-05-01T{hour:02}:{number:02}:00Z"
+    fields = {"id": f"r{number}", "author": number % 3, "created": at, "known": at}
+    return fields | {"text": f"mail me@x{number}.org"} | other
+
+
+def loads() -> list[list[dict[str, Any] | str]]:
+    """Rows of two files: broken, equal, of the same instant, late, with a field of a new type."""
+    first = [note(n, 3) for n in range(N_RECORDS)]
+    broken = [note(1, 3, created="soon"), note(2, 3, text=""), "{", '"text"', ""]
+    later = [note(n, 4, text=f"now {n}") for n in range(0, N_RECORDS, 2)]
+    late = [note(3, 2, text="before"), note(5, 3, text="of the same instant"), note(7, 5)]
+    retyped = [note(n, 6, author={"name": "x"}) for n in range(4)]
+    return [[*first, *broken, *first[:5]], [*later, *late, *retyped, note(9, 3), note(9, 7)]]
+
+
+def dies_before_it_answers(task: OfVersions) -> WrittenVersions:
+    """Write versions; the first worker to be that far dies of it."""
+    made = write_versions(task)
+    died = task.settings.root.with_name("died")
+    if not died.exists():
+        died.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return made
+
+
+def test_prepare_in_workers_has_the_rows_of_one_process(
+    in_processes: Callable[[Path], Warehouse], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_parts, "write_versions", dies_before_it_answers)
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "notes.yaml"
+    path.write_text(yaml.safe_dump({**NOTES, "uri": str(tmp_path / "in")}), "utf-8")
+    source, raw = load_source(path), Warehouse(Settings(home=tmp_path / "raw", batch_rows=7))
+    homes = [Warehouse(Settings(home=tmp_path / "one")), in_processes(tmp_path / "many")]
+    for number, rows in enumerate(loads()):
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        (tmp_path / "in" / f"{number}.jsonl").write_text("\n".join(lines), "utf-8")
+        ingest(source, raw)
+        for home in homes:
+            tables = home.settings.root / "raw"
+            shutil.copytree(tmp_path / "raw" / "raw", tables, dirs_exist_ok=True)
+        one, many = (prepare(source, home) for home in homes)
+        assert one == many
+        assert one.staged
+        for relation in set(homes[0].versions()):
+            found = [pl.read_delta(str(home.folder(relation))) for home in homes]
+            assert_frame_equal(*found, check_row_order=False)
+    assert homes[0].n_rows("quarantine.records") > 5
+    assert (tmp_path / "died").exists()
+    (reached,) = {path.parent for path in homes[1].settings.root.glob("staging/records/part-*-*")}
+    named = (files_of_version(reached, at) for at in range(homes[1].version("staging.records") + 1))
+    assert set(map(str, reached.glob("*.parquet"))) == set().union(*named)
 
 
 @pytest.mark.usefixtures("in_parts")
