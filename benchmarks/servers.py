@@ -40,7 +40,7 @@ class Address(NamedTuple):
 @contextmanager
 def redis_server() -> Iterator[Address]:
     """Start an empty Redis that keeps nothing on disk, with `REDIS_DATABASES` databases."""
-    program = _program("redis-server")
+    program = program_of("redis-server")
     address = Address("127.0.0.1", free_port())
     with tempfile.TemporaryDirectory() as folder:
         command = [
@@ -65,30 +65,13 @@ def redis_server() -> Iterator[Address]:
 @contextmanager
 def postgres_server() -> Iterator[Address]:
     """Start an empty PostgreSQL with the database and superuser `postgres`, without a password."""
-    initdb, postgres = _program("initdb"), _program("postgres")
     address = Address("127.0.0.1", free_port())
-    user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         data = Path(folder, "data")
-        data.mkdir()
-        if user:
-            shutil.chown(data, user)
-        create = [
-            initdb,
-            "--pgdata",
-            str(data),
-            "--username",
-            "postgres",
-            "--auth",
-            "trust",
-            "--encoding",
-            "UTF8",
-            "--no-sync",
-        ]
-        subprocess.run(create, check=True, stdout=subprocess.DEVNULL, user=user, cwd=folder)
+        user = postgres_data(data)
         command = [
-            postgres,
+            program_of("postgres"),
             "-D",
             str(data),
             "-h",
@@ -102,6 +85,28 @@ def postgres_server() -> Iterator[Address]:
         ]
         with running(command, lambda: _listens(address) and _answers(address), user=user):
             yield address
+
+
+def postgres_data(data: Path, owner: str = "postgres", password: str | None = None) -> str | None:
+    """Make an empty PostgreSQL's folder; the user that it has to run as, if not this one.
+
+    Its superuser needs the password, if there is one.
+    """
+    user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
+    data.mkdir()
+    secret = data.with_name("password")
+    secret.write_text(f"{password or ''}\n", "utf-8")
+    if user:
+        shutil.chown(data, user)
+        shutil.chown(secret, user)
+    create = [program_of("initdb"), "--pgdata", str(data), "--username", owner]
+    create += (
+        ["--auth", "scram-sha-256", "--pwfile", str(secret)] if password else ["--auth", "trust"]
+    )
+    create += ["--encoding", "UTF8", "--no-sync"]
+    subprocess.run(create, check=True, stdout=subprocess.DEVNULL, user=user, cwd=data.parent)
+    secret.unlink()
+    return user
 
 
 @contextmanager
@@ -256,7 +261,8 @@ def running(
         process.wait(timeout=START_SECONDS)
 
 
-def _program(name: str) -> str:
+def program_of(name: str) -> str:
+    """Find a server's program; raises `MissingProgram` if it is not installed."""
     found = shutil.which(name) or next(
         map(str, sorted(POSTGRES_PROGRAMS.glob(f"*/bin/{name}"), reverse=True)), None
     )

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     Spine: TypeAlias = pl.DataFrame | pl.LazyFrame | pd.DataFrame | pa.Table | Path | str | Question
 
 REPOSITORY = Path(__file__).parent
+VARIABLE = re.compile(r"\$\{(\w+)\}")
 PACKAGES = ("deltalake", "duckdb", "feast", "millrace", "pandera", "polars", "pyarrow")
 
 
@@ -178,26 +180,61 @@ def repo_config(home: Path) -> Any:
     # reads while rows are written)
     meanwhile = "serve_features_while_materializing"
     serves_meanwhile = settings["registry"].pop(meanwhile, None)
-    config = feast.RepoConfig(**settings, repo_path=REPOSITORY)
+    config = feast.RepoConfig(**_with_variables(settings), repo_path=REPOSITORY)
     if serves_meanwhile is not None:
         setattr(config.registry, meanwhile, serves_meanwhile)
     return config
 
 
+def store_file() -> Path:
+    """Find the file of Feast's settings: `MILLRACE_FEATURE_STORE`, else the package's.
+
+    Raises `SettingsError` where the variable names no file.
+    """
+    from transforms.errors import SettingsError
+    from transforms.home import settings_of
+
+    file = settings_of().feature_store or REPOSITORY / "feature_store.yaml"
+    if not file.is_file():
+        message = f"MILLRACE_FEATURE_STORE: {file}: there is no such file; name one, or unset it"
+        raise SettingsError(message)
+    return file
+
+
 def store_settings(home: Path) -> dict[str, Any]:
-    """Read `feature_store.yaml` and replace the default home with this one.
+    """Read `store_file` and replace the default home with this one; variables stay as named.
 
     Raises `UncheckedRegistryError` for a registry without a digest that no setting allows.
     """
     from feature_repo.registry_digest import has_digest
 
-    settings = copy.deepcopy(_parsed((REPOSITORY / "feature_store.yaml").read_text("utf-8")))
-    if has_digest(settings["registry"], str(REPOSITORY / "feature_store.yaml")):
+    file = store_file()
+    settings = copy.deepcopy(_parsed(file.read_text("utf-8")))
+    if has_digest(settings["registry"], str(file)):
         settings["registry"]["path"] = str(home / "feast" / "registry.db")
     settings["offline_store"]["warehouse"] = str(home)
     if "path" in settings["online_store"]:
         settings["online_store"]["path"] = str(home / "feast" / "online.db")
     return dict(settings)
+
+
+def _with_variables(value: Any) -> Any:
+    """Replace `${NAME}` by the environment's value, as Feast does where it reads the file itself.
+
+    Raises `SettingsError` for a name that is not set, which Feast would take literally.
+    """
+    if isinstance(value, dict):
+        return {key: _with_variables(item) for key, item in value.items()}
+    return VARIABLE.sub(_variable, value) if isinstance(value, str) else value
+
+
+def _variable(found: re.Match[str]) -> str:
+    from transforms.errors import SettingsError
+
+    if found[1] not in os.environ:
+        message = f"{store_file()}: {found[0]} is not set in the environment; set it"
+        raise SettingsError(message)
+    return os.environ[found[1]]
 
 
 def goes_by_the_clock(home: Path) -> bool:

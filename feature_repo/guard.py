@@ -117,11 +117,11 @@ def checked_auth(settings: ServerSettings, auth: Any) -> bool:
 
 def auth_of(home: Path) -> Any:
     """Read what Feast's configuration of a home says of who may ask."""
-    from feature_repo.client import REPOSITORY
+    from feature_repo.client import REPOSITORY, store_file
     from feature_repo.importing import feast
 
     settings = home / "feature_store.yaml"
-    file = settings if settings.is_file() else REPOSITORY / "feature_store.yaml"
+    file = settings if settings.is_file() else store_file()
     return feast.repo_config.load_repo_config(REPOSITORY, file).auth_config
 
 

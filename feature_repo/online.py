@@ -4,9 +4,10 @@ import base64
 import contextlib
 import hashlib
 import io
+import json
 import sqlite3
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,10 +18,12 @@ from feature_repo.client import (
     REPOSITORY,
     goes_by_the_clock,
     repo_config,
+    store_file,
     store_settings,
     write_store_settings,
 )
-from feature_repo.done import Done, done_path, read_done, write_done
+from feature_repo.client import store as open_store
+from feature_repo.done import done_path, read_done, write_done
 from feature_repo.online_views import choice, keep, online_views
 from feature_repo.registry_digest import has_digest, is_named
 from transforms.features.engine import derived
@@ -32,18 +35,14 @@ from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Report, Warehouse
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+SUMMARY = "last_run.json"  # of a run that is complete, which all machines see
 MICROSECOND = timedelta(microseconds=1)
 
 
 def definitions_digest(home: Path) -> str:
     """Digest what is served and how: files, views, settings, and the views online in a home."""
-    files = [
-        REPOSITORY / name
-        for name in (
-            *("definitions.py", "derived.py", "fields.py", "on_demand.py"),
-            "feature_store.yaml",
-        )
-    ]
+    code = ("definitions.py", "derived.py", "fields.py", "on_demand.py")
+    files = [*(REPOSITORY / name for name in code), store_file()]
     declared = repr(
         (
             [
@@ -125,6 +124,21 @@ def _register(warehouse: Warehouse) -> None:
     with _quiet():
         store.apply(defined, objects_to_delete=removed, partial=False)
         _take_offline(store, warehouse)
+        _mark_written(store, warehouse)
+
+
+def _mark_written(store: Any, warehouse: Warehouse) -> None:
+    """Let a registry say which views an online store has that other machines have written.
+
+    An entity that is not in one of these has no records; of any other view nothing is known.
+    """
+    home = warehouse.settings.root
+    if "path" in store_settings(home)["online_store"] or not (home / SUMMARY).is_file():
+        return
+    written = json.loads((home / SUMMARY).read_text("utf-8"))["materialized"]
+    for view in store.list_feature_views():
+        if view.name in written and not view.most_recent_end_time:
+            store.registry.apply_materialization(view, store.project, EPOCH, datetime.now(UTC))
 
 
 def _forget_other_times(store: Any, defined: list[Any], warehouse: Warehouse) -> None:
@@ -160,12 +174,20 @@ def _written(warehouse: Warehouse) -> list[str]:
     return sorted(path.stem for path in _done_path(warehouse, "any").parent.glob("*.json"))
 
 
-def due_views(warehouse: Warehouse, now: datetime) -> list[str]:
-    """List the views that are behind online.
+def due_views(
+    warehouse: Warehouse, now: datetime, views: Collection[str] | None = None
+) -> list[str]:
+    """List the views that are behind online, of some or of all.
 
-    Rows were added, a change point has passed, or values have to leave.
+    Rows were added, a change point has passed, values have to leave, or the store has lost them.
     """
-    return [view for view in online_views(warehouse.settings.root) if _is_due(view, warehouse, now)]
+    asked = [
+        view
+        for view in (online_views(warehouse.settings.root) if views is None else views)
+        if warehouse.table(f"features.{view}") is not None
+    ]
+    lost = _lost(warehouse, asked)
+    return [view for view in asked if view in lost or _is_due(view, warehouse, now)]
 
 
 def materialize(
@@ -176,7 +198,7 @@ def materialize(
     `views` are those to look at, by default all that are online.
     """
     entities = dict.fromkeys(online_views(warehouse.settings.root) if views is None else views, 0)
-    due = [view for view in entities if _is_due(view, warehouse, now)]
+    due = due_views(warehouse, now, entities)
     if not due:
         return entities
     from feature_repo.importing import feast
@@ -273,16 +295,9 @@ def _definitions(home: Path) -> list[Any]:
 
 def _is_due(view: str, warehouse: Warehouse, now: datetime) -> bool:
     relation = f"features.{view}"
-    if warehouse.table(relation) is None:
-        return False
     done = read_done(_done_path(warehouse, view))
     files = set(identities(warehouse, relation, warehouse.files(relation)))
-    if (
-        done is None
-        or done.rows is not None
-        or not files.issubset(done.identities)
-        or _is_lost(warehouse, view, done)
-    ):
+    if done is None or done.rows is not None or not files.issubset(done.identities):
         return True
     until, stay = datetime.fromisoformat(done.until), view_of(view).online_for
     spans = [(until, now)]
@@ -299,22 +314,52 @@ def _is_due(view: str, warehouse: Warehouse, now: datetime) -> bool:
         )
 
 
-def _is_lost(warehouse: Warehouse, view: str, done: Done) -> bool:
-    """Whether an SQLite store lacks what it must contain.
+def _lost(warehouse: Warehouse, views: Collection[str]) -> set[str]:
+    """Name the views of which the online store lacks what it must contain."""
+    home = warehouse.settings.root
+    done = {view: read_done(_done_path(warehouse, view)) for view in views}
+    witnesses = {view: found.witness for view, found in done.items() if found and found.witness}
+    if not witnesses:
+        return set()
+    settings = store_settings(home)
+    if "path" not in settings["online_store"]:
+        return _lost_by_server(home, witnesses)
+    layout = settings["online_store"].get("layout", "compact")
+    suffix = "" if layout == "feast" else f".{layout}"
+    path = Path(settings["online_store"]["path"])
+    return {
+        view
+        for view, witness in witnesses.items()
+        if not _has_row(path, f"{settings['project']}_{view}{suffix}", witness)
+    }
 
-    The engine checks all stores; this only saves loading Feast.
-    """
-    settings = store_settings(warehouse.settings.root)
-    if "path" not in settings["online_store"] or not done.witness:
-        return False
-    with contextlib.closing(sqlite3.connect(settings["online_store"]["path"])) as connection:
+
+def _has_row(path: Path, table: str, witness: str) -> bool:
+    """Whether SQLite's file has an entity; asked without Feast, which takes seconds to load."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        sql = f'select count(*) from "{table}" where entity_key = ?'
         try:
-            layout = settings["online_store"].get("layout", "compact")
-            table = f"{settings['project']}_{view}" + ("" if layout == "feast" else f".{layout}")
-            sql = f'select count(*) from "{table}" where entity_key = ?'
-            return not connection.execute(sql, [base64.b64decode(done.witness)]).fetchone()[0]
+            return bool(connection.execute(sql, [base64.b64decode(witness)]).fetchone()[0])
         except sqlite3.OperationalError:  # no such table
-            return True
+            return False
+
+
+def _lost_by_server(home: Path, witnesses: Mapping[str, str]) -> set[str]:
+    """As `_lost`; of a server that does not answer all views, whose writing then says why."""
+    from feature_repo.stores.columnar import has_entity
+    from feature_repo.stores.serving import opened
+
+    store = opened(home, open_store).store
+    try:
+        return {
+            view
+            for view, witness in witnesses.items()
+            if not has_entity(
+                store.config, store.provider.online_store, store.get_feature_view(view), witness
+            )
+        }
+    except Exception:  # noqa: BLE001 - each client has its own
+        return set(witnesses)
 
 
 def _done_path(warehouse: Warehouse, view: str) -> Path:

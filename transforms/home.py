@@ -124,6 +124,11 @@ class Settings(BaseSettings):
         description="Dask's scheduler, e.g. tcp://host:8786; by default one is started here.",
     )
 
+    feature_store: Path | None = Field(
+        default=None,
+        description="File that says where online values and Feast's registry are, in place of the "
+        "package's `feature_store.yaml`; `${NAME}` in it is a variable of the environment.",
+    )
     features: str | None = Field(
         default=None,
         description="Folders of your own features, one Python file per subject, separated by "

@@ -537,13 +537,14 @@ class Materialization:
         ).decode()
 
     def _is_there(self, witness: str) -> bool:
-        if not witness:
-            return True
-        key = deserialize_entity_key(base64.b64decode(witness), entity_key_serialization_version=3)
-        ((instant, _),) = self.online_store.online_read(
-            self.config, self.view, [key], [self.view.features[0].name]
-        )
-        return instant not in (None, EPOCH)  # Feast's Redis store returns 1970 for what it lacks
+        return not witness or has_entity(self.config, self.online_store, self.view, witness)
+
+
+def has_entity(config: RepoConfig, store: OnlineStore, view: FeatureView, witness: str) -> bool:
+    """Whether an online store has a view's row of an entity, named as in `Done`."""
+    key = deserialize_entity_key(base64.b64decode(witness), entity_key_serialization_version=3)
+    ((instant, _),) = store.online_read(config, view, [key], [view.features[0].name])
+    return instant not in (None, EPOCH)  # Feast's Redis store returns 1970 for what it lacks
 
 
 def _cuts(ranks: npt.NDArray[np.int64], size: int) -> Iterator[tuple[int, int]]:

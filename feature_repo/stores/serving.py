@@ -122,7 +122,7 @@ class OpenStore:
 
     def __init__(self, store: FeatureStore) -> None:
         """Keep the store."""
-        self._store, self._log = store, log_of(store)
+        self.store, self._log = store, log_of(store)
         self._plan = lru_cache(maxsize=PLANS)(partial(resolve, store))
 
     def views(self, features: Sequence[str] | str) -> set[str]:
@@ -162,7 +162,7 @@ class OpenStore:
         plan = self.plan_of(features, given)
         now, is_asked = clock.now(), bool(n_rows) and EVENT_TIMESTAMP in given
         asked = _columns(given, n_rows, plan, now)
-        named = _named(plan, asked, self._store.config)
+        named = _named(plan, asked, self.store.config)
         answer = (
             self._lean(plan, asked, named, now, is_asked=is_asked)
             if self._is_lean(plan)
@@ -184,7 +184,7 @@ class OpenStore:
         return pl.DataFrame([*_key_lists(named), *found])
 
     def _is_lean(self, plan: Plan) -> bool:
-        return isinstance(self._store.provider.online_store, LeanReads) and not any(
+        return isinstance(self.store.provider.online_store, LeanReads) and not any(
             view.aggregations for view in plan.on_demand
         )
 
@@ -204,7 +204,7 @@ class OpenStore:
             )
             for view in plan.views
         ]
-        found = self._store.provider.online_store.read(self._store.config, reads)
+        found = self.store.provider.online_store.read(self.store.config, reads)
         found_of = list(zip(plan.views, reads, found, strict=True))
         answer = {
             column: _lists(values, several.get(view.table.name))
@@ -213,7 +213,7 @@ class OpenStore:
         }
         of_text = [view for view in plan.on_demand if VIEW in view.tags]
         if of_text:
-            answer |= _of_request(of_text, asked, home_in(self._store.config))
+            answer |= _of_request(of_text, asked, home_in(self.store.config))
         for on_demand in plan.on_demand:
             if VIEW not in on_demand.tags:
                 answer |= _computed(on_demand, asked, answer)
@@ -226,7 +226,7 @@ class OpenStore:
     def _by_feast(self, plan: Plan, asked: Columns) -> dict[str, Values]:
         """Let Feast read a store that has no lean reads."""
         request = {name: values for name, values in asked.items() if name != DUMMY_ENTITY_ID}
-        answered = self._store.get_online_features(
+        answered = self.store.get_online_features(
             plan.references, request, full_feature_names=True
         ).to_dict()
         found = {plan.renamed.get(name, name): values for name, values in answered.items()}

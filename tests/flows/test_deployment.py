@@ -83,6 +83,9 @@ def test_a_deployed_run_completes_and_leaves_its_artifacts(tmp_path: Path) -> No
 
         deployment = httpx.get(f"{api}/deployments/name/pipeline/cve-events").json()
         assert deployment["schedules"][0]["slug"] == "hourly"
+        waiting = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+        due = httpx.post(f"{api}/flow_runs/filter", json=waiting).json()
+        assert deployment["id"] in {run["deployment_id"] for run in due}, "its schedule made none"
         assert deployment["global_concurrency_limit"]["limit"] == 1
         assert "parameters" in deployment["parameter_openapi_schema"]["properties"]
         artifacts = {
