@@ -38,6 +38,7 @@ CHROMIUM_OPTIONS = [
 LONGEST_FIRST = [
     ROOT / "tests" / path
     for path in (
+        "flows/test_production.py",
         "transforms/features/engine/test_clusters.py",
         "flows/test_deployment.py",
         "flows/test_object_home.py",
