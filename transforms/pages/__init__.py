@@ -48,14 +48,13 @@ def render(template: str, *scripts: str, state: str = "", **shown: Any) -> str:
         "breakable": breakable,
         **shown.pop("filters", {}),
     }
-    return environment.from_string(template).render(
-        style=part("page.css"),
-        themes=THEMES,
-        policy=policy(*scripts, is_served=bool(state)),
-        scripts=scripts,
-        state=state,
+    given = {
+        "style": part("page.css"),
+        "themes": THEMES,
+        "policy": policy(*scripts, is_served=bool(state)),
         **shown,
-    )
+    }
+    return environment.from_string(template).render(scripts=scripts, state=state, **given)
 
 
 def policy(*scripts: str, is_served: bool = False) -> str:
