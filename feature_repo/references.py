@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+
+import feature_repo.importing  # noqa: F401
+
+# isort: split
+from feast import FeatureStore
 
 from transforms.errors import FeatureNameError
 from transforms.features.registry import ON_DEMAND
 
-if TYPE_CHECKING:
-    from feast import FeatureStore
 
-
-def known(store: "FeatureStore", features: "Sequence[str] | str") -> list[str] | str:
+def known(store: FeatureStore, features: "Sequence[str] | str") -> list[str] | str:
     """Return a service's name as it is, and of a list each feature once, as `view:feature`.
 
     The name of a view or a service in a list means all of its features. Raises `FeatureNameError`

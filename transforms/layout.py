@@ -34,8 +34,8 @@ def write_layout(home: Path, layout: int) -> None:
 
 
 def has_tables(home: Path) -> bool:
-    """Whether a home has a table, as far as is known on this machine."""
-    return any(home.glob("*/*/_delta_log"))
+    """Whether a home has records, as far as is known on this machine; no home has tables before."""
+    return any((home / layer / "records" / "_delta_log").is_dir() for layer in ("raw", "staging"))
 
 
 def refuse_newer(home: Path) -> None:

@@ -24,6 +24,7 @@ from feature_repo.online_views import keep, online_views
 from feature_repo.stores import clock
 from feature_repo.stores.online import NotOnlineError
 from flows import planning
+from flows.migrations import migrate
 from transforms.errors import HomeError
 from transforms.features.build import featurize
 from transforms.features.registry import views
@@ -165,6 +166,8 @@ def test_a_home_of_a_version_that_kept_everything_online_goes_on(
     bring_up(home)
     monkeypatch.delenv("MILLRACE_ONLINE")
     (home.settings.root / "feast" / "online_views").unlink()  # such a home has no choice of its own
+    (home.settings.root / "layout").unlink()
+    migrate(home.settings.root)
     assert online_views(home.settings.root) == [view.name for view in views()]
     apply(home)
     assert set(tables(home)) == {view.name for view in views()}

@@ -24,6 +24,7 @@ def test_view_in_a_list_means_its_features_and_each_comes_once(ann: Warehouse) -
 
 def test_service_in_a_list_means_its_features(ann: Warehouse) -> None:
     row = {"author_id": "ann", "subject_id": "none", "record_id": "none", "text": ""}
+    row["event_timestamp"] = "2026-03-01T00:00:00Z"  # tenure grows from call to call
     home = ann.settings.root
     alone = online_features("triage_v1", [row], home)
     beside = online_features(["triage_v1", FEATURE], [row], home)

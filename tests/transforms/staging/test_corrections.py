@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from transforms.errors import CorrectionError
 from transforms.features.build import featurize
 from transforms.home import Settings
+from transforms.layout import LAYOUT, write_layout
 from transforms.schemas.raw import RawRecord
 from transforms.schemas.staging import Correction
 from transforms.sources.ingest import ingest
@@ -217,6 +218,7 @@ def test_rebuild_from_raw_and_corrections_gives_the_same(
             tmp_path / "again" / contract.relation().replace(".", "/"),
         )
     again = Warehouse(Settings(home=tmp_path / "again"))
+    write_layout(again.settings.root, LAYOUT)
     prepare(rejected, again)
     with connect(again) as connection:
         assert connection.sql(STAGED).fetchall() == query(STAGED)

@@ -28,6 +28,7 @@ from transforms.features.build import featurize
 from transforms.features.engine import record_parts
 from transforms.features.registry import view_of
 from transforms.home import Settings
+from transforms.layout import LAYOUT, write_layout
 from transforms.sources.ingest import ingest
 from transforms.sources.source import Source, load_source
 from transforms.staging.prepare import prepare
@@ -127,6 +128,7 @@ def on_cluster(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
 def follow(home: Path, loaded: Loaded, engine: str) -> Warehouse:
     """Stage and featurize the first load, then the second."""
     warehouse = Warehouse(Settings(home=home, engine=engine))
+    write_layout(home, LAYOUT)
     for number, raw in enumerate(loaded.raws):
         shutil.copytree(raw, home / "raw", dirs_exist_ok=True)
         prepare(loaded.source, warehouse)

@@ -28,6 +28,7 @@ from transforms.features.engine.record_parts import Bucket, compute_bucket
 from transforms.features.registry import view_of, views
 from transforms.features.view import View
 from transforms.home import Settings
+from transforms.layout import LAYOUT, write_layout
 from transforms.sources.ingest import ingest
 from transforms.sources.source import load_source
 from transforms.staging import row_parts
@@ -171,6 +172,8 @@ def test_prepare_in_workers_has_the_rows_of_one_process(
     path.write_text(yaml.safe_dump({**NOTES, "uri": str(tmp_path / "in")}), "utf-8")
     source, raw = load_source(path), Warehouse(Settings(home=tmp_path / "raw", batch_rows=7))
     homes = [Warehouse(Settings(home=tmp_path / "one")), in_processes(tmp_path / "many")]
+    for home in homes:
+        write_layout(home.settings.root, LAYOUT)
     for number, rows in enumerate(loads()):
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
         (tmp_path / "in" / f"{number}.jsonl").write_text("\n".join(lines), "utf-8")
