@@ -117,6 +117,7 @@ def test_a_home_of_this_version_migrates_without_a_commit(lives: Lives) -> None:
 
 
 def test_half_a_file_is_swept_before_its_table_is_renamed(warehouse: Warehouse) -> None:
+    warehouse.create(StagedRecord)
     warehouse.create(DuplicateRow)
     home = warehouse.settings.root
     (home / "layout").unlink()

@@ -176,6 +176,7 @@ def test_worker_that_is_killed_and_two_runs_at_once_leave_nothing_twice(
     only(view_of("record_quality"), view_of("record_text"))
     home = tmp_path / "home"
     shutil.copytree(alone.settings.root / "staging", home / "staging")
+    write_layout(home, LAYOUT)
     monkeypatch.setattr(record_parts, "compute_bucket", dies_after_its_write)
     at = NOW + timedelta(hours=1)
     with ThreadPoolExecutor(3) as threads:
