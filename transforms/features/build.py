@@ -300,7 +300,8 @@ def _passes(due: Sequence[View], warehouse: Warehouse) -> Iterator[list[View]]:
 def _publish(warehouse: Warehouse, now: datetime, beside: Sequence[View]) -> dict[str, Rows]:
     """Publish views that continue from the same staging version."""
     version = warehouse.version(StagedRecord.relation())
-    consumed = _consumed(beside[0], warehouse)
+    # another run may just have published one of them: then this publishes only the others
+    consumed = min(_consumed(view, warehouse) for view in beside)
     carried = {view: _prepare(view, warehouse, now, version) for view in beside}
     reads = {f"features.{name}" for view in beside for name in view.reads}
     with connect(

@@ -1,7 +1,7 @@
 """One pass over what arrived: read once, split once, and each view published exactly once."""
 
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -10,14 +10,15 @@ import polars as pl
 import pytest
 
 from tests.transforms.histories import DAY, HOUR, NOW, newest, rows_of, run, stage, version
-from transforms.features import RecordSql
+from transforms.features import RecordSql, build
 from transforms.features.build import featurize, stale_views
 from transforms.features.engine import kernels
 from transforms.features.engine.record import sql_view
+from transforms.features.view import View
 from transforms.home import Settings
 from transforms.text import words
 from transforms.warehouse import publishing
-from transforms.warehouse.tables import Warehouse
+from transforms.warehouse.tables import Rows, Warehouse
 
 NewHome = Callable[[], Warehouse]
 TOGETHER = ("record_pii", "record_quality", "record_text", "record_vector")
@@ -97,6 +98,23 @@ def test_a_view_that_lags_after_a_kill_has_a_pass_of_its_own(
         assert newest(warehouse, name).equals(newest(whole, name))
         assert rows_of(warehouse, name).height == rows_of(whole, name).height
     assert committed == {name: warehouse.versions()[f"features.{name}"] - 1 for name in done}
+
+
+def test_a_view_that_another_run_publishes_meanwhile_takes_no_rows_from_the_others(
+    new_home: NewHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = build._publish
+
+    def raced(home: Warehouse, now: datetime, beside: Sequence[View]) -> dict[str, Rows]:
+        publish(Warehouse(home.settings), now, beside[:1])
+        return publish(home, now, beside)
+
+    monkeypatch.setattr(build, "_publish", raced)
+    warehouse = run(new_home(), FIRST, SECOND)
+    monkeypatch.setattr(build, "_publish", publish)
+    whole = run(new_home(), FIRST, SECOND)
+    for name in (*TOGETHER, "author_activity", "subject_activity"):
+        assert newest(warehouse, name).equals(newest(whole, name))
 
 
 def test_a_view_declared_after_a_record_was_taken_out_has_no_row_of_it(
