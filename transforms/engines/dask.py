@@ -1,11 +1,11 @@
 """Dask as the engine: each task is a future of a `distributed` client."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 
 from distributed import Client, KilledWorker, LocalCluster
 
-from transforms.engines.engine import ONE_CORE, TRIES, Engine, Made, Task, attempt
+from transforms.engines.engine import ONE_CORE, TRIES, Engine, Made, Task, attempt_given, given
 from transforms.errors import EngineError
 
 
@@ -36,8 +36,8 @@ class DaskEngine(Engine):
 
     def map(self, function: Callable[[Task], Made], tasks: Sequence[Task]) -> Iterator[Made]:
         """Yield what each task makes, in order."""
-        run = partial(attempt, function)
-        futures = self._client.map(run, tasks, pure=False, retries=TRIES - 1)
+        pickled = [given(function, task) for task in tasks]
+        futures = self._client.map(attempt_given, pickled, pure=False, retries=TRIES - 1)
         try:
             for future in futures:
                 yield future.result().get()

@@ -1,10 +1,12 @@
 """The protocol of engines, and the one that a run is to use."""
 
 import atexit
+import pickle
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from transforms.errors import EngineError
 from transforms.home import Settings
@@ -69,6 +71,30 @@ def attempt(function: Callable[[Task], Made], task: Task) -> Answer[Made]:
         raise
     except Exception as error:  # noqa: BLE001 - it is raised where the task came from
         return Answer(None, error)
+
+
+def given(function: Callable[[Task], Made], task: Task) -> bytes:
+    """Pickle a task on its way to a worker, for `attempt_given`."""
+    return pickle.dumps((function, task), pickle.HIGHEST_PROTOCOL)
+
+
+def attempt_given(pickled: bytes) -> Answer[Any]:
+    """Run a pickled task as `attempt` does; a function that cannot be imported here is its error.
+
+    >>> attempt_given(given(int, "7")).get()
+    7
+    >>> attempt_given(pickle.dumps(int).replace(b"int", b"tin")).error  # doctest: +ELLIPSIS
+    EngineError("...: a task cannot be loaded (Can't get attribute 'tin' on ...)...
+    """
+    try:
+        function, task = pickle.loads(pickled)  # noqa: S301 - of our own driver
+    except Exception as error:  # noqa: BLE001 - whatever the import of a module raises
+        message = (
+            f"{socket.gethostname()}: a task cannot be loaded ({error}); its millrace, Python and "
+            "libraries must be those of the driver"
+        )
+        return Answer(None, EngineError(message))
+    return attempt(function, task)
 
 
 def engine_for(settings: Settings, n_rows: int) -> Engine | None:

@@ -152,10 +152,15 @@ def write_scattered(
     connection: duckdb.DuckDBPyConnection, rows: str, key: str, n_buckets: int, folder: str
 ) -> str:
     """Write rows, given as SQL, in the order of their buckets by hash of a key; return the file."""
-    path = f"{folder}/{uuid.uuid4().hex}.parquet"
     bucket = f"(hash({key}) % {n_buckets})::int as {BUCKET}"
+    return write_buckets(connection, f"select *, {bucket} from ({rows})", folder)
+
+
+def write_buckets(connection: duckdb.DuckDBPyConnection, rows: str, folder: str) -> str:
+    """Write rows, given as SQL with the number of their bucket, in its order; return the file."""
+    path = f"{folder}/{uuid.uuid4().hex}.parquet"
     connection.execute(
-        f"copy (select *, {bucket} from ({rows}) order by {BUCKET}) to {literal(path)} "
+        f"copy (select * from ({rows}) order by {BUCKET}) to {literal(path)} "
         f"(format parquet, compression lz4, row_group_size {ROWS_OF_A_GROUP})"
     )
     return path

@@ -14,7 +14,16 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import IO, cast
 
-from transforms.engines.engine import ONE_CORE, TRIES, Answer, Engine, Made, Task, attempt
+from transforms.engines.engine import (
+    ONE_CORE,
+    TRIES,
+    Answer,
+    Engine,
+    Made,
+    Task,
+    attempt_given,
+    given,
+)
 from transforms.errors import EngineError
 
 SERVE = "from transforms.engines.processes import serve; serve()"
@@ -27,8 +36,8 @@ def serve() -> None:
     os.dup2(2, 1)  # what a library prints is no answer
     with answers, suppress(EOFError):
         while True:
-            function, task = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own pipe
-            pickle.dump(attempt(function, task), answers, pickle.HIGHEST_PROTOCOL)
+            pickled = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own pipe
+            pickle.dump(attempt_given(pickled), answers, pickle.HIGHEST_PROTOCOL)
             answers.flush()
 
 
@@ -55,7 +64,7 @@ class Worker:
             "tuple[IO[bytes], IO[bytes]]", (self.process.stdin, self.process.stdout)
         )
         try:
-            pickle.dump((function, task), tasks, pickle.HIGHEST_PROTOCOL)
+            pickle.dump(given(function, task), tasks, pickle.HIGHEST_PROTOCOL)
             tasks.flush()
             answer: Answer[Made] = pickle.load(answers)  # noqa: S301 - our own pipe
         except ENDED:

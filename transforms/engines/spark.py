@@ -15,7 +15,16 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from transforms.engines.engine import ONE_CORE, TRIES, Answer, Engine, Made, Task, attempt
+from transforms.engines.engine import (
+    ONE_CORE,
+    TRIES,
+    Answer,
+    Engine,
+    Made,
+    Task,
+    attempt_given,
+    given,
+)
 from transforms.errors import EngineError
 
 
@@ -58,10 +67,10 @@ class SparkEngine(Engine):
 
     def map(self, function: Callable[[Task], Made], tasks: Sequence[Task]) -> Iterator[Made]:
         """Yield what each task makes, once all are done."""
-        given = [pickle.dumps((function, task)) for task in tasks]
+        pickled = [given(function, task) for task in tasks]
         numbers = self._session.range(0, len(tasks), 1, max(len(tasks), 1))
         try:
-            answers = numbers.mapInArrow(partial(_answers, given), "answer binary").toArrow()
+            answers = numbers.mapInArrow(partial(_answers, pickled), "answer binary").toArrow()
         except (PySparkException, Py4JJavaError) as error:
             message = (
                 f"Spark: a task failed {TRIES} times ({_first_line(error)}); its log says more"
@@ -77,11 +86,11 @@ class SparkEngine(Engine):
             self._session.stop()
 
 
-def _answers(given: list[bytes], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _answers(pickled: list[bytes], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Run the tasks of some numbers, in a worker."""
     for batch in batches:
         for number in batch.column("id").to_pylist():
-            answer = attempt(*pickle.loads(given[number]))  # noqa: S301 - of our own driver
+            answer = attempt_given(pickled[number])
             yield pa.record_batch({"answer": pa.array([pickle.dumps(answer)], pa.binary())})
 
 

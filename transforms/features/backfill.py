@@ -11,9 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
+from transforms.engines.engine import engine_for
 from transforms.errors import MillraceError
 from transforms.features.build import (
     Counted,
@@ -24,11 +22,13 @@ from transforms.features.build import (
     write_unfinished,
 )
 from transforms.features.chosen import home_views
+from transforms.features.engine.partitions import has_parts, rebuilt_parts
+from transforms.features.rows import Kept
 from transforms.features.view import Run, View
 from transforms.schemas.staging import StagedRecord
 from transforms.sql import model
 from transforms.warehouse.checkpoint import FEATURIZE, backfilling
-from transforms.warehouse.publishing import publish
+from transforms.warehouse.publishing import publish, publishing
 from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Rows, Warehouse
 
@@ -155,22 +155,20 @@ def _fill(
     if is_other_code:
         publish(warehouse, view.contract, [], {}, MIXED_CODE)
     view.prepare(warehouse, now, FEATURIZE.at(FEATURIZE.consumed(warehouse, relation)))
+    kept = _kept(view, span, is_other_code=is_other_code)
     n_before, n_new, n_rows = warehouse.n_rows(relation), 0, 0
     with _opened(view, warehouse, span, now, is_other_code=is_other_code) as run:
-        for chunk in range(max(0, filling.consumed(warehouse, relation)), unfinished.n_chunks):
-            _take_chunk(run, chunk, unfinished.n_chunks)
+        done = max(0, filling.consumed(warehouse, relation))
+        for chunk, n_chunks, then_done in _chunks(view, warehouse, unfinished.n_chunks, done):
+            _take_chunk(run, chunk, n_chunks)
             run.connection.execute(
                 f"create or replace table due as {model('backfill/missing_instants')}"
             )
             run.connection.execute(
                 "create or replace table due_entities as select distinct entity_id from due"
             )
-            if run.connection.sql("from due limit 1").fetchall():
-                counted = Counted(
-                    _due_rows(view, run, span, is_other_code=is_other_code), view.contract
-                )
-                n_rows += publish(warehouse, view.contract, counted, filling.at(chunk + 1)).n_rows
-                n_new += counted.n_new
+            published = _publish_due(view, run, kept, filling.at(then_done))
+            n_new, n_rows = n_new + published.new, n_rows + published.new + published.recomputed
     if is_other_code and span == Span():
         publish(
             warehouse,
@@ -180,6 +178,42 @@ def _fill(
             view.digest(),
         )
     return Rows(n_new, n_rows - n_new, n_before - (n_rows - n_new))
+
+
+def _chunks(
+    view: View, warehouse: Warehouse, n_chunks: int, done: int
+) -> list[tuple[int, int, int]]:
+    """List the chunks to compute, each with how many there are, and how many are done by then.
+
+    An engine takes all entities at once: it divides them itself.
+    """
+    n_staged = warehouse.n_rows(StagedRecord.relation())
+    if has_parts(view) and engine_for(warehouse.settings, n_staged):
+        return [(0, 1, n_chunks)] if done < n_chunks else []
+    return [(chunk, n_chunks, chunk + 1) for chunk in range(done, n_chunks)]
+
+
+def _publish_due(view: View, run: Run, kept: Kept, transactions: dict[str, int]) -> Rows:
+    """Compute the entities that are due from all that is staged; publish the rows that are kept."""
+    ((n_due,),) = run.connection.sql("select count(*) from due").fetchall()
+    if not n_due:
+        return Rows()
+    engine = engine_for(run.warehouse.settings, n_due) if has_parts(view) else None
+    if engine is None:
+        due = map(kept.of, view.rebuild(run, "due_entities"))
+        counted = Counted(due, view.contract)
+        n_rows = publish(run.warehouse, view.contract, counted, transactions).n_rows
+        return Rows(counted.n_new, n_rows - counted.n_new)
+    n_new = 0
+    with (
+        publishing(run.warehouse, view.contract, transactions) as publication,
+        rebuilt_parts(engine, run, view, "due_entities", kept) as parts,
+    ):
+        for _, part in parts:
+            n_new += part.n_new
+            publication.adopt(part.files, part.n_rows)
+        n_rows = publication.commit().n_rows
+    return Rows(n_new, n_rows - n_new)
 
 
 def _take_chunk(run: Run, chunk: int, n_chunks: int) -> None:
@@ -214,20 +248,10 @@ def _opened(
         yield run
 
 
-def _due_rows(view: View, run: Run, span: Span, *, is_other_code: bool) -> Iterator[pa.RecordBatch]:
-    """Compute the entities that are due from all that is staged.
+def _kept(view: View, span: Span, *, is_other_code: bool) -> Kept:
+    """Which rows of due entities are published.
 
-    Streams the rows in the span that are new or differ.
+    What is computed from a record alone never changes, unless other code computed it.
     """
-    # what is computed from a record alone never changes, unless other code computed it
-    is_kept = not view.is_of_records or is_other_code
-    start, end = (
-        span.start or datetime.min.replace(tzinfo=UTC),
-        span.end or datetime.max.replace(tzinfo=UTC),
-    )
-    for batch in view.rebuild(run, "due_entities"):
-        instants = batch.column("event_timestamp")
-        inside = pc.and_(
-            pc.greater_equal(instants, pa.scalar(start)), pc.less(instants, pa.scalar(end))
-        )
-        yield batch.filter(inside if is_kept else pc.and_(inside, batch.column("is_new")))
+    start, end = span.start or Kept().start, span.end or Kept().end
+    return Kept(start, end, view.is_of_records and not is_other_code)

@@ -28,7 +28,7 @@ from transforms.features.engine.spans import (
     spans_of,
     versions_of,
 )
-from transforms.features.engine.stretches import timelines_by_stretch
+from transforms.features.engine.stretches import Stretch, timelines_by_stretch, timelines_of
 from transforms.features.engine.timelines import Timelines, Wanted, timelines
 from transforms.features.fingerprint import digest
 from transforms.features.inputs import Inputs
@@ -212,19 +212,60 @@ class GroupView(View):
 
         In the end `incomplete` has the entities of which all records are needed.
         """
-        is_extended = {part.kind for part in self.parts} <= EXTENDED
-        is_incomplete = "is_retracted" if is_extended else "true"
+        is_incomplete = "is_retracted" if self.may_be_cut else "true"
         incomplete = f"select distinct entity_id from ({spans}) where {is_incomplete}"
         run.connection.execute(f"create or replace table incomplete as {incomplete}")
-        if is_extended:
+        if self.may_be_cut:
             of_others = "where entity_id not in (select entity_id from incomplete)"
             yield from self._extended(run, f"select * from ({spans}) {of_others}", columns)
 
     def whole(self, run: Run, spans: str, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
         """Compute all rows from SQL of all spans; `activity` has the published ones."""
-        instants = "select distinct entity_id, event_timestamp from activity"
-        run.connection.execute(f"create or replace table published as {instants} limit 0")
-        yield from self._computed(run, spans, columns, instants, is_whole=True)
+        instants = self._instants(run, is_whole=True)
+        made = self._timelines(run.connection, spans, instants, self.wanted(columns))
+        yield from self._rows_of(run, made, is_whole=True)
+
+    def again(self, run: Run, spans: str, columns: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+        """Compute the rows that `activity` lacks or has with other values, from SQL of all spans.
+
+        Entities of which nothing is published need not be in `activity`.
+        """
+        instants = self._instants(run, is_whole=False)
+        made = self._timelines(run.connection, spans, instants, self.wanted(columns))
+        yield from self._rows_of(run, made, is_whole=False)
+
+    def in_stretch(
+        self,
+        run: Run,
+        stretch: Stretch,
+        spans: tuple[str, str],
+        columns: Mapping[str, str],
+        *,
+        is_whole: bool,
+    ) -> Iterator[pa.RecordBatch]:
+        """Compute an entity's rows in a stretch of time, as `whole` or `again` does all.
+
+        `spans` are those that change and the parts that are carried, of `timelines_of`.
+        """
+        instants = instants_us(self._instants(run, is_whole=is_whole))
+        wanted = self.wanted(columns)
+        made = (timelines_of(run.connection, item, *spans, instants, wanted) for item in (stretch,))
+        yield from self._rows_of(run, made, is_whole=is_whole)
+
+    def _instants(self, run: Run, *, is_whole: bool) -> str:
+        """SQL of the instants in `activity`; `published` has the rows there, none if `is_whole`."""
+        if is_whole:
+            instants = "select distinct entity_id, event_timestamp from activity"
+            run.connection.execute(f"create or replace table published as {instants} limit 0")
+            return instants
+        first = "select distinct entity_id, '-infinity'::timestamptz as event_timestamp"
+        create_published(run.connection, f"{first} from activity", list(self.stored.values()))
+        return "select entity_id, event_timestamp from published"
+
+    @property
+    def may_be_cut(self) -> bool:
+        """Whether an entity may be computed in stretches of time."""
+        return {part.kind for part in self.parts} <= EXTENDED
 
     def create_spans_beside(self, run: Run, *, is_whole: bool) -> None:
         """Create the spans of all groups of a run.
@@ -261,55 +302,47 @@ class GroupView(View):
         parts = ", ".join(
             f"{quoted(column)} as p{i}" for i, column in enumerate(self.stored.values())
         )
-        yield from self._computed(
-            run, spans, columns, f"select entity_id, event_timestamp, {parts} from published"
-        )
+        published = f"select entity_id, event_timestamp, {parts} from published"
+        made = self._timelines(run.connection, spans, published, self.wanted(columns))
+        yield from self._rows_of(run, made, is_whole=False)
 
     def rebuild(self, run: Run, entities: str) -> Iterator[pa.RecordBatch]:
         """Compute entities from all versions of every record that ever counted for them."""
-        create_published_instants(run.connection, self)
+        is_among = f"entity_id in (select entity_id from {entities})"
+        create_published_instants(run.connection, self, is_among)
+        yield from self.again(run, *self.create_spans_of(run, entities))
+
+    def create_spans_of(self, run: Run, entities: str) -> tuple[str, dict[str, str]]:
+        """Create all spans of some entities; return SQL of them, and their columns by SQL."""
         columns = create_spans(
             run.connection, versions_of(self, entities), (self,), "rebuilt_spans"
         )
-        spans = (
-            f"select * from ({spans_of(self, 'rebuilt_spans', columns)}) "
-            f"where entity_id in (select entity_id from {entities})"
-        )
-        first = f"select entity_id, '-infinity'::timestamptz as event_timestamp from {entities}"
-        create_published(run.connection, first, list(self.stored.values()))
-        yield from self._computed(
-            run, spans, columns, "select entity_id, event_timestamp from published"
-        )
+        spans = spans_of(self, "rebuilt_spans", columns)
+        is_among = f"entity_id in (select entity_id from {entities})"
+        return f"select * from ({spans}) where {is_among}", columns
 
-    def _computed(
-        self,
-        run: Run,
-        spans: str,
-        columns: Mapping[str, str],
-        published: str,
-        *,
-        is_whole: bool = False,
-    ) -> Iterator[pa.RecordBatch]:
-        """Stream the rows of all entities, bucket by bucket.
-
-        Unless `is_whole`, these are only the rows that `published` lacks or has with other values.
-        """
+    def wanted(self, columns: Mapping[str, str]) -> list[Wanted]:
+        """List the parts to compute, in the order in which they are stored, from spans' columns."""
         of = {part: columns[part.input] if part.input else None for part in self.parts}
         on = {part: columns[bound(part.where)] if part.where else None for part in self.parts}
-        wanted = [
+        return [
             Wanted(f"p{i}", part, window, of[part], on[part])
             for i, (part, window) in enumerate(self.stored)
         ]
-        instants = (
-            "select * exclude (event_timestamp), epoch_us(event_timestamp) as instant_us "
-            f"from ({published})"
-        )
+
+    def _rows_of(
+        self, run: Run, made: Iterator[Timelines], *, is_whole: bool
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream the rows of timelines; add the entities that they lack to `incomplete`.
+
+        Unless `is_whole`, these are only the rows that `published` lacks or has with other values.
+        """
         try:
-            for made in self._timelines(run.connection, spans, instants, wanted):
-                if made.incomplete.len():
-                    run.connection.register("further", made.incomplete.to_frame().to_arrow())
+            for item in made:
+                if item.incomplete.len():
+                    run.connection.register("further", item.incomplete.to_frame().to_arrow())
                     run.connection.execute("insert into incomplete from further")
-                for rows in made.slices():
+                for rows in item.slices():
                     yield from self._batches(run, rows, is_whole=is_whole)
         except OverflowError as error:
             raise self._too_large(str(error)) from None
@@ -322,9 +355,10 @@ class GroupView(View):
         wanted: Sequence[Wanted],
     ) -> Iterator[Timelines]:
         """Compute parts bucket by bucket, and those of an entity with many records by stretches."""
+        published = instants_us(published)
         n_whole, n_buckets, bucket_of = _buckets(connection, spans)
         has_parts = "p0" in connection.sql(f"{published} limit 0").columns
-        may_be_cut = not has_parts and {part.kind for part in self.parts} <= EXTENDED
+        may_be_cut = not has_parts and self.may_be_cut
         for bucket in range(n_buckets):
             found, before = (
                 f"select * from ({sql}) where {bucket_of} = {bucket}" for sql in (spans, published)
@@ -518,14 +552,23 @@ def _buckets(connection: duckdb.DuckDBPyConnection, spans: str) -> tuple[int, in
     return n_whole, n_light + len(heavy), f"case {place} {own} else {light} end"
 
 
-def create_published_instants(connection: duckdb.DuckDBPyConnection, view: View) -> None:
+def instants_us(published: str) -> str:
+    """SQL of published rows with their instants in microseconds since 1970."""
+    instant = "epoch_us(event_timestamp) as instant_us"
+    return f"select * exclude (event_timestamp), {instant} from ({published})"
+
+
+def create_published_instants(
+    connection: duckdb.DuckDBPyConnection, view: View, of: str = "true"
+) -> None:
     """Create `activity` from the published rows of a view, by `entity_id`.
 
-    It is empty if these were published of an entity with other keys.
+    With `of`, SQL of a condition, these are only some. It is empty if they were published of an
+    entity with other keys.
     """
     published = view.relation
     if not set(view.entity.columns) <= set(connection.table(published).columns):
         published = "nothing_published"
         connection.register(published, view.contract.arrow_schema().empty_table())
     rows = f"select *, {view.entity.id_of_columns} as entity_id from {published}"
-    connection.execute(f"create or replace view activity as {rows}")
+    connection.execute(f"create or replace view activity as select * from ({rows}) where {of}")

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from transforms.engines.engine import Engine
 from transforms.engines.engine import engine_for as engine_for_rows
 from transforms.features.engine.group_by import GroupView
-from transforms.features.engine.group_parts import group_parts
+from transforms.features.engine.group_parts import group_parts, rebuilt_groups
 from transforms.features.engine.parts import Part, n_arrived
-from transforms.features.engine.record_parts import record_parts
+from transforms.features.engine.record_parts import rebuilt_records, record_parts
+from transforms.features.rows import Kept
 from transforms.features.view import Run, View
 from transforms.warehouse.scratch import PARTS, scratch_folder, sweep_parts
+from transforms.warehouse.tables import Warehouse
 
 
 def passes_of(run: Run, views: Sequence[View]) -> list[list[View]]:
@@ -30,8 +33,14 @@ def engine_for(run: Run, views: Sequence[View]) -> Engine | None:
 
     Other kinds of views are computed in this process.
     """
-    is_in_parts = any(view.is_computed_beside or isinstance(view, GroupView) for view in views)
-    return engine_for_rows(run.warehouse.settings, n_arrived(run)) if is_in_parts else None
+    if not any(map(has_parts, views)):
+        return None
+    return engine_for_rows(run.warehouse.settings, n_arrived(run))
+
+
+def has_parts(view: View) -> bool:
+    """Whether an engine can compute a view."""
+    return view.is_computed_beside or isinstance(view, GroupView)
 
 
 @contextmanager
@@ -44,12 +53,35 @@ def computed_parts(
     ended after it wrote them, and all of them where the run fails.
     """
     groups = [view for view in views if isinstance(view, GroupView)]
-    with scratch_folder(run.warehouse.settings.root) as folder:
+    with _swept_folder(run.warehouse) as folder:
+        yield (
+            group_parts(engine, run, groups, folder, is_whole=is_whole)
+            if groups
+            else record_parts(engine, run, views, folder, is_whole=is_whole)
+        )
+
+
+@contextmanager
+def rebuilt_parts(
+    engine: Engine, run: Run, view: View, entities: str, kept: Kept
+) -> Iterator[Iterator[tuple[View, Part]]]:
+    """Compute some entities of a view again by an engine: the parts of the rows that are kept.
+
+    `entities` is a relation with `entity_id`. At the end, files are deleted as by `computed_parts`.
+    """
+    with _swept_folder(run.warehouse) as folder:
+        of = (engine, run)
+        yield (
+            rebuilt_groups(*of, view, entities, folder, kept)
+            if isinstance(view, GroupView)
+            else rebuilt_records(*of, view, entities, folder, kept)
+        )
+
+
+@contextmanager
+def _swept_folder(warehouse: Warehouse) -> Iterator[Path]:
+    with scratch_folder(warehouse.settings.root) as folder:
         try:
-            yield (
-                group_parts(engine, run, groups, folder, is_whole=is_whole)
-                if groups
-                else record_parts(engine, run, views, folder, is_whole=is_whole)
-            )
+            yield folder
         finally:
-            sweep_parts(run.warehouse, folder / PARTS)
+            sweep_parts(warehouse, folder / PARTS)

@@ -6,6 +6,7 @@ view's table under names of its own, which no reader sees before the commit.
 
 import os
 import socket
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from transforms.engines.writing import writing_part
 from transforms.errors import EngineError
 from transforms.expressions import literal
 from transforms.features.engine.duplicate_index import INDEX
+from transforms.features.engine.group_by import GroupView
+from transforms.features.engine.spans import inputs_of
 from transforms.features.registry import registry
 from transforms.features.view import Run, View
 from transforms.home import Settings, settings_of
@@ -83,6 +86,17 @@ def staged_columns(read: Iterable[str]) -> str:
     )
 
 
+def groups_of(names: Sequence[str]) -> tuple[GroupView, ...]:
+    """Return declared groups by their names."""
+    found = (registry().views[name] for name in names)
+    return tuple(view for view in found if isinstance(view, GroupView))
+
+
+def columns_of(view: GroupView) -> dict[str, str]:
+    """Name the columns of a group's spans by their SQL: alike in the files of all workers."""
+    return {sql: f"v{i}" for i, sql in enumerate(inputs_of(view))}
+
+
 class FromWorker(Protocol):
     """What a worker made of a view, and by which code."""
 
@@ -124,6 +138,14 @@ def write_touched(run: Run, folder: Path) -> str:
     path = f"{folder}/touched.parquet"
     touched = "select record_id from inserted union select record_id from deleted"
     run.connection.execute(f"copy ({touched}) to {literal(path)} (format parquet)")
+    return path
+
+
+def write_entities(run: Run, entities: str, folder: Path) -> str:
+    """Write the `entity_id` of a relation; return the file."""
+    path = f"{folder}/{uuid.uuid4().hex}.parquet"
+    ids = f"select entity_id from {entities}"
+    run.connection.execute(f"copy ({ids}) to {literal(path)} (format parquet)")
     return path
 
 

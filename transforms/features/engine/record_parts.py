@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from transforms.engines.engine import Engine
 from transforms.engines.exchange import Read, exchange, tasks_of
 from transforms.features.engine.parts import (
@@ -21,11 +23,14 @@ from transforms.features.engine.parts import (
     opened,
     place_of,
     staged_columns,
+    write_entities,
     write_parts,
     write_touched,
 )
 from transforms.features.registry import registry
+from transforms.features.rows import ALL, Kept
 from transforms.features.view import Run, View
+from transforms.paths import parquet
 from transforms.schemas.staging import StagedRecord
 from transforms.warehouse.snapshot import create_changes
 
@@ -35,7 +40,9 @@ INSTANTS = "record_id, event_timestamp"
 class Bucket(NamedTuple):
     """The task of computing views for the records of one bucket.
 
-    `inputs` has the scattered files of `added` and `removed` versions and of relations.
+    `inputs` has the scattered files of `added` and `removed` versions and of relations. With
+    `entities`, a file of `entity_id`, all versions of just those are computed again; their rows
+    `kept` are written.
     """
 
     number: int
@@ -44,6 +51,8 @@ class Bucket(NamedTuple):
     now: datetime
     is_whole: bool
     place: Place
+    entities: str | None = None
+    kept: Kept = ALL
 
 
 def record_parts(
@@ -59,15 +68,38 @@ def record_parts(
     yield from checked(engine.map(compute_bucket, tasks), views)
 
 
+def rebuilt_records(
+    engine: Engine, run: Run, view: View, entities: str, folder: Path, kept: Kept
+) -> Iterator[tuple[View, Part]]:
+    """Compute all versions of some records again by an engine, as `rebuild` does."""
+    warehouse, path = run.warehouse, write_entities(run, entities, folder)
+    n_buckets = tasks_of(warehouse.n_rows(STAGED), engine.n_workers, ROWS_OF_A_BUCKET)
+    reads = _read_beside(run, [view], path)
+    inputs = exchange(engine, reads, "record_id", n_buckets, folder, warehouse.settings)
+    place = place_of(warehouse.settings, folder)
+    how = ((view.name,), run.now, False, place, path, kept)
+    tasks = [Bucket(number, inputs, *how) for number in range(n_buckets)]
+    yield from checked(engine.map(compute_bucket, tasks), [view])
+
+
 def _reads(run: Run, views: Sequence[View], folder: Path, *, is_whole: bool) -> dict[str, Read]:
     """List what views read, by relation; `added` and `removed` are versions of records."""
     warehouse = run.warehouse
     only = None if is_whole else write_touched(run, folder)
-    columns = staged_columns({"text"}.union(*(view.columns_read for view in views)))
+    reads = _read_beside(run, views, only)
+    columns = reads[STAGED].columns
     added, removed = warehouse.changes(STAGED, run.since)
-    reads = {"added": Read(added, columns), "removed": Read(removed, columns)}
-    if not is_whole:  # else all that is there was added
-        reads[STAGED] = Read(warehouse.files(STAGED), columns, only)
+    reads |= {"added": Read(added, columns), "removed": Read(removed, columns)}
+    if is_whole:
+        del reads[STAGED]  # all that is there was added
+    return reads
+
+
+def _read_beside(run: Run, views: Sequence[View], only: str | None) -> dict[str, Read]:
+    """List what views read beside what arrived, of all records or of `only` some."""
+    warehouse = run.warehouse
+    columns = staged_columns({"text"}.union(*(view.columns_read for view in views)))
+    reads = {STAGED: Read(warehouse.files(STAGED), columns, only)}
     for view in views:
         reads[view.relation] = Read(warehouse.files(view.relation), INSTANTS, only)
     for relation in sorted({f"features.{name}" for view in views for name in view.reads}):
@@ -77,10 +109,19 @@ def _reads(run: Run, views: Sequence[View], folder: Path, *, is_whole: bool) -> 
 
 def compute_bucket(task: Bucket) -> list[Part]:
     """Compute the views of a bucket and write their files, in a worker."""
-    inputs = {STAGED: task.inputs["added"], **task.inputs}
+    inputs = task.inputs if STAGED in task.inputs else {**task.inputs, STAGED: task.inputs["added"]}
     with opened(task.place, inputs, task.number) as (warehouse, connection):
-        create_changes(connection, StagedRecord)
         views = [registry().views[name] for name in task.views]
         run = Run(warehouse, connection, task.now, tuple(views))
-        rows = views[0].rows_beside(run, views, is_whole=task.is_whole)
+        rows = _rows(task, run, views)
         return write_parts(rows, views, warehouse, task.place, task.number)
+
+
+def _rows(task: Bucket, run: Run, views: Sequence[View]) -> Iterator[tuple[View, pa.RecordBatch]]:
+    if task.entities:
+        parquet(run.connection, [task.entities]).create("entities")
+        for batch in views[0].rebuild(run, "entities"):
+            yield views[0], task.kept.of(batch)
+        return
+    create_changes(run.connection, StagedRecord)
+    yield from views[0].rows_beside(run, views, is_whole=task.is_whole)

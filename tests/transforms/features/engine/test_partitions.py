@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import polars as pl
@@ -14,11 +16,13 @@ import pytest
 import yaml
 from polars.testing import assert_frame_equal
 
+from tests.transforms.features import test_backfill
 from tests.transforms.histories import HOUR, NOW, Version, rows_of, stage, version
 from transforms.engines import engine as choice
 from transforms.engines import exchange
 from transforms.engines.processes import ProcessesEngine
 from transforms.errors import EngineError, GateError
+from transforms.features.backfill import Span, fill
 from transforms.features.build import featurize
 from transforms.features.engine import record_parts
 from transforms.features.engine.group_by import GroupView
@@ -207,6 +211,76 @@ def test_records_taken_out_in_workers_have_the_rows_of_one_process(
     assert many == one
 
 
+def tasks_of(author: str, files: set[str]) -> set[str]:
+    """Which tasks wrote rows of an author, by their files' names: part-RUN-TASK-UUID."""
+    written = {file: pl.read_parquet(file)["author_id"] for file in files}
+    return {Path(file).name.split("-")[2] for file, ids in written.items() if author in ids}
+
+
+@pytest.fixture
+def few(only: Callable[..., None]) -> tuple[View, View]:
+    """Compute just a view of records, and a group that reads it."""
+    views = (view_of("record_quality"), view_of("author_activity"))
+    only(*views)
+    return views
+
+
+def rows_of_both(warehouse: Warehouse) -> list[list[dict[str, Any]]]:
+    found = (rows_of(warehouse, name) for name in ("record_quality", "author_activity"))
+    return [rows.sort(rows.columns[:3]).to_dicts() for rows in found]
+
+
+@pytest.mark.usefixtures("few")
+def test_entity_with_most_records_is_computed_by_several_tasks(
+    in_processes: Callable[[Path], Warehouse], new_home: Callable[[], Warehouse], tmp_path: Path
+) -> None:
+    versions = [
+        version(f"r{n}", known=n * HOUR, author="u" if n % 10 else f"u{n}", text=f"text {n}")
+        for n in range(120)
+    ]
+    corrected = [version(f"r{n}", known=200 * HOUR, text="now") for n in range(1, 120, 5)]
+    taken_out = [item for item in [*versions, *corrected] if item.record != "r14"]
+    one, many = new_home(), in_processes(tmp_path / "many")
+    n_tasks, seen = [], set[str]()
+    for number, staged in enumerate((versions, corrected, taken_out)):
+        for warehouse in (one, many):
+            stage(warehouse, staged, is_all=staged is taken_out)
+            featurize(warehouse, NOW + timedelta(hours=number))
+        assert rows_of_both(many) == rows_of_both(one)
+        added = set(many.files("features.author_activity")) - seen
+        n_tasks.append(len(tasks_of("u", added)))
+        seen |= added
+    assert n_tasks[0] > 2  # all of it; then what arrived, by one; then all of it again
+    assert n_tasks[2] > 2
+    assert orphans(many) == set()
+
+
+def test_backfill_in_workers_has_the_rows_of_one_process(
+    in_processes: Callable[[Path], Warehouse],
+    new_home: Callable[[], Warehouse],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    few: tuple[View, View],
+) -> None:
+    one = new_home()
+    follow(one, arrivals()[:2])
+    monkeypatch.setattr(test_backfill, "views", lambda: few)
+    test_backfill.lose(one, "r3", "r4")
+    shutil.copytree(one.settings.root, tmp_path / "many")
+    many = in_processes(tmp_path / "many")
+    for span in (Span(end=NOW - timedelta(days=150)), Span()):
+        assert fill(many, span, NOW) == fill(one, span, NOW)
+        assert rows_of_both(many) == rows_of_both(one)
+    for view in few:
+        names = [Path(file).name for file in many.files(view.relation)]
+        assert 3 in {name.count("-") for name in names}  # part-RUN-TASK-UUID: of a worker
+    monkeypatch.setattr("transforms.features.build.consumed_version", lambda *_: 0)
+    again = NOW + timedelta(hours=1)
+    assert fill(many, Span(), again) == fill(one, Span(), again)
+    assert rows_of_both(many) == rows_of_both(one)
+    assert orphans(many) == set()
+
+
 def dies_after_its_write(task: Bucket) -> list[Part]:
     """Compute a bucket; the first worker to be that far dies of it."""
     made = compute_bucket(task)
@@ -291,6 +365,16 @@ def test_run_whose_workers_fail_commits_nothing_and_the_next_is_whole(
     assert orphans(warehouse) == set()
     featurize(warehouse, NOW)
     assert warehouse.n_rows("features.record_quality") == N_RECORDS
+
+
+def test_worker_that_cannot_load_a_task_says_why(
+    engine: ProcessesEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("of_the_driver_alone")
+    exec("def work(task): return task", module.__dict__)  # noqa: S102 - a function of no file
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(EngineError, match="No module named 'of_the_driver_alone'"):
+        list(engine.map(module.work, [1]))
 
 
 @pytest.mark.usefixtures("in_parts")
