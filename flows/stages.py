@@ -617,15 +617,23 @@ def run_maintenance(
 
 
 def run_backup(home: Path, place: str, n_kept: int | None) -> tuple["Taken", list[str]]:
-    """Back up a home, beside runs; return what was taken, and the older backups then deleted."""
+    """Back up a home, beside runs; return what was taken, and the older backups then deleted.
+
+    A second backup to the same place waits for the first to end.
+    """
     from feature_repo.locks import registered
     from transforms.upkeep.backup import keep_newest, take
+    from transforms.upkeep.places import open_place
 
     warehouse = Warehouse(Settings(home=home))
     root = warehouse.settings.root
-    with _disk_trouble(Path(place)):
-        taken = take(warehouse, place, lambda: [lock.tables for lock in registered(root)])
-        return taken, keep_newest(place, n_kept) if n_kept else []
+
+    def tell(whom: str) -> None:
+        logger.warning("%s: waiting for another backup (%s) to end", place, whom)
+
+    with _disk_trouble(Path(place)), open_place(place).alone(tell) as check:
+        taken = take(warehouse, place, lambda: [lock.tables for lock in registered(root)], check)
+        return taken, keep_newest(place, n_kept, check) if n_kept else []
 
 
 def run_restore(home: Path, place: str, name: str | None) -> tuple["Backup", int]:
