@@ -2,6 +2,17 @@
 
 Each case stages and features a copy of the same home in a fresh process. Clusters are real
 processes on loopback, with as many workers of one core as there are cores.
+
+From what was measured follows a calculation, not a measurement, for many rows on many workers:
+
+    seconds = session + rows * (driver + (work + transfer) / workers)
+
+`work` and `transfer` are the seconds of the maps of each kind times the workers of the measurement,
+a row: transfer is what `scatter` takes, work are all other maps. `driver` is the rest of a run's
+seconds, a row. It assumes that all three are linear in the rows, that the driver's share stays
+with one process, that a worker is as fast as a core here and storage as fast for all of them at
+once, and that no worker waits for another. What a run costs whatever its rows counts as if it grew
+with them, so of fewer than a million rows the calculation says far too much.
 """
 
 import argparse
@@ -37,9 +48,13 @@ STEPS = {
     "scatter": "scatter",
     "compute_bucket": "records",
     "scatter_spans": "spans",
-    "compute_entities": "groups",
+    "cut_spans": "cuts",
+    "compute_part": "groups",
     "sign_texts": "texts",
 }
+TRANSFER = ("scatter",)
+# what the calculation is for
+MANY_ROWS, MANY_WORKERS = 10**9, 32
 ABOUT = """measure what an engine computes, by each engine, from the same raw rows
 
 The records are made by tools/expand.py of ../shared beside the project, or the folder in
@@ -48,6 +63,7 @@ MILLRACE_SHARED. Homes lie in a temp folder (TMPDIR says where) that is removed 
 EXAMPLES = """examples:
   benchmarks/engines.py --rows 50_000                    in two minutes
   benchmarks/engines.py --rows 1_000_000 --write docs/benchmarks.md
+  benchmarks/engines.py --rows 4_000_000 --engine local --engine spark
 """
 
 
@@ -59,6 +75,20 @@ class Case(NamedTuple):
     cpu_seconds: float
     steps: dict[str, float]
     digests: dict[str, tuple[int, int]]
+    n_workers: int
+
+
+class Shares(NamedTuple):
+    """Seconds a row: of the driver, and of workers at work and in transfer; and of a session."""
+
+    driver: float
+    work: float
+    transfer: float
+    session: float
+
+    def seconds(self, n_rows: int, n_workers: int) -> float:
+        """What so many rows would take on so many workers, by the formula above."""
+        return self.session + n_rows * (self.driver + (self.work + self.transfer) / n_workers)
 
 
 def main() -> int:
@@ -138,10 +168,11 @@ def compute(folder: str, engine: str) -> Measured:
             address = {"spark": "SPARK_MASTER", "dask": "DASK_SCHEDULER"}[engine]
             os.environ[f"MILLRACE_{address}"] = found.address
         settings = Settings(home=home, engine=engine)
-        used = engine_of(settings)
+        used, n_workers = engine_of(settings), 0
         if used:
             with timed(steps, "session"):
-                list(used.map(abs, range(used.n_workers)))
+                n_workers = used.n_workers
+                list(used.map(abs, range(n_workers)))
             used.map = watched(used.map, steps)
         start, own = time.perf_counter(), time.process_time()
         with timed(steps, "prepare"):
@@ -150,7 +181,8 @@ def compute(folder: str, engine: str) -> Measured:
         seconds, driver = time.perf_counter() - start, time.process_time() - own
         if used:
             used.close()
-    made = (seconds, driver, cpu_seconds() - began, steps, digests(Warehouse(settings)))
+    found = digests(Warehouse(settings))
+    made = (seconds, driver, cpu_seconds() - began, steps, found, n_workers)
     return Measured(seconds, 0, made)
 
 
@@ -218,7 +250,37 @@ def results(cases: dict[str, Case], n_rows: int) -> str:
                 "equal" if case.digests == expected else "OTHER",
             ]
         )
-    return f"{n_rows:,} rows, {len(VIEWS.split(','))} views.\n\n{table(header, rows)}"
+    measured = f"{n_rows:,} rows, {len(VIEWS.split(','))} views.\n\n{table(header, rows)}"
+    return f"{measured}\n\n{calculation(cases, n_rows)}"
+
+
+def calculation(cases: dict[str, Case], n_rows: int) -> str:
+    """Lay out what many rows would take on many workers, by the formula above."""
+    header = ["engine", "driver", "work", "transfer", "session, s", "hours", "of the driver"]
+    rows = []
+    for engine, case in cases.items():
+        of = shares(case, n_rows)
+        a_million = [f"{each * 1e6:.1f}" for each in (of.driver, of.work, of.transfer)]
+        n_workers = MANY_WORKERS if case.n_workers else 1
+        hours = of.seconds(MANY_ROWS, n_workers) / 3600
+        driver = of.driver * MANY_ROWS / 3600
+        rows.append([engine, *a_million, f"{of.session:.1f}", f"{hours:.1f}", f"{driver:.1f}"])
+    return (
+        f"On paper: {MANY_ROWS:,} rows on {MANY_WORKERS} workers (`local`: one process), if all is "
+        "linear and the driver's share stays with one process. Seconds a million rows of the "
+        f"driver, and of workers at work and in transfer:\n\n{table(header, rows)}"
+    )
+
+
+def shares(case: Case, n_rows: int) -> Shares:
+    """Divide what was measured into seconds a row."""
+    maps = {name: case.steps.get(name, 0.0) for name in STEPS.values()}
+    transfer = sum(maps[name] for name in TRANSFER)
+    work = sum(maps.values()) - transfer
+    driver = case.seconds - work - transfer
+    of_workers = case.n_workers / n_rows
+    session = case.steps.get("session", 0.0)
+    return Shares(driver / n_rows, work * of_workers, transfer * of_workers, session)
 
 
 if __name__ == "__main__":

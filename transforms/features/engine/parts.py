@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 from deltalake.transaction import AddAction
 
-from transforms.engines.exchange import bucket_rows
+from transforms.engines.exchange import Read, bucket_rows
 from transforms.engines.writing import writing_part
 from transforms.errors import EngineError
 from transforms.expressions import literal
@@ -147,6 +147,18 @@ def write_entities(run: Run, entities: str, folder: Path) -> str:
     ids = f"select entity_id from {entities}"
     run.connection.execute(f"copy ({ids}) to {literal(path)} (format parquet)")
     return path
+
+
+def records_read(run: Run, columns: str, only: str | None) -> dict[str, Read]:
+    """List what is read of records: versions that were `added` and `removed`, and those staged.
+
+    Of those staged, the versions of the records of a file; without one all were added.
+    """
+    added, removed = run.warehouse.changes(STAGED, run.since)
+    reads = {"added": Read(added, columns), "removed": Read(removed, columns)}
+    if only:
+        reads[STAGED] = Read(run.warehouse.files(STAGED), columns, only)
+    return reads
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from transforms.features.engine.parts import (
     n_arrived,
     opened,
     place_of,
+    records_read,
     staged_columns,
     write_entities,
     write_parts,
@@ -74,7 +75,8 @@ def rebuilt_records(
     """Compute all versions of some records again by an engine, as `rebuild` does."""
     warehouse, path = run.warehouse, write_entities(run, entities, folder)
     n_buckets = tasks_of(warehouse.n_rows(STAGED), engine.n_workers, ROWS_OF_A_BUCKET)
-    reads = _read_beside(run, [view], path)
+    staged = Read(warehouse.files(STAGED), _staged_columns([view]), path)
+    reads = {STAGED: staged, **_read_beside(run, [view], path)}
     inputs = exchange(engine, reads, "record_id", n_buckets, folder, warehouse.settings)
     place = place_of(warehouse.settings, folder)
     how = ((view.name,), run.now, False, place, path, kept)
@@ -83,23 +85,18 @@ def rebuilt_records(
 
 
 def _reads(run: Run, views: Sequence[View], folder: Path, *, is_whole: bool) -> dict[str, Read]:
-    """List what views read, by relation; `added` and `removed` are versions of records."""
-    warehouse = run.warehouse
+    """List what views read, by relation."""
     only = None if is_whole else write_touched(run, folder)
-    reads = _read_beside(run, views, only)
-    columns = reads[STAGED].columns
-    added, removed = warehouse.changes(STAGED, run.since)
-    reads |= {"added": Read(added, columns), "removed": Read(removed, columns)}
-    if is_whole:
-        del reads[STAGED]  # all that is there was added
-    return reads
+    return records_read(run, _staged_columns(views), only) | _read_beside(run, views, only)
+
+
+def _staged_columns(views: Sequence[View]) -> str:
+    return staged_columns({"text"}.union(*(view.columns_read for view in views)))
 
 
 def _read_beside(run: Run, views: Sequence[View], only: str | None) -> dict[str, Read]:
-    """List what views read beside what arrived, of all records or of `only` some."""
-    warehouse = run.warehouse
-    columns = staged_columns({"text"}.union(*(view.columns_read for view in views)))
-    reads = {STAGED: Read(warehouse.files(STAGED), columns, only)}
+    """List what views read beside versions, of all records or of `only` some."""
+    warehouse, reads = run.warehouse, dict[str, Read]()
     for view in views:
         reads[view.relation] = Read(warehouse.files(view.relation), INSTANTS, only)
     for relation in sorted({f"features.{name}" for view in views for name in view.reads}):
