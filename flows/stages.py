@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from feature_repo.erase import TouchedLock
     from feature_repo.watching.freshness import Freshness
-    from flows.lineage_events.runs import Untold
+    from flows.lineage_events.runs import NoEvents
     from transforms.features.backfill import Span
     from transforms.upkeep.backup import Backup, Taken
     from transforms.upkeep.erase import Erased, Wanted
@@ -782,7 +782,7 @@ def _disk_trouble(home: Path) -> Iterator[None]:
 class _Clock:
     """Times stages, between their events."""
 
-    def __init__(self, events: "Untold") -> None:
+    def __init__(self, events: "NoEvents") -> None:
         self.seconds: dict[str, float] = {}
         self._events = events
 

@@ -56,7 +56,7 @@ class JobRun:
         self.n_rows: int | None = None
 
 
-class Untold:
+class NoEvents:
     """A run of which no events are sent."""
 
     refused: Sequence[str] = ()
@@ -67,24 +67,24 @@ class Untold:
 
 
 @contextmanager
-def run_events(source: Source, warehouse: Warehouse, *, sent: bool) -> Iterator[Untold]:
+def run_events(source: Source, warehouse: Warehouse, *, sent: bool) -> Iterator[NoEvents]:
     """Send the events of a run, if they are to be `sent` and OpenLineage is configured.
 
     A run that names `refused` files has failed. No event lets a run fail.
     """
     sender = open_sender() if sent else None
     if sender is None:
-        yield Untold()
+        yield NoEvents()
         return
-    told = Told(sender, source, warehouse)
+    events = Events(sender, source, warehouse)
     try:
-        with told.during([told.whole]):
-            yield told
+        with events.during([events.whole]):
+            yield events
     finally:
         sender.close()
 
 
-class Told(Untold):
+class Events(NoEvents):
     """A run whose events are sent."""
 
     def __init__(self, sender: Sender, source: Source, warehouse: Warehouse) -> None:

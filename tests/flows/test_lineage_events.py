@@ -17,7 +17,7 @@ import flows.stages
 from feature_repo.client import REPOSITORY
 from flows.lineage_events import sending
 from flows.lineage_events.datasets import Place, of_online, of_source
-from flows.lineage_events.runs import Untold, run_events
+from flows.lineage_events.runs import NoEvents, run_events
 from flows.stages import PipelineParameters, run_plain
 from transforms.errors import FileRefusedError, NoFilesError
 from transforms.sources.source import Source
@@ -290,7 +290,7 @@ def test_without_configuration_nothing_is_sent_and_a_wrong_one_is_one_line(
     if "pip" in said:
         monkeypatch.setattr(sending, "find_spec", lambda _: None)
     with run_events(make_source("notes.csv"), warehouse, sent=True) as events:
-        assert type(events) is Untold
+        assert type(events) is NoEvents
     ours = [record.message for record in caplog.records if record.name == sending.__name__]
     assert len(ours) == bool(said)
     assert said in "".join(ours)
