@@ -14,6 +14,8 @@ class Done:
     The rows are those in the files of `identities`.
 
     `of` digests what is served and where; `witness` is the key of an entity that must be there.
+    `is_marked` says that the store was made to say itself that it has the view (`stores.written`),
+    which millrace did not do before 28 November 2026.
     `rows` counts those written by a run that has not finished (None: it has), which reads the Delta
     `version` from `since` on.
     """
@@ -23,6 +25,7 @@ class Done:
     until: str
     identities: list[str]
     witness: str = ""
+    is_marked: bool = False
     version: int | None = None
     rows: int | None = None
     since: "Done | None" = None

@@ -133,12 +133,20 @@ def _mark_written(store: Any, warehouse: Warehouse) -> None:
     An entity that is not in one of these has no records; of any other view nothing is known.
     """
     home = warehouse.settings.root
-    if "path" in store_settings(home)["online_store"] or not (home / SUMMARY).is_file():
+    if not waits_for_run(home) or not (home / SUMMARY).is_file():
         return
     written = json.loads((home / SUMMARY).read_text("utf-8"))["materialized"]
     for view in store.list_feature_views():
         if view.name in written and not view.most_recent_end_time:
             store.registry.apply_materialization(view, store.project, EPOCH, datetime.now(UTC))
+
+
+def waits_for_run(home: Path) -> bool:
+    """Whether only a run's summary tells what an online store has.
+
+    So it is where other machines write too, in Feast's layout.
+    """
+    return "path" not in store_settings(home)["online_store"] and not goes_by_the_clock(home)
 
 
 def _forget_other_times(store: Any, defined: list[Any], warehouse: Warehouse) -> None:
@@ -297,7 +305,9 @@ def _is_due(view: str, warehouse: Warehouse, now: datetime) -> bool:
     relation = f"features.{view}"
     done = read_done(_done_path(warehouse, view))
     files = set(identities(warehouse, relation, warehouse.files(relation)))
-    if done is None or done.rows is not None or not files.issubset(done.identities):
+    if done is None or done.rows is not None or not done.is_marked:
+        return True
+    if not files.issubset(done.identities):
         return True
     until, stay = datetime.fromisoformat(done.until), view_of(view).online_for
     spans = [(until, now)]

@@ -3,17 +3,15 @@
 import sys
 from pathlib import Path
 
-from feature_repo.client import store_settings
-from feature_repo.online import SUMMARY, apply
+from feature_repo.online import SUMMARY, apply, waits_for_run
 from transforms.home import settings_of
 from transforms.warehouse.tables import Warehouse
 
 
 def is_ready(warehouse: Warehouse) -> bool:
-    """Whether a run has left something to register; in a store of all machines, a whole run."""
+    """Whether a run has left something to register."""
     home = warehouse.settings.root
-    is_own = "path" in store_settings(home)["online_store"]
-    return bool(warehouse.versions()) and (is_own or (home / SUMMARY).is_file())
+    return bool(warehouse.versions()) and (not waits_for_run(home) or (home / SUMMARY).is_file())
 
 
 if __name__ == "__main__":

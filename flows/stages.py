@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from feature_repo.erase import TouchedLock
     from feature_repo.watching.freshness import Freshness
+    from flows.lineage_events.runs import NoEvents
     from transforms.features.backfill import Span
     from transforms.upkeep.backup import Backup, Taken
     from transforms.upkeep.erase import Erased, Wanted
@@ -366,16 +367,19 @@ def run_stages(
 
     A second run on the same home waits for the first to end, then does what is left. Refused
     files do not stop the others; they are listed in the summary. Rows and seconds go into the
-    home's history if `with_history`.
+    home's history if `with_history`, and events to OpenLineage.
     """
-    from feature_repo.sizes import online_size
     from feature_repo.watching.freshness import mark_fresh
+    from flows.lineage_events.runs import run_events
     from transforms.sources.schema_changes import newest_load, notices
 
     source = load_source(Path(parameters.source))
     warehouse = _warehouse(parameters.settings())
-    clock = _Clock()
-    with lock_home(warehouse.settings.root):
+    with (
+        run_events(source, warehouse, sent=with_history) as events,
+        lock_home(warehouse.settings.root),
+    ):
+        clock = _Clock(events)
         warehouse.report = report
         now = datetime.now(UTC)
         recover(warehouse, now)
@@ -419,11 +423,18 @@ def run_stages(
         )
         write_summary(warehouse.settings.root, summary)
         if with_history:
-            n_features = sum(rows.new + rows.recomputed for rows in features.values())
-            n_rows = (ingested.rows_loaded, account.read, n_features, sum(materialized.values()))
-            rows, root = dict(zip(STAGES, n_rows, strict=True)), warehouse.settings.root
-            note_run(root, rows, clock.seconds, online_size(root).n_bytes)
+            _note_history(warehouse.settings.root, summary, ingested.rows_loaded)
+        events.refused = summary.refused
     return summary
+
+
+def _note_history(home: Path, summary: Summary, n_ingested: int) -> None:
+    from feature_repo.sizes import online_size
+
+    n_features, n_online = (sum(rows.values()) for rows in (summary.features, summary.materialized))
+    n_rows = (n_ingested, summary.read, n_features, n_online)
+    rows = dict(zip(STAGES, n_rows, strict=True))
+    note_run(home, rows, summary.seconds, online_size(home).n_bytes)
 
 
 @lru_cache(maxsize=4)
@@ -606,15 +617,23 @@ def run_maintenance(
 
 
 def run_backup(home: Path, place: str, n_kept: int | None) -> tuple["Taken", list[str]]:
-    """Back up a home, beside runs; return what was taken, and the older backups then deleted."""
+    """Back up a home, beside runs; return what was taken, and the older backups then deleted.
+
+    A second backup to the same place waits for the first to end.
+    """
     from feature_repo.locks import registered
     from transforms.upkeep.backup import keep_newest, take
+    from transforms.upkeep.places import open_place
 
     warehouse = Warehouse(Settings(home=home))
     root = warehouse.settings.root
-    with _disk_trouble(Path(place)):
-        taken = take(warehouse, place, lambda: [lock.tables for lock in registered(root)])
-        return taken, keep_newest(place, n_kept) if n_kept else []
+
+    def tell(whom: str) -> None:
+        logger.warning("%s: waiting for another backup (%s) to end", place, whom)
+
+    with _disk_trouble(Path(place)), open_place(place).alone(tell) as check:
+        taken = take(warehouse, place, lambda: [lock.tables for lock in registered(root)], check)
+        return taken, keep_newest(place, n_kept, check) if n_kept else []
 
 
 def run_restore(home: Path, place: str, name: str | None) -> tuple["Backup", int]:
@@ -761,13 +780,14 @@ def _disk_trouble(home: Path) -> Iterator[None]:
 
 
 class _Clock:
-    """Times stages."""
+    """Times stages, between their events."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: "NoEvents") -> None:
         self.seconds: dict[str, float] = {}
+        self._events = events
 
     def time(self, stage: str, call: Call, function: Callable[..., Any], *arguments: Any) -> Any:
         start = time.perf_counter()
-        result = call(function, *arguments)
+        result = self._events.stage(stage, lambda: call(function, *arguments))
         self.seconds[stage] = round(time.perf_counter() - start, 3)
         return result

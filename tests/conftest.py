@@ -50,6 +50,8 @@ LONGEST_FIRST = [
 
 # no features of the checkout's own, in this process and those that it starts
 os.environ["MILLRACE_FEATURES"] = ""
+# and no events of tests in somebody's catalog
+os.environ["OPENLINEAGE_DISABLED"] = "true"
 
 # a loaded machine may take long over an example; no test here is about time
 for name, max_examples in (("millrace", 50), ("soak", 500)):  # unless a test says how many

@@ -57,6 +57,7 @@ from feature_repo.stores.expiry import WindowError, online_for
 from feature_repo.stores.newest import FOUND_ROWS, NEWEST_FIRST, list_rows, picked
 from feature_repo.stores.sources import Index, Snapshot, numbered, snapshot
 from feature_repo.stores.timeline import CREATED, INSTANT, n_partitions, units_since_1970
+from feature_repo.stores.written import mark_written
 from transforms.warehouse.scratch import scratch_folder
 
 CHUNK_ROWS = 50_000
@@ -285,6 +286,8 @@ class Materialization:
                         replace(finished, rows=skipped, version=rows.version, since=span.since),
                     )
         if finished:
+            if layout := layout_of(self.config, self.online_store):
+                mark_written(layout, self.view)
             write_done(self._path, finished)
         return written
 
@@ -349,6 +352,7 @@ class Materialization:
             span.end.isoformat(),
             rows.identities,
             current.witness if current else "",
+            is_marked=True,
         )
 
     def _last(self) -> Done | None:

@@ -47,6 +47,7 @@ AS_FEAST = """
         text_of(value, feature_name, kind) as value_text, event_us(value) as event_ts
     from main.{table}
     cross join (select column1 as feature_name, column2 as kind from (values {names}))
+    where entity_key <> x'00000000'  -- which says that the view is whole
 """
 
 

@@ -61,6 +61,7 @@ from feature_repo.stores.nearest import nearest
 from feature_repo.stores.searching import Search
 from feature_repo.stores.sources import warehouse_folder
 from feature_repo.stores.values import RequestError, key_values, proto_values
+from feature_repo.stores.written import NO_ENTITY, is_written, whether_written
 from transforms.errors import InstantError, MillraceError
 from transforms.expressions import quoted
 from transforms.features.chosen import off_views, take_back
@@ -82,7 +83,6 @@ VECTORS_AT_ONCE = 10_000
 EVERY = -1  # SQLite's limit of none
 VARINT, LENGTH = 0, 2  # protobuf's wire types
 EVENT_TIMESTAMP = "event_timestamp"
-NO_ENTITY = bytes(4)  # the serialized key of no columns, under which Feast stores nothing
 # the instants of the rows of a request, on its way through Feast
 _at: ContextVar[Sequence[datetime | None] | None] = ContextVar("at", default=None)
 
@@ -327,22 +327,17 @@ class LeanReads(GuardedWrites, OnlineStore):
         An entity that the store does not know has the values of one of which nothing counts.
         """
         layout = layout_of(config, self)
-        found = (
-            _stored(layout.read(list(map(_asked_by, reads))))
-            if layout
-            else self.read_stored(config, reads)
-        )
-        return _answers(reads, found)
+        if layout is None:
+            return _answers(reads, self.read_stored(config, reads), _said_by_registry(reads))
+        return _answers(reads, *_compact(layout.read(_asked_by(reads))))
 
     async def read_async(self, config: RepoConfig, reads: Sequence[Read]) -> list[list[Stored]]:
         """Read as `read` does, without blocking."""
         layout = layout_of(config, self)
-        found = (
-            _stored(await layout.read_async(list(map(_asked_by, reads))))
-            if layout
-            else await self.read_stored_async(config, reads)
-        )
-        return _answers(reads, found)
+        if layout is None:
+            found = await self.read_stored_async(config, reads)
+            return _answers(reads, found, _said_by_registry(reads))
+        return _answers(reads, *_compact(await layout.read_async(_asked_by(reads))))
 
     def _read_features_per_fv(
         self,
@@ -655,12 +650,27 @@ def _asked_of(
     return Asked(view, [serialize_entity_key(key, version) for key in keys], names, at)
 
 
-def _asked_by(read: Read) -> Asked:
-    return Asked(read.table, read.keys, read.requested_features, list(map(mark, read.at)))
+def _asked_by(reads: Sequence[Read]) -> list[Asked]:
+    """Ask for what is stored of each view, then whether each is there whole."""
+    return [
+        *(
+            Asked(read.table, read.keys, read.requested_features, list(map(mark, read.at)))
+            for read in reads
+        ),
+        *(whether_written(read.table) for read in reads),
+    ]
 
 
-def _stored(found: Sequence[Sequence[Column]]) -> list[list[Stored]]:
-    return [[Stored(*column) for column in columns] for columns in found]
+def _compact(found: Sequence[Sequence[Column]]) -> tuple[list[list[Stored]], list[bool]]:
+    """Tell the answers apart that `_asked_by` asks for."""
+    n_reads = len(found) // 2
+    stored = [[Stored(*column) for column in columns] for columns in found[:n_reads]]
+    return stored, list(map(is_written, found[n_reads:]))
+
+
+def _said_by_registry(reads: Sequence[Read]) -> list[bool]:
+    """Whether each view was materialized; Feast's layout has no room to say so itself."""
+    return [read.table.state in MATERIALIZED for read in reads]
 
 
 def _rows(
@@ -830,17 +840,19 @@ def _asking_at(rows: Mapping[str, Sequence[Any]]) -> Iterator[None]:
         _at.reset(token)
 
 
-def _answers(reads: Sequence[Read], found: list[list[Stored]]) -> list[list[Stored]]:
+def _answers(
+    reads: Sequence[Read], found: list[list[Stored]], are_whole: Sequence[bool]
+) -> list[list[Stored]]:
     """Give entities of which nothing is stored the values of those of which nothing counts.
 
-    A view that was never materialized has no values, so it says nothing of anybody
-    either. Raises `PastError` for an instant before that of the entity's row.
+    A view that the store does not have whole says nothing of them. Raises `PastError` for an
+    instant before that of the entity's row.
     """
     for read, stored in zip(reads, found, strict=True):
         _refuse_past(read, stored)
     answered = [
-        _filled(read, stored) if read.table.state in MATERIALIZED else stored
-        for read, stored in zip(reads, found, strict=True)
+        _filled(read, stored) if is_whole else stored
+        for read, stored, is_whole in zip(reads, found, are_whole, strict=True)
     ]
     for watch in watchers:
         watch(reads, answered)

@@ -33,7 +33,6 @@ from feature_repo.stores.expiry import max_age
 from feature_repo.stores.named import Named, named_keys
 from feature_repo.stores.online import (
     EVENT_TIMESTAMP,
-    NO_ENTITY,
     LeanReads,
     Read,
     Stored,
@@ -43,6 +42,7 @@ from feature_repo.stores.online import (
 from feature_repo.stores.served import log_read
 from feature_repo.stores.served_log import log_of
 from feature_repo.stores.values import key_values
+from feature_repo.stores.written import NO_ENTITY
 from transforms.features.registry import ON_DEMAND
 from transforms.instants import in_utc, instants_of
 

@@ -19,7 +19,7 @@ def backup(place: str, home: str | None, keep: int | None) -> None:
 
     Runs and servers go on meanwhile. Only what PLACE does not have yet is copied, and a backup that
     is interrupted leaves those before it whole. The online store and Feast's registry are not
-    copied: a restore makes them again. One home a place, one backup at a time.
+    copied: a restore makes them again. One home a place; a second backup there waits for the first.
 
     \b
       millrace backup /mnt/backups/home

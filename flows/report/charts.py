@@ -4,6 +4,7 @@ Every chart with a column `source` has a parameter of that name, which the page 
 reader chose.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -24,8 +25,8 @@ DAY = (
     "round(datum.value / 60) + ' min' : "
 )
 SPAN_LABEL = (
-    f"{DAY}datum.value < 86400 ? round(datum.value / 3600) + ' h' : round(datum.value / 86400) + "
-    "' d'"
+    f"datum.value == 1 ? '≤ 1 s' : {DAY}datum.value < 86400 ? round(datum.value / 3600) + ' h' : "
+    "round(datum.value / 86400) + ' d'"
 )
 SPANS = (
     1,
@@ -85,6 +86,16 @@ def volume(arrivals: pl.DataFrame, unit: str) -> Spec:
     )
 
 
+def _around(seconds: Sequence[float]) -> list[float]:
+    """Return the spans next to some, so that equal ones have a scale too.
+
+    >>> _around([70, 90.5]), _around([1])
+    ([60, 3600], [1, 60])
+    """
+    below = max(span for span in SPANS if span <= min(seconds))
+    return [below, min((span for span in SPANS if span > max(seconds)), default=10 * max(seconds))]
+
+
 def lateness(arrivals: pl.DataFrame, unit: str) -> Spec:
     """How long after they were written versions became known, on a logarithmic scale."""
     names = {
@@ -112,7 +123,7 @@ def lateness(arrivals: pl.DataFrame, unit: str) -> Spec:
             y=alt.Y(
                 "seconds:Q",
                 title="known after",
-                scale=alt.Scale(type="log", nice=False),
+                scale=alt.Scale(type="log", domain=_around(shown["seconds"].to_list())),
                 axis=alt.Axis(values=list(SPANS), labelExpr=SPAN_LABEL),
             ),
             color=alt.Color("share:N", scale=alt.Scale(domain=list(names.values()))),

@@ -71,7 +71,10 @@ def settings_page() -> str:
         "[operate](../operate.md#servers) explains them.\n\n"
         f"{settings_table(ServerSettings)}\n"
         "## Kafka\n\nAny setting of librdkafka is read from a variable of its name: "
-        "`MILLRACE_KAFKA_SASL_USERNAME` sets `sasl.username`; [topics](../sources.md#topics).\n"
+        "`MILLRACE_KAFKA_SASL_USERNAME` sets `sasl.username`; [topics](../sources.md#topics).\n\n"
+        "## OpenLineage\n\nRuns read what OpenLineage's own client does: `OPENLINEAGE_URL`, "
+        "`OPENLINEAGE_CONFIG`, `OPENLINEAGE_DISABLED` and others, and `OPENLINEAGE_NAMESPACE`; "
+        "[OpenLineage](../lineage.md).\n"
     )
 
 

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = {
     "own-features.md": ["millrace features check", "millrace features test"],
     "several-sources.md": ["millrace run --source chats.yaml --plain"],
+    "dlt.md": [],
 }
 SECONDS = re.compile(r"\d+\.\d s\b|load \w+-\w+")
 
@@ -29,7 +30,8 @@ def masked(text: str) -> str:
 def test_every_command_says_what_the_page_says(page: str, tmp_path: Path) -> None:
     path = ROOT / "docs" / page
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
-    environment = {**clean, "PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
+    state = {name: str(tmp_path / name) for name in ("PREFECT_HOME", "DLT_DATA_DIR")}
+    environment = {**clean, **state, "PYTHONPATH": str(ROOT)}
     folder = tmp_path / "tickets"
     folder.mkdir()
     shell = [sys.executable, "-W", "ignore", "-m", "tests.docs.shell", str(path), str(folder)]

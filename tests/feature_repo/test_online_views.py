@@ -72,7 +72,7 @@ def bring_up(warehouse: Warehouse) -> dict[str, int]:
 
 
 def tables(warehouse: Warehouse) -> dict[str, int]:
-    """How many rows of each view are in the online store."""
+    """How many entities of each view are in the online store."""
     with closing(sqlite3.connect(warehouse.settings.root / "feast" / "online.db")) as connection:
         names = [
             name
@@ -82,7 +82,7 @@ def tables(warehouse: Warehouse) -> dict[str, int]:
         ]
         counts = {
             name.removeprefix("millrace_").removesuffix(".compact"): connection.execute(
-                f'select count(*) from "{name}"'
+                f"select count(*) from \"{name}\" where entity_key <> x'00000000'"
             ).fetchone()[0]
             for name in names
         }

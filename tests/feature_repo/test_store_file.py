@@ -81,12 +81,53 @@ def test_a_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         client.store_file()
 
 
-def test_a_machine_knows_what_another_has_written_to_their_store_once_a_run_is_complete(
+def test_a_store_says_itself_of_whom_it_would_know(
+    home: Path, tmp_path: Path, redis_address: Any, redis_databases: Any, monkeypatch: Any
+) -> None:
+    asked = [*ROWS, {"author_id": "nobody"}]
+    warehouse, database = Warehouse(Settings(home=home)), next(redis_databases)
+    materialize(warehouse, datetime.now(UTC), silent)  # here, so the registry says that it is
+    assert online_features(COUNT, asked, home).to_series(1).to_list() == [2, 0]
+    at = f"{redis_address.host}:{redis_address.port},db={database}"
+    file = state(tmp_path, type=f"{OUR}.online_redis.RedisOnlineStore", connection_string=at)
+    monkeypatch.setenv("MILLRACE_FEATURE_STORE", str(file))
+    apply(warehouse)
+    assert online_features(COUNT, asked, home).to_series(1).to_list() == [None, None]
+    with monkeypatch.context() as until:
+        until.setattr(columnar, "mark_written", Mock(side_effect=InterruptedError))
+        with pytest.raises(InterruptedError):
+            materialize(warehouse, datetime.now(UTC), silent, ["author_activity"])
+    assert online_features(COUNT, asked, home).to_series(1).to_list() == [2, None]
+    materialize(warehouse, datetime.now(UTC), silent)
+    assert online_features(COUNT, asked, home).to_series(1).to_list() == [2, 0]
+    with redis.Redis(redis_address.host, redis_address.port, database) as emptied:
+        emptied.flushdb()
+    assert online_features(COUNT, asked, home).to_series(1).to_list() == [None, None]
+
+
+def test_a_machine_knows_what_another_has_written_to_their_store(
     home: Path, tmp_path: Path, redis_address: Any, redis_databases: Any, monkeypatch: Any
 ) -> None:
     at = f"{redis_address.host}:{redis_address.port},db={next(redis_databases)}"
     file = state(tmp_path, type=f"{OUR}.online_redis.RedisOnlineStore", connection_string=at)
     monkeypatch.setenv("MILLRACE_FEATURE_STORE", str(file))
+    other = Path(shutil.copytree(home, tmp_path / "other"))
+    shutil.rmtree(other / "feast")
+    apply(Warehouse(Settings(home=home)))
+    materialize(Warehouse(Settings(home=home)), datetime.now(UTC), silent)
+    assert is_ready(Warehouse(Settings(home=other)))
+    apply(Warehouse(Settings(home=other)))
+    assert online_features(COUNT, [{"author_id": "nobody"}], other).item(0, 1) == 0
+
+
+def test_in_feasts_layout_it_knows_once_a_run_is_complete(
+    home: Path, tmp_path: Path, redis_address: Any, redis_databases: Any, monkeypatch: Any
+) -> None:
+    at = f"{redis_address.host}:{redis_address.port},db={next(redis_databases)}"
+    kind = f"{OUR}.online_redis.RedisOnlineStore"
+    file = state(tmp_path, type=kind, connection_string=at, layout="feast")
+    monkeypatch.setenv("MILLRACE_FEATURE_STORE", str(file))
+    shutil.rmtree(home / "feast")
     warehouse = Warehouse(Settings(home=home))
     assert not is_ready(warehouse)
     apply(warehouse)

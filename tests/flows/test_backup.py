@@ -145,6 +145,27 @@ def test_a_killed_backup_leaves_the_earlier_ones_whole(
     assert list(place.rglob("*.half")) == []
 
 
+def test_a_second_backup_to_a_place_waits_and_says_so(
+    small: Warehouse, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name, home = str(tmp_path / "backups"), small.settings.root
+    place = open_place(name)
+    second = threading.Thread(target=run_backup, args=(home, name, 1))
+    with place.alone(lambda _: None):
+        second.start()
+        while "waiting for another backup (process" not in caplog.text:
+            assert second.is_alive()
+        place.write("data/00/copied", b"by the first, and not listed yet")
+        take_small(small, tmp_path / "backups")
+        half = tmp_path / "backups" / "data" / "00" / "more.half"
+        half.touch()
+        assert [*list_backups(place), *place.sizes("data/00")][1:] == ["data/00/copied"]
+        assert half.is_file()  # who only reads deletes nothing
+    second.join()
+    assert len(list_backups(place)) == 1
+    assert place.sizes("data/00").keys() == set()
+
+
 def test_a_killed_restore_is_refused_by_all_until_it_is_repeated(
     small: Warehouse, warm: Warm, tmp_path: Path, digest_of_tree: Callable[[Path], str]
 ) -> None:

@@ -10,10 +10,18 @@ import pytest
 from flows.consumer.app import Consumer
 from flows.consumer.passes import _Database
 from flows.planning import plan_run
-from flows.stages import PipelineParameters, pending_work, run_plain
+from flows.stages import (
+    MaintainParameters,
+    PipelineParameters,
+    pending_work,
+    run_erasure,
+    run_maintenance,
+    run_plain,
+)
 from transforms.errors import SourceError
 from transforms.home import Settings
 from transforms.sources.source import load_source
+from transforms.upkeep.erase import Wanted
 from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
@@ -75,6 +83,31 @@ def test_run_takes_what_is_new_and_a_second_run_has_nothing_to_do(notes: Notes) 
         sql = "select source_uri, n_read from accounting.files order by all"
         loads = connection.sql(sql).fetchall()
     assert loads == [(f"sqlite://{notes.file}/notes#{page}", n) for page, n in ((1, 20), (2, 5))]
+
+
+def test_the_id_of_an_erased_row_leaves_the_log_once_rows_after_it_are_read(notes: Notes) -> None:
+    home, sql = notes.warehouse.settings.root, "insert into notes values ({}, '{}', '{}', 'a text')"
+    notes.execute(sql.format(17170001, "ann", "2026-01-02 10:00:00"))
+    run_plain(notes.parameters)
+    notes.execute(sql.format(17170002, "ben", "2026-01-02 11:00:00"))
+    run_plain(notes.parameters)
+    assert named(home, b"17170001") == [f"{1:020}.json"]
+    run_erasure(home, Wanted(author="ann"), is_dry=False)
+    assert named(home, b"17170001") == []
+    assert named(home, b"17170002") == [f"{2:020}.json"]  # from here the source is read on
+    notes.execute(sql.format(17170003, "cem", "2026-01-02 12:00:00"))
+    assert run_plain(notes.parameters).staged == 1
+    assert named(home, b"17170002") == [f"{2:020}.json"]
+    run_maintenance(MaintainParameters(home=str(home)), n_reads=0)
+    assert named(home, b"17170002") == []
+    assert pending_work(load_source(notes.source), Warehouse(Settings(home=home))).nothing
+    assert Warehouse(Settings(home=home)).table_at("raw.records", 2).version() == 2
+
+
+def named(home: Path, value: bytes) -> list[str]:
+    """The entries of raw's log that have a value."""
+    log = home / "raw" / "records" / "_delta_log"
+    return sorted(path.name for path in log.glob("*.json") if value in path.read_bytes())
 
 
 def test_a_database_that_does_not_answer_stops_a_run_in_one_line(notes: Notes) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,17 +15,19 @@ import pytest
 from benchmarks.servers import Address
 from feature_repo import training_set
 from feature_repo.locks import registered
-from flows.stages import MaintainParameters, run_maintenance
+from flows.stages import MaintainParameters, run_backup, run_maintenance
 from tests.flows.conftest import INCREMENTS, OF_A_RUN, Notes, Warm
 from transforms import replica
 from transforms.buckets import open_store
-from transforms.errors import HomeError
+from transforms.errors import BackupError, HomeError
 from transforms.home import Settings
 from transforms.replica import Lease, replica_of
 from transforms.schemas.raw import RawRecord
 from transforms.sources.posts import Intake, read_post
 from transforms.sources.source import load_source
 from transforms.staging.accounting import recount
+from transforms.upkeep.backup import keep_newest, list_backups, take
+from transforms.upkeep.places import open_place
 from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
 
@@ -212,6 +215,34 @@ def test_home_there_is_backed_up_there_and_restored_as_another_there(
     notes.add()
     b.warm.run("run", notes.source, restored)
     assert content(restored) == undisturbed[1]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_second_backup_there_waits_and_one_that_has_lost_its_lease_lists_nothing(
+    bucket: Bucket,
+    warehouse: Warehouse,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    name, home = bucket.home(), warehouse.settings.root
+    warehouse.create(RawRecord)
+    place = open_place(name)
+    second = threading.Thread(target=run_backup, args=(home, name, 1))
+    with place.alone(lambda _: None) as check:
+        second.start()
+        while "waiting for another backup (process" not in caplog.text:
+            assert second.is_alive()
+        take(warehouse, name, list, check)
+        assert len(list_backups(place)) == 1
+    second.join()
+    (kept,) = list_backups(place)
+    with place.alone(lambda _: None) as check, monkeypatch.context() as patched:
+        patched.setattr(replica, "SECONDS_OF_A_LEASE", 0.0)
+        with pytest.raises(BackupError, match="has lost its lease of the place"):
+            take(warehouse, name, list, check)
+        with pytest.raises(BackupError, match="has lost its lease of the place"):
+            keep_newest(name, 1, check)
+    assert list_backups(place) == [kept]
 
 
 def unnamed(bucket: Bucket, home: str) -> set[str]:

@@ -5,10 +5,12 @@ from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
 
+import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.report.cards import cards
+from flows.report.charts import lateness
 from flows.report.code import N_LINES, Code, code_of
 from flows.report.lineage import HEIGHT, WIDTH, Named, lineage
 
@@ -97,3 +99,12 @@ def test_what_is_read_is_left_of_its_reader_and_nothing_is_drawn_over_another(
     assert all(x != other_x or y + HEIGHT < other_y for (x, y), (other_x, other_y) in beside)
     assert all(0 <= node.x <= drawn.width - WIDTH for node in drawn.nodes)
     assert all(0 <= node.y <= drawn.height - HEIGHT for node in drawn.nodes)
+
+
+@given(st.lists(st.floats(0, 1e11), min_size=1))
+def test_lateness_has_a_scale_that_grows_and_has_all_of_it(seconds: list[float]) -> None:
+    late = [f"late_seconds_{share}" for share in ("p50", "p90", "p99")]
+    columns = {"source": "mail", "period": NOW, **dict.fromkeys(late, pl.Series(seconds))}
+    drawn = lateness(pl.DataFrame(columns), "day")["encoding"]["y"]["scale"]["domain"]
+    assert drawn[0] < drawn[1]
+    assert drawn[0] <= max(round(min(seconds)), 1) <= max(round(max(seconds)), 1) <= drawn[1]

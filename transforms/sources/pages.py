@@ -7,6 +7,7 @@ rows that are deleted, all rows are compared with those that raw had last.
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms.errors import HomeError, SourceError
+from transforms.home import replace_file
 from transforms.schemas.raw import RawRecord
 from transforms.sources.databases import Before, Database, Page, Value, connected
 from transforms.sources.loads import Load, load_id_of
@@ -81,7 +83,7 @@ def position(source: Source, warehouse: Warehouse) -> Position:
         return Position(0, None)
     first = _leading(source.name).consumed(warehouse, RAW)
     for version in range(first, warehouse.version(RAW) + 1):
-        note = json.loads(warehouse.note(RAW, version, NOTE) or "{}")
+        note = _noted(warehouse, version)
         if (note.get("source"), note.get("page")) == (source.name, n_pages):
             _refuse_other_cursor(source, note["columns"])
             return Position(n_pages, note["after"])
@@ -99,7 +101,7 @@ def carry_cursors(warehouse: Warehouse, n_kept: int) -> None:
         return
     newest: dict[str, tuple[int, dict[str, Any]]] = {}
     for version in versions:
-        if note := json.loads(warehouse.note(RAW, version, NOTE) or "{}"):
+        if note := _noted(warehouse, version):
             newest[note["source"]] = version, note
     for name, (version, note) in newest.items():
         if version <= versions[-1] - n_kept // 2:
@@ -109,6 +111,34 @@ def carry_cursors(warehouse: Warehouse, n_kept: int) -> None:
             notes = {NOTE: json.dumps({**note, "page": number})}
             with publishing(warehouse, RawRecord, transactions, notes=notes) as publication:
                 publication.commit()
+
+
+def forget_cursors(warehouse: Warehouse) -> None:
+    """Take the values of cursors out of the log, but for the one from which a source is read on.
+
+    They are of single rows, which may have been erased.
+    """
+    noted = {version: _noted(warehouse, version) for version in warehouse.entries(RAW)}
+    newest = {note["source"]: version for version, note in noted.items() if note}
+    for version, note in noted.items():
+        if note.get("after") is not None and newest[note["source"]] != version:
+            _note_instead(warehouse, version, json.dumps({**note, "after": None}))
+
+
+def _note_instead(warehouse: Warehouse, version: int, note: str) -> None:
+    """Write another note into an entry of raw's log, which is all that it changes."""
+    entry = warehouse.folder(RAW) / "_delta_log" / f"{version:020d}.json"
+    actions = [json.loads(line) for line in entry.read_text("utf-8").splitlines()]
+    for action in actions:
+        if "commitInfo" in action:
+            action["commitInfo"][NOTE] = note
+    stat = entry.stat()
+    replace_file(entry, "\n".join(map(json.dumps, actions)).encode())
+    os.utime(entry, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # by which a version is dated
+
+
+def _noted(warehouse: Warehouse, version: int) -> dict[str, Any]:
+    return dict(json.loads(warehouse.note(RAW, version, NOTE) or "{}"))
 
 
 def _pages(database: Database, before: Before, warehouse: Warehouse) -> Iterator[int]:

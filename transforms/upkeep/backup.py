@@ -23,7 +23,7 @@ from transforms.schemas.raw import RawRecord
 from transforms.upkeep.erasures import Done, read_done
 from transforms.upkeep.log import DIGITS
 from transforms.upkeep.maintain import needed_versions
-from transforms.upkeep.places import Place, open_place
+from transforms.upkeep.places import Check, Place, always, open_place
 from transforms.warehouse.arrivals import is_erasing
 from transforms.warehouse.tables import Warehouse, data_files, files_of_version
 
@@ -85,11 +85,15 @@ class Cut(NamedTuple):
 
 
 def take(
-    warehouse: Warehouse, name: str, locked: Callable[[], Iterable[Mapping[str, int]]]
+    warehouse: Warehouse,
+    name: str,
+    locked: Callable[[], Iterable[Mapping[str, int]]],
+    check: Check = always,
 ) -> Taken:
     """Copy a home to a folder or to object storage, as it is at one instant.
 
-    What `locked` training sets read comes along, as far as it is there. Raises `BackupError` while
+    What `locked` training sets read comes along, as far as it is there. Who calls is alone there,
+    which `check` raises `BackupError` about before the backup is listed. It is also raised while
     an erasure is under way, while tables change all the time, if a file that a table needs is
     missing, and if the place has backups of another home.
     """
@@ -112,21 +116,23 @@ def take(
             backup = Backup(
                 f"{taken_at:%Y%m%dT%H%M%S%fZ}", cut.of, cut.versions, read_done(home), files
             )
+            check()
             _write_list(place, backup)
             return Taken(backup, copying.n_files, copying.n_bytes)
     message = f"{home}: could not be copied as it was at one instant{missing}; try again"
     raise BackupError(message)
 
 
-def keep_newest(name: str, n_kept: int) -> list[str]:
+def keep_newest(name: str, n_kept: int, check: Check = always) -> list[str]:
     """Delete all backups of a place but the newest, and what only they have; return their names.
 
-    No backup to the same place may be under way.
+    Who calls is alone there, which `check` raises `BackupError` about before anything is deleted.
     """
     place = open_place(name)
     names = list_backups(place)
     leaving, staying = names[:-n_kept], names[-n_kept:]
     used = {file.key for name in staying for file in read_backup(place, name).files.values()}
+    check()
     place.remove([_list_key(name) for name in leaving])
     place.remove([key for key in place.sizes(CONTENT) if key not in used])
     return leaving

@@ -34,6 +34,7 @@ from transforms.schemas.staging import (
     QuarantinedRecord,
     StagedRecord,
 )
+from transforms.sources.pages import forget_cursors
 from transforms.sql import model
 from transforms.staging.accounting import recount
 from transforms.staging.judging import ACCEPTED
@@ -254,8 +255,10 @@ def delete_files(warehouse: Warehouse, erasure: Erasure) -> int:
 
     In raw, staging, duplicate rows, quarantine, corrections and the index of duplicates these are
     all older files, because all their readers are up to date. In a view these are the files with
-    values that depend on a touched entity, so that its other versions can still be read.
+    values that depend on a touched entity, so that its other versions can still be read. Of the
+    cursors of databases in raw's log only those stay from which a source is read on.
     """
+    forget_cursors(warehouse)
     n_deleted = 0
     with connect(warehouse) as connection:
         create_erasure(connection, erasure)

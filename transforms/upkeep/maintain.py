@@ -31,7 +31,7 @@ from transforms.schemas.staging import (
     QuarantinedRecord,
     StagedRecord,
 )
-from transforms.sources.pages import carry_cursors
+from transforms.sources.pages import carry_cursors, forget_cursors
 from transforms.upkeep import log
 from transforms.upkeep.log import trim_log
 from transforms.warehouse.arrivals import lock_arrivals
@@ -200,6 +200,7 @@ def vacuum(
             if not is_dry:
                 if relation == RAW:
                     carry_cursors(warehouse, log.KEPT_ENTRIES)
+                    forget_cursors(warehouse)
                 needed = kept[relation] | positions[relation]
                 trim_log(warehouse.folder(relation), needed, since.get(relation))
     return done

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from transforms.errors import BackupError
 from transforms.home import Settings, remove_files, replace_file
-from transforms.layout import has_tables, is_restoring, restoring_path
+from transforms.layout import has_tables, is_restoring, read_layout, restoring_path
 from transforms.replica import DATA
 from transforms.upkeep.backup import (
     AT_ONCE,
@@ -63,7 +63,7 @@ def restore(settings: Settings, source: str, name: str | None) -> Backup:
     home, place = settings.root, open_place(source)
     if is_restoring(home):
         _empty(home)
-    elif has_tables(home) or (home / "feast").exists():
+    elif read_layout(home) or has_tables(home) or (home / "feast").exists():
         message = f"{home}: is not empty; restore into another --home, or delete this one first"
         raise BackupError(message)
     backup = choose(place, source, name)

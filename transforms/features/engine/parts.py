@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 from deltalake.transaction import AddAction
 
-from transforms.engines.exchange import bucket_rows
+from transforms.engines.exchange import Read, bucket_rows
 from transforms.engines.writing import writing_part
 from transforms.errors import EngineError
 from transforms.expressions import literal
@@ -125,6 +125,18 @@ def write_touched(run: Run, folder: Path) -> str:
     touched = "select record_id from inserted union select record_id from deleted"
     run.connection.execute(f"copy ({touched}) to {literal(path)} (format parquet)")
     return path
+
+
+def records_read(run: Run, columns: str, only: str | None) -> dict[str, Read]:
+    """List what is read of records: versions that were `added` and `removed`, and those staged.
+
+    Of those staged, the versions of the records of a file; without one all were added.
+    """
+    added, removed = run.warehouse.changes(STAGED, run.since)
+    reads = {"added": Read(added, columns), "removed": Read(removed, columns)}
+    if only:
+        reads[STAGED] = Read(run.warehouse.files(STAGED), columns, only)
+    return reads
 
 
 @contextmanager

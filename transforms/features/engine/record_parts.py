@@ -20,6 +20,7 @@ from transforms.features.engine.parts import (
     n_arrived,
     opened,
     place_of,
+    records_read,
     staged_columns,
     write_parts,
     write_touched,
@@ -60,14 +61,11 @@ def record_parts(
 
 
 def _reads(run: Run, views: Sequence[View], folder: Path, *, is_whole: bool) -> dict[str, Read]:
-    """List what views read, by relation; `added` and `removed` are versions of records."""
+    """List what views read, by relation."""
     warehouse = run.warehouse
     only = None if is_whole else write_touched(run, folder)
     columns = staged_columns({"text"}.union(*(view.columns_read for view in views)))
-    added, removed = warehouse.changes(STAGED, run.since)
-    reads = {"added": Read(added, columns), "removed": Read(removed, columns)}
-    if not is_whole:  # else all that is there was added
-        reads[STAGED] = Read(warehouse.files(STAGED), columns, only)
+    reads = records_read(run, columns, only)
     for view in views:
         reads[view.relation] = Read(warehouse.files(view.relation), INSTANTS, only)
     for relation in sorted({f"features.{name}" for view in views for name in view.reads}):

@@ -23,6 +23,7 @@ from transforms.features.engine.parts import (
     n_arrived,
     opened,
     place_of,
+    records_read,
     staged_columns,
     write_touched,
 )
@@ -91,16 +92,12 @@ def _merged(run: Run, made: Sequence[SignedTexts]) -> Iterator[pa.RecordBatch]:
 
 
 def _reads(run: Run, folder: Path) -> dict[str, Read]:
-    """List what is read, by relation; `added` and `removed` are versions of records."""
-    warehouse = run.warehouse
-    added, removed = warehouse.changes(STAGED, run.since)
-    columns = staged_columns({"text"})
-    reads = {"added": Read(added, columns), "removed": Read(removed, columns)}
-    if run.since >= 0:  # else all that is there was added, to an empty index
-        only = write_touched(run, folder)
-        reads[STAGED] = Read(warehouse.files(STAGED), columns, only)
+    """List what is read, by relation."""
+    only = write_touched(run, folder) if run.since >= 0 else None  # at first the index is empty
+    reads = records_read(run, staged_columns({"text"}), only)
+    if only:
         documents = KnownDocument.relation()
-        reads[documents] = Read(warehouse.files(documents), only=only)
+        reads[documents] = Read(run.warehouse.files(documents), only=only)
     return reads
 
 
