@@ -198,13 +198,15 @@ def judge(
 
     `earlier` has a row for each statistic of each earlier load; see the model `earlier_distances`.
     """
+    windows = window.partition_by("column", as_dict=True)
     measured = [
         each
         for profile in profiles.to_dicts()
-        for each in _measure(profile, window.filter(column=profile["column"]))
+        for each in _measure(profile, windows.get((profile["column"],), window.clear()))
     ]
+    of_each = earlier.partition_by("column", "statistic", as_dict=True)
     histories = [
-        earlier.filter(column=each.profile["column"], statistic=each.statistic) for each in measured
+        of_each.get((each.profile["column"], each.statistic), earlier.clear()) for each in measured
     ]
     is_judged = [
         _is_judged(each, history.height, drift)

@@ -78,14 +78,15 @@ def sketched(name: str, value: pl.Expr) -> Profiled:
     bucket = pl.when(number.is_finite()).then(
         pl.when(size > SMALLEST).then(index * number.sign().cast(pl.Int64)).otherwise(0)
     )
+    return Profiled(name, "number", bucket, _bucket_name())
+
+
+@cache
+def _bucket_name() -> pl.Expr:
+    """Name a bucket of numbers by its integer; once, since a view has dozens of numbers."""
     key = pl.col("key")
     sign = pl.when(key > 0).then(pl.lit("p")).otherwise(pl.lit("n"))
-    return Profiled(
-        name,
-        "number",
-        bucket,
-        pl.when(key == 0).then(pl.lit("0")).otherwise(sign + (key.abs() - SHIFT).cast(pl.String)),
-    )
+    return pl.when(key == 0).then(pl.lit("0")).otherwise(sign + (key.abs() - SHIFT).cast(pl.String))
 
 
 def sketch_values(keys: Sequence[str]) -> np.ndarray:
@@ -237,9 +238,13 @@ def profile_views(warehouse: Warehouse, contracts: Iterable[type[Contract]]) -> 
     since = {
         contract: profiling(contract.relation()).consumed(warehouse, ColumnProfile.relation())
         for contract in contracts
-        if _columns_of(contract)
     }
-    stale = [contract for contract in since if since[contract] < versions[contract.relation()]]
+    # the columns last: what they are counted by takes longer than to see that nothing has changed
+    stale = [
+        contract
+        for contract in since
+        if since[contract] < versions[contract.relation()] and _columns_of(contract)
+    ]
     if not stale:
         return
     profiled = stored(profiles, ColumnProfile).select("relation", "loaded_timestamp").collect()
