@@ -93,6 +93,8 @@ def few_views() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with Running(tmp_path_factory.mktemp("consumed")) as made:
+        # whichever test is the first, it finds tables
+        assert made.post("before", note(99, "2024-01-01T10:00:00Z")).json()["staged"] == 1
         yield made
 
 
