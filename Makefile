@@ -32,7 +32,7 @@ test: setup ## all tests, a process a core and one more, since many wait for the
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
 soak: setup ## the tests that draw their moments and orders, many times over (hours)
-	@CLUSTER_ROWS=50_000 $(BIN)/pytest tests/transforms/features/engine/test_clusters.py
+	@SOAK=1 CLUSTER_ROWS=50_000 $(BIN)/pytest tests/transforms/features/engine/test_clusters.py
 	@$(BIN)/pytest --hypothesis-profile soak --timeout 3000 -m hypothesis tests
 	@$(BIN)/pytest --kills 1000 --rounds 200 --orders 20 tests/flows/test_kill.py tests/flows/test_concurrency.py tests/transforms/test_order.py
 

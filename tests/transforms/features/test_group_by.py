@@ -287,6 +287,25 @@ def test_entity_cut_into_stretches_of_time_has_the_rows_of_one_that_is_not(
     assert rows[0].equals(rows[1])
 
 
+def test_entity_of_which_nothing_counts_any_more_is_cut_into_stretches(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_by, "SPANS_OF_A_BUCKET", 2)
+    monkeypatch.setattr(stretches, "POINTS_OF_A_STRETCH", 3)
+    drawn = GroupBy(
+        "drawn", author, [Count(of="label")], windows=[hours(1), hours(2)], description="Drawn."
+    )
+    view = GroupView(drawn, {"record_shape": SHAPE})
+    home = Bench(warehouse, [SHAPE, view])
+    taken_out = Version("r1", "u1", "s1", START, START + 1, None, "urgent", None)  # it has no text
+    there = taken_out._replace(event=START + HOUR, known=START + HOUR, text="a")
+    home.take([taken_out, there])
+    home.take([taken_out])
+    rows = newest(view, home.rows(view))
+    assert rows[view.features[0]].to_list() == [0] * rows.height != []
+    home.close()
+
+
 def publish(
     warehouse: Warehouse, views: Sequence[View], versions: Sequence[Version], number: int
 ) -> dict[str, Rows]:

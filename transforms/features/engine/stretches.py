@@ -75,7 +75,7 @@ def timelines_by_stretch(
     connection.execute(f"create or replace table heavy_instants as {published}")
     stretches = stretches_between(_cuts(connection, group))
     ((n_spans,),) = connection.sql("select count(*) from heavy_spans").fetchall()
-    for first in range(0, n_spans, SPANS_OF_A_CUT):
+    for first in range(0, max(n_spans, 1), SPANS_OF_A_CUT):  # once, for the tables, without any
         some = f"rowid >= {first} and rowid < {first + SPANS_OF_A_CUT}"
         of = cut(connection.sql(f"from heavy_spans where {some}").pl(), group, stretches)
         for table, rows in zip(("changing", "lasting"), of, strict=True):
