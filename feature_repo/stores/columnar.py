@@ -286,7 +286,10 @@ class Materialization:
                         replace(finished, rows=skipped, version=rows.version, since=span.since),
                     )
         if finished:
-            if layout := layout_of(self.config, self.online_store):
+            # where rows expire, one that is not there may have been
+            forgets = getattr(self.config.online_store, "key_ttl_seconds", None)
+            layout = layout_of(self.config, self.online_store)
+            if layout and not forgets:
                 mark_written(layout, self.view)
             write_done(self._path, finished)
         return written

@@ -105,6 +105,19 @@ def test_a_store_says_itself_of_whom_it_would_know(
     assert online_features(COUNT, asked, home).to_series(1).to_list() == [None, None]
 
 
+def test_a_store_whose_rows_expire_says_nothing_of_whom_it_lacks(
+    home: Path, tmp_path: Path, redis_address: Any, redis_databases: Any, monkeypatch: Any
+) -> None:
+    at = f"{redis_address.host}:{redis_address.port},db={next(redis_databases)}"
+    kind = f"{OUR}.online_redis.RedisOnlineStore"
+    file = state(tmp_path, type=kind, connection_string=at, key_ttl_seconds=3_600)
+    monkeypatch.setenv("MILLRACE_FEATURE_STORE", str(file))
+    apply(Warehouse(Settings(home=home)))
+    materialize(Warehouse(Settings(home=home)), datetime.now(UTC), silent)
+    asked = [*ROWS, {"author_id": "nobody"}]
+    assert online_features(COUNT, asked, home).to_series(1).to_list() == [2, None]
+
+
 def test_a_machine_knows_what_another_has_written_to_their_store(
     home: Path, tmp_path: Path, redis_address: Any, redis_databases: Any, monkeypatch: Any
 ) -> None:
