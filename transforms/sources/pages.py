@@ -83,7 +83,7 @@ def position(source: Source, warehouse: Warehouse) -> Position:
         return Position(0, None)
     first = _leading(source.name).consumed(warehouse, RAW)
     for version in range(first, warehouse.version(RAW) + 1):
-        note = _noted(warehouse, version)
+        note = _note_of(warehouse, version)
         if (note.get("source"), note.get("page")) == (source.name, n_pages):
             _refuse_other_cursor(source, note["columns"])
             return Position(n_pages, note["after"])
@@ -101,7 +101,7 @@ def carry_cursors(warehouse: Warehouse, n_kept: int) -> None:
         return
     newest: dict[str, tuple[int, dict[str, Any]]] = {}
     for version in versions:
-        if note := _noted(warehouse, version):
+        if note := _note_of(warehouse, version):
             newest[note["source"]] = version, note
     for name, (version, note) in newest.items():
         if version <= versions[-1] - n_kept // 2:
@@ -118,9 +118,9 @@ def forget_cursors(warehouse: Warehouse) -> None:
 
     They are of single rows, which may have been erased.
     """
-    noted = {version: _noted(warehouse, version) for version in warehouse.entries(RAW)}
-    newest = {note["source"]: version for version, note in noted.items() if note}
-    for version, note in noted.items():
+    notes = {version: _note_of(warehouse, version) for version in warehouse.entries(RAW)}
+    newest = {note["source"]: version for version, note in notes.items() if note}
+    for version, note in notes.items():
         if note.get("after") is not None and newest[note["source"]] != version:
             _note_instead(warehouse, version, json.dumps({**note, "after": None}))
 
@@ -137,7 +137,7 @@ def _note_instead(warehouse: Warehouse, version: int, note: str) -> None:
     os.utime(entry, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # by which a version is dated
 
 
-def _noted(warehouse: Warehouse, version: int) -> dict[str, Any]:
+def _note_of(warehouse: Warehouse, version: int) -> dict[str, Any]:
     return dict(json.loads(warehouse.note(RAW, version, NOTE) or "{}"))
 
 
