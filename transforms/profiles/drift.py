@@ -18,9 +18,10 @@ import numpy as np
 import polars as pl
 
 from transforms.errors import DriftError
-from transforms.profiles.profile import profile_loads, quantiles_of, sketch_values
+from transforms.profiles.profile import profile_loads, quantiles_of, sketch_values, stored
 from transforms.profiles.profile import store as store_rows
 from transforms.schemas.profiles import ColumnProfile, DriftStatistic
+from transforms.schemas.staging import AccountedFile, StagedRecord
 from transforms.sources.source import Drift, Source
 from transforms.sql import model
 from transforms.warehouse.snapshot import connect
@@ -531,31 +532,26 @@ def payload(source: str, load: LoadName, rows: pl.DataFrame) -> dict[str, Any]:
 
 def staged_loads(warehouse: Warehouse, source: str) -> set[str]:
     """Name the loads of a source that are in the accounts."""
-    if warehouse.table("accounting.files") is None:
+    table = warehouse.table(AccountedFile.relation())
+    if table is None:
         return set()
-    with connect(warehouse, of=("accounting.files",)) as connection:
-        loads = "select distinct load_id from accounting.files where source = $source"
-        rows = connection.execute(loads, {"source": source}).fetchall()
-        return {load_id for (load_id,) in rows}
+    accounts = stored(table, AccountedFile).filter(source=source)
+    return set(accounts.select("load_id").collect().to_series())
 
 
 def drifted(
     warehouse: Warehouse, source: str, loads: set[str]
 ) -> list[tuple[LoadName, pl.DataFrame]]:
     """Fetch the statistics of some loads that warn or would stop, with the loads' names."""
-    if not loads:
+    table = warehouse.table(DriftStatistic.relation())
+    if table is None or not loads:
         return []
-    with connect(
-        warehouse, of=(DriftStatistic.relation(), "accounting.files", "staging.records")
-    ) as connection:
-        sql = (
-            f"from {DriftStatistic.relation()} where source = $source "
-            "and list_contains($loads, load_id) and verdict in ('warn', 'stop')"
-        )
-        rows: pl.DataFrame = connection.sql(
-            f"{sql} order by all", params={"source": source, "loads": sorted(loads)}
-        ).pl()
-        found = rows.partition_by("load_id", maintain_order=True)
+    is_far = pl.col("load_id").is_in(list(loads)), pl.col("verdict").is_in(["warn", "stop"])
+    rows = stored(table, DriftStatistic).filter(*is_far, source=source).collect()
+    if rows.is_empty():
+        return []
+    with connect(warehouse, of=(AccountedFile.relation(), StagedRecord.relation())) as connection:
+        found = rows.sort(rows.columns).partition_by("load_id", maintain_order=True)
         return [
             (
                 name_load(connection, frame["load_id"][0], "accounting.files", "staging.records"),

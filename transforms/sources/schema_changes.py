@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
+from transforms.paths import scan_parquet
 from transforms.schemas.fields import SourceField
 from transforms.sources.reading import parse_csv
 from transforms.sources.source import Source
@@ -248,12 +250,11 @@ class _Load(NamedTuple):
 
 def newest_load(warehouse: Warehouse, source: str) -> str:
     """Find the newest load of a source whose fields are recorded; empty if there is none."""
-    if warehouse.table(SourceField.relation()) is None:
+    files = warehouse.files(SourceField.relation())
+    if not files:
         return ""
-    with connect(warehouse, of=(SourceField.relation(),)) as connection:
-        loads = f"from {SourceField.relation()} where source = $source"
-        newest = f"select coalesce(max(load_id), '') {loads}"
-        return str(connection.execute(newest, {"source": source}).fetchall()[0][0])
+    of_source = scan_parquet(files).filter(source=source)
+    return of_source.select(pl.col("load_id").max()).collect().item() or ""
 
 
 def notices(warehouse: Warehouse, source: Source, after: str) -> list[str]:

@@ -45,7 +45,12 @@ from transforms.warehouse.snapshot import connect, create_arrivals
 from transforms.warehouse.tables import Warehouse
 
 MAX_STOPS = 8
-OF_LOADS = ("raw.", "staging.", "quarantine.", "accounting.", "profiles.")
+# the tables that are read beside what arrives
+READ = (
+    *(StagedRecord.relation(), DuplicateRow.relation(), Correction.relation()),
+    *(AccountedFile.relation(), SourceField.relation()),
+    *(ColumnProfile.relation(), DriftStatistic.relation()),
+)
 # keys of a source that do not affect how a row is staged
 UNMAPPED = {
     "uri",
@@ -147,7 +152,7 @@ def _prepare_until(
     consumed = preparing(source.name).consumed(warehouse, StagedRecord.relation())
     with (
         scratch_folder(warehouse.settings.root) as scratch,
-        connect(warehouse, of=OF_LOADS) as connection,
+        connect(warehouse, of=READ) as connection,
         row_parts(source, warehouse, (consumed, version), scratch) as parts,
     ):
         create_arrivals(connection, warehouse, RawRecord, consumed, version)

@@ -40,14 +40,16 @@ def connect(
         scratch_folder(warehouse.settings.root) as scratch,
         _lent(warehouse.settings.memory_limit, scratch) as connection,
     ):
-        for relation in (name for name in warehouse.relations() if name.startswith(of)):
-            table = warehouse.table(relation)
-            if table and at and relation in at:
-                table = warehouse.table_at(relation, at[relation])
-            if table:
-                create_view(
-                    connection, relation, data_files(table), pa.schema(table.schema().to_arrow())
-                )
+        tables = {
+            relation: warehouse.table_at(relation, at[relation]) if at and relation in at else table
+            for relation in warehouse.relations()
+            if relation.startswith(of) and (table := warehouse.table(relation))
+        }
+        for name in {relation.partition(".")[0] for relation in tables}:
+            connection.execute(f"create schema {name}")
+        for relation, table in tables.items():
+            rows = _rows(connection, data_files(table), pa.schema(table.schema().to_arrow()))
+            connection.execute(f"create view {relation} as {rows}")
         yield connection
 
 
@@ -133,17 +135,23 @@ def create_view(
     schema_name, _, _ = name.rpartition(".")
     if schema_name:
         connection.execute(f"create schema if not exists {schema_name}")
-    rows = f"from {parquet_relation(files)}" if files else _no_rows(connection, schema)
-    connection.execute(f"create or replace view {name} as {rows}")
+    connection.execute(f"create or replace view {name} as {_rows(connection, files, schema)}")
 
 
-def _no_rows(connection: duckdb.DuckDBPyConnection, schema: pa.Schema) -> str:
-    """Compose a query of no rows with a schema's columns, for a view that a file can hold."""
-    empty = connection.from_arrow(schema.empty_table())
-    columns = zip(empty.columns, empty.types, strict=True)
-    return (
-        f"select {', '.join(f'null::{kind} as {quoted(name)}' for name, kind in columns)} limit 0"
-    )
+def _rows(connection: duckdb.DuckDBPyConnection, files: list[str], schema: pa.Schema) -> str:
+    """Compose a query of the rows of data files; without files, of none."""
+    if files:
+        return f"from {parquet_relation(files)}"
+    if schema not in _no_rows:
+        empty = connection.from_arrow(schema.empty_table())
+        columns = zip(empty.columns, empty.types, strict=True)
+        nulls = ", ".join(f"null::{kind} as {quoted(name)}" for name, kind in columns)
+        _no_rows[schema] = f"select {nulls} limit 0"
+    return _no_rows[schema]
+
+
+# queries of no rows with a schema's columns, for a view that a file can hold
+_no_rows: dict[pa.Schema, str] = {}
 
 
 def create_arrivals(
@@ -161,22 +169,24 @@ def create_arrivals(
     """
     added, removed = warehouse.changes(contract.relation(), since, until)
     schema = contract.arrow_schema()
+    is_few = sum(os.path.getsize(file) for file in (*added, *removed)) < FEW_BYTES  # noqa: PTH202
+    kind = "table" if is_few else "view"
+    if not removed:
+        connection.execute(f"create {kind} inserted as {_rows(connection, added, schema)}")
+        connection.execute(f"create {kind} deleted as from inserted limit 0")
+        return
     create_view(connection, "added", added, schema)
     create_view(connection, "removed", removed, schema)
-    is_few = sum(os.path.getsize(file) for file in (*added, *removed)) < FEW_BYTES  # noqa: PTH202
-    create_changes(connection, contract, "table" if is_few else "view", may_move=bool(removed))
+    create_changes(connection, contract, kind)
 
 
 def create_changes(
-    connection: duckdb.DuckDBPyConnection,
-    contract: type[Contract],
-    kind: str = "view",
-    *,
-    may_move: bool = True,
+    connection: duckdb.DuckDBPyConnection, contract: type[Contract], kind: str = "view"
 ) -> None:
     """Create `inserted` and `deleted` from `added` and `removed`, without moved rows."""
     schema = contract.arrow_schema()
     same = [name for name in (*contract.key(), "content_digest") if name in schema.names]
     for name, of, others in (("inserted", "added", "removed"), ("deleted", "removed", "added")):
-        unmoved = f"anti join {others} using ({', '.join(same)})" if may_move else ""
-        connection.execute(f"create {kind} {name} as from {of} {unmoved}")
+        connection.execute(
+            f"create {kind} {name} as from {of} anti join {others} using ({', '.join(same)})"
+        )

@@ -258,8 +258,16 @@ class GroupView(View):
             instants = "select distinct entity_id, event_timestamp from activity"
             run.connection.execute(f"create or replace table published as {instants} limit 0")
             return instants
-        first = "select distinct entity_id, '-infinity'::timestamptz as event_timestamp"
-        create_published(run.connection, f"{first} from activity", list(self.stored.values()))
+        columns = ", ".join(map(quoted, self.stored.values()))
+        run.connection.execute(
+            f"""
+            create or replace table published as
+            select entity_id, event_timestamp, {columns} from activity
+            qualify row_number() over (
+                partition by entity_id, event_timestamp order by created_timestamp desc
+            ) = 1
+            """
+        )
         return "select entity_id, event_timestamp from published"
 
     @property
@@ -303,7 +311,9 @@ class GroupView(View):
             f"{quoted(column)} as p{i}" for i, column in enumerate(self.stored.values())
         )
         published = f"select entity_id, event_timestamp, {parts} from published"
-        made = self._timelines(run.connection, spans, published, self.wanted(columns))
+        made = self._timelines(
+            run.connection, spans, published, self.wanted(columns), is_extended=True
+        )
         yield from self._rows_of(run, made, is_whole=False)
 
     def rebuild(self, run: Run, entities: str) -> Iterator[pa.RecordBatch]:
@@ -353,12 +363,16 @@ class GroupView(View):
         spans: str,
         published: str,
         wanted: Sequence[Wanted],
+        *,
+        is_extended: bool = False,
     ) -> Iterator[Timelines]:
-        """Compute parts bucket by bucket, and those of an entity with many records by stretches."""
+        """Compute parts bucket by bucket, and those of an entity with many records by stretches.
+
+        With `is_extended`, `published` has the parts beside the instants.
+        """
         published = instants_us(published)
         n_whole, n_buckets, bucket_of = _buckets(connection, spans)
-        has_parts = "p0" in connection.sql(f"{published} limit 0").columns
-        may_be_cut = not has_parts and self.may_be_cut
+        may_be_cut = self.may_be_cut and not is_extended
         for bucket in range(n_buckets):
             found, before = (
                 f"select * from ({sql}) where {bucket_of} = {bucket}" for sql in (spans, published)
@@ -566,9 +580,13 @@ def create_published_instants(
     With `of`, SQL of a condition, these are only some. It is empty if they were published of an
     entity with other keys.
     """
-    published = view.relation
-    if not set(view.entity.columns) <= set(connection.table(published).columns):
-        published = "nothing_published"
-        connection.register(published, view.contract.arrow_schema().empty_table())
-    rows = f"select *, {view.entity.id_of_columns} as entity_id from {published}"
-    connection.execute(f"create or replace view activity as select * from ({rows}) where {of}")
+
+    def create(published: str) -> None:
+        rows = f"select *, {view.entity.id_of_columns} as entity_id from {published}"
+        connection.execute(f"create or replace view activity as select * from ({rows}) where {of}")
+
+    try:
+        create(view.relation)
+    except duckdb.BinderException:  # other keys
+        connection.register("nothing_published", view.contract.arrow_schema().empty_table())
+        create("nothing_published")
