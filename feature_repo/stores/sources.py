@@ -35,7 +35,7 @@ from feature_repo.stores.empty import empty_values
 from feature_repo.stores.timeline import CREATED, INSTANT, TimeUnit, to_instant
 from transforms.paths import refuse_path
 from transforms.replica import have_here
-from transforms.warehouse.tables import Warehouse
+from transforms.warehouse.tables import Warehouse, n_rows_of
 
 # what Spark and others put beside the data; Arrow's own rule would also leave out a partition such
 # as __log_date=2026-01-01
@@ -126,7 +126,9 @@ class Snapshot:
 
     @cached_property
     def counts(self) -> list[int]:
-        """The rows of each file, by what it says of itself."""
+        """The rows of each file, by what it says of itself; Delta never rewrites one."""
+        if self.version is not None and not is_remote(self.uri):
+            return [n_rows_of(file) for file in self.files]
         return [file.count_rows() for file in self._dataset.get_fragments()]
 
     def is_whole(self) -> bool:

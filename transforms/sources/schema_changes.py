@@ -250,15 +250,22 @@ class _Load(NamedTuple):
 
 def newest_load(warehouse: Warehouse, source: str) -> str:
     """Find the newest load of a source whose fields are recorded; empty if there is none."""
-    files = warehouse.files(SourceField.relation())
-    if not files:
-        return ""
-    of_source = scan_parquet(files).filter(source=source)
+    of_source = _recorded(warehouse, source)
     return of_source.select(pl.col("load_id").max()).collect().item() or ""
+
+
+def _recorded(warehouse: Warehouse, source: str) -> pl.LazyFrame:
+    files = warehouse.files(SourceField.relation())
+    empty = pl.DataFrame(SourceField.arrow_schema().empty_table()).lazy()
+    return (scan_parquet(files) if files else empty).filter(source=source)
 
 
 def notices(warehouse: Warehouse, source: Source, after: str) -> list[str]:
     """Describe how the fields of a source changed in the loads after `after`."""
+    has_changed = pl.col("change").is_in(["new", "retyped", "missing"])
+    changed = _recorded(warehouse, source.name).filter(has_changed, pl.col("load_id") > after)
+    if changed.head(1).collect().is_empty():
+        return []
     with connect(warehouse, of=(SourceField.relation(),)) as connection:
         rows = connection.execute(
             model("profiles/field_changes"), {"source": source.name, "after": after}

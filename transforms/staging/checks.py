@@ -99,7 +99,7 @@ def check_loads(
     n_rows = {load_id: n for load_id, _, n in incoming}
     of_accepted = "select load_id, count(*) from accepted group by load_id"
     n_accepted = dict.fromkeys(n_rows, 0) | dict(connection.execute(of_accepted).fetchall())
-    rejections = connection.sql(model("checks/rejections")).pl()
+    rejections = _found(connection, "rejections")
     found = [*_rejected(rejections, source, n_rows), *_collisions(connection, source, n_accepted)]
     found += [
         *_day_orders(connection),
@@ -110,6 +110,13 @@ def check_loads(
         {"source": source.name, "loaded_timestamp": loads[row["load_id"]], **row} for row in found
     ]
     return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def _found(connection: duckdb.DuckDBPyConnection, name: str) -> list[dict[str, Any]]:
+    """Fetch the rows that a model of the checks finds."""
+    rows = connection.execute(model(f"checks/{name}"))
+    names = [name for name, *_ in rows.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
 
 
 def watch_checks(
@@ -242,10 +249,9 @@ def _row(
 
 
 def _rejected(
-    rejections: pl.DataFrame, source: Source, n_rows: Mapping[str, int]
+    rules: list[dict[str, Any]], source: Source, n_rows: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
     """Check what share of each load is rejected, and by which rules."""
-    rules = rejections.to_dicts()
     for load_id, n_read in n_rows.items():
         of_load = [rule for rule in rules if rule["load_id"] == load_id]
         found = {
@@ -281,9 +287,7 @@ def _collisions(
 ) -> Iterator[dict[str, Any]]:
     """Check how many rows of each load share their id with an unrelated row."""
     none = {"n_broken": 0, "n_records": 0, "source_uri": None, "row_number": None}
-    collisions = {
-        row["load_id"]: row for row in connection.sql(model("checks/collisions")).pl().to_dicts()
-    }
+    collisions = {row["load_id"]: row for row in _found(connection, "collisions")}
     for load_id, n_rows in n_accepted.items():
         found = {**none, **collisions.get(load_id, {}), "load_id": load_id, "n_rows": n_rows}
         fix = ": map a column that differs for every record" if found["n_broken"] else ""
@@ -297,7 +301,7 @@ def _collisions(
 
 def _day_orders(connection: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
     """Check whether dates fail just where the day is above 12; those that pass are wrong then."""
-    for row in connection.sql(model("checks/day_orders")).pl().to_dicts():
+    for row in _found(connection, "day_orders"):
         order = max(("first", "second"), key=lambda name: row[f"n_{name}"])
         n_swapped, n_passed = row[f"n_{order}"], row["n_passed"]
         if (
@@ -322,7 +326,7 @@ def _foreign_ids(connection: duckdb.DuckDBPyConnection, source: Source) -> Itera
     """
     if source.ids == "shared":
         return
-    for row in connection.sql(model("checks/foreign_ids")).pl().to_dicts():
+    for row in _found(connection, "foreign_ids"):
         reason = (
             f"{_share(row)} have the record_id of a record of source {row['sources']}: "
             "set `ids: own` if each source has ids of its own, "
@@ -335,13 +339,13 @@ def _failures(
     connection: duckdb.DuckDBPyConnection,
     source: Source,
     warehouse: Warehouse,
-    rejections: pl.DataFrame,
+    rejections: list[dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
     """Explain each expression that failed: the kind of the first such value, the engine's message.
 
     The value itself is left out.
     """
-    for row in rejections.filter(rule="expression_failed").to_dicts():
+    for row in (rule for rule in rejections if rule["rule"] == "expression_failed"):
         reason = _explain(connection, source, warehouse, row)
         reason = f"{row['column']}: the expression fails in {_share(row)}: {reason}"
         yield _row(row, "expression", row["column"], (0.0, None), reason)

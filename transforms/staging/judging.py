@@ -23,9 +23,11 @@ from transforms.staging.checks import day_order
 from transforms.staging.mapping import DECODED, candidates_parameters, candidates_sql, decode_rows
 from transforms.text.pii import redact
 from transforms.warehouse.rewrite import PLACE
+from transforms.warehouse.snapshot import read_few
 from transforms.warehouse.streams import writing_stream
 from transforms.warehouse.tables import Warehouse
 
+FEW_BYTES = 1 << 24
 REJECTED = pa.schema(
     {
         "load_id": pa.string(),
@@ -84,9 +86,9 @@ def judged_rows(
     The accepted rows are written to a stream. `options` are DuckDB's, of the connection that maps.
     """
     create_documents(connection, source, warehouse)
-    schema = StagedRecord.arrow_schema()
+    schema, is_few = StagedRecord.arrow_schema(), _are_few(connection)
     with (
-        _candidates(connection, source, warehouse, **options) as candidates,
+        _candidates(connection, source, warehouse, is_few=is_few, **options) as candidates,
         writing_stream(path, schema) as stream,
     ):
         for batch in (redact_texts(batch, source) for batch in candidates):
@@ -101,7 +103,12 @@ def judged_rows(
 
 @contextmanager
 def _candidates(
-    connection: duckdb.DuckDBPyConnection, source: Source, warehouse: Warehouse, **options: int
+    connection: duckdb.DuckDBPyConnection,
+    source: Source,
+    warehouse: Warehouse,
+    *,
+    is_few: bool,
+    **options: int,
 ) -> Iterator[pa.RecordBatchReader]:
     """Apply the source's expressions to `documents`, on a connection that can read nothing else."""
     settings = warehouse.settings
@@ -109,9 +116,20 @@ def _candidates(
         mapping.register(
             "documents", connection.sql("from documents").to_arrow_reader(settings.batch_rows)
         )
-        yield mapping.sql(
-            candidates_sql(source), params=candidates_parameters(source)
-        ).to_arrow_reader(settings.batch_rows)
+        sql, parameters = candidates_sql(source), candidates_parameters(source)
+        candidates = (
+            read_few(mapping, sql, parameters) if is_few else mapping.sql(sql, params=parameters)
+        )
+        yield candidates.to_arrow_reader(settings.batch_rows)
+
+
+def _are_few(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether `incoming` has few rows, and they are small."""
+    first = f"select octet_length(payload) as size from incoming limit {FEW_ROWS}"
+    ((n_rows, n_bytes),) = connection.execute(
+        f"select count(*), coalesce(sum(size), 0) from ({first})"
+    ).fetchall()
+    return bool(n_rows < FEW_ROWS and n_bytes < FEW_BYTES)
 
 
 def redact_texts(candidates: pa.RecordBatch, source: Source) -> pa.RecordBatch:

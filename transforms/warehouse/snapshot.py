@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -152,6 +153,17 @@ def _rows(connection: duckdb.DuckDBPyConnection, files: list[str], schema: pa.Sc
 
 # queries of no rows with a schema's columns, for a view that a file can hold
 _no_rows: dict[pa.Schema, str] = {}
+
+
+def read_few(
+    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Mapping[str, Any] | None = None
+) -> duckdb.DuckDBPyRelation:
+    """Run SQL that finds few rows, and return them as a relation until the next such call.
+
+    A relation of the SQL itself binds it twice, which takes longer than to keep few rows.
+    """
+    connection.execute(f"create or replace temp table few_rows as {sql}", parameters)
+    return connection.sql("from few_rows")
 
 
 def create_arrivals(

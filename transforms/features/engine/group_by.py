@@ -37,9 +37,11 @@ from transforms.features.rows import view_batches
 from transforms.features.view import Explained, Run, View
 from transforms.features.windows import Window
 from transforms.sql import model
+from transforms.warehouse.snapshot import read_few
 
 # entities are computed in buckets, to bound memory
 SPANS_OF_A_BUCKET = 500_000
+FEW_ROWS = 10_000
 # from these a span's contribution can mostly be subtracted; other parts take all records
 EXTENDED = {"sum", "least", "greatest"}
 # what is shown of a version behind a value
@@ -431,7 +433,8 @@ class GroupView(View):
                 where published.entity_id is null or {differs}
             """
         sql = f"select {self.entity.columns_of_id}, * exclude (entity_id) from ({sql})"
-        for batch in run.connection.sql(sql).to_arrow_reader(run.batch_rows):
+        made = read_few(run.connection, sql) if rows.height < FEW_ROWS else run.connection.sql(sql)
+        for batch in made.to_arrow_reader(run.batch_rows):
             created = pa.repeat(pa.scalar(run.now, pa.timestamp("us", "UTC")), batch.num_rows)
             yield from view_batches(
                 self.contract, pa.table(batch).append_column("created_timestamp", created)
