@@ -134,17 +134,36 @@ def count(
 ) -> pl.DataFrame:
     """Count rows as columns *by, column, kind, key (null: no value), n.
 
-    The streaming engine uses all cores, but to start it for each column costs more than few rows.
+    The streaming engine uses all cores, but a query for each column costs more than few rows.
     """
-    is_small = n_rows < FEW_ROWS
-    rows = rows.collect(engine="in-memory").lazy() if is_small else rows
+    if n_rows < FEW_ROWS:
+        return merge(_count_few(rows.collect(engine="in-memory"), by, columns))
     counts = [
         rows.group_by(*by, key=column.bucket)
         .agg(n=pl.len().cast(pl.Int64))
         .select(*by, column=pl.lit(column.name), kind=pl.lit(column.kind), key=column.key, n="n")
         for column in columns
     ]
-    return merge(pl.collect_all(counts, engine="in-memory" if is_small else "streaming"))
+    return merge(pl.collect_all(counts, engine="streaming"))
+
+
+def _count_few(
+    rows: pl.DataFrame, by: Sequence[str], columns: Iterable[Profiled]
+) -> Iterator[pl.DataFrame]:
+    """Count few rows: all columns at once whose buckets are named alike."""
+    alike: dict[tuple[str, int], list[Profiled]] = {}
+    for column in columns:
+        alike.setdefault((column.kind, id(column.key)), []).append(column)
+    for (kind, _), group in alike.items():
+        of = pl.Int64 if kind == "number" else pl.String
+        buckets = rows.select(*by, *(item.bucket.cast(of).alias(item.name) for item in group))
+        names = [item.name for item in group]
+        keys = buckets.unpivot(names, index=by, variable_name="column", value_name="key")
+        yield (
+            keys.group_by(*by, "column", "key")
+            .agg(n=pl.len().cast(pl.Int64))
+            .select(*by, "column", kind=pl.lit(kind), key=group[0].key, n="n")
+        )
 
 
 def merge(counts: Iterable[pl.DataFrame]) -> pl.DataFrame:
