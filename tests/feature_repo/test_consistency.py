@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -339,18 +340,24 @@ def elsewhere(source: Path, place: Mapping[str, Any], monkeypatch: pytest.Monkey
     return source
 
 
-@pytest.mark.parametrize("place", ["redis", "postgres"], indirect=True)
+IN_BOTH = (
+    test_what_was_served_after_a_run_is_what_training_says,
+    test_a_value_that_was_altered_online_is_named,
+    test_a_store_that_is_behind_is_named,
+)
+
+
+# what does not go by how a store keeps its values is asked of one of them
 @pytest.mark.parametrize(
-    "check",
+    ("place", "check"),
     [
-        test_what_was_served_after_a_run_is_what_training_says,
-        test_a_value_that_was_altered_online_is_named,
-        test_a_record_that_came_later_is_named,
-        test_a_store_that_is_behind_is_named,
-        test_answers_of_feasts_own_are_logged_whether_awaited_or_not,
-        test_what_a_text_names_is_logged_with_its_key_and_lists_are_not,
-        test_a_read_refuses_what_is_late_where_it_is_asked_to,
+        *product(("redis", "postgres"), IN_BOTH),
+        ("redis", test_a_record_that_came_later_is_named),
+        ("redis", test_answers_of_feasts_own_are_logged_whether_awaited_or_not),
+        ("postgres", test_what_a_text_names_is_logged_with_its_key_and_lists_are_not),
+        ("postgres", test_a_read_refuses_what_is_late_where_it_is_asked_to),
     ],
+    indirect=["place"],
 )
 def test_a_store_of_another_kind_is_watched_as_sqlite_is(
     elsewhere: Path, check: Callable[[Path], None]

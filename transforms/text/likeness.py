@@ -70,6 +70,11 @@ class Parents:
             is_best = self._positions[later] == earlier
             self._similarities[later[is_best]] = similarities[is_best]
 
+    def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Each text that repeats another, the earliest such, and how similar they are."""
+        later = np.flatnonzero(self._positions < np.arange(len(self._positions)))
+        return later, self._positions[later], self._similarities[later]
+
     def table(self) -> pl.DataFrame:
         """Make a row of each text that repeats another, with the first of its chain of parents.
 
@@ -78,9 +83,9 @@ class Parents:
         roots = self._positions
         while not np.array_equal(roots, further := roots[roots]):
             roots = further
-        found = np.flatnonzero(self._positions < np.arange(len(roots)))
-        columns = {"parent": self._positions, "similarity": self._similarities, "root": roots}
-        return pl.DataFrame({"position": found} | {k: v[found] for k, v in columns.items()})
+        later, earlier, similarities = self.pairs()
+        columns = {"parent": earlier, "similarity": similarities, "root": roots[later]}
+        return pl.DataFrame({"position": later} | columns)
 
 
 def find_parents(texts: Signed, memory: int) -> pl.DataFrame:
@@ -88,6 +93,11 @@ def find_parents(texts: Signed, memory: int) -> pl.DataFrame:
 
     `memory` is what all threads may use for their parts and pairs, in bytes.
     """
+    return search_bands(texts, range(BANDS), memory).table()
+
+
+def search_bands(texts: Signed, bands: range, memory: int) -> Parents:
+    """Find the earliest text that each fresh one nearly repeats, of those that share a band."""
     n_threads = pl.thread_pool_size()
     share = memory // n_threads // 2
     n_parts = count_parts(len(texts.is_fresh), share)
@@ -99,10 +109,10 @@ def find_parents(texts: Signed, memory: int) -> pl.DataFrame:
             _compare(texts, parents, *pairs)
 
     with ThreadPoolExecutor(n_threads) as threads:
-        searches = product(range(BANDS), range(n_parts))
+        searches = product(bands, range(n_parts))
         for done in [threads.submit(search, *which) for which in searches]:
             done.result()
-    return parents.table()
+    return parents
 
 
 def count_parts(n_texts: int, memory: int) -> int:

@@ -25,6 +25,7 @@ NewHome = Callable[[], Warehouse]
 TOGETHER = ("record_pii", "record_quality", "record_text", "record_vector")
 FIRST = [version("r1", 0), version("r2", HOUR, text="two words")]
 SECOND = [version("r3", DAY, text="three more words"), version("r1", DAY, text=None)]
+THIRD = [version("r4", 2 * DAY)]
 
 
 @pytest.fixture
@@ -68,9 +69,20 @@ def test_two_batches_are_computed_side_by_side_each_in_one_thread(
     assert len(splits) == len(versions)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    """A home that no run was killed in."""
+    home = Warehouse(Settings(home=tmp_path_factory.mktemp("whole")))
+    return run(home, FIRST, SECOND, THIRD)
+
+
 @pytest.mark.parametrize("n_committed", range(len(TOGETHER) + 1))
 def test_a_view_that_lags_after_a_kill_has_a_pass_of_its_own(
-    new_home: NewHome, monkeypatch: pytest.MonkeyPatch, count: Any, n_committed: int
+    new_home: NewHome,
+    monkeypatch: pytest.MonkeyPatch,
+    count: Any,
+    n_committed: int,
+    whole: Warehouse,
 ) -> None:
     warehouse = run(new_home(), FIRST)
     stage(warehouse, SECOND)
@@ -90,11 +102,10 @@ def test_a_view_that_lags_after_a_kill_has_a_pass_of_its_own(
     assert not {view.name for view in stale_views(warehouse)} & set(done)
     committed = {name: warehouse.versions()[f"features.{name}"] for name in done}
     reads = count(kernels, "read_in_effect")
-    stage(warehouse, [version("r4", 2 * DAY)])
+    stage(warehouse, THIRD)
     featurize(warehouse, NOW + timedelta(hours=2))
     # those that lag have more to read than those that were committed
     assert len(reads) == (1 if n_committed in {0, len(TOGETHER)} else 2)
-    whole = run(new_home(), FIRST, SECOND, [version("r4", 2 * DAY)])
     for name in TOGETHER:
         assert newest(warehouse, name).equals(newest(whole, name))
         assert rows_of(warehouse, name).height == rows_of(whole, name).height

@@ -2,14 +2,20 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import partial
 
+import polars as pl
 import pyarrow as pa
 
+from transforms.engines.engine import engine_for
+from transforms.features.engine.band_parts import find_parents_by
 from transforms.features.engine.duplicates import changed_documents, new_contents
 from transforms.features.view import Run, View
+from transforms.home import Settings
 from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownContent, KnownDocument
 from transforms.schemas.staging import StagedRecord
+from transforms.text.likeness import Signed, find_parents
 from transforms.warehouse.checkpoint import consumed_version
 from transforms.warehouse.publishing import CODE, publish
 from transforms.warehouse.snapshot import connect, create_arrivals, create_view
@@ -55,7 +61,8 @@ def bring_index_up(
                     pass
             else:
                 publish(warehouse, KnownContent, contents, done, code, is_whole=since < 0)
-            documents = changed_documents(connection, settings.batch_rows, now)
+            find = partial(_find, settings)
+            documents = changed_documents(connection, settings.batch_rows, now, find)
             publish(warehouse, KnownDocument, documents, done, code, is_whole=since < 0)
     return {KnownDocument.relation(): warehouse.version(KnownDocument.relation())}
 
@@ -66,6 +73,14 @@ def _signed(run: Run) -> Iterator[pa.RecordBatch]:
 
     engine = engine_for_texts(run)
     return signed_parts(engine, run) if engine else new_contents(run.connection, run.batch_rows)
+
+
+def _find(settings: Settings, texts: Signed, memory: int) -> pl.DataFrame:
+    """Find the parents of texts, in this process or by an engine."""
+    engine = engine_for(settings, int(texts.is_fresh.sum()))
+    if engine is None:
+        return find_parents(texts, memory)
+    return find_parents_by(engine, settings, texts, memory)
 
 
 def _consumed(contract: type[Contract], warehouse: Warehouse, transaction: str, code: int) -> int:

@@ -6,7 +6,7 @@ at which a record says something else (`first_change`). From there on all docume
 again, and those with other values are added to the index. Each text is read once, when it arrives.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -21,7 +21,10 @@ from transforms.schemas.base import Contract
 from transforms.schemas.duplicates import KnownContent, KnownDocument
 from transforms.sql import model
 from transforms.text.duplicates import BANDS, digest_contents, normalise, sign
-from transforms.text.likeness import Signed, find_parents
+from transforms.text.likeness import Signed
+
+# finds the parents of texts within some bytes of memory
+Find = Callable[[Signed, int], pl.DataFrame]
 
 
 def duplicate_rows(
@@ -95,7 +98,7 @@ def new_contents(
 
 
 def changed_documents(
-    connection: duckdb.DuckDBPyConnection, batch_rows: int, now: datetime
+    connection: duckdb.DuckDBPyConnection, batch_rows: int, now: datetime, find: Find
 ) -> Iterator[pa.RecordBatch]:
     """Label documents from the first change on; stream those that the index lacks.
 
@@ -115,7 +118,7 @@ def changed_documents(
         # a first run has no neighbours, and looking for them would cost as much as all else
         limit = "limit 0" if is_first and name == "neighbours" else ""
         connection.execute(f"create table {name} as {model(f'duplicates/{name}')} {limit}")
-    _find_parents(connection, batch_rows)
+    _find_parents(connection, batch_rows, find)
     for name in ("labelled_contents", "labelled_documents"):
         connection.execute(f"create table {name} as {model(f'duplicates/{name}')}")
     schema = KnownDocument.arrow_schema()
@@ -130,7 +133,7 @@ def changed_documents(
         )
 
 
-def _find_parents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> None:
+def _find_parents(connection: duckdb.DuckDBPyConnection, batch_rows: int, find: Find) -> None:
     """Find the text that each fresh one nearly repeats, as the table `parents`.
 
     Signatures are in a file beside what DuckDB spills, and a third of its memory limit comes on
@@ -147,6 +150,6 @@ def _find_parents(connection: duckdb.DuckDBPyConnection, batch_rows: int) -> Non
             marks.append(pl.DataFrame(batch).select("is_fresh", "is_signed").to_numpy())
             file.write(batch["band_keys"].flatten().to_numpy())
         file.flush()
-        parents = find_parents(Signed(Path(file.name), *np.concatenate(marks).T), memory)
+        parents = find(Signed(Path(file.name), *np.concatenate(marks).T), memory)
     connection.register("found_parents", parents.to_arrow())
     connection.execute("create table parents as from found_parents")

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +31,7 @@ from transforms.errors import EngineError, GateError
 from transforms.features.backfill import Span, fill
 from transforms.features.build import featurize
 from transforms.features.engine import record_parts
+from transforms.features.engine.band_parts import find_parents_by
 from transforms.features.engine.group_by import GroupView
 from transforms.features.engine.near_duplicates import NearDuplicatesView
 from transforms.features.engine.parts import Part
@@ -47,6 +49,8 @@ from transforms.sources.source import Source, load_source
 from transforms.staging import row_parts
 from transforms.staging.prepare import prepare
 from transforms.staging.row_parts import OfVersions, WrittenVersions, write_versions
+from transforms.text.duplicates import BANDS, ROWS
+from transforms.text.likeness import Signed, find_parents
 from transforms.warehouse.scratch import sweep
 from transforms.warehouse.tables import Rows, Warehouse, files_of_version
 
@@ -138,6 +142,23 @@ def test_increments_in_workers_have_the_rows_of_one_process(
     featurize(many, NOW + timedelta(days=1))
     assert many.versions() == versions
     assert orphans(many) == set()
+
+
+def test_bands_searched_by_workers_have_the_parents_of_one_process(
+    engine: ProcessesEngine, tmp_path: Path
+) -> None:
+    values = np.random.default_rng(16).integers(0, 256, (400, BANDS * ROWS), np.uint8)
+    values[200:, :64] = values[:200, :64]  # half alike: in shared buckets, and not similar
+    values[300:] = values[100:200]
+    values[300:, 100:] = 0
+    values.tofile(tmp_path / "signatures")
+    is_fresh = np.arange(400) != 350
+    texts = Signed(tmp_path / "signatures", is_fresh, np.arange(400) != 360)
+    expected = find_parents(texts, 10_000_000)
+    assert expected.height == 98
+    settings = Settings(home=tmp_path / "home")
+    assert_frame_equal(find_parents_by(engine, settings, texts, 10_000_000), expected)
+    assert not any((tmp_path / "home" / "tmp").iterdir())
 
 
 NOTES = {
