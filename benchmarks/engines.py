@@ -52,6 +52,7 @@ STEPS = {
     "cut_spans": "cuts",
     "compute_part": "groups",
     "sign_texts": "texts",
+    "search_signatures": "pairs",
 }
 TRANSFER = ("scatter",)
 # what the calculation is for
