@@ -33,7 +33,7 @@ class Engine(ABC):
 
     @abstractmethod
     def map(self, function: Callable[[Task], Made], tasks: Sequence[Task]) -> Iterator[Made]:
-        """Yield what the function makes of each task, in any order.
+        """Yield what the function makes of each task, in their order.
 
         A task may be tried more than once, even at once. What the function raises is raised here.
         Raises `EngineError` where a task's workers keep ending before they answer.
