@@ -1,6 +1,7 @@
-"""What engines cost beside one process: the same tables of the same raw rows, told apart.
+"""What engines cost beside one process: the same tables of the same rows, told apart.
 
-Each case stages and features a copy of the same home in a fresh process. Clusters are real
+Each case loads the files into a home of its own, then stages and features a copy of the same home,
+in a fresh process. Seconds and shares are of the second. Clusters are real
 processes on loopback, with as many workers of one core as there are cores.
 
 From what was measured follows a calculation, not a measurement, for many rows on many workers:
@@ -51,6 +52,7 @@ STEPS = {
     "cut_spans": "cuts",
     "compute_part": "groups",
     "sign_texts": "texts",
+    "search_signatures": "pairs",
 }
 TRANSFER = ("scatter",)
 # what the calculation is for
@@ -152,6 +154,7 @@ def compute(folder: str, engine: str) -> Measured:
     from transforms.engines.engine import engine_of
     from transforms.features import build
     from transforms.home import Settings
+    from transforms.sources.ingest import ingest
     from transforms.sources.source import load_source
     from transforms.staging.prepare import prepare
     from transforms.warehouse.tables import Warehouse
@@ -173,10 +176,15 @@ def compute(folder: str, engine: str) -> Measured:
             with timed(steps, "session"):
                 n_workers = used.n_workers
                 list(used.map(abs, range(n_workers)))
+        source = load_source(Path(folder, "source.yaml"))
+        loaded = settings.model_copy(update={"home": Path(folder, f"loaded by {engine}")})
+        with timed(steps, "ingest"):
+            ingest(source, Warehouse(loaded))
+        if used:
             used.map = watched(used.map, steps)
         start, own = time.perf_counter(), time.process_time()
         with timed(steps, "prepare"):
-            prepare(load_source(Path(folder, "source.yaml")), Warehouse(settings))
+            prepare(source, Warehouse(settings))
         build.featurize(Warehouse(settings), NOW, with_profiles=False)
         seconds, driver = time.perf_counter() - start, time.process_time() - own
         if used:
@@ -232,13 +240,13 @@ def digests(warehouse: Any) -> dict[str, tuple[int, int]]:
 
 def results(cases: dict[str, Case], n_rows: int) -> str:
     """Lay out what each engine took."""
-    columns = ("prepare", "session", *STEPS.values(), "rest", "tables")
+    columns = ("session", "ingest", "prepare", *STEPS.values(), "rest", "tables")
     header = ["engine", "seconds", "CPU s", "of the driver", *columns]
     expected = next(iter(cases.values())).digests
     rows = []
     for engine, case in cases.items():
         of_steps = [case.steps.get(name, 0.0) for name in STEPS.values()]
-        apart = [case.steps.get(name, 0.0) for name in ("prepare", "session")]
+        apart = [case.steps.get(name, 0.0) for name in ("session", "ingest", "prepare")]
         timed_steps = [*apart, *of_steps, case.seconds - sum(of_steps)]
         rows.append(
             [

@@ -17,6 +17,8 @@ Made = TypeVar("Made")
 TRIES = 4
 # with fewer rows, to hand them out takes longer than the work
 FEW_ROWS = 10_000
+# bytes of files that are loaded in about the time in which so many rows are staged
+FEW_BYTES = 32 << 20
 # a worker has a core: libraries that would take all of them are told so before they are imported
 ONE_CORE = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
@@ -31,7 +33,7 @@ class Engine(ABC):
 
     @abstractmethod
     def map(self, function: Callable[[Task], Made], tasks: Sequence[Task]) -> Iterator[Made]:
-        """Yield what the function makes of each task, in any order.
+        """Yield what the function makes of each task, in their order.
 
         A task may be tried more than once, even at once. What the function raises is raised here.
         Raises `EngineError` where a task's workers keep ending before they answer.
@@ -104,6 +106,15 @@ def engine_for(settings: Settings, n_rows: int) -> Engine | None:
     True
     """
     return engine_of(settings) if n_rows > FEW_ROWS else None
+
+
+def engine_for_bytes(settings: Settings, n_bytes: int) -> Engine | None:
+    """Return the engine that is to load files of so many bytes; None is this process.
+
+    >>> engine_for_bytes(Settings(engine="processes"), 10_000) is None
+    True
+    """
+    return engine_of(settings) if n_bytes > FEW_BYTES else None
 
 
 def engine_of(settings: Settings) -> Engine | None:

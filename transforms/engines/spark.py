@@ -66,7 +66,7 @@ class SparkEngine(Engine):
         return int(self._session.sparkContext.defaultParallelism)
 
     def map(self, function: Callable[[Task], Made], tasks: Sequence[Task]) -> Iterator[Made]:
-        """Yield what each task makes, once all are done."""
+        """Yield what each task makes, in order, once all are done."""
         pickled = [given(function, task) for task in tasks]
         numbers = self._session.range(0, len(tasks), 1, max(len(tasks), 1))
         try:

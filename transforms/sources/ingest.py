@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -11,25 +10,19 @@ from urllib.request import url2pathname
 
 import pyarrow as pa
 
+from transforms.engines.engine import Engine, engine_for_bytes
 from transforms.errors import FileRefusedError, NoFilesError
 from transforms.schemas.raw import RawRecord
 from transforms.sources import objects, pages, streams
-from transforms.sources.loads import Load, load_id_of
+from transforms.sources.file_parts import group_files, publish_by_workers
+from transforms.sources.loads import NewFile, begin_load
 from transforms.sources.posts import SCHEME
-from transforms.sources.reading import read_payloads
+from transforms.sources.reading import read_rows
 from transforms.sources.source import Source, SourceFile, list_files
 from transforms.warehouse.checkpoint import consumed_version
 from transforms.warehouse.publishing import AlreadyPublishedError, publish
 from transforms.warehouse.snapshot import connect
 from transforms.warehouse.tables import Warehouse
-
-
-class NewFile(NamedTuple):
-    """A file that is not in raw yet, with the transaction that records its load."""
-
-    file: SourceFile
-    n_bytes: int
-    transaction: str
 
 
 class Ingested(NamedTuple):
@@ -121,9 +114,14 @@ def ingest(source: Source, warehouse: Warehouse, *, accept_gap: bool = False) ->
     notices = pending.notices + _changed(pending.files, source, warehouse)
     n_files, n_rows = 0, 0
     refused = list(pending.refused)
-    for group in _groups(pending.files, warehouse.settings.load_bytes):
+    for group in group_files(pending.files, warehouse.settings.load_bytes):
         with objects.local_copies([new.file for new in group], warehouse.settings.root) as local:
-            loaded, rows = _load(group, source, warehouse, refused, local)
+            engine = engine_for_bytes(warehouse.settings, sum(new.n_bytes for new in group))
+            loaded, rows = (
+                _load_by_workers(engine, group, source, warehouse, refused, local)
+                if engine
+                else _load(group, source, warehouse, refused, local)
+            )
         n_files, n_rows = n_files + loaded, n_rows + rows
     return Ingested(n_files, n_rows, notices, refused)
 
@@ -146,14 +144,45 @@ def _load(
             refused.append(str(error))
             files = [new for new in files if new is not reading.current]
         except AlreadyPublishedError:
-            files = [
-                new
-                for new in files
-                if consumed_version(warehouse, RawRecord.relation(), new.transaction) < 0
-            ]
+            files = _unpublished(files, warehouse)
         else:
             return len(files), published.n_rows
     return 0, 0
+
+
+def _load_by_workers(
+    engine: Engine,
+    files: list[NewFile],
+    source: Source,
+    warehouse: Warehouse,
+    refused: list[str],
+    local: objects.LocalCopy,
+) -> tuple[int, int]:
+    """Do as `_load` does, by the workers of an engine; remote files are fetched here."""
+    here: list[NewFile] = []
+    for new in files:
+        try:
+            here.append(new._replace(file=local(new.file)))
+        except FileRefusedError as error:
+            refused.append(str(error))
+    while here:
+        try:
+            loaded = publish_by_workers(engine, here, source, warehouse)
+        except AlreadyPublishedError:
+            here = _unpublished(here, warehouse)
+        else:
+            refused += loaded.refused
+            return len(here) - len(loaded.refused), loaded.n_rows
+    return 0, 0
+
+
+def _unpublished(files: list[NewFile], warehouse: Warehouse) -> list[NewFile]:
+    """Leave out files that another run has loaded meanwhile."""
+    return [
+        new
+        for new in files
+        if consumed_version(warehouse, RawRecord.relation(), new.transaction) < 0
+    ]
 
 
 class _Reading:
@@ -164,22 +193,12 @@ class _Reading:
     ) -> None:
         self.files, self.source, self.batch_rows, self.local = files, source, batch_rows, local
         self.current: NewFile | None = None
-        now = datetime.now(UTC)
-        self.load = Load(source.name, load_id_of(now), now)
+        self.load = begin_load(source.name)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         for new in self.files:
             self.current = new
-            first = 1
-            file = self.local(new.file)
-            for header, payloads in read_payloads(file, self.source, self.batch_rows):
-                yield self._batch(file, first, header, payloads)
-                first += len(payloads)
-
-    def _batch(
-        self, file: SourceFile, first: int, header: str | None, payloads: pa.Array
-    ) -> pa.RecordBatch:
-        return self.load.rows(file.uri, range(first, first + len(payloads)), payloads, header)
+            yield from read_rows(self.local(new.file), self.source, self.load, self.batch_rows)
 
 
 def _identify(file: SourceFile, source: Source) -> NewFile:
@@ -217,15 +236,3 @@ def _changed(files: list[NewFile], source: Source, warehouse: Warehouse) -> list
         for new in files
         if new.file.uri in known
     ]
-
-
-def _groups(files: list[NewFile], load_bytes: int) -> Iterator[list[NewFile]]:
-    """Split files into groups of at most `load_bytes`, a larger file alone."""
-    group: list[NewFile] = []
-    for new in files:
-        if group and sum(other.n_bytes for other in group) + new.n_bytes > load_bytes:
-            yield group
-            group = []
-        group.append(new)
-    if group:
-        yield group

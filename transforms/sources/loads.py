@@ -1,18 +1,33 @@
 """A load: how it is named, and how its rows lie in raw, wherever they come from."""
 
 import secrets
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from transforms.schemas.raw import RawRecord
+from transforms.sources.source import SourceFile
 
 
 def load_id_of(now: datetime) -> str:
     """Name a load that begins now: names sort by time."""
     return f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
+
+
+def begin_load(source: str) -> "Load":
+    """Begin a load of a source now."""
+    now = datetime.now(UTC)
+    return Load(source, load_id_of(now), now)
+
+
+class NewFile(NamedTuple):
+    """A file that is not in raw yet, with the transaction that records its load."""
+
+    file: SourceFile
+    n_bytes: int
+    transaction: str
 
 
 class Load(NamedTuple):

@@ -22,7 +22,7 @@ from transforms.errors import HomeError, SourceError
 from transforms.home import replace_file
 from transforms.schemas.raw import RawRecord
 from transforms.sources.databases import Before, Database, Page, Value, connected
-from transforms.sources.loads import Load, load_id_of
+from transforms.sources.loads import begin_load
 from transforms.sources.source import DELETED_AT, Source
 from transforms.sql import model
 from transforms.warehouse.checkpoint import Consumer, following
@@ -167,8 +167,8 @@ def _commit(
     page: Page | None = None,
 ) -> int | None:
     """Commit rows with the cursor after them; None if another process has committed meanwhile."""
-    source, number, now = database.source, at.n_pages + 1, datetime.now(UTC)
-    load, uri = Load(source.name, load_id_of(now), now), f"{database.place}#{number}"
+    source, number = database.source, at.n_pages + 1
+    load, uri = begin_load(source.name), f"{database.place}#{number}"
     transactions = following(source.name).at(number)
     transactions |= _leading(source.name).at(warehouse.version(RAW) + 1)
     notes: dict[str, str] = {}

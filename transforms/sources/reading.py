@@ -10,7 +10,7 @@ import codecs
 import csv
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -18,9 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from transforms.engines.exchange import Slice, slice_rows
 from transforms.errors import FileRefusedError
 from transforms.expressions import unlike
 from transforms.paths import fault, parquet
+from transforms.sources.loads import Load
 from transforms.sources.numbers import finite_sql
 from transforms.sources.source import Source, SourceFile
 
@@ -46,10 +48,54 @@ csv.field_size_limit(2**31 - 1)
 MAX_LINES_OF_A_CSV_RECORD = 1_000
 
 
+class Extent(NamedTuple):
+    """A part of a file: bytes of lines, or rows of Parquet, from `first` to before `end`.
+
+    It has `n_rows` rows, whose numbers in the file begin at `first_row`.
+    """
+
+    first: int
+    end: int
+    first_row: int
+    n_rows: int
+
+
+def read_rows(
+    file: SourceFile,
+    source: Source,
+    load: Load,
+    batch_rows: int,
+    extent: Extent | None = None,
+    *,
+    threads: int | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Yield a file's rows, or those of an extent, as rows of raw.
+
+    Raises `FileRefusedError` as `read_payloads` does, and at the end of an extent that has not the
+    rows that were counted in it.
+    """
+    first = extent.first_row if extent else 1
+    for header, payloads in read_payloads(file, source, batch_rows, extent, threads=threads):
+        rows = range(first, first + len(payloads))
+        yield load.rows(file.uri, rows, payloads, header)
+        first = rows.stop
+    if extent and first != extent.first_row + extent.n_rows:
+        message = f"{file.place}: refused, has changed since it was listed; the next run takes it"
+        raise FileRefusedError(message)
+
+
 def read_payloads(
-    file: SourceFile, source: Source, batch_rows: int
+    file: SourceFile,
+    source: Source,
+    batch_rows: int,
+    extent: Extent | None = None,
+    *,
+    threads: int | None = None,
 ) -> Iterator[tuple[str | None, pa.Array]]:
     """Yield a file's rows in order, as arrays of bytes, each with its rows' CSV header or None.
+
+    Of JSONL in an encoding that is not converted, and of Parquet, an `extent` can be read alone.
+    DuckDB reads Parquet by all cores unless `threads` says by how many.
 
     Raises `FileRefusedError` if the file as a whole is unusable: cut short, in another format than
     its name says, without columns.
@@ -67,11 +113,11 @@ def read_payloads(
         raise FileRefusedError(message)
     with _refusal(file):
         if file.format == "parquet":
-            yield from ((None, rows) for rows in _parquet_rows(file, batch_rows))
+            yield from ((None, rows) for rows in _parquet_rows(file, batch_rows, extent, threads))
         elif file.format == "csv":
             yield from _csv_records(file, source, batch_rows)
         else:
-            yield from ((None, rows) for rows in cut_lines(_text(file, source)))
+            yield from ((None, rows) for rows in cut_lines(_text(file, source, extent)))
 
 
 def parse_csv(text: str, delimiter: str) -> list[str]:
@@ -101,13 +147,19 @@ def _refusal(file: SourceFile) -> Iterator[None]:
         raise FileRefusedError(message) from None
 
 
-def _chunks(file: SourceFile) -> Iterator[bytes]:
+def _chunks(file: SourceFile, extent: Extent | None = None) -> Iterator[bytes]:
+    if extent:
+        with file.path.open("rb") as stream:
+            stream.seek(extent.first)
+            while chunk := stream.read(min(CHUNK_BYTES, extent.end - stream.tell())):
+                yield chunk
+        return
     with pa.input_stream(str(file.path), compression=file.compression) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             yield chunk
 
 
-def _text(file: SourceFile, source: Source) -> Iterator[bytes]:
+def _text(file: SourceFile, source: Source, extent: Extent | None = None) -> Iterator[bytes]:
     """Stream a file of text as it is, or as UTF-8 where its encoding cannot be cut at a byte.
 
     Unpaired surrogates are kept.
@@ -115,7 +167,7 @@ def _text(file: SourceFile, source: Source) -> Iterator[bytes]:
     with pa.input_stream(str(file.path), compression=file.compression) as stream:
         encoding = _checked_encoding(file, source, stream.read(4))
     if not source.is_transcoded:
-        yield from _chunks(file)
+        yield from _chunks(file, extent)
         return
     decoder = codecs.getincrementaldecoder(encoding)(
         "surrogatepass" if encoding.startswith(WIDE) else "strict"
@@ -269,12 +321,20 @@ def _refuse_alike(file: SourceFile, fields: Iterable[str | pa.Field]) -> None:
             )
 
 
-def _parquet_rows(file: SourceFile, batch_rows: int) -> Iterator[pa.Array]:
+def _parquet_rows(
+    file: SourceFile, batch_rows: int, extent: Extent | None, threads: int | None
+) -> Iterator[pa.Array]:
     """Read Parquet rows as JSON objects; docs/sources.md lists what each type becomes."""
     _refuse_alike(file, pq.read_schema(file.path))
     with duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
-        rows = parquet(connection, [file.path])
+        if threads:
+            connection.execute(f"set threads = {threads}")
+        rows = (
+            connection.sql(slice_rows(Slice(str(file.path), extent.first, extent.end)))
+            if extent
+            else parquet(connection, [file.path])
+        )
         row = unlike(rows.columns)  # a column of the same name would be read instead of the row
         documents = rows.set_alias(row).select(f"to_json({row})::varchar as document")
         for batch in documents.select(

@@ -4,7 +4,7 @@ import gzip
 import itertools
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +17,8 @@ import pytest
 
 from benchmarks.servers import Address, free_port
 from transforms import buckets
+from transforms.engines import engine as choice
+from transforms.engines.engine import Engine
 from transforms.errors import NoFilesError, SourceError
 from transforms.schemas.raw import RawRecord
 from transforms.sources import ingest as ingest_module
@@ -78,6 +80,28 @@ def allow_requests(bucket: Bucket, n: bytes) -> None:
         f"{bucket.endpoint}/moto-api/reset-auth", n, {"Content-Type": "text/plain"}
     )
     urlopen(request).close()  # noqa: S310
+
+
+class OfThisProcess(Engine):
+    """An engine whose only worker is this process."""
+
+    @property
+    def n_workers(self) -> int:
+        return 1
+
+    def map(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+        return map(function, tasks)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(params=["driver", "workers"])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read files in this process, or as workers do."""
+    if request.param == "workers":
+        monkeypatch.setattr(choice, "FEW_BYTES", 0)
+        monkeypatch.setattr(choice, "engine_of", lambda _: OfThisProcess())
 
 
 def keys(source: Source) -> list[str]:
@@ -203,6 +227,7 @@ def test_parquet_and_csv_are_read_as_from_disk(
     ]
 
 
+@pytest.mark.usefixtures("either")
 def test_an_object_that_is_cut_short_is_refused_by_its_address(
     bucket: Bucket, make_source: MakeSource, warehouse: Warehouse
 ) -> None:
@@ -218,6 +243,7 @@ def test_an_object_that_is_cut_short_is_refused_by_its_address(
     assert str(warehouse.settings.root) not in " ".join(done.refused)
 
 
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("is_changed", [True, False])
 def test_an_object_that_changes_between_listing_and_fetching_waits_for_the_next_run(
     bucket: Bucket,

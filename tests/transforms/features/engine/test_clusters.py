@@ -15,6 +15,7 @@ from typing import NamedTuple
 import polars as pl
 import pytest
 import yaml
+from polars.testing import assert_frame_equal
 
 from benchmarks.harness import EXPANDED
 from benchmarks.servers import Cluster, MissingProgram, dask_cluster, spark_cluster
@@ -29,6 +30,7 @@ from transforms.features.engine import record_parts
 from transforms.features.registry import view_of
 from transforms.home import Settings
 from transforms.layout import LAYOUT, write_layout
+from transforms.sources import file_parts
 from transforms.sources.ingest import ingest
 from transforms.sources.source import Source, load_source
 from transforms.staging.prepare import prepare
@@ -118,6 +120,8 @@ def on_cluster(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute on the cluster what is to be computed by its engine."""
     monkeypatch.setattr(exchange, "LEAST_ROWS", 1_000)
     monkeypatch.setattr(choice, "FEW_ROWS", 1_000)
+    monkeypatch.setattr(choice, "FEW_BYTES", 100_000)
+    monkeypatch.setattr(file_parts, "MOST_BYTES", 50 * N_ROWS)
 
     def choose(settings: Settings) -> Engine | None:
         return None if settings.engine == "local" else running.engine
@@ -161,6 +165,19 @@ def test_tables_of_a_cluster_are_those_of_one_process(
     featurize(warehouse, NOW + timedelta(hours=2))
     assert warehouse.versions() == versions
     assert orphans(warehouse) == set()
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_raw_of_a_cluster_is_that_of_one_process(
+    running: Running, alone: Warehouse, loaded: Loaded, tmp_path: Path
+) -> None:
+    warehouse = Warehouse(Settings(home=tmp_path / "home", engine=running.name))
+    assert ingest(loaded.source, warehouse).files_loaded == 2
+    folders = [str(of.folder("raw.records")) for of in (warehouse, alone)]
+    rows = [pl.read_delta(folder).drop("load_id", "loaded_timestamp") for folder in folders]
+    assert_frame_equal(*rows, check_row_order=False)
+    assert len({Path(file).name.split("-")[2] for file in warehouse.files("raw.records")}) > 4
+    assert orphans(warehouse, "raw.records") == set()
 
 
 @pytest.mark.usefixtures("on_cluster")

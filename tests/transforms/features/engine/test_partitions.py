@@ -1,11 +1,13 @@
 """What workers of an engine compute is what one process computes, whatever becomes of a worker."""
 
+import gzip
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from polars.testing import assert_frame_equal
@@ -21,6 +25,7 @@ from tests.transforms.features import test_backfill
 from tests.transforms.histories import HOUR, NOW, Version, rows_of, stage, version
 from transforms.engines import engine as choice
 from transforms.engines import exchange
+from transforms.engines.code import Origin
 from transforms.engines.processes import ProcessesEngine
 from transforms.errors import EngineError, GateError
 from transforms.features.backfill import Span, fill
@@ -35,13 +40,18 @@ from transforms.features.registry import view_of, views
 from transforms.features.view import View
 from transforms.home import Settings
 from transforms.layout import LAYOUT, write_layout
+from transforms.sources import file_parts
+from transforms.sources import ingest as ingesting
+from transforms.sources.file_parts import OfFiles, Refusal, WrittenFiles, write_files
 from transforms.sources.ingest import ingest
-from transforms.sources.source import load_source
+from transforms.sources.loads import Load
+from transforms.sources.source import Source, load_source
 from transforms.staging import row_parts
 from transforms.staging.prepare import prepare
 from transforms.staging.row_parts import OfVersions, WrittenVersions, write_versions
 from transforms.text.duplicates import BANDS, ROWS
 from transforms.text.likeness import Signed, find_parents
+from transforms.warehouse.scratch import sweep
 from transforms.warehouse.tables import Rows, Warehouse, files_of_version
 
 N_RECORDS = 40
@@ -54,9 +64,11 @@ IN_PARTS = [
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Divide few rows into several tasks, as many are."""
+    """Divide few rows and bytes into several tasks, as many are."""
     monkeypatch.setattr(exchange, "LEAST_ROWS", 5)
     monkeypatch.setattr(choice, "FEW_ROWS", 0)
+    monkeypatch.setattr(choice, "FEW_BYTES", 0)
+    monkeypatch.setattr(file_parts, "MOST_BYTES", 1_500)
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +114,12 @@ def tables(warehouse: Warehouse) -> dict[str, Any]:
     return {name: rows.sort(rows.columns[:3]).to_dicts() for name, rows in found.items()}
 
 
-def orphans(warehouse: Warehouse) -> set[str]:
-    """Data files of views that no version names."""
+def orphans(warehouse: Warehouse, *relations: str) -> set[str]:
+    """Data files of tables, by default of all views, that no version names."""
     found = set[str]()
-    for view in views():
-        folder = warehouse.folder(view.relation)
-        named = (files_of_version(folder, at) for at in range(warehouse.version(view.relation) + 1))
+    for relation in relations or [view.relation for view in views()]:
+        folder = warehouse.folder(relation)
+        named = (files_of_version(folder, at) for at in range(warehouse.version(relation) + 1))
         found |= set(map(str, folder.glob("*.parquet"))).difference(*named)
     return found
 
@@ -214,9 +226,196 @@ def test_prepare_in_workers_has_the_rows_of_one_process(
             assert_frame_equal(*found, check_row_order=False)
     assert homes[0].n_rows("quarantine.records") > 5
     assert (tmp_path / "died").exists()
-    (reached,) = {path.parent for path in homes[1].settings.root.glob("staging/records/part-*-*")}
-    named = (files_of_version(reached, at) for at in range(homes[1].version("staging.records") + 1))
-    assert set(map(str, reached.glob("*.parquet"))) == set().union(*named)
+    assert list(homes[1].settings.root.glob("staging/records/part-*-*"))
+    assert orphans(homes[1], "staging.records") == set()
+
+
+def tasks_of(column: str, value: str, files: Iterable[str]) -> set[str]:
+    """Which tasks wrote rows of an author or a file, by their names: part-RUN-TASK-UUID."""
+    written = {file: pl.read_parquet(file)[column] for file in files}
+    return {Path(file).name.split("-")[2] for file, values in written.items() if value in values}
+
+
+RAW = "raw.records"
+N_LINES = 60
+
+
+def write_files_of_all_kinds(folder: Path) -> None:
+    """Write large files that can be cut and that cannot, small ones, and three that are refused."""
+    folder.mkdir()
+    lines = [json.dumps(note(n, 3)).encode() for n in range(N_LINES)]
+    hostile = [b"", b"\xff\x00", lines[0] + b"\r", b'{"text": "' + b"x" * 900 + b'"}']
+    (folder / "a.jsonl").write_bytes(b"\n".join([*lines, *hostile, *lines]))
+    (folder / "b.csv").write_bytes(
+        b"id,author,created,known,text\n" + b'1,2,3,4,"a\nb"\n5,6,7,8,\xe9\n' * 40
+    )
+    whole = gzip.compress(b"\n".join(lines), mtime=0)
+    (folder / "c.jsonl.gz").write_bytes(whole)
+    (folder / "d.jsonl.gz").write_bytes(whole[:-9])
+    rows = pa.table({"id": range(N_LINES), "at": pa.array(range(N_LINES), pa.timestamp("us"))})
+    pq.write_table(rows, folder / "e.parquet", row_group_size=7)
+    rows = rows.rename_columns(["id", "File_Row_Number"])  # which DuckDB would number rows in
+    pq.write_table(rows, folder / "f.parquet", row_group_size=7)
+    broken = bytearray((folder / "e.parquet").read_bytes())
+    place = pq.read_metadata(folder / "e.parquet").row_group(4).column(0).data_page_offset
+    broken[place : place + 20] = b"\xff" * 20
+    (folder / "g.parquet").write_bytes(broken)
+    (folder / "h.parquet").write_bytes(b"PAR1 and nothing else")
+    (folder / "i.jsonl").touch()
+    for number in range(6):
+        (folder / f"j{number}.jsonl").write_bytes(b"\n".join(lines[number : number + 2]) + b"\n")
+
+
+@pytest.fixture
+def of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
+    """A source of such files, whose loads all begin at one instant."""
+    for module in (ingesting, file_parts):
+        monkeypatch.setattr(module, "begin_load", lambda name: Load(name, "load", NOW))
+    write_files_of_all_kinds(tmp_path / "in")
+    path = tmp_path / "notes.yaml"
+    path.write_text(yaml.safe_dump({**NOTES, "uri": str(tmp_path / "in")}), "utf-8")
+    return load_source(path)
+
+
+def raw_rows(warehouse: Warehouse) -> pl.DataFrame:
+    """All columns of raw, in an order that is the same for the same rows."""
+    rows = pl.read_delta(str(warehouse.folder(RAW)))
+    return rows.sort("source_uri", "row_number", "payload")
+
+
+def dies_once_it_has_loaded(task: OfFiles) -> WrittenFiles:
+    """Read files; the first worker to be that far dies of it."""
+    made = write_files(task)
+    died = task.settings.root.with_name("died")
+    if not died.exists():
+        died.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return made
+
+
+def test_ingest_in_workers_has_the_rows_and_refusals_of_one_process(
+    in_processes: Callable[[Path], Warehouse],
+    of_files: Source,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(file_parts, "write_files", dies_once_it_has_loaded)
+    one, many = Warehouse(Settings(home=tmp_path / "one")), in_processes(tmp_path / "many")
+    loaded = ingest(of_files, one)
+    assert ingest(of_files, many) == loaded
+    assert [line.split(": refused")[0] for line in loaded.refused] == [
+        str(tmp_path / "in" / name) for name in ("d.jsonl.gz", "g.parquet", "h.parquet")
+    ]
+    assert_frame_equal(raw_rows(many), raw_rows(one))
+    assert (tmp_path / "died").exists()
+    for name, is_cut in (("a.jsonl", True), ("b.csv", False), ("e.parquet", True)):
+        uri = (tmp_path / "in" / name).as_uri()
+        assert (len(tasks_of("source_uri", uri, many.files(RAW))) > 1) == is_cut
+    assert many.version(RAW) == 1  # created, and one commit
+    changed = tmp_path / "in" / "a.jsonl"
+    changed.write_bytes(changed.read_bytes()[:-700])
+    assert ingest(of_files, many) == ingest(of_files, one)
+    assert_frame_equal(raw_rows(many), raw_rows(one))
+    assert orphans(many, RAW) == set()
+    assert list((tmp_path / "many" / "tmp").iterdir()) == []
+
+
+def is_overtaken(task: OfFiles) -> WrittenFiles:
+    """Read files after another driver has loaded one of them."""
+    other = task.source.model_copy(update={"uri": str(Path(task.source.uri, "b.csv"))})
+    ingest(other, Warehouse(task.settings.model_copy(update={"engine": "local"})))
+    return write_files(task)
+
+
+def test_file_that_another_driver_loads_meanwhile_is_loaded_once(
+    in_processes: Callable[[Path], Warehouse],
+    of_files: Source,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, many = Warehouse(Settings(home=tmp_path / "one")), in_processes(tmp_path / "many")
+    expected = ingest(of_files, one)
+    monkeypatch.setattr(file_parts, "write_files", is_overtaken)
+    found = ingest(of_files, many)
+    assert found.files_loaded == expected.files_loaded - 1
+    assert found.rows_loaded == expected.rows_loaded - 80
+    assert found.refused == expected.refused
+    of_a_load = ["load_id", "loaded_timestamp"]
+    assert_frame_equal(raw_rows(many).drop(of_a_load), raw_rows(one).drop(of_a_load))
+    assert orphans(many, RAW) == set()
+
+
+def loads_by_other_code(task: OfFiles) -> WrittenFiles:
+    """Read files as a worker with another library would."""
+    return write_files(task)._replace(origin=Origin("other", "host"))
+
+
+def sees_no_file(task: OfFiles) -> WrittenFiles:
+    """Refuse all files as a worker on a machine without them would."""
+    absent = Refusal("cannot be read to its end (No such file or directory)", is_absent=True)
+    return write_files(task)._replace(refused=dict.fromkeys(task.files, absent))
+
+
+@pytest.mark.parametrize(
+    ("worker", "said"),
+    [
+        (loads_by_other_code, "host computes it by other code"),
+        (sees_no_file, "has no such file; have its folder there"),
+    ],
+)
+def test_ingest_whose_workers_have_other_code_or_no_files_commits_nothing(
+    in_processes: Callable[[Path], Warehouse],
+    of_files: Source,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    worker: Callable[[OfFiles], WrittenFiles],
+    said: str,
+) -> None:
+    warehouse = in_processes(tmp_path / "many")
+    monkeypatch.setattr(file_parts, "write_files", worker)
+    with pytest.raises(EngineError, match=said):
+        ingest(of_files, warehouse)
+    assert warehouse.version(RAW) == 0
+    assert list(warehouse.folder(RAW).glob("*.parquet")) == []
+
+
+def kills_its_driver(task: OfFiles) -> WrittenFiles:
+    """Read files, and kill the process that asked for it."""
+    made = write_files(task)
+    os.kill(os.getppid(), signal.SIGKILL)
+    return made
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.transforms.features.engine import test_partitions
+from transforms.engines import engine
+from transforms.home import Settings
+from transforms.sources import file_parts
+from transforms.sources.ingest import ingest
+from transforms.sources.source import load_source
+from transforms.warehouse.tables import Warehouse
+
+engine.FEW_BYTES, file_parts.write_files = 0, test_partitions.kills_its_driver
+ingest(load_source(Path(sys.argv[1])), Warehouse(Settings(home=Path(sys.argv[2]))))
+"""
+
+
+def test_what_workers_of_a_killed_driver_wrote_is_swept_and_loaded_by_the_next_run(
+    in_processes: Callable[[Path], Warehouse], of_files: Source, tmp_path: Path
+) -> None:
+    warehouse = in_processes(tmp_path / "many")
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "notes.yaml"), str(tmp_path / "many")]
+    environment = {"MILLRACE_ENGINE": "processes", "PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run(command, check=False, env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    assert orphans(warehouse, RAW)
+    sweep(warehouse)
+    assert list(warehouse.folder(RAW).glob("*.parquet")) == []
+    loaded = ingest(of_files, warehouse)
+    assert loaded.files_loaded == 12
+    assert raw_rows(warehouse).height == loaded.rows_loaded
 
 
 @pytest.mark.usefixtures("in_parts")
@@ -230,12 +429,6 @@ def test_records_taken_out_in_workers_have_the_rows_of_one_process(
         featurize(warehouse, NOW + timedelta(days=1))
     one, many = map(tables, homes)
     assert many == one
-
-
-def tasks_of(author: str, files: set[str]) -> set[str]:
-    """Which tasks wrote rows of an author, by their files' names: part-RUN-TASK-UUID."""
-    written = {file: pl.read_parquet(file)["author_id"] for file in files}
-    return {Path(file).name.split("-")[2] for file, ids in written.items() if author in ids}
 
 
 @pytest.fixture
@@ -269,7 +462,7 @@ def test_entity_with_most_records_is_computed_by_several_tasks(
             featurize(warehouse, NOW + timedelta(hours=number))
         assert rows_of_both(many) == rows_of_both(one)
         added = set(many.files("features.author_activity")) - seen
-        n_tasks.append(len(tasks_of("u", added)))
+        n_tasks.append(len(tasks_of("author_id", "u", added)))
         seen |= added
     assert n_tasks[0] > 2  # all of it; then what arrived, by one; then all of it again
     assert n_tasks[2] > 2
