@@ -103,6 +103,7 @@
     const focus = document.activeElement.id;
     sessionStorage.setItem("left", JSON.stringify({ id: place?.id, top: place?.getBoundingClientRect().top, focus, open: open() }));
     isLeaving = true;
+    history.scrollRestoration = "manual"; // else the browser scrolls too, while charts are drawn
     location.reload();
   }
 
@@ -111,6 +112,7 @@
     document.getElementById(focus)?.focus({ preventScroll: true });
     const place = document.getElementById(id);
     if (place) scrollBy({ top: place.getBoundingClientRect().top - top, behavior: "instant" });
+    history.scrollRestoration = "auto";
   }
 
   async function ask() {
