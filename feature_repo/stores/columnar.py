@@ -392,26 +392,19 @@ class Materialization:
             instants = {"start": start, "end": end, "until": until, "left": left, "oldest": oldest}
             connection.execute(f"create temp table newest as {self._sql(span)}", instants)
             earlier = f"exists (from seen where has_arrived and {INSTANT} < $start)"
-            counts = f"select count(distinct rank), count(*), {earlier} from newest"
-            ((total, n_rows, has_earlier),) = connection.execute(
-                counts, {"start": start}
-            ).fetchall()
-            yield partial(self._chunks, connection, rows, total, n_rows), total, has_earlier
+            counts = f"select count(distinct rank), {earlier} from newest"
+            ((total, has_earlier),) = connection.execute(counts, {"start": start}).fetchall()
+            yield partial(self._chunks, connection, rows, total), total, has_earlier
 
     def _chunks(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        rows: Snapshot,
-        total: int,
-        n_rows: int,
-        skipped: int,
+        self, connection: duckdb.DuckDBPyConnection, rows: Snapshot, total: int, skipped: int
     ) -> Iterator[Chunk]:
         """Read the newest rows in the order of their keys, though they lie in that of the files.
 
         The rows of an entity are in one chunk.
         """
         kinds = rows.kinds(self._columns)
-        for part in self._parts(connection, rows, total, n_rows, skipped):
+        for part in self._parts(connection, rows, total, skipped):
             ranks, numbers = part.columns[len(kinds) :]
             order = pc.sort_indices(numbers)
             ranks = ranks.take(order).to_numpy()
@@ -430,12 +423,7 @@ class Materialization:
                 yield Chunk(batch, int(ranks[end - 1] - ranks[first] + 1))
 
     def _parts(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        rows: Snapshot,
-        total: int,
-        n_rows: int,
-        skipped: int,
+        self, connection: duckdb.DuckDBPyConnection, rows: Snapshot, total: int, skipped: int
     ) -> Iterator[pa.Table]:
         """Cut the newest rows by key into parts that fit in memory.
 
@@ -446,6 +434,7 @@ class Materialization:
             "select place, rank - $skipped as rank, number from newest "
             "where rank >= $skipped order by place"
         )
+        ((n_rows,),) = connection.execute("select count(*) from newest").fetchall()
         found = connection.sql(sql, params={"skipped": skipped}).to_arrow_reader(FOUND_ROWS)
         added = [pa.field("rank", pa.int64()), pa.field("number", pa.int64())]
         schema = pa.schema([*rows.carried(self._columns), *added])

@@ -262,8 +262,8 @@ def _recorded(warehouse: Warehouse, source: str) -> pl.LazyFrame:
 
 def notices(warehouse: Warehouse, source: Source, after: str) -> list[str]:
     """Describe how the fields of a source changed in the loads after `after`."""
-    has_changed = pl.col("change").is_in(["new", "retyped", "missing"])
-    changed = _recorded(warehouse, source.name).filter(has_changed, pl.col("load_id") > after)
+    is_as_before = pl.col("change").is_in(["first", "same"])
+    changed = _recorded(warehouse, source.name).filter(~is_as_before, pl.col("load_id") > after)
     if changed.head(1).collect().is_empty():
         return []
     with connect(warehouse, of=(SourceField.relation(),)) as connection:
